@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Sockets: addresses, listening, connecting, passing descriptors. All descriptors are CLOEXEC; those for a
+ * loop are non-blocking. */
+
+#include <sys/socket.h>
+
+#include "base/error.h"
+#include "base/macros.h"
+
+#define SOCK_MAX_FDS 80 /* descriptors in one message */
+
+struct sock_address {
+        struct sockaddr_storage storage;
+        socklen_t len;
+};
+
+/* "192.0.2.1:8444", "[2001:db8::1]:8444", or without a port (then default_port). Numeric only unless
+ * `resolve`, which may block and is for start-up and the CLI. */
+int sock_address_parse(const char *s, uint16_t default_port, bool resolve, struct sock_address *ret,
+        struct error **ret_error);
+/* "192.0.2.1:8444" */
+char *sock_address_format(const struct sock_address *address, char ret[static 64]);
+uint16_t sock_address_port(const struct sock_address *address);
+void sock_address_set_port(struct sock_address *address, uint16_t port);
+
+/* Listening, non-blocking TCP socket; port 0 takes a free one. */
+int sock_listen_tcp(const struct sock_address *address, int backlog, int *ret_fd, struct error **ret_error);
+/* The socket's own / its peer's address. */
+int sock_local_address(int fd, struct sock_address *ret);
+int sock_peer_address(int fd, struct sock_address *ret);
+
+/* Starts a non-blocking connect; wait for EPOLLOUT, then ask sock_connect_result(): 0 or negative errno. */
+int sock_connect_tcp_start(const struct sock_address *address, int *ret_fd);
+int sock_connect_result(int fd);
+
+/* AF_UNIX; `type` is SOCK_STREAM or SOCK_SEQPACKET; a stale socket file is replaced. Paths longer than
+ * sun_path are reached through /proc/self/fd. */
+int sock_listen_unix(const char *path, int type, int *ret_fd);
+int sock_connect_unix(const char *path, int type, int *ret_fd);
+
+/* One message with up to SOCK_MAX_FDS descriptors (SCM_RIGHTS; they stay the caller's). -EAGAIN when it would
+ * block. */
+int sock_send_fds(int fd, const void *data, size_t len, const int *fds, size_t n_fds);
+/* Receives one message. Descriptors (CLOEXEC) become the caller's; n_fds is in: room, out: got. *ret_len 0:
+ * the peer closed. -EMSGSIZE when the message or the descriptors do not fit (all are closed then). */
+int sock_recv_fds(int fd, void *data, size_t size, size_t *ret_len, int *fds, size_t *n_fds);
