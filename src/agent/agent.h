@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The agent of one host: what every part of src/agent shares. There is one `struct agent` per process
+ * (several in tests), owned by main.c. Fields are read by all files of this folder and changed by the one
+ * named beside them. Everything runs on the one event loop. */
+
+#include <jansson.h>
+
+#include "agent/config.h"
+#include "base/error.h"
+#include "base/map.h"
+#include "io/loop.h"
+
+struct datastores;
+struct events;
+struct fabric;
+struct host_probe;
+struct http_client;
+struct http_server;
+struct identity;
+struct migrations;
+struct request_cache;
+
+struct agent {
+        struct loop *loop; /* borrowed */
+        struct agent_config config;
+        struct identity *identity; /* identity.h: host uid, certificate, key, CA */
+
+        struct http_server *server;
+        struct http_client
+                *client; /* calls to peers: mTLS with our certificate, trusts the cluster's CA alone */
+
+        struct map vms;        /* uid -> struct vm; vm.c */
+        struct fabric *fabric; /* switches, port groups, taps; local_config.c applies what should be */
+        struct datastores *datastores;
+        struct events *events;          /* events.h: subscribers of GET /agent/v1/events */
+        struct host_probe *host;        /* host.h: QEMU's version, accelerator, facts */
+        struct request_cache *requests; /* request_cache.h: answers by X-Drover-Request */
+        uint64_t manager_epoch;         /* highest seen, durable before it is acted on; api.c */
+        struct migrations *migrations;  /* migration.c's own state; NULL until migration_recover_all() */
+
+        bool adopted; /* every VM of an earlier run was looked at; only then is the API open */
+};
+
+/* Loads identity, epoch and what was configured; applies switches and datastores; no VM is touched and no
+ * port is opened yet. `config` is moved from on success. */
+int agent_new(
+        struct loop *loop, struct agent_config *config, struct agent **ret_agent, struct error **ret_error);
+
+/* Adopts the VMs of an earlier run, recovers their migrations (migration_recover_all()), then opens the API
+ * on config.listen and calls `ready` from the loop. A failure ends up in the loop's exit code. */
+int agent_start(struct agent *agent, loop_fn ready, void *userdata, struct error **ret_error);
+
+/* Leaves VMs running; movers end with us. Accepts NULL. */
+void agent_free(struct agent *agent);
+DEFINE_CLEANUP(struct agent *, agent_free)
+
+const char *agent_host_uid(const struct agent *agent);
+/* "192.0.2.1:8444": where the API really listens (a test asks for port 0). */
+const char *agent_listen_address(const struct agent *agent);
+
+/* Sends a server-sent event ("vm", "vm-gone", "migration") to all subscribers. The document is taken over;
+ * NULL (no memory) is ignored: the next event carries the whole state again. */
+void agent_publish(struct agent *agent, const char *event, json_t *document);

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* One virtual machine on this host: its QEMU process, the guest's RAM, its taps, and what is known of its
+ * state.
+ *
+ * Operations are asynchronous: they return 0 once begun and call `done` exactly once later from the loop,
+ * never from inside the call; a negative errno (with *ret_error) means that nothing was begun and `done` will
+ * not be called. One operation at a time: a second one is refused with BUSY. `done` may free the VM
+ * (vm_release() and vm_discard_incoming() have done so when they call it: do not touch the VM then).
+ *
+ * This file's siblings: vm.c (table of states, document, registry), vm_start.c (start, incoming), vm_run.c
+ * (stop, pause, resume, release, events of QEMU), vm_adopt.c (after a restart of the agent), vm_state.c
+ * (runtime file).
+ */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/list.h"
+#include "io/loop.h"
+
+struct agent;
+struct child;
+struct child_result;
+struct qmp;
+struct vm_document;
+
+/* What docs/vm-document.md calls status.power. */
+#define VM_POWERS(X) \
+        X(STOPPED, "stopped") \
+        X(STARTING, "starting") \
+        X(RUNNING, "running") \
+        X(PAUSED, "paused") \
+        X(INCOMING, "incoming") /* QEMU waits for, or holds, a migrated guest that does not run yet */ \
+        X(OUTGOING_DONE, \
+                "outgoing-done") /* handed off; QEMU is there still, may never run the guest again */ \
+        X(CRASHED, "crashed") \
+        X(UNKNOWN, "unknown") /* QEMU lives but does not answer */
+
+enum vm_power {
+#define X(name, text) VM_##name,
+        VM_POWERS(X)
+#undef X
+                N_VM_POWERS,
+};
+
+const char *vm_power_to_string(enum vm_power power);
+/* The table of allowed changes; from == to is always allowed. */
+bool vm_power_may_change(enum vm_power from, enum vm_power to);
+
+typedef void (*vm_done_fn)(void *userdata, struct error *error); /* borrowed; NULL: success */
+
+struct vm_tap {
+        char name[16];
+};
+
+/* Read by all of src/agent, changed by vm*.c alone. */
+struct vm {
+        struct agent *agent;
+        char *uid;
+        char *name;
+        json_t *document; /* as last started or received; status inside is not kept up: use vm_document() */
+
+        enum vm_power power;
+        char *message;        /* why it is as it is, for people; may be NULL */
+        uint64_t owner_epoch; /* that this host wrote to owner.json; for INCOMING the source's epoch */
+
+        /* As resolved at the start (or received with a migration). */
+        char *machine;
+        char *cpu_model;
+        char *accelerator; /* "kvm" or "tcg" */
+        char *qemu_version;
+        uint64_t memory_effective_bytes;
+
+        /* While a QEMU process exists (NULL / -1 / 0 otherwise). */
+        struct child *qemu;
+        struct qmp *qmp; /* NULL while connecting, and after QEMU closed it */
+        pid_t pid;
+        uint64_t start_time; /* with pid: identifies the process */
+        int ram_fd;          /* memfd of all of guest RAM */
+        char *qemu_status;   /* RunState as last reported: "running", "inmigrate", "postmigrate", ... */
+        struct vm_tap *taps; /* one per NIC, in the document's order */
+        size_t n_taps;
+        uint64_t n_resets;   /* guest reboots since the start, as QEMU reported them */
+        bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
+
+        struct vm_job *job; /* the operation under way */
+};
+
+#define VM_RAM_BLOCK "pc.ram" /* id of guest RAM in QEMU's migration stream */
+
+/* NULL if this host does not know it. */
+struct vm *vm_find(struct agent *agent, const char *uid);
+/* The whole document with the status as it is here; NULL without memory. The caller owns it. */
+json_t *vm_document(const struct vm *vm);
+/* Does a QEMU process exist? */
+bool vm_has_qemu(const struct vm *vm);
+
+/* --- For the API -------------------------------------------------------------------------------------------
+ */
+
+/* Starts the VM of this document (validated inside), taking the next owner epoch; a known VM must be stopped
+ * or crashed. *ret_vm is valid at least until `done`. */
+int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void *userdata, struct vm **ret_vm,
+        struct error **ret_error);
+/* ACPI power button and at most timeout_ms of patience (0: 60 s), then an error and the VM runs on; `force`:
+ * kill. */
+int vm_stop(struct vm *vm, bool force, uint64_t timeout_ms, vm_done_fn done, void *userdata,
+        struct error **ret_error);
+int vm_pause(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret_error);
+/* `cont`. Refused for INCOMING and OUTGOING_DONE: only the handoff may continue those, see vm_continue(). */
+int vm_resume(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret_error);
+
+/* --- For migrations ----------------------------------------------------------------------------------------
+ */
+
+/* Destination: validates the document (it carries the source's status: machine, cpu_model, accelerator,
+ * memory_effective_bytes are used as they are), makes memfd and taps, starts QEMU with `-S -incoming defer`,
+ * sets the capabilities of vmm/migration_params.h and gives it one end of a socket pair (`migrate-incoming
+ * fd:`). After a successful `done` the VM is INCOMING and vm_take_stream_fd() yields the other end.
+ * owner.json is not touched. After a failed `done` nothing is left and the VM is gone. */
+int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, vm_done_fn done,
+        void *userdata, struct vm **ret_vm, struct error **ret_error);
+/* The mover's end of QEMU's incoming stream; the caller's. -1 if taken already (or after adoption). */
+int vm_take_stream_fd(struct vm *vm);
+
+/* Source: makes a socket pair, hands one end to QEMU with `getfd` under `fdname`, and gives the other (owned
+ * by the callee) to `done` as *stream_fd; `migrate` with uri "fd:FDNAME" uses it. */
+typedef void (*vm_stream_fn)(void *userdata, int stream_fd, struct error *error);
+int vm_open_outgoing_stream(
+        struct vm *vm, const char *fdname, vm_stream_fn done, void *userdata, struct error **ret_error);
+
+/* Writes this host as owner with this epoch to owner.json, durably, and to the runtime file. Synchronous (it
+ * is on the path of the pause). */
+int vm_write_owner(struct vm *vm, uint64_t epoch, struct error **ret_error);
+
+/* `cont` for an INCOMING guest whose state is loaded, or for a PAUSED / OUTGOING_DONE one that is taken back.
+ * The caller has settled who owns the VM. On success the VM is RUNNING. */
+int vm_continue(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret_error);
+
+/* The guest here may not run any more: OUTGOING_DONE, durably. Synchronous. */
+int vm_set_handed_off(struct vm *vm, struct error **ret_error);
+
+/* Tells the network where the MACs are: QEMU's announce-self and our own RARP / gratuitous ARP on the switch.
+ */
+void vm_announce(struct vm *vm);
+
+/* After a handoff: ends QEMU (which does not hold the disks any more), waits until it is gone, removes taps
+ * and runtime file, forgets the VM (event "vm-gone"). Never touches disk or folder. Also right when QEMU is
+ * dead. */
+int vm_release(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret_error);
+/* Destination that gives up: SIGKILL to QEMU, waits until it is gone, then taps and runtime file; the VM is
+ * forgotten. `done` comes when no QEMU exists any more. */
+int vm_discard_incoming(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret_error);
+
+/* What QEMU last said on stderr (from its log), for error messages: at most 400 bytes, one line; "" if
+ * nothing. Returns ret. */
+char *vm_last_words(const struct vm *vm, char ret[static 512]);
