@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/handoff.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+static const char *const record_names[] = {
+#define X(name, text) [HANDOFF_##name] = text,
+        HANDOFF_RECORDS(X)
+#undef X
+};
+static_assert(ARRAY_SIZE(record_names) == N_HANDOFF_RECORDS, "every record has a name");
+
+static const char *const qemu_names[] = {
+#define X(name, text) [HANDOFF_QEMU_##name] = text,
+        HANDOFF_QEMUS(X)
+#undef X
+};
+static_assert(ARRAY_SIZE(qemu_names) == N_HANDOFF_QEMUS, "every state has a name");
+
+#define BIT(record) (1u << HANDOFF_##record)
+
+/* For each record, which ones may follow it in one journal. */
+static const unsigned int followers[N_HANDOFF_RECORDS] = {
+        [HANDOFF_NONE] = BIT(OUTGOING) | BIT(PREPARED),
+        [HANDOFF_OUTGOING] = BIT(HANDED_OFF) | BIT(TAKEN_BACK),
+        [HANDOFF_HANDED_OFF] = BIT(TAKEN_BACK) | BIT(RELEASED),
+        [HANDOFF_PREPARED] = BIT(OWNER) | BIT(ABANDONED),
+};
+
+static int find_name(const char *const *names, size_t n, const char *s)
+{
+        for (size_t i = 0; s && i < n; i++)
+                if (!strcmp(names[i], s))
+                        return (int)i;
+        return -EINVAL;
+}
+
+const char *handoff_record_to_string(enum handoff_record record)
+{
+        return record_names[record];
+}
+
+int handoff_record_from_string(const char *s, enum handoff_record *ret)
+{
+        int r = find_name(record_names, N_HANDOFF_RECORDS, s);
+
+        if (r < 0)
+                return r;
+        *ret = (enum handoff_record)r;
+        return 0;
+}
+
+const char *handoff_qemu_to_string(enum handoff_qemu qemu)
+{
+        return qemu_names[qemu];
+}
+
+int handoff_qemu_from_string(const char *s, enum handoff_qemu *ret)
+{
+        int r = find_name(qemu_names, N_HANDOFF_QEMUS, s);
+
+        if (r < 0)
+                return r;
+        *ret = (enum handoff_qemu)r;
+        return 0;
+}
+
+bool handoff_record_may_follow(enum handoff_record from, enum handoff_record to)
+{
+        return followers[from] & (1u << to);
+}
+
+/* The VM is still the source's by right: nothing was handed off. */
+static enum handoff_source_action decide_outgoing(const struct handoff_source_facts *f)
+{
+        switch (f->qemu) {
+        case HANDOFF_QEMU_GONE:
+                return HANDOFF_SOURCE_FAILED;
+        case HANDOFF_QEMU_COMPLETED: /* cannot be reached by our protocol (no vote before the record): it is
+                                        ours */
+                return HANDOFF_SOURCE_TAKE_BACK;
+        case HANDOFF_QEMU_RUNNING:
+                return f->stop_wanted && !f->mover_alive   ? HANDOFF_SOURCE_FAILED
+                       : f->stop_wanted || !f->mover_alive ? HANDOFF_SOURCE_ABORT
+                                                           : HANDOFF_SOURCE_WAIT;
+        default:
+                return f->stop_wanted || !f->mover_alive ? HANDOFF_SOURCE_ABORT : HANDOFF_SOURCE_WAIT;
+        }
+}
+
+/* COMMIT may be on its way or not; only the destination knows what it made of it. */
+static enum handoff_source_action decide_unsure(const struct handoff_source_facts *f)
+{
+        if (f->result_running || (f->peer.answered && f->peer.record == HANDOFF_OWNER))
+                return HANDOFF_SOURCE_RELEASE;
+        if (f->result_abandoned || (f->peer.answered && f->peer.record == HANDOFF_ABANDONED))
+                return HANDOFF_SOURCE_TAKE_BACK;
+        if (f->mover_alive)
+                return HANDOFF_SOURCE_WAIT;
+        /* Without a data path the destination completes by itself if it has everything (it asks us); told to
+         * stop, it must say so first. */
+        return f->stop_wanted ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
+}
+
+static enum handoff_source_action decide_handed_off(const struct handoff_source_facts *f)
+{
+        switch (f->qemu) {
+        case HANDOFF_QEMU_RUNNING: /* it resumed by itself, so it never completed, so COMMIT was never sent */
+                return HANDOFF_SOURCE_TAKE_BACK;
+        case HANDOFF_QEMU_COMPLETED:
+                return f->mover_alive && !f->commit_sent ? HANDOFF_SOURCE_COMMIT : decide_unsure(f);
+        case HANDOFF_QEMU_GONE:
+                return decide_unsure(f);
+        default: /* it will either complete or resume by itself */
+                return f->mover_alive ? HANDOFF_SOURCE_WAIT : HANDOFF_SOURCE_ABORT;
+        }
+}
+
+enum handoff_source_action handoff_source_decide(const struct handoff_source_facts *facts)
+{
+        switch (facts->record) {
+        case HANDOFF_OUTGOING:
+                return decide_outgoing(facts);
+        case HANDOFF_HANDED_OFF:
+                return decide_handed_off(facts);
+        case HANDOFF_TAKEN_BACK: /* a crash may have come between the record and `cont` */
+                return facts->qemu == HANDOFF_QEMU_COMPLETED ? HANDOFF_SOURCE_TAKE_BACK
+                                                             : HANDOFF_SOURCE_FAILED;
+        case HANDOFF_RELEASED:
+                return facts->qemu == HANDOFF_QEMU_GONE ? HANDOFF_SOURCE_DONE : HANDOFF_SOURCE_RELEASE;
+        default:
+                return HANDOFF_SOURCE_FAILED;
+        }
+}
+
+/* The source's QEMU cannot run again by itself, and the source's journal says that we may take the VM. */
+static bool source_confirms(const struct handoff_peer *peer)
+{
+        return peer->answered && peer->record == HANDOFF_HANDED_OFF &&
+               (peer->qemu == HANDOFF_QEMU_COMPLETED || peer->qemu == HANDOFF_QEMU_GONE);
+}
+
+static bool source_keeps(const struct handoff_peer *peer)
+{
+        return peer->answered && (peer->record == HANDOFF_OUTGOING || peer->record == HANDOFF_TAKEN_BACK ||
+                                         peer->record == HANDOFF_NONE);
+}
+
+static enum handoff_destination_action decide_prepared(const struct handoff_destination_facts *f)
+{
+        if (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted)
+                return HANDOFF_DESTINATION_ABANDON;
+        if (f->qemu == HANDOFF_QEMU_LOADED) {
+                if (f->commit_read || source_confirms(&f->peer))
+                        return HANDOFF_DESTINATION_OWN;
+                if (f->mover_alive)
+                        return HANDOFF_DESTINATION_WAIT;
+                return source_keeps(&f->peer) ? HANDOFF_DESTINATION_ABANDON : HANDOFF_DESTINATION_ASK;
+        }
+        /* With the data path gone, QEMU finds its stream cut and ends, unless it has read everything already:
+         * then it will be `loaded` in a moment. The caller's time limit turns a QEMU that does neither into
+         * stop_wanted. */
+        return HANDOFF_DESTINATION_WAIT;
+}
+
+enum handoff_destination_action handoff_destination_decide(const struct handoff_destination_facts *facts)
+{
+        switch (facts->record) {
+        case HANDOFF_PREPARED:
+                return decide_prepared(facts);
+        case HANDOFF_OWNER:
+                return facts->qemu == HANDOFF_QEMU_LOADED ? HANDOFF_DESTINATION_CONTINUE
+                                                          : HANDOFF_DESTINATION_DONE;
+        default: /* a crash may have come between the record and the end of what was left */
+                return facts->qemu == HANDOFF_QEMU_GONE ? HANDOFF_DESTINATION_FAILED
+                                                        : HANDOFF_DESTINATION_ABANDON;
+        }
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Who owns a VM: the rules of the handoff as pure functions of what is known. The migration code gathers
+ * facts, asks here what to do, does it, and asks again; there is no other place that decides. The same rules
+ * are the model handoff.pml, which `make test` checks with spin; docs/handoff.md explains them.
+ *
+ * Why it is safe, in three sentences. COMMIT is sent only after the source's QEMU reported its migration
+ * completed, from where it never resumes by itself. The destination takes over only with COMMIT in hand, or
+ * when the source confirms that it wrote `handed-off` and its QEMU cannot resume. The source takes back only
+ * what provably never got COMMIT, or what the destination has durably abandoned after it killed its own QEMU.
+ */
+
+#include "base/macros.h"
+
+/* What the journal of one side says last. */
+#define HANDOFF_RECORDS(X) \
+        X(NONE, "none")             /* no journal: the migration is unknown here */ \
+        X(OUTGOING, "outgoing")     /* source: owns the VM and copies it */ \
+        X(HANDED_OFF, "handed-off") /* source: the destination may take epoch + 1 */ \
+        X(TAKEN_BACK, "taken-back") /* source: owns the VM again, under a new epoch */ \
+        X(RELEASED, "released")     /* source: the VM has left; nothing of it remains here */ \
+        X(PREPARED, "prepared")     /* destination: QEMU waits, owns nothing */ \
+        X(OWNER, "owner")           /* destination: owns the VM */ \
+        X(ABANDONED, "abandoned")   /* destination: will never own it; its QEMU is dead */
+
+enum handoff_record {
+#define X(name, text) HANDOFF_##name,
+        HANDOFF_RECORDS(X)
+#undef X
+                N_HANDOFF_RECORDS,
+};
+
+/* What a side's QEMU is doing. */
+#define HANDOFF_QEMUS(X) \
+        X(UNKNOWN, "unknown")     /* not asked yet, or QMP does not answer (the final phase blocks it) */ \
+        X(RUNNING, "running")     /* the guest runs, or can by itself: no migration holds it */ \
+        X(MIGRATING, "migrating") /* source: migration under way; resumes by itself when it fails */ \
+        X(COMPLETED, "completed") /* source: postmigrate: stays stopped until told otherwise */ \
+        X(LOADING, "loading")     /* destination: waits for, or reads, its state */ \
+        X(LOADED, "loaded")       /* destination: has everything, stopped */ \
+        X(GONE, "gone")           /* the process has ended */
+
+enum handoff_qemu {
+#define X(name, text) HANDOFF_QEMU_##name,
+        HANDOFF_QEMUS(X)
+#undef X
+                N_HANDOFF_QEMUS,
+};
+
+const char *handoff_record_to_string(enum handoff_record record);
+int handoff_record_from_string(const char *s, enum handoff_record *ret); /* -EINVAL */
+const char *handoff_qemu_to_string(enum handoff_qemu qemu);
+int handoff_qemu_from_string(const char *s, enum handoff_qemu *ret); /* -EINVAL */
+
+/* True if a journal whose last record is `from` may get `to` next. */
+bool handoff_record_may_follow(enum handoff_record from, enum handoff_record to);
+
+/* What a side knows of its peer: only from an answer that it asked for, never from silence. */
+struct handoff_peer {
+        bool answered; /* in this round; records are monotonic, so an old answer stays true for what it
+                          promised */
+        enum handoff_record record;
+        enum handoff_qemu qemu;
+};
+
+struct handoff_source_facts {
+        enum handoff_record record;
+        enum handoff_qemu qemu;
+        bool mover_alive;    /* the data path still works on it */
+        bool stop_wanted;    /* cancelled, timed out, or failed: end it where that is still possible */
+        bool commit_sent;    /* told to the mover, or possibly told before a restart of the agent */
+        bool result_running; /* the destination's word through the data path: it wrote `owner` and runs */
+        bool result_abandoned;
+        struct handoff_peer peer;
+};
+
+enum handoff_source_action {
+        HANDOFF_SOURCE_WAIT,      /* the next event decides */
+        HANDOFF_SOURCE_ABORT,     /* close the data path; QEMU resumes the guest by itself */
+        HANDOFF_SOURCE_COMMIT,    /* tell the mover to send COMMIT */
+        HANDOFF_SOURCE_ASK,       /* ask the destination, again and again; the guest stays paused meanwhile */
+        HANDOFF_SOURCE_ASK_ABORT, /* like ASK, and ask it to abandon unless it owns the VM */
+        HANDOFF_SOURCE_TAKE_BACK, /* write `taken-back`, continue the guest if it is stopped, tell the
+                                     destination */
+        HANDOFF_SOURCE_RELEASE, /* write `released`, end QEMU without touching the disks, tell the destination
+                                 */
+        HANDOFF_SOURCE_FAILED,  /* settled: the guest runs here, or it ended here by its own doing */
+        HANDOFF_SOURCE_DONE,    /* settled: it is the destination's */
+};
+
+enum handoff_source_action handoff_source_decide(const struct handoff_source_facts *facts);
+
+struct handoff_destination_facts {
+        enum handoff_record record;
+        enum handoff_qemu qemu;
+        bool mover_alive;
+        bool commit_read; /* COMMIT came, hence everything before it */
+        bool stop_wanted; /* asked by the source, or timed out */
+        struct handoff_peer peer;
+};
+
+enum handoff_destination_action {
+        HANDOFF_DESTINATION_WAIT,
+        HANDOFF_DESTINATION_ASK,      /* ask the source until it answers */
+        HANDOFF_DESTINATION_OWN,      /* write `owner`, then continue the guest */
+        HANDOFF_DESTINATION_CONTINUE, /* `owner` is written: continue the guest */
+        HANDOFF_DESTINATION_ABANDON,  /* kill QEMU, then write `abandoned` */
+        HANDOFF_DESTINATION_FAILED,   /* settled: abandoned, nothing of it remains here */
+        HANDOFF_DESTINATION_DONE, /* the guest runs here (or has ended here since); ask until the source has
+                                     released */
+};
+
+enum handoff_destination_action handoff_destination_decide(const struct handoff_destination_facts *facts);

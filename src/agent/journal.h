@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The ownership journal: one append-only file per migration and side. What it says was on disk before anybody
+ * acted on it (fdatasync), which is what lets two agents decide after any crash who owns a VM
+ * (docs/handoff.md).
+ *
+ * A line is `CHECK JSON\n`; CHECK is the first 16 hex digits of the SHA-256 of the JSON text. A torn last
+ * line (a crash in the middle of the write) is dropped when the file is opened again. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/text.h"
+
+#define JOURNAL_MAX_BYTES (512 * 1024)
+
+struct journal;
+
+/* Creates the file FOLDER/ID.journal with its first record, and makes the entry in the folder durable.
+ * -EEXIST when there is one already. */
+int journal_create(const char *folder, const char *id, const json_t *first, struct journal **ret_journal,
+        struct error **ret_error);
+
+/* Opens an existing one; damaged lines at the end are cut off, damage before the end is an error (nothing is
+ * guessed about ownership). */
+int journal_open(const char *folder, const char *id, struct journal **ret_journal, struct error **ret_error);
+
+/* Appends an object and returns once it is on disk. After a failure the journal refuses further records,
+ * because what is on disk is not known any more; open it again to learn it. */
+int journal_append(struct journal *journal, const json_t *record, struct error **ret_error);
+
+/* Borrowed: array of all records, the first is the one given to journal_create(). */
+const json_t *journal_records(const struct journal *journal);
+
+/* Closes; the file stays. Accepts NULL. */
+void journal_free(struct journal *journal);
+DEFINE_CLEANUP(struct journal *, journal_free)
+
+/* Removes the file of a settled migration. */
+int journal_remove(const char *folder, const char *id);
+
+/* Ids of all journals in the folder (for recovery): calls fn for each. 0 or negative errno. */
+int journal_for_each(const char *folder, void (*fn)(void *userdata, const char *id), void *userdata);
