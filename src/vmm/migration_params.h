@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* How QEMU is set up for a migration, and how its answers about one are read (qemu.md sections 4, 5, 14).
+ * Capabilities and parameters outlive a migration inside QEMU, and an unknown name makes the whole command
+ * fail: so the present ones are asked first, only known ones are set, and the former values are kept to be
+ * restored. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/macros.h"
+#include "vmm/qmp.h"
+
+enum migration_side { MIGRATION_SOURCE, MIGRATION_DESTINATION };
+
+/* Arguments of migrate-set-capabilities from the answer of query-migrate-capabilities. At the source:
+ * events, return-path on; at the destination: events, late-block-activate (where it exists); every other
+ * capability that changes the stream or the rules off. *ret_restore has the former values of the changed
+ * ones. Both are the caller's. NOT_SUPPORTED when QEMU lacks a capability that we cannot do without. */
+int migration_capabilities_build(enum migration_side side, const json_t *current, json_t **ret_set,
+        json_t **ret_restore, struct error **ret_error);
+
+/* Arguments of migrate-set-parameters for the source from the answer of query-migrate-parameters: no bandwidth
+ * limit of QEMU's own, `downtime_limit_ms` (1 to 2,000,000; never 0, which stops the guest too early). */
+int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current, json_t **ret_set,
+        json_t **ret_restore, struct error **ret_error);
+
+/* Does the above over QMP: queries, then sets; `done` is called once from the loop with NULL or the error
+ * (borrowed). */
+struct migration_setup;
+typedef void (*migration_setup_fn)(void *userdata, const struct error *error);
+int migration_setup_start(struct qmp *qmp, enum migration_side side, uint64_t timeout_ms,
+        migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
+        struct error **ret_error);
+/* Puts the former values back (after a migration that did not happen); `done` may be NULL. */
+int migration_setup_restore(
+        struct migration_setup *setup, migration_setup_fn done, void *userdata, struct error **ret_error);
+/* Forgets it: no call of `done` any more. To be called before qmp_free() or after its `lost`. Accepts NULL. */
+void migration_setup_free(struct migration_setup *setup);
+DEFINE_CLEANUP(struct migration_setup *, migration_setup_free)
+
+enum migration_status {
+        MIGRATION_STATUS_NONE, /* QEMU knows of no migration */
+        MIGRATION_STATUS_SETUP,
+        MIGRATION_STATUS_ACTIVE,
+        MIGRATION_STATUS_PRE_SWITCHOVER,
+        MIGRATION_STATUS_DEVICE,
+        MIGRATION_STATUS_POSTCOPY, /* any of its states */
+        MIGRATION_STATUS_WAIT_UNPLUG,
+        MIGRATION_STATUS_CANCELLING,
+        MIGRATION_STATUS_FAILING, /* 11.0 and later */
+        MIGRATION_STATUS_CANCELLED,
+        MIGRATION_STATUS_FAILED,
+        MIGRATION_STATUS_COMPLETED,
+        MIGRATION_STATUS_OTHER, /* a word that this version does not know */
+        N_MIGRATION_STATUSES
+};
+
+/* From the words of QMP ("pre-switchover"); unknown ones give OTHER. */
+enum migration_status migration_status_from_string(const char *s);
+const char *migration_status_to_string(enum migration_status status);
+/* True for cancelled, failed, completed. */
+bool migration_status_is_final(enum migration_status status);
+
+/* The answer of query-migrate. Values that QEMU did not give are 0. */
+struct migration_info {
+        enum migration_status status;
+        uint64_t total_ms;
+        uint64_t downtime_ms; /* only when completed */
+        uint64_t setup_ms;
+        uint64_t ram_total_bytes;
+        uint64_t ram_remaining_bytes;
+        uint64_t ram_transferred_bytes;
+        uint64_t dirty_pages_per_s;
+        uint64_t dirty_sync_count;
+        uint64_t page_size_bytes;
+        double mbps;
+        unsigned int cpu_throttle_percent;
+        char *error;   /* QEMU's description of a failure; NULL if none */
+        char *blocked; /* first reason why migration is blocked; NULL if none */
+};
+#define MIGRATION_INFO_INIT ((struct migration_info){.status = MIGRATION_STATUS_NONE})
+
+/* 0, or PROTOCOL for an answer that is none. *ret is untouched on failure, else the caller deinits it. */
+int migration_info_parse(const json_t *answer, struct migration_info *ret, struct error **ret_error);
+void migration_info_deinit(struct migration_info *info);
+#define _cleanup_migration_info_ _cleanup_(migration_info_deinit)
