@@ -19,34 +19,16 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "io/loop.h"
+#include "vmm/vm_config.h"
 
 struct agent;
 struct child;
 struct child_result;
 struct qmp;
-struct vm_document;
 
-/* What docs/vm-document.md calls status.power. */
-#define VM_POWERS(X) \
-        X(STOPPED, "stopped") \
-        X(STARTING, "starting") \
-        X(RUNNING, "running") \
-        X(PAUSED, "paused") \
-        X(INCOMING, "incoming") /* QEMU waits for, or holds, a migrated guest that does not run yet */ \
-        X(OUTGOING_DONE, \
-                "outgoing-done") /* handed off; QEMU is there still, may never run the guest again */ \
-        X(CRASHED, "crashed") \
-        X(UNKNOWN, "unknown") /* QEMU lives but does not answer */
-
-enum vm_power {
-#define X(name, text) VM_##name,
-        VM_POWERS(X)
-#undef X
-                N_VM_POWERS,
-};
-
-const char *vm_power_to_string(enum vm_power power);
-/* The table of allowed changes; from == to is always allowed. */
+/* Powers are those of docs/vm-document.md (vmm/vm_config.h). INCOMING: QEMU waits for, or holds, a migrated guest
+ * that does not run yet. OUTGOING_DONE: handed off; QEMU is there still, may never run the guest again. UNKNOWN:
+ * QEMU lives but does not answer. The table of allowed changes; from == to is always allowed. */
 bool vm_power_may_change(enum vm_power from, enum vm_power to);
 
 typedef void (*vm_done_fn)(void *userdata, struct error *error); /* borrowed; NULL: success */
@@ -60,18 +42,10 @@ struct vm {
         struct agent *agent;
         char *uid;
         char *name;
-        json_t *document; /* as last started or received; status inside is not kept up: use vm_document() */
-
-        enum vm_power power;
-        char *message;        /* why it is as it is, for people; may be NULL */
-        uint64_t owner_epoch; /* that this host wrote to owner.json; for INCOMING the source's epoch */
-
-        /* As resolved at the start (or received with a migration). */
-        char *machine;
-        char *cpu_model;
-        char *accelerator; /* "kvm" or "tcg" */
-        char *qemu_version;
-        uint64_t memory_effective_bytes;
+        /* As last started or received. Its status is kept true at all times, and vm_document() is just its JSON:
+         * power, message, owner_epoch (that this host wrote to owner.json; for INCOMING the source's), machine,
+         * cpu_model, accelerator, memory_effective_bytes, qemu_version. */
+        struct vm_config *config;
 
         /* While a QEMU process exists (NULL / -1 / 0 otherwise). */
         struct child *qemu;
@@ -94,6 +68,10 @@ struct vm {
 struct vm *vm_find(struct agent *agent, const char *uid);
 /* The whole document with the status as it is here; NULL without memory. The caller owns it. */
 json_t *vm_document(const struct vm *vm);
+static inline enum vm_power vm_power(const struct vm *vm)
+{
+        return vm->config->status.power;
+}
 /* Does a QEMU process exist? */
 bool vm_has_qemu(const struct vm *vm);
 
