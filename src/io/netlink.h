@@ -19,6 +19,7 @@ struct netlink_link {
         int master_index; /* 0: none */
         bool up;          /* IFF_UP */
         bool running;     /* carrier */
+        char alias[256];  /* free text of whoever made it; "" */
 };
 
 int netlink_new(struct netlink **ret_netlink, struct error **ret_error);
@@ -38,3 +39,18 @@ int netlink_set_mtu(struct netlink *netlink, const char *name, uint32_t mtu, str
 /* VLAN sub-interface NAME of PARENT; -EOPNOTSUPP where the kernel has none. */
 int netlink_add_vlan(struct netlink *netlink, const char *name, const char *parent, uint16_t vlan_id,
         struct error **ret_error);
+/* Free text for people and for recognising what we made; at most 255 characters. */
+int netlink_set_alias(struct netlink *netlink, const char *name, const char *alias, struct error **ret_error);
+/* The host gives the interface no IPv6 link-local address, so that it does not take part in a guest's network.
+ * -EOPNOTSUPP without IPv6. */
+int netlink_set_no_ipv6(struct netlink *netlink, const char *name);
+/* Whether the host has an IPv4 or a global IPv6 address on the interface. */
+int netlink_has_address(struct netlink *netlink, const char *name, bool *ret_has_address);
+
+/* Bridge forwarding database (AF_BRIDGE neighbours). The port at which the bridge has the MAC; the bridge's own
+ * name for its own address. -ENOENT: not known, -ENODEV: no such bridge. */
+int netlink_fdb_find(struct netlink *netlink, const char *bridge, const uint8_t mac[static 6],
+        char ret_port[static IFNAMSIZ]);
+/* Makes the port's bridge believe that it has just seen the MAC there (an ordinary, ageing entry). -EPERM while
+ * the port is down. */
+int netlink_fdb_replace(struct netlink *netlink, const char *port, const uint8_t mac[static 6]);

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Standard virtual switches and port groups of one host, realised with Linux bridges.
+ *
+ * A switch is a bridge ("dv-NAME", STP off) with its uplink as a port. If the uplink is itself a bridge that
+ * drover did not make (br0, vmbr0: hosts whose own address is on it), that bridge is the switch: it gets
+ * ports, but is never configured or removed. A port group without VLAN uses the switch's bridge; one with a
+ * VLAN gets a bridge of its own whose uplink is a VLAN sub-interface of the switch's uplink (refused with
+ * NOT_SUPPORTED where the kernel has no 8021q; a switch without uplink needs none).
+ *
+ * `struct vswitch_set` holds the desired documents and makes the kernel follow. Every call is idempotent: it
+ * looks at what is there and changes what differs. All calls are synchronous and take milliseconds. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "io/netlink.h"
+
+#define VSWITCH_MAX_SWITCHES 64
+#define VSWITCH_MAX_PORT_GROUPS 1024
+#define VSWITCH_MTU_MIN 576
+#define VSWITCH_MTU_MAX 65520
+#define VSWITCH_MTU_DEFAULT 1500 /* with neither a wanted MTU nor an uplink to take it from */
+
+struct vswitch_set;
+
+/* `netlink` is borrowed and must outlive the set. */
+int vswitch_set_new(struct netlink *netlink, struct vswitch_set **ret_set);
+/* Forgets; leaves the kernel's interfaces as they are. */
+void vswitch_set_free(struct vswitch_set *set);
+DEFINE_CLEANUP(struct vswitch_set *, vswitch_set_free)
+
+/* Takes the desired documents as vswitch_set_to_json() gave them (a set that is empty so far) and applies
+ * each. Fails only for a bad document or without memory; a switch that cannot be realised now (NIC missing)
+ * is kept, says why in its status, and is tried again by vswitch_set_apply(). */
+int vswitch_set_load(struct vswitch_set *set, const json_t *desired, struct error **ret_error);
+/* {"format": 1, "switches": [{"name", "uplink", "mtu"}], "port_groups": [{"name", "switch", "vlan"}]}; the
+ * caller's; NULL without memory. */
+json_t *vswitch_set_to_json(const struct vswitch_set *set);
+/* Makes the kernel follow again; what fails is in the statuses. */
+void vswitch_set_apply(struct vswitch_set *set);
+
+/* Adds or changes. `body` is {"uplink": NAME or null, "mtu": N or null (the uplink's)}. On failure the set is
+ * as before. CHECK_FAILED: the uplink's MTU is smaller; NOT_FOUND: no such uplink; CONFLICT: the uplink belongs
+ * to another bridge, or the host's own address is on it. */
+int vswitch_set_put_switch(
+        struct vswitch_set *set, const char *name, const json_t *body, struct error **ret_error);
+/* CONFLICT while it has port groups or ports. Removing an unknown one is NOT_FOUND. */
+int vswitch_set_remove_switch(struct vswitch_set *set, const char *name, struct error **ret_error);
+
+/* Adds or changes. `body` is {"switch": NAME, "vlan": 0 to 4094}; switch and VLAN of a group in use cannot
+ * change (CONFLICT). */
+int vswitch_set_put_port_group(
+        struct vswitch_set *set, const char *name, const json_t *body, struct error **ret_error);
+int vswitch_set_remove_port_group(struct vswitch_set *set, const char *name, struct error **ret_error);
+
+/* Status documents, read from the kernel now; the caller's. NULL: unknown name, or no memory. Switch: {"name",
+ * "uplink", "mtu", "bridge", "carrier", "ok", "message"}; port group: {"name", "switch", "vlan", "bridge",
+ * "ok", "message"}. `ok` false: not realised, or the uplink has no carrier; `message` says which. */
+json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name);
+json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name);
+/* Arrays of the above. */
+json_t *vswitch_set_list_switches(struct vswitch_set *set);
+json_t *vswitch_set_list_port_groups(struct vswitch_set *set);
+
+/* Where a port of the group goes. */
+struct vswitch_port_group {
+        char bridge[IFNAMSIZ];
+        uint32_t mtu;
+        uint16_t vlan;
+        bool carrier; /* of the uplink; true without one */
+};
+/* NOT_FOUND for an unknown group; CONFLICT with the cause if it is not realised (tried once more here). */
+int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
+        struct vswitch_port_group *ret_port_group, struct error **ret_error);

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Disk images, through qemu-img in a child process with a time limit. The format is always told, never probed: a
+ * guest can write any header into a raw disk. qemu-img gets the image as a descriptor that was opened below the
+ * datastore, so no name in it is interpreted ("json:", "nbd:", symbolic links). */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "io/loop.h"
+#include "storage/datastore.h"
+
+#define IMAGE_MAX_BYTES (UINT64_C(64) << 40) /* 64 TiB */
+
+enum image_format { IMAGE_RAW, IMAGE_QCOW2, N_IMAGE_FORMATS };
+const char *image_format_to_string(enum image_format format);
+/* 0, or -EINVAL for a word that is none of "raw", "qcow2". */
+int image_format_from_string(const char *s, enum image_format *ret_format);
+
+enum image_allocation { IMAGE_THIN, IMAGE_THICK }; /* thick: space is reserved now, or NO_SPACE */
+
+struct image_info {
+        enum image_format format;
+        uint64_t virtual_bytes;
+        uint64_t allocated_bytes;
+        bool dirty;        /* was not closed cleanly */
+        bool corrupt;      /* marked so by QEMU */
+        uint64_t n_errors; /* found by image_check_start() */
+        uint64_t n_leaks;  /* clusters that nothing refers to: wasted space, no damage */
+};
+
+/* Exactly one of info and error; borrowed. */
+typedef void (*image_done_fn)(void *userdata, const struct image_info *info, struct error *error);
+
+struct image_job;
+
+/* All: `done` is called once from the loop, never from inside, and the job is gone then. `path` is relative to the
+ * datastore. timeout_ms 0: 30 s (create: 10 min). Opening the file happens here and may block (see datastore.h).
+ * Errors: NOT_FOUND, EXISTS, LOCKED (a QEMU has it open), NO_SPACE, TIMED_OUT, BAD_REQUEST (path), QEMU_FAILED with
+ * qemu-img's own words. */
+
+/* Makes a new image; folders on the way are made. A failed one is removed. `size_bytes` 1 to IMAGE_MAX_BYTES,
+ * rounded up to 512. */
+int image_create_start(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, uint64_t size_bytes, enum image_allocation allocation, uint64_t timeout_ms,
+        image_done_fn done, void *userdata, struct image_job **ret_job, struct error **ret_error);
+
+/* Reads the header. Works for an image in use as well. CHECK_FAILED if the image refers to other files (backing
+ * file, external data file): a hostile image could show its guest any file of the host. */
+int image_info_start(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, uint64_t timeout_ms, image_done_fn done, void *userdata,
+        struct image_job **ret_job, struct error **ret_error);
+
+/* Reads all metadata (qcow2; for raw only the header call is made); needs the image unused. Damage is in
+ * info->n_errors, not an error. */
+int image_check_start(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, uint64_t timeout_ms, image_done_fn done, void *userdata,
+        struct image_job **ret_job, struct error **ret_error);
+
+/* Kills qemu-img (and removes a half-made new image); `done` is not called. Accepts NULL. */
+void image_job_free(struct image_job *job);
+DEFINE_CLEANUP(struct image_job *, image_job_free)
