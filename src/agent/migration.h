@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Live migrations on this host, as source or destination: what the rest of the agent calls. migration.c keeps them and
+ * answers the API, migration_source.c and migration_destination.c drive each side, migration_peer.c is the exchange with
+ * the other agent. What to do is decided in handoff.c alone. docs/handoff.md tells the story. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/macros.h"
+
+struct agent;
+struct http_request;
+struct vm;
+
+/* Routes for the manager. */
+void migration_api_start(struct agent *agent, struct http_request *request);
+void migration_api_list(struct agent *agent, struct http_request *request);
+void migration_api_get(struct agent *agent, struct http_request *request);
+void migration_api_cancel(struct agent *agent, struct http_request *request);
+void migration_api_forget(struct agent *agent, struct http_request *request);
+
+/* Routes for the peer's agent; the caller's certificate name must be that of the migration's other host. */
+void migration_api_peer_prepare(struct agent *agent, struct http_request *request);
+void migration_api_peer_get(struct agent *agent, struct http_request *request);
+void migration_api_peer_abort(struct agent *agent, struct http_request *request);
+void migration_api_peer_released(struct agent *agent, struct http_request *request);
+
+/* After the VMs of an earlier run were adopted and before the API is open: takes up every journal, and discards incoming
+ * guests that have none. 0 or negative errno (a journal that cannot be read is logged and blocks its VM, not the start). */
+int migration_recover_all(struct agent *agent);
+/* Frees all; movers end, journals stay. */
+void migration_free_all(struct agent *agent);
+
+/* An event of the VM's QEMU (STOP, RESUME, MIGRATION, MIGRATION_PASS, RESET, SHUTDOWN, ...), unix_us as QEMU stamped it. */
+void migration_vm_event(
+        struct agent *agent, struct vm *vm, const char *event, const json_t *data, int64_t unix_us);
+/* The VM's QEMU process has ended (the vm object still exists during the call). */
+void migration_vm_gone(struct agent *agent, struct vm *vm);
+/* The monitor connection of the VM's QEMU is (again) ready. */
+void migration_vm_connected(struct agent *agent, struct vm *vm);
+
+/* True while an unsettled migration holds the VM: start, stop, delete and a second migration are refused then. Also true
+ * for a VM that was handed off and whose end is not known. */
+bool migration_vm_busy(struct agent *agent, const char *vm_uid);
+
+/* All of this host's migrations as status documents, for a new subscriber of events; NULL without memory. */
+json_t *migration_documents(struct agent *agent);
