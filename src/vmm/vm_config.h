@@ -83,10 +83,10 @@ struct vm_config {
         char *cpu_model;
         enum vm_accelerator accelerator;
         enum vm_firmware firmware;
-        char *datastore; /* of the VM's folder; NULL only when there are no disks and none was named */
+        char *datastore; /* of the VM's folder */
         struct vm_file kernel;
         struct vm_file initrd;
-        char *append; /* kernel command line; NULL without a kernel, or when none was given */
+        char *append; /* kernel command line; NULL when none was given */
         struct vm_file cdrom;
         struct vm_disk *disks;
         size_t n_disks;
