@@ -12,15 +12,18 @@
 #include "base/map.h"
 #include "io/loop.h"
 
-struct datastores;
+struct agent_startup;
+struct cgroup;
 struct events;
-struct fabric;
-struct host_probe;
+struct host;
 struct http_client;
 struct http_server;
 struct identity;
 struct migrations;
+struct netlink;
 struct request_cache;
+struct stores;
+struct vswitch_set;
 
 struct agent {
         struct loop *loop; /* borrowed */
@@ -31,15 +34,19 @@ struct agent {
         struct http_client
                 *client; /* calls to peers: mTLS with our certificate, trusts the cluster's CA alone */
 
-        struct map vms;        /* uid -> struct vm; vm.c */
-        struct fabric *fabric; /* switches, port groups, taps; local_config.c applies what should be */
-        struct datastores *datastores;
+        struct map vms;                 /* uid -> struct vm; vm.c */
+        struct netlink *netlink;        /* rtnetlink of our network namespace */
+        struct vswitch_set *switches;   /* switches and port groups; api_config.c keeps them on disk */
+        struct stores *stores;          /* stores.h: datastores */
         struct events *events;          /* events.h: subscribers of GET /agent/v1/events */
-        struct host_probe *host;        /* host.h: QEMU's version, accelerator, facts */
+        struct host *host;              /* host.h: QEMU's version, accelerator, facts */
+        struct cgroup *cgroup;          /* cgroup.h: a group for each VM, where there is cgroup v2 */
         struct request_cache *requests; /* request_cache.h: answers by X-Drover-Request */
         uint64_t manager_epoch;         /* highest seen, durable before it is acted on; api.c */
         struct migrations *migrations;  /* migration.c's own state; NULL until migration_recover_all() */
 
+        struct agent_startup *startup; /* agent.c: what agent_start() has to do still; NULL afterwards */
+        char *address;                 /* where the API listens, once it does */
         bool adopted; /* every VM of an earlier run was looked at; only then is the API open */
 };
 

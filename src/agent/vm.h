@@ -9,9 +9,10 @@
  * not be called. One operation at a time: a second one is refused with BUSY. `done` may free the VM
  * (vm_release() and vm_discard_incoming() have done so when they call it: do not touch the VM then).
  *
- * This file's siblings: vm.c (table of states, document, registry), vm_start.c (start, incoming), vm_run.c
- * (stop, pause, resume, release, events of QEMU), vm_adopt.c (after a restart of the agent), vm_state.c
- * (runtime file).
+ * Its files: vm.c (table of states, registry, document), vm_job.c (the operation under way), vm_resources.c (what a
+ * QEMU process is given), vm_start.c (start, incoming), vm_run.c (stop, pause, resume, the handoff's steps),
+ * vm_monitor.c (QMP connection, events, death of QEMU), vm_state.c (runtime file), vm_adopt.c (after a restart of
+ * the agent), vm_create.c (folder and disks).
  */
 
 #include <jansson.h>
@@ -22,9 +23,12 @@
 #include "vmm/vm_config.h"
 
 struct agent;
+struct announce;
 struct child;
 struct child_result;
 struct qmp;
+struct vm_folder;
+struct vm_job;
 
 /* Powers are those of docs/vm-document.md (vmm/vm_config.h). INCOMING: QEMU waits for, or holds, a migrated guest
  * that does not run yet. OUTGOING_DONE: handed off; QEMU is there still, may never run the guest again. UNKNOWN:
@@ -52,14 +56,19 @@ struct vm {
         struct qmp *qmp; /* NULL while connecting, and after QEMU closed it */
         pid_t pid;
         uint64_t start_time; /* with pid: identifies the process */
-        int ram_fd;          /* memfd of all of guest RAM */
-        char *qemu_status;   /* RunState as last reported: "running", "inmigrate", "postmigrate", ... */
+        int ram_fd;        /* memfd of all of guest RAM; its size is config->status.memory_effective_bytes */
+        char *qemu_status; /* RunState as last reported: "running", "inmigrate", "postmigrate", ... */
         struct vm_tap *taps; /* one per NIC, in the document's order */
         size_t n_taps;
         uint64_t n_resets;   /* guest reboots since the start, as QEMU reported them */
         bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
 
-        struct vm_job *job; /* the operation under way */
+        struct vm_folder *folder; /* on its datastore; NULL until first needed */
+        struct vm_job *job;       /* the operation under way; vm_job.h */
+        struct loop_source *reconnect;
+        struct announce **announces; /* n_taps of them, each may be NULL */
+        int stream_fd;               /* see vm_take_stream_fd() */
+        bool qmp_failed;             /* the last attempt to connect did */
 };
 
 #define VM_RAM_BLOCK "pc.ram" /* id of guest RAM in QEMU's migration stream */

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The one operation under way on a VM, and what vm*.c share among themselves. */
+
+#include "agent/vm.h"
+
+struct image_job;
+struct migration_setup;
+struct offload;
+struct qmp_call;
+struct stores_wait;
+
+enum vm_job_kind {
+        VM_JOB_START,
+        VM_JOB_INCOMING,
+        VM_JOB_STOP,
+        VM_JOB_PAUSE,
+        VM_JOB_CONTINUE,
+        VM_JOB_STREAM,
+        VM_JOB_RELEASE,
+        VM_JOB_DISCARD,
+        N_VM_JOB_KINDS,
+};
+
+struct vm_job {
+        struct vm *vm;
+        enum vm_job_kind kind;
+        vm_done_fn done;
+        vm_stream_fn stream_done; /* VM_JOB_STREAM only, instead of `done` */
+        void *userdata;
+
+        /* Whatever it waits for; freed with it. */
+        struct loop_source *timer;
+        struct qmp_call *call;
+        struct migration_setup *setup;
+        struct stores_wait *wait;
+
+        bool force;
+        bool ending;          /* QEMU is being killed; when it is gone the job ends with `error` */
+        struct error *error;  /* why a start is being undone */
+        enum vm_power before; /* what to fall back to when a start fails */
+        int stream_fd;        /* -1; our end, until it is handed over */
+};
+
+/* BUSY when another is under way. */
+int vm_job_begin(
+        struct vm *vm, enum vm_job_kind kind, vm_done_fn done, void *userdata, struct error **ret_error);
+/* Frees the job and calls `done`; `error` is taken over. The VM may be gone afterwards. */
+void vm_job_end(struct vm *vm, struct error *error);
+/* The same, but from the loop's next round (for what would otherwise end inside the call that began it). */
+int vm_job_end_later(struct vm *vm);
+/* Without a call of `done`: the agent ends. */
+void vm_job_drop(struct vm *vm);
+
+/* vm.c */
+int vm_new(
+        struct agent *agent, struct vm_config *config, struct vm **ret_vm); /* config is taken on success */
+void vm_free(struct vm *vm);   /* leaves QEMU running; not in the registry any more */
+void vm_forget(struct vm *vm); /* runtime file, cgroup, registry; event "vm-gone"; frees it */
+void vm_set_power(struct vm *vm, enum vm_power power, const char *message_or_null);
+void vm_changed(struct vm *vm); /* writes the runtime file and publishes the document */
+char *vm_runtime_path(const struct vm *vm, const char *file_or_null);
+
+/* vm_resources.c */
+int vm_spawn(struct vm *vm, bool incoming, struct error **ret_error);
+int vm_open_folder(struct vm *vm, struct error **ret_error);
+/* Names of the datastores that it uses, each once; the array is the caller's, the names are the config's. */
+int vm_store_names(const struct vm_config *config, const char ***ret_names, size_t *ret_n_names);
+/* Closes and removes all that belonged to a QEMU that is gone. */
+void vm_clear_process(struct vm *vm);
+
+/* vm_monitor.c */
+int vm_connect(struct vm *vm, struct error **ret_error);
+void vm_on_exit(void *userdata, const struct child_result *result);
+int vm_kill(struct vm *vm);
+
+/* vm_start.c: steps that vm_monitor.c triggers */
+void vm_start_connected(struct vm *vm);
+void vm_start_failed(struct vm *vm, struct error *error); /* taken over */
+
+/* vm_state.c */
+int vm_state_write(const struct vm *vm, struct error **ret_error);
+void vm_state_remove(const struct vm *vm);
+int vm_state_read(struct agent *agent, const char *path, struct vm **ret_vm, struct error **ret_error);
