@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The audit log: who did what, when, why, with what result; of people and of the system itself. Append-only and
+ * hash-chained: each entry holds the hash of the one before it, hash = SHA-256 of the entry's canonical JSON text
+ * (keys sorted, compact) without "hash". Entries are written in the transaction of what they tell about. */
+
+#include <jansson.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "manager/store.h"
+
+struct audit_entry {
+        const char *who;    /* token's name, "system", or "anonymous" */
+        const char *from;   /* address of the caller; may be NULL */
+        const char *action; /* "vm.migrate" */
+        const char *object; /* "vm/web1"; may be NULL */
+        const char *why;    /* what the caller gave as reason; may be NULL */
+        const char *result; /* accepted, done, failed, cancelled, denied, alert */
+        json_t *detail;     /* borrowed; may be NULL */
+};
+
+/* Adds the entry to a batch; more than one to the same batch is fine (the head is found in the batch). */
+int audit_add(struct store *store, const struct clock *clock, struct store_batch *batch,
+        const struct audit_entry *entry, struct error **ret_error);
+
+/* The same as a transaction of its own. */
+int audit_write(struct store *store, const struct clock *clock, const struct audit_entry *entry,
+        struct error **ret_error);
+
+/* Verdict as in docs/openapi.json (AuditVerdict), the caller's: recomputes each hash from the oldest retained entry
+ * to the head. */
+int audit_verify(struct store *store, json_t **ret_verdict, struct error **ret_error);
+
+/* Forgets the oldest entries beyond `keep`; the anchor remembers where the chain now starts. */
+int audit_trim(struct store *store, uint64_t keep, struct error **ret_error);

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the manager remembers: JSON documents by kind, with revisions, transactions and a change log. One interface;
+ * the backend (SQLite now) stands behind struct store_ops in store_backend.h, and one conformance suite
+ * (tests/unit/manager/test_store.c) says how each has to behave.
+ *
+ * Each change takes the next number of one sequence; it is the changed object's revision, the key of the change
+ * log and the event id that API clients resume from. Numbers only grow, also after everything is deleted. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+struct store;
+
+#define STORE_ABSENT UINT64_C(0)      /* expected revision: the object must not exist */
+#define STORE_ANY UINT64_MAX          /* whatever is there, if anything */
+#define STORE_LIMIT_NONE SIZE_MAX     /* for lists that are bounded by what they list */
+#define STORE_DOCUMENT_MAX (4u << 20) /* bytes of one document */
+
+/* Opens (and creates, and migrates) the SQLite database at `path`. A database that a newer program has migrated is
+ * refused. */
+int store_open_sqlite(const char *path, struct store **ret_store, struct error **ret_error);
+void store_close(struct store *store);
+DEFINE_CLEANUP(struct store *, store_close)
+
+/* Gets one object by uid or by name. *ret_doc is the caller's and has the current `revision` set. -ENOENT (and
+ * NOT_FOUND naming it) if there is none. */
+int store_get(struct store *store, const char *kind, const char *name_or_uid, json_t **ret_doc,
+        struct error **ret_error);
+
+struct store_query {
+        const char *kind;
+        const char *after; /* continue after this name; NULL: from the start */
+        bool descending;
+        size_t limit;
+        /* Objects for which it is false are skipped and do not count; may be NULL. */
+        bool (*match)(void *userdata, const json_t *doc);
+        void *userdata;
+};
+/* Array of documents by name, the caller's. *ret_more (may be NULL): there are more after the last one. */
+int store_list(struct store *store, const struct store_query *query, json_t **ret_docs, bool *ret_more,
+        struct error **ret_error);
+
+/* A transaction being put together. Without memory it remembers that, and the commit fails. */
+struct store_change {
+        bool remove;
+        char *kind;
+        char *uid;
+        char *name;        /* put only */
+        uint64_t expected; /* revision, STORE_ABSENT or STORE_ANY */
+        json_t *doc;       /* put only */
+};
+struct store_batch {
+        struct store_change *changes;
+        size_t n_changes;
+        size_t size;
+        int result;
+};
+#define STORE_BATCH_INIT ((struct store_batch){})
+void store_batch_deinit(struct store_batch *batch);
+#define _cleanup_batch_ _cleanup_(store_batch_deinit)
+/* Puts a document (taken over) that has kind, name and uid in it. */
+void store_batch_put(struct store_batch *batch, uint64_t expected, json_t *doc);
+void store_batch_remove(struct store_batch *batch, const char *kind, const char *uid, uint64_t expected);
+
+/* All or nothing, durable when it returns 0. REVISION_MISMATCH (-ESTALE) when an expectation does not hold, EXISTS
+ * (-EEXIST) when another object of the kind has the name. *ret_revision (may be NULL): of the last change. */
+int store_commit(struct store *store, const struct store_batch *batch, uint64_t *ret_revision,
+        struct error **ret_error);
+
+/* Number of the newest change; 0 in an empty store. */
+int store_revision(struct store *store, uint64_t *ret_revision, struct error **ret_error);
+
+struct store_event {
+        uint64_t seq;
+        bool removed;
+        const char *kind;
+        const char *uid;
+        const char *name;
+        const json_t *doc; /* as it was then, revision set; NULL when removed */
+};
+typedef int (*store_event_fn)(void *userdata, const struct store_event *event);
+/* Calls fn for up to `limit` changes after `after`, in order; fn's first non-zero result ends it and is returned.
+ * -ESTALE when changes after `after` are no longer in the log (or never were): list again. */
+int store_changes(struct store *store, uint64_t after, size_t limit, store_event_fn fn, void *userdata,
+        struct error **ret_error);
+/* Forgets all but the newest `keep` log entries. */
+int store_trim_log(struct store *store, uint64_t keep, struct error **ret_error);
+
+/* Calls fn after each commit of this process, from inside store_commit(). One listener. */
+void store_on_commit(struct store *store, void (*fn)(void *userdata), void *userdata);

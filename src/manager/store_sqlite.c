@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The store on SQLite: write-ahead log, synchronous=FULL (a commit that returned is on the disk: tasks and audit
+ * depend on it), strict tables. The schema's version is PRAGMA user_version; each migration runs once, in its own
+ * transaction. `drover-manager token create` opens the same database beside the running manager, hence BEGIN
+ * IMMEDIATE and a busy timeout. */
+
+#include <assert.h>
+#include <errno.h>
+#include <sqlite3.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/torture.h"
+#include "manager/store_backend.h"
+
+#define BUSY_TIMEOUT_MS 5000
+
+enum statement {
+        BEGIN,
+        COMMIT,
+        ROLLBACK,
+        GET,
+        LIST,
+        LIST_DESCENDING,
+        CURRENT,
+        LOG,
+        PUT,
+        REMOVE,
+        REVISION,
+        OLDEST,
+        CHANGES,
+        TRIM,
+        N_STATEMENTS,
+};
+
+static const char *const statement_sql[] = {
+        [BEGIN] = "BEGIN IMMEDIATE",
+        [COMMIT] = "COMMIT",
+        [ROLLBACK] = "ROLLBACK",
+        [GET] = "SELECT name, revision, doc FROM object WHERE kind = ?1 AND (uid = ?2 OR name = ?2) "
+                "ORDER BY uid = ?2 DESC LIMIT 1",
+        [LIST] = "SELECT name, revision, doc FROM object WHERE kind = ?1 AND name > ?2 ORDER BY name",
+        [LIST_DESCENDING] =
+                "SELECT name, revision, doc FROM object WHERE kind = ?1 AND (?2 = '' OR name < ?2) "
+                "ORDER BY name DESC",
+        [CURRENT] = "SELECT revision, name FROM object WHERE kind = ?1 AND uid = ?2",
+        [LOG] = "INSERT INTO change_log (removed, kind, uid, name, doc) VALUES (?1, ?2, ?3, ?4, ?5)",
+        [PUT] = "INSERT INTO object (kind, uid, name, revision, doc) VALUES (?1, ?2, ?3, ?4, ?5) "
+                "ON CONFLICT (kind, uid) DO UPDATE SET name = excluded.name, revision = excluded.revision, "
+                "doc = excluded.doc",
+        [REMOVE] = "DELETE FROM object WHERE kind = ?1 AND uid = ?2",
+        [REVISION] = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'change_log'), 0)",
+        [OLDEST] = "SELECT coalesce((SELECT min(seq) FROM change_log), "
+                   "(SELECT seq FROM sqlite_sequence WHERE name = 'change_log') + 1, 1)",
+        [CHANGES] = "SELECT seq, removed, kind, uid, name, doc FROM change_log WHERE seq > ?1 ORDER BY seq "
+                    "LIMIT ?2",
+        [TRIM] = "DELETE FROM change_log WHERE seq <= (SELECT coalesce(max(seq), 0) FROM change_log) - ?1",
+};
+static_assert(ARRAY_SIZE(statement_sql) == N_STATEMENTS, "every statement has its text");
+
+/* Entry N takes the schema from version N to N + 1. Never change one that was released; add the next. */
+static const char *const migrations[] = {
+        "CREATE TABLE object (kind TEXT NOT NULL, uid TEXT NOT NULL, name TEXT NOT NULL, revision INTEGER "
+        "NOT NULL, "
+        "doc TEXT NOT NULL, PRIMARY KEY (kind, uid), UNIQUE (kind, name)) STRICT, WITHOUT ROWID;"
+        "CREATE TABLE change_log (seq INTEGER PRIMARY KEY AUTOINCREMENT, removed INTEGER NOT NULL, "
+        "kind TEXT NOT NULL, uid TEXT NOT NULL, name TEXT NOT NULL, doc TEXT) STRICT;",
+};
+
+struct store_sqlite {
+        struct store store;
+        sqlite3 *db;
+        sqlite3_stmt *statements[N_STATEMENTS];
+};
+
+static struct store_sqlite *sqlite_of(struct store *store)
+{
+        return CONTAINER_OF(store, struct store_sqlite, store);
+}
+
+static int fail(struct store_sqlite *s, struct error **ret_error, const char *what)
+{
+        int code = sqlite3_errcode(s->db);
+
+        if (code == SQLITE_FULL)
+                return error_set(ret_error, ERROR_NO_SPACE,
+                        "Free space on the file system of the state directory.",
+                        "cannot %s the manager's store: the disk is full", what);
+        if (code == SQLITE_NOMEM)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return error_set(ret_error, ERROR_INTERNAL,
+                "Check the disk and the permissions of the state directory; restore a backup if the file is "
+                "damaged.",
+                "cannot %s the manager's store: %s", what, sqlite3_errmsg(s->db));
+}
+
+static int prepare(struct store_sqlite *s, struct error **ret_error)
+{
+        for (size_t i = 0; i < N_STATEMENTS; i++)
+                if (sqlite3_prepare_v3(s->db, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT,
+                            &s->statements[i], NULL) != SQLITE_OK)
+                        return fail(s, ret_error, "prepare a statement for");
+        return 0;
+}
+
+/* A statement ready for its parameters. Texts are bound without a copy: they outlive the step. */
+static sqlite3_stmt *fresh(struct store_sqlite *s, enum statement which)
+{
+        sqlite3_reset(s->statements[which]);
+        sqlite3_clear_bindings(s->statements[which]);
+        return s->statements[which];
+}
+
+static void bind_text(sqlite3_stmt *statement, int index, const char *text)
+{
+        sqlite3_bind_text(statement, index, text, -1, SQLITE_STATIC);
+}
+
+static int run(struct store_sqlite *s, sqlite3_stmt *statement, const char *what, struct error **ret_error)
+{
+        int code = torture_point() ? SQLITE_IOERR : sqlite3_step(statement);
+
+        sqlite3_reset(statement);
+        return code == SQLITE_DONE ? 0 : fail(s, ret_error, what);
+}
+
+static const char *column(sqlite3_stmt *statement, int index)
+{
+        return (const char *)sqlite3_column_text(statement, index);
+}
+
+static int op_get(struct store *store, const char *kind, const char *name_or_uid, store_row_fn fn,
+        void *userdata, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        sqlite3_stmt *st = fresh(s, GET);
+        int code, r;
+
+        bind_text(st, 1, kind);
+        bind_text(st, 2, name_or_uid);
+        code = sqlite3_step(st);
+        if (code == SQLITE_DONE)
+                r = -ENOENT;
+        else if (code != SQLITE_ROW)
+                r = fail(s, ret_error, "read");
+        else {
+                r = fn(userdata, column(st, 0), (uint64_t)sqlite3_column_int64(st, 1), column(st, 2));
+                if (r < 0)
+                        error_from_errno(ret_error, r, "cannot read %s %.64s", kind, name_or_uid);
+        }
+        sqlite3_reset(st);
+        return r;
+}
+
+static int op_list(struct store *store, const char *kind, const char *after, bool descending, store_row_fn fn,
+        void *userdata, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        sqlite3_stmt *st = fresh(s, descending ? LIST_DESCENDING : LIST);
+        int code, r = 0;
+
+        bind_text(st, 1, kind);
+        bind_text(st, 2, after ?: "");
+        while ((code = sqlite3_step(st)) == SQLITE_ROW && r == 0)
+                r = fn(userdata, column(st, 0), (uint64_t)sqlite3_column_int64(st, 1), column(st, 2));
+        if (r == 0 && code != SQLITE_DONE)
+                r = fail(s, ret_error, "read");
+        else if (r < 0)
+                error_from_errno(ret_error, r, "cannot list objects of kind %s", kind);
+        sqlite3_reset(st);
+        return MIN(r, 0);
+}
+
+/* The object's revision (0: it is not there) and, if it is there and not NULL was passed, a copy of its name. */
+static int current(struct store_sqlite *s, const struct store_row_change *change, uint64_t *ret_revision,
+        char **ret_name, struct error **ret_error)
+{
+        sqlite3_stmt *st = fresh(s, CURRENT);
+        uint64_t revision = 0;
+        char *name = NULL;
+        int code;
+
+        bind_text(st, 1, change->kind);
+        bind_text(st, 2, change->uid);
+        code = sqlite3_step(st);
+        if (code != SQLITE_ROW && code != SQLITE_DONE)
+                return fail(s, ret_error, "read");
+        if (code == SQLITE_ROW) {
+                revision = (uint64_t)sqlite3_column_int64(st, 0);
+                name = alloc_strdup(column(st, 1));
+                if (!name) {
+                        sqlite3_reset(st);
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                }
+        }
+        sqlite3_reset(st);
+        *ret_revision = revision;
+        *ret_name = name;
+        return 0;
+}
+
+static int put(struct store_sqlite *s, const struct store_row_change *change, uint64_t revision,
+        struct error **ret_error)
+{
+        sqlite3_stmt *st = fresh(s, PUT);
+        int code;
+
+        bind_text(st, 1, change->kind);
+        bind_text(st, 2, change->uid);
+        bind_text(st, 3, change->name);
+        sqlite3_bind_int64(st, 4, (sqlite3_int64)revision);
+        bind_text(st, 5, change->doc_text);
+        code = torture_point() ? SQLITE_IOERR : sqlite3_step(st);
+        sqlite3_reset(st);
+        if (code == SQLITE_DONE)
+                return 0;
+        if (code != SQLITE_CONSTRAINT)
+                return fail(s, ret_error, "write to");
+        error_set(ret_error, ERROR_EXISTS, "Choose another name.", "there is a %s named %s already",
+                change->kind, change->name);
+        error_about(ret_error, "%s/%s", change->kind, change->name);
+        return -EEXIST;
+}
+
+static int apply(struct store_sqlite *s, const struct store_row_change *change, uint64_t *ret_revision,
+        struct error **ret_error)
+{
+        _cleanup_free_ char *name = NULL;
+        uint64_t revision = 0;
+        sqlite3_stmt *st;
+        int r;
+
+        r = current(s, change, &revision, &name, ret_error);
+        if (r < 0)
+                return r;
+        if (change->expected != STORE_ANY && change->expected != revision) {
+                error_set(ret_error, ERROR_REVISION_MISMATCH, "Read the object again and repeat the change.",
+                        "the %s %s was changed meanwhile (revision %llu, expected %llu)", change->kind,
+                        change->name ?: (name ?: change->uid), (unsigned long long)revision,
+                        (unsigned long long)change->expected);
+                return -ESTALE;
+        }
+        if (change->remove && !revision)
+                return 0;
+        st = fresh(s, LOG);
+        sqlite3_bind_int(st, 1, change->remove);
+        bind_text(st, 2, change->kind);
+        bind_text(st, 3, change->uid);
+        bind_text(st, 4, change->remove ? name : change->name);
+        if (!change->remove)
+                bind_text(st, 5, change->doc_text);
+        r = run(s, st, "write to", ret_error);
+        if (r < 0)
+                return r;
+        *ret_revision = (uint64_t)sqlite3_last_insert_rowid(s->db);
+        if (!change->remove)
+                return put(s, change, *ret_revision, ret_error);
+        st = fresh(s, REMOVE);
+        bind_text(st, 1, change->kind);
+        bind_text(st, 2, change->uid);
+        return run(s, st, "write to", ret_error);
+}
+
+static int op_revision(struct store *store, uint64_t *ret_revision, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        sqlite3_stmt *st = fresh(s, REVISION);
+
+        if (sqlite3_step(st) != SQLITE_ROW)
+                return fail(s, ret_error, "read");
+        *ret_revision = (uint64_t)sqlite3_column_int64(st, 0);
+        sqlite3_reset(st);
+        return 0;
+}
+
+static int op_commit(struct store *store, const struct store_row_change *changes, size_t n_changes,
+        uint64_t *ret_revision, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        uint64_t revision = 0;
+        int r;
+
+        r = run(s, fresh(s, BEGIN), "lock", ret_error);
+        if (r < 0)
+                return r;
+        r = op_revision(store, &revision, ret_error);
+        for (size_t i = 0; r >= 0 && i < n_changes; i++)
+                r = apply(s, &changes[i], &revision, ret_error);
+        if (r >= 0)
+                r = run(s, fresh(s, COMMIT), "write to", ret_error);
+        if (r < 0) {
+                /* A failed COMMIT may have ended the transaction by itself; then there is nothing to roll back. */
+                if (!sqlite3_get_autocommit(s->db)) {
+                        sqlite3_step(fresh(s, ROLLBACK));
+                        sqlite3_reset(s->statements[ROLLBACK]);
+                }
+                return r;
+        }
+        *ret_revision = revision;
+        return 0;
+}
+
+static int op_oldest(struct store *store, uint64_t *ret_seq, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        sqlite3_stmt *st = fresh(s, OLDEST);
+
+        if (sqlite3_step(st) != SQLITE_ROW)
+                return fail(s, ret_error, "read");
+        *ret_seq = (uint64_t)sqlite3_column_int64(st, 0);
+        sqlite3_reset(st);
+        return 0;
+}
+
+static int op_changes(struct store *store, uint64_t after, size_t limit,
+        int (*fn)(void *userdata, const struct store_row_event *event), void *userdata,
+        struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        sqlite3_stmt *st = fresh(s, CHANGES);
+        int code, r = 0;
+
+        sqlite3_bind_int64(st, 1, (sqlite3_int64)after);
+        sqlite3_bind_int64(st, 2, (sqlite3_int64)MIN(limit, (size_t)INT32_MAX));
+        while (r == 0 && (code = sqlite3_step(st)) != SQLITE_DONE) {
+                if (code != SQLITE_ROW) {
+                        r = fail(s, ret_error, "read");
+                        break;
+                }
+                r = fn(userdata, &(struct store_row_event){.seq = (uint64_t)sqlite3_column_int64(st, 0),
+                                         .removed = sqlite3_column_int(st, 1),
+                                         .kind = column(st, 2),
+                                         .uid = column(st, 3),
+                                         .name = column(st, 4),
+                                         .doc_text = column(st, 5)});
+        }
+        sqlite3_reset(st);
+        return r;
+}
+
+static int op_trim_log(struct store *store, uint64_t keep, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        sqlite3_stmt *st = fresh(s, TRIM);
+
+        sqlite3_bind_int64(st, 1, (sqlite3_int64)keep);
+        return run(s, st, "trim the log of", ret_error);
+}
+
+static void op_close(struct store *store)
+{
+        struct store_sqlite *s = sqlite_of(store);
+
+        for (size_t i = 0; i < N_STATEMENTS; i++)
+                sqlite3_finalize(s->statements[i]);
+        sqlite3_close(s->db);
+        free(s);
+}
+
+static const struct store_ops sqlite_ops = {
+        .get = op_get,
+        .list = op_list,
+        .commit = op_commit,
+        .revision = op_revision,
+        .oldest = op_oldest,
+        .changes = op_changes,
+        .trim_log = op_trim_log,
+        .close = op_close,
+};
+
+static int execute(struct store_sqlite *s, const char *sql, const char *what, struct error **ret_error)
+{
+        return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail(s, ret_error, what);
+}
+
+static int schema_version(struct store_sqlite *s, size_t *ret_version, struct error **ret_error)
+{
+        sqlite3_stmt *st;
+
+        if (sqlite3_prepare_v2(s->db, "PRAGMA user_version", -1, &st, NULL) != SQLITE_OK)
+                return fail(s, ret_error, "read the version of");
+        if (sqlite3_step(st) != SQLITE_ROW) {
+                sqlite3_finalize(st);
+                return fail(s, ret_error, "read the version of");
+        }
+        *ret_version = (size_t)sqlite3_column_int(st, 0);
+        sqlite3_finalize(st);
+        return 0;
+}
+
+static int migrate(struct store_sqlite *s, struct error **ret_error)
+{
+        size_t version = 0;
+        char sql[64];
+        int r;
+
+        r = schema_version(s, &version, ret_error);
+        if (r < 0)
+                return r;
+        if (version > ARRAY_SIZE(migrations))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                        "Run the newer drover-manager, or restore a backup.",
+                        "the store has schema version %zu and this program knows versions up to %zu", version,
+                        ARRAY_SIZE(migrations));
+        for (; r >= 0 && version < ARRAY_SIZE(migrations); version++) {
+                snprintf(sql, sizeof(sql), "PRAGMA user_version = %zu", version + 1);
+                r = execute(s, "BEGIN IMMEDIATE", "lock", ret_error);
+                if (r >= 0)
+                        r = execute(s, migrations[version], "migrate", ret_error);
+                if (r >= 0)
+                        r = execute(s, sql, "migrate", ret_error);
+                if (r >= 0)
+                        r = execute(s, "COMMIT", "migrate", ret_error);
+        }
+        return r;
+}
+
+int store_open_sqlite(const char *path, struct store **ret_store, struct error **ret_error)
+{
+        struct store_sqlite *s = ALLOC(struct store_sqlite);
+        int r;
+
+        if (!s)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        s->store.ops = &sqlite_ops;
+        if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                    NULL) != SQLITE_OK)
+                r = error_set(ret_error, ERROR_INTERNAL,
+                        "Check that the state directory exists and is writable.",
+                        "cannot open the store %s: %s", path,
+                        s->db ? sqlite3_errmsg(s->db) : "out of memory");
+        else
+                r = sqlite3_busy_timeout(s->db, BUSY_TIMEOUT_MS) == SQLITE_OK ? 0 : -EIO;
+        if (r >= 0)
+                r = execute(s,
+                        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+                        "set up", ret_error);
+        if (r >= 0)
+                r = migrate(s, ret_error);
+        if (r >= 0)
+                r = prepare(s, ret_error);
+        if (r < 0) {
+                op_close(&s->store);
+                return r;
+        }
+        *ret_store = &s->store;
+        return 0;
+}
