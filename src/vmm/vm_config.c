@@ -23,7 +23,7 @@
 #define DISK_SIZE_MAX (UINT64_C(1) << 50)
 #define IDE_DISKS_MAX 4
 #define SATA_DISKS_MAX 6
-#define WHERE_SIZE 32 /* "spec.disks[63]" and the like */
+#define WHERE_SIZE 40 /* "spec.disks[N]" for any N */
 
 static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
 static const char *const firmware_names[] = {"bios", "uefi"};
