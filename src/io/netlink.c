@@ -22,7 +22,7 @@
 
 #define REQUEST_SIZE 1024
 #define ANSWER_SIZE 32768
-#define MAX_LINKS 65536
+#define LINKS_MAX 65536
 #define DUMP_TRIES 3 /* a dump that ran into a change is read again */
 
 struct netlink {
@@ -76,9 +76,9 @@ static int read_ack(struct netlink *n, const struct nlmsghdr *message)
         if (!(message->nlmsg_flags & NLM_F_CAPPED))
                 skip += MNL_ALIGN(e->msg.nlmsg_len) - sizeof(e->msg);
         if (skip <= mnl_nlmsg_get_payload_len(message))
-                mnl_attr_for_each(attr, message, skip)
-                        if (mnl_attr_get_type(attr) == NLMSGERR_ATTR_MSG && !mnl_attr_validate(attr, MNL_TYPE_NUL_STRING))
-                                snprintf(n->cause, sizeof(n->cause), "%s", mnl_attr_get_str(attr));
+                mnl_attr_for_each(attr, message, skip) if (mnl_attr_get_type(attr) == NLMSGERR_ATTR_MSG &&
+                                                           !mnl_attr_validate(attr, MNL_TYPE_NUL_STRING))
+                        snprintf(n->cause, sizeof(n->cause), "%s", mnl_attr_get_str(attr));
         return e->error;
 }
 
@@ -142,27 +142,29 @@ static struct nlmsghdr *start_request(char *buffer, uint16_t type, uint16_t flag
         return h;
 }
 
-static struct ifinfomsg *start_link_request(char *buffer, uint16_t type, uint16_t flags, struct nlmsghdr **ret)
+static struct ifinfomsg *start_link_request(
+        char *buffer, uint16_t type, uint16_t flags, struct nlmsghdr **ret)
 {
         *ret = start_request(buffer, type, flags);
         return mnl_nlmsg_put_extra_header(*ret, sizeof(struct ifinfomsg));
 }
 
 /* An error object for a failed request: the kernel's sentence where it gave one. */
-static int request_failed(struct netlink *n, int r, struct error **ret_error, const char *what, const char *name)
+static int request_failed(
+        struct netlink *n, int r, struct error **ret_error, const char *what, const char *name)
 {
         enum error_code code = r == -EOPNOTSUPP ? ERROR_NOT_SUPPORTED
-                : r == -EEXIST                  ? ERROR_EXISTS
-                : r == -ENODEV                  ? ERROR_NOT_FOUND
-                : r == -EBUSY                   ? ERROR_CONFLICT
-                : r == -EPERM                   ? ERROR_DENIED
+                               : r == -EEXIST   ? ERROR_EXISTS
+                               : r == -ENODEV   ? ERROR_NOT_FOUND
+                               : r == -EBUSY    ? ERROR_CONFLICT
+                               : r == -EPERM    ? ERROR_DENIED
                                                 : ERROR_INTERNAL;
 
         if (r == -ENOMEM || r == -ETIMEDOUT)
                 return error_from_errno(ret_error, r, "%s %s", what, name);
         (void)error_set(ret_error, code,
-                code == ERROR_DENIED ? "Run the agent with CAP_NET_ADMIN (as root)." : NULL, "%s %s: %s%s%s", what,
-                name, strerror(-r), n->cause[0] ? ": " : "", n->cause);
+                code == ERROR_DENIED ? "Run the agent with CAP_NET_ADMIN (as root)." : NULL, "%s %s: %s%s%s",
+                what, name, strerror(-r), n->cause[0] ? ": " : "", n->cause);
         return r;
 }
 
@@ -170,10 +172,10 @@ static void read_link_info(const struct nlattr *info, struct netlink_link *link)
 {
         const struct nlattr *attr;
 
-        mnl_attr_for_each_nested(attr, info)
-                if (mnl_attr_get_type(attr) == IFLA_INFO_KIND && !mnl_attr_validate(attr, MNL_TYPE_STRING))
-                        snprintf(link->kind, sizeof(link->kind), "%.*s", (int)mnl_attr_get_payload_len(attr),
-                                mnl_attr_get_str(attr));
+        mnl_attr_for_each_nested(attr, info) if (mnl_attr_get_type(attr) == IFLA_INFO_KIND &&
+                                                 !mnl_attr_validate(attr, MNL_TYPE_STRING))
+                snprintf(link->kind, sizeof(link->kind), "%.*s", (int)mnl_attr_get_payload_len(attr),
+                        mnl_attr_get_str(attr));
 }
 
 static int read_link(const struct nlmsghdr *message, struct netlink_link *ret_link)
@@ -186,8 +188,8 @@ static int read_link(const struct nlmsghdr *message, struct netlink_link *ret_li
                 return -EBADMSG;
         link.index = info->ifi_index;
         link.up = info->ifi_flags & IFF_UP;
-        link.running = info->ifi_flags & IFF_LOWER_UP;
-        mnl_attr_for_each(attr, message, sizeof(*info)) {
+        mnl_attr_for_each(attr, message, sizeof(*info))
+        {
                 size_t len = mnl_attr_get_payload_len(attr);
                 const void *value = mnl_attr_get_payload(attr);
 
@@ -209,6 +211,13 @@ static int read_link(const struct nlmsghdr *message, struct netlink_link *ret_li
                 case IFLA_MASTER:
                         if (len == sizeof(link.master_index))
                                 memcpy(&link.master_index, value, len);
+                        break;
+                case IFLA_CARRIER: /* IFF_RUNNING would lag behind by up to a second */
+                        link.running = len == 1 && *(const uint8_t *)value && link.up;
+                        break;
+                case IFLA_LINK:
+                        if (len == sizeof(link.parent_index))
+                                memcpy(&link.parent_index, value, len);
                         break;
                 case IFLA_LINKINFO:
                         read_link_info(attr, &link);
@@ -253,7 +262,7 @@ static int on_link(void *userdata, const struct nlmsghdr *message)
         struct link_array *array = userdata;
         int r;
 
-        if (array->n == MAX_LINKS)
+        if (array->n == LINKS_MAX)
                 return -E2BIG;
         if (array->n == array->room) {
                 size_t room = MAX(2 * array->room, (size_t)16);
@@ -338,8 +347,9 @@ int netlink_add_vlan(struct netlink *netlink, const char *name, const char *pare
         if (r == -EOPNOTSUPP)
                 return error_set(ret_error, ERROR_NOT_SUPPORTED,
                         "Load the kernel module 8021q (modprobe 8021q), or use VLAN 0.",
-                        "the kernel of this host has no VLAN support (8021q), so VLAN %u on %s cannot be made", vlan_id,
-                        parent);
+                        "the kernel of this host has no VLAN support (8021q), so VLAN %u on %s cannot be "
+                        "made",
+                        vlan_id, parent);
         return r < 0 ? request_failed(netlink, r, ret_error, "cannot make VLAN interface", name) : 0;
 }
 
@@ -391,7 +401,8 @@ int netlink_set_up(struct netlink *netlink, const char *name, bool up, struct er
         info->ifi_change = IFF_UP;
         info->ifi_flags = up ? IFF_UP : 0;
         r = transact(netlink, h, NULL, NULL);
-        return r < 0 ? request_failed(netlink, r, ret_error, up ? "cannot set up" : "cannot set down", name) : 0;
+        return r < 0 ? request_failed(netlink, r, ret_error, up ? "cannot set up" : "cannot set down", name)
+                     : 0;
 }
 
 int netlink_set_mtu(struct netlink *netlink, const char *name, uint32_t mtu, struct error **ret_error)
@@ -483,8 +494,8 @@ static int on_neighbour(void *userdata, const struct nlmsghdr *message)
         return 0;
 }
 
-int netlink_fdb_find(
-        struct netlink *netlink, const char *bridge, const uint8_t mac[static 6], char ret_port[static IFNAMSIZ])
+int netlink_fdb_find(struct netlink *netlink, const char *bridge, const uint8_t mac[static 6],
+        char ret_port[static IFNAMSIZ])
 {
         unsigned int index = if_nametoindex(bridge);
         char buffer[REQUEST_SIZE], name[IFNAMSIZ];

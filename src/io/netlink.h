@@ -17,6 +17,7 @@ struct netlink_link {
         uint8_t mac[6];
         uint32_t mtu;
         int master_index; /* 0: none */
+        int parent_index; /* of a VLAN interface: what it is on; 0: none */
         bool up;          /* IFF_UP */
         bool running;     /* carrier */
         char alias[256];  /* free text of whoever made it; "" */

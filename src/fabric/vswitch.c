@@ -1,0 +1,720 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fabric/vswitch.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/text.h"
+#include "fabric/bridge.h"
+#include "fabric/ifname.h"
+#include "fabric/tap.h"
+
+#define ALIAS_PREFIX "drover switch "
+#define VLAN_MAX 4094
+#define FORMAT 1
+
+struct vswitch {
+        char *name;
+        char *uplink;        /* NULL: none */
+        uint32_t wanted_mtu; /* 0: the uplink's */
+        /* As realised last: */
+        uint32_t mtu;
+        bool adopted; /* the uplink is a foreign bridge and is used as it is */
+        char bridge[IFNAMSIZ];
+        char *problem; /* why it is not realised; NULL: it is */
+};
+
+struct port_group {
+        char *name;
+        char *vswitch;
+        uint16_t vlan;
+        char bridge[IFNAMSIZ];
+        char *problem;
+};
+
+struct vswitch_set {
+        struct netlink *netlink;
+        struct map switches;    /* struct vswitch */
+        struct map port_groups; /* struct port_group */
+};
+
+static void vswitch_free(struct vswitch *sw)
+{
+        if (!sw)
+                return;
+        free(sw->name);
+        free(sw->uplink);
+        free(sw->problem);
+        free(sw);
+}
+DEFINE_CLEANUP(struct vswitch *, vswitch_free)
+
+static void port_group_free(struct port_group *group)
+{
+        if (!group)
+                return;
+        free(group->name);
+        free(group->vswitch);
+        free(group->problem);
+        free(group);
+}
+DEFINE_CLEANUP(struct port_group *, port_group_free)
+
+int vswitch_set_new(struct netlink *netlink, struct vswitch_set **ret_set)
+{
+        struct vswitch_set *set = ALLOC(struct vswitch_set);
+
+        if (!set)
+                return -ENOMEM;
+        set->netlink = netlink;
+        map_init(&set->switches);
+        map_init(&set->port_groups);
+        *ret_set = set;
+        return 0;
+}
+
+void vswitch_set_free(struct vswitch_set *set)
+{
+        struct map_item *item, *spare;
+
+        if (!set)
+                return;
+        map_for_each (item, spare, &set->switches)
+                vswitch_free(item->value);
+        map_for_each (item, spare, &set->port_groups)
+                port_group_free(item->value);
+        map_deinit(&set->switches);
+        map_deinit(&set->port_groups);
+        free(set);
+}
+
+/* Reading documents */
+
+static int parse_switch(
+        const char *name, const json_t *body, struct vswitch **ret_switch, struct error **ret_error)
+{
+        static const char *const keys[] = {"name", "uplink", "mtu", NULL};
+        _cleanup_(vswitch_freep) struct vswitch *sw = NULL;
+        const char *uplink = NULL;
+        uint64_t mtu = 0;
+        int r;
+
+        if (!text_is_name(name))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use letters, digits, '.', '_' and '-'.",
+                        "this is no name for a switch");
+        r = doc_only_keys(body, "switch", keys, ret_error);
+        if (!r)
+                r = doc_opt_string(body, "switch", "uplink", IFNAMSIZ - 1, &uplink, ret_error);
+        if (!r)
+                r = doc_opt_u64(body, "switch", "mtu", VSWITCH_MTU_MIN, VSWITCH_MTU_MAX, &mtu, ret_error);
+        if (r < 0)
+                return r;
+        if (uplink &&
+                (!text_is_name(uplink) || !strncmp(uplink, IFNAME_TAP_PREFIX, strlen(IFNAME_TAP_PREFIX))))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT,
+                        "Name a network interface of the host, or null.",
+                        "switch.uplink: this interface cannot be an uplink");
+        sw = ALLOC(struct vswitch);
+        if (!sw || alloc_replace(&sw->name, name) < 0 || alloc_replace(&sw->uplink, uplink) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot take in the switch");
+        sw->wanted_mtu = (uint32_t)mtu;
+        *ret_switch = TAKE_PTR(sw);
+        return 0;
+}
+
+static int parse_port_group(
+        const char *name, const json_t *body, struct port_group **ret_group, struct error **ret_error)
+{
+        static const char *const keys[] = {"name", "switch", "vlan", NULL};
+        _cleanup_(port_group_freep) struct port_group *group = NULL;
+        const char *vswitch = NULL;
+        uint64_t vlan = 0;
+        int r;
+
+        if (!text_is_name(name))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use letters, digits, '.', '_' and '-'.",
+                        "this is no name for a port group");
+        r = doc_only_keys(body, "port group", keys, ret_error);
+        if (!r)
+                r = doc_need_string(body, "port group", "switch", NAME_MAX_CHARS, &vswitch, ret_error);
+        if (!r)
+                r = doc_opt_u64(body, "port group", "vlan", 0, VLAN_MAX, &vlan, ret_error);
+        if (r < 0)
+                return r;
+        group = ALLOC(struct port_group);
+        if (!group || alloc_replace(&group->name, name) < 0 || alloc_replace(&group->vswitch, vswitch) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot take in the port group");
+        group->vlan = (uint16_t)vlan;
+        *ret_group = TAKE_PTR(group);
+        return 0;
+}
+
+/* Making the kernel follow */
+
+/* Keeps the message of a failure for the status documents; without memory a fixed one. */
+static void note_problem(char **problem, int r, const struct error *error)
+{
+        free(*problem);
+        *problem = r < 0 ? alloc_strdup(error_message(error)) : NULL;
+}
+
+/* The interface that leads out of the host for a VLAN of the switch. */
+static const char *outside(const struct vswitch *sw)
+{
+        return sw->adopted ? sw->bridge : sw->uplink;
+}
+
+static int look_at_uplink(
+        struct vswitch_set *set, struct vswitch *sw, struct netlink_link *ret_link, struct error **ret_error)
+{
+        int r = netlink_get_link(set->netlink, sw->uplink, ret_link);
+
+        if (r == -ENODEV)
+                return error_set(ret_error, ERROR_NOT_FOUND,
+                        "Name a network interface of this host (see `ip link`).",
+                        "this host has no network interface %s, the uplink of switch %s", sw->uplink,
+                        sw->name);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot read the state of interface %s", sw->uplink);
+        if (!strcmp(ret_link->kind, "bridge") &&
+                !strncmp(ret_link->alias, ALIAS_PREFIX, strlen(ALIAS_PREFIX)))
+                return error_set(ret_error, ERROR_CONFLICT, "Add a port group to that switch instead.",
+                        "the uplink %s is the bridge of another switch of drover", sw->uplink);
+        if (sw->wanted_mtu > ret_link->mtu)
+                return error_set(ret_error, ERROR_CHECK_FAILED,
+                        "Raise the MTU of the uplink (and of the physical switch), or lower that of the "
+                        "switch.",
+                        "the uplink %s has MTU %u, the switch needs %u", sw->uplink, ret_link->mtu,
+                        sw->wanted_mtu);
+        return 0;
+}
+
+static int realise_switch(struct vswitch_set *set, struct vswitch *sw, struct error **ret_error)
+{
+        _cleanup_free_ char *alias = alloc_printf(ALIAS_PREFIX "%s", sw->name);
+        struct netlink_link uplink = {.mtu = VSWITCH_MTU_DEFAULT};
+        int r;
+
+        if (!alias)
+                return error_from_errno(ret_error, ENOMEM, "cannot set up switch %s", sw->name);
+        if (sw->uplink) {
+                r = look_at_uplink(set, sw, &uplink, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        sw->mtu = sw->wanted_mtu ?: uplink.mtu;
+        sw->adopted = !strcmp(uplink.kind, "bridge");
+        if (sw->adopted) {
+                snprintf(sw->bridge, sizeof(sw->bridge), "%s", sw->uplink);
+                return 0;
+        }
+        ifname_bridge(sw->name, sw->bridge);
+        return bridge_ensure(set->netlink,
+                &(struct bridge_spec){
+                        .name = sw->bridge, .alias = alias, .uplink = sw->uplink, .mtu = sw->mtu},
+                ret_error);
+}
+
+static int apply_switch(struct vswitch_set *set, struct vswitch *sw, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        int r = realise_switch(set, sw, &error);
+
+        error_about(&error, "switch/%s", sw->name);
+        note_problem(&sw->problem, r, error);
+        if (r < 0)
+                (void)error_propagate(ret_error, TAKE_PTR(error));
+        return r;
+}
+
+static int realise_vlan(
+        struct vswitch_set *set, struct vswitch *sw, struct port_group *group, struct error **ret_error)
+{
+        _cleanup_free_ char *alias = alloc_printf(ALIAS_PREFIX "%s vlan %u", sw->name, group->vlan);
+        char link[IFNAMSIZ];
+        int r;
+
+        if (!alias)
+                return error_from_errno(ret_error, ENOMEM, "cannot set up port group %s", group->name);
+        ifname_vlan_bridge(sw->name, group->vlan, group->bridge);
+        ifname_vlan_link(sw->name, group->vlan, link);
+        if (sw->uplink) {
+                r = bridge_ensure_vlan(set->netlink, link, outside(sw), group->vlan, sw->mtu, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        return bridge_ensure(set->netlink,
+                &(struct bridge_spec){.name = group->bridge,
+                        .alias = alias,
+                        .uplink = sw->uplink ? link : NULL,
+                        .mtu = sw->mtu},
+                ret_error);
+}
+
+static int realise_port_group(struct vswitch_set *set, struct port_group *group, struct error **ret_error)
+{
+        struct vswitch *sw = map_get(&set->switches, group->vswitch);
+        int r;
+
+        if (!sw)
+                return error_set(ret_error, ERROR_NOT_FOUND, "Create the switch first.",
+                        "port group %s is on switch %s, which this host does not have", group->name,
+                        group->vswitch);
+        r = apply_switch(set, sw, ret_error);
+        if (r < 0)
+                return r;
+        if (group->vlan)
+                return realise_vlan(set, sw, group, ret_error);
+        memcpy(group->bridge, sw->bridge, sizeof(group->bridge));
+        return 0;
+}
+
+static int apply_port_group(struct vswitch_set *set, struct port_group *group, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        int r = realise_port_group(set, group, &error);
+
+        error_about(&error, "port-group/%s", group->name);
+        note_problem(&group->problem, r, error);
+        if (r < 0)
+                (void)error_propagate(ret_error, TAKE_PTR(error));
+        return r;
+}
+
+static void apply_groups_of(struct vswitch_set *set, const char *vswitch)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &set->port_groups) {
+                struct port_group *group = item->value;
+
+                if (!strcmp(group->vswitch, vswitch))
+                        (void)apply_port_group(set, group, NULL);
+        }
+}
+
+void vswitch_set_apply(struct vswitch_set *set)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &set->switches) {
+                struct vswitch *sw = item->value;
+
+                (void)apply_switch(set, sw, NULL);
+                apply_groups_of(set, sw->name);
+        }
+}
+
+/* Use */
+
+static bool is_tap_of(const struct netlink_link *link, const char *port_group)
+{
+        return !strncmp(link->alias, TAP_ALIAS_PREFIX, strlen(TAP_ALIAS_PREFIX)) &&
+               !strcmp(link->alias + strlen(TAP_ALIAS_PREFIX), port_group);
+}
+
+/* CONFLICT while a tap is a port of the group. */
+static int check_group_unused(struct vswitch_set *set, const char *port_group, struct error **ret_error)
+{
+        _cleanup_free_ struct netlink_link *links = NULL;
+        size_t n_links;
+        int r = netlink_list_links(set->netlink, &links, &n_links);
+
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot list the ports of port group %s", port_group);
+        for (size_t i = 0; i < n_links; i++)
+                if (is_tap_of(&links[i], port_group))
+                        return error_set(ret_error, ERROR_CONFLICT,
+                                "Stop or move the virtual machine that uses it.",
+                                "port group %s is in use by the port %s", port_group, links[i].name);
+        return 0;
+}
+
+static const struct port_group *other_group(
+        const struct vswitch_set *set, const struct port_group *but, const char *vswitch, int vlan_or_any)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &set->port_groups) {
+                const struct port_group *group = item->value;
+
+                if (group != but && !strcmp(group->vswitch, vswitch) &&
+                        (vlan_or_any < 0 || group->vlan == vlan_or_any))
+                        return group;
+        }
+        return NULL;
+}
+
+/* Takes away the VLAN's bridge and link when `group` was the last one that needs them. */
+static int unrealise_port_group(
+        struct vswitch_set *set, const struct port_group *group, struct error **ret_error)
+{
+        char bridge[IFNAMSIZ], link[IFNAMSIZ];
+        int r;
+
+        if (!group->vlan || other_group(set, group, group->vswitch, group->vlan))
+                return 0;
+        ifname_vlan_bridge(group->vswitch, group->vlan, bridge);
+        ifname_vlan_link(group->vswitch, group->vlan, link);
+        r = bridge_remove(set->netlink, bridge, link, ret_error);
+        if (r < 0)
+                return r;
+        r = netlink_delete_link(set->netlink, link);
+        return r < 0 && r != -ENODEV
+                       ? error_from_errno(ret_error, r, "cannot remove the VLAN interface %s", link)
+                       : 0;
+}
+
+/* Switches */
+
+static void release_uplink(struct vswitch_set *set, const struct vswitch *old, const struct vswitch *now)
+{
+        struct netlink_link uplink, bridge;
+
+        if (!old->uplink || old->adopted || (now->uplink && !strcmp(old->uplink, now->uplink)))
+                return;
+        if (netlink_get_link(set->netlink, old->uplink, &uplink) < 0 ||
+                netlink_get_link(set->netlink, old->bridge, &bridge) < 0 ||
+                uplink.master_index != bridge.index)
+                return;
+        if (netlink_set_master(set->netlink, old->uplink, NULL, NULL) < 0)
+                log_warning("switch %s: the former uplink %s could not be released", old->name, old->uplink);
+}
+
+/* A bridge that was ours is of no use once a foreign one is the switch, or the other way round: ports would be
+ * left on the wrong one. */
+static int check_change(struct vswitch_set *set, const struct vswitch *old, const struct vswitch *now,
+        struct error **ret_error)
+{
+        struct map_item *item, *spare;
+        struct netlink_link uplink;
+        bool adopted, same_uplink;
+        int r;
+
+        same_uplink = !strcmp(old->uplink ?: "", now->uplink ?: "");
+        adopted = now->uplink && !netlink_get_link(set->netlink, now->uplink, &uplink) &&
+                  !strcmp(uplink.kind, "bridge");
+        if (same_uplink || (!old->adopted && !adopted))
+                return 0;
+        map_for_each (item, spare, &set->port_groups) {
+                const struct port_group *group = item->value;
+
+                if (strcmp(group->vswitch, old->name))
+                        continue;
+                r = check_group_unused(set, group->name, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        return old->adopted ? 0 : bridge_remove(set->netlink, old->bridge, old->uplink, ret_error);
+}
+
+static int change_switch(
+        struct vswitch_set *set, struct vswitch *old, struct vswitch *now, struct error **ret_error)
+{
+        int r = check_change(set, old, now, ret_error);
+
+        if (r < 0)
+                return r;
+        r = apply_switch(set, now, ret_error);
+        if (r < 0) {
+                /* As before, as far as possible; the status of the old one tells if not. */
+                (void)apply_switch(set, old, NULL);
+                return r;
+        }
+        release_uplink(set, old, now);
+        return 0;
+}
+
+int vswitch_set_put_switch(
+        struct vswitch_set *set, const char *name, const json_t *body, struct error **ret_error)
+{
+        struct vswitch *old = map_get(&set->switches, name);
+        _cleanup_(vswitch_freep) struct vswitch *now = NULL;
+        void *replaced;
+        int r = parse_switch(name, body, &now, ret_error);
+
+        if (r < 0)
+                return r;
+        if (!old && map_size(&set->switches) >= VSWITCH_MAX_SWITCHES)
+                return error_set(ret_error, ERROR_TOO_LARGE, "Remove one that is not used.",
+                        "this host has %d switches already", VSWITCH_MAX_SWITCHES);
+        r = old ? change_switch(set, old, now, ret_error) : apply_switch(set, now, ret_error);
+        if (r < 0)
+                return r;
+        if (map_put(&set->switches, name, now, &replaced) < 0) {
+                if (!old && !now->adopted)
+                        (void)bridge_remove(set->netlink, now->bridge, now->uplink, NULL);
+                return error_from_errno(ret_error, ENOMEM, "cannot take in the switch");
+        }
+        TAKE_PTR(now);
+        vswitch_free(replaced);
+        apply_groups_of(set, name);
+        return 0;
+}
+
+int vswitch_set_remove_switch(struct vswitch_set *set, const char *name, struct error **ret_error)
+{
+        struct vswitch *sw = map_get(&set->switches, name);
+        const struct port_group *group;
+        int r;
+
+        if (!sw)
+                return error_set(ret_error, ERROR_NOT_FOUND, NULL, "this host has no such switch");
+        group = other_group(set, NULL, name, -1);
+        if (group)
+                return error_set(ret_error, ERROR_CONFLICT, "Remove its port groups first.",
+                        "switch %s has the port group %s", name, group->name);
+        if (!sw->adopted && sw->bridge[0]) {
+                r = bridge_remove(set->netlink, sw->bridge, sw->uplink, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        vswitch_free(map_remove(&set->switches, name));
+        return 0;
+}
+
+/* Port groups */
+
+int vswitch_set_put_port_group(
+        struct vswitch_set *set, const char *name, const json_t *body, struct error **ret_error)
+{
+        struct port_group *old = map_get(&set->port_groups, name);
+        _cleanup_(port_group_freep) struct port_group *now = NULL;
+        bool moved;
+        void *replaced;
+        int r = parse_port_group(name, body, &now, ret_error);
+
+        if (r < 0)
+                return r;
+        if (!old && map_size(&set->port_groups) >= VSWITCH_MAX_PORT_GROUPS)
+                return error_set(ret_error, ERROR_TOO_LARGE, "Remove one that is not used.",
+                        "this host has %d port groups already", VSWITCH_MAX_PORT_GROUPS);
+        moved = old && (strcmp(old->vswitch, now->vswitch) || old->vlan != now->vlan);
+        if (moved) {
+                r = check_group_unused(set, name, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        r = apply_port_group(set, now, ret_error);
+        if (r < 0)
+                return r;
+        if (map_put(&set->port_groups, name, now, &replaced) < 0) {
+                if (!old)
+                        (void)unrealise_port_group(set, now, NULL);
+                return error_from_errno(ret_error, ENOMEM, "cannot take in the port group");
+        }
+        TAKE_PTR(now);
+        if (moved && unrealise_port_group(set, replaced, NULL) < 0)
+                log_warning("port group %s: the bridge of its former VLAN could not be removed", name);
+        port_group_free(replaced);
+        return 0;
+}
+
+int vswitch_set_remove_port_group(struct vswitch_set *set, const char *name, struct error **ret_error)
+{
+        struct port_group *group = map_get(&set->port_groups, name);
+        int r;
+
+        if (!group)
+                return error_set(ret_error, ERROR_NOT_FOUND, NULL, "this host has no such port group");
+        r = check_group_unused(set, name, ret_error);
+        if (!r)
+                r = unrealise_port_group(set, group, ret_error);
+        if (r < 0)
+                return r;
+        port_group_free(map_remove(&set->port_groups, name));
+        return 0;
+}
+
+int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
+        struct vswitch_port_group *ret_port_group, struct error **ret_error)
+{
+        struct port_group *group = map_get(&set->port_groups, name);
+        struct vswitch_port_group found = {.carrier = true};
+        const struct vswitch *sw;
+        struct netlink_link link;
+        int r;
+
+        if (!group)
+                return error_set(ret_error, ERROR_NOT_FOUND, "Add it to this host, or choose another one.",
+                        "this host has no port group %s", name);
+        r = apply_port_group(set, group, ret_error);
+        if (r < 0)
+                return r;
+        sw = map_get(&set->switches, group->vswitch);
+        memcpy(found.bridge, group->bridge, sizeof(found.bridge));
+        found.mtu = sw->mtu;
+        found.vlan = group->vlan;
+        if (sw->uplink)
+                found.carrier = !netlink_get_link(set->netlink, sw->uplink, &link) && link.running;
+        *ret_port_group = found;
+        return 0;
+}
+
+/* Documents out */
+
+/* Takes over both; NULL if either is. */
+static json_t *with_item(json_t *array, json_t *item)
+{
+        if (array && item && !json_array_append_new(array, item))
+                return array;
+        if (!array)
+                json_decref(item);
+        json_decref(array);
+        return NULL;
+}
+
+json_t *vswitch_set_to_json(const struct vswitch_set *set)
+{
+        json_t *switches = json_array(), *groups = json_array();
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &set->switches) {
+                const struct vswitch *sw = item->value;
+                json_t *mtu = sw->wanted_mtu ? json_integer(sw->wanted_mtu) : json_null();
+
+                switches = with_item(switches,
+                        json_pack("{s:s, s:s?, s:o}", "name", sw->name, "uplink", sw->uplink, "mtu", mtu));
+        }
+        map_for_each (item, spare, &set->port_groups) {
+                const struct port_group *group = item->value;
+
+                groups = with_item(groups, json_pack("{s:s, s:s, s:i}", "name", group->name, "switch",
+                                                   group->vswitch, "vlan", group->vlan));
+        }
+        if (!switches || !groups) {
+                json_decref(switches);
+                json_decref(groups);
+                return NULL;
+        }
+        return json_pack("{s:i, s:o, s:o}", "format", FORMAT, "switches", switches, "port_groups", groups);
+}
+
+json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name)
+{
+        const struct vswitch *sw = map_get(&set->switches, name);
+        struct netlink_link uplink;
+        _cleanup_free_ char *cut = NULL;
+        const char *message;
+        bool carrier = true;
+
+        if (!sw)
+                return NULL;
+        message = sw->problem;
+        if (sw->uplink) {
+                carrier = !netlink_get_link(set->netlink, sw->uplink, &uplink) && uplink.running;
+                if (!carrier && !message) {
+                        cut = alloc_printf("the uplink %s has no carrier", sw->uplink);
+                        message = cut ?: "the uplink has no carrier";
+                }
+        }
+        return json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:s?}", "name", sw->name, "uplink", sw->uplink,
+                "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "carrier", carrier, "ok", !message,
+                "message", message);
+}
+
+json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name)
+{
+        const struct port_group *group = map_get(&set->port_groups, name);
+
+        if (!group)
+                return NULL;
+        return json_pack("{s:s, s:s, s:i, s:s, s:b, s:s?}", "name", group->name, "switch", group->vswitch,
+                "vlan", group->vlan, "bridge", group->bridge, "ok", !group->problem, "message",
+                group->problem);
+}
+
+json_t *vswitch_set_list_switches(struct vswitch_set *set)
+{
+        struct map_item *item, *spare;
+        json_t *list = json_array();
+
+        map_for_each (item, spare, &set->switches)
+                list = with_item(list, vswitch_set_switch_status(set, item->key));
+        return list;
+}
+
+json_t *vswitch_set_list_port_groups(struct vswitch_set *set)
+{
+        struct map_item *item, *spare;
+        json_t *list = json_array();
+
+        map_for_each (item, spare, &set->port_groups)
+                list = with_item(list, vswitch_set_port_group_status(set, item->key));
+        return list;
+}
+
+/* Loading */
+
+static int load_switch(struct vswitch_set *set, const json_t *document, struct error **ret_error)
+{
+        _cleanup_(vswitch_freep) struct vswitch *sw = NULL;
+        const char *name;
+        void *replaced;
+        int r = doc_need_string(document, "switch", "name", NAME_MAX_CHARS, &name, ret_error);
+
+        if (!r)
+                r = parse_switch(name, document, &sw, ret_error);
+        if (r < 0)
+                return r;
+        if (map_put(&set->switches, name, sw, &replaced) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot take in the switch");
+        TAKE_PTR(sw);
+        vswitch_free(replaced);
+        return 0;
+}
+
+static int load_port_group(struct vswitch_set *set, const json_t *document, struct error **ret_error)
+{
+        _cleanup_(port_group_freep) struct port_group *group = NULL;
+        const char *name;
+        void *replaced;
+        int r = doc_need_string(document, "port group", "name", NAME_MAX_CHARS, &name, ret_error);
+
+        if (!r)
+                r = parse_port_group(name, document, &group, ret_error);
+        if (r < 0)
+                return r;
+        if (map_put(&set->port_groups, name, group, &replaced) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot take in the port group");
+        TAKE_PTR(group);
+        port_group_free(replaced);
+        return 0;
+}
+
+int vswitch_set_load(struct vswitch_set *set, const json_t *desired, struct error **ret_error)
+{
+        static const char *const keys[] = {"format", "switches", "port_groups", NULL};
+        json_t *switches = NULL, *groups = NULL, *document;
+        uint64_t format;
+        size_t i;
+        int r;
+
+        r = doc_only_keys(desired, "networks", keys, ret_error);
+        if (!r)
+                r = doc_need_u64(desired, "networks", "format", FORMAT, FORMAT, &format, ret_error);
+        if (!r)
+                r = doc_opt_array(
+                        desired, "networks", "switches", VSWITCH_MAX_SWITCHES, &switches, ret_error);
+        if (!r)
+                r = doc_opt_array(
+                        desired, "networks", "port_groups", VSWITCH_MAX_PORT_GROUPS, &groups, ret_error);
+        if (r < 0)
+                return r;
+        json_array_foreach (switches, i, document) {
+                r = load_switch(set, document, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        json_array_foreach (groups, i, document) {
+                r = load_port_group(set, document, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        vswitch_set_apply(set);
+        return 0;
+}
