@@ -162,7 +162,7 @@ static void on_socket(void *userdata, int fd, uint32_t events)
                 receive_all(mover);
 }
 
-static void on_exit(void *userdata, const struct child_result *result)
+static void on_mover_exit(void *userdata, const struct child_result *result)
 {
         struct mover_process *mover = userdata;
         struct error *failure = NULL;
@@ -214,7 +214,7 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
         spec.fds = &control;
         spec.n_fds = 1;
         spec.output_fd = STDERR_FILENO;
-        r = child_start(loop, &spec, on_exit, mover, &mover->child, ret_error);
+        r = child_start(loop, &spec, on_mover_exit, mover, &mover->child, ret_error);
         if (r < 0)
                 return r;
         *ret_mover = TAKE_PTR(mover);

@@ -129,6 +129,13 @@ int vm_continue(struct vm *vm, vm_done_fn done, void *userdata, struct error **r
 /* The guest here may not run any more: OUTGOING_DONE, durably. Synchronous. */
 int vm_set_handed_off(struct vm *vm, struct error **ret_error);
 
+/* The taken-over or taken-back guest was paused by its user and stays so: PAUSED, without a word to QEMU. */
+int vm_set_paused(struct vm *vm, struct error **ret_error);
+
+/* Asks QEMU for its run state again: while migration_vm_busy() the VM's power does not follow what QEMU does by
+ * itself. To be called when a migration ended with the guest here. */
+void vm_refresh(struct vm *vm);
+
 /* Tells the network where the MACs are: QEMU's announce-self and our own RARP / gratuitous ARP on the switch.
  */
 void vm_announce(struct vm *vm);

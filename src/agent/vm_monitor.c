@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Watches a VM's QEMU: the monitor connection, its events, and the end of the process. */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/migration.h"
+#include "agent/vm_job.h"
+#include "base/alloc.h"
+#include "base/log.h"
+#include "io/child.h"
+#include "vmm/qmp.h"
+
+#define CONNECT_TIMEOUT_MS 15000
+#define RECONNECT_MS 2000
+#define QUERY_TIMEOUT_MS 10000
+
+int vm_kill(struct vm *vm)
+{
+        return vm->qemu ? child_kill(vm->qemu, SIGKILL) : -ESRCH;
+}
+
+static void set_qemu_status(struct vm *vm, const char *status)
+{
+        if (alloc_replace(&vm->qemu_status, status) < 0)
+                log_error("VM %s: out of memory for QEMU's state", vm->name);
+}
+
+/* What a RunState that QEMU took by itself means for the VM. A migration's own stops and states are left to the
+ * handoff, and so is a guest that was handed off. */
+static void apply_status(struct vm *vm, const char *status)
+{
+        enum vm_power power = vm_power(vm);
+
+        set_qemu_status(vm, status);
+        if (vm->job || migration_vm_busy(vm->agent, vm->uid) || power == VM_POWER_OUTGOING_DONE)
+                return;
+        if (strcmp(status, "running") == 0 && power != VM_POWER_RUNNING)
+                vm_set_power(vm, VM_POWER_RUNNING, NULL);
+        else if (strcmp(status, "inmigrate") == 0 && power == VM_POWER_UNKNOWN)
+                vm_set_power(vm, VM_POWER_INCOMING, NULL);
+        else if (strcmp(status, "io-error") == 0)
+                vm_set_power(vm, VM_POWER_PAUSED, "QEMU stopped the guest: an I/O error on one of its disks");
+        else if (strcmp(status, "internal-error") == 0)
+                vm_set_power(
+                        vm, VM_POWER_PAUSED, "QEMU stopped the guest: internal error of the accelerator");
+        else if (strcmp(status, "guest-panicked") == 0)
+                vm_set_power(vm, VM_POWER_PAUSED, "the guest's kernel panicked");
+        else if (strcmp(status, "running") != 0 && power != VM_POWER_INCOMING && power != VM_POWER_PAUSED)
+                vm_set_power(vm, VM_POWER_PAUSED, NULL);
+}
+
+static void on_status(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm *vm = userdata;
+        const char *status = json_string_value(json_object_get(result, "status"));
+
+        if (status)
+                apply_status(vm, status);
+}
+
+void vm_refresh(struct vm *vm)
+{
+        struct error *error = NULL;
+
+        if (vm->qmp && qmp_command(vm->qmp, "query-status", NULL, -1, QUERY_TIMEOUT_MS, on_status, vm, NULL,
+                               &error) < 0)
+                log_warning("VM %s: %s", vm->name, error_message(error));
+        error_free(error);
+}
+
+static bool from_guest(const json_t *data)
+{
+        return json_is_true(json_object_get(data, "guest"));
+}
+
+static void on_event(void *userdata, const char *name, const json_t *data, int64_t unix_us)
+{
+        struct vm *vm = userdata;
+
+        if (strcmp(name, "SHUTDOWN") == 0) {
+                vm->guest_shutdown = from_guest(data);
+        } else if (strcmp(name, "RESET") == 0 && from_guest(data)) {
+                vm->n_resets++;
+                log_info("VM %s: the guest rebooted (%" PRIu64 " times since its start)", vm->name,
+                        vm->n_resets);
+        } else if (strcmp(name, "STOP") == 0 || strcmp(name, "RESUME") == 0) {
+                vm_refresh(vm);
+        } else if (strcmp(name, "BLOCK_IO_ERROR") == 0) {
+                log_warning("VM %s: I/O error on %s: %s", vm->name,
+                        json_string_value(json_object_get(data, "node-name")) ?: "a disk",
+                        json_string_value(json_object_get(data, "reason")) ?: "no reason given");
+        }
+        migration_vm_event(vm->agent, vm, name, data, unix_us);
+}
+
+static void on_ready(void *userdata, unsigned int major, unsigned int minor, unsigned int micro)
+{
+        struct vm *vm = userdata;
+        char *version = alloc_printf("%u.%u.%u", major, minor, micro);
+
+        vm->qmp_failed = false;
+        if (version) {
+                free(vm->config->status.qemu_version);
+                vm->config->status.qemu_version = version;
+        }
+        if (vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING)) {
+                vm_start_connected(vm);
+                return;
+        }
+        vm_refresh(vm);
+        migration_vm_connected(vm->agent, vm);
+}
+
+static void on_reconnect(void *userdata)
+{
+        struct vm *vm = userdata;
+        struct error *error = NULL;
+
+        if (!vm->qmp && vm->qemu && vm_connect(vm, &error) < 0) {
+                log_warning("VM %s: %s", vm->name, error_message(error));
+                (void)loop_source_rearm(vm->reconnect, RECONNECT_MS);
+        }
+        error_free(error);
+}
+
+/* QEMU ended, its end follows; or it closed the connection, or did not answer in time: then we try for ever. */
+static void on_lost(void *userdata, const struct error *error)
+{
+        struct vm *vm = userdata;
+        bool again = vm->qmp_failed;
+        int r;
+
+        qmp_free(TAKE_PTR(vm->qmp));
+        vm->qmp_failed = true;
+        if (!vm->qemu || !child_running(vm->qemu))
+                return;
+        if (again && vm_power(vm) != VM_POWER_OUTGOING_DONE && vm_power(vm) != VM_POWER_STARTING &&
+                vm_power(vm) != VM_POWER_UNKNOWN) {
+                log_warning("VM %s: %s", vm->name, error_message(error));
+                vm_set_power(vm, VM_POWER_UNKNOWN, "QEMU runs but its monitor does not answer");
+        }
+        if (vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING) &&
+                !vm->job->ending) {
+                struct error *cause = NULL;
+
+                (void)error_set(&cause, ERROR_QEMU_FAILED, NULL, "QEMU's monitor: %s", error_message(error));
+                vm_start_failed(vm, cause);
+                return;
+        }
+        r = vm->reconnect ? loop_source_rearm(vm->reconnect, again ? RECONNECT_MS : 100)
+                          : loop_add_timer(vm->agent->loop, 100, on_reconnect, vm, &vm->reconnect);
+        if (r < 0)
+                log_error("VM %s: cannot connect to QEMU again: %s", vm->name, strerror(-r));
+}
+
+int vm_connect(struct vm *vm, struct error **ret_error)
+{
+        const struct qmp_callbacks callbacks = {
+                .ready = on_ready, .event = on_event, .lost = on_lost, .userdata = vm};
+        _cleanup_free_ char *path = vm_runtime_path(vm, "qmp.sock");
+
+        if (!path)
+                return error_from_errno(ret_error, ENOMEM, "monitor of VM %s", vm->name);
+        return qmp_connect(vm->agent->loop, path, CONNECT_TIMEOUT_MS, &callbacks, &vm->qmp, ret_error);
+}
+
+static char *describe_end(const struct vm *vm, const struct child_result *result)
+{
+        char how[64], words[512];
+
+        vm_last_words(vm, words);
+        if (result->code < 0) /* adopted: the kernel tells its exit code to its parent only */
+                return alloc_printf("QEMU ended%s%s", *words ? ": " : "", words);
+        return alloc_printf("QEMU %s%s%s", child_result_format(result, how), *words ? ": " : "", words);
+}
+
+/* The end of a QEMU that runs, or could have run, its guest here. */
+static void settle_power(struct vm *vm, bool orderly, const char *how)
+{
+        enum vm_power power = vm_power(vm);
+
+        if (power == VM_POWER_OUTGOING_DONE || power == VM_POWER_INCOMING)
+                vm_set_power(vm, power, how); /* what becomes of it is the handoff's business */
+        else if (orderly)
+                vm_set_power(vm, VM_POWER_STOPPED, NULL);
+        else
+                vm_set_power(vm, VM_POWER_CRASHED, how);
+}
+
+void vm_on_exit(void *userdata, const struct child_result *result)
+{
+        struct vm *vm = userdata;
+        struct vm_job *job = vm->job;
+        _cleanup_free_ char *how = describe_end(vm, result);
+        bool asked = job && (job->ending || job->kind == VM_JOB_STOP);
+        bool orderly = asked || vm->guest_shutdown || (result->exited && result->code == 0);
+        struct error *error = NULL;
+
+        vm_clear_process(vm);
+        if (job && (job->kind == VM_JOB_START || job->kind == VM_JOB_INCOMING)) {
+                if (!job->ending ||
+                        result->exited) { /* by itself: its own words say more than a lost monitor */
+                        error_free(TAKE_PTR(job->error));
+                        (void)error_set(&error, ERROR_QEMU_DIED, NULL, "%s", how ?: "QEMU ended");
+                }
+                vm_start_failed(vm, error);
+                return;
+        }
+        if (job && (job->kind == VM_JOB_RELEASE || job->kind == VM_JOB_DISCARD)) {
+                struct vm_job mine = *job;
+
+                vm_job_drop(vm);
+                vm_forget(vm);
+                mine.done(mine.userdata, NULL);
+                return;
+        }
+        settle_power(vm, orderly, how);
+        migration_vm_gone(vm->agent, vm);
+        if (!job || vm->job != job)
+                return;
+        if (job->kind != VM_JOB_STOP)
+                (void)error_set(&error, ERROR_QEMU_DIED, NULL, "%s", how ?: "QEMU ended");
+        vm_job_end(vm, error);
+}

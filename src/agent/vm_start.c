@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Starting a VM: (1) its datastores are checked, from a child process; (2) folder, images, taps and RAM are opened and
+ * QEMU is spawned with stopped vCPUs; (3) once its monitor answers, this host writes itself down as owner under the
+ * next epoch and continues the guest. For a migration step 3 is: capabilities are set and QEMU waits on one end of a
+ * socket pair; nothing is written. Whatever fails, QEMU is killed first, and the start ends when it is gone. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "agent/agent.h"
+#include "agent/host.h"
+#include "agent/identity.h"
+#include "agent/migration.h"
+#include "agent/stores.h"
+#include "agent/vm_job.h"
+#include "base/alloc.h"
+#include "base/log.h"
+#include "storage/vm_folder.h"
+#include "vmm/command_line.h"
+#include "vmm/migration_params.h"
+#include "vmm/qmp.h"
+
+#define QMP_TIMEOUT_MS 10000
+#define INCOMING_FDNAME "drover-incoming"
+
+static void on_stores_ready(void *userdata, struct error *error);
+static void send_incoming_fd(struct vm *vm);
+
+/* --- What to start ------------------------------------------------------------------------------------------ */
+
+/* A reason why the VM may not be started now, or 0. */
+static int check_idle(struct agent *agent, const struct vm_config *config, struct error **ret_error)
+{
+        const struct vm *vm = vm_find(agent, config->uid);
+
+        if (migration_vm_busy(agent, config->uid))
+                return error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
+                        "VM %s is being migrated", config->name);
+        if (vm && (vm->job || vm->qemu ||
+                          (vm_power(vm) != VM_POWER_STOPPED && vm_power(vm) != VM_POWER_CRASHED)))
+                return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is %s on this host already",
+                        config->name, vm_power_to_string(vm_power(vm)));
+        return 0;
+}
+
+static int resolve_accelerator(const struct host *host, struct vm_config *config, struct error **ret_error)
+{
+        enum vm_accelerator wanted = config->accelerator;
+
+        if (wanted == VM_ACCELERATOR_AUTO)
+                wanted = host->accelerator;
+        if (wanted == VM_ACCELERATOR_KVM && !host->kvm_works)
+                return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                        "Use a host with working KVM, or accelerator tcg.",
+                        "VM %s needs KVM, which does not work here: %s", config->name,
+                        host->kvm_reason ?: "not probed");
+        config->status.accelerator = wanted;
+        return 0;
+}
+
+static int resolve_machine(const struct host *host, struct vm_config *config, struct error **ret_error)
+{
+        const char *wanted = config->status.machine ?: config->machine;
+        const char *machine = qemu_binary_resolve_machine(host->qemu, wanted);
+
+        if (!machine)
+                return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                        "Use a host with a newer QEMU, or a machine type that this one has.",
+                        "QEMU %u.%u.%u of this host does not know machine type %s", host->qemu->major,
+                        host->qemu->minor, host->qemu->micro, wanted);
+        if (alloc_replace(&config->status.machine, machine) < 0)
+                return error_from_errno(ret_error, ENOMEM, "VM %s", config->name);
+        return 0;
+}
+
+/* Decides what the document leaves open. The machine type is kept for life once it was chosen; accelerator, CPU model
+ * and RAM in effect are decided at each start. */
+static int resolve_for_start(struct agent *agent, struct vm_config *config, struct error **ret_error)
+{
+        const struct host *host = agent->host;
+        struct vm_status *status = &config->status;
+        const char *model;
+        int r = resolve_accelerator(host, config, ret_error);
+
+        if (r == 0)
+                r = resolve_machine(host, config, ret_error);
+        if (r < 0)
+                return r;
+        model = config->cpu_model;
+        if (strcmp(model, "auto") == 0)
+                model = status->accelerator == VM_ACCELERATOR_KVM ? "host" : "qemu64";
+        if (alloc_replace(&status->cpu_model, model) < 0)
+                return error_from_errno(ret_error, ENOMEM, "VM %s", config->name);
+        status->memory_effective_bytes =
+                command_line_effective_memory(config->memory_bytes, status->accelerator, host->qemu->major);
+        return 0;
+}
+
+/* A migrated guest brings all of that with it; here it only has to be possible. */
+static int check_for_incoming(struct agent *agent, struct vm_config *config, struct error **ret_error)
+{
+        struct vm_status *status = &config->status;
+
+        if (!config->has_status || !status->machine || !status->cpu_model ||
+                !status->memory_effective_bytes || status->accelerator == VM_ACCELERATOR_AUTO)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "VM %s: the migration spec lacks what the source decided (status.machine, cpu_model, "
+                        "accelerator, memory_effective_bytes)",
+                        config->name);
+        if (status->accelerator == VM_ACCELERATOR_KVM && !agent->host->kvm_works)
+                return error_set(ret_error, ERROR_NOT_SUPPORTED, "Migrate to a host with working KVM.",
+                        "VM %s runs with KVM, which does not work on host %s: %s", config->name,
+                        agent->config.name, agent->host->kvm_reason ?: "not probed");
+        return resolve_machine(agent->host, config, ret_error);
+}
+
+static int parse_document(
+        struct agent *agent, const json_t *document, struct vm_config **ret_config, struct error **ret_error)
+{
+        _cleanup_(vm_config_freep) struct vm_config *config = NULL;
+        int r = vm_config_from_json(document, &config, ret_error);
+
+        if (r < 0)
+                return r;
+        if (!config->uid)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "VM %s has no uid", config->name);
+        r = check_idle(agent, config, ret_error);
+        if (r < 0)
+                return r;
+        if (alloc_replace(&config->status.host, agent->config.name) < 0 ||
+                alloc_replace(&config->status.message, NULL) < 0)
+                return error_from_errno(ret_error, ENOMEM, "VM %s", config->name);
+        *ret_config = TAKE_PTR(config);
+        return 0;
+}
+
+/* --- Begin -------------------------------------------------------------------------------------------------- */
+
+/* A VM that was stopped here is replaced by the new document; `before` stays what it was. */
+static int enter(struct agent *agent, struct vm_config *config, struct vm **ret_vm, struct error **ret_error)
+{
+        struct vm *old = vm_find(agent, config->uid);
+        enum vm_power before = old ? vm_power(old) : VM_POWER_STOPPED;
+        int r;
+
+        if (old)
+                vm_free(old);
+        r = vm_new(agent, config, ret_vm);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "VM %s", config->name);
+        config->status.power = before;
+        return 0;
+}
+
+static int begin(struct agent *agent, struct vm_config *config, enum vm_job_kind kind, vm_done_fn done,
+        void *userdata, struct vm **ret_vm, struct error **ret_error)
+{
+        _cleanup_free_ const char **names = NULL;
+        size_t n_names;
+        struct vm *vm;
+        int r = vm_store_names(config, &names, &n_names);
+
+        if (r < 0)
+                return error_from_errno(ret_error, r, "VM %s", config->name);
+        r = enter(agent, config, &vm, ret_error);
+        if (r < 0) {
+                vm_config_free(config);
+                return r;
+        }
+        r = vm_job_begin(vm, kind, done, userdata, ret_error);
+        if (r == 0)
+                r = stores_ensure(
+                        agent->stores, names, n_names, on_stores_ready, vm, &vm->job->wait, ret_error);
+        if (r < 0) {
+                vm_free(vm);
+                return r;
+        }
+        vm_set_power(vm, kind == VM_JOB_START ? VM_POWER_STARTING : VM_POWER_INCOMING, NULL);
+        *ret_vm = vm;
+        return 0;
+}
+
+int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void *userdata, struct vm **ret_vm,
+        struct error **ret_error)
+{
+        _cleanup_(vm_config_freep) struct vm_config *config = NULL;
+        int r = parse_document(agent, document, &config, ret_error);
+
+        if (r == 0)
+                r = resolve_for_start(agent, config, ret_error);
+        if (r < 0)
+                return r;
+        return begin(agent, TAKE_PTR(config), VM_JOB_START, done, userdata, ret_vm, ret_error);
+}
+
+int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, vm_done_fn done,
+        void *userdata, struct vm **ret_vm, struct error **ret_error)
+{
+        _cleanup_(vm_config_freep) struct vm_config *config = NULL;
+        int r = parse_document(agent, document, &config, ret_error);
+
+        if (r == 0)
+                r = check_for_incoming(agent, config, ret_error);
+        if (r < 0)
+                return r;
+        config->status.owner_epoch = source_epoch;
+        return begin(agent, TAKE_PTR(config), VM_JOB_INCOMING, done, userdata, ret_vm, ret_error);
+}
+
+static void on_stores_ready(void *userdata, struct error *error)
+{
+        struct vm *vm = userdata;
+        struct error *cause = NULL;
+        int r;
+
+        vm->job->wait = NULL;
+        if (error) {
+                (void)error_set(&cause, error->code, error->hint, "%s", error_message(error));
+                vm_start_failed(vm, cause);
+                return;
+        }
+        r = vm_open_folder(vm, &cause);
+        if (r == 0)
+                r = vm_spawn(vm, vm->job->kind == VM_JOB_INCOMING, &cause);
+        if (r == 0)
+                r = vm_connect(vm, &cause);
+        if (r < 0)
+                vm_start_failed(vm, cause);
+}
+
+/* --- Undo --------------------------------------------------------------------------------------------------- */
+
+/* Called with the cause; and again, without, when the QEMU that was killed for it is gone. */
+void vm_start_failed(struct vm *vm, struct error *error)
+{
+        struct vm_job *job = vm->job;
+
+        if (error && !job->error)
+                job->error = TAKE_PTR(error);
+        error_free(error);
+        job->ending = true;
+        if (vm->qemu && vm_kill(vm) == 0)
+                return; /* vm_on_exit() comes back here */
+        vm_clear_process(vm);
+        error = TAKE_PTR(job->error);
+        if (job->kind == VM_JOB_INCOMING) {
+                struct vm_job mine = *job;
+
+                error_about(&error, "vm/%s", vm->name);
+                vm_job_drop(vm);
+                vm_forget(vm);
+                mine.done(mine.userdata, error);
+                error_free(error);
+                return;
+        }
+        vm_set_power(vm, job->before == VM_POWER_CRASHED ? VM_POWER_CRASHED : VM_POWER_STOPPED,
+                error_message(error));
+        vm_job_end(vm, error);
+}
+
+static void fail_with(struct vm *vm, const struct error *cause)
+{
+        struct error *copy = NULL;
+
+        (void)error_set(&copy, cause->code, cause->hint, "%s", error_message(cause));
+        vm_start_failed(vm, copy);
+}
+
+/* --- A start's last steps ------------------------------------------------------------------------------------ */
+
+static int take_next_epoch(struct vm *vm, struct error **ret_error)
+{
+        struct vm_owner owner;
+        uint64_t epoch;
+        int r = vm_folder_read_owner(vm->folder, &owner, ret_error);
+
+        if (r < 0)
+                return r;
+        /* The manager's document may know of a later one than the folder (a migration whose end it saw). */
+        epoch = MAX(owner.epoch, vm->config->status.owner_epoch) + 1;
+        r = vm_folder_take_owner(vm->folder, agent_host_uid(vm->agent), owner.epoch, epoch,
+                clock_unix_ms(loop_clock(vm->agent->loop)), ret_error);
+        if (r == 0)
+                vm->config->status.owner_epoch = epoch;
+        return r;
+}
+
+static int write_document(struct vm *vm, struct error **ret_error)
+{
+        json_t *document = vm_document(vm);
+        int r = document ? vm_folder_write_doc(vm->folder, document, ret_error)
+                         : error_from_errno(ret_error, ENOMEM, "document of VM %s", vm->name);
+
+        json_decref(document);
+        return r;
+}
+
+static void on_continued(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm *vm = userdata;
+
+        vm->job->call = NULL;
+        if (error) {
+                fail_with(vm, error);
+                return;
+        }
+        vm_set_power(vm, VM_POWER_RUNNING, NULL);
+        vm_announce(vm);
+        vm_job_end(vm, NULL);
+}
+
+static void finish_start(struct vm *vm)
+{
+        struct error *error = NULL;
+        int r = take_next_epoch(vm, &error);
+
+        if (r == 0)
+                r = write_document(vm, &error);
+        if (r == 0)
+                r = qmp_command(
+                        vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, &vm->job->call, &error);
+        if (r < 0)
+                vm_start_failed(vm, error);
+}
+
+/* --- A migration's last steps -------------------------------------------------------------------------------- */
+
+static void on_waiting(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm *vm = userdata;
+
+        vm->job->call = NULL;
+        if (error) {
+                fail_with(vm, error);
+                return;
+        }
+        vm->stream_fd = TAKE_FD(vm->job->stream_fd);
+        vm_set_power(vm, VM_POWER_INCOMING, NULL);
+        vm_job_end(vm, NULL);
+}
+
+static void on_incoming_fd(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm *vm = userdata;
+        struct error *cause = NULL;
+
+        vm->job->call = NULL;
+        if (error) {
+                fail_with(vm, error);
+                return;
+        }
+        if (qmp_command(vm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", "fd:" INCOMING_FDNAME), -1,
+                    QMP_TIMEOUT_MS, on_waiting, vm, &vm->job->call, &cause) < 0)
+                vm_start_failed(vm, cause);
+}
+
+static void on_capabilities(void *userdata, const struct error *error)
+{
+        struct vm *vm = userdata;
+
+        if (error)
+                fail_with(vm, error);
+        else
+                send_incoming_fd(vm);
+}
+
+static void send_incoming_fd(struct vm *vm)
+{
+        struct error *cause = NULL;
+        int pair[2], r;
+
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+                (void)error_from_errno(&cause, errno, "stream of the migration");
+                vm_start_failed(vm, cause);
+                return;
+        }
+        vm->job->stream_fd = pair[0];
+        r = qmp_command(vm->qmp, "getfd", json_pack("{s:s}", "fdname", INCOMING_FDNAME), pair[1],
+                QMP_TIMEOUT_MS, on_incoming_fd, vm, &vm->job->call, &cause);
+        (void)close(pair[1]); /* QEMU has its own by then */
+        if (r < 0)
+                vm_start_failed(vm, cause);
+}
+
+void vm_start_connected(struct vm *vm)
+{
+        struct error *error = NULL;
+
+        if (vm->job->ending)
+                return;
+        if (vm->job->kind == VM_JOB_START) {
+                finish_start(vm);
+                return;
+        }
+        if (migration_setup_start(vm->qmp, MIGRATION_DESTINATION, QMP_TIMEOUT_MS, on_capabilities, vm,
+                    &vm->job->setup, &error) < 0)
+                vm_start_failed(vm, error);
+}
