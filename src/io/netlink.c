@@ -109,7 +109,8 @@ static int transact(struct netlink *n, struct nlmsghdr *request, message_fn fn, 
         n->cause[0] = '\0';
         request->nlmsg_seq = ++n->sequence;
         request->nlmsg_flags |= NLM_F_REQUEST;
-        if (!(request->nlmsg_flags & NLM_F_DUMP))
+        /* Both bits: each alone has another meaning in a request that changes something. */
+        if ((request->nlmsg_flags & NLM_F_DUMP) != NLM_F_DUMP)
                 request->nlmsg_flags |= NLM_F_ACK;
         if (mnl_socket_sendto(n->socket, request, request->nlmsg_len) < 0)
                 return -errno;
