@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Each runtime file names a process by pid and start time. If it lives, it is watched and its monitor asked for the
- * guest's state; if not, the VM ended while nobody looked. A start that the old agent did not finish is undone: its
- * guest never ran. Half-started QEMUs of which not even the pid was noted are found through their monitor socket. */
+ * guest's state; if not, the VM ended while nobody looked. A start that the old agent did not finish is undone
+ * unless its guest runs already. Half-started QEMUs of which not even the pid was noted are found through their monitor socket. */
 
 #include "agent/vm_adopt.h"
 
@@ -56,7 +56,11 @@ static void mark_silent(struct agent *agent)
         map_for_each (item, spare, &agent->vms) {
                 struct vm *vm = item->value;
 
-                if (vm->qemu && !vm->qemu_status && vm_power(vm) != VM_POWER_OUTGOING_DONE)
+                if (!vm->qemu || vm->qemu_status)
+                        continue;
+                if (vm_power(vm) == VM_POWER_STARTING)
+                        (void)vm_kill(vm);
+                else if (vm_power(vm) != VM_POWER_OUTGOING_DONE)
                         vm_set_power(vm, VM_POWER_UNKNOWN, "QEMU runs but its monitor does not answer");
         }
 }
@@ -116,17 +120,6 @@ static void kill_unnoted(const struct vm *vm)
         }
 }
 
-/* The agent died between the first thought of this QEMU and the first instruction of its guest. */
-static void undo_start(struct vm *vm)
-{
-        if (vm->qemu)
-                (void)vm_kill(vm);
-        else
-                kill_unnoted(vm);
-        vm_clear_process(vm);
-        vm_set_power(vm, VM_POWER_STOPPED, "the agent ended during the start of this VM; it never ran");
-}
-
 static void take_up(struct vm *vm)
 {
         struct error *error = NULL;
@@ -153,18 +146,17 @@ static void adopt(struct vm *vm)
                 r = child_adopt(vm->agent->loop, vm->pid, vm->start_time, vm_on_exit, vm, &vm->qemu);
         if (r < 0 && r != -ESRCH)
                 log_error("VM %s: QEMU %d cannot be watched: %s", vm->name, vm->pid, strerror(-r));
-        if (power == VM_POWER_STARTING) {
-                undo_start(vm);
-                return;
-        }
         if (r == 0) {
                 take_up(vm);
                 return;
         }
-        if (power == VM_POWER_INCOMING)
+        if (power == VM_POWER_INCOMING || power == VM_POWER_STARTING)
                 kill_unnoted(vm);
         vm_clear_process(vm);
-        if (power == VM_POWER_RUNNING || power == VM_POWER_PAUSED || power == VM_POWER_UNKNOWN)
+        if (power == VM_POWER_STARTING)
+                vm_set_power(vm, VM_POWER_STOPPED,
+                        "the agent ended during the start of this VM; its guest never ran");
+        else if (power == VM_POWER_RUNNING || power == VM_POWER_PAUSED || power == VM_POWER_UNKNOWN)
                 vm_set_power(vm, VM_POWER_CRASHED, "QEMU ended while the agent was not running");
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/cgroup.h"
 #include "agent/migration.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
@@ -39,7 +40,9 @@ static void apply_status(struct vm *vm, const char *status)
         set_qemu_status(vm, status);
         if (vm->job || migration_vm_busy(vm->agent, vm->uid) || power == VM_POWER_OUTGOING_DONE)
                 return;
-        if (strcmp(status, "running") == 0 && power != VM_POWER_RUNNING)
+        if (power == VM_POWER_STARTING && strcmp(status, "running") != 0)
+                (void)vm_kill(vm); /* adopted: the old agent ended before it could continue the guest */
+        else if (strcmp(status, "running") == 0 && power != VM_POWER_RUNNING)
                 vm_set_power(vm, VM_POWER_RUNNING, NULL);
         else if (strcmp(status, "inmigrate") == 0 && power == VM_POWER_UNKNOWN)
                 vm_set_power(vm, VM_POWER_INCOMING, NULL);
@@ -186,6 +189,9 @@ static void settle_power(struct vm *vm, bool orderly, const char *how)
 
         if (power == VM_POWER_OUTGOING_DONE || power == VM_POWER_INCOMING)
                 vm_set_power(vm, power, how); /* what becomes of it is the handoff's business */
+        else if (power == VM_POWER_STARTING)
+                vm_set_power(vm, VM_POWER_STOPPED,
+                        "the agent ended during the start of this VM; its guest never ran");
         else if (orderly)
                 vm_set_power(vm, VM_POWER_STOPPED, NULL);
         else
@@ -202,6 +208,7 @@ void vm_on_exit(void *userdata, const struct child_result *result)
         struct error *error = NULL;
 
         vm_clear_process(vm);
+        cgroup_remove(vm->agent->cgroup, vm->uid);
         if (job && (job->kind == VM_JOB_START || job->kind == VM_JOB_INCOMING)) {
                 if (!job->ending ||
                         result->exited) { /* by itself: its own words say more than a lost monitor */

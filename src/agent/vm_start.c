@@ -320,6 +320,8 @@ static void finish_start(struct vm *vm)
         if (r == 0)
                 r = write_document(vm, &error);
         if (r == 0)
+                r = vm_state_write(vm, &error); /* an agent that adopts the guest knows its epoch */
+        if (r == 0)
                 r = qmp_command(
                         vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, &vm->job->call, &error);
         if (r < 0)

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/host.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/cgroup.h"
+#include "agent/vm.h"
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "vmm/accel_probe.h"
+
+#define QEMU_PROBE_TIMEOUT_MS 20000
+#define PROC_MAX_BYTES 65536
+#ifndef DROVER_VERSION
+#define DROVER_VERSION "0"
+#endif
+
+static void finish(struct host *host, struct error *error)
+{
+        host->done(host->userdata, error);
+}
+
+static void settle_accelerator(struct host *host)
+{
+        log_info("accelerator: %s (KVM: %s)", vm_accelerator_to_string(host->accelerator),
+                host->kvm_reason ?: "not probed");
+        if (host->accelerator == VM_ACCELERATOR_TCG && strcmp(host->agent->config.accelerator, "kvm") == 0) {
+                struct error *error = NULL;
+
+                (void)error_set(&error, ERROR_NOT_SUPPORTED, "Set accelerator = auto in the configuration.",
+                        "the configuration says accelerator kvm, but KVM does not work here: %s",
+                        host->kvm_reason);
+                finish(host, error);
+                error_free(error);
+                return;
+        }
+        finish(host, NULL);
+}
+
+static void on_kvm_probed(void *userdata, bool works, const char *reason)
+{
+        struct host *host = userdata;
+
+        host->kvm_works = works;
+        host->accelerator = works ? VM_ACCELERATOR_KVM : VM_ACCELERATOR_TCG;
+        if (alloc_replace(&host->kvm_reason, reason) < 0)
+                log_error("out of memory for the result of the KVM probe");
+        settle_accelerator(host);
+}
+
+static void on_qemu_probed(void *userdata, struct qemu_binary *binary, const struct error *error)
+{
+        struct host *host = userdata;
+        struct error *cause = NULL;
+
+        if (!binary) {
+                (void)error_set(&cause, error->code,
+                        "Install QEMU 7.2 or later, or name it in the configuration (qemu).", "%s",
+                        error_message(error));
+                finish(host, cause);
+                error_free(cause);
+                return;
+        }
+        host->qemu = binary;
+        host->accelerator = VM_ACCELERATOR_TCG;
+        if (strcmp(host->agent->config.accelerator, "tcg") == 0 || !binary->kvm_present) {
+                if (alloc_replace(&host->kvm_reason, binary->kvm_present
+                                                             ? "not probed: the configuration says tcg"
+                                                             : "there is no /dev/kvm") < 0)
+                        log_error("out of memory");
+                settle_accelerator(host);
+                return;
+        }
+        if (accel_probe_start(host->agent->loop, binary->path, VM_ACCELERATOR_KVM, ACCEL_PROBE_TIMEOUT_MS,
+                    on_kvm_probed, host, &host->accel_probe, &cause) < 0) {
+                finish(host, cause);
+                error_free(cause);
+        }
+}
+
+int host_new(struct agent *agent, void (*done)(void *userdata, struct error *error), void *userdata,
+        struct host **ret_host, struct error **ret_error)
+{
+        _cleanup_(host_freep) struct host *host = ALLOC(struct host);
+        int r;
+
+        if (!host)
+                return error_from_errno(ret_error, ENOMEM, "facts about this host");
+        *host = (struct host){.agent = agent, .done = done, .userdata = userdata};
+        r = qemu_probe_start(agent->loop, agent->config.qemu, QEMU_PROBE_TIMEOUT_MS, on_qemu_probed, host,
+                &host->qemu_probe, ret_error);
+        if (r < 0)
+                return r;
+        *ret_host = TAKE_PTR(host);
+        return 0;
+}
+
+void host_free(struct host *host)
+{
+        if (!host)
+                return;
+        qemu_probe_free(host->qemu_probe);
+        accel_probe_free(host->accel_probe);
+        qemu_binary_free(host->qemu);
+        free(host->kvm_reason);
+        free(host);
+}
+
+/* --- Facts that change ---------------------------------------------------------------------------------------- */
+
+/* The number after "KEY:" or "KEY" in a file of /proc; 0 if it is not there. */
+static uint64_t proc_number(const char *text, const char *key)
+{
+        const char *at = text ? strstr(text, key) : NULL;
+
+        return at ? strtoull(at + strlen(key), NULL, 10) : 0;
+}
+
+static char *proc_text(const char *path)
+{
+        char *text = NULL;
+
+        return file_read(path, PROC_MAX_BYTES, &text, NULL) == 0 ? text : NULL;
+}
+
+/* "some avg10=0.12 ..." of /proc/pressure/WHAT as a number; null where the kernel has no PSI. */
+static json_t *pressure(const char *what)
+{
+        _cleanup_free_ char *path = alloc_printf("/proc/pressure/%s", what);
+        _cleanup_free_ char *text = path ? proc_text(path) : NULL;
+        const char *at = text ? strstr(text, "some avg10=") : NULL;
+
+        return at ? json_real(strtod(at + strlen("some avg10="), NULL)) : json_null();
+}
+
+static json_t *machines(const struct qemu_binary *qemu)
+{
+        json_t *list = json_array();
+
+        for (size_t i = 0; list && i < qemu->n_machines; i++) {
+                if (json_array_append_new(list, json_string(qemu->machines[i].name)) < 0) {
+                        json_decref(list);
+                        return NULL;
+                }
+        }
+        return list;
+}
+
+static json_t *qemu_document(const struct qemu_binary *qemu)
+{
+        _cleanup_free_ char *version = qemu_binary_version(qemu);
+
+        return json_pack("{s:s, s:s*, s:s*, s:o*}", "binary", qemu->path, "version", version, "package",
+                qemu->package, "machines", machines(qemu));
+}
+
+static json_t *capabilities(const struct host *host)
+{
+        return json_pack("{s:b, s:s?, s:b}", "kvm", host->kvm_works, "kvm_reason", host->kvm_reason, "cgroup",
+                cgroup_available(host->agent->cgroup));
+}
+
+/* Guest RAM that is promised to VMs with a QEMU here. */
+static uint64_t memory_of_vms(struct agent *agent, size_t *ret_n_running)
+{
+        struct map_item *item, *spare;
+        uint64_t sum = 0;
+        size_t n = 0;
+
+        map_for_each (item, spare, &agent->vms) {
+                const struct vm *vm = item->value;
+
+                if (!vm_has_qemu(vm))
+                        continue;
+                sum += vm->config->status.memory_effective_bytes;
+                n++;
+        }
+        *ret_n_running = n;
+        return sum;
+}
+
+json_t *host_document(struct agent *agent)
+{
+        const struct host *host = agent->host;
+        _cleanup_free_ char *meminfo = proc_text("/proc/meminfo");
+        _cleanup_free_ char *loadavg = proc_text("/proc/loadavg");
+        _cleanup_free_ char *stat = proc_text("/proc/uptime");
+        size_t n_running;
+        uint64_t promised = memory_of_vms(agent, &n_running);
+        json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:f, s:s, s:o, s:I, s:I}",
+                "uid", agent_host_uid(agent), "name", agent->config.name, "version", DROVER_VERSION,
+                "accelerator", vm_accelerator_to_string(host->accelerator), "qemu", qemu_document(host->qemu),
+                "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
+                (json_int_t)(proc_number(meminfo, "MemTotal:") << 10), "memory_free_bytes",
+                (json_int_t)(proc_number(meminfo, "MemAvailable:") << 10), "memory_vms_bytes",
+                (json_int_t)promised, "load1", loadavg ? strtod(loadavg, NULL) : 0.0, "cgroup",
+                cgroup_status(agent->cgroup), "capabilities", capabilities(host), "n_vms",
+                (json_int_t)n_running, "uptime_s", (json_int_t)(stat ? strtoull(stat, NULL, 10) : 0));
+
+        if (doc && json_object_set_new(doc, "pressure",
+                           json_pack("{s:o, s:o, s:o}", "cpu", pressure("cpu"), "memory", pressure("memory"),
+                                   "io", pressure("io"))) < 0) {
+                json_decref(doc);
+                return NULL;
+        }
+        return doc;
+}
