@@ -23,7 +23,7 @@ struct qemu_binary {
         size_t n_machines;
         char **capabilities; /* names of the migration capabilities */
         size_t n_capabilities;
-        bool kvm_present; /* built with KVM, and /dev/kvm exists: says nothing about guests, see accel_probe.h */
+        bool kvm_present; /* built with KVM: says nothing about guests, see accel_probe.h */
 };
 
 struct qemu_probe;
