@@ -11,7 +11,7 @@
 
 #define CAPABILITIES_MAX 256
 #define WORD_MAX 255
-#define DOWNTIME_LIMIT_MAX_MS 2000000 /* QEMU's MAX_MIGRATE_DOWNTIME */
+#define DOWNTIME_LIMIT_MAX_MS UINT64_C(2000000) /* QEMU's MAX_MIGRATE_DOWNTIME */
 
 /* Until the mover names a limit. Small, so that QEMU does not stop the guest by itself; never 0, with which QEMU
  * switches over on the mere estimate that nothing is left (qemu.md section 5.2). */
@@ -89,7 +89,7 @@ int migration_capabilities_build(enum migration_side side, const json_t *current
 int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current, json_t **ret_set,
         json_t **ret_restore, struct error **ret_error)
 {
-        uint64_t limit = CLAMP(downtime_limit_ms, UINT64_C(1), UINT64_C(DOWNTIME_LIMIT_MAX_MS));
+        uint64_t limit = CLAMP(downtime_limit_ms, UINT64_C(1), DOWNTIME_LIMIT_MAX_MS);
         uint64_t old_limit = 300, old_bandwidth = 0; /* QEMU's defaults */
         json_t *set, *restore;
 
