@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The public API as the CLI sees it: one call at a time (libcurl easy), JSON in and out, problem documents
+ * turned into error objects. */
+
+#include <jansson.h>
+#include <signal.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+#include "cli/settings.h"
+
+struct api;
+
+/* Set-up only; nothing is sent. BAD_REQUEST for a URL that is not http(s), or plain http to another machine:
+ * the token would cross the network in the clear. */
+int api_new(const struct settings *settings, struct api **ret_api, struct error **ret_error);
+void api_free(struct api *api);
+DEFINE_CLEANUP(struct api *, api_free)
+
+/* `path` is what follows /api/v1, percent-encoded ("/vms/web1"); `body` (borrowed) may be NULL. On success
+ * *ret_json (may be NULL) is the document, which the caller owns (a JSON null when the answer has no body), and
+ * *ret_status (may be NULL) the status. */
+int api_call(struct api *api, const char *method, const char *path, const json_t *body, json_t **ret_json,
+        int *ret_status, struct error **ret_error);
+
+/* Follows a stream of server-sent events until `event` returns false, an interrupt comes (CANCELLED) or the server
+ * closes it. `data` is the event's document (borrowed). Reconnects are the caller's business: last_id (may be empty)
+ * is sent as Last-Event-ID and kept up to date. */
+typedef bool (*api_event_fn)(void *userdata, const char *type, const json_t *data);
+int api_stream(struct api *api, const char *path, char last_id[static 64], api_event_fn event, void *userdata,
+        struct error **ret_error);
+
+/* Appends "?key=value" or "&key=value" to a path, the value percent-encoded; NULL values are left out. 0, -E2BIG or
+ * -ENOMEM. */
+int api_query(struct buf *path, const char *key, const char *value);
+
+/* A counter of interrupts (borrowed; NULL: none): a call during which it changes ends with CANCELLED. */
+void api_set_interrupts(struct api *api, const volatile sig_atomic_t *interrupts);
+
+/* Text for X-Drover-Reason of all later calls (copied); NULL: none. */
+int api_set_reason(struct api *api, const char *reason);

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/text.h"
+#include "cli/collection.h"
+
+static const struct output_column columns[] = {{"NAME", "name", false}, {"ADDRESS", "spec.address", false},
+        {"STATE", "status.state", false}, {"VMS", "status.n_vms", false}, {"CPUS", "status.cpus", false},
+        {"LOAD", "status.load1", false}, {"MEMORY", "status.memory_bytes", false},
+        {"FREE", "status.memory_free_bytes", false}, {"QEMU", "status.qemu.version", false},
+        {"MESSAGE", "status.message", false}, {0}};
+
+int command_host_list(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        return collection_print(cli, "/hosts", 0, columns, ret_error);
+}
+
+int command_host_show(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        return collection_show(cli, "/hosts", arguments_operand(arguments, 0), ret_error);
+}
+
+/* The manager's address as agents reach it: that of the URL in use. */
+static const char *manager_address(const struct cli *cli)
+{
+        const char *scheme_end = strstr(cli->settings.server, "://");
+
+        return scheme_end ? scheme_end + 3 : cli->settings.server;
+}
+
+/* What to do next, for people; the document for scripts. */
+static int print_enrolment(const struct cli *cli, const json_t *answer, struct error **ret_error)
+{
+        const char *token = json_string_value(json_object_get(answer, "enrol_token"));
+
+        if (cli->format != OUTPUT_TABLE)
+                return output_document(cli, answer, ret_error);
+        if (!token)
+                return error_set(
+                        ret_error, ERROR_PROTOCOL, NULL, "the manager's answer holds no enrolment token");
+        fputs("On the host, run this once:\n\n  drover-agent enrol --manager ", cli->out);
+        output_text(cli->out, manager_address(cli), false);
+        fputs(" --token ", cli->out);
+        output_text(cli->out, token, false);
+        fputs("\n\nThe token works until ", cli->out);
+        output_text(cli->out, json_string_value(json_object_get(answer, "expires")) ?: "?", false);
+        fputs(".\n", cli->out);
+        return 0;
+}
+
+static int post_enrolment(struct cli *cli, const char *path, const json_t *body, struct error **ret_error)
+{
+        _cleanup_json_ json_t *answer = NULL;
+        int r = api_call(cli->api, "POST", path, body, &answer, NULL, ret_error);
+
+        return r < 0 ? r : print_enrolment(cli, answer, ret_error);
+}
+
+int command_host_add(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        const char *address = arguments_operand(arguments, 0), *name = arguments_text(arguments, "name"),
+                   *migration_address = arguments_text(arguments, "migration-address");
+        _cleanup_json_ json_t *body = NULL;
+        char from_address[NAME_MAX_CHARS + 1];
+
+        if (!name) {
+                snprintf(from_address, sizeof(from_address), "%.*s", (int)strcspn(address, ":"), address);
+                name = from_address;
+        }
+        if (!text_is_name(name))
+                return error_set(ret_error, ERROR_BAD_REQUEST, "add --name NAME",
+                        "no host can be called by the address '%s'", address);
+        body = json_pack(
+                "{s:s, s:s, s:s*}", "name", name, "address", address, "migration_address", migration_address);
+        if (!body)
+                return error_set(ret_error, ERROR_BAD_REQUEST, NULL, "the address is not UTF-8 text");
+        return post_enrolment(cli, "/hosts", body, ret_error);
+}
+
+int command_host_enrol_token(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        _cleanup_free_ char *path = alloc_printf("/hosts/%s/enrol-token", arguments_operand(arguments, 0));
+
+        if (!path)
+                return error_from_errno(ret_error, ENOMEM, "cannot make the request");
+        return post_enrolment(cli, path, NULL, ret_error);
+}
+
+int command_host_remove(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        return collection_act(cli, "DELETE", "/hosts", arguments_operand(arguments, 0),
+                arguments_flag(arguments, "force") ? "?force=true" : "", NULL, ret_error);
+}

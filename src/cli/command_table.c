@@ -1,0 +1,636 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/command_table.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+#define END \
+        { \
+                0 \
+        }
+#define OPERAND(operand_name, collection) \
+        { \
+                .name = (operand_name), .kind = VALUE_NAME, .names_of = (collection) \
+        }
+#define TEXT_OPERAND(operand_name) \
+        { \
+                .name = (operand_name), .kind = VALUE_TEXT \
+        }
+#define MEMORY_MAX_BYTES (16ULL << 40)
+
+const struct option_spec global_options[] = {
+        {.name = "server",
+                .letter = 's',
+                .kind = VALUE_TEXT,
+                .value = "URL",
+                .help = "the manager, such as https://manager:8443 (also DROVER_SERVER)"},
+        {.name = "token",
+                .letter = 't',
+                .kind = VALUE_FILE,
+                .value = "FILE",
+                .help = "file that holds the API token (also DROVER_TOKEN: the token, or an absolute path)"},
+        {.name = "ca",
+                .kind = VALUE_FILE,
+                .value = "FILE",
+                .help = "certificate of the CA that the manager is trusted by (also DROVER_CA)"},
+        {.name = "output",
+                .letter = 'o',
+                .kind = VALUE_CHOICE,
+                .value = "table|json|yaml",
+                .help = "json and yaml are the API's documents; default table"},
+        {.name = "no-wait", .help = "start the task and print its name instead of waiting for its end"},
+        {.name = "timeout",
+                .kind = VALUE_DURATION,
+                .value = "TIME",
+                .help = "stop waiting after this long; the task goes on (exit status 6)"},
+        {.name = "why",
+                .kind = VALUE_TEXT,
+                .value = "TEXT",
+                .help = "reason, written into task and audit log"},
+        {.name = "quiet", .letter = 'q', .help = "no progress on standard error"},
+        {.name = "help", .letter = 'h', .help = "help on the command"},
+        {.name = "version", .letter = 'V', .help = "version of this program"},
+        END,
+};
+
+static const struct option_spec host_add_options[] = {
+        {.name = "name",
+                .kind = VALUE_NAME,
+                .value = "NAME",
+                .help = "what to call it; default: the address without its port"},
+        {.name = "migration-address",
+                .kind = VALUE_TEXT,
+                .value = "ADDRESS",
+                .help = "address for migration data, if not the same"},
+        END,
+};
+
+static const struct option_spec host_remove_options[] = {
+        {.name = "force", .help = "also with VMs on it, or when it is unreachable"},
+        END,
+};
+
+static const struct option_spec vm_list_options[] = {
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "only those on this host"},
+        {.name = "power",
+                .kind = VALUE_CHOICE,
+                .value = "stopped|starting|running|paused|incoming|outgoing-done|crashed|unknown",
+                .help = "only those in this state"},
+        END,
+};
+
+static const struct option_spec vm_create_options[] = {
+        {.name = "cpus",
+                .kind = VALUE_NUMBER,
+                .value = "N",
+                .min = 1,
+                .max = 255,
+                .help = "virtual CPUs; default 1"},
+        {.name = "memory",
+                .kind = VALUE_SIZE,
+                .value = "SIZE",
+                .min = 16 << 20,
+                .max = MEMORY_MAX_BYTES,
+                .required = true,
+                .help = "memory, such as 4G"},
+        {.name = "disk",
+                .kind = VALUE_TEXT,
+                .repeat = true,
+                .value = "DATASTORE:PATH|SIZE[,format=F][,bus=B][,name=N][,size=S][,read-only]",
+                .help = "an existing image, or a new one of this size; may be repeated"},
+        {.name = "net",
+                .kind = VALUE_TEXT,
+                .repeat = true,
+                .value = "PORTGROUP[,mac=M][,model=M]",
+                .help = "a NIC on this port group; may be repeated"},
+        {.name = "kernel",
+                .kind = VALUE_TEXT,
+                .value = "DATASTORE:PATH",
+                .help = "boot this kernel directly"},
+        {.name = "initrd",
+                .kind = VALUE_TEXT,
+                .value = "DATASTORE:PATH",
+                .help = "with this initial RAM disk"},
+        {.name = "append", .kind = VALUE_TEXT, .value = "ARGS", .help = "and this kernel command line"},
+        {.name = "cdrom", .kind = VALUE_TEXT, .value = "DATASTORE:PATH", .help = "image in the CD-ROM drive"},
+        {.name = "firmware", .kind = VALUE_CHOICE, .value = "bios|uefi", .help = "default bios"},
+        {.name = "machine",
+                .kind = VALUE_NAME,
+                .value = "TYPE",
+                .help = "q35 (default), pc, or a versioned type such as pc-q35-7.2"},
+        {.name = "cpu-model", .kind = VALUE_TEXT, .value = "MODEL", .help = "QEMU's name; default auto"},
+        {.name = "accelerator", .kind = VALUE_CHOICE, .value = "auto|kvm|tcg", .help = "default auto"},
+        {.name = "datastore",
+                .kind = VALUE_NAME,
+                .value = "NAME",
+                .names_of = "datastores",
+                .help = "where its folder is; default: where its first disk is"},
+        {.name = "label",
+                .kind = VALUE_TEXT,
+                .value = "KEY=VALUE",
+                .repeat = true,
+                .help = "a label; may be repeated"},
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "create it there; default: the best one"},
+        {.name = "start", .help = "start it afterwards"},
+        END,
+};
+
+static const struct option_spec vm_start_options[] = {
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "start it there; default: where it was, else the best one"},
+        END,
+};
+
+static const struct option_spec vm_stop_options[] = {
+        {.name = "force", .help = "cut the power instead of pressing the power button"},
+        {.name = "patience",
+                .kind = VALUE_DURATION,
+                .value = "TIME",
+                .min = 1000,
+                .max = 3600000,
+                .help = "how long the guest may take to power off; default 2m"},
+        END,
+};
+
+static const struct option_spec vm_console_options[] = {
+        {.name = "tail",
+                .kind = VALUE_SIZE,
+                .value = "SIZE",
+                .min = 1,
+                .max = 1 << 20,
+                .help = "how much of the end; default 4K"},
+        END,
+};
+
+static const struct option_spec vm_migrate_options[] = {
+        {.name = "to",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "destination; default: the best one"},
+        {.name = "max-pause",
+                .kind = VALUE_DURATION,
+                .value = "TIME",
+                .min = 1,
+                .max = 600000,
+                .help = "bound on the pause; default 300ms"},
+        {.name = "check", .help = "only check, and rank the destinations"},
+        {.name = "priority",
+                .kind = VALUE_CHOICE,
+                .value = "low|normal|high|critical",
+                .help = "place in the queue; default normal"},
+        {.name = "verify", .help = "compare the guest's memory on both sides (lengthens the pause)"},
+        {.name = "codec", .kind = VALUE_CHOICE, .value = "auto|none|lz4|zstd", .help = "default auto"},
+        {.name = "channels",
+                .kind = VALUE_NUMBER,
+                .value = "N",
+                .min = 0,
+                .max = 64,
+                .help = "number of connections; default 0: automatic"},
+        {.name = "rate-limit", .kind = VALUE_RATE, .value = "RATE", .help = "such as 500mbit; default none"},
+        {.name = "give-up",
+                .kind = VALUE_DURATION,
+                .value = "TIME",
+                .max = 604800000,
+                .help = "cancel the migration after this long; default 1h"},
+        END,
+};
+
+static const struct option_spec task_list_options[] = {
+        {.name = "active", .help = "only those that have not ended"},
+        {.name = "object",
+                .kind = VALUE_TEXT,
+                .value = "KIND/NAME",
+                .help = "only about this, such as vm/web1"},
+        {.name = "action",
+                .kind = VALUE_TEXT,
+                .value = "ACTION",
+                .help = "only this action, such as vm.migrate"},
+        {.name = "limit",
+                .kind = VALUE_NUMBER,
+                .value = "N",
+                .min = 1,
+                .max = 1000,
+                .help = "the newest N; default 50"},
+        END,
+};
+
+static const struct option_spec datastore_add_options[] = {
+        {.name = "local", .help = "one per host under one name, not one and the same on all hosts"},
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .repeat = true,
+                .help = "only on this host; may be repeated; default: all"},
+        {.name = "path-on",
+                .kind = VALUE_TEXT,
+                .value = "HOST=PATH",
+                .repeat = true,
+                .help = "path where it differs; may be repeated"},
+        END,
+};
+
+static const struct option_spec switch_add_options[] = {
+        {.name = "uplink",
+                .kind = VALUE_TEXT,
+                .value = "INTERFACE",
+                .help = "the hosts' network interface; default: none, isolated"},
+        {.name = "uplink-on",
+                .kind = VALUE_TEXT,
+                .value = "HOST=INTERFACE",
+                .repeat = true,
+                .help = "uplink where it differs; may be repeated"},
+        {.name = "mtu",
+                .kind = VALUE_NUMBER,
+                .value = "BYTES",
+                .min = 576,
+                .max = 65535,
+                .help = "default 1500"},
+        END,
+};
+
+static const struct option_spec port_group_add_options[] = {
+        {.name = "switch",
+                .kind = VALUE_NAME,
+                .value = "SWITCH",
+                .names_of = "switches",
+                .required = true,
+                .help = "the switch it is on"},
+        {.name = "vlan",
+                .kind = VALUE_NUMBER,
+                .value = "ID",
+                .min = 0,
+                .max = 4094,
+                .help = "VLAN; default 0: none"},
+        END,
+};
+
+static const struct option_spec token_create_options[] = {
+        {.name = "role", .kind = VALUE_CHOICE, .value = "admin|read-only", .help = "default read-only"},
+        {.name = "expires",
+                .kind = VALUE_NUMBER,
+                .value = "DAYS",
+                .min = 1,
+                .max = 36500,
+                .help = "works for this many days; default: until revoked"},
+        END,
+};
+
+static const struct option_spec audit_list_options[] = {
+        {.name = "who", .kind = VALUE_TEXT, .value = "NAME", .help = "only by this caller"},
+        {.name = "object",
+                .kind = VALUE_TEXT,
+                .value = "KIND/NAME",
+                .help = "only about this, such as vm/web1"},
+        {.name = "limit",
+                .kind = VALUE_NUMBER,
+                .value = "N",
+                .min = 1,
+                .max = 1000,
+                .help = "the newest N; default 50"},
+        END,
+};
+
+static const struct option_spec events_options[] = {
+        {.name = "kinds", .kind = VALUE_TEXT, .value = "KIND,...", .help = "only of these, such as vm,task"},
+        {.name = "since",
+                .kind = VALUE_NUMBER,
+                .value = "REVISION",
+                .max = INT64_MAX,
+                .help = "start after this revision; default: now"},
+        END,
+};
+
+#define WAITS \
+        "Waits for the task and shows its progress on standard error; Ctrl-C detaches, and the task goes " \
+        "on."
+
+const struct command command_table[] = {
+        {.words = "host list", .summary = "list the hosts", .run = command_host_list},
+        {.words = "host show",
+                .summary = "show a host",
+                .operands = {OPERAND("HOST", "hosts")},
+                .run = command_host_show},
+        {.words = "host add",
+                .summary = "add a host and print the command that enrols it",
+                .details = "ADDRESS is where its agent listens, with the port if it is not 8444. The token "
+                           "that is "
+                           "printed works once and for one hour.",
+                .operands = {TEXT_OPERAND("ADDRESS")},
+                .options = host_add_options,
+                .run = command_host_add},
+        {.words = "host enrol-token",
+                .summary = "make a new enrolment token; the old one ends",
+                .operands = {OPERAND("HOST", "hosts")},
+                .run = command_host_enrol_token},
+        {.words = "host remove",
+                .summary = "remove a host from the inventory",
+                .operands = {OPERAND("HOST", "hosts")},
+                .options = host_remove_options,
+                .run = command_host_remove},
+
+        {.words = "vm list",
+                .summary = "list the virtual machines",
+                .options = vm_list_options,
+                .run = command_vm_list},
+        {.words = "vm show",
+                .summary = "show a virtual machine",
+                .operands = {OPERAND("VM", "vms")},
+                .run = command_vm_show},
+        {.words = "vm create",
+                .summary = "create a virtual machine",
+                .details = "--disk and --net may be repeated. A disk is DATASTORE: followed by a path in it "
+                           "or by the "
+                           "size of a new image; formats are qcow2 (default) and raw, buses virtio "
+                           "(default), scsi, "
+                           "sata and ide. NIC models are virtio (default), e1000 and rtl8139; MACs are "
+                           "handed out by "
+                           "the manager unless given.\n\n" WAITS,
+                .operands = {OPERAND("VM", NULL)},
+                .options = vm_create_options,
+                .run = command_vm_create},
+        {.words = "vm start",
+                .summary = "start a virtual machine",
+                .details = WAITS,
+                .operands = {OPERAND("VM", "vms")},
+                .options = vm_start_options,
+                .run = command_vm_start},
+        {.words = "vm stop",
+                .summary = "shut a virtual machine down",
+                .details = WAITS,
+                .operands = {OPERAND("VM", "vms")},
+                .options = vm_stop_options,
+                .run = command_vm_stop},
+        {.words = "vm pause",
+                .summary = "halt the virtual CPUs",
+                .operands = {OPERAND("VM", "vms")},
+                .run = command_vm_pause},
+        {.words = "vm resume",
+                .summary = "let the virtual CPUs run again",
+                .operands = {OPERAND("VM", "vms")},
+                .run = command_vm_resume},
+        {.words = "vm delete",
+                .summary = "delete a stopped virtual machine and its disks",
+                .details = WAITS,
+                .operands = {OPERAND("VM", "vms")},
+                .run = command_vm_delete},
+        {.words = "vm console",
+                .summary = "print the end of the serial console's log",
+                .operands = {OPERAND("VM", "vms")},
+                .options = vm_console_options,
+                .run = command_vm_console},
+        {.words = "vm migrate",
+                .summary = "move a running virtual machine to another host",
+                .details = "Shows pass, rate, what remains and the dirty rate while it runs, and a report at "
+                           "the end. "
+                           "With --check nothing is moved: each check is printed with its cause and way out, "
+                           "and the "
+                           "exit status is 1 if one failed.\n\n"
+                           "Ctrl-C detaches and the migration goes on; Ctrl-C again within two seconds "
+                           "cancels it, "
+                           "and the guest stays where it is.",
+                .operands = {OPERAND("VM", "vms")},
+                .options = vm_migrate_options,
+                .run = command_vm_migrate},
+
+        {.words = "task list",
+                .summary = "list tasks, newest first",
+                .options = task_list_options,
+                .run = command_task_list},
+        {.words = "task show",
+                .summary = "show a task",
+                .operands = {OPERAND("TASK", "tasks")},
+                .run = command_task_show},
+        {.words = "task watch",
+                .summary = "follow a task to its end",
+                .operands = {OPERAND("TASK", "tasks")},
+                .run = command_task_watch},
+        {.words = "task cancel",
+                .summary = "ask a task to stop and undo what it did",
+                .operands = {OPERAND("TASK", "tasks")},
+                .run = command_task_cancel},
+
+        {.words = "datastore list", .summary = "list the datastores", .run = command_datastore_list},
+        {.words = "datastore show",
+                .summary = "show a datastore, and what each host says about it",
+                .operands = {OPERAND("DATASTORE", "datastores")},
+                .run = command_datastore_show},
+        {.words = "datastore add",
+                .summary = "make a folder of the hosts a datastore",
+                .operands = {OPERAND("NAME", NULL), TEXT_OPERAND("PATH")},
+                .options = datastore_add_options,
+                .run = command_datastore_add},
+        {.words = "datastore remove",
+                .summary = "forget a datastore; its files stay",
+                .operands = {OPERAND("DATASTORE", "datastores")},
+                .run = command_datastore_remove},
+
+        {.words = "network list", .summary = "list switches and port groups", .run = command_network_list},
+        {.words = "network switch list",
+                .summary = "list the virtual switches",
+                .run = command_network_switch_list},
+        {.words = "network switch add",
+                .summary = "make a virtual switch on all hosts",
+                .operands = {OPERAND("NAME", NULL)},
+                .options = switch_add_options,
+                .run = command_network_switch_add},
+        {.words = "network switch remove",
+                .summary = "remove a virtual switch",
+                .operands = {OPERAND("SWITCH", "switches")},
+                .run = command_network_switch_remove},
+        {.words = "network port-group list",
+                .summary = "list the port groups",
+                .run = command_network_port_group_list},
+        {.words = "network port-group add",
+                .summary = "make a port group on a switch",
+                .operands = {OPERAND("NAME", NULL)},
+                .options = port_group_add_options,
+                .run = command_network_port_group_add},
+        {.words = "network port-group remove",
+                .summary = "remove a port group",
+                .operands = {OPERAND("PORTGROUP", "port-groups")},
+                .run = command_network_port_group_remove},
+
+        {.words = "token list", .summary = "list the API tokens", .run = command_token_list},
+        {.words = "token create",
+                .summary = "make an API token and print it, this once",
+                .operands = {OPERAND("NAME", NULL)},
+                .options = token_create_options,
+                .run = command_token_create},
+        {.words = "token revoke",
+                .summary = "end an API token",
+                .operands = {OPERAND("NAME", "tokens")},
+                .run = command_token_revoke},
+
+        {.words = "audit list",
+                .summary = "list who did what, newest first",
+                .options = audit_list_options,
+                .run = command_audit_list},
+        {.words = "audit verify",
+                .summary = "check the audit log's hash chain",
+                .details =
+                        "Exit status 1 when an entry was changed or removed. Keep the hash that is printed "
+                        "elsewhere: only with it the removal of the newest entries can be noticed.",
+                .run = command_audit_verify},
+
+        {.words = "events",
+                .summary = "print each change of an object as it happens, until Ctrl-C",
+                .options = events_options,
+                .run = command_events},
+        {.words = "version",
+                .summary = "print the versions of this program and of the manager",
+                .run = command_version},
+        {.words = "completion",
+                .summary = "print the completion script of a shell",
+                .details = "SHELL is bash, zsh or fish; for bash: source <(drover completion bash).",
+                .operands = {TEXT_OPERAND("SHELL")},
+                .run = command_completion,
+                .offline = true},
+        {.words = "help",
+                .summary = "help on a command or on a group of them",
+                .operands = {{.name = "WORD", .optional = true}, {.name = "WORD", .optional = true},
+                        {.name = "WORD", .optional = true}},
+                .run = command_help,
+                .offline = true},
+        {.words = "man",
+                .summary = "print the manual page",
+                .run = command_man,
+                .hidden = true,
+                .offline = true},
+        {.words = "names",
+                .summary = "print the names in a collection, for completion",
+                .operands = {TEXT_OPERAND("COLLECTION")},
+                .run = command_names,
+                .hidden = true},
+};
+const size_t n_command_table = ARRAY_SIZE(command_table);
+
+enum exit_status exit_status_of(const struct error *error)
+{
+        switch (error ? error->code : ERROR_INTERNAL) {
+        case ERROR_BAD_REQUEST:
+                return EXIT_STATUS_USAGE;
+        case ERROR_NOT_FOUND:
+                return EXIT_STATUS_NOT_FOUND;
+        case ERROR_UNAUTHENTICATED:
+        case ERROR_DENIED:
+                return EXIT_STATUS_DENIED;
+        case ERROR_EXISTS:
+        case ERROR_CONFLICT:
+        case ERROR_BUSY:
+        case ERROR_LOCKED:
+        case ERROR_REVISION_MISMATCH:
+        case ERROR_STALE_EPOCH:
+        case ERROR_OWNER_ELSEWHERE:
+        case ERROR_OWNER_UNKNOWN:
+                return EXIT_STATUS_CONFLICT;
+        case ERROR_TIMED_OUT:
+                return EXIT_STATUS_TIMED_OUT;
+        default:
+                return EXIT_STATUS_FAILED;
+        }
+}
+
+size_t command_n_words(const struct command *command)
+{
+        size_t n = 1;
+
+        for (const char *s = command->words; *s; s++)
+                n += *s == ' ';
+        assert(n <= COMMAND_WORDS_MAX);
+        return n;
+}
+
+bool command_word(const struct command *command, size_t n, char ret[static COMMAND_WORD_SIZE])
+{
+        const char *s = command->words;
+
+        if (n >= command_n_words(command))
+                return false;
+        while (n--)
+                s = strchr(s, ' ') + 1;
+        snprintf(ret, COMMAND_WORD_SIZE, "%.*s", (int)strcspn(s, " "), s);
+        return true;
+}
+
+bool command_starts_with(const struct command *command, const char *const *words, size_t n_words)
+{
+        char word[COMMAND_WORD_SIZE];
+
+        for (size_t i = 0; i < n_words; i++)
+                if (!command_word(command, i, word) || strcmp(word, words[i]))
+                        return false;
+        return true;
+}
+
+const struct command *command_find(const char *const *words, size_t n_words)
+{
+        for (size_t i = 0; i < n_command_table; i++)
+                if (command_n_words(&command_table[i]) == n_words &&
+                        command_starts_with(&command_table[i], words, n_words))
+                        return &command_table[i];
+        return NULL;
+}
+
+#define DISTANCE_MAX_CHARS 64
+
+/* Optimal string alignment distance: Damerau-Levenshtein in three rows. */
+size_t text_distance(const char *a, const char *b, size_t limit)
+{
+        size_t rows[3][DISTANCE_MAX_CHARS + 1], n_a = strlen(a), n_b = strlen(b), far = limit + 1;
+        size_t *before = rows[0], *last = rows[1], *row = rows[2];
+
+        if (n_a > DISTANCE_MAX_CHARS || n_b > DISTANCE_MAX_CHARS)
+                return far;
+        for (size_t j = 0; j <= n_b; j++)
+                last[j] = before[j] = j;
+        for (size_t i = 1; i <= n_a; i++) {
+                size_t *spare = before;
+
+                row[0] = i;
+                for (size_t j = 1; j <= n_b; j++) {
+                        size_t change = last[j - 1] + (a[i - 1] != b[j - 1]);
+
+                        row[j] = MIN(change, MIN(last[j], row[j - 1]) + 1);
+                        if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                                row[j] = MIN(row[j], before[j - 2] + 1);
+                }
+                before = last;
+                last = row;
+                row = spare;
+        }
+        return MIN(last[n_b], far);
+}
+
+const char *command_nearest(const char *const *words, size_t n_words)
+{
+        char typed[DISTANCE_MAX_CHARS + 1] = "";
+        const char *best = NULL;
+        size_t best_distance = 4; /* a third of the letters of "vm migrate": farther is no typing mistake */
+
+        for (size_t i = 0, used = 0; i < n_words && used < sizeof(typed); i++)
+                used += (size_t)snprintf(typed + used, sizeof(typed) - used, "%s%s", i ? " " : "", words[i]);
+        for (size_t i = 0; i < n_command_table; i++) {
+                size_t distance = text_distance(typed, command_table[i].words, 3);
+
+                if (!command_table[i].hidden && distance < best_distance) {
+                        best = command_table[i].words;
+                        best_distance = distance;
+                }
+        }
+        return best;
+}

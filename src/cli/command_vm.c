@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "cli/collection.h"
+#include "cli/report.h"
+#include "cli/task.h"
+#include "cli/vm_spec.h"
+
+#define PATH_MAX_BYTES 1024
+
+static const struct output_column columns[] = {{"NAME", "name", false}, {"POWER", "status.power", false},
+        {"HOST", "status.host", false}, {"CPUS", "spec.cpus", false}, {"MEMORY", "spec.memory_bytes", false},
+        {"DISKS", "spec.disks", true}, {"MACHINE", "status.machine", false},
+        {"MESSAGE", "status.message", false}, {0}};
+
+static int no_memory(struct error **ret_error)
+{
+        return error_from_errno(ret_error, ENOMEM, "cannot make the request");
+}
+
+int command_vm_list(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        _cleanup_buf_ struct buf path;
+
+        buf_init(&path, PATH_MAX_BYTES);
+        if (buf_append_string(&path, "/vms") < 0 ||
+                api_query(&path, "host", arguments_text(arguments, "host")) < 0 ||
+                api_query(&path, "power", arguments_text(arguments, "power")) < 0)
+                return no_memory(ret_error);
+        return collection_print(cli, buf_string(&path), 0, columns, ret_error);
+}
+
+int command_vm_show(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        return collection_show(cli, "/vms", arguments_operand(arguments, 0), ret_error);
+}
+
+int command_vm_create(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        json_t *body = NULL;
+        int r = vm_spec_request(arguments, &body, ret_error);
+
+        return r < 0 ? r : task_request(cli, "POST", "/vms", body, ret_error);
+}
+
+static int act(struct cli *cli, const struct arguments *arguments, const char *verb, json_t *body,
+        struct error **ret_error)
+{
+        return collection_act(cli, "POST", "/vms", arguments_operand(arguments, 0), verb, body, ret_error);
+}
+
+int command_vm_start(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        json_t *body = json_pack("{s:s*}", "host", arguments_text(arguments, "host"));
+
+        return body ? act(cli, arguments, "/start", body, ret_error) : no_memory(ret_error);
+}
+
+int command_vm_stop(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        json_t *body = json_pack("{s:b}", "force", arguments_flag(arguments, "force"));
+        uint64_t patience_ms;
+
+        if (body && arguments_number(arguments, "patience", &patience_ms) &&
+                json_object_set_new(body, "timeout_ms", json_integer((json_int_t)patience_ms)) < 0) {
+                json_decref(body);
+                body = NULL;
+        }
+        return body ? act(cli, arguments, "/stop", body, ret_error) : no_memory(ret_error);
+}
+
+int command_vm_pause(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        return act(cli, arguments, "/pause", NULL, ret_error);
+}
+
+int command_vm_resume(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        return act(cli, arguments, "/resume", NULL, ret_error);
+}
+
+int command_vm_delete(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        return collection_act(cli, "DELETE", "/vms", arguments_operand(arguments, 0), "", NULL, ret_error);
+}
+
+int command_vm_console(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        uint64_t tail = 4096;
+        _cleanup_free_ char *path = NULL;
+        _cleanup_json_ json_t *answer = NULL;
+        const char *text;
+        int r;
+
+        (void)arguments_number(arguments, "tail", &tail);
+        path = alloc_printf(
+                "/vms/%s/console?tail=%llu", arguments_operand(arguments, 0), (unsigned long long)tail);
+        if (!path)
+                return no_memory(ret_error);
+        r = api_call(cli->api, "GET", path, NULL, &answer, NULL, ret_error);
+        if (r < 0)
+                return r;
+        if (cli->format != OUTPUT_TABLE)
+                return output_document(cli, answer, ret_error);
+        text = json_string_value(json_object_get(answer, "text")) ?: "";
+        for (const char *line = text; *line;) {
+                size_t n = strcspn(line, "\r\n");
+                _cleanup_free_ char *one = alloc_printf("%.*s", (int)n, line);
+
+                if (!one)
+                        return no_memory(ret_error);
+                output_text(cli->out, one, true);
+                line += n;
+                if (*line == '\r')
+                        line++;
+                if (*line == '\n')
+                        line++;
+                fputc('\n', cli->out);
+        }
+        return 0;
+}
+
+/* {"to", "max_pause_ms", ...} with what was given. */
+static json_t *migration_request(const struct arguments *arguments)
+{
+        static const char *const texts[][2] = {{"to", "to"}, {"priority", "priority"}, {"codec", "codec"}};
+        static const char *const numbers[][2] = {{"max-pause", "max_pause_ms"}, {"channels", "channels"},
+                {"rate-limit", "rate_limit_bps"}, {"give-up", "timeout_ms"}};
+        static const char *const flags[] = {"check", "verify"};
+        _cleanup_json_ json_t *body = json_object();
+        uint64_t number;
+        int r = body ? 0 : -ENOMEM;
+
+        for (size_t i = 0; i < ARRAY_SIZE(texts) && r == 0; i++)
+                if (arguments_text(arguments, texts[i][0]))
+                        r = json_object_set_new(
+                                body, texts[i][1], json_string(arguments_text(arguments, texts[i][0])));
+        for (size_t i = 0; i < ARRAY_SIZE(numbers) && r == 0; i++)
+                if (arguments_number(arguments, numbers[i][0], &number))
+                        r = json_object_set_new(body, numbers[i][1], json_integer((json_int_t)number));
+        for (size_t i = 0; i < ARRAY_SIZE(flags) && r == 0; i++)
+                if (arguments_flag(arguments, flags[i]))
+                        r = json_object_set_new(body, flags[i], json_true());
+        return r < 0 ? NULL : TAKE_PTR(body);
+}
+
+static int print_checks(struct cli *cli, const json_t *report, struct error **ret_error)
+{
+        if (!json_is_true(json_object_get(report, "ok")))
+                cli->status = EXIT_STATUS_FAILED;
+        if (cli->format != OUTPUT_TABLE)
+                return output_document(cli, report, ret_error);
+        return report_checks(cli, report, ret_error);
+}
+
+int command_vm_migrate(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        _cleanup_json_ json_t *body = migration_request(arguments), *report = NULL;
+        _cleanup_free_ char *path = alloc_printf("/vms/%s/migrate", arguments_operand(arguments, 0));
+        int r;
+
+        if (!body || !path)
+                return no_memory(ret_error);
+        if (!arguments_flag(arguments, "check"))
+                return task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
+        r = api_call(cli->api, "POST", path, body, &report, NULL, ret_error);
+        return r < 0 ? r : print_checks(cli, report, ret_error);
+}

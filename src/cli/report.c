@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/report.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "cli/output.h"
+
+#define LABEL_WIDTH 14
+
+static double number_of(const json_t *doc, const char *key)
+{
+        const json_t *value = json_object_get(doc, key);
+
+        return json_is_number(value) ? json_number_value(value) : -1;
+}
+
+static const char *text_of(const json_t *doc, const char *key)
+{
+        return json_string_value(json_object_get(doc, key));
+}
+
+static void label(const struct cli *cli, const char *text)
+{
+        fprintf(cli->out, "  %-*s", LABEL_WIDTH, text);
+}
+
+static void field(const struct cli *cli, const json_t *result, const char *key, const char *name)
+{
+        const char *text = text_of(result, key);
+
+        if (!text)
+                return;
+        label(cli, name);
+        output_text(cli->out, text, false);
+        fputc('\n', cli->out);
+}
+
+static const char *size_text(double bytes, char ret[static 16])
+{
+        return text_format_size(bytes > 0 ? (uint64_t)bytes : 0, ret);
+}
+
+/* A pause is worth its tenths below ten milliseconds. */
+static const char *pause_text(double ms, char ret[static 24])
+{
+        if (ms >= 10)
+                return text_format_duration_ms((uint64_t)(ms + 0.5), ret);
+        snprintf(ret, 24, "%.1f ms", ms);
+        return ret;
+}
+
+static void print_memory(const struct cli *cli, const json_t *result)
+{
+        static const char *const saved[][2] = {
+                {"bytes_zero", "zero pages"}, {"bytes_duplicate", "duplicates"}, {"bytes_delta", "deltas"}};
+        double ram = number_of(result, "bytes_ram"), wire = number_of(result, "bytes_wire"),
+               passes = number_of(result, "passes");
+        char a[16], b[16];
+        bool any = false;
+
+        if (ram >= 0 && wire >= 0) {
+                label(cli, "memory");
+                fprintf(cli->out, "%s read", size_text(ram, a));
+                if (passes >= 0)
+                        fprintf(cli->out, " in %.0f pass%s", passes, passes > 1 ? "es" : "");
+                fprintf(cli->out, ", %s sent", size_text(wire, b));
+                if (wire > 0)
+                        fprintf(cli->out, " (%.1f : 1)", ram / wire);
+                fputc('\n', cli->out);
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(saved); i++) {
+                double bytes = number_of(result, saved[i][0]);
+
+                if (bytes < 0)
+                        continue;
+                if (!any)
+                        label(cli, "of that");
+                fprintf(cli->out, "%s%s %s", any ? ", " : "", size_text(bytes, a), saved[i][1]);
+                any = true;
+        }
+        if (any)
+                fputc('\n', cli->out);
+}
+
+static void print_path(const struct cli *cli, const json_t *result)
+{
+        double channels = number_of(result, "channels");
+        const char *cipher = text_of(result, "cipher");
+
+        if (channels >= 0) {
+                label(cli, "path");
+                fprintf(cli->out, "%.0f connection%s", channels, channels > 1 ? "s" : "");
+                fputs(cipher ? ", " : "", cli->out);
+                output_text(cli->out, cipher ?: "", false);
+                fputc('\n', cli->out);
+        }
+        field(cli, result, "converged_by", "converged by");
+        if (json_is_true(json_object_get(result, "verified"))) {
+                label(cli, "verified");
+                fputs("memory is equal on both sides\n", cli->out);
+        }
+}
+
+static void print_phases(const struct cli *cli, const json_t *phases)
+{
+        const json_t *phase;
+        char text[24];
+        size_t i;
+
+        if (!json_array_size(phases))
+                return;
+        label(cli, "phases");
+        json_array_foreach (phases, i, phase) {
+                double ms = number_of(phase, "ms");
+
+                fputs(i ? ", " : "", cli->out);
+                output_text(cli->out, text_of(phase, "name") ?: "?", false);
+                fprintf(cli->out, " %s", text_format_duration_ms(ms > 0 ? (uint64_t)(ms + 0.5) : 0, text));
+        }
+        fputc('\n', cli->out);
+}
+
+static int flushed(const struct cli *cli, struct error **ret_error)
+{
+        if (fflush(cli->out) == 0 && !ferror(cli->out))
+                return 0;
+        return error_from_errno(ret_error, EIO, "cannot write the output");
+}
+
+int report_migration(const struct cli *cli, const char *vm, const json_t *result, struct error **ret_error)
+{
+        double total = number_of(result, "total_ms"), pause = number_of(result, "pause_ms");
+        char text[24];
+
+        output_text(cli->out, vm, false);
+        fputs(" moved from ", cli->out);
+        output_text(cli->out, text_of(result, "from") ?: "?", false);
+        fputs(" to ", cli->out);
+        output_text(cli->out, text_of(result, "to") ?: "?", false);
+        fprintf(cli->out, " in %s", text_format_duration_ms(total > 0 ? (uint64_t)total : 0, text));
+        if (pause >= 0)
+                fprintf(cli->out, ", paused for %s", pause_text(pause, text));
+        fputc('\n', cli->out);
+        print_memory(cli, result);
+        print_path(cli, result);
+        print_phases(cli, json_object_get(result, "phases"));
+        return flushed(cli, ret_error);
+}
+
+int report_task(const struct cli *cli, const json_t *task, struct error **ret_error)
+{
+        const char *action = json_string_value(output_lookup(task, "spec.action")) ?: "task",
+                   *object = json_string_value(output_lookup(task, "spec.object")) ?: "";
+        const json_t *result = output_lookup(task, "status.result");
+
+        if (!strcmp(action, "vm.migrate") && json_is_object(result))
+                return report_migration(
+                        cli, strchr(object, '/') ? strchr(object, '/') + 1 : object, result, ret_error);
+        output_text(cli->out, object, false);
+        fputs(": ", cli->out);
+        output_text(cli->out, action, false);
+        fputs(" done\n", cli->out);
+        return flushed(cli, ret_error);
+}
+
+static void print_check(const struct cli *cli, const json_t *check)
+{
+        const char *cause = text_of(check, "cause"), *way_out = text_of(check, "way_out");
+
+        fprintf(cli->out, "  %-7s", json_is_true(json_object_get(check, "ok")) ? "ok" : "FAILED");
+        output_text(cli->out, text_of(check, "code") ?: "?", false);
+        if (cause) {
+                fputs(": ", cli->out);
+                output_text(cli->out, cause, false);
+        }
+        if (way_out) {
+                fputs("\n         way out: ", cli->out);
+                output_text(cli->out, way_out, false);
+        }
+        fputc('\n', cli->out);
+}
+
+int report_checks(const struct cli *cli, const json_t *report, struct error **ret_error)
+{
+        static const struct output_column columns[] = {{"HOST", "host", false}, {"OK", "ok", false},
+                {"SCORE", "score", false}, {"REASONS", "reasons", false}, {0}};
+        const json_t *checks = json_object_get(report, "checks"),
+                     *ranking = json_object_get(report, "ranking"), *check;
+        bool ok = json_is_true(json_object_get(report, "ok"));
+        size_t i;
+
+        output_text(cli->out, text_of(report, "vm") ?: "?", false);
+        fputs(ok ? " can move" : " cannot move", cli->out);
+        if (text_of(report, "to")) {
+                fputs(" to ", cli->out);
+                output_text(cli->out, text_of(report, "to"), false);
+        }
+        fputc('\n', cli->out);
+        json_array_foreach (checks, i, check)
+                print_check(cli, check);
+        if (json_array_size(ranking)) {
+                fputc('\n', cli->out);
+                return output_table(cli, ranking, columns, ret_error);
+        }
+        return flushed(cli, ret_error);
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What is said at the end of a task that succeeded, for people. */
+
+#include "cli/cli.h"
+
+/* One line for most actions; the migration report for vm.migrate. */
+int report_task(const struct cli *cli, const json_t *task, struct error **ret_error);
+
+/* The report alone, from a MigrationResult. */
+int report_migration(const struct cli *cli, const char *vm, const json_t *result, struct error **ret_error);
+
+/* The checks before a migration, failed ones with their way out, and the ranking of destinations. */
+int report_checks(const struct cli *cli, const json_t *report, struct error **ret_error);

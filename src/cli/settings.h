@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Which server, which token, which CA: options, then environment, then ~/.config/drover/config.ini. */
+
+#include "cli/arguments.h"
+
+struct settings {
+        char *server; /* "https://manager:8443", no slash at the end */
+        char *token;  /* NULL: none */
+        char *ca;     /* file with the manager's CA; NULL: the system's */
+};
+
+/* Reads all three sources. BAD_REQUEST names the source of what is wrong. `*ret` is untouched on failure. */
+int settings_load(const struct arguments *arguments, struct settings *ret, struct error **ret_error);
+void settings_deinit(struct settings *settings);
