@@ -9,6 +9,7 @@
 
 #include "agent/config.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "base/map.h"
 #include "io/loop.h"
 
@@ -35,6 +36,7 @@ struct agent {
                 *client; /* calls to peers: mTLS with our certificate, trusts the cluster's CA alone */
 
         struct map vms;                 /* uid -> struct vm; vm.c */
+        struct list creations;          /* creations and deletions under way; vm_create.c */
         struct netlink *netlink;        /* rtnetlink of our network namespace */
         struct vswitch_set *switches;   /* switches and port groups; api_config.c keeps them on disk */
         struct stores *stores;          /* stores.h: datastores */

@@ -97,11 +97,9 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
                 return HANDOFF_SOURCE_RELEASE;
         if (f->result_abandoned || (f->peer.answered && f->peer.record == HANDOFF_ABANDONED))
                 return HANDOFF_SOURCE_TAKE_BACK;
-        if (f->mover_alive)
-                return HANDOFF_SOURCE_WAIT;
-        /* Without a data path the destination completes by itself if it has everything (it asks us); told to
-         * stop, it must say so first. */
-        return f->stop_wanted ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
+        /* Usually the data path brings the answer before we get to ask. Without it the destination completes by itself
+         * if it has everything (it asks us); when it is to stop, it must say first that it did. */
+        return f->stop_wanted && !f->mover_alive ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
 }
 
 static enum handoff_source_action decide_handed_off(const struct handoff_source_facts *f)

@@ -28,7 +28,7 @@ void migration_api_peer_abort(struct agent *agent, struct http_request *request)
 void migration_api_peer_released(struct agent *agent, struct http_request *request);
 
 /* After the VMs of an earlier run were adopted and before the API is open: takes up every journal, and discards incoming
- * guests that have none. 0 or negative errno (a journal that cannot be read is logged and blocks its VM, not the start). */
+ * guests that have none. 0 or negative errno (a journal that cannot be read is logged and left alone). */
 int migration_recover_all(struct agent *agent);
 /* Frees all; movers end, journals stay. */
 void migration_free_all(struct agent *agent);

@@ -1,0 +1,717 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/migration.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/crash_point.h"
+#include "agent/migration_state.h"
+#include "agent/mover_process.h"
+#include "agent/vm.h"
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "vmm/migration_params.h"
+#include "vmm/qmp.h"
+#include "vmm/vm_config.h"
+
+#define TICK_MS 500           /* how often an unsettled migration looks again at QEMU and its peer */
+#define QUERY_TIMEOUT_MS 5000 /* QMP is silent while QEMU writes its final phase */
+#define SETTLED_MAX 256       /* remembered for the manager; the oldest go first */
+#define ADDRESS_MAX 80
+
+struct migrations {
+        char *folder; /* of the journals */
+        struct map by_id;
+};
+
+static const char *const phase_names[] = {
+#define X(name, text) [MIGRATION_##name] = text,
+        MIGRATION_PHASES(X)
+#undef X
+};
+static_assert(ARRAY_SIZE(phase_names) == N_MIGRATION_PHASES, "every phase has a name");
+
+const char *migration_phase_to_string(enum migration_phase phase)
+{
+        return phase_names[phase];
+}
+
+/* --- The object ------------------------------------------------------------------------------------------ */
+
+const char *migration_spec_string(const struct migration *m, const char *key)
+{
+        return json_string_value(json_object_get(m->spec, key));
+}
+
+uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback)
+{
+        const json_t *v = json_object_get(m->spec, key);
+
+        return json_is_integer(v) && json_integer_value(v) > 0 ? (uint64_t)json_integer_value(v) : fallback;
+}
+
+static int check_side(const json_t *spec, const char *side, const char **ret_uid, const char **ret_address,
+        struct error **ret_error)
+{
+        static const char *const keys[] = {"host", "address", "migration_address", NULL};
+        json_t *obj = NULL;
+        const char *unused = NULL;
+        int r = doc_opt_object(spec, "", side, &obj, ret_error);
+
+        if (r == 0 && !obj)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field %s is missing", side);
+        if (r == 0)
+                r = doc_only_keys(obj, side, keys, ret_error);
+        if (r == 0)
+                r = doc_need_string(obj, side, "host", UUID_STRING_SIZE - 1, ret_uid, ret_error);
+        if (r == 0)
+                r = doc_need_string(obj, side, "address", ADDRESS_MAX, ret_address, ret_error);
+        if (r == 0)
+                r = doc_opt_string(obj, side, "migration_address", ADDRESS_MAX, &unused, ret_error);
+        if (r == 0 && !text_is_uuid(*ret_uid))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field %s.host is not a UUID", side);
+        return r;
+}
+
+/* Everything but the VM document, which whoever starts the VM validates. */
+static int check_spec(const json_t *spec, enum migration_role role, const char *own_uid, const char **ret_id,
+        const char **ret_peer_uid, const char **ret_peer_address, uint64_t *ret_epoch,
+        struct error **ret_error)
+{
+        static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
+                "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
+                NULL};
+        const char *source_uid, *source_address, *destination_uid, *destination_address, *codec = "auto",
+                                                                                         *text = NULL;
+        uint64_t number = 0;
+        json_t *vm = NULL;
+        bool flag = false;
+        int r = doc_only_keys(spec, "", keys, ret_error);
+
+        if (r == 0)
+                r = doc_need_string(spec, "", "id", UUID_STRING_SIZE - 1, ret_id, ret_error);
+        if (r == 0 && !text_is_uuid(*ret_id))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field id is not a UUID");
+        if (r == 0)
+                r = doc_opt_object(spec, "", "vm", &vm, ret_error);
+        if (r == 0 && !text_is_uuid(json_string_value(json_object_get(vm, "uid"))))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field vm has no valid uid");
+        if (r == 0)
+                r = doc_need_u64(spec, "", "epoch", 1, INT64_MAX - 2, ret_epoch, ret_error);
+        if (r == 0)
+                r = check_side(spec, "source", &source_uid, &source_address, ret_error);
+        if (r == 0)
+                r = check_side(spec, "destination", &destination_uid, &destination_address, ret_error);
+        if (r == 0)
+                r = doc_opt_u64(spec, "", "max_pause_ms", 1, 60000, &number, ret_error);
+        if (r == 0)
+                r = doc_opt_u64(spec, "", "channels", 0, MIGRATION_MAX_CHANNELS, &number, ret_error);
+        if (r == 0)
+                r = doc_opt_u64(spec, "", "rate_limit_bps", 0, INT64_MAX, &number, ret_error);
+        if (r == 0)
+                r = doc_opt_u64(spec, "", "timeout_ms", 0, 7 * 86400000ull, &number, ret_error);
+        if (r == 0)
+                r = doc_opt_string(spec, "", "codec", 8, &codec, ret_error);
+        if (r == 0)
+                r = doc_opt_string(
+                        spec, "", "source_fingerprint", PKI_FINGERPRINT_SIZE - 1, &text, ret_error);
+        if (r == 0)
+                r = doc_opt_bool(spec, "", "verify", &flag, ret_error);
+        if (r < 0)
+                return -EINVAL;
+        if (strcmp(codec, "auto") && strcmp(codec, "none") && strcmp(codec, "lz4") && strcmp(codec, "zstd"))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use auto, none, lz4 or zstd.",
+                        "field codec is \"%s\", which is not known", codec);
+        if (!strcmp(source_uid, destination_uid))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Choose another destination.",
+                        "source and destination are the same host");
+        if (strcmp(role == MIGRATION_SOURCE_SIDE ? source_uid : destination_uid, own_uid))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Send the spec to the host it names.",
+                        "this host is not the migration's %s",
+                        role == MIGRATION_SOURCE_SIDE ? "source" : "destination");
+        *ret_peer_uid = role == MIGRATION_SOURCE_SIDE ? destination_uid : source_uid;
+        *ret_peer_address = role == MIGRATION_SOURCE_SIDE ? destination_address : source_address;
+        return 0;
+}
+
+int migration_new(struct agent *agent, enum migration_role role, const json_t *spec,
+        struct migration **ret_migration, struct error **ret_error)
+{
+        _cleanup_(migration_freep) struct migration *m = NULL;
+        const char *id = NULL, *peer_uid = NULL, *peer_address = NULL;
+        uint64_t epoch = 0;
+        int r = check_spec(
+                spec, role, agent_host_uid(agent), &id, &peer_uid, &peer_address, &epoch, ret_error);
+
+        if (r < 0)
+                return r;
+        m = ALLOC(struct migration);
+        if (!m)
+                return error_from_errno(ret_error, ENOMEM, "cannot begin a migration");
+        m->agent = agent;
+        m->role = role;
+        m->epoch = epoch;
+        m->path_alive = true;
+        if (role == MIGRATION_SOURCE_SIDE)
+                for (size_t i = 0; i < MIGRATION_MAX_CHANNELS; i++)
+                        m->source.sockets[i] = -1;
+        else
+                m->destination.listen_fd = -1;
+        snprintf(m->id, sizeof(m->id), "%s", id);
+        snprintf(m->vm_uid, sizeof(m->vm_uid), "%s",
+                json_string_value(json_object_get(json_object_get(spec, "vm"), "uid")));
+        m->spec = json_deep_copy(spec);
+        m->peer_uid = alloc_strdup(peer_uid);
+        m->peer_address = alloc_strdup(peer_address);
+        m->started_ms = clock_now_ms(loop_clock(agent->loop));
+        if (!m->spec || !m->peer_uid || !m->peer_address)
+                return error_from_errno(ret_error, ENOMEM, "cannot begin a migration");
+        *ret_migration = TAKE_PTR(m);
+        return 0;
+}
+
+static void stop_timers(struct migration *m)
+{
+        loop_source_free(TAKE_PTR(m->deadline));
+        loop_source_free(TAKE_PTR(m->tick));
+        loop_source_free(TAKE_PTR(m->step));
+        crash_hold_free(TAKE_PTR(m->hold));
+        qmp_call_cancel(TAKE_PTR(m->refresh_call));
+        m->refreshing = false;
+}
+
+void migration_free(struct migration *m)
+{
+        if (!m)
+                return;
+        stop_timers(m);
+        if (m->role == MIGRATION_SOURCE_SIDE)
+                migration_source_deinit(m);
+        else
+                migration_destination_deinit(m);
+        http_call_cancel(m->call);
+        mover_process_free(m->mover);
+        journal_free(m->journal);
+        json_decref(m->spec);
+        json_decref(m->progress);
+        json_decref(m->result);
+        error_free(m->stop_reason);
+        free(m->peer_uid);
+        free(m->peer_address);
+        free(m->cert_pem);
+        pki_key_free(m->key_pem);
+        free(m);
+}
+
+struct migration *migration_find(struct agent *agent, const char *id)
+{
+        return agent->migrations && id ? map_get(&agent->migrations->by_id, id) : NULL;
+}
+
+struct vm *migration_vm(const struct migration *m)
+{
+        return vm_find(m->agent, m->vm_uid);
+}
+
+static void on_tick(void *userdata)
+{
+        struct migration *m = userdata;
+
+        loop_source_rearm(m->tick, TICK_MS);
+        migration_refresh_qemu(m);
+        migration_kick(m);
+}
+
+static void on_deadline(void *userdata)
+{
+        struct migration *m = userdata;
+        struct error *e = NULL;
+
+        error_set(&e, ERROR_TIMED_OUT, "Raise the time limit, or the bound on the pause.",
+                "the migration did not finish within its time limit");
+        migration_stop(m, e);
+}
+
+static int add_timers(struct migration *m)
+{
+        int r = loop_add_timer(m->agent->loop, TICK_MS, on_tick, m, &m->tick);
+
+        if (r == 0 && m->role == MIGRATION_SOURCE_SIDE)
+                r = loop_add_timer(m->agent->loop, migration_spec_u64(m, "timeout_ms", 3600000), on_deadline,
+                        m, &m->deadline);
+        return r;
+}
+
+static json_t *record_json(const struct migration *m, enum handoff_record record, uint64_t epoch)
+{
+        return json_pack("{s:s, s:I, s:I}", "record", handoff_record_to_string(record), "epoch",
+                (json_int_t)epoch, "time_ms", (json_int_t)clock_unix_ms(loop_clock(m->agent->loop)));
+}
+
+void migration_forget(struct migration *m)
+{
+        struct migrations *all = m->agent->migrations;
+
+        (void)journal_remove(all->folder, m->id);
+        map_remove(&all->by_id, m->id);
+        migration_free(m);
+}
+
+void migration_for_each(struct agent *agent, void (*fn)(void *userdata, struct migration *m), void *userdata)
+{
+        struct map_item *item, *spare;
+
+        if (!agent->migrations)
+                return;
+        map_for_each (item, spare, &agent->migrations->by_id)
+                fn(userdata, item->value);
+}
+
+/* Forgets the oldest settled migrations beyond the bound. */
+static void prune(struct migrations *all)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &all->by_id) {
+                struct migration *m = item->value;
+
+                if (map_size(&all->by_id) <= SETTLED_MAX)
+                        return;
+                if (m->settled && !m->n_pending)
+                        migration_forget(m);
+        }
+}
+
+int migration_register(struct migration *m, struct error **ret_error)
+{
+        enum handoff_record first = m->role == MIGRATION_SOURCE_SIDE ? HANDOFF_OUTGOING : HANDOFF_PREPARED;
+        _cleanup_json_ json_t *record = record_json(m, first, m->epoch);
+        struct migrations *all = m->agent->migrations;
+        int r;
+
+        if (!record || json_object_set_new(record, "role", json_integer(m->role)) < 0 ||
+                json_object_set(record, "spec", m->spec) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot begin a migration");
+        prune(all);
+        r = journal_create(all->folder, m->id, record, &m->journal, ret_error);
+        if (r < 0)
+                return r;
+        m->record = first;
+        r = add_timers(m);
+        if (r == 0)
+                r = map_put(&all->by_id, m->id, m, NULL);
+        if (r < 0) {
+                (void)journal_remove(all->folder, m->id);
+                return error_from_errno(ret_error, r, "cannot begin a migration");
+        }
+        migration_set_phase(m, MIGRATION_PREPARING);
+        return 0;
+}
+
+int migration_set_record(
+        struct migration *m, enum handoff_record record, uint64_t epoch, struct error **ret_error)
+{
+        _cleanup_json_ json_t *json = record_json(m, record, epoch);
+        int r;
+
+        assert(handoff_record_may_follow(m->record, record));
+        if (!json)
+                return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
+        r = journal_append(m->journal, json, ret_error);
+        if (r < 0)
+                return r;
+        m->record = record;
+        log_info("migration %s of vm %s: %s, epoch %llu", m->id, m->vm_uid, handoff_record_to_string(record),
+                (unsigned long long)epoch);
+        return 0;
+}
+
+void migration_set_phase(struct migration *m, enum migration_phase phase)
+{
+        if (m->n_history && m->phase == phase)
+                return;
+        m->phase = phase;
+        m->n_asks = 0;
+        if (m->n_history < MIGRATION_MAX_PHASES) {
+                m->history[m->n_history].phase = phase;
+                m->history[m->n_history++].started_ms = clock_now_ms(loop_clock(m->agent->loop));
+        }
+        migration_publish(m);
+}
+
+void migration_stop(struct migration *m, struct error *reason)
+{
+        _cleanup_error_ struct error *e = reason;
+
+        if (m->settled)
+                return;
+        if (!m->stop_wanted)
+                log_notice("migration %s of vm %s is to end: %s", m->id, m->vm_uid, error_message(e));
+        m->stop_wanted = true;
+        if (!m->stop_reason)
+                m->stop_reason = TAKE_PTR(e);
+        migration_kick(m);
+}
+
+void migration_settle(struct migration *m, enum migration_phase phase)
+{
+        _cleanup_json_ json_t *line = NULL;
+
+        if (m->settled)
+                return;
+        m->settled = true;
+        stop_timers(m);
+        migration_close_path(m);
+        migration_set_phase(m, phase);
+        line = record_json(m, m->record, m->epoch);
+        if (line) {
+                json_object_set_new(line, "settled", json_string(phase_names[phase]));
+                if (m->result)
+                        json_object_set(line, "result", m->result);
+                if (m->stop_reason)
+                        json_object_set_new(line, "error", error_to_json(m->stop_reason));
+                (void)journal_append(m->journal, line, NULL); /* only the report would be lost */
+        }
+        log_info("migration %s of vm %s: %s%s%s", m->id, m->vm_uid, phase_names[phase],
+                m->stop_reason ? ": " : "", m->stop_reason ? error_message(m->stop_reason) : "");
+        migration_publish(m);
+}
+
+static void on_step(void *userdata)
+{
+        struct migration *m = userdata;
+
+        loop_source_free(TAKE_PTR(m->step));
+        if (m->settled || m->hold)
+                return;
+        if (m->role == MIGRATION_SOURCE_SIDE)
+                migration_source_step(m);
+        else
+                migration_destination_step(m);
+}
+
+void migration_kick(struct migration *m)
+{
+        if (m->settled || m->step)
+                return;
+        if (loop_add_defer(m->agent->loop, on_step, m, &m->step) < 0)
+                log_warning("migration %s: out of memory, trying again at the next tick", m->id);
+}
+
+static void on_hold_over(void *userdata)
+{
+        struct migration *m = userdata;
+
+        crash_hold_free(TAKE_PTR(m->hold));
+        migration_kick(m);
+}
+
+bool migration_hold(struct migration *m, const char *point)
+{
+        char mark[48];
+
+        if (m->hold)
+                return true;
+        snprintf(mark, sizeof(mark), ":%s:", point);
+        if (strstr(m->passed_points, mark))
+                return false;
+        strncat(m->passed_points, mark, sizeof(m->passed_points) - strlen(m->passed_points) - 1);
+        crash_point(point);
+        return crash_point_hold(m->agent->loop, point, on_hold_over, m, &m->hold);
+}
+
+void migration_close_path(struct migration *m)
+{
+        mover_process_free(TAKE_PTR(m->mover));
+        m->path_alive = false;
+}
+
+void migration_take_stats(struct migration *m, const json_t *message)
+{
+        _cleanup_json_ json_t *stats = json_copy((json_t *)message);
+
+        if (!stats)
+                return;
+        json_object_del(stats, "event");
+        if (m->progress)
+                json_object_update(m->progress, stats);
+        else
+                m->progress = json_incref(stats);
+        migration_publish(m);
+}
+
+struct error *migration_mover_error(const json_t *message)
+{
+        enum error_code code = ERROR_MOVER_FAILED;
+        const char *text = json_string_value(json_object_get(message, "message"));
+        struct error *e = NULL;
+
+        (void)error_code_from_string(json_string_value(json_object_get(message, "code")), &code);
+        error_set(&e, code, NULL, "the data path failed: %s", text ?: "no reason given");
+        return e;
+}
+
+/* --- What QEMU says about itself ------------------------------------------------------------------------- */
+
+/* `status` was asked before `run_state`: whatever happens in between, a guest that completed is never taken for one that
+ * resumed. */
+static enum handoff_qemu source_state(
+        const struct migration *m, enum migration_status status, const char *run_state)
+{
+        if (!strcmp(run_state, "postmigrate"))
+                return HANDOFF_QEMU_COMPLETED;
+        if (m->qemu == HANDOFF_QEMU_COMPLETED && m->record == HANDOFF_HANDED_OFF)
+                return HANDOFF_QEMU_COMPLETED; /* only we could have continued it */
+        if (status ==
+                MIGRATION_STATUS_COMPLETED) /* of the incoming migration that once brought the guest here */
+                return m->record == HANDOFF_HANDED_OFF ? HANDOFF_QEMU_UNKNOWN : HANDOFF_QEMU_RUNNING;
+        if (status != MIGRATION_STATUS_NONE && !migration_status_is_final(status))
+                return HANDOFF_QEMU_MIGRATING;
+        return strcmp(run_state, "finish-migrate") ? HANDOFF_QEMU_RUNNING : HANDOFF_QEMU_MIGRATING;
+}
+
+static enum handoff_qemu destination_state(
+        const struct migration *m, enum migration_status status, const char *run_state)
+{
+        if (!strcmp(run_state, "running"))
+                return HANDOFF_QEMU_RUNNING;
+        if (m->qemu == HANDOFF_QEMU_LOADED) /* the event was faster than this answer */
+                return HANDOFF_QEMU_LOADED;
+        return status == MIGRATION_STATUS_COMPLETED && strcmp(run_state, "inmigrate") ? HANDOFF_QEMU_LOADED
+                                                                                      : HANDOFF_QEMU_LOADING;
+}
+
+static void on_refresh_status(void *userdata, const json_t *result, const struct error *error)
+{
+        struct migration *m = userdata;
+        const char *run_state = json_string_value(json_object_get(result, "status"));
+
+        m->refresh_call = NULL;
+        m->refreshing = false;
+        if (error || !run_state)
+                return;
+        m->qemu = m->role == MIGRATION_SOURCE_SIDE ? source_state(m, m->refresh_status, run_state)
+                                                   : destination_state(m, m->refresh_status, run_state);
+        migration_kick(m);
+}
+
+static void on_refresh_migrate(void *userdata, const json_t *result, const struct error *error)
+{
+        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
+        struct migration *m = userdata;
+        struct vm *vm = migration_vm(m);
+
+        m->refresh_call = NULL;
+        m->refreshing = false;
+        if (error || !vm || !vm->qmp || migration_info_parse(result, &info, NULL) < 0)
+                return;
+        m->refresh_status = info.status;
+        if (qmp_command(vm->qmp, "query-status", NULL, -1, QUERY_TIMEOUT_MS, on_refresh_status, m,
+                    &m->refresh_call, NULL) == 0)
+                m->refreshing = true;
+}
+
+void migration_refresh_qemu(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+
+        if (m->role == MIGRATION_DESTINATION_SIDE && m->destination.starting)
+                return;
+        if (!vm || !vm_has_qemu(vm)) {
+                m->qemu = HANDOFF_QEMU_GONE;
+                migration_kick(m);
+                return;
+        }
+        if (m->refreshing || !vm->qmp)
+                return;
+        if (qmp_command(vm->qmp, "query-migrate", NULL, -1, QUERY_TIMEOUT_MS, on_refresh_migrate, m,
+                    &m->refresh_call, NULL) == 0)
+                m->refreshing = true;
+}
+
+/* Calls `fn` for each unsettled migration of the VM (there is at most one). */
+static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
+{
+        struct map_item *item, *spare;
+
+        if (!agent->migrations)
+                return NULL;
+        map_for_each (item, spare, &agent->migrations->by_id) {
+                struct migration *m = item->value;
+
+                if (!m->settled && !strcmp(m->vm_uid, vm_uid))
+                        return m;
+        }
+        return NULL;
+}
+
+void migration_vm_event(
+        struct agent *agent, struct vm *vm, const char *event, const json_t *data, int64_t unix_us)
+{
+        struct migration *m = find_by_vm(agent, vm->uid);
+
+        if (!m)
+                return;
+        if (m->role == MIGRATION_SOURCE_SIDE)
+                migration_source_event(m, event, data, unix_us);
+        else
+                migration_destination_event(m, event, data, unix_us);
+        migration_kick(m);
+}
+
+void migration_vm_gone(struct agent *agent, struct vm *vm)
+{
+        struct migration *m = find_by_vm(agent, vm->uid);
+
+        if (!m)
+                return;
+        qmp_call_cancel(TAKE_PTR(m->refresh_call));
+        m->refreshing = false;
+        m->qemu = HANDOFF_QEMU_GONE;
+        if (m->record == HANDOFF_OUTGOING || m->record == HANDOFF_PREPARED) {
+                struct error *e = NULL;
+                char words[512];
+
+                error_set(&e, vm->guest_shutdown ? ERROR_CONFLICT : ERROR_QEMU_DIED, NULL,
+                        vm->guest_shutdown ? "the guest shut itself down during the migration%s"
+                                           : "QEMU ended during the migration: %s",
+                        vm->guest_shutdown ? "" : vm_last_words(vm, words));
+                migration_stop(m, e);
+        }
+        migration_kick(m);
+}
+
+void migration_vm_connected(struct agent *agent, struct vm *vm)
+{
+        struct migration *m = find_by_vm(agent, vm->uid);
+
+        if (m)
+                migration_refresh_qemu(m);
+}
+
+bool migration_vm_busy(struct agent *agent, const char *vm_uid)
+{
+        return find_by_vm(agent, vm_uid) != NULL;
+}
+
+/* --- Recovery -------------------------------------------------------------------------------------------- */
+
+static void restore_records(struct migration *m)
+{
+        size_t i;
+        json_t *line;
+
+        json_array_foreach ((json_t *)journal_records(m->journal), i, line) {
+                const char *settled = json_string_value(json_object_get(line, "settled"));
+
+                (void)handoff_record_from_string(
+                        json_string_value(json_object_get(line, "record")), &m->record);
+                if (!settled)
+                        continue;
+                m->settled = true;
+                for (size_t p = 0; p < N_MIGRATION_PHASES; p++)
+                        if (!strcmp(phase_names[p], settled))
+                                m->phase = (enum migration_phase)p;
+                m->result = json_deep_copy(json_object_get(line, "result"));
+                if (json_object_get(line, "error"))
+                        m->stop_reason = error_from_json(json_object_get(line, "error"));
+        }
+}
+
+/* After a restart: movers are gone, memory is gone; what is durable and what QEMU says must do. */
+static void recover_one(void *userdata, const char *id)
+{
+        _cleanup_(migration_freep) struct migration *m = NULL;
+        _cleanup_(journal_freep) struct journal *journal = NULL;
+        _cleanup_error_ struct error *e = NULL;
+        struct agent *agent = userdata;
+        const json_t *first;
+
+        if (journal_open(agent->migrations->folder, id, &journal, &e) < 0) {
+                log_error("%s", error_message(e));
+                return;
+        }
+        first = json_array_get(journal_records(journal), 0);
+        if (migration_new(agent, (enum migration_role)json_integer_value(json_object_get(first, "role")),
+                    json_object_get(first, "spec"), &m, &e) < 0) {
+                log_error("the journal of migration %s is not valid: %s", id, error_message(e));
+                return;
+        }
+        m->journal = TAKE_PTR(journal);
+        restore_records(m);
+        m->path_alive = false;
+        if (m->role == MIGRATION_SOURCE_SIDE) {
+                m->source.stage = STAGE_RUNNING;
+                m->source.commit_sent = true; /* not known: so it may have been */
+        }
+        if (map_put(&agent->migrations->by_id, m->id, m, NULL) < 0 || (!m->settled && add_timers(m) < 0)) {
+                log_error("migration %s cannot be recovered: out of memory", id);
+                map_remove(&agent->migrations->by_id, m->id);
+                return;
+        }
+        if (!m->settled) {
+                log_notice("migration %s of vm %s: taken up after a restart, journal says %s", m->id,
+                        m->vm_uid, handoff_record_to_string(m->record));
+                if (m->record == HANDOFF_OUTGOING || m->record == HANDOFF_PREPARED) {
+                        struct error *why = NULL;
+
+                        error_set(&why, ERROR_MOVER_FAILED, "Start the migration again.",
+                                "the agent was restarted during the migration");
+                        if (m->role == MIGRATION_SOURCE_SIDE)
+                                migration_stop(m, why);
+                        else
+                                m->stop_reason = why;
+                }
+                migration_refresh_qemu(m);
+        }
+        (void)TAKE_PTR(m);
+}
+
+static void on_discarded(void *userdata _unused_, struct error *error)
+{
+        if (error)
+                log_warning("a guest that was left waiting for its migration could not be removed: %s",
+                        error_message(error));
+}
+
+int migration_recover_all(struct agent *agent)
+{
+        struct migrations *all = ALLOC(struct migrations);
+        struct map_item *item, *spare;
+        int r;
+
+        if (!all)
+                return -ENOMEM;
+        map_init(&all->by_id);
+        all->folder = alloc_printf("%s/migrations", agent->config.state_dir);
+        agent->migrations = all;
+        r = all->folder ? file_make_dirs(all->folder, 0700) : -ENOMEM;
+        if (r == 0)
+                r = journal_for_each(all->folder, recover_one, agent);
+        if (r < 0)
+                return r;
+        map_for_each (item, spare, &agent->vms) {
+                struct vm *vm = item->value;
+
+                if (vm_power(vm) == VM_POWER_INCOMING && !migration_vm_busy(agent, vm->uid))
+                        (void)vm_discard_incoming(vm, on_discarded, NULL, NULL);
+        }
+        return 0;
+}
+
+void migration_free_all(struct agent *agent)
+{
+        struct map_item *item, *spare;
+
+        if (!agent->migrations)
+                return;
+        map_for_each (item, spare, &agent->migrations->by_id)
+                migration_free(item->value);
+        map_deinit(&agent->migrations->by_id);
+        free(agent->migrations->folder);
+        free(TAKE_PTR(agent->migrations));
+}

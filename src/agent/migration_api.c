@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Migrations as documents, and the routes through which the manager starts, watches, cancels and forgets them. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/migration.h"
+#include "agent/migration_state.h"
+#include "agent/vm.h"
+#include "vmm/vm_config.h"
+
+static json_t *history_json(const struct migration *m)
+{
+        json_t *list = json_array();
+
+        for (size_t i = 0; list && i < m->n_history; i++) {
+                uint64_t start = m->history[i].started_ms - m->started_ms;
+                uint64_t end = i + 1 < m->n_history ? m->history[i + 1].started_ms - m->started_ms
+                               : m->settled         ? start
+                                            : clock_now_ms(loop_clock(m->agent->loop)) - m->started_ms;
+
+                json_array_append_new(list,
+                        json_pack("{s:s, s:I, s:I}", "name", migration_phase_to_string(m->history[i].phase),
+                                "start_ms", (json_int_t)start, "ms", (json_int_t)(end - start)));
+        }
+        return list;
+}
+
+json_t *migration_document(const struct migration *m)
+{
+        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*}", "id", m->id, "vm",
+                m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
+                migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record), "epoch",
+                (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result", m->result,
+                "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL);
+}
+
+void migration_publish(struct migration *m)
+{
+        agent_publish(m->agent, "migration", migration_document(m));
+}
+
+static void append_document(void *userdata, struct migration *m)
+{
+        json_array_append_new(userdata, migration_document(m));
+}
+
+json_t *migration_documents(struct agent *agent)
+{
+        json_t *list = json_array();
+
+        if (list)
+                migration_for_each(agent, append_document, list);
+        return list;
+}
+
+void migration_api_start(struct agent *agent, struct http_request *request)
+{
+        _cleanup_(migration_freep) struct migration *m = NULL;
+        struct error *e = NULL;
+        struct vm *vm;
+        json_t *spec;
+        int r = http_request_json(request, &spec, &e);
+
+        if (r == 0)
+                r = migration_new(agent, MIGRATION_SOURCE_SIDE, spec, &m, &e);
+        if (r < 0)
+                return http_request_reply_error(request, e);
+        vm = migration_vm(m);
+        if (migration_find(agent, m->id))
+                error_set(&e, ERROR_EXISTS, "Ask for its status.", "migration %s exists already", m->id);
+        else if (!vm)
+                error_set(&e, ERROR_NOT_FOUND, "Ask the manager where the virtual machine is.",
+                        "this host has no virtual machine %s", m->vm_uid);
+        else if (migration_vm_busy(agent, m->vm_uid))
+                error_set(&e, ERROR_BUSY, "Wait for it to end, or cancel it.",
+                        "another migration of %s is under way", vm->name);
+        else if (vm_power(vm) != VM_POWER_RUNNING)
+                error_set(&e, ERROR_CONFLICT,
+                        vm_power(vm) == VM_POWER_PAUSED ? "Resume it first." : "Start it first.",
+                        "%s is %s; a live migration needs a running virtual machine", vm->name,
+                        vm_power_to_string(vm_power(vm)));
+        else if (vm->config->status.owner_epoch != m->epoch)
+                error_set(&e, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
+                        "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
+                        vm->name, (unsigned long long)vm->config->status.owner_epoch);
+        else
+                migration_register(m, &e);
+        if (e)
+                return http_request_reply_error(request, e);
+        m->qemu = HANDOFF_QEMU_RUNNING;
+        http_request_reply_json(request, 202, migration_document(m));
+        migration_source_begin(TAKE_PTR(m));
+}
+
+void migration_api_list(struct agent *agent, struct http_request *request)
+{
+        http_request_reply_json(request, 200, json_pack("{s:o}", "items", migration_documents(agent)));
+}
+
+/* The migration named in the path, or NULL after the request was answered. */
+static struct migration *request_migration(struct agent *agent, struct http_request *request)
+{
+        const char *id = http_request_param(request, "id");
+        struct migration *m = migration_find(agent, id);
+        struct error *e = NULL;
+
+        if (m)
+                return m;
+        error_set(&e, ERROR_NOT_FOUND, NULL, "this host knows no migration %.40s", id ?: "");
+        http_request_reply_error(request, e);
+        return NULL;
+}
+
+void migration_api_get(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = request_migration(agent, request);
+
+        if (m)
+                http_request_reply_json(request, 200, migration_document(m));
+}
+
+void migration_api_cancel(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = request_migration(agent, request);
+        struct error *e = NULL;
+
+        if (!m)
+                return;
+        if (m->settled || m->role != MIGRATION_SOURCE_SIDE || m->record != HANDOFF_OUTGOING) {
+                error_set(&e, ERROR_CONFLICT, NULL,
+                        m->role != MIGRATION_SOURCE_SIDE ? "only the source can cancel migration %s"
+                        : m->settled                     ? "migration %s has ended already"
+                                     : "migration %s cannot be cancelled any more: the virtual machine was "
+                                       "handed over",
+                        m->id);
+                return http_request_reply_error(request, e);
+        }
+        error_set(&e, ERROR_CANCELLED, NULL, "the migration was cancelled");
+        m->cancelled = true;
+        migration_stop(m, e);
+        http_request_reply_json(request, 202, migration_document(m));
+}
+
+void migration_api_forget(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = request_migration(agent, request);
+        struct error *e = NULL;
+
+        if (!m)
+                return;
+        if (!m->settled || m->n_pending) {
+                error_set(&e, ERROR_CONFLICT, "Cancel it, or wait for its end.", "migration %s is under way",
+                        m->id);
+                return http_request_reply_error(request, e);
+        }
+        migration_forget(m);
+        http_request_reply_empty(request, 204);
+}

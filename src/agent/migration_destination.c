@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The destination's side of a migration: QEMU is started and waits, the mover waits for the source's connections, then the
+ * source is answered. When everything has come (QEMU has loaded the device state, COMMIT was read) `owner` is written and
+ * the guest continued; handoff.c decides, also about everything that goes wrong. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/migration.h"
+#include "agent/migration_state.h"
+#include "agent/mover_process.h"
+#include "agent/vm.h"
+#include "base/alloc.h"
+#include "base/log.h"
+#include "io/sock.h"
+#include "vmm/migration_params.h"
+#include "vmm/vm_config.h"
+
+#define CERTIFICATE_HOURS (8 * 24)
+#define CONNECT_TIMEOUT_MS 60000 /* the source compares clocks and connects meanwhile */
+#define LISTEN_BACKLOG MIGRATION_MAX_CHANNELS
+#define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
+#define ERROR_TEXT_MAX 1024
+
+void migration_destination_deinit(struct migration *m)
+{
+        if (m->destination.prepare) {
+                struct error *e = NULL;
+
+                error_set(&e, ERROR_CANCELLED, NULL, "the destination's agent is ending");
+                http_request_reply_error(TAKE_PTR(m->destination.prepare), e);
+        }
+        fd_closep(&m->destination.listen_fd);
+        loop_source_free(TAKE_PTR(m->destination.limit));
+}
+
+/* Refuses the source's request and gives up. */
+static void prepare_failed(struct migration *m, struct error *error)
+{
+        struct error *copy = NULL;
+
+        error_set(&copy, error ? error->code : ERROR_NO_MEMORY, error ? error->hint : NULL,
+                "the destination: %s", error_message(error));
+        if (m->destination.prepare)
+                http_request_reply_error(TAKE_PTR(m->destination.prepare), copy);
+        else
+                error_free(copy);
+        migration_stop(m, error);
+}
+
+static void on_mover_event(void *userdata, const char *event, const json_t *message)
+{
+        struct migration *m = userdata;
+
+        if (!strcmp(event, "stats"))
+                return migration_take_stats(m, message);
+        if (!strcmp(event, "failed")) { /* no reason to give up what may be complete: handoff.c decides */
+                if (!m->stop_reason)
+                        m->stop_reason = migration_mover_error(message);
+                return;
+        }
+        if (!strcmp(event, "ready") && m->destination.prepare) {
+                json_t *answer =
+                        json_pack("{s:s, s:s, s:i, s:I}", "data_address", m->destination.data_address,
+                                "fingerprint", m->destination.source_fingerprint, "max_channels",
+                                MIGRATION_MAX_CHANNELS, "realtime_ns", (json_int_t)clock_realtime_ns());
+
+                http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);
+                migration_set_phase(m, MIGRATION_COPYING);
+        } else if (!strcmp(event, "placed")) {
+                migration_set_phase(m, MIGRATION_SWITCHING);
+        } else if (!strcmp(event, "commit")) {
+                m->destination.commit_read = true;
+        }
+        migration_kick(m);
+}
+
+static void on_limit(void *userdata)
+{
+        struct migration *m = userdata;
+        struct error *e = NULL;
+
+        if (m->qemu != HANDOFF_QEMU_LOADING)
+                return;
+        error_set(&e, ERROR_TIMED_OUT, NULL, "the data path is gone and QEMU neither finished nor ended");
+        migration_stop(m, e);
+}
+
+static void on_mover_ended(void *userdata, struct error *failure)
+{
+        struct migration *m = userdata;
+
+        migration_close_path(m);
+        if (failure && !m->stop_reason && m->record == HANDOFF_PREPARED)
+                error_set(&m->stop_reason, ERROR_MOVER_FAILED, NULL,
+                        "the data path at the destination ended: %s", error_message(failure));
+        if (!m->destination.limit)
+                (void)loop_add_timer(m->agent->loop, CUT_STREAM_LIMIT_MS, on_limit, m, &m->destination.limit);
+        if (m->destination.prepare) {
+                struct error *e = NULL;
+
+                error_set(&e, ERROR_MOVER_FAILED, NULL, "the data path did not start");
+                prepare_failed(m, e);
+        }
+        migration_refresh_qemu(m);
+        migration_kick(m);
+}
+
+/* Where the source's connections go: the address for migrations, else the one that the source reached us at. */
+static int listen_for_data(struct migration *m, struct error **ret_error)
+{
+        const json_t *own = json_object_get(m->spec, "destination");
+        const char *address = json_string_value(json_object_get(own, "migration_address"))
+                ?: m->agent->config.migration_address
+                ?: json_string_value(json_object_get(own, "address"));
+        struct sock_address listen, local;
+        int r = sock_address_parse(address, 0, false, &listen, ret_error);
+
+        if (r < 0)
+                return r;
+        sock_address_set_port(&listen, 0);
+        r = sock_listen_tcp(&listen, LISTEN_BACKLOG, &m->destination.listen_fd, ret_error);
+        if (r < 0)
+                return r;
+        r = sock_local_address(m->destination.listen_fd, &local);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot listen for the migration's data");
+        sock_address_format(&local, m->destination.data_address);
+        return 0;
+}
+
+static json_t *start_message(struct migration *m, const struct vm *vm)
+{
+        return json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:I}", "op", "start", "migration", m->id,
+                "vm", m->vm_uid, "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes, "block",
+                VM_RAM_BLOCK, "cert_pem", m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint",
+                migration_spec_string(m, "source_fingerprint") ?: "", "timeout_ms",
+                (json_int_t)CONNECT_TIMEOUT_MS);
+}
+
+static int start_mover(struct migration *m, struct vm *vm, struct error **ret_error)
+{
+        const struct mover_process_handler handler = {on_mover_event, on_mover_ended, m};
+        _cleanup_fd_ int stream = vm_take_stream_fd(vm);
+        int fds[3], r;
+
+        r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, ret_error);
+        if (r == 0)
+                r = pki_fingerprint(m->cert_pem, m->destination.source_fingerprint, ret_error);
+        if (r == 0)
+                r = listen_for_data(m, ret_error);
+        if (r == 0)
+                r = mover_process_start(
+                        m->agent->loop, m->agent->config.mover, MOVER_SINK, &handler, &m->mover, ret_error);
+        if (r < 0)
+                return r;
+        fds[0] = stream;
+        fds[1] = vm->ram_fd;
+        fds[2] = m->destination.listen_fd;
+        r = mover_process_send(m->mover, start_message(m, vm), fds, ARRAY_SIZE(fds), ret_error);
+        fd_closep(&m->destination.listen_fd);
+        return r;
+}
+
+static void on_incoming(void *userdata, struct error *error)
+{
+        struct migration *m = userdata;
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        m->n_pending--;
+        m->destination.starting = false;
+        if (error) {
+                error_set(&e, error->code, error->hint, "%s", error_message(error));
+                m->qemu = HANDOFF_QEMU_GONE;
+                return prepare_failed(m, e);
+        }
+        m->qemu = HANDOFF_QEMU_LOADING;
+        if (m->stop_wanted || !vm)
+                return migration_kick(m);
+        if (start_mover(m, vm, &e) < 0)
+                prepare_failed(m, e);
+}
+
+static void start_incoming(struct migration *m)
+{
+        struct error *e = NULL;
+        struct vm *vm;
+
+        if (vm_start_incoming(m->agent, json_object_get(m->spec, "vm"), m->epoch, on_incoming, m, &vm, &e) <
+                0)
+                return prepare_failed(m, e);
+        m->n_pending++;
+        m->destination.starting = true;
+        m->qemu = HANDOFF_QEMU_LOADING;
+}
+
+void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us)
+{
+        const char *status = json_string_value(json_object_get(data, "status"));
+
+        if (!strcmp(event, "RESUME") && m->record == HANDOFF_OWNER && !m->destination.resumed_unix_us) {
+                m->destination.resumed_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
+        } else if (!strcmp(event, "MIGRATION") &&
+                   migration_status_from_string(status) == MIGRATION_STATUS_COMPLETED) {
+                m->qemu = HANDOFF_QEMU_LOADED;
+        } else if (!strcmp(event, "MIGRATION") &&
+                   migration_status_from_string(status) == MIGRATION_STATUS_FAILED) {
+                struct error *e = NULL;
+
+                error_set(&e, ERROR_QEMU_FAILED,
+                        "Compare the QEMU versions and the virtual machine's devices on both hosts.",
+                        "QEMU at the destination could not load the guest's state");
+                migration_stop(m, e);
+        }
+}
+
+/* --- Actions --------------------------------------------------------------------------------------------- */
+
+static void tell_result(struct migration *m, const char *outcome)
+{
+        char text[ERROR_TEXT_MAX] = "";
+
+        if (m->stop_reason)
+                snprintf(text, sizeof(text), "%s", error_message(m->stop_reason));
+        if (m->mover)
+                (void)mover_process_send(m->mover,
+                        json_pack("{s:s, s:s, s:I, s:s}", "op", "result", "outcome", outcome,
+                                "resumed_realtime_ns", (json_int_t)(m->destination.resumed_unix_us * 1000),
+                                "message", text),
+                        NULL, 0, NULL);
+}
+
+static void on_continued(void *userdata, struct error *error)
+{
+        struct migration *m = userdata;
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        m->n_pending--;
+        m->destination.continuing = false;
+        if (error) {
+                log_error("vm %s is this host's now but does not continue: %s", m->vm_uid,
+                        error_message(error));
+                migration_refresh_qemu(m);
+                return;
+        }
+        m->qemu = HANDOFF_QEMU_RUNNING;
+        if (!m->destination.resumed_unix_us)
+                m->destination.resumed_unix_us = (int64_t)(clock_realtime_ns() / 1000);
+        if (vm)
+                vm_announce(vm);
+        tell_result(m, "running");
+        if (vm && vm_write_owner(vm, m->epoch + 1, &e) < 0) {
+                log_warning("%s",
+                        error_message(
+                                e)); /* the journal says it; the next start or migration writes it again */
+                error_free(e);
+        }
+        migration_set_phase(m, MIGRATION_SETTLING);
+        migration_kick(m);
+}
+
+static void continue_guest(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->destination.continuing || !vm || migration_hold(m, "destination-owner"))
+                return;
+        if (vm_continue(vm, on_continued, m, &e) < 0) {
+                log_error("vm %s cannot be continued: %s", m->vm_uid, error_message(e));
+                error_free(e);
+                return;
+        }
+        m->n_pending++;
+        m->destination.continuing = true;
+}
+
+static void own(struct migration *m)
+{
+        struct error *e = NULL;
+
+        if (migration_hold(m, "destination-loaded"))
+                return;
+        if (migration_set_record(m, HANDOFF_OWNER, m->epoch + 1, &e) < 0)
+                return migration_stop(m, e); /* nothing on disk that says so: it can still be abandoned */
+        migration_set_phase(m, MIGRATION_HANDED_OFF);
+        continue_guest(m);
+}
+
+static void on_discarded(void *userdata, struct error *error)
+{
+        struct migration *m = userdata;
+
+        m->n_pending--;
+        m->destination.discarding = false;
+        if (error)
+                log_error("the guest of migration %s cannot be removed: %s", m->id, error_message(error));
+        else
+                m->qemu = HANDOFF_QEMU_GONE;
+        migration_kick(m);
+}
+
+/* QEMU dies first; only then may the journal say that it never will run the guest. */
+static void abandon(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->destination.discarding || m->destination.continuing || m->destination.starting)
+                return;
+        if (vm) {
+                if (vm_discard_incoming(vm, on_discarded, m, &e) < 0) {
+                        log_error("%s", error_message(e));
+                        error_free(e);
+                        return;
+                }
+                m->n_pending++;
+                m->destination.discarding = true;
+                return;
+        }
+        m->qemu = HANDOFF_QEMU_GONE;
+        if (m->record == HANDOFF_PREPARED &&
+                migration_set_record(m, HANDOFF_ABANDONED, m->epoch + 1, &e) < 0) {
+                log_error("%s", error_message(e));
+                error_free(e);
+                return;
+        }
+        tell_result(m, "abandoned");
+        migration_set_phase(m, MIGRATION_SETTLING);
+        migration_kick(m);
+}
+
+/* Abandoned here: the record is kept until the source has settled, for it may have to ask. */
+static void fail(struct migration *m)
+{
+        const struct handoff_peer *p = &m->peer;
+
+        if (m->destination.released ||
+                (p->answered && (p->record == HANDOFF_TAKEN_BACK || p->record == HANDOFF_NONE)))
+                return migration_settle(m, MIGRATION_FAILED);
+        migration_peer_ask(m, false);
+}
+
+static void finish(struct migration *m)
+{
+        if (m->destination.continuing)
+                return;
+        if (m->qemu == HANDOFF_QEMU_RUNNING && migration_hold(m, "destination-done"))
+                return;
+        if (m->destination.released) {
+                error_free(TAKE_PTR(m->stop_reason));
+                return migration_settle(m, MIGRATION_DONE);
+        }
+        migration_peer_ask(m, false);
+        if (m->peer.answered && m->peer.record == HANDOFF_RELEASED)
+                m->destination.released = true;
+}
+
+void migration_destination_step(struct migration *m)
+{
+        const struct handoff_destination_facts facts = {
+                .record = m->record,
+                .qemu = m->qemu,
+                .mover_alive = m->path_alive,
+                .commit_read = m->destination.commit_read,
+                .stop_wanted = m->stop_wanted,
+                .peer = m->peer,
+        };
+
+        switch (handoff_destination_decide(&facts)) {
+        case HANDOFF_DESTINATION_WAIT:
+                if (m->phase == MIGRATION_PREPARING) {
+                        (void)migration_hold(m, "destination-prepare");
+                } else {
+                        (void)migration_hold(m, "destination-copying");
+                }
+                break;
+        case HANDOFF_DESTINATION_ASK:
+                migration_set_phase(m, MIGRATION_WAITING_FOR_PEER);
+                migration_peer_ask(m, false);
+                break;
+        case HANDOFF_DESTINATION_OWN:
+                own(m);
+                break;
+        case HANDOFF_DESTINATION_CONTINUE:
+                continue_guest(m);
+                break;
+        case HANDOFF_DESTINATION_ABANDON:
+                abandon(m);
+                break;
+        case HANDOFF_DESTINATION_FAILED:
+                fail(m);
+                break;
+        case HANDOFF_DESTINATION_DONE:
+                finish(m);
+                break;
+        }
+}
+
+void migration_destination_begin(struct migration *m, struct http_request *request)
+{
+        m->destination.prepare = request;
+        start_incoming(m);
+        migration_kick(m);
+}

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The exchange between the two agents of a migration: what each tells the other of its journal and QEMU, how the source
+ * asks the destination to give up or tells it that it may forget, and how the offset between their clocks is measured.
+ * Silence is never taken for an answer: without one, asking goes on with growing pauses. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/identity.h"
+#include "agent/migration.h"
+#include "agent/migration_state.h"
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+
+#define CALL_TIMEOUT_MS 5000
+#define ASK_FIRST_MS 200
+#define ASK_MAX_MS 10000
+#define PEER_NAME_MAX 64
+
+/* HTTP status of a peer that does not know the migration (any more). */
+#define STATUS_NOT_FOUND 404
+
+static const struct clock *clock_of(const struct migration *m)
+{
+        return loop_clock(m->agent->loop);
+}
+
+/* NTP's rule (RFC 5905, section 8): the exchange with the shortest round trip has the least error, at most half of it. */
+static void measure_clock(struct migration *m, json_int_t peer_ns)
+{
+        uint64_t now = clock_realtime_ns(), rtt = now - m->call_started_ns;
+
+        if (peer_ns <= 0 || now < m->call_started_ns || (m->clock_rtt_ns && rtt >= m->clock_rtt_ns))
+                return;
+        m->clock_rtt_ns = MAX(rtt, (uint64_t)1);
+        m->clock_offset_ns = (int64_t)peer_ns - (int64_t)(m->call_started_ns + rtt / 2);
+}
+
+/* After an answer: the next one may be worth having soon. */
+static void ask_again(struct migration *m)
+{
+        m->ask_delay_ms = 0;
+        m->ask_not_before_ms = clock_now_ms(clock_of(m)) + ASK_FIRST_MS;
+}
+
+/* After silence. */
+static void ask_later(struct migration *m)
+{
+        m->ask_delay_ms = m->ask_delay_ms ? MIN(m->ask_delay_ms * 2, (uint64_t)ASK_MAX_MS) : ASK_FIRST_MS;
+        m->ask_not_before_ms = clock_now_ms(clock_of(m)) + m->ask_delay_ms;
+}
+
+static void take_answer(struct migration *m, const json_t *body)
+{
+        struct handoff_peer peer = {.answered = true, .record = HANDOFF_NONE, .qemu = HANDOFF_QEMU_UNKNOWN};
+        json_int_t resumed = json_integer_value(json_object_get(body, "resumed_realtime_ns"));
+
+        if (handoff_record_from_string(json_string_value(json_object_get(body, "record")), &peer.record) <
+                        0 ||
+                handoff_qemu_from_string(json_string_value(json_object_get(body, "qemu")), &peer.qemu) < 0) {
+                log_warning("migration %s: the peer's answer about it is not understood", m->id);
+                ask_later(m);
+                return;
+        }
+        measure_clock(m, json_integer_value(json_object_get(body, "realtime_ns")));
+        m->peer = peer;
+        if (m->role == MIGRATION_SOURCE_SIDE && resumed > 0)
+                m->source.resumed_unix_ns = resumed;
+        if (m->role == MIGRATION_DESTINATION_SIDE && json_is_true(json_object_get(body, "settled")))
+                m->destination.released = true;
+        ask_again(m);
+}
+
+static void on_answer(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct migration *m = userdata;
+
+        m->call = NULL;
+        if (status == STATUS_NOT_FOUND) {
+                /* Its agent runs and has no journal of it: for a source that asks, nothing is known; for a destination,
+                 * the source has settled without it. */
+                m->peer = (struct handoff_peer){.answered = true, .record = HANDOFF_NONE};
+                if (m->role == MIGRATION_DESTINATION_SIDE)
+                        m->destination.released = true;
+                ask_again(m);
+        } else if (error) {
+                log_debug("migration %s: the peer does not answer: %s", m->id, error_message(error));
+                ask_later(m);
+        } else {
+                take_answer(m, body);
+        }
+        migration_kick(m);
+}
+
+static int call_peer(
+        struct migration *m, const char *method, const char *suffix, const json_t *body, http_reply_fn reply)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/peer/migrations/%s%s", m->id, suffix);
+        char name[PEER_NAME_MAX];
+        struct http_call_spec spec = {
+                .method = method,
+                .address = m->peer_address,
+                .peer_name = name,
+                .path = path,
+                .body = body,
+                .timeout_ms = CALL_TIMEOUT_MS,
+        };
+
+        if (!path)
+                return -ENOMEM;
+        snprintf(name, sizeof(name), "%s.host.drover", m->peer_uid);
+        m->call_started_ns = clock_realtime_ns();
+        return http_client_call(m->agent->client, &spec, reply, m, &m->call, NULL);
+}
+
+void migration_peer_ask(struct migration *m, bool abort)
+{
+        _cleanup_json_ json_t *body = NULL;
+
+        if (m->call || clock_now_ms(clock_of(m)) < m->ask_not_before_ms)
+                return;
+        m->n_asks++;
+        if (abort)
+                body = json_pack("{s:s}", "reason",
+                        m->stop_reason ? error_message(m->stop_reason) : "the source takes it back");
+        if (call_peer(m, abort ? "POST" : "GET", abort ? "/abort" : "", body, on_answer) < 0)
+                ask_later(m);
+}
+
+static void on_notified(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct migration *m = userdata;
+
+        m->call = NULL;
+        if (status == STATUS_NOT_FOUND || !error) {
+                m->source.notified = true;
+                if (body)
+                        measure_clock(m, json_integer_value(json_object_get(body, "realtime_ns")));
+        } else {
+                ask_later(m);
+        }
+        migration_kick(m);
+}
+
+void migration_peer_notify_released(struct migration *m)
+{
+        if (m->call || clock_now_ms(clock_of(m)) < m->ask_not_before_ms)
+                return;
+        if (call_peer(m, "POST", "/released", NULL, on_notified) < 0)
+                ask_later(m);
+}
+
+json_t *migration_peer_document(const struct migration *m)
+{
+        json_int_t resumed =
+                m->role == MIGRATION_DESTINATION_SIDE ? m->destination.resumed_unix_us * 1000 : 0;
+
+        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:I, s:I}", "id", m->id, "vm", m->vm_uid,
+                "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",
+                handoff_record_to_string(m->record), "epoch", (json_int_t)m->epoch, "qemu",
+                handoff_qemu_to_string(m->qemu), "phase", migration_phase_to_string(m->phase), "settled",
+                m->settled, "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns());
+}
+
+/* The caller must be the other host of this very migration. NULL after the request was answered. */
+static struct migration *peer_migration(struct agent *agent, struct http_request *request)
+{
+        const char *id = http_request_param(request, "id"), *caller = http_request_peer_name(request);
+        struct migration *m = migration_find(agent, id);
+        char wanted[PEER_NAME_MAX];
+        struct error *e = NULL;
+
+        if (m) {
+                snprintf(wanted, sizeof(wanted), "%s.host.drover", m->peer_uid);
+                if (caller && !strcmp(caller, wanted))
+                        return m;
+                error_set(&e, ERROR_DENIED, NULL, "%.64s takes no part in migration %s",
+                        caller ?: "the caller", m->id);
+        } else {
+                error_set(&e, ERROR_NOT_FOUND, NULL, "this host knows no migration %.40s", id ?: "");
+        }
+        http_request_reply_error(request, e);
+        return NULL;
+}
+
+void migration_api_peer_get(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = peer_migration(agent, request);
+
+        if (!m)
+                return;
+        if (!m->settled)
+                migration_refresh_qemu(m);
+        http_request_reply_json(request, 200, migration_peer_document(m));
+}
+
+void migration_api_peer_abort(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = peer_migration(agent, request);
+        struct error *e = NULL;
+
+        if (!m)
+                return;
+        if (m->role == MIGRATION_DESTINATION_SIDE && m->record == HANDOFF_PREPARED) {
+                error_set(&e, ERROR_CANCELLED, NULL, "the source ended the migration");
+                migration_stop(m, e);
+        }
+        http_request_reply_json(request, 200, migration_peer_document(m));
+}
+
+void migration_api_peer_released(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = peer_migration(agent, request);
+
+        if (!m)
+                return;
+        if (m->role == MIGRATION_DESTINATION_SIDE && m->record == HANDOFF_OWNER) {
+                m->destination.released = true;
+                migration_kick(m);
+        }
+        http_request_reply_json(request, 200, migration_peer_document(m));
+}
+
+void migration_api_peer_prepare(struct agent *agent, struct http_request *request)
+{
+        _cleanup_(migration_freep) struct migration *m = NULL;
+        const char *caller = http_request_peer_name(request);
+        char wanted[PEER_NAME_MAX];
+        struct error *e = NULL;
+        json_t *spec;
+        int r = http_request_json(request, &spec, &e);
+
+        if (r == 0)
+                r = migration_new(agent, MIGRATION_DESTINATION_SIDE, spec, &m, &e);
+        if (r < 0)
+                return http_request_reply_error(request, e);
+        snprintf(wanted, sizeof(wanted), "%s.host.drover", m->peer_uid);
+        if (!caller || strcmp(caller, wanted))
+                error_set(&e, ERROR_DENIED, NULL, "%.64s is not the source that the migration names",
+                        caller ?: "the caller");
+        else if (migration_find(agent, m->id))
+                error_set(&e, ERROR_EXISTS, "Begin again under a new id.", "migration %s exists already here",
+                        m->id);
+        else if (migration_vm_busy(agent, m->vm_uid) || migration_vm(m))
+                error_set(&e, ERROR_CONFLICT, "Ask the manager which host owns it.",
+                        "the destination has virtual machine %s already", m->vm_uid);
+        else
+                migration_register(m, &e);
+        if (e)
+                return http_request_reply_error(request, e);
+        m->qemu = HANDOFF_QEMU_GONE;
+        migration_destination_begin(TAKE_PTR(m), request);
+}

@@ -1,0 +1,769 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The source's side of a migration. First a fixed way: the destination prepares everything, clocks are compared, data
+ * connections are made, the mover gets them, QEMU is set up and told to migrate. From then on each event (of QEMU, the
+ * mover, the peer, a timer) leads to one question to handoff.c and one action.
+ *
+ * QEMU and the data path never wait for each other through us: QMP is asynchronous, and may be silent while QEMU writes its
+ * final phase; the way to abort is to close the stream, upon which QEMU resumes the guest by itself. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/migration.h"
+#include "agent/migration_state.h"
+#include "agent/mover_process.h"
+#include "agent/vm.h"
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "io/sock.h"
+#include "vmm/migration_params.h"
+#include "vmm/qmp.h"
+#include "vmm/vm_config.h"
+
+#define PREPARE_TIMEOUT_MS 90000
+#define CONNECT_TIMEOUT_MS 10000
+#define QMP_TIMEOUT_MS 10000
+#define POLL_MS 200
+#define CLOCK_SAMPLES 5
+#define ABORT_TRIES 4
+#define FIRST_ASK_AFTER_COMMIT_MS 1000
+#define DEFAULT_CHANNELS 3
+#define DEFAULT_MAX_PAUSE_MS 300
+#define STREAM_NAME "drover-migration"
+#define CERTIFICATE_HOURS (8 * 24)
+
+static void next_stage(struct migration *m)
+{
+        m->source.stage++;
+        m->source.stage_busy = false;
+        migration_kick(m);
+}
+
+static void stage_failed(struct migration *m, struct error *error)
+{
+        m->source.stage_busy = false;
+        migration_stop(m, error);
+}
+
+static struct error *copy_error(const struct error *error)
+{
+        struct error *copy = NULL;
+
+        if (error) {
+                error_set(&copy, error->code, error->hint, "%s", error_message(error));
+                if (error->object)
+                        error_about(&copy, "%s", error->object);
+        }
+        return copy;
+}
+
+static void close_connections(struct migration *m)
+{
+        for (size_t i = 0; i < MIGRATION_MAX_CHANNELS; i++) {
+                loop_source_free(TAKE_PTR(m->source.connecting[i]));
+                fd_closep(&m->source.sockets[i]);
+        }
+}
+
+void migration_source_deinit(struct migration *m)
+{
+        close_connections(m);
+        loop_source_free(TAKE_PTR(m->source.poll));
+        qmp_call_cancel(TAKE_PTR(m->source.poll_call));
+        qmp_call_cancel(TAKE_PTR(m->source.stage_call));
+        migration_setup_free(TAKE_PTR(m->source.setup));
+        free(TAKE_PTR(m->source.data_address));
+}
+
+/* --- The way to the running copy ------------------------------------------------------------------------- */
+
+static void on_prepared(void *userdata, int status _unused_, json_t *body, struct error *error)
+{
+        struct migration *m = userdata;
+        const char *address = NULL, *fingerprint = NULL;
+        uint64_t max_channels = MIGRATION_MAX_CHANNELS;
+        struct error *e = NULL;
+
+        m->call = NULL;
+        if (error)
+                return stage_failed(m, copy_error(error));
+        if (doc_need_string(body, "", "data_address", 80, &address, &e) < 0 ||
+                doc_need_string(body, "", "fingerprint", PKI_FINGERPRINT_SIZE - 1, &fingerprint, &e) < 0 ||
+                doc_opt_u64(body, "", "max_channels", 1, MIGRATION_MAX_CHANNELS, &max_channels, &e) < 0)
+                return stage_failed(m, e);
+        snprintf(m->source.peer_fingerprint, sizeof(m->source.peer_fingerprint), "%s", fingerprint);
+        m->source.data_address = alloc_strdup(address);
+        if (!m->source.data_address)
+                return stage_failed(m, NULL);
+        m->source.n_channels =
+                (unsigned int)MIN(migration_spec_u64(m, "channels", DEFAULT_CHANNELS), max_channels);
+        m->source.clock_samples_left = CLOCK_SAMPLES;
+        next_stage(m);
+}
+
+/* The spec for the peer, with what we found out since: the VM as it is now, and our mover's certificate. */
+static json_t *peer_spec(struct migration *m, const char *fingerprint)
+{
+        json_t *spec = json_deep_copy(m->spec), *vm = vm_document(migration_vm(m));
+
+        if (!spec || !vm || json_object_set(spec, "vm", vm) < 0 ||
+                json_object_set_new(spec, "source_fingerprint", json_string(fingerprint)) < 0) {
+                json_decref(spec);
+                spec = NULL;
+        }
+        json_decref(vm);
+        return spec;
+}
+
+static void ask_destination(struct migration *m)
+{
+        _cleanup_json_ json_t *spec = NULL;
+        char fingerprint[PKI_FINGERPRINT_SIZE], name[64];
+        struct error *e = NULL;
+        struct http_call_spec call = {
+                .method = "POST",
+                .address = m->peer_address,
+                .peer_name = name,
+                .path = "/agent/v1/peer/migrations",
+                .timeout_ms = PREPARE_TIMEOUT_MS,
+        };
+
+        snprintf(name, sizeof(name), "%s.host.drover", m->peer_uid);
+        if (pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, &e) < 0 ||
+                pki_fingerprint(m->cert_pem, fingerprint, &e) < 0)
+                return stage_failed(m, e);
+        spec = peer_spec(m, fingerprint);
+        if (!spec)
+                return stage_failed(m, NULL);
+        call.body = spec;
+        if (http_client_call(m->agent->client, &call, on_prepared, m, &m->call, &e) < 0)
+                return stage_failed(m, e);
+        m->source.stage_busy = true;
+}
+
+static void measure_clock(struct migration *m)
+{
+        if (m->call)
+                return;
+        m->ask_not_before_ms = m->ask_delay_ms = 0;
+        if (!m->source.clock_samples_left--)
+                return next_stage(m);
+        migration_peer_ask(m, false);
+        m->peer = (struct
+                handoff_peer){}; /* only the clock matters here; the answer is asked for again when it counts */
+}
+
+static void on_connected(void *userdata, int fd, uint32_t events _unused_)
+{
+        struct migration *m = userdata;
+        int r = sock_connect_result(fd);
+
+        for (size_t i = 0; i < m->source.n_channels; i++)
+                if (m->source.sockets[i] == fd)
+                        loop_source_free(TAKE_PTR(m->source.connecting[i]));
+        if (r < 0) {
+                struct error *e = NULL;
+
+                close_connections(m);
+                error_from_errno(
+                        &e, r, "cannot connect to the destination's data address %s", m->source.data_address);
+                return stage_failed(m, e);
+        }
+        if (++m->source.n_connected == m->source.n_channels)
+                next_stage(m);
+}
+
+static void connect_channels(struct migration *m)
+{
+        struct sock_address address;
+        struct error *e = NULL;
+        int r = sock_address_parse(m->source.data_address, 0, false, &address, &e);
+
+        for (unsigned int i = 0; r == 0 && i < m->source.n_channels; i++) {
+                r = sock_connect_tcp_start(&address, &m->source.sockets[i]);
+                if (r == 0)
+                        r = loop_add_io(m->agent->loop, m->source.sockets[i], EPOLLOUT, on_connected, m,
+                                &m->source.connecting[i]);
+        }
+        if (r < 0) {
+                close_connections(m);
+                if (!e)
+                        error_from_errno(&e, r, "cannot connect to the destination's data address %s",
+                                m->source.data_address);
+                return stage_failed(m, e);
+        }
+        m->source.stage_busy = true;
+}
+
+static void on_mover_event(void *userdata, const char *event, const json_t *message);
+static void on_mover_ended(void *userdata, struct error *failure);
+
+/* TCG before QEMU 9.0 loses dirty pages by itself (QEMU commit 03bfc2188f mends it): the memory is compared then. */
+static bool wants_verify(const struct migration *m, const struct vm *vm)
+{
+        const json_t *v = json_object_get(m->spec, "verify");
+
+        if (json_is_boolean(v))
+                return json_is_true(v);
+        return vm->config->status.accelerator == VM_ACCELERATOR_TCG && vm->config->status.qemu_version &&
+               strtoul(vm->config->status.qemu_version, NULL, 10) < 9;
+}
+
+static json_t *start_message(struct migration *m, const struct vm *vm)
+{
+        return json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:b, s:s, s:I, s:I}", "op", "start",
+                "migration", m->id, "vm", m->vm_uid, "ram_bytes",
+                (json_int_t)vm->config->status.memory_effective_bytes, "block", VM_RAM_BLOCK, "cert_pem",
+                m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint", m->source.peer_fingerprint,
+                "max_pause_ms", (json_int_t)migration_spec_u64(m, "max_pause_ms", DEFAULT_MAX_PAUSE_MS),
+                "verify", wants_verify(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto",
+                "rate_limit_bps", (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
+                (json_int_t)CONNECT_TIMEOUT_MS);
+}
+
+static void on_stream(void *userdata, int stream_fd, struct error *error)
+{
+        struct mover_process_handler handler = {on_mover_event, on_mover_ended, userdata};
+        _cleanup_fd_ int stream = stream_fd;
+        struct migration *m = userdata;
+        struct vm *vm = migration_vm(m);
+        int fds[2 + MIGRATION_MAX_CHANNELS];
+        struct error *e = NULL;
+
+        m->n_pending--;
+        if (error)
+                return stage_failed(m, copy_error(error));
+        if (!vm || m->stop_wanted) {
+                m->source.stage_busy = false;
+                return migration_kick(m);
+        }
+        fds[0] = stream;
+        fds[1] = vm->ram_fd;
+        memcpy(fds + 2, m->source.sockets, m->source.n_channels * sizeof(int));
+        if (mover_process_start(
+                    m->agent->loop, m->agent->config.mover, MOVER_SOURCE, &handler, &m->mover, &e) < 0 ||
+                mover_process_send(m->mover, start_message(m, vm), fds, 2 + m->source.n_channels, &e) < 0)
+                return stage_failed(m, e);
+        close_connections(m); /* the mover has its own copies */
+}
+
+static void start_mover(struct migration *m)
+{
+        struct error *e = NULL;
+
+        if (vm_open_outgoing_stream(migration_vm(m), STREAM_NAME, on_stream, m, &e) < 0)
+                return stage_failed(m, e);
+        m->n_pending++;
+        m->source.stage_busy = true; /* until the mover says `ready` */
+}
+
+static void on_setup(void *userdata, const struct error *error)
+{
+        struct migration *m = userdata;
+
+        if (error)
+                return stage_failed(m, copy_error(error));
+        next_stage(m);
+}
+
+static void setup_qemu(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE, QMP_TIMEOUT_MS, on_setup, m,
+                                &m->source.setup, &e) < 0)
+                return stage_failed(m, e);
+        m->source.stage_busy = true;
+}
+
+static void send_qemu_status(struct migration *m, const struct migration_info *info)
+{
+        json_t *op = json_pack("{s:s, s:I, s:I, s:I, s:f}", "op", "qemu-status", "remaining_bytes",
+                (json_int_t)info->ram_remaining_bytes, "dirty_pages_per_s",
+                (json_int_t)info->dirty_pages_per_s, "dirty_sync_count", (json_int_t)info->dirty_sync_count,
+                "mbps", info->mbps);
+
+        (void)mover_process_send(m->mover, op, NULL, 0, NULL); /* `ended` tells if it is gone */
+        if (!m->progress)
+                m->progress = json_object();
+        if (m->progress) {
+                json_object_set_new(
+                        m->progress, "remaining_bytes", json_integer((json_int_t)info->ram_remaining_bytes));
+                json_object_set_new(
+                        m->progress, "dirty_pages_per_s", json_integer((json_int_t)info->dirty_pages_per_s));
+                json_object_set_new(m->progress, "pass", json_integer((json_int_t)info->dirty_sync_count));
+                json_object_set_new(
+                        m->progress, "ram_total_bytes", json_integer((json_int_t)info->ram_total_bytes));
+                json_object_set_new(
+                        m->progress, "throttle_percent", json_integer(info->cpu_throttle_percent));
+        }
+        m->source.n_passes = MAX(m->source.n_passes, info->dirty_sync_count);
+        m->source.throttle_percent = MAX(m->source.throttle_percent, info->cpu_throttle_percent);
+}
+
+static void on_poll_answer(void *userdata, const json_t *result, const struct error *error)
+{
+        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
+        struct migration *m = userdata;
+
+        m->source.poll_call = NULL;
+        if (error || migration_info_parse(result, &info, NULL) < 0)
+                return;
+        if (info.status == MIGRATION_STATUS_FAILED && info.error && !m->stop_wanted) {
+                struct error *e = NULL;
+
+                error_set(&e, ERROR_QEMU_FAILED, NULL, "QEMU ended the migration: %s", info.error);
+                return stage_failed(m, e);
+        }
+        if (m->mover)
+                send_qemu_status(m, &info);
+}
+
+static void on_poll(void *userdata)
+{
+        struct migration *m = userdata;
+        struct vm *vm = migration_vm(m);
+
+        if (m->settled)
+                return;
+        loop_source_rearm(m->source.poll, POLL_MS);
+        if (vm && vm->qmp && m->mover && m->record == HANDOFF_OUTGOING && !m->source.poll_call)
+                (void)qmp_command(vm->qmp, "query-migrate", NULL, -1, QMP_TIMEOUT_MS, on_poll_answer, m,
+                        &m->source.poll_call, NULL);
+}
+
+static void on_migrate_answer(void *userdata, const json_t *result _unused_, const struct error *error)
+{
+        struct migration *m = userdata;
+
+        m->source.stage_call = NULL;
+        if (error)
+                return stage_failed(m, copy_error(error));
+        if (loop_add_timer(m->agent->loop, POLL_MS, on_poll, m, &m->source.poll) < 0)
+                log_warning("migration %s: no timer for progress", m->id);
+        next_stage(m);
+}
+
+static void start_migrate(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (!vm->qmp || qmp_command(vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -1,
+                                QMP_TIMEOUT_MS, on_migrate_answer, m, &m->source.stage_call, &e) < 0)
+                return stage_failed(m, e);
+        m->source.stage_busy = true;
+        m->qemu = HANDOFF_QEMU_MIGRATING;
+        migration_set_phase(m, MIGRATION_COPYING);
+}
+
+static void advance(struct migration *m)
+{
+        static void (*const stages[])(struct migration *) = {
+                [STAGE_ASK_DESTINATION] = ask_destination,
+                [STAGE_MEASURE_CLOCK] = measure_clock,
+                [STAGE_CONNECT] = connect_channels,
+                [STAGE_MOVER] = start_mover,
+                [STAGE_SETUP_QEMU] = setup_qemu,
+                [STAGE_MIGRATE] = start_migrate,
+        };
+
+        if (!m->source.stage_busy && m->source.stage < STAGE_RUNNING)
+                stages[m->source.stage](m);
+}
+
+/* --- Events ---------------------------------------------------------------------------------------------- */
+
+static void set_downtime_limit(struct migration *m, const json_t *message)
+{
+        json_int_t limit_ms = json_integer_value(json_object_get(message, "downtime_limit_ms"));
+        struct vm *vm = migration_vm(m);
+
+        if (vm && vm->qmp)
+                (void)qmp_command(vm->qmp, "migrate-set-parameters",
+                        json_pack("{s:I}", "downtime-limit",
+                                CLAMP(limit_ms, (json_int_t)1, (json_int_t)2000000)),
+                        -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
+}
+
+static void take_result(struct migration *m, const json_t *message)
+{
+        const char *outcome = json_string_value(json_object_get(message, "outcome")) ?: "";
+
+        if (!strcmp(outcome, "running")) {
+                m->source.result_running = true;
+                m->source.resumed_unix_ns =
+                        json_integer_value(json_object_get(message, "resumed_realtime_ns"));
+        } else if (!strcmp(outcome, "abandoned")) {
+                struct error *e = NULL;
+
+                m->source.result_abandoned = true;
+                error_set(&e, ERROR_PEER_FAILED, NULL, "the destination gave up: %s",
+                        json_string_value(json_object_get(message, "message")) ?: "no reason given");
+                migration_stop(m, e);
+        }
+}
+
+static void on_mover_event(void *userdata, const char *event, const json_t *message)
+{
+        struct migration *m = userdata;
+
+        if (!strcmp(event, "stats"))
+                return migration_take_stats(m, message);
+        if (!strcmp(event, "failed"))
+                return migration_stop(m, migration_mover_error(message));
+        if (!strcmp(event, "ready") && m->source.stage == STAGE_MOVER) {
+                if (!m->progress)
+                        m->progress = json_object();
+                json_object_update(m->progress, (json_t *)message);
+                json_object_del(m->progress, "event");
+                next_stage(m);
+        } else if (!strcmp(event, "switchover")) {
+                set_downtime_limit(m, message);
+        } else if (!strcmp(event, "device-state")) {
+                m->source.device_state = true;
+        } else if (!strcmp(event, "result")) {
+                take_result(m, message);
+        }
+        migration_kick(m);
+}
+
+static void on_mover_ended(void *userdata, struct error *failure)
+{
+        struct migration *m = userdata;
+
+        migration_close_path(m);
+        if (failure && !m->source.result_running) {
+                struct error *e = NULL;
+
+                error_set(&e, ERROR_MOVER_FAILED, "Start the migration again.",
+                        "the data path at the source ended: %s", error_message(failure));
+                migration_stop(m, e);
+        }
+        migration_refresh_qemu(m);
+        migration_kick(m);
+}
+
+void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us)
+{
+        const char *status = json_string_value(json_object_get(data, "status")) ?: "";
+
+        if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING && !m->source.stopped_unix_us) {
+                m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
+                migration_set_phase(m, MIGRATION_SWITCHING);
+                if (m->mover)
+                        (void)mover_process_send(
+                                m->mover, json_pack("{s:s}", "op", "stopped"), NULL, 0, NULL);
+        } else if (!strcmp(event, "MIGRATION_PASS")) {
+                m->source.n_passes =
+                        MAX(m->source.n_passes, (uint64_t)json_integer_value(json_object_get(data, "pass")));
+        } else if (!strcmp(event, "MIGRATION")) {
+                switch (migration_status_from_string(status)) {
+                case MIGRATION_STATUS_COMPLETED:
+                        m->qemu = HANDOFF_QEMU_COMPLETED;
+                        break;
+                case MIGRATION_STATUS_FAILED:
+                case MIGRATION_STATUS_CANCELLED:
+                        m->qemu = HANDOFF_QEMU_RUNNING;
+                        if (!m->stop_wanted) {
+                                struct error *e = NULL;
+
+                                error_set(&e, ERROR_QEMU_FAILED, NULL,
+                                        "QEMU at the source ended the migration (%s)", status);
+                                migration_stop(m, e);
+                        }
+                        break;
+                default:
+                        m->qemu = HANDOFF_QEMU_MIGRATING;
+                }
+        } else if (!strcmp(event, "RESET") && m->progress) {
+                json_object_set_new(m->progress, "guest_resets",
+                        json_integer(json_integer_value(json_object_get(m->progress, "guest_resets")) + 1));
+        }
+}
+
+/* --- Actions --------------------------------------------------------------------------------------------- */
+
+static void abort_path(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+
+        if (m->source.stage < STAGE_RUNNING) {
+                http_call_cancel(TAKE_PTR(m->call));
+                close_connections(m);
+                m->source.stage_busy = false;
+                m->source.stage = STAGE_RUNNING;
+        }
+        if (m->mover) {
+                (void)mover_process_send(m->mover,
+                        json_pack("{s:s, s:s}", "op", "abort", "reason",
+                                m->stop_reason ? error_message(m->stop_reason) : "aborted"),
+                        NULL, 0, NULL);
+                migration_close_path(m); /* closes QEMU's stream: it resumes the guest by itself */
+        }
+        m->path_alive = false;
+        m->stop_wanted = true;
+        /* A migration whose stream is still full of our silence may need a push; harmless when it has ended. */
+        if (vm && vm->qmp && m->qemu != HANDOFF_QEMU_RUNNING)
+                (void)qmp_command(
+                        vm->qmp, "migrate_cancel", NULL, -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
+        migration_refresh_qemu(m);
+}
+
+static void send_commit(struct migration *m)
+{
+        struct error *e = NULL;
+
+        if (migration_hold(m, "source-commit"))
+                return;
+        m->source.commit_sent = true;
+        /* The answer comes through the data path; asking now would only keep the destination's agent busy. */
+        m->ask_not_before_ms = clock_now_ms(loop_clock(m->agent->loop)) + FIRST_ASK_AFTER_COMMIT_MS;
+        if (mover_process_send(m->mover, json_pack("{s:s}", "op", "commit"), NULL, 0, &e) < 0) {
+                migration_stop(m, e);
+                return;
+        }
+        if (migration_vm(m) && vm_set_handed_off(migration_vm(m), &e) < 0) {
+                log_warning("%s", error_message(e)); /* the journal says it already */
+                error_free(e);
+        }
+}
+
+static void on_continued(void *userdata, struct error *error)
+{
+        struct migration *m = userdata;
+
+        m->n_pending--;
+        m->source.continuing = false;
+        if (error)
+                log_error("vm %s is this host's again but does not continue: %s", m->vm_uid,
+                        error_message(error));
+        else
+                m->qemu = HANDOFF_QEMU_RUNNING;
+        migration_refresh_qemu(m);
+}
+
+static void take_back(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        uint64_t epoch = m->epoch + 2;
+        struct error *e = NULL;
+
+        if (m->source.continuing)
+                return;
+        if (m->record != HANDOFF_TAKEN_BACK && migration_set_record(m, HANDOFF_TAKEN_BACK, epoch, &e) < 0) {
+                log_error("%s", error_message(e));
+                error_free(e);
+                return;
+        }
+        migration_set_phase(m, MIGRATION_SETTLING);
+        migration_close_path(m);
+        if (!vm || !vm_has_qemu(vm))
+                return migration_kick(m);
+        if (vm_write_owner(vm, epoch, &e) < 0) { /* the disk's record may be behind; the journal decides */
+                log_warning("%s", error_message(e));
+                error_free(TAKE_PTR(e));
+        }
+        if (m->qemu != HANDOFF_QEMU_COMPLETED)
+                return migration_kick(m);
+        if (vm_continue(vm, on_continued, m, &e) == 0) {
+                m->n_pending++;
+                m->source.continuing = true;
+        }
+        error_free(e);
+}
+
+static void on_released(void *userdata, struct error *error)
+{
+        struct migration *m = userdata;
+
+        m->n_pending--;
+        m->source.continuing = false;
+        if (error)
+                log_error("vm %s has left, but its QEMU here does not end: %s", m->vm_uid,
+                        error_message(error));
+        else
+                m->qemu = HANDOFF_QEMU_GONE;
+        migration_kick(m);
+}
+
+static void release(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->source.continuing)
+                return;
+        if (m->record != HANDOFF_RELEASED) {
+                m->source.resumed_ms = clock_now_ms(loop_clock(m->agent->loop));
+                if (migration_hold(m, "source-done"))
+                        return;
+                if (migration_set_record(m, HANDOFF_RELEASED, m->epoch + 1, &e) < 0) {
+                        log_error("%s", error_message(e));
+                        error_free(e);
+                        return;
+                }
+                migration_set_phase(m, MIGRATION_SETTLING);
+        }
+        if (!vm) {
+                m->qemu = HANDOFF_QEMU_GONE;
+                return migration_kick(m);
+        }
+        if (vm_release(vm, on_released, m, &e) == 0) {
+                m->n_pending++;
+                m->source.continuing = true;
+        }
+        error_free(e);
+}
+
+static void hand_off(struct migration *m)
+{
+        struct error *e = NULL;
+
+        if (m->record == HANDOFF_OUTGOING) {
+                if (migration_hold(m, "source-switching"))
+                        return;
+                if (migration_set_record(m, HANDOFF_HANDED_OFF, m->epoch + 1, &e) < 0)
+                        return migration_stop(m, e);
+                migration_set_phase(m, MIGRATION_HANDED_OFF);
+        }
+        if (m->source.voted || migration_hold(m, "source-handed-off"))
+                return;
+        m->source.voted = true;
+        if (mover_process_send(m->mover, json_pack("{s:s}", "op", "handed-off"), NULL, 0, &e) < 0)
+                migration_stop(m, e);
+}
+
+static int64_t pause_ns(const struct migration *m)
+{
+        if (!m->source.stopped_unix_us || !m->source.resumed_unix_ns)
+                return -1;
+        return m->source.resumed_unix_ns - m->clock_offset_ns - m->source.stopped_unix_us * 1000;
+}
+
+static void build_result(struct migration *m)
+{
+        static const char *const copied[] = {"bytes_ram", "bytes_wire", "bytes_zero", "bytes_duplicate",
+                "bytes_delta", "bytes_device", "pages_sent", "pages_resent_by_verify", "channels", "cipher",
+                "rtt_us", "codec", "tunnel", "verified", "verify_ms", "ram_hash", "cpu_ms", NULL};
+        json_t *result = json_object();
+        uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
+        int64_t pause = pause_ns(m);
+
+        if (!result)
+                return;
+        json_object_set_new(result, "total_ms", json_integer((json_int_t)(end - m->started_ms)));
+        json_object_set_new(result, "pause_ms", pause < 0 ? json_null() : json_real((double)pause / 1e6));
+        json_object_set_new(result, "pause_clock",
+                json_pack("{s:s, s:I, s:I}", "method",
+                        "STOP and RESUME as stamped by each QEMU, corrected by the offset between the hosts' "
+                        "clocks "
+                        "(shortest of several exchanges)",
+                        "offset_us", (json_int_t)(m->clock_offset_ns / 1000), "error_us",
+                        (json_int_t)(m->clock_rtt_ns / 2000)));
+        json_object_set_new(result, "passes", json_integer((json_int_t)m->source.n_passes));
+        for (size_t i = 0; copied[i]; i++) {
+                json_t *v = json_object_get(m->progress, copied[i]);
+
+                if (v)
+                        json_object_set(result, copied[i], v);
+        }
+        json_object_set_new(
+                result, "converged_by", json_string(m->source.throttle_percent ? "throttle" : "pre-copy"));
+        json_object_set_new(result, "throttle_percent", json_integer(m->source.throttle_percent));
+        json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));
+        json_object_set_new(result, "to", json_string(m->peer_uid));
+        json_object_set_new(result, "data_address", json_string(m->source.data_address ?: ""));
+        json_decref(m->result);
+        m->result = result;
+}
+
+/* The guest runs here (or ended here). The destination is told; should that not reach it, it asks by itself. */
+static void fail(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+
+        if (m->mover || m->path_alive)
+                migration_close_path(m);
+        if (!m->peer.answered || (m->peer.record != HANDOFF_ABANDONED && m->peer.record != HANDOFF_NONE)) {
+                migration_set_phase(m, MIGRATION_SETTLING);
+                if (m->ask_delay_ms < 1000)
+                        return migration_peer_ask(
+                                m, true); /* a few tries; it comes again with the answer or the tick */
+        }
+        if (m->source.setup && vm && vm->qmp)
+                (void)migration_setup_restore(m->source.setup, NULL, NULL, NULL);
+        if (vm && vm_power(vm) == VM_POWER_RUNNING && m->source.stopped_unix_us)
+                vm_announce(vm);
+        migration_source_deinit(m);
+        migration_settle(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
+}
+
+static void finish(struct migration *m)
+{
+        if (!m->source.notified)
+                return migration_peer_notify_released(m);
+        error_free(TAKE_PTR(m->stop_reason)); /* what came too late to matter */
+        build_result(m);
+        migration_source_deinit(m);
+        migration_settle(m, MIGRATION_DONE);
+}
+
+void migration_source_step(struct migration *m)
+{
+        const struct handoff_source_facts facts = {
+                .record = m->record,
+                .qemu = m->qemu,
+                .mover_alive = m->path_alive,
+                .stop_wanted = m->stop_wanted,
+                .commit_sent = m->source.commit_sent,
+                .result_running = m->source.result_running,
+                .result_abandoned = m->source.result_abandoned,
+                .peer = m->peer,
+        };
+
+        switch (handoff_source_decide(&facts)) {
+        case HANDOFF_SOURCE_WAIT:
+                if (m->record == HANDOFF_OUTGOING && m->source.stage < STAGE_RUNNING) {
+                        if (!migration_hold(m, "source-prepare"))
+                                advance(m);
+                } else if (m->source.stage == STAGE_RUNNING && !migration_hold(m, "source-copying") &&
+                           m->source.device_state && m->mover && m->qemu == HANDOFF_QEMU_MIGRATING) {
+                        hand_off(m);
+                }
+                break;
+        case HANDOFF_SOURCE_ABORT:
+                abort_path(m);
+                break;
+        case HANDOFF_SOURCE_COMMIT:
+                send_commit(m);
+                break;
+        case HANDOFF_SOURCE_ASK:
+        case HANDOFF_SOURCE_ASK_ABORT:
+                if (!m->path_alive)
+                        migration_set_phase(m, MIGRATION_WAITING_FOR_PEER);
+                migration_peer_ask(m, m->stop_wanted && !m->path_alive);
+                break;
+        case HANDOFF_SOURCE_TAKE_BACK:
+                take_back(m);
+                break;
+        case HANDOFF_SOURCE_RELEASE:
+                release(m);
+                break;
+        case HANDOFF_SOURCE_FAILED:
+                fail(m);
+                break;
+        case HANDOFF_SOURCE_DONE:
+                finish(m);
+                break;
+        }
+}
+
+void migration_source_begin(struct migration *m)
+{
+        migration_kick(m);
+}

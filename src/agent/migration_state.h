@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the migration*.c files share: one `struct migration` per migration and side. It lives in agent->migrations from its
+ * first journal record until it is forgotten. Everything runs on the agent's loop. */
+
+#include <jansson.h>
+
+#include "agent/handoff.h"
+#include "agent/journal.h"
+#include "base/error.h"
+#include "base/map.h"
+#include "base/text.h"
+#include "io/http_client.h"
+#include "io/http_server.h"
+#include "io/loop.h"
+#include "io/pki.h"
+#include "vmm/migration_params.h"
+
+struct agent;
+struct crash_hold;
+struct mover_process;
+struct qmp_call;
+struct vm;
+
+#define MIGRATION_MAX_CHANNELS 16
+#define MIGRATION_MAX_PHASES 12
+
+enum migration_role { MIGRATION_SOURCE_SIDE, MIGRATION_DESTINATION_SIDE };
+
+/* What docs/internals/agent-api.md calls "phase". */
+#define MIGRATION_PHASES(X) \
+        X(PREPARING, "preparing") \
+        X(COPYING, "copying") \
+        X(SWITCHING, "switching")   /* the guest is paused */ \
+        X(HANDED_OFF, "handed-off") /* the record is written */ \
+        X(SETTLING, "settling")     /* the outcome is known, the rest is cleaning up */ \
+        X(WAITING_FOR_PEER, "waiting-for-peer") \
+        X(DONE, "done") \
+        X(FAILED, "failed") \
+        X(CANCELLED, "cancelled")
+
+enum migration_phase {
+#define X(name, text) MIGRATION_##name,
+        MIGRATION_PHASES(X)
+#undef X
+                N_MIGRATION_PHASES,
+};
+
+/* The way of the source up to the running copy; afterwards handoff.c decides alone. */
+enum migration_stage {
+        STAGE_ASK_DESTINATION, /* it prepares: QEMU, ports, disks, mover */
+        STAGE_MEASURE_CLOCK,
+        STAGE_CONNECT,
+        STAGE_MOVER,
+        STAGE_SETUP_QEMU,
+        STAGE_MIGRATE,
+        STAGE_RUNNING,
+};
+
+struct migration_source_state {
+        enum migration_stage stage;
+        bool stage_busy; /* an asynchronous operation of the stage is under way */
+        unsigned int clock_samples_left;
+        char *data_address;
+        char peer_fingerprint[PKI_FINGERPRINT_SIZE];
+        unsigned int n_channels;
+        int sockets[MIGRATION_MAX_CHANNELS]; /* -1 where not, or no longer, ours */
+        struct loop_source *connecting[MIGRATION_MAX_CHANNELS];
+        unsigned int n_connected;
+        struct migration_setup *setup;
+        struct loop_source *poll; /* query-migrate, five times a second while copying */
+        struct qmp_call *poll_call;
+        struct qmp_call *stage_call;
+
+        bool device_state; /* the mover saw the first byte of it */
+        bool voted;        /* op handed-off is sent */
+        bool commit_sent;  /* or may have been sent before a restart */
+        bool result_running;
+        bool result_abandoned;
+        bool continuing;         /* cont, or the release, is under way */
+        bool notified;           /* the destination acknowledged `released` */
+        int64_t stopped_unix_us; /* QEMU's own stamp of STOP */
+        int64_t resumed_unix_ns; /* the destination's stamp of RESUME, on its clock */
+        uint64_t resumed_ms;     /* our monotonic clock when we learned of it */
+        uint64_t n_passes;
+        unsigned int throttle_percent; /* highest that QEMU reported */
+};
+
+struct migration_destination_state {
+        struct http_request *prepare; /* unanswered request of the source */
+        int listen_fd;
+        char data_address[64];
+        char source_fingerprint[PKI_FINGERPRINT_SIZE];
+        bool commit_read;
+        bool starting; /* QEMU is being started */
+        bool continuing;
+        bool discarding;
+        bool released; /* the source says it holds nothing any more */
+        int64_t resumed_unix_us;
+        struct loop_source *limit; /* for a QEMU that neither loads nor ends once its data path is gone */
+};
+
+struct migration {
+        struct agent *agent;
+        char id[UUID_STRING_SIZE];
+        char vm_uid[UUID_STRING_SIZE];
+        enum migration_role role;
+        json_t *spec;
+        uint64_t epoch; /* of the VM while the source owned it */
+        char *peer_uid;
+        char *peer_address;
+
+        struct journal *journal;
+        enum handoff_record record;
+        enum handoff_qemu qemu;
+        struct handoff_peer peer;
+
+        enum migration_phase phase;
+        struct {
+                enum migration_phase phase;
+                uint64_t started_ms;
+        } history[MIGRATION_MAX_PHASES];
+        size_t n_history;
+        uint64_t started_ms; /* monotonic */
+        json_t *progress;    /* the mover's last stats, with what QEMU said */
+        json_t *result;
+        struct error *stop_reason; /* why it is to be ended; the first one counts */
+        bool stop_wanted;
+        bool cancelled;
+        bool settled;
+        unsigned int
+                n_pending; /* operations of the VM whose call-back is still to come: not to be freed before */
+
+        struct mover_process *mover;
+        bool path_alive; /* the data path works, or will */
+        char *cert_pem;
+        char *key_pem;
+
+        struct loop_source *deadline;
+        struct loop_source *tick; /* looks again: QEMU's state, the peer */
+        struct loop_source *step; /* deferred step, so that call-backs do not nest */
+        bool refreshing;
+        struct qmp_call *refresh_call;
+        enum migration_status refresh_status;
+
+        struct http_call *call; /* exchange with the peer under way */
+        uint64_t call_started_ns;
+        unsigned int n_asks; /* since the last change of phase */
+        uint64_t ask_delay_ms;
+        uint64_t ask_not_before_ms;
+        int64_t clock_offset_ns; /* peer's clock minus ours, from the exchange with the shortest round trip */
+        uint64_t clock_rtt_ns;   /* 0: not measured */
+
+        struct crash_hold *hold;
+        char passed_points[256]; /* ":name:" of the points that were passed */
+
+        union {
+                struct migration_source_state source;
+                struct migration_destination_state destination;
+        };
+};
+
+const char *migration_phase_to_string(enum migration_phase phase);
+
+/* --- migration.c --- */
+
+/* Checks the spec and makes the object, without journal. The spec is copied. */
+int migration_new(struct agent *agent, enum migration_role role, const json_t *spec,
+        struct migration **ret_migration, struct error **ret_error);
+void migration_free(struct migration *m);
+DEFINE_CLEANUP(struct migration *, migration_free)
+/* NULL if unknown here. */
+struct migration *migration_find(struct agent *agent, const char *id);
+void migration_for_each(struct agent *agent, void (*fn)(void *userdata, struct migration *m), void *userdata);
+/* Removes a settled one with its journal and frees it. */
+void migration_forget(struct migration *m);
+/* First journal record, and into the registry (which owns it from then on). */
+int migration_register(struct migration *m, struct error **ret_error);
+/* Writes the next journal record (allowed ones only) with this epoch. On failure nothing was decided. */
+int migration_set_record(
+        struct migration *m, enum handoff_record record, uint64_t epoch, struct error **ret_error);
+void migration_set_phase(struct migration *m, enum migration_phase phase);
+/* The migration is to end; the first reason is kept (taken over; NULL: unknown). */
+void migration_stop(struct migration *m, struct error *reason);
+/* The last state: `phase` DONE, FAILED or CANCELLED; result and journal are completed and the world is told. */
+void migration_settle(struct migration *m, enum migration_phase phase);
+/* Runs the side's step from the loop's next round. */
+void migration_kick(struct migration *m);
+/* Crash point; true when a test holds the migration here: return, the step comes again. */
+bool migration_hold(struct migration *m, const char *point);
+/* Asks QEMU where it stands; the answer sets m->qemu and kicks. */
+void migration_refresh_qemu(struct migration *m);
+struct vm *migration_vm(const struct migration *m); /* NULL when the VM is gone */
+/* Ends the mover if there is one; the data path is gone. */
+void migration_close_path(struct migration *m);
+/* Takes the mover's `stats` into m->progress. */
+void migration_take_stats(struct migration *m, const json_t *message);
+/* The error of the mover's `failed`; the caller's. */
+struct error *migration_mover_error(const json_t *message);
+const char *migration_spec_string(const struct migration *m, const char *key); /* NULL if absent */
+uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback);
+
+/* --- migration_api.c --- */
+void migration_publish(struct migration *m);
+json_t *migration_document(const struct migration *m); /* the caller's; NULL without memory */
+
+/* --- migration_peer.c --- */
+
+/* Asks the peer once what its journal says (POST abort instead when `abort`), unless an exchange is under way or it is too
+ * early after the last failure; the answer sets m->peer and kicks. */
+void migration_peer_ask(struct migration *m, bool abort);
+/* Tells the destination that the source holds nothing any more. `done` state: source.notified. */
+void migration_peer_notify_released(struct migration *m);
+/* {id, vm, role, record, epoch, qemu, phase, settled, realtime_ns, ...} */
+json_t *migration_peer_document(const struct migration *m);
+
+/* --- migration_source.c, migration_destination.c --- */
+void migration_source_step(struct migration *m);
+void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
+void migration_source_deinit(struct migration *m);
+/* The prepared answer of the destination. */
+void migration_source_begin(struct migration *m);
+void migration_destination_begin(struct migration *m, struct http_request *request);
+void migration_destination_step(struct migration *m);
+void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
+void migration_destination_deinit(struct migration *m);

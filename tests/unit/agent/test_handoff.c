@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The rules of the handoff: the single ones that matter most by name, and a random walk of two sides with faults at every
+ * step, in which the real decision functions drive what the model handoff.pml drives in spin. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "agent/handoff.h"
+
+static void commit_waits_until_qemu_completed(void **state _unused_)
+{
+        struct handoff_source_facts f = {
+                .record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_MIGRATING, .mover_alive = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_WAIT);
+        f.qemu = HANDOFF_QEMU_COMPLETED;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_COMMIT);
+}
+
+static void silence_is_no_answer(void **state _unused_)
+{
+        struct handoff_source_facts f = {
+                .record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_COMPLETED, .commit_sent = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
+        f.stop_wanted = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK_ABORT);
+        f.peer = (struct handoff_peer){true, HANDOFF_PREPARED, HANDOFF_QEMU_LOADED};
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK_ABORT);
+}
+
+static void self_resumed_source_takes_back(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_RUNNING};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+}
+
+static void cancel_before_the_record_aborts(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_OUTGOING,
+                .qemu = HANDOFF_QEMU_MIGRATING,
+                .mover_alive = true,
+                .stop_wanted = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ABORT);
+        f.mover_alive = false;
+        f.qemu = HANDOFF_QEMU_RUNNING;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_FAILED);
+}
+
+static void destination_needs_commit_or_confirmation(void **state _unused_)
+{
+        struct handoff_destination_facts f = {
+                .record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADED, .mover_alive = true};
+
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_WAIT);
+        f.mover_alive = false;
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_ASK);
+        f.peer = (struct handoff_peer){true, HANDOFF_HANDED_OFF, HANDOFF_QEMU_MIGRATING};
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_ASK);
+        f.peer.qemu = HANDOFF_QEMU_COMPLETED;
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_OWN);
+        f.peer = (struct handoff_peer){};
+        f.commit_read = true;
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_OWN);
+}
+
+static void commit_without_loaded_state_is_not_enough(void **state _unused_)
+{
+        struct handoff_destination_facts f = {.record = HANDOFF_PREPARED,
+                .qemu = HANDOFF_QEMU_LOADING,
+                .mover_alive = true,
+                .commit_read = true};
+
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_WAIT);
+        f.qemu = HANDOFF_QEMU_GONE;
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_ABANDON);
+}
+
+static void records_only_go_forward(void **state _unused_)
+{
+        assert_true(handoff_record_may_follow(HANDOFF_OUTGOING, HANDOFF_HANDED_OFF));
+        assert_true(handoff_record_may_follow(HANDOFF_PREPARED, HANDOFF_OWNER));
+        assert_false(handoff_record_may_follow(HANDOFF_RELEASED, HANDOFF_TAKEN_BACK));
+        assert_false(handoff_record_may_follow(HANDOFF_TAKEN_BACK, HANDOFF_RELEASED));
+        assert_false(handoff_record_may_follow(HANDOFF_ABANDONED, HANDOFF_OWNER));
+        assert_false(handoff_record_may_follow(HANDOFF_OWNER, HANDOFF_ABANDONED));
+}
+
+/* --- The random walk ------------------------------------------------------------------------------------- */
+
+struct world {
+        struct handoff_source_facts s;
+        struct handoff_destination_facts d;
+        bool s_up, d_up, link, voted, all_data, fed, commit_net;
+        bool s_settled, d_settled, lost;
+        unsigned int faults_left;
+};
+
+static uint64_t random_state;
+
+static unsigned int pick(unsigned int n)
+{
+        random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+        return (unsigned int)(random_state >> 33) % n;
+}
+
+static void check_safety(const struct world *w)
+{
+        assert_false(w->s.qemu == HANDOFF_QEMU_RUNNING && w->d.qemu == HANDOFF_QEMU_RUNNING);
+        assert_false(w->s.qemu == HANDOFF_QEMU_MIGRATING && !w->voted && w->d.qemu == HANDOFF_QEMU_RUNNING);
+        assert_false(w->d.record == HANDOFF_OWNER &&
+                     (w->s.record == HANDOFF_OUTGOING || w->s.record == HANDOFF_TAKEN_BACK));
+}
+
+static void source_record(struct world *w, enum handoff_record record)
+{
+        if (w->s.record != record)
+                assert_true(handoff_record_may_follow(w->s.record, record));
+        w->s.record = record;
+}
+
+static void destination_record(struct world *w, enum handoff_record record)
+{
+        if (w->d.record != record)
+                assert_true(handoff_record_may_follow(w->d.record, record));
+        w->d.record = record;
+}
+
+static void step_source(struct world *w)
+{
+        struct handoff_source_facts *s = &w->s;
+
+        if (!w->s_up || w->s_settled)
+                return;
+        switch (handoff_source_decide(s)) {
+        case HANDOFF_SOURCE_WAIT:
+                if (s->qemu == HANDOFF_QEMU_MIGRATING && s->mover_alive) {
+                        if (s->record == HANDOFF_OUTGOING)
+                                source_record(w, HANDOFF_HANDED_OFF);
+                        else
+                                w->voted = true;
+                }
+                break;
+        case HANDOFF_SOURCE_ABORT:
+                s->mover_alive = false;
+                s->stop_wanted = true;
+                break;
+        case HANDOFF_SOURCE_COMMIT:
+                s->commit_sent = true;
+                w->commit_net = true;
+                break;
+        case HANDOFF_SOURCE_ASK:
+        case HANDOFF_SOURCE_ASK_ABORT:
+                if (!w->d_up || !w->link)
+                        break;
+                if (s->stop_wanted && !s->mover_alive && w->d.record == HANDOFF_PREPARED)
+                        w->d.stop_wanted = true;
+                s->peer = (struct handoff_peer){true, w->d.record, w->d.qemu};
+                break;
+        case HANDOFF_SOURCE_TAKE_BACK:
+                s->mover_alive = false;
+                if (s->record == HANDOFF_TAKEN_BACK && s->qemu == HANDOFF_QEMU_COMPLETED)
+                        s->qemu = HANDOFF_QEMU_RUNNING;
+                else
+                        source_record(w, HANDOFF_TAKEN_BACK);
+                break;
+        case HANDOFF_SOURCE_RELEASE:
+                if (s->record == HANDOFF_RELEASED)
+                        s->qemu = HANDOFF_QEMU_GONE;
+                else
+                        source_record(w, HANDOFF_RELEASED);
+                break;
+        case HANDOFF_SOURCE_FAILED:
+        case HANDOFF_SOURCE_DONE:
+                s->mover_alive = false;
+                w->s_settled = true;
+                break;
+        }
+}
+
+static void step_destination(struct world *w)
+{
+        struct handoff_destination_facts *d = &w->d;
+
+        if (!w->d_up || w->d_settled)
+                return;
+        switch (handoff_destination_decide(d)) {
+        case HANDOFF_DESTINATION_WAIT:
+                break;
+        case HANDOFF_DESTINATION_ASK:
+                if (w->s_up && w->link)
+                        d->peer = (struct handoff_peer){true, w->s.record, w->s.qemu};
+                break;
+        case HANDOFF_DESTINATION_OWN:
+                destination_record(w, HANDOFF_OWNER);
+                break;
+        case HANDOFF_DESTINATION_CONTINUE:
+                d->qemu = HANDOFF_QEMU_RUNNING;
+                break;
+        case HANDOFF_DESTINATION_ABANDON:
+                if (d->qemu != HANDOFF_QEMU_GONE)
+                        d->qemu = HANDOFF_QEMU_GONE;
+                else
+                        destination_record(w, HANDOFF_ABANDONED);
+                break;
+        case HANDOFF_DESTINATION_FAILED:
+        case HANDOFF_DESTINATION_DONE:
+                w->d_settled = w->s_settled || w->s.record == HANDOFF_RELEASED;
+                break;
+        }
+}
+
+static void step_world(struct world *w)
+{
+        struct handoff_source_facts *s = &w->s;
+        struct handoff_destination_facts *d = &w->d;
+
+        switch (pick(8)) {
+        case 0: /* QEMU at the source */
+                if (s->qemu == HANDOFF_QEMU_RUNNING && s->record == HANDOFF_OUTGOING && s->mover_alive &&
+                        !s->stop_wanted)
+                        s->qemu = HANDOFF_QEMU_MIGRATING;
+                else if (s->qemu == HANDOFF_QEMU_MIGRATING && w->voted && (s->mover_alive || pick(2)))
+                        s->qemu = HANDOFF_QEMU_COMPLETED;
+                else if (s->qemu == HANDOFF_QEMU_MIGRATING && !s->mover_alive)
+                        s->qemu = HANDOFF_QEMU_RUNNING;
+                break;
+        case 1: /* QEMU at the destination */
+                if (d->qemu == HANDOFF_QEMU_LOADING && w->fed)
+                        d->qemu = HANDOFF_QEMU_LOADED;
+                else if (d->qemu == HANDOFF_QEMU_LOADING && !d->mover_alive)
+                        d->qemu = HANDOFF_QEMU_GONE;
+                break;
+        case 2: /* the data path */
+                if (!w->link || !s->mover_alive || !d->mover_alive) {
+                        if (!w->commit_net || !w->all_data || !w->link || !d->mover_alive) {
+                                s->mover_alive = d->mover_alive = false;
+                                w->commit_net = false;
+                        }
+                } else if (s->qemu == HANDOFF_QEMU_MIGRATING || s->qemu == HANDOFF_QEMU_COMPLETED) {
+                        w->all_data = true;
+                }
+                break;
+        case 3:
+                w->fed |= w->all_data && d->mover_alive;
+                if (w->link && s->mover_alive && d->mover_alive && w->s_up &&
+                        w->d_up) { /* the RESULT frame */
+                        s->result_running |= d->qemu == HANDOFF_QEMU_RUNNING;
+                        s->result_abandoned |= d->record == HANDOFF_ABANDONED;
+                }
+                break;
+        case 4:
+                if (w->commit_net && d->mover_alive && w->d_up && w->all_data) {
+                        w->commit_net = false;
+                        d->commit_read = true;
+                }
+                break;
+        case 5:
+                step_source(w);
+                break;
+        case 6:
+                step_destination(w);
+                break;
+        default: /* what broke comes back */
+                w->s_up = w->d_up = w->link = true;
+        }
+}
+
+static void crash_source_agent(struct world *w)
+{
+        w->s_up = false;
+        w->s.mover_alive = w->s.stop_wanted = false;
+        w->s.commit_sent = true;
+        w->s.result_running = w->s.result_abandoned = false;
+        w->s.peer = (struct handoff_peer){};
+        if (w->s.record == HANDOFF_OUTGOING)
+                w->s.stop_wanted = true;
+}
+
+static void fault(struct world *w)
+{
+        if (!w->faults_left || pick(12))
+                return;
+        w->faults_left--;
+        switch (pick(7)) {
+        case 0:
+                crash_source_agent(w);
+                break;
+        case 1:
+                w->d_up = false;
+                w->d.mover_alive = w->d.stop_wanted = w->d.commit_read = false;
+                w->d.peer = (struct handoff_peer){};
+                break;
+        case 2:
+                w->s.mover_alive = false;
+                break;
+        case 3:
+                w->d.mover_alive = false;
+                break;
+        case 4:
+                w->link = false;
+                break;
+        case 5:
+                w->s.stop_wanted |= w->s.record == HANDOFF_OUTGOING;
+                break;
+        case 6:
+                w->lost |= w->d.record == HANDOFF_OWNER || w->s.qemu == HANDOFF_QEMU_GONE;
+                w->d.qemu = HANDOFF_QEMU_GONE;
+                break;
+        }
+}
+
+static void random_walks_keep_one_owner_and_settle(void **state _unused_)
+{
+        unsigned int moved = 0, kept = 0;
+
+        for (unsigned int run = 0; run < 20000; run++) {
+                struct world w = {
+                        .s = {.record = HANDOFF_OUTGOING, .qemu = HANDOFF_QEMU_RUNNING, .mover_alive = true},
+                        .d = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADING, .mover_alive = true},
+                        .s_up = true,
+                        .d_up = true,
+                        .link = true,
+                        .faults_left = run % 5,
+                };
+
+                random_state = run * 7919 + 1;
+                for (unsigned int i = 0; i < 3000 && !(w.s_settled && w.d_settled); i++) {
+                        step_world(&w);
+                        fault(&w);
+                        check_safety(&w);
+                }
+                if (!w.s_settled || !w.d_settled)
+                        fail_msg("run %u does not settle: source %s/%s, destination %s/%s", run,
+                                handoff_record_to_string(w.s.record), handoff_qemu_to_string(w.s.qemu),
+                                handoff_record_to_string(w.d.record), handoff_qemu_to_string(w.d.qemu));
+                if (w.lost)
+                        continue;
+                assert_true((w.s.qemu == HANDOFF_QEMU_RUNNING) != (w.d.qemu == HANDOFF_QEMU_RUNNING));
+                moved += w.d.qemu == HANDOFF_QEMU_RUNNING;
+                kept += w.s.qemu == HANDOFF_QEMU_RUNNING;
+        }
+        assert_true(moved > 1000 && kept > 1000); /* the walk went both ways */
+}
+
+static void names_read_back(void **state _unused_)
+{
+        enum handoff_record record;
+        enum handoff_qemu qemu;
+
+        for (int i = 0; i < N_HANDOFF_RECORDS; i++) {
+                assert_int_equal(
+                        handoff_record_from_string(handoff_record_to_string((enum handoff_record)i), &record),
+                        0);
+                assert_int_equal(record, i);
+        }
+        for (int i = 0; i < N_HANDOFF_QEMUS; i++) {
+                assert_int_equal(
+                        handoff_qemu_from_string(handoff_qemu_to_string((enum handoff_qemu)i), &qemu), 0);
+                assert_int_equal(qemu, i);
+        }
+        assert_true(handoff_record_from_string("owned", &record) < 0);
+        assert_true(handoff_qemu_from_string(NULL, &qemu) < 0);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(commit_waits_until_qemu_completed),
+                cmocka_unit_test(silence_is_no_answer),
+                cmocka_unit_test(self_resumed_source_takes_back),
+                cmocka_unit_test(cancel_before_the_record_aborts),
+                cmocka_unit_test(destination_needs_commit_or_confirmation),
+                cmocka_unit_test(commit_without_loaded_state_is_not_enough),
+                cmocka_unit_test(records_only_go_forward),
+                cmocka_unit_test(random_walks_keep_one_owner_and_settle),
+                cmocka_unit_test(names_read_back),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
