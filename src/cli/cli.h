@@ -32,15 +32,45 @@ struct cli {
 #define COMMAND_FUNCTIONS(X) \
         X(host_list) \
         X(host_show) \
-        X(host_add) X(host_enrol_token) X(host_remove) X(vm_list) X(vm_show) X(vm_create) X(vm_start) \
-                X(vm_stop) X(vm_pause) X(vm_resume) X(vm_delete) X(vm_console) X(vm_migrate) X(task_list) \
-                        X(task_show) X(task_watch) X(task_cancel) X(datastore_list) X(datastore_show) X( \
-                                datastore_add) X(datastore_remove) X(network_list) X(network_switch_list) \
-                                X(network_switch_add) X(network_switch_remove) X(network_port_group_list) \
-                                        X(network_port_group_add) X(network_port_group_remove) X(token_list) \
-                                                X(token_create) X(token_revoke) X(audit_list) \
-                                                        X(audit_verify) X(events) X(version) X(completion) \
-                                                                X(man) X(help) X(names)
+        X(host_add) \
+        X(host_enrol_token) \
+        X(host_remove) \
+        X(vm_list) \
+        X(vm_show) \
+        X(vm_create) \
+        X(vm_start) \
+        X(vm_stop) \
+        X(vm_pause) \
+        X(vm_resume) \
+        X(vm_delete) \
+        X(vm_console) \
+        X(vm_migrate) \
+        X(task_list) \
+        X(task_show) \
+        X(task_watch) \
+        X(task_cancel) \
+        X(datastore_list) \
+        X(datastore_show) \
+        X(datastore_add) \
+        X(datastore_remove) \
+        X(network_list) \
+        X(network_switch_list) \
+        X(network_switch_add) \
+        X(network_switch_remove) \
+        X(network_port_group_list) \
+        X(network_port_group_add) \
+        X(network_port_group_remove) \
+        X(token_list) \
+        X(token_create) \
+        X(token_revoke) \
+        X(audit_list) \
+        X(audit_verify) \
+        X(events) \
+        X(version) \
+        X(completion) \
+        X(man) \
+        X(help) \
+        X(names)
 #define X(name) \
         int command_##name(struct cli *cli, const struct arguments *arguments, struct error **ret_error);
 COMMAND_FUNCTIONS(X)
