@@ -48,6 +48,7 @@ struct agent {
         struct migrations *migrations;  /* migration.c's own state; NULL until migration_recover_all() */
 
         struct agent_startup *startup; /* agent.c: what agent_start() has to do still; NULL afterwards */
+        int lock_fd;                   /* STATE-DIR/lock: one agent at a time */
         char *address;                 /* where the API listens, once it does */
         bool adopted; /* every VM of an earlier run was looked at; only then is the API open */
 };
