@@ -32,3 +32,7 @@ int beneath_unlink(int dir_fd, const char *path);
 /* Removes everything in the folder dir_fd except the entry `keep` (may be NULL), at most 64 levels deep, never
  * across a mount (-EXDEV). */
 int beneath_clear(int dir_fd, const char *keep);
+
+/* The error object for a failure of the functions above: "WHERE: PATH: ..." with the cause that an operator can act
+ * on. Returns the negative errno of its code. */
+int beneath_failed(int r, const char *where, const char *path, struct error **ret_error);

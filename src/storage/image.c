@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "storage/image.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/alloc.h"
+#include "base/cursor.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "io/child.h"
+#include "storage/beneath.h"
+
+#define CHILD_FD 3
+#define CHILD_PATH "/proc/self/fd/3"
+#define OUTPUT_MAX_BYTES (64 * 1024)
+#define READ_TIMEOUT_MS 30000
+#define CREATE_TIMEOUT_MS 600000
+#define MESSAGE_MAX 512
+
+/* qemu-img(1), "check": what its exit code says. */
+#define CHECK_DONE 0
+#define CHECK_ERRORS 2
+#define CHECK_LEAKS 3
+
+static const char *const format_names[] = {[IMAGE_RAW] = "raw", [IMAGE_QCOW2] = "qcow2"};
+static_assert(ARRAY_SIZE(format_names) == N_IMAGE_FORMATS, "every format has a name");
+
+enum step { STEP_CREATE, STEP_INFO, STEP_CHECK };
+
+struct image_job {
+        struct loop *loop;
+        struct child *child;
+        enum step step;
+        bool thick;
+        bool check; /* after STEP_INFO comes STEP_CHECK */
+        enum image_format format;
+        char *name; /* "DATASTORE: PATH" for messages */
+        char *path;
+        int datastore_fd;
+        int fd;
+        uint64_t size_bytes;
+        uint64_t timeout_ms;
+        struct image_info info;
+        image_done_fn done;
+        void *userdata;
+};
+
+const char *image_format_to_string(enum image_format format)
+{
+        return format_names[format];
+}
+
+int image_format_from_string(const char *s, enum image_format *ret_format)
+{
+        for (size_t i = 0; s && i < N_IMAGE_FORMATS; i++)
+                if (!strcmp(s, format_names[i])) {
+                        *ret_format = (enum image_format)i;
+                        return 0;
+                }
+        return -EINVAL;
+}
+
+static int refers_elsewhere(const char *name, const char *what, struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_CHECK_FAILED,
+                "Flatten it with qemu-img convert on a machine that you trust.",
+                "%s refers to another file (%s), which could be any file of the host", name, what);
+}
+
+/* Before qemu-img sees the file, since some versions of it open what a header names. QEMU's docs/interop/qcow2.txt:
+ * magic, version, backing file offset (8), ..., incompatible features (72, version 3), bit 2 of these: external data
+ * file. */
+static int check_qcow2_header(int fd, const char *name, struct error **ret_error)
+{
+        uint8_t header[80] = {};
+        ssize_t n = pread(fd, header, sizeof(header), 0);
+        struct cursor c = cursor_of(header, n < 0 ? 0 : (size_t)n);
+        uint32_t magic, version;
+        uint64_t backing, features = 0;
+        const uint8_t *skipped;
+
+        if (n < 0)
+                return error_from_errno(ret_error, errno, "cannot read %s", name);
+        if (!cursor_u32be(&c, &magic) || !cursor_u32be(&c, &version) || !cursor_u64be(&c, &backing) ||
+                magic != 0x514649fb || (version != 2 && version != 3))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "State the format that the image really has.",
+                        "%s is no qcow2 image", name);
+        if (backing)
+                return refers_elsewhere(name, "backing file", ret_error);
+        if (version == 3 && (!cursor_bytes(&c, 56, &skipped) || !cursor_u64be(&c, &features)))
+                return error_set(
+                        ret_error, ERROR_BAD_DOCUMENT, "Restore it from a backup.", "%s is cut off", name);
+        return features & 4 ? refers_elsewhere(name, "external data file", ret_error) : 0;
+}
+
+static void finish(struct image_job *job, struct error *error)
+{
+        image_done_fn done = job->done;
+        struct image_info info = job->info;
+        void *userdata = job->userdata;
+        struct stat st;
+
+        if (job->step == STEP_CREATE && !error) {
+                info.virtual_bytes = job->size_bytes;
+                if (!fstat(job->fd, &st))
+                        info.allocated_bytes = (uint64_t)st.st_blocks * 512;
+                job->size_bytes = 0; /* whole: freeing the job leaves it */
+        }
+        image_job_free(job);
+        done(userdata, error ? NULL : &info, error);
+}
+
+/* qemu-img's own words, first line, without its name and our descriptor's. */
+static void tool_failed(
+        const struct image_job *job, const struct child_result *result, struct error **ret_error)
+{
+        char how[64], words[MESSAGE_MAX];
+        const char *at;
+
+        if (result->timed_out) {
+                (void)error_set(ret_error, ERROR_TIMED_OUT, "Check the storage server and the network to it.",
+                        "%s: qemu-img did not end within %" PRIu64 " ms", job->name, job->timeout_ms);
+                return;
+        }
+        if (strstr(result->output, "No space left on device") ||
+                strstr(result->output, "Disk quota exceeded")) {
+                (void)error_set(ret_error, ERROR_NO_SPACE, "Free space on the datastore, or enlarge it.",
+                        "%s: the datastore is full", job->name);
+                return;
+        }
+        if (strstr(result->output, "Failed to get") && strstr(result->output, "lock")) {
+                (void)error_set(ret_error, ERROR_LOCKED, "Stop the virtual machine that uses it.",
+                        "%s is in use by a running QEMU, on this or another host", job->name);
+                return;
+        }
+        at = result->output;
+        if (!strncmp(at, "qemu-img: ", 10))
+                at += 10;
+        snprintf(words, sizeof(words), "%.*s", (int)MIN(strcspn(at, "\n"), (size_t)MESSAGE_MAX - 1), at);
+        (void)error_set(ret_error, ERROR_QEMU_FAILED, NULL, "%s: qemu-img %s%s%s", job->name,
+                child_result_format(result, how), *words ? ": " : "", words);
+}
+
+static int parse_info(struct image_job *job, const char *output, struct error **ret_error)
+{
+        const char *start = strchr(output, '{');
+        _cleanup_json_ json_t *json = NULL;
+        const json_t *data;
+        uint64_t virtual_bytes = 0, allocated = 0;
+
+        if (!start || doc_parse(start, strlen(start), &json, NULL) < 0 ||
+                doc_need_u64(json, "", "virtual-size", 0, INT64_MAX, &virtual_bytes, NULL) < 0 ||
+                doc_opt_u64(json, "", "actual-size", 0, INT64_MAX, &allocated, NULL) < 0)
+                return error_set(ret_error, ERROR_QEMU_FAILED, NULL,
+                        "%s: qemu-img's answer is not understood", job->name);
+        data = json_object_get(json_object_get(json, "format-specific"), "data");
+        if (json_object_get(json, "backing-filename"))
+                return refers_elsewhere(job->name, "backing file", ret_error);
+        if (json_object_get(data, "data-file"))
+                return refers_elsewhere(job->name, "external data file", ret_error);
+        job->info.virtual_bytes = virtual_bytes;
+        job->info.allocated_bytes = allocated;
+        job->info.dirty = json_is_true(json_object_get(json, "dirty-flag"));
+        job->info.corrupt = json_is_true(json_object_get(data, "corrupt"));
+        return 0;
+}
+
+static int parse_check(struct image_job *job, const char *output, struct error **ret_error)
+{
+        const char *start = strchr(output, '{');
+        _cleanup_json_ json_t *json = NULL;
+        uint64_t unreadable = 0;
+
+        if (!start || doc_parse(start, strlen(start), &json, NULL) < 0 ||
+                doc_opt_u64(json, "", "corruptions", 0, INT64_MAX, &job->info.n_errors, NULL) < 0 ||
+                doc_opt_u64(json, "", "leaks", 0, INT64_MAX, &job->info.n_leaks, NULL) < 0 ||
+                doc_opt_u64(json, "", "check-errors", 0, INT32_MAX, &unreadable, NULL) < 0)
+                return error_set(ret_error, ERROR_QEMU_FAILED, NULL,
+                        "%s: qemu-img's answer is not understood", job->name);
+        job->info.n_errors += unreadable;
+        return 0;
+}
+
+static int start_tool(struct image_job *job, struct error **ret_error);
+
+static void on_tool_exit(void *userdata, const struct child_result *result)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct image_job *job = userdata;
+        bool ok = result->exited && result->code == 0;
+        int r = 0;
+
+        if (job->step == STEP_CHECK && result->exited &&
+                (result->code == CHECK_ERRORS || result->code == CHECK_LEAKS))
+                ok = true;
+        if (!ok)
+                tool_failed(job, result, &error);
+        else if (job->step == STEP_INFO)
+                r = parse_info(job, result->output, &error);
+        else if (job->step == STEP_CHECK)
+                r = parse_check(job, result->output, &error);
+        if (ok && !r && job->step == STEP_INFO && job->check && job->format == IMAGE_QCOW2) {
+                job->step = STEP_CHECK;
+                child_free(TAKE_PTR(job->child));
+                r = start_tool(job, &error);
+                if (!r)
+                        return;
+        }
+        if (r < 0 && !error)
+                (void)error_from_errno(&error, r, "%s", job->name);
+        finish(job, error);
+}
+
+static int start_tool(struct image_job *job, struct error **ret_error)
+{
+        static const char *const env[] = {"LC_ALL=C", NULL};
+        const char *format = format_names[job->format];
+        char size[24];
+        /* `-U` shares the image with a QEMU that runs; a check wants to know about that one instead. */
+        const char *create[] = {"qemu-img", "create", "-q", "-f", format, "-o",
+                job->thick ? "preallocation=falloc" : "preallocation=off", CHILD_PATH, size, NULL};
+        const char *info[] = {"qemu-img", "info", "--output=json", "-f", format, CHILD_PATH, NULL};
+        const char *info_shared[] = {
+                "qemu-img", "info", "-U", "--output=json", "-f", format, CHILD_PATH, NULL};
+        const char *check[] = {"qemu-img", "check", "--output=json", "-f", format, CHILD_PATH, NULL};
+        const struct child_fd fds[] = {{.fd = job->fd, .target = CHILD_FD}};
+        struct child_spec spec = CHILD_SPEC_INIT;
+
+        snprintf(size, sizeof(size), "%" PRIu64, job->size_bytes);
+        spec.argv = job->step == STEP_CREATE  ? create
+                    : job->step == STEP_CHECK ? check
+                    : job->check              ? info
+                                              : info_shared;
+        spec.env = env;
+        spec.fds = fds;
+        spec.n_fds = ARRAY_SIZE(fds);
+        spec.output_max = OUTPUT_MAX_BYTES;
+        spec.timeout_ms = job->timeout_ms;
+        return child_start(job->loop, &spec, on_tool_exit, job, &job->child, ret_error);
+}
+
+static int new_job(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error)
+{
+        _cleanup_(image_job_freep) struct image_job *job = ALLOC(struct image_job);
+
+        if (!job)
+                return error_from_errno(ret_error, ENOMEM, "%s: %s", datastore->name, path);
+        job->loop = loop;
+        job->format = job->info.format = format;
+        job->fd = job->datastore_fd = -1;
+        job->done = done;
+        job->userdata = userdata;
+        job->step = STEP_INFO;
+        if (!text_is_relative_path(path))
+                return beneath_failed(-EXDEV, datastore->name, path, ret_error);
+        job->path = alloc_strdup(path);
+        job->name = alloc_printf("%s: %s", datastore->name, path);
+        if (!job->path || !job->name)
+                return error_from_errno(ret_error, ENOMEM, "%s: %s", datastore->name, path);
+        job->datastore_fd = fcntl(datastore->fd, F_DUPFD_CLOEXEC, 3);
+        if (job->datastore_fd < 0)
+                return error_from_errno(ret_error, errno, "%s", job->name);
+        *ret_job = TAKE_PTR(job);
+        return 0;
+}
+
+static int make_file(struct image_job *job, const struct datastore *datastore, struct error **ret_error)
+{
+        const char *slash = strrchr(job->path, '/');
+        char folder[256];
+        int r = 0;
+
+        if (slash) {
+                snprintf(folder, sizeof(folder), "%.*s", (int)(slash - job->path), job->path);
+                r = beneath_make_dirs(datastore->fd, folder, 0750);
+        }
+        if (!r)
+                r = beneath_open_file(datastore->fd, job->path, O_RDWR | O_CREAT | O_EXCL, 0640, &job->fd);
+        return r < 0 ? beneath_failed(r, datastore->name, job->path, ret_error) : 0;
+}
+
+int image_create_start(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, uint64_t size_bytes, enum image_allocation allocation, uint64_t timeout_ms,
+        image_done_fn done, void *userdata, struct image_job **ret_job, struct error **ret_error)
+{
+        _cleanup_(image_job_freep) struct image_job *job = NULL;
+        int r;
+
+        if (!size_bytes || size_bytes > IMAGE_MAX_BYTES)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Give a size of 1 byte to 64 TiB.",
+                        "%s: a disk cannot have %" PRIu64 " bytes", path, size_bytes);
+        r = new_job(loop, datastore, path, format, done, userdata, &job, ret_error);
+        if (r < 0)
+                return r;
+        job->timeout_ms = timeout_ms ?: CREATE_TIMEOUT_MS;
+        job->thick = allocation == IMAGE_THICK;
+        r = make_file(job, datastore, ret_error);
+        if (r < 0)
+                return r;
+        /* From here on freeing the job removes the file again. */
+        job->step = STEP_CREATE;
+        job->size_bytes = (size_bytes + 511) / 512 * 512;
+        r = start_tool(job, ret_error);
+        if (r < 0)
+                return r;
+        *ret_job = TAKE_PTR(job);
+        return 0;
+}
+
+static int start_reading(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, bool check, uint64_t timeout_ms, image_done_fn done, void *userdata,
+        struct image_job **ret_job, struct error **ret_error)
+{
+        _cleanup_(image_job_freep) struct image_job *job = NULL;
+        int r = new_job(loop, datastore, path, format, done, userdata, &job, ret_error);
+
+        if (r < 0)
+                return r;
+        job->timeout_ms = timeout_ms ?: READ_TIMEOUT_MS;
+        job->check = check;
+        r = datastore_open_file(datastore, path, O_RDONLY, &job->fd, ret_error);
+        if (!r && format == IMAGE_QCOW2)
+                r = check_qcow2_header(job->fd, job->name, ret_error);
+        if (!r)
+                r = start_tool(job, ret_error);
+        if (r < 0)
+                return r;
+        *ret_job = TAKE_PTR(job);
+        return 0;
+}
+
+int image_info_start(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, uint64_t timeout_ms, image_done_fn done, void *userdata,
+        struct image_job **ret_job, struct error **ret_error)
+{
+        return start_reading(
+                loop, datastore, path, format, false, timeout_ms, done, userdata, ret_job, ret_error);
+}
+
+int image_check_start(struct loop *loop, const struct datastore *datastore, const char *path,
+        enum image_format format, uint64_t timeout_ms, image_done_fn done, void *userdata,
+        struct image_job **ret_job, struct error **ret_error)
+{
+        return start_reading(
+                loop, datastore, path, format, true, timeout_ms, done, userdata, ret_job, ret_error);
+}
+
+void image_job_free(struct image_job *job)
+{
+        int r;
+
+        if (!job)
+                return;
+        child_free(job->child);
+        if (job->step == STEP_CREATE && job->size_bytes) {
+                r = beneath_unlink(job->datastore_fd, job->path);
+                if (r < 0 && r != -ENOENT)
+                        log_debug(
+                                "%s: the unfinished image could not be removed: %s", job->name, strerror(-r));
+        }
+        fd_closep(&job->fd);
+        fd_closep(&job->datastore_fd);
+        free(job->name);
+        free(job->path);
+        free(job);
+}
