@@ -244,12 +244,13 @@ char *text_format_rate(uint64_t bits_per_s, char ret[static 20])
 
 char *text_format_time(int64_t unix_ms, char ret[static 32])
 {
-        time_t s = (time_t)(unix_ms / 1000);
+        int ms = (int)((unix_ms % 1000 + 1000) % 1000); /* also before 1970 */
+        time_t s = (time_t)(unix_ms / 1000 - (unix_ms % 1000 < 0));
         char day[24];
         struct tm tm;
 
         if (!gmtime_r(&s, &tm) || !strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &tm))
                 snprintf(day, sizeof(day), "?");
-        snprintf(ret, 32, "%s.%03dZ", day, (int)(unix_ms % 1000));
+        snprintf(ret, 32, "%s.%03dZ", day, ms);
         return ret;
 }
