@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/arguments.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -76,12 +77,12 @@ static bool choice_index(const char *choices, const char *text, uint64_t *ret)
         }
 }
 
-/* -ERANGE outside the option's bounds; a maximum of 0 is none. */
-static int in_bounds(const struct option_spec *option, int r, uint64_t number)
+/* `r` when the number could not be read, -ERANGE outside the option's bounds; a maximum of 0 is none. */
+static int in_bounds(const struct option_spec *option, int r, const uint64_t *number)
 {
         if (r < 0)
                 return r;
-        return number < option->min || (option->max && number > option->max) ? -ERANGE : 0;
+        return *number < option->min || (option->max && *number > option->max) ? -ERANGE : 0;
 }
 
 /* 0, -EINVAL or -ERANGE; *ret_form says what the value should look like. */
@@ -103,13 +104,13 @@ static int read_value(
                 return text_parse_u64(text, option->min, option->max ?: UINT64_MAX, ret);
         case VALUE_SIZE:
                 *ret_form = "a size such as 512M or 4GiB";
-                return in_bounds(option, text_parse_size(text, ret), *ret);
+                return in_bounds(option, text_parse_size(text, ret), ret);
         case VALUE_DURATION:
                 *ret_form = "a time such as 300ms, 20s or 5m";
-                return in_bounds(option, text_parse_duration_ms(text, ret), *ret);
+                return in_bounds(option, text_parse_duration_ms(text, ret), ret);
         case VALUE_RATE:
                 *ret_form = "a rate such as 500mbit or 10gbit";
-                return in_bounds(option, text_parse_rate(text, ret), *ret);
+                return in_bounds(option, text_parse_rate(text, ret), ret);
         case VALUE_CHOICE:
                 return choice_index(option->value, text, ret) ? 0 : -EINVAL;
         }
@@ -166,7 +167,7 @@ static int add_value(
 }
 
 static int need_value(
-        const struct option_spec *option, char **next, const char **ret, struct error **ret_error)
+        const struct option_spec *option, const char *const *next, const char **ret, struct error **ret_error)
 {
         char hint[256];
 
@@ -179,8 +180,8 @@ static int need_value(
 }
 
 /* "--name", "--name=value", "--name value". *used_next when the next word was the value. */
-static int read_long(
-        struct arguments *a, const char *word, char **next, bool *used_next, struct error **ret_error)
+static int read_long(struct arguments *a, const char *word, const char *const *next, bool *used_next,
+        struct error **ret_error)
 {
         const struct option_spec *option = NULL;
         size_t len = strcspn(word + 2, "=");
@@ -205,8 +206,8 @@ static int read_long(
 }
 
 /* "-q", "-ojson", "-o json", "-qo json". */
-static int read_short(
-        struct arguments *a, const char *word, char **next, bool *used_next, struct error **ret_error)
+static int read_short(struct arguments *a, const char *word, const char *const *next, bool *used_next,
+        struct error **ret_error)
 {
         for (const char *letter = word + 1; *letter; letter++) {
                 const struct option_spec *option = find_by_letter(global_options, *letter);
@@ -314,13 +315,13 @@ static int check_complete(const struct arguments *a, struct error **ret_error)
         return 0;
 }
 
-int arguments_parse(struct arguments *a, int argc, char **argv, struct error **ret_error)
+int arguments_parse(struct arguments *a, int argc, const char *const *argv, struct error **ret_error)
 {
         bool only_words = false;
 
         *a = (struct arguments){0};
         for (int i = 1; i < argc; i++) {
-                char *word = argv[i], **next = &argv[i + 1];
+                const char *word = argv[i], *const *next = &argv[i + 1];
                 bool used_next = false;
                 int r;
 

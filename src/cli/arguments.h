@@ -26,7 +26,7 @@ struct arguments {
 
 /* Reads argv[1..]. 0; or -EINVAL with BAD_REQUEST, whose message names the option or word and whose hint says
  * what to type instead. With --help or --version no command, operand or required option has to be complete. */
-int arguments_parse(struct arguments *arguments, int argc, char **argv, struct error **ret_error);
+int arguments_parse(struct arguments *arguments, int argc, const char *const *argv, struct error **ret_error);
 
 bool arguments_flag(const struct arguments *arguments, const char *name);
 /* The last value given, or NULL. */

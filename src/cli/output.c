@@ -221,23 +221,23 @@ static size_t text_columns(const char *s)
         return n;
 }
 
-/* Cuts the text to `width` characters, the last one an ellipsis then. */
+/* Prints the text in `width` columns; the last one is an ellipsis when it has more. */
 static void print_cell(FILE *out, char *text, size_t width, bool last)
 {
-        size_t columns = text_columns(text), n = 0;
-        char *end = text;
+        size_t columns = text_columns(text);
 
         if (columns > width) {
-                while (*end && (n < width || ((unsigned char)*end & 0xc0) == 0x80)) {
-                        n += ((unsigned char)end[1] & 0xc0) != 0x80;
-                        if (n == width)
-                                break;
+                char *end = text;
+
+                for (size_t kept = 0; kept + 1 < width; kept++) {
                         end++;
+                        while (((unsigned char)*end & 0xc0) == 0x80)
+                                end++;
                 }
                 *end = '\0';
+                columns = width;
                 output_text(out, text, false);
                 fputs("…", out);
-                columns = width;
         } else {
                 output_text(out, text, false);
         }

@@ -50,7 +50,8 @@ static int connect_to_server(struct cli *cli, const struct arguments *arguments,
         return r;
 }
 
-int program_run(int argc, char **argv, FILE *out, FILE *err, unsigned int width, unsigned int err_width)
+int program_run(
+        int argc, const char *const *argv, FILE *out, FILE *err, unsigned int width, unsigned int err_width)
 {
         _cleanup_error_ struct error *error = NULL;
         struct arguments arguments;

@@ -7,4 +7,5 @@
 
 /* Reads the command line, carries it out and returns the exit status. Errors are written to `err` as
  * "drover: error: SENTENCE" and "hint: SENTENCE". `width` and `err_width` are the terminals' columns, 0 for none. */
-int program_run(int argc, char **argv, FILE *out, FILE *err, unsigned int width, unsigned int err_width);
+int program_run(
+        int argc, const char *const *argv, FILE *out, FILE *err, unsigned int width, unsigned int err_width);

@@ -154,8 +154,9 @@ int settings_load(const struct arguments *arguments, struct settings *ret, struc
                 s.server[n - 1] = '\0';
         settings.server = TAKE_PTR(s.server);
         settings.ca = TAKE_PTR(s.ca);
-        *ret = settings;
-        settings = (struct settings){0};
+        ret->server = TAKE_PTR(settings.server);
+        ret->token = TAKE_PTR(settings.token);
+        ret->ca = TAKE_PTR(settings.ca);
         return 0;
 }
 

@@ -61,7 +61,7 @@ int vm_spec_file(const char *option, const char *text, json_t **ret_file, struct
 {
         _cleanup_free_ char *copy = alloc_strdup(text);
         _cleanup_json_ json_t *file = NULL;
-        char *path;
+        char *path = NULL;
         int r;
 
         if (!copy)
@@ -161,7 +161,7 @@ int vm_spec_disk(const char *text, json_t **ret_disk, struct error **ret_error)
         _cleanup_free_ char *copy = alloc_strdup(text);
         _cleanup_json_ json_t *disk = NULL;
         uint64_t bytes;
-        char *rest, *more;
+        char *rest = NULL, *more;
         int r;
 
         if (!copy)

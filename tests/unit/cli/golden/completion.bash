@@ -1,0 +1,132 @@
+# bash completion for drover; made by 'drover completion bash'
+
+_drover_words() {
+    case "$1" in
+    '') echo 'host vm task datastore network token audit events version completion help' ;;
+    'host') echo 'list show add enrol-token remove' ;;
+    'vm') echo 'list show create start stop pause resume delete console migrate' ;;
+    'task') echo 'list show watch cancel' ;;
+    'datastore') echo 'list show add remove' ;;
+    'network') echo 'list switch port-group' ;;
+    'network switch') echo 'list add remove' ;;
+    'network port-group') echo 'list add remove' ;;
+    'token') echo 'list create revoke' ;;
+    'audit') echo 'list verify' ;;
+    esac
+}
+
+_drover_options() {
+    case "$1" in
+    'host add') echo '--name --migration-address ' ;;
+    'host remove') echo '--force ' ;;
+    'vm list') echo '--host --power ' ;;
+    'vm create') echo '--cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --start ' ;;
+    'vm start') echo '--host ' ;;
+    'vm stop') echo '--force --patience ' ;;
+    'vm console') echo '--tail ' ;;
+    'vm migrate') echo '--to --max-pause --check --priority --verify --codec --channels --rate-limit --give-up ' ;;
+    'task list') echo '--active --object --action --limit ' ;;
+    'datastore add') echo '--local --host --path-on ' ;;
+    'network switch add') echo '--uplink --uplink-on --mtu ' ;;
+    'network port-group add') echo '--switch --vlan ' ;;
+    'token create') echo '--role --expires ' ;;
+    'audit list') echo '--who --object --limit ' ;;
+    'events') echo '--kinds --since ' ;;
+    esac
+    echo '--server --token --ca --output --no-wait --timeout --why --quiet --help --version'
+}
+
+_drover_operand() {
+    case "$1 $2" in
+    'host show 0') echo 'names hosts' ;;
+    'host enrol-token 0') echo 'names hosts' ;;
+    'host remove 0') echo 'names hosts' ;;
+    'vm show 0') echo 'names vms' ;;
+    'vm start 0') echo 'names vms' ;;
+    'vm stop 0') echo 'names vms' ;;
+    'vm pause 0') echo 'names vms' ;;
+    'vm resume 0') echo 'names vms' ;;
+    'vm delete 0') echo 'names vms' ;;
+    'vm console 0') echo 'names vms' ;;
+    'vm migrate 0') echo 'names vms' ;;
+    'task show 0') echo 'names tasks' ;;
+    'task watch 0') echo 'names tasks' ;;
+    'task cancel 0') echo 'names tasks' ;;
+    'datastore show 0') echo 'names datastores' ;;
+    'datastore remove 0') echo 'names datastores' ;;
+    'network switch remove 0') echo 'names switches' ;;
+    'network port-group remove 0') echo 'names port-groups' ;;
+    'token revoke 0') echo 'names tokens' ;;
+    'completion 0') echo 'bash zsh fish' ;;
+    esac
+}
+
+_drover_value() {
+    case "$1 $2" in
+    'vm list --host') echo 'names hosts' ;;
+    'vm list --power') echo 'stopped starting running paused incoming outgoing-done crashed unknown' ;;
+    'vm create --firmware') echo 'bios uefi' ;;
+    'vm create --accelerator') echo 'auto kvm tcg' ;;
+    'vm create --datastore') echo 'names datastores' ;;
+    'vm create --host') echo 'names hosts' ;;
+    'vm start --host') echo 'names hosts' ;;
+    'vm migrate --to') echo 'names hosts' ;;
+    'vm migrate --priority') echo 'low normal high critical' ;;
+    'vm migrate --codec') echo 'auto none lz4 zstd' ;;
+    'datastore add --host') echo 'names hosts' ;;
+    'network port-group add --switch') echo 'names switches' ;;
+    'token create --role') echo 'admin read-only' ;;
+    *) case "$2" in
+    '--token' | '-t') echo 'file' ;;
+    '--ca') echo 'file' ;;
+    '--output' | '-o') echo 'table json yaml' ;;
+    esac ;;
+    esac
+}
+
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since '
+
+_drover_answer() {
+    local previous=$1 current=$2
+    shift 2
+    local path='' n=0 skip='' word next answer
+    for word in "$@"; do
+        if [ -n "$skip" ]; then skip=''; continue; fi
+        case "$word" in
+        -*=*) ;;
+        -*) case "$_drover_valued" in *" $word "*) skip=1 ;; esac ;;
+        *)
+            next=$(_drover_words "$path")
+            case " $next " in
+            *" $word "*) path="${path:+$path }$word" ;;
+            *) n=$((n + 1)) ;;
+            esac ;;
+        esac
+    done
+    if [ -n "$skip" ]; then
+        answer=$(_drover_value "$path" "$previous")
+    else
+        case "$current" in
+        -*) answer=$(_drover_options "$path") ;;
+        *)
+            answer=$(_drover_words "$path")
+            [ -n "$answer" ] || answer=$(_drover_operand "$path" "$n") ;;
+        esac
+    fi
+    case "$answer" in
+    'names '*) answer=$(drover names "${answer#names }" 2>/dev/null) ;;
+    esac
+    echo "$answer"
+}
+
+_drover() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} answer
+    answer=$(_drover_answer "$previous" "$current" "${COMP_WORDS[@]:1:COMP_CWORD-1}")
+    if [ "$answer" = file ]; then
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+    else
+        mapfile -t COMPREPLY < <(compgen -W "$answer" -- "$current")
+    fi
+}
+
+complete -F _drover drover
