@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Control messages between agent and mover, as in docs/internals/mover-control.md: JSON packets with
+ * descriptors on a SOCK_SEQPACKET socket. Used by the mover's main thread only. */
+
+#include "base/doc.h"
+#include "base/text.h"
+#include "mover/wire.h"
+
+#define CONTROL_MAX_PACKET (64 * 1024)
+#define CONTROL_MAX_FDS (2 + WIRE_MAX_CHANNELS)
+
+enum control_op {
+        CONTROL_START,
+        CONTROL_HANDED_OFF,
+        CONTROL_COMMIT,
+        CONTROL_STOPPED,
+        CONTROL_LIMITS,
+        CONTROL_ABORT,
+        CONTROL_RESULT,
+        CONTROL_QEMU_STATUS,
+        N_CONTROL_OPS,
+};
+
+/* One packet. Strings are borrowed from `json`. */
+struct control_message {
+        enum control_op op;
+        json_t *json;
+        int fds[CONTROL_MAX_FDS]; /* owned; take with TAKE_FD */
+        size_t n_fds;
+};
+
+/* 0 and a message; -ENODATA: the agent is gone; PROTOCOL or BAD_DOCUMENT otherwise. Blocks. */
+int control_receive(int fd, struct control_message *ret_message, struct error **ret_error);
+void control_message_deinit(struct control_message *message);
+
+/* Sends an event; takes `event` over. With `droppable`, does not wait for room. */
+void control_send(int fd, json_t *event, bool droppable);
+/* {"event": "failed", ...}; `peer_reason`: the error came from the peer. */
+void control_send_failed(int fd, const struct error *error, bool from_peer);
+
+/* The fields of op start. */
+struct control_start {
+        const char *migration, *vm, *block, *cert_pem, *key_pem, *peer_fingerprint, *codec;
+        uint64_t ram_bytes, max_pause_ms, rate_limit_bps, timeout_ms;
+        bool verify, tunnel;
+};
+int control_parse_start(
+        const struct control_message *message, struct control_start *ret_start, struct error **ret_error);

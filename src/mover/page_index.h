@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the source remembers of the last version sent of each page: a keyed 64-bit hash of each 256-byte block
+ * (3.1 % of RAM), and whether the page is non-zero at the sink. From it follows which blocks of a new version
+ * have to go. A hash that collides would leave an old block at the sink: 2^-64 a block, and the key is random
+ * for each migration, so that a guest cannot aim for it.
+ *
+ * Rows of different stripes may be used by different threads at a time; a stripe belongs to one channel's
+ * thread. Memory is touched only for pages that were sent. */
+
+#include "mover/wire.h"
+
+struct page_index;
+
+/* `secret` (WIRE_SECRET_SIZE bytes) is borrowed. */
+int page_index_new(uint64_t n_pages, const uint8_t *secret, struct page_index **ret_index);
+void page_index_free(struct page_index *index);
+DEFINE_CLEANUP(struct page_index *, page_index_free)
+
+/* Records `data` (one page) as sent and returns the mask of blocks that differ from the last version; all of
+ * them when there was none. */
+uint16_t page_index_update(struct page_index *index, uint64_t page, const uint8_t *data);
+/* Records a zero page as sent; false when the sink has zeros there already. */
+bool page_index_set_zero(struct page_index *index, uint64_t page);
+/* True if the last version sent was not zero. */
+bool page_index_is_sent(const struct page_index *index, uint64_t page);

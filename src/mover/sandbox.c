@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mover/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/sockios.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNDER_SANITIZER true /* its runtime opens files of its own */
+#else
+#define UNDER_SANITIZER false
+#endif
+
+#define NOBODY 65534
+
+/* Calls without conditions: what the threads, the allocator, TLS and the loops need. */
+static const int allowed[] = {SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev),
+        SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(poll),
+        SCMP_SYS(ppoll), SCMP_SYS(futex), SCMP_SYS(clock_nanosleep), SCMP_SYS(clock_gettime),
+        SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(getrandom), SCMP_SYS(munmap), SCMP_SYS(mremap),
+        SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(close), SCMP_SYS(shutdown), SCMP_SYS(setsockopt),
+        SCMP_SYS(getsockopt), SCMP_SYS(lseek), SCMP_SYS(rseq), SCMP_SYS(set_robust_list), SCMP_SYS(exit),
+        SCMP_SYS(exit_group), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(getpid),
+        SCMP_SYS(gettid), SCMP_SYS(tgkill), SCMP_SYS(getrusage), SCMP_SYS(membarrier)};
+
+static const int fcntl_commands[] = {F_GETFL, F_SETFL, F_DUPFD_CLOEXEC};
+
+static int add_rules(scmp_filter_ctx filter, int listen_fd)
+{
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < ARRAY_SIZE(allowed); i++)
+                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+        /* Memory, but never executable. */
+        if (r == 0)
+                r = seccomp_rule_add(
+                        filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+        if (r == 0)
+                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+                        SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+        /* Threads, but no processes. clone3 hides its flags behind a pointer; glibc falls back to clone. */
+        if (r == 0)
+                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+                        SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+        if (r == 0)
+                r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+        if (r == 0)
+                r = seccomp_rule_add(
+                        filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ));
+        for (size_t i = 0; r == 0 && i < ARRAY_SIZE(fcntl_commands); i++)
+                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+                        SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)fcntl_commands[i]));
+        if (r == 0 && listen_fd >= 0)
+                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(accept4), 1,
+                        SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)listen_fd));
+        return r;
+}
+
+static int drop_privileges(struct error **ret_error)
+{
+        struct rlimit no_core = {0, 0};
+
+        (void)setrlimit(RLIMIT_CORE, &no_core); /* guest memory must not end up in a core file */
+        if (geteuid() != 0)
+                return 0;
+        /* In a container or user namespace the id may not exist (EINVAL) or not be ours to take (EPERM):
+         * then the seccomp filter has to do alone. */
+        if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
+                setresuid(NOBODY, NOBODY, NOBODY) < 0) {
+                if (errno != EINVAL && errno != EPERM)
+                        return error_from_errno(ret_error, errno, "Cannot drop privileges");
+                log_warning("The mover keeps its user id: no unprivileged id is available");
+        }
+        return 0;
+}
+
+int sandbox_enter(int listen_fd, struct error **ret_error)
+{
+        scmp_filter_ctx filter;
+        int r = drop_privileges(ret_error);
+
+        if (r < 0)
+                return r;
+        /* setresuid() clears the parent-death signal and dumpability as it should; no one may attach. */
+        if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+                return error_from_errno(ret_error, errno, "Cannot enter the sandbox");
+        if (UNDER_SANITIZER)
+                return 0;
+        filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+        if (!filter)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the system call filter");
+        r = add_rules(filter, listen_fd);
+        if (r == 0)
+                r = seccomp_load(filter);
+        seccomp_release(filter);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "Cannot load the system call filter");
+        return 0;
+}

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mover/sink.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mover/sandbox.h"
+#include "mover/sink_internal.h"
+
+#define STATS_MS 500
+
+void sink_fail(struct sink *sink, struct error *error, bool from_peer)
+{
+        if (sink->stopping || sink->committed) {
+                sink->peer_gone = true;
+                error_free(error);
+                (void)eventfd_write(sink->mailbox.event_fd, 1);
+                return;
+        }
+        mailbox_fail(&sink->mailbox, error, from_peer);
+}
+
+static int take_descriptors(struct sink *sink, struct error **ret_error)
+{
+        struct control_message *message = &sink->start_message;
+        struct timeval limit = {.tv_sec = CHANNEL_SILENCE_MS / 1000};
+        int flags;
+
+        if (message->n_fds != 3)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "The start message brought %zu descriptors, not QEMU's socket, the RAM file and a "
+                        "listening socket",
+                        message->n_fds);
+        sink->qemu_fd = TAKE_FD(message->fds[0]);
+        sink->ram_fd = TAKE_FD(message->fds[1]);
+        sink->listen_fd = TAKE_FD(message->fds[2]);
+        flags = fcntl(sink->qemu_fd, F_GETFL);
+        if (flags < 0 || fcntl(sink->qemu_fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ||
+                setsockopt(sink->qemu_fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+                return error_from_errno(ret_error, errno, "Cannot use QEMU's socket");
+        flags = fcntl(sink->listen_fd, F_GETFL);
+        if (flags < 0 || fcntl(sink->listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
+                return error_from_errno(ret_error, errno, "Cannot use the listening socket");
+        return 0;
+}
+
+static int set_up(struct sink *sink, struct error **ret_error)
+{
+        int r = control_parse_start(&sink->start_message, &sink->start, ret_error);
+
+        if (r >= 0)
+                r = take_descriptors(sink, ret_error);
+        if (r >= 0)
+                r = ram_map(&sink->ram, sink->ram_fd, sink->start.ram_bytes, true, ret_error);
+        if (r < 0)
+                return r;
+        sink->written = alloc_array((ram_pages(&sink->ram) + 63) / 64, sizeof(uint64_t));
+        if (!sink->written)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the page bitmap");
+        return tls_context_new(true, sink->start.cert_pem, sink->start.key_pem, sink->start.peer_fingerprint,
+                &sink->tls, ret_error);
+}
+
+static void receiver_deinit(struct receiver *receiver)
+{
+        channel_deinit(&receiver->channel);
+        codec_free(TAKE_PTR(receiver->codec));
+        free(TAKE_PTR(receiver->raw));
+        fd_closep(&receiver->socket_fd);
+        fd_closep(&receiver->wake_fd);
+        receiver->state = RECEIVER_FREE;
+}
+
+/* Frees the places of connections that never became channels, and counts those that run. */
+static unsigned int reap(struct sink *sink)
+{
+        unsigned int n_running = 0;
+
+        for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++) {
+                struct receiver *receiver = &sink->receivers[i];
+
+                if (receiver->state == RECEIVER_DONE) {
+                        pthread_join(receiver->thread, NULL);
+                        receiver_deinit(receiver);
+                }
+                n_running += receiver->state == RECEIVER_RUNNING;
+        }
+        return n_running;
+}
+
+static void start_receiver(struct sink *sink, int fd)
+{
+        _cleanup_fd_ int owned = fd;
+        struct receiver *receiver = NULL;
+        int one = 1;
+
+        for (unsigned int i = 0; !receiver && i < SINK_MAX_CONNECTIONS; i++)
+                if (sink->receivers[i].state == RECEIVER_FREE)
+                        receiver = &sink->receivers[i];
+        if (!receiver)
+                return; /* too many strangers: this one is turned away */
+        *receiver = (struct receiver){.sink = sink, .socket_fd = -1, .number = -1};
+        receiver->wake_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        if (receiver->wake_fd < 0)
+                return;
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        receiver->socket_fd = TAKE_FD(owned);
+        receiver->state = RECEIVER_RUNNING;
+        if (pthread_create(&receiver->thread, NULL, sink_receiver_main, receiver) != 0)
+                receiver_deinit(receiver);
+}
+
+static void accept_one(struct sink *sink)
+{
+        int fd = accept4(sink->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+
+        if (fd >= 0)
+                start_receiver(sink, fd);
+}
+
+static void send_stats(struct sink *sink, bool droppable)
+{
+        struct rusage usage;
+        uint64_t hashes[WIRE_MAX_CHANNELS];
+        bool hashed;
+        char hex[17];
+        json_t *event;
+
+        getrusage(RUSAGE_SELF, &usage);
+        event = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "event", "stats", "phase",
+                sink->committed                            ? "finishing"
+                : mailbox_has(&sink->mailbox, MAIL_PLACED) ? "switching"
+                : mailbox_has(&sink->mailbox, MAIL_READY)  ? "copying"
+                                                           : "connecting",
+                "bytes_wire", (json_int_t)sink->bytes_received, "pages_placed",
+                (json_int_t)sink->pages_placed, "bytes_device", (json_int_t)sink->bytes_device, "cpu_ms",
+                (json_int_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
+                        (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000);
+        pthread_mutex_lock(&sink->lock);
+        hashed = sink->n_channels > 0 && sink->hashed == (1u << sink->n_channels) - 1;
+        memcpy(hashes, sink->channel_hashes, sizeof(hashes));
+        pthread_mutex_unlock(&sink->lock);
+        if (event && hashed) {
+                snprintf(hex, sizeof(hex), "%016llx",
+                        (unsigned long long)ram_total_hash(hashes, sink->n_channels));
+                json_object_set_new(event, "ram_hash", json_string(hex));
+        }
+        control_send(sink->control_fd, event, droppable);
+}
+
+static void send_event(struct sink *sink, const char *name)
+{
+        control_send(sink->control_fd, json_pack("{s:s}", "event", name), false);
+}
+
+/* 0 go on, 1 done, -1 failed. */
+static int handle_mail(struct sink *sink)
+{
+        unsigned int mail = mailbox_take(&sink->mailbox);
+
+        reap(sink);
+        if (mail & MAIL_READY)
+                fd_closep(&sink->listen_fd); /* nobody else has business here */
+        if (mail & MAIL_PLACED)
+                send_event(sink, "placed");
+        if (mail & MAIL_COMMIT)
+                send_event(sink, "commit");
+        if (mail & MAIL_RESULT_SENT)
+                return 1;
+        return mail & MAIL_FAILED ? -1 : 0;
+}
+
+/* The agent's verdict: handed to channel 0's receiver. */
+static int take_result(struct sink *sink, const json_t *message, struct error **ret_error)
+{
+        const char *outcome = json_string_value(json_object_get(message, "outcome"));
+        const char *text = json_string_value(json_object_get(message, "message")) ?: "";
+        json_int_t resumed_ns = json_integer_value(json_object_get(message, "resumed_realtime_ns"));
+
+        if (!outcome || (strcmp(outcome, "running") != 0 && strcmp(outcome, "abandoned") != 0))
+                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The agent's result has no valid outcome");
+        pthread_mutex_lock(&sink->lock);
+        sink->result.outcome = strcmp(outcome, "running") == 0 ? WIRE_RUNNING : WIRE_ABANDONED;
+        sink->result.resumed_realtime_ns = (uint64_t)MAX(resumed_ns, 0);
+        snprintf(sink->result.text, sizeof(sink->result.text), "%s", text);
+        pthread_mutex_unlock(&sink->lock);
+        (void)eventfd_write(sink->result_fd, 1);
+        sink->have_result = true;
+        return 0;
+}
+
+static int handle_control(struct sink *sink, struct error **ret_error)
+{
+        struct control_message message;
+        int r = control_receive(sink->control_fd, &message, ret_error);
+
+        if (r < 0)
+                return r;
+        if (message.op == CONTROL_RESULT) {
+                r = take_result(sink, message.json, ret_error);
+        } else if (message.op == CONTROL_ABORT) {
+                const char *reason = json_string_value(json_object_get(message.json, "reason"));
+
+                r = error_set(ret_error, ERROR_CANCELLED, NULL, "%.200s",
+                        reason ?: "The destination's agent ended the migration");
+        } else {
+                r = error_set(ret_error, ERROR_PROTOCOL, NULL, "The agent sent a message for a source");
+        }
+        control_message_deinit(&message);
+        return r;
+}
+
+static int serve(struct sink *sink, struct error **ret_error)
+{
+        uint64_t next_stats_ms = clock_now_ms(&clock_system) + STATS_MS;
+        uint64_t connected_by_ms = clock_now_ms(&clock_system) + sink->start.timeout_ms;
+
+        for (;;) {
+                struct pollfd pfds[] = {{.fd = sink->control_fd, .events = POLLIN},
+                        {.fd = sink->mailbox.event_fd, .events = POLLIN},
+                        {.fd = sink->listen_fd, .events = POLLIN}};
+                uint64_t now_ms = clock_now_ms(&clock_system);
+                int r = 0;
+
+                if (now_ms >= next_stats_ms) {
+                        send_stats(sink, true);
+                        next_stats_ms = now_ms + STATS_MS;
+                }
+                if (now_ms > connected_by_ms && !mailbox_has(&sink->mailbox, MAIL_READY))
+                        return error_set(ret_error, ERROR_TIMED_OUT,
+                                "Check the migration network between the two hosts",
+                                "The source did not open its channels within %llu ms",
+                                (unsigned long long)sink->start.timeout_ms);
+                if (poll(pfds, ARRAY_SIZE(pfds), (int)(next_stats_ms - now_ms)) <= 0)
+                        continue;
+                if (pfds[1].revents)
+                        r = handle_mail(sink);
+                if (r == 0 && pfds[2].revents && sink->listen_fd >= 0)
+                        accept_one(sink);
+                if (r == 0 && pfds[0].revents)
+                        r = handle_control(sink, ret_error);
+                if (r == 0 && sink->peer_gone && sink->have_result)
+                        r = 1; /* there is no one left to tell */
+                if (r != 0)
+                        return r;
+        }
+}
+
+/* Tells the source why, as far as its channels still listen, then joins all receivers. */
+static void stop_receivers(struct sink *sink, bool failed)
+{
+        sink->stopping = true;
+        pthread_mutex_lock(&sink->lock);
+        pthread_cond_broadcast(&sink->changed);
+        pthread_mutex_unlock(&sink->lock);
+        if (failed)
+                (void)shutdown(sink->qemu_fd, SHUT_RDWR);
+        for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++) {
+                struct receiver *receiver = &sink->receivers[i];
+
+                if (receiver->state == RECEIVER_FREE)
+                        continue;
+                /* Only the reading half: an ABORT can still go out. */
+                (void)shutdown(receiver->wake_fd, SHUT_RD);
+                pthread_join(receiver->thread, NULL);
+        }
+}
+
+static void tell_source(struct sink *sink, const struct error *error)
+{
+        for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++) {
+                struct receiver *receiver = &sink->receivers[i];
+
+                if (receiver->state != RECEIVER_FREE && receiver->number == 0 && receiver->channel.tls)
+                        channel_send_abort(&receiver->channel, error ? error->code : ERROR_INTERNAL,
+                                error_message(error));
+        }
+}
+
+static void sink_deinit(struct sink *sink)
+{
+        for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++)
+                if (sink->receivers[i].state != RECEIVER_FREE)
+                        receiver_deinit(&sink->receivers[i]);
+        tls_context_free(TAKE_PTR(sink->tls));
+        ram_unmap(&sink->ram);
+        free(sink->written);
+        mailbox_deinit(&sink->mailbox);
+        pthread_cond_destroy(&sink->changed);
+        pthread_mutex_destroy(&sink->lock);
+        fd_closep(&sink->qemu_fd);
+        fd_closep(&sink->ram_fd);
+        fd_closep(&sink->listen_fd);
+        fd_closep(&sink->result_fd);
+        control_message_deinit(&sink->start_message);
+        free(sink);
+}
+
+static int run(struct sink *sink, bool sandbox, struct error **ret_error)
+{
+        int r = control_receive(sink->control_fd, &sink->start_message, ret_error);
+
+        if (r >= 0 && sink->start_message.op != CONTROL_START)
+                r = error_set(ret_error, ERROR_PROTOCOL, NULL, "The agent's first message is not \"start\"");
+        if (r >= 0)
+                r = set_up(sink, ret_error);
+        if (r >= 0 && sandbox)
+                r = sandbox_enter(sink->listen_fd, ret_error);
+        if (r < 0)
+                return r;
+        send_event(sink, "ready");
+        r = serve(sink, ret_error);
+        stop_receivers(sink, r < 0);
+        send_stats(sink, false);
+        return r;
+}
+
+int sink_run(int control_fd, bool sandbox)
+{
+        struct sink *sink = ALLOC(struct sink);
+        _cleanup_error_ struct error *error = NULL;
+        int r = sink ? 0 : -ENOMEM;
+
+        if (sink) {
+                sink->control_fd = control_fd;
+                sink->qemu_fd = sink->ram_fd = sink->listen_fd = -1;
+                pthread_mutex_init(&sink->lock, NULL);
+                pthread_cond_init(&sink->changed, NULL);
+                sink->result_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+                r = sink->result_fd < 0 ? -errno : mailbox_init(&sink->mailbox);
+        }
+        if (r >= 0)
+                r = run(sink, sandbox, &error);
+        if (r < 0) {
+                bool from_peer = sink && sink->mailbox.from_peer;
+
+                if (!error && sink)
+                        error = TAKE_PTR(sink->mailbox.error);
+                if (sink && !from_peer)
+                        tell_source(sink, error);
+                control_send_failed(control_fd, error, from_peer);
+        }
+        if (sink)
+                sink_deinit(sink);
+        return r > 0 ? 0 : 1;
+}

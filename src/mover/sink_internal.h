@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The sink's parts. Threads: main (control socket, accepting), one receiver per connection. Guest memory and
+ * the bitmap are divided by stripes: only the receiver of a stripe's channel touches it. Only channel 0's
+ * receiver writes to QEMU. */
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "mover/channel.h"
+#include "mover/codec.h"
+#include "mover/control.h"
+#include "mover/mailbox.h"
+#include "mover/ram.h"
+
+/* A few more than channels, so that strangers who connect cannot take all places at once. */
+#define SINK_MAX_CONNECTIONS (WIRE_MAX_CHANNELS + 8)
+
+struct sink;
+
+enum receiver_state { RECEIVER_FREE, RECEIVER_RUNNING, RECEIVER_DONE };
+
+struct receiver {
+        struct sink *sink;
+        int socket_fd; /* until the TLS stream takes it */
+        int wake_fd;   /* duplicate, for main to interrupt */
+        pthread_t thread;
+        _Atomic enum receiver_state state; /* main: FREE to RUNNING and DONE to FREE; the thread: to DONE */
+
+        /* The thread's own. */
+        struct channel channel;
+        int number; /* channel number; -1 before HELLO */
+        struct codec *codec;
+        uint8_t *raw; /* WIRE_MAX_RAW bytes, unpacked */
+        uint64_t acked_bytes, acked_ms;
+        uint32_t barriers;
+};
+
+struct sink {
+        struct control_start start; /* strings borrowed from start_message */
+        struct control_message start_message;
+        int control_fd, qemu_fd, ram_fd, listen_fd;
+        struct ram ram;
+        uint64_t *written; /* a bit a page: something other than zero was placed; one word a stripe */
+        struct tls_context *tls;
+        struct mailbox mailbox;
+        struct receiver receivers[SINK_MAX_CONNECTIONS];
+        bool have_result; /* main: the agent said how it ended */
+        int result_fd;    /* eventfd: `result` is set, for channel 0's receiver */
+
+        pthread_mutex_t lock; /* guards all in this group */
+        pthread_cond_t changed;
+        unsigned int n_channels;          /* 0: no HELLO yet */
+        uint32_t present;                 /* bit a channel */
+        uint8_t secret[WIRE_SECRET_SIZE]; /* fixed with the first HELLO */
+        uint32_t barriers[WIRE_MAX_CHANNELS];
+        uint64_t channel_hashes[WIRE_MAX_CHANNELS];
+        uint32_t hashed; /* bit a channel */
+        struct mail_result result;
+
+        atomic_bool stopping;
+        atomic_bool committed; /* COMMIT was read: losing the source is no failure any more */
+        atomic_bool peer_gone; /* after that */
+        atomic_uint_fast64_t bytes_received, pages_placed, bytes_skeleton, bytes_device;
+};
+
+/* Reports a failure (owned) unless the sink is being stopped anyway. */
+void sink_fail(struct sink *sink, struct error *error, bool from_peer);
+
+/* Thread function, gets a struct receiver. */
+void *sink_receiver_main(void *receiver);
+
+/* Frames that change guest memory; on the receiver's thread. PROTOCOL for anything out of bounds. */
+int sink_place_pages(struct receiver *receiver, struct error **ret_error);
+int sink_place_zero(struct receiver *receiver, struct error **ret_error);
+/* SKELETON and DEVICE. */
+int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
+int sink_answer_verify(struct receiver *receiver, struct error **ret_error);

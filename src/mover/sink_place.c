@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* What the sink does with the payload of a frame. Everything here comes from the network: each number is
+ * checked before it is used, and a frame is checked whole before its first byte is placed. */
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "mover/sink_internal.h"
+
+/* With this many pages for a stripe that has nothing yet, its memory is allocated in one call instead of by a
+ * fault a page. */
+#define POPULATE_MIN_PAGES 16
+
+static int invalid(enum wire_frame type, const char *what, struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_PROTOCOL, NULL, "The peer sent an invalid %s frame: %s",
+                wire_frame_name(type), what);
+}
+
+/* Unpacks the rest of the payload; plain data stays where it is. */
+static int unpack(struct receiver *receiver, struct cursor *cursor, unsigned int packing, uint32_t raw_len,
+        const uint8_t **ret_raw)
+{
+        if (raw_len == 0 || raw_len > WIRE_MAX_RAW)
+                return -EPROTO;
+        if (packing == WIRE_PLAIN) {
+                *ret_raw = cursor->at;
+                return cursor->left == raw_len ? 0 : -EPROTO;
+        }
+        *ret_raw = receiver->raw;
+        return codec_unpack(receiver->codec, packing, cursor->at, cursor->left, receiver->raw, raw_len);
+}
+
+static uint64_t entry_at(const uint8_t *raw, uint32_t i)
+{
+        uint64_t entry;
+
+        memcpy(&entry, raw + (size_t)i * sizeof(entry), sizeof(entry));
+        return le64toh(entry);
+}
+
+static bool page_is_ours(const struct receiver *receiver, uint64_t page)
+{
+        const struct sink *sink = receiver->sink;
+
+        return page < ram_pages(&sink->ram) &&
+               wire_page_channel(page, sink->n_channels) == (unsigned int)receiver->number;
+}
+
+static bool entries_are_valid(
+        const struct receiver *receiver, const uint8_t *raw, uint32_t n_pages, uint32_t raw_len)
+{
+        size_t need = n_pages * sizeof(wire_le64);
+
+        if (raw_len < need)
+                return false;
+        for (uint32_t i = 0; i < n_pages; i++) {
+                uint64_t entry = entry_at(raw, i);
+
+                if ((entry & 0xffff) == 0 || !page_is_ours(receiver, entry >> 16))
+                        return false;
+                need += (size_t)__builtin_popcountll(entry & 0xffff) * WIRE_BLOCK_SIZE;
+        }
+        return need == raw_len;
+}
+
+static void allocate_stripe(struct sink *sink, uint64_t page)
+{
+        uint64_t start = page / WIRE_STRIPE_PAGES * WIRE_STRIPE_BYTES;
+
+        /* Where the kernel cannot (before 5.14), the faults do it. */
+        (void)madvise(sink->ram.map + start, MIN((uint64_t)WIRE_STRIPE_BYTES, sink->ram.bytes - start),
+                MADV_POPULATE_WRITE);
+}
+
+static const uint8_t *place_page(struct sink *sink, uint64_t entry, const uint8_t *from)
+{
+        uint64_t page = entry >> 16;
+        uint8_t *to = sink->ram.map + page * WIRE_PAGE_SIZE;
+
+        sink->written[page / 64] |= UINT64_C(1) << (page % 64);
+        if ((entry & 0xffff) == 0xffff) {
+                memcpy(to, from, WIRE_PAGE_SIZE);
+                return from + WIRE_PAGE_SIZE;
+        }
+        for (unsigned int i = 0; i < WIRE_BLOCKS_PER_PAGE; i++)
+                if (entry >> i & 1) {
+                        memcpy(to + (size_t)i * WIRE_BLOCK_SIZE, from, WIRE_BLOCK_SIZE);
+                        from += WIRE_BLOCK_SIZE;
+                }
+        return from;
+}
+
+int sink_place_pages(struct receiver *receiver, struct error **ret_error)
+{
+        struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
+        struct sink *sink = receiver->sink;
+        struct wire_pages_v1 head;
+        const uint8_t *raw, *from;
+        uint32_t n_pages, raw_len;
+        uint64_t page;
+
+        if (!cursor_copy(&cursor, &head, sizeof(head)))
+                return invalid(WIRE_PAGES, "it is too short", ret_error);
+        n_pages = le32toh(head.n_pages);
+        raw_len = le32toh(head.raw_len);
+        if (n_pages == 0 || n_pages > WIRE_MAX_PAGES)
+                return invalid(WIRE_PAGES, "its number of pages is out of bounds", ret_error);
+        if (unpack(receiver, &cursor, head.packing, raw_len, &raw) < 0)
+                return invalid(WIRE_PAGES, "it cannot be unpacked", ret_error);
+        if (!entries_are_valid(receiver, raw, n_pages, raw_len))
+                return invalid(WIRE_PAGES, "its page list does not fit", ret_error);
+
+        page = entry_at(raw, 0) >> 16;
+        if (n_pages >= POPULATE_MIN_PAGES && sink->written[page / 64] == 0)
+                allocate_stripe(sink, page);
+        from = raw + n_pages * sizeof(wire_le64);
+        for (uint32_t i = 0; i < n_pages; i++)
+                from = place_page(sink, entry_at(raw, i), from);
+        atomic_fetch_add_explicit(&sink->pages_placed, n_pages, memory_order_relaxed);
+        return 0;
+}
+
+int sink_place_zero(struct receiver *receiver, struct error **ret_error)
+{
+        struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
+        struct sink *sink = receiver->sink;
+        uint64_t left = ram_pages(&sink->ram); /* no frame needs to name a page twice */
+        uint64_t first;
+        uint32_t n;
+
+        while (cursor.left > 0) {
+                if (!cursor_u64le(&cursor, &first) || !cursor_u32le(&cursor, &n) || n == 0 || n > left)
+                        return invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
+                left -= n;
+                for (uint64_t page = first; page - first < n; page++) {
+                        uint64_t bit = UINT64_C(1) << (page % 64);
+
+                        if (!page_is_ours(receiver, page))
+                                return invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
+                        if (!(sink->written[page / 64] & bit))
+                                continue;
+                        sink->written[page / 64] &= ~bit;
+                        memset(sink->ram.map + page * WIRE_PAGE_SIZE, 0, WIRE_PAGE_SIZE);
+                }
+        }
+        return 0;
+}
+
+static int write_to_qemu(struct sink *sink, const uint8_t *data, size_t len, struct error **ret_error)
+{
+        while (len > 0) {
+                ssize_t n = send(sink->qemu_fd, data, len, MSG_NOSIGNAL);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0 && errno == EAGAIN)
+                        return error_set(ret_error, ERROR_TIMED_OUT, "See the destination QEMU's log",
+                                "The destination's QEMU took nothing for %d s", CHANNEL_SILENCE_MS / 1000);
+                if (n < 0)
+                        return error_set(ret_error, ERROR_QEMU_FAILED,
+                                "See the destination QEMU's log for what it did not accept",
+                                "The destination's QEMU refused the guest's state");
+                data += n;
+                len -= (size_t)n;
+        }
+        return 0;
+}
+
+int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error)
+{
+        struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
+        struct sink *sink = receiver->sink;
+        struct wire_bytes_v1 head;
+        const uint8_t *raw;
+        uint32_t raw_len;
+
+        if (receiver->number != 0 || !cursor_copy(&cursor, &head, sizeof(head)))
+                return invalid(type, "it belongs on channel 0", ret_error);
+        if (type == WIRE_DEVICE && receiver->barriers == 0)
+                return invalid(type, "it came before the barrier", ret_error);
+        raw_len = le32toh(head.raw_len);
+        if (unpack(receiver, &cursor, head.packing, raw_len, &raw) < 0)
+                return invalid(type, "it cannot be unpacked", ret_error);
+        atomic_fetch_add_explicit(type == WIRE_DEVICE ? &sink->bytes_device : &sink->bytes_skeleton, raw_len,
+                memory_order_relaxed);
+        return write_to_qemu(sink, raw, raw_len, ret_error);
+}
+
+static void hash_total(struct receiver *receiver, wire_le64 *ret_hash)
+{
+        struct sink *sink = receiver->sink;
+        unsigned int number = (unsigned int)receiver->number;
+        uint64_t hash = ram_channel_hash(&sink->ram, sink->secret, number, sink->n_channels);
+
+        pthread_mutex_lock(&sink->lock);
+        sink->channel_hashes[number] = hash;
+        sink->hashed |= 1u << number;
+        pthread_mutex_unlock(&sink->lock);
+        *ret_hash = htole64(hash);
+}
+
+int sink_answer_verify(struct receiver *receiver, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+        uint8_t *body = receiver->raw + WIRE_HEADROOM;
+        struct wire_verify_v1 head;
+        uint64_t n_stripes, first;
+        uint32_t n;
+
+        memcpy(&head, receiver->channel.payload, sizeof(head));
+        n = le32toh(head.n_stripes);
+        first = le64toh(head.first);
+        n_stripes = wire_channel_stripes(sink->ram.bytes, (unsigned int)receiver->number, sink->n_channels);
+        if (le32toh(head.kind) == WIRE_VERIFY_TOTAL && n == 0 && first == 0) {
+                wire_le64 hash;
+
+                hash_total(receiver, &hash);
+                memcpy(body, &hash, sizeof(hash));
+                n = 1;
+        } else if (le32toh(head.kind) == WIRE_VERIFY_STRIPES && n > 0 && n <= WIRE_MAX_HASHES &&
+                   first <= n_stripes && n <= n_stripes - first) {
+                for (uint32_t i = 0; i < n; i++) {
+                        uint64_t stripe = (unsigned int)receiver->number + (first + i) * sink->n_channels;
+                        wire_le64 hash = htole64(ram_stripe_hash(&sink->ram, sink->secret, stripe));
+
+                        memcpy(body + (size_t)i * sizeof(hash), &hash, sizeof(hash));
+                }
+        } else {
+                return invalid(WIRE_VERIFY, "it asks for stripes that do not exist", ret_error);
+        }
+        return channel_send(&receiver->channel, WIRE_VERIFY_REPLY, &head, sizeof(head), body,
+                n * sizeof(wire_le64), ret_error);
+}

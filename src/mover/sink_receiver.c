@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* A receiver: one connection of the sink, from the TLS handshake to the end. Until the handshake is done the
+ * peer may be anybody, and its failure is nobody's but its own; from then on it is the source, and what it
+ * does wrong ends the migration. */
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mover/sink_internal.h"
+
+#define HANDSHAKE_MS 10000
+#define ACK_BYTES (8 * 1024 * 1024)
+#define ACK_MS 1000
+#define WAIT_MS 500
+
+static int check_hello(
+        const struct receiver *receiver, const struct wire_hello_v1 *hello, struct error **ret_error)
+{
+        const struct control_start *start = &receiver->sink->start;
+        unsigned int n = le16toh(hello->n_channels);
+
+        if (memcmp(hello->magic, WIRE_MAGIC, sizeof(hello->magic)) != 0 ||
+                le16toh(hello->compatible) > WIRE_VERSION || le16toh(hello->version) < WIRE_COMPATIBLE)
+                return error_set(ret_error, ERROR_PROTOCOL, "Use the same drover version on both hosts",
+                        "The source's mover (version %u) does not fit ours (version %u)",
+                        le16toh(hello->version), WIRE_VERSION);
+        if (memcmp(hello->migration, start->migration, sizeof(hello->migration)) != 0 ||
+                memcmp(hello->vm, start->vm, sizeof(hello->vm)) != 0)
+                return error_set(
+                        ret_error, ERROR_PROTOCOL, NULL, "The source moves another guest than we expect");
+        if (le32toh(hello->page_size) != WIRE_PAGE_SIZE || le64toh(hello->ram_bytes) != start->ram_bytes)
+                return error_set(ret_error, ERROR_PROTOCOL,
+                        "Start the destination's QEMU with the memory size of the source's",
+                        "The source's guest has %llu bytes of memory instead of %llu",
+                        (unsigned long long)le64toh(hello->ram_bytes), (unsigned long long)start->ram_bytes);
+        if (n == 0 || n > WIRE_MAX_CHANNELS || le16toh(hello->channel) >= n)
+                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source opened channel %u of %u",
+                        le16toh(hello->channel), n);
+        return 0;
+}
+
+/* Takes its place among the channels; all must agree on what they have in common. */
+static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+        unsigned int n = le16toh(hello->n_channels), number = le16toh(hello->channel);
+        bool agreed, complete;
+
+        pthread_mutex_lock(&sink->lock);
+        if (sink->n_channels == 0) {
+                sink->n_channels = n;
+                memcpy(sink->secret, hello->secret, sizeof(sink->secret));
+        }
+        agreed = sink->n_channels == n && memcmp(sink->secret, hello->secret, sizeof(sink->secret)) == 0 &&
+                 !(sink->present >> number & 1);
+        if (agreed)
+                sink->present |= 1u << number;
+        complete = sink->present == (1u << n) - 1;
+        pthread_mutex_unlock(&sink->lock);
+        if (!agreed)
+                return error_set(
+                        ret_error, ERROR_PROTOCOL, NULL, "The source's channels contradict each other");
+        receiver->number = (int)number;
+        if (complete)
+                mailbox_post(&sink->mailbox, MAIL_READY);
+        return 0;
+}
+
+static int greet(struct receiver *receiver, struct error **ret_error)
+{
+        struct wire_hello_reply_v1 reply = {.magic = WIRE_MAGIC,
+                .version = htole16(WIRE_VERSION),
+                .compatible = htole16(WIRE_COMPATIBLE)};
+        struct wire_hello_v1 hello;
+        enum wire_frame type;
+        int r = channel_receive(&receiver->channel, &type, ret_error);
+
+        if (r < 0)
+                return r;
+        if (type != WIRE_HELLO)
+                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source does not begin with HELLO");
+        memcpy(&hello, receiver->channel.payload, sizeof(hello));
+        r = check_hello(receiver, &hello, ret_error);
+        if (r >= 0)
+                r = join(receiver, &hello, ret_error);
+        if (r < 0)
+                return r;
+        reply.features = htole32(le32toh(hello.features) & WIRE_FEATURES_ALL);
+        reply.channel = hello.channel;
+        reply.n_channels = hello.n_channels;
+        return channel_send(&receiver->channel, WIRE_HELLO_REPLY, &reply, sizeof(reply), NULL, 0, ret_error);
+}
+
+static bool all_reached(const struct sink *sink, uint32_t barriers)
+{
+        for (unsigned int i = 0; i < sink->n_channels; i++)
+                if (sink->barriers[i] < barriers)
+                        return false;
+        return true;
+}
+
+static int pass_barrier(struct receiver *receiver, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+        struct timespec deadline;
+        int r = 0;
+
+        clock_gettime(CLOCK_REALTIME, &deadline);
+        deadline.tv_sec += CHANNEL_SILENCE_MS / 1000;
+        pthread_mutex_lock(&sink->lock);
+        receiver->barriers = ++sink->barriers[receiver->number];
+        pthread_cond_broadcast(&sink->changed);
+        while (receiver->number == 0 && r == 0 && !sink->stopping && !all_reached(sink, receiver->barriers))
+                r = pthread_cond_timedwait(&sink->changed, &sink->lock, &deadline);
+        pthread_mutex_unlock(&sink->lock);
+        if (r != 0)
+                return error_set(ret_error, ERROR_UNREACHABLE, "Check the migration network",
+                        "The other channels did not reach the barrier within %d s",
+                        CHANNEL_SILENCE_MS / 1000);
+        if (receiver->number == 0 && !sink->stopping)
+                mailbox_post(&sink->mailbox, MAIL_PLACED);
+        return 0;
+}
+
+static int take_commit(struct receiver *receiver, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+        int r;
+
+        if (receiver->number != 0 || receiver->barriers == 0 || sink->committed)
+                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source sent COMMIT at a wrong time");
+        sink->committed = true;
+        mailbox_post(&sink->mailbox, MAIL_COMMIT);
+        r = channel_send(&receiver->channel, WIRE_DELIVERED, NULL, 0, NULL, 0, ret_error);
+        return r;
+}
+
+static int handle_frame(struct receiver *receiver, struct error **ret_error)
+{
+        enum wire_frame type;
+        int r = channel_receive(&receiver->channel, &type, ret_error);
+
+        if (r < 0)
+                return r;
+        atomic_fetch_add_explicit(&receiver->sink->bytes_received,
+                sizeof(struct wire_header_v1) + receiver->channel.payload_len, memory_order_relaxed);
+        switch (type) {
+        case WIRE_PAGES:
+                return sink_place_pages(receiver, ret_error);
+        case WIRE_ZERO:
+                return sink_place_zero(receiver, ret_error);
+        case WIRE_SKELETON:
+        case WIRE_DEVICE:
+                return sink_feed_qemu(receiver, type, ret_error);
+        case WIRE_BARRIER:
+                return pass_barrier(receiver, ret_error);
+        case WIRE_VERIFY:
+                return sink_answer_verify(receiver, ret_error);
+        case WIRE_COMMIT:
+                return take_commit(receiver, ret_error);
+        case WIRE_KEEPALIVE:
+                return 0;
+        case WIRE_ABORT:
+                sink_fail(receiver->sink, channel_abort_error(&receiver->channel), true);
+                return 0;
+        default:
+                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source sent %s at a wrong time",
+                        wire_frame_name(type));
+        }
+}
+
+/* ACK: after so many bytes or so much time; it also is what keeps the source from taking us for dead. */
+static int acknowledge(struct receiver *receiver, struct error **ret_error)
+{
+        uint64_t received = atomic_load_explicit(&receiver->channel.bytes_received, memory_order_relaxed);
+        uint64_t now_ms = clock_now_ms(&clock_system);
+        struct wire_ack_v1 ack = {.bytes_received = htole64(received)};
+
+        if (received - receiver->acked_bytes < ACK_BYTES && now_ms - receiver->acked_ms < ACK_MS)
+                return 0;
+        receiver->acked_bytes = received;
+        receiver->acked_ms = now_ms;
+        return channel_send(&receiver->channel, WIRE_ACK, &ack, sizeof(ack), NULL, 0, ret_error);
+}
+
+static int send_result(struct receiver *receiver, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+        struct wire_result_v1 head = {0};
+        uint8_t body[WIRE_HEADROOM + WIRE_MAX_TEXT];
+        size_t len;
+        int r;
+
+        pthread_mutex_lock(&sink->lock);
+        len = strnlen(sink->result.text, WIRE_MAX_TEXT);
+        head.resumed_realtime_ns = htole64(sink->result.resumed_realtime_ns);
+        head.outcome = (uint8_t)sink->result.outcome;
+        head.text_len = htole16((uint16_t)len);
+        memcpy(body + WIRE_HEADROOM, sink->result.text, len);
+        pthread_mutex_unlock(&sink->lock);
+        r = channel_send(
+                &receiver->channel, WIRE_RESULT, &head, sizeof(head), body + WIRE_HEADROOM, len, ret_error);
+        if (r >= 0)
+                mailbox_post(&sink->mailbox, MAIL_RESULT_SENT);
+        return r;
+}
+
+/* Waits for the source or, on channel 0, for the result; 1 when there is something to receive. */
+static int wait_for_work(struct receiver *receiver, struct error **ret_error)
+{
+        struct pollfd pfds[] = {{.fd = tls_stream_fd(receiver->channel.tls), .events = POLLIN},
+                {.fd = receiver->number == 0 ? receiver->sink->result_fd : -1, .events = POLLIN}};
+        uint64_t now_ms;
+        eventfd_t ignored;
+        int n;
+
+        if (tls_stream_wait_readable(receiver->channel.tls, 0))
+                return 1;
+        n = poll(pfds, ARRAY_SIZE(pfds), WAIT_MS);
+        if (n > 0 && pfds[1].revents) {
+                (void)eventfd_read(receiver->sink->result_fd, &ignored);
+                return send_result(receiver, ret_error);
+        }
+        if (n > 0)
+                return 1;
+        now_ms = clock_now_ms(&clock_system);
+        if (now_ms - receiver->channel.last_received_ms > CHANNEL_SILENCE_MS)
+                return error_set(ret_error, ERROR_UNREACHABLE,
+                        "Check the migration network between the two hosts",
+                        "The source said nothing for %d s", CHANNEL_SILENCE_MS / 1000);
+        return 0;
+}
+
+static int receive(struct receiver *receiver, struct error **ret_error)
+{
+        int r = greet(receiver, ret_error);
+
+        while (r >= 0 && !receiver->sink->stopping) {
+                r = wait_for_work(receiver, ret_error);
+                if (r > 0)
+                        r = handle_frame(receiver, ret_error);
+                if (r >= 0)
+                        r = acknowledge(receiver, ret_error);
+        }
+        return r;
+}
+
+static int connect_channel(struct receiver *receiver)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct tls_stream *stream;
+        int r;
+
+        r = tls_stream_new(receiver->sink->tls, TAKE_FD(receiver->socket_fd),
+                MIN(receiver->sink->start.timeout_ms, (uint64_t)HANDSHAKE_MS), CHANNEL_SILENCE_MS, &stream,
+                &error);
+        if (r < 0) {
+                log_debug("A connection was refused: %s", error_message(error));
+                return r;
+        }
+        r = channel_init(&receiver->channel, stream, WIRE_SINK);
+        if (r < 0) {
+                tls_stream_free(stream);
+                return r;
+        }
+        receiver->raw = alloc_zero(WIRE_MAX_RAW + WIRE_HEADROOM);
+        if (!receiver->raw)
+                return -ENOMEM;
+        return codec_new(true, &receiver->codec);
+}
+
+void *sink_receiver_main(void *userdata)
+{
+        struct receiver *receiver = userdata;
+        struct sink *sink = receiver->sink;
+        _cleanup_error_ struct error *error = NULL;
+
+        receiver->number = -1;
+        if (connect_channel(receiver) >= 0 && receive(receiver, &error) < 0) {
+                if (!sink->stopping && !sink->committed)
+                        channel_send_abort(&receiver->channel, error ? error->code : ERROR_NO_MEMORY,
+                                error_message(error));
+                sink_fail(sink, TAKE_PTR(error), false);
+        }
+        receiver->state = RECEIVER_DONE;
+        (void)eventfd_write(sink->mailbox.event_fd, 1); /* main frees the place */
+        return NULL;
+}

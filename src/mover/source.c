@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mover/source.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mover/sandbox.h"
+#include "mover/source_internal.h"
+#include "mover/source_stats.h"
+
+/* After an abort the peer gets this long to take the ABORT frame. */
+#define ABORT_GRACE_MS 300
+
+void source_fail(struct source *source, struct error *error, bool from_peer)
+{
+        if (source->stopping)
+                error_free(error);
+        else
+                mailbox_fail(&source->mailbox, error, from_peer);
+}
+
+static int level_for_codec(const char *codec, enum codec_level *ret_level)
+{
+        static const struct {
+                const char *name;
+                enum codec_level level;
+        } codecs[] = {{"auto", CODEC_LZ4}, {"none", CODEC_NONE}, {"lz4", CODEC_LZ4}, {"zstd", CODEC_ZSTD_1}};
+
+        for (size_t i = 0; i < ARRAY_SIZE(codecs); i++)
+                if (strcmp(codecs[i].name, codec) == 0) {
+                        *ret_level = codecs[i].level;
+                        return 0;
+                }
+        return -EINVAL;
+}
+
+static int take_descriptors(struct source *source, struct error **ret_error)
+{
+        struct control_message *message = &source->start_message;
+        int one = 1;
+
+        if (message->n_fds < 3)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "The start message brought %zu descriptors, not QEMU's socket, the RAM file and "
+                        "1 to %d connections",
+                        message->n_fds, WIRE_MAX_CHANNELS);
+        source->qemu_fd = TAKE_FD(message->fds[0]);
+        source->ram_fd = TAKE_FD(message->fds[1]);
+        source->n_channels = (unsigned int)(message->n_fds - 2);
+        for (unsigned int i = 0; i < source->n_channels; i++) {
+                int fd = TAKE_FD(message->fds[2 + i]);
+                int r;
+
+                (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+                r = sender_init(&source->senders[i], source, i, fd);
+                if (r < 0)
+                        return error_from_errno(ret_error, r, "Cannot set up a channel");
+        }
+        return 0;
+}
+
+static int set_up(struct source *source, struct error **ret_error)
+{
+        enum codec_level level;
+        int r = control_parse_start(&source->start_message, &source->start, ret_error);
+
+        if (r < 0)
+                return r;
+        if (level_for_codec(source->start.codec, &level) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use auto, none, lz4 or zstd",
+                        "There is no codec \"%s\"", source->start.codec);
+        source->level = level;
+        source->features = WIRE_FEATURES_ALL;
+        source->pace_bytes_per_s = source->start.rate_limit_bps / 8;
+        if (getrandom(source->secret, sizeof(source->secret), 0) != sizeof(source->secret))
+                return error_from_errno(ret_error, errno, "Cannot make a random key");
+        /* What the senders hold at a time, what their queues hold, what the reader fills. */
+        r = batch_pool_init(&source->pool, 3 * (unsigned int)MAX(source->start_message.n_fds, 4u) + 4);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "Cannot set up the batches");
+        r = take_descriptors(source, ret_error);
+        if (r < 0)
+                return r;
+        r = ram_map(&source->ram, source->ram_fd, source->start.ram_bytes, false, ret_error);
+        if (r < 0)
+                return r;
+        r = page_index_new(ram_pages(&source->ram), source->secret, &source->index);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "Cannot set up the page index");
+        return tls_context_new(false, source->start.cert_pem, source->start.key_pem,
+                source->start.peer_fingerprint, &source->tls, ret_error);
+}
+
+static int start_threads(struct source *source, struct error **ret_error)
+{
+        int r = 0;
+
+        for (unsigned int i = 0; r == 0 && i < source->n_channels; i++) {
+                r = pthread_create(&source->senders[i].thread, NULL, source_sender_main, &source->senders[i]);
+                source->senders[i].thread_started = r == 0;
+        }
+        if (r == 0) {
+                r = pthread_create(&source->reader, NULL, source_reader_main, source);
+                source->reader_started = r == 0;
+        }
+        return r == 0 ? 0 : error_from_errno(ret_error, r, "Cannot start a thread");
+}
+
+static void send_event(struct source *source, const char *name)
+{
+        control_send(source->control_fd, json_pack("{s:s}", "event", name), false);
+}
+
+static void send_ready(struct source *source, struct source_stats *stats)
+{
+        struct tcp_info info = {0};
+        socklen_t len = sizeof(info);
+
+        if (getsockopt(source->senders[0].wake_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
+                stats->rtt_us = info.tcpi_rtt;
+        control_send(source->control_fd,
+                json_pack("{s:s, s:i, s:s, s:I}", "event", "ready", "channels", (int)source->n_channels,
+                        "cipher", tls_stream_cipher(source->senders[0].channel.tls), "rtt_us",
+                        (json_int_t)stats->rtt_us),
+                false);
+}
+
+static void send_result(struct source *source)
+{
+        const struct mail_result *result = &source->mailbox.result;
+
+        control_send(source->control_fd,
+                json_pack("{s:s, s:s, s:I, s:s}", "event", "result", "outcome",
+                        result->outcome == WIRE_RUNNING ? "running" : "abandoned", "resumed_realtime_ns",
+                        (json_int_t)result->resumed_realtime_ns, "message", result->text),
+                false);
+}
+
+/* Tells the agent what the threads posted. Returns 0 to go on, 1 when all is done, -1 when it failed. */
+static int handle_mail(struct source *source, struct source_stats *stats)
+{
+        unsigned int mail = mailbox_take(&source->mailbox);
+
+        if (mail & MAIL_READY)
+                send_ready(source, stats);
+        if (mail & MAIL_TUNNEL)
+                stats->tunnel = true;
+        if (mail & MAIL_DEVICE_STATE)
+                send_event(source, "device-state");
+        if (mail & MAIL_STREAM_END)
+                send_event(source, "stream-end");
+        if (mail & MAIL_DELIVERED)
+                send_event(source, "delivered");
+        if (mail & MAIL_RESULT) {
+                source_stats_send(stats, false);
+                send_result(source);
+                return 1;
+        }
+        return mail & MAIL_FAILED ? -1 : 0;
+}
+
+static void commit(struct source *source)
+{
+        struct batch *batch = batch_pool_get(&source->pool);
+
+        if (!batch)
+                return;
+        batch->kind = BATCH_COMMIT;
+        batch_queue_push(&source->senders[0].queue, batch);
+}
+
+static void change_limits(struct source *source, struct source_stats *stats, const json_t *message)
+{
+        const json_t *pause = json_object_get(message, "max_pause_ms");
+        const json_t *rate = json_object_get(message, "rate_limit_bps");
+
+        if (json_is_integer(pause) && json_integer_value(pause) > 0)
+                stats->switchover.max_pause_ms = (uint64_t)json_integer_value(pause);
+        if (json_is_integer(rate) && json_integer_value(rate) >= 0)
+                source->pace_bytes_per_s = (uint64_t)json_integer_value(rate) / 8;
+}
+
+static void aborted(struct source *source, const json_t *message)
+{
+        const char *reason = json_string_value(json_object_get(message, "reason"));
+        struct error *error = NULL;
+
+        error_set(&error, ERROR_CANCELLED, NULL, "%.200s", reason ?: "The agent ended the migration");
+        mailbox_fail(&source->mailbox, error, false);
+}
+
+static int handle_control(
+        struct source *source, struct source_stats *stats, bool *committed, struct error **ret_error)
+{
+        struct control_message message;
+        int r = control_receive(source->control_fd, &message, ret_error);
+
+        if (r < 0)
+                return r;
+        switch (message.op) {
+        case CONTROL_HANDED_OFF:
+                source->handed_off = true;
+                (void)eventfd_write(source->reader_fd, 1);
+                break;
+        case CONTROL_STOPPED:
+                if (stats->tunnel)
+                        mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
+                break;
+        case CONTROL_COMMIT:
+                if (!*committed)
+                        commit(source);
+                *committed = true;
+                break;
+        case CONTROL_LIMITS:
+                change_limits(source, stats, message.json);
+                break;
+        case CONTROL_QEMU_STATUS:
+                source_stats_qemu(stats, message.json);
+                break;
+        case CONTROL_ABORT:
+                if (!*committed)
+                        aborted(source, message.json);
+                break;
+        default:
+                r = error_set(ret_error, ERROR_PROTOCOL, NULL, "The agent sent a message for a sink");
+        }
+        control_message_deinit(&message);
+        return r;
+}
+
+static int serve(struct source *source, struct source_stats *stats, struct error **ret_error)
+{
+        struct pollfd pfds[] = {{.fd = source->control_fd, .events = POLLIN},
+                {.fd = source->mailbox.event_fd, .events = POLLIN}};
+        uint64_t next_tick_ms = clock_now_ms(&clock_system) + TICK_MS;
+        bool committed = false;
+
+        for (;;) {
+                uint64_t now_ms = clock_now_ms(&clock_system);
+                int r = 0;
+
+                if (now_ms >= next_tick_ms) {
+                        source_stats_tick(stats);
+                        next_tick_ms = now_ms + TICK_MS;
+                }
+                if (poll(pfds, ARRAY_SIZE(pfds), (int)(next_tick_ms - now_ms)) <= 0)
+                        continue;
+                if (pfds[1].revents)
+                        r = handle_mail(source, stats);
+                if (r == 0 && pfds[0].revents)
+                        r = handle_control(source, stats, &committed, ret_error);
+                if (r != 0)
+                        return r;
+        }
+}
+
+/* Lets sender 0 tell the peer, then makes every thread come back and joins it. */
+static void stop_threads(struct source *source)
+{
+        source->stopping = true;
+        batch_pool_stop(&source->pool);
+        (void)eventfd_write(source->reader_fd, 1);
+        for (unsigned int i = 0; i < source->n_channels; i++)
+                (void)eventfd_write(source->senders[i].queue.event_fd, 1);
+        if (source->reader_started)
+                pthread_join(source->reader, NULL);
+        for (unsigned int i = 0; i < source->n_channels; i++) {
+                struct timespec deadline;
+
+                if (!source->senders[i].thread_started)
+                        continue;
+                clock_gettime(CLOCK_REALTIME, &deadline);
+                deadline.tv_nsec += ABORT_GRACE_MS * 1000000L;
+                deadline.tv_sec += deadline.tv_nsec / 1000000000L;
+                deadline.tv_nsec %= 1000000000L;
+                if (pthread_timedjoin_np(source->senders[i].thread, NULL, &deadline) == 0)
+                        continue;
+                (void)shutdown(source->senders[i].wake_fd, SHUT_RDWR);
+                pthread_join(source->senders[i].thread, NULL);
+        }
+}
+
+static void tell_peer(struct source *source, const struct error *error)
+{
+        struct sender *sender = &source->senders[0];
+
+        /* The threads have been joined: the channel is ours. */
+        if (sender->channel.tls && !source->mailbox.from_peer)
+                channel_send_abort(
+                        &sender->channel, error ? error->code : ERROR_INTERNAL, error_message(error));
+}
+
+static void source_deinit(struct source *source)
+{
+        for (unsigned int i = 0; i < source->n_channels; i++)
+                sender_deinit(&source->senders[i]);
+        batch_pool_deinit(&source->pool);
+        page_index_free(TAKE_PTR(source->index));
+        tls_context_free(TAKE_PTR(source->tls));
+        ram_unmap(&source->ram);
+        mailbox_deinit(&source->mailbox);
+        fd_closep(&source->qemu_fd);
+        fd_closep(&source->ram_fd);
+        fd_closep(&source->reader_fd);
+        control_message_deinit(&source->start_message);
+        free(source);
+}
+
+static int run(struct source *source, bool sandbox, struct error **ret_error)
+{
+        struct source_stats stats;
+        int r;
+
+        r = control_receive(source->control_fd, &source->start_message, ret_error);
+        if (r >= 0 && source->start_message.op != CONTROL_START)
+                r = error_set(ret_error, ERROR_PROTOCOL, NULL, "The agent's first message is not \"start\"");
+        if (r >= 0)
+                r = set_up(source, ret_error);
+        if (r < 0)
+                return r;
+        source_stats_init(&stats, source); /* asks for the number of cores: a file */
+        if (sandbox)
+                r = sandbox_enter(-1, ret_error);
+        if (r < 0)
+                return r;
+        r = start_threads(source, ret_error);
+        if (r >= 0)
+                r = serve(source, &stats, ret_error);
+        stop_threads(source);
+        return r;
+}
+
+int source_run(int control_fd, bool sandbox)
+{
+        struct source *source = ALLOC(struct source);
+        _cleanup_error_ struct error *error = NULL;
+        int r = source ? 0 : -ENOMEM;
+
+        if (source) {
+                source->control_fd = control_fd;
+                source->qemu_fd = source->ram_fd = -1;
+                source->reader_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+                r = source->reader_fd < 0 ? -errno : mailbox_init(&source->mailbox);
+        }
+        if (r >= 0)
+                r = run(source, sandbox, &error);
+        if (r < 0) {
+                bool from_peer = source && source->mailbox.from_peer;
+
+                if (!error && source)
+                        error = TAKE_PTR(source->mailbox.error);
+                if (source)
+                        tell_peer(source, error);
+                control_send_failed(control_fd, error, from_peer);
+        }
+        if (source)
+                source_deinit(source);
+        return r > 0 ? 0 : 1;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The source's parts and which thread owns what. Threads: main (control socket, decisions, statistics), one
+ * reader (QEMU's stream), one sender per channel (index rows and codec of its pages, TLS). They share the
+ * pool, the queues and the mailbox, which lock for themselves, and the atomics below.
+ *
+ *   QEMU ==stream==> reader --batches--> sender 0 ==TLS==> sink
+ *          <=votes==   |    --batches--> sender 1 ==TLS==> sink
+ *                      '-- mail --> main --JSON--> agent
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "mover/batch.h"
+#include "mover/channel.h"
+#include "mover/codec.h"
+#include "mover/control.h"
+#include "mover/mailbox.h"
+#include "mover/page_index.h"
+#include "mover/ram.h"
+#include "mover/switchover.h"
+
+typedef atomic_uint_fast64_t counter;
+
+static inline void counter_add(counter *c, uint64_t n)
+{
+        atomic_fetch_add_explicit(c, n, memory_order_relaxed);
+}
+
+static inline uint64_t counter_get(counter *c)
+{
+        return atomic_load_explicit(c, memory_order_relaxed);
+}
+
+/* Written by one sender, read by main. */
+struct sender_counters {
+        counter bytes_retired; /* guest bytes that were dealt with: sent, partly sent, found unchanged */
+        counter pages_sent;
+        counter bytes_delta;     /* guest bytes of pages of which only blocks went */
+        counter bytes_unchanged; /* guest bytes of pages that were dirty but equal */
+        counter pages_verify;    /* resent by verification */
+        counter write_ns;
+        counter wire_bytes; /* in write_ns */
+        struct {
+                counter raw, packed, ns;
+        } level[N_CODEC_LEVELS];
+};
+
+/* Pages of one kind that wait to be packed: entries, then blocks; contiguous when flushed. */
+struct stage {
+        unsigned int n_entries;
+        size_t n_bytes; /* of blocks */
+        uint8_t headroom[WIRE_HEADROOM];
+        wire_le64 entries[WIRE_MAX_PAGES];
+        uint8_t blocks[WIRE_MAX_PAGE_DATA];
+};
+static_assert(offsetof(struct stage, blocks) == offsetof(struct stage, entries) + WIRE_MAX_PAGES * 8,
+        "entries and blocks touch");
+
+struct source;
+
+struct sender {
+        struct source *source;
+        unsigned int number;
+        int socket_fd; /* until the TLS stream takes it */
+        int wake_fd;   /* duplicate of the socket: main shuts it down to interrupt the thread */
+        pthread_t thread;
+        bool thread_started;
+        struct batch_queue queue;
+        struct sender_counters counters;
+
+        /* The thread's own. */
+        struct channel channel;
+        struct codec *codec;
+        struct stage *packable, *plain;
+        struct wire_run_v1 runs[WIRE_MAX_RUNS];
+        unsigned int n_runs;
+        uint64_t last_page; /* newest in the stages; they are flushed before page numbers go down */
+        bool stages_empty;
+        bool committed; /* COMMIT went out */
+        unsigned int n_packed;
+        uint8_t *out; /* packed batch, behind WIRE_HEADROOM bytes */
+        uint64_t channel_hash;
+};
+
+struct source {
+        struct control_start start; /* strings borrowed from start_message */
+        struct control_message start_message;
+        int control_fd, qemu_fd, ram_fd;
+        int reader_fd; /* eventfd: main wakes the reader */
+        uint8_t secret[WIRE_SECRET_SIZE];
+        struct ram ram;
+        struct tls_context *tls;
+        struct mailbox mailbox;
+        struct batch_pool pool;
+        struct page_index *index;
+        struct sender senders[WIRE_MAX_CHANNELS];
+        unsigned int n_channels;
+        pthread_t reader;
+        bool reader_started;
+        uint32_t features; /* offered; fixed before the threads start */
+
+        atomic_bool stopping;
+        atomic_bool handed_off;            /* main: the vote may be sent */
+        atomic_bool device_state;          /* reader: seen */
+        atomic_uint n_up;                  /* senders whose HELLO was answered */
+        atomic_uint n_verified;            /* senders whose verification succeeded */
+        atomic_uint level;                 /* enum codec_level in use */
+        atomic_uint_fast64_t pace_next_ns; /* when the next byte may go, under a rate limit */
+        atomic_uint_fast64_t pace_bytes_per_s;
+
+        counter bytes_ram;  /* reader: page bytes read, zero pages not counted */
+        counter bytes_zero; /* reader: guest bytes of zero pages */
+        counter bytes_device;
+        counter verify_started_ns, verify_done_ns;
+};
+
+/* Reports the failure (owned; may be NULL for lack of memory) unless the source is being stopped anyway. */
+void source_fail(struct source *source, struct error *error, bool from_peer);
+
+/* Thread functions. */
+void *source_reader_main(void *source);
+void *source_sender_main(void *sender);
+
+int sender_init(struct sender *sender, struct source *source, unsigned int number, int socket_fd);
+void sender_deinit(struct sender *sender);
+
+/* For source_verify.c, on the sender's thread. */
+int sender_add_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error);
+int sender_add_zero(struct sender *sender, uint64_t page, struct error **ret_error);
+/* The same, whatever was sent before. */
+int sender_add_whole_zero(struct sender *sender, uint64_t page, struct error **ret_error);
+int sender_add_whole_page(
+        struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error);
+int sender_flush(struct sender *sender, struct error **ret_error);
+/* Handles frames until one of the given type came, which stays in the channel's payload. */
+int sender_await(struct sender *sender, enum wire_frame type, struct error **ret_error);
+
+/* Compares the channel's part of the stopped guest's memory with what was sent, resends, then has the sink's
+ * memory compared; VERIFY_FAILED when they still differ. */
+int source_verify_channel(struct sender *sender, struct error **ret_error);

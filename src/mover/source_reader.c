@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The reader: takes QEMU's stream apart and deals the pages out to the senders; speaks the return path. It
+ * is the only one that uses QEMU's socket. Nothing here waits for the agent: QEMU holds its big lock while it
+ * writes the last phase, and whoever waits for QMP then without reading the stream waits for ever. */
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mover/source_internal.h"
+#include "vmm/stream_parser.h"
+
+#define READ_BYTES (1024 * 1024)
+/* Partial batches wait this long for more of the stream. */
+#define IDLE_FLUSH_MS 5
+
+enum return_path_message { RETURN_SHUT = 1, RETURN_PONG = 2 }; /* migration/migration.h */
+
+struct reader {
+        struct source *source;
+        struct stream_parser *parser;
+        struct batch *partial[WIRE_MAX_CHANNELS]; /* pages */
+        struct batch *bytes;                      /* skeleton or device state, for channel 0 */
+        bool voted;
+        bool something_partial;
+        uint8_t *buffer;
+};
+
+static void push(struct reader *reader, unsigned int channel, struct batch *batch)
+{
+        batch_queue_push(&reader->source->senders[channel].queue, batch);
+}
+
+static int batch_for_pages(struct reader *reader, unsigned int channel, struct batch **ret_batch)
+{
+        struct batch *batch = reader->partial[channel];
+
+        if (!batch) {
+                batch = batch_pool_get(&reader->source->pool);
+                if (!batch)
+                        return -ECANCELED;
+                batch->kind = BATCH_PAGES;
+                reader->partial[channel] = batch;
+                reader->something_partial = true;
+        }
+        *ret_batch = batch;
+        return 0;
+}
+
+static void push_if_full(struct reader *reader, unsigned int channel)
+{
+        struct batch *batch = reader->partial[channel];
+
+        if (batch->n_entries < BATCH_MAX_ENTRIES && batch->n_bytes < BATCH_DATA_BYTES)
+                return;
+        push(reader, channel, TAKE_PTR(reader->partial[channel]));
+}
+
+static void flush_bytes(struct reader *reader)
+{
+        if (reader->bytes)
+                push(reader, 0, TAKE_PTR(reader->bytes));
+}
+
+static void flush_partial(struct reader *reader)
+{
+        for (unsigned int i = 0; i < reader->source->n_channels; i++)
+                if (reader->partial[i])
+                        push(reader, i, TAKE_PTR(reader->partial[i]));
+        flush_bytes(reader);
+        reader->something_partial = false;
+}
+
+static int on_page(void *userdata, uint64_t page, const uint8_t *data)
+{
+        struct reader *reader = userdata;
+        unsigned int channel = wire_page_channel(page, reader->source->n_channels);
+        struct batch *batch;
+        int r = batch_for_pages(reader, channel, &batch);
+
+        if (r < 0)
+                return r;
+        batch->entries[batch->n_entries++] = page;
+        memcpy(batch->data + batch->n_bytes, data, WIRE_PAGE_SIZE);
+        batch->n_bytes += WIRE_PAGE_SIZE;
+        counter_add(&reader->source->bytes_ram, WIRE_PAGE_SIZE);
+        push_if_full(reader, channel);
+        return 0;
+}
+
+static int on_zero_page(void *userdata, uint64_t page)
+{
+        struct reader *reader = userdata;
+        unsigned int channel = wire_page_channel(page, reader->source->n_channels);
+        struct batch *batch;
+        int r = batch_for_pages(reader, channel, &batch);
+
+        if (r < 0)
+                return r;
+        batch->entries[batch->n_entries++] = page | BATCH_ZERO;
+        counter_add(&reader->source->bytes_zero, WIRE_PAGE_SIZE);
+        push_if_full(reader, channel);
+        return 0;
+}
+
+static int on_skeleton(void *userdata, const uint8_t *data, size_t len)
+{
+        struct reader *reader = userdata;
+        enum batch_kind kind =
+                stream_parser_mode(reader->parser) == STREAM_OPAQUE ? BATCH_DEVICE : BATCH_SKELETON;
+
+        if (kind == BATCH_DEVICE)
+                counter_add(&reader->source->bytes_device, len);
+        while (len > 0) {
+                size_t n;
+
+                if (!reader->bytes) {
+                        reader->bytes = batch_pool_get(&reader->source->pool);
+                        if (!reader->bytes)
+                                return -ECANCELED;
+                        reader->bytes->kind = kind;
+                        reader->something_partial = true;
+                }
+                n = MIN(len, BATCH_DATA_BYTES - reader->bytes->n_bytes);
+                memcpy(reader->bytes->data + reader->bytes->n_bytes, data, n);
+                reader->bytes->n_bytes += n;
+                data += n;
+                len -= n;
+                if (reader->bytes->n_bytes == BATCH_DATA_BYTES)
+                        flush_bytes(reader);
+        }
+        return 0;
+}
+
+/* QEMU writes to and reads from the same socket; these few bytes always fit into its buffer. */
+static int return_path_send(struct reader *reader, enum return_path_message type, uint32_t value)
+{
+        struct __attribute__((packed)) {
+                uint16_t type, len;
+                uint32_t value;
+        } message = {htobe16(type), htobe16(sizeof(value)), htobe32(value)};
+
+        if (send(reader->source->qemu_fd, &message, sizeof(message), MSG_NOSIGNAL) != sizeof(message))
+                return -EPIPE;
+        return 0;
+}
+
+static int on_ping(void *userdata, uint32_t value)
+{
+        return return_path_send(userdata, RETURN_PONG, value);
+}
+
+/* Puts a batch without data into every queue. */
+static int push_everywhere(struct reader *reader, enum batch_kind kind)
+{
+        for (unsigned int i = 0; i < reader->source->n_channels; i++) {
+                struct batch *batch = batch_pool_get(&reader->source->pool);
+
+                if (!batch)
+                        return -ECANCELED;
+                batch->kind = kind;
+                push(reader, i, batch);
+        }
+        return 0;
+}
+
+static int on_mode_changed(void *userdata, enum stream_mode mode, const char *reason)
+{
+        struct reader *reader = userdata;
+        struct source *source = reader->source;
+        int r = 0;
+
+        flush_partial(reader);
+        if (mode == STREAM_TUNNEL) {
+                log_notice("The migration stream goes through the tunnel: %s", reason);
+                r = push_everywhere(reader, BATCH_BARRIER);
+                if (r >= 0)
+                        mailbox_post(&source->mailbox, MAIL_TUNNEL);
+                return r;
+        }
+        source->device_state = true;
+        if (source->start.verify) {
+                source->verify_started_ns = clock_monotonic_ns();
+                r = push_everywhere(reader, BATCH_VERIFY);
+        }
+        if (r >= 0)
+                r = push_everywhere(reader, BATCH_BARRIER);
+        /* With verification, the last sender to succeed says this. */
+        if (r >= 0 && !source->start.verify)
+                mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
+        return r;
+}
+
+static int on_read_page(void *userdata, uint64_t page, uint8_t *ret_data)
+{
+        struct reader *reader = userdata;
+
+        memcpy(ret_data, reader->source->ram.map + page * WIRE_PAGE_SIZE, WIRE_PAGE_SIZE);
+        return 0;
+}
+
+static const struct stream_parser_ops ops = {
+        .page = on_page,
+        .zero_page = on_zero_page,
+        .skeleton = on_skeleton,
+        .ping = on_ping,
+        .mode_changed = on_mode_changed,
+        .read_page = on_read_page,
+};
+
+/* Waits for QEMU or main: 1 there may be something to read. */
+static int wait_for_stream(struct reader *reader)
+{
+        struct pollfd pfds[] = {{.fd = reader->source->qemu_fd, .events = POLLIN},
+                {.fd = reader->source->reader_fd, .events = POLLIN}};
+        eventfd_t ignored;
+        int n = poll(pfds, ARRAY_SIZE(pfds), reader->something_partial ? IDLE_FLUSH_MS : -1);
+
+        if (n == 0)
+                flush_partial(reader);
+        if (pfds[1].revents)
+                (void)eventfd_read(reader->source->reader_fd, &ignored);
+        if (!reader->voted && reader->source->handed_off) {
+                reader->voted = true;
+                return return_path_send(reader, RETURN_SHUT, 0);
+        }
+        return 0;
+}
+
+static int stream_ended(struct reader *reader, struct error **ret_error)
+{
+        if (!reader->voted)
+                return error_set(ret_error, ERROR_QEMU_FAILED,
+                        "The guest runs on at the source; see QEMU's log for the cause",
+                        "QEMU ended its migration stream before it was complete");
+        flush_partial(reader);
+        mailbox_post(&reader->source->mailbox, MAIL_STREAM_END);
+        return 0;
+}
+
+static int read_stream(struct reader *reader, struct error **ret_error)
+{
+        struct source *source = reader->source;
+
+        while (!source->stopping) {
+                ssize_t n = recv(source->qemu_fd, reader->buffer, READ_BYTES, MSG_DONTWAIT);
+                int r;
+
+                if (n > 0) {
+                        r = stream_parser_feed(reader->parser, reader->buffer, (size_t)n, ret_error);
+                        /* The guest stands still: nothing may wait for company any more. */
+                        if (r >= 0 && (size_t)n < READ_BYTES &&
+                                stream_parser_mode(reader->parser) == STREAM_OPAQUE)
+                                flush_partial(reader);
+                } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+                        return stream_ended(reader, ret_error);
+                } else {
+                        r = wait_for_stream(reader);
+                }
+                if (r < 0)
+                        return r;
+        }
+        return -ECANCELED;
+}
+
+void *source_reader_main(void *userdata)
+{
+        struct source *source = userdata;
+        struct stream_parser_config config = {.direct_block = source->start.block,
+                .direct_bytes = source->start.ram_bytes,
+                .tunnel = source->start.tunnel};
+        struct reader reader = {.source = source};
+        _cleanup_free_ uint8_t *buffer = alloc_zero(READ_BYTES);
+        _cleanup_(stream_parser_freep) struct stream_parser *parser = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        int r = buffer ? 0 : -ENOMEM;
+
+        if (r >= 0)
+                r = stream_parser_new(&config, &ops, &reader, &parser, &error);
+        reader.buffer = buffer;
+        reader.parser = parser;
+        if (r >= 0 && config.tunnel)
+                r = on_mode_changed(&reader, STREAM_TUNNEL, "the agent asked for it");
+        if (r >= 0)
+                r = read_stream(&reader, &error);
+        if (r < 0)
+                source_fail(source, TAKE_PTR(error), false);
+        return NULL;
+}

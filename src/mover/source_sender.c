@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* A sender: takes batches of raw pages from the reader, finds out which blocks changed, packs and sends
+ * them, and listens to what the sink says on the same channel.
+ *
+ * Order: pages are staged (packable and plain ones apart, zero pages in runs) and the stages are sent in any
+ * order; so two versions of a page must never be staged at a time. QEMU walks its bitmap upwards, a page comes
+ * again only after the walk has begun anew: the stages are flushed whenever the page number goes down. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "mover/classify.h"
+#include "mover/source_internal.h"
+
+/* A stage that no page was added to for so long is sent as it is. */
+#define IDLE_FLUSH_MS 5
+/* Every so many packed batches another level is tried, to keep the numbers for the choice fresh. */
+#define PROBE_EVERY 24
+#define NSEC_PER_SEC UINT64_C(1000000000)
+#define MAX_PACE_SLEEP_NS (50 * 1000 * 1000)
+
+int sender_init(struct sender *sender, struct source *source, unsigned int number, int socket_fd)
+{
+        int r;
+
+        sender->source = source;
+        sender->number = number;
+        sender->socket_fd = socket_fd;
+        sender->stages_empty = true;
+        sender->wake_fd = fcntl(socket_fd, F_DUPFD_CLOEXEC, 3);
+        if (sender->wake_fd < 0)
+                return -errno;
+        r = batch_queue_init(&sender->queue, &source->pool);
+        if (r < 0)
+                return r;
+        sender->packable = ALLOC(struct stage);
+        sender->plain = ALLOC(struct stage);
+        sender->out = alloc_zero(WIRE_HEADROOM + WIRE_MAX_RAW);
+        if (!sender->packable || !sender->plain || !sender->out)
+                return -ENOMEM;
+        return codec_new(false, &sender->codec);
+}
+
+void sender_deinit(struct sender *sender)
+{
+        if (!sender->source)
+                return;
+        channel_deinit(&sender->channel);
+        batch_queue_deinit(&sender->queue);
+        codec_free(TAKE_PTR(sender->codec));
+        free(TAKE_PTR(sender->packable));
+        free(TAKE_PTR(sender->plain));
+        free(TAKE_PTR(sender->out));
+        fd_closep(&sender->wake_fd);
+        fd_closep(&sender->socket_fd);
+        sender->source = NULL;
+}
+
+/* Waits until `bytes` may go under the rate limit, which all senders share. */
+static void pace(struct source *source, size_t bytes)
+{
+        uint64_t rate = counter_get(&source->pace_bytes_per_s);
+        uint64_t now = clock_monotonic_ns();
+        uint64_t slot, next = counter_get(&source->pace_next_ns);
+
+        if (rate == 0)
+                return;
+        do {
+                slot = MAX(next, now);
+        } while (!atomic_compare_exchange_weak(
+                &source->pace_next_ns, &next, slot + bytes * NSEC_PER_SEC / rate));
+        while (!source->stopping && (now = clock_monotonic_ns()) < slot) {
+                uint64_t wait = MIN(slot - now, (uint64_t)MAX_PACE_SLEEP_NS);
+
+                nanosleep(&(struct timespec){.tv_nsec = (long)wait}, NULL);
+        }
+}
+
+static int send_frame(struct sender *sender, enum wire_frame type, const void *head, size_t head_len,
+        void *body, size_t body_len, struct error **ret_error)
+{
+        uint64_t started;
+        int r;
+
+        pace(sender->source, head_len + body_len);
+        started = clock_monotonic_ns();
+        r = channel_send(&sender->channel, type, head, head_len, body, body_len, ret_error);
+        counter_add(&sender->counters.write_ns, clock_monotonic_ns() - started);
+        counter_add(&sender->counters.wire_bytes, sizeof(struct wire_header_v1) + head_len + body_len);
+        return r;
+}
+
+/* The level for the next batch: the chosen one, and now and then a neighbour. */
+static enum codec_level next_level(struct sender *sender)
+{
+        enum codec_level level = atomic_load_explicit(&sender->source->level, memory_order_relaxed);
+        bool fixed = strcmp(sender->source->start.codec, "auto") != 0;
+
+        sender->n_packed++;
+        if (fixed || level == CODEC_NONE || sender->n_packed % PROBE_EVERY != 0)
+                return level;
+        if (sender->n_packed / PROBE_EVERY % 2 && level + 1 < N_CODEC_LEVELS)
+                return level + 1;
+        return level > CODEC_LZ4 ? level - 1 : level;
+}
+
+/* Packs `raw` into sender->out; returns what is to be sent and in which packing. `raw` has headroom. */
+static void *pack(struct sender *sender, enum codec_level level, void *raw, size_t raw_len, size_t *ret_len,
+        uint8_t *ret_packing)
+{
+        uint64_t started = clock_monotonic_ns();
+        size_t n = 0;
+
+        if (level != CODEC_NONE) {
+                n = codec_pack(sender->codec, level, raw, raw_len, sender->out + WIRE_HEADROOM);
+                counter_add(&sender->counters.level[level].raw, raw_len);
+                counter_add(&sender->counters.level[level].packed, n > 0 ? n : raw_len);
+                counter_add(&sender->counters.level[level].ns, clock_monotonic_ns() - started);
+        }
+        if (n == 0) {
+                *ret_len = raw_len;
+                *ret_packing = WIRE_PLAIN;
+                return raw;
+        }
+        *ret_len = n;
+        *ret_packing = (uint8_t)codec_level_packing(level);
+        return sender->out + WIRE_HEADROOM;
+}
+
+static int flush_stage(struct sender *sender, struct stage *stage, bool packable, struct error **ret_error)
+{
+        size_t entries_len = stage->n_entries * sizeof(stage->entries[0]);
+        uint8_t *raw = stage->blocks - entries_len;
+        size_t raw_len = entries_len + stage->n_bytes, len;
+        struct wire_pages_v1 head = {
+                .n_pages = htole32(stage->n_entries), .raw_len = htole32((uint32_t)raw_len)};
+        void *body;
+
+        if (stage->n_entries == 0)
+                return 0;
+        memmove(raw, stage->entries, entries_len);
+        body = pack(sender, packable ? next_level(sender) : CODEC_NONE, raw, raw_len, &len, &head.packing);
+        stage->n_entries = 0;
+        stage->n_bytes = 0;
+        return send_frame(sender, WIRE_PAGES, &head, sizeof(head), body, len, ret_error);
+}
+
+static int flush_runs(struct sender *sender, struct error **ret_error)
+{
+        uint8_t buffer[WIRE_HEADROOM + sizeof(sender->runs)];
+        size_t len = sender->n_runs * sizeof(sender->runs[0]);
+
+        if (len == 0)
+                return 0;
+        memcpy(buffer + WIRE_HEADROOM, sender->runs, len);
+        sender->n_runs = 0;
+        return send_frame(sender, WIRE_ZERO, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
+}
+
+int sender_flush(struct sender *sender, struct error **ret_error)
+{
+        int r = flush_runs(sender, ret_error);
+
+        if (r >= 0)
+                r = flush_stage(sender, sender->packable, true, ret_error);
+        if (r >= 0)
+                r = flush_stage(sender, sender->plain, false, ret_error);
+        sender->stages_empty = true;
+        return r;
+}
+
+/* Must come before a page is staged. */
+static int keep_order(struct sender *sender, uint64_t page, struct error **ret_error)
+{
+        int r = 0;
+
+        if (!sender->stages_empty && page <= sender->last_page)
+                r = sender_flush(sender, ret_error);
+        sender->last_page = page;
+        sender->stages_empty = false;
+        return r;
+}
+
+static int stage_blocks(
+        struct sender *sender, uint64_t page, uint16_t mask, const uint8_t *data, struct error **ret_error)
+{
+        bool packable = atomic_load_explicit(&sender->source->level, memory_order_relaxed) != CODEC_NONE &&
+                        classify_compressible(data, WIRE_PAGE_SIZE);
+        struct stage *stage = packable ? sender->packable : sender->plain;
+        int r = keep_order(sender, page, ret_error);
+
+        if (r < 0)
+                return r;
+        if (stage->n_entries == WIRE_MAX_PAGES || stage->n_bytes + WIRE_PAGE_SIZE > sizeof(stage->blocks)) {
+                r = flush_stage(sender, stage, packable, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        stage->entries[stage->n_entries++] = htole64(page << 16 | mask);
+        if (mask == 0xffff) {
+                memcpy(stage->blocks + stage->n_bytes, data, WIRE_PAGE_SIZE);
+                stage->n_bytes += WIRE_PAGE_SIZE;
+        } else {
+                for (unsigned int i = 0; i < WIRE_BLOCKS_PER_PAGE; i++)
+                        if (mask >> i & 1) {
+                                memcpy(stage->blocks + stage->n_bytes, data + (size_t)i * WIRE_BLOCK_SIZE,
+                                        WIRE_BLOCK_SIZE);
+                                stage->n_bytes += WIRE_BLOCK_SIZE;
+                        }
+                counter_add(&sender->counters.bytes_delta, WIRE_PAGE_SIZE);
+        }
+        counter_add(&sender->counters.pages_sent, 1);
+        return 0;
+}
+
+int sender_add_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
+{
+        uint16_t mask = page_index_update(sender->source->index, page, data);
+
+        if (mask == 0) {
+                counter_add(&sender->counters.bytes_unchanged, WIRE_PAGE_SIZE);
+                return 0;
+        }
+        return stage_blocks(sender, page, mask, data, ret_error);
+}
+
+int sender_add_whole_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
+{
+        (void)page_index_update(sender->source->index, page, data);
+        return stage_blocks(sender, page, 0xffff, data, ret_error);
+}
+
+static int stage_zero(struct sender *sender, uint64_t page, struct error **ret_error)
+{
+        struct wire_run_v1 *last;
+        int r = keep_order(sender, page, ret_error);
+
+        if (r < 0)
+                return r;
+        last = sender->n_runs > 0 ? &sender->runs[sender->n_runs - 1] : NULL;
+        if (last && le64toh(last->first_page) + le32toh(last->n_pages) == page) {
+                last->n_pages = htole32(le32toh(last->n_pages) + 1);
+                return 0;
+        }
+        if (sender->n_runs == WIRE_MAX_RUNS) {
+                r = flush_runs(sender, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        sender->runs[sender->n_runs++] =
+                (struct wire_run_v1){.first_page = htole64(page), .n_pages = htole32(1)};
+        return 0;
+}
+
+int sender_add_zero(struct sender *sender, uint64_t page, struct error **ret_error)
+{
+        return page_index_set_zero(sender->source->index, page) ? stage_zero(sender, page, ret_error) : 0;
+}
+
+int sender_add_whole_zero(struct sender *sender, uint64_t page, struct error **ret_error)
+{
+        (void)page_index_set_zero(sender->source->index, page);
+        return stage_zero(sender, page, ret_error);
+}
+
+static int send_pages(struct sender *sender, const struct batch *batch, struct error **ret_error)
+{
+        const uint8_t *data = batch->data;
+        int r = 0;
+
+        for (unsigned int i = 0; r >= 0 && i < batch->n_entries; i++) {
+                uint64_t page = batch->entries[i] & ~BATCH_ZERO;
+
+                if (batch->entries[i] & BATCH_ZERO) {
+                        r = sender_add_zero(sender, page, ret_error);
+                } else {
+                        r = sender_add_page(sender, page, data, ret_error);
+                        data += WIRE_PAGE_SIZE;
+                        counter_add(&sender->counters.bytes_retired, WIRE_PAGE_SIZE);
+                }
+        }
+        return r;
+}
+
+static int send_bytes(
+        struct sender *sender, enum wire_frame type, struct batch *batch, struct error **ret_error)
+{
+        struct wire_bytes_v1 head = {.raw_len = htole32((uint32_t)batch->n_bytes)};
+        enum codec_level level = atomic_load_explicit(&sender->source->level, memory_order_relaxed);
+        void *body;
+        size_t len;
+
+        body = pack(sender, level, batch->data, batch->n_bytes, &len, &head.packing);
+        if (body == batch->data) { /* no headroom there */
+                memcpy(sender->out + WIRE_HEADROOM, batch->data, len);
+                body = sender->out + WIRE_HEADROOM;
+        }
+        return send_frame(sender, type, &head, sizeof(head), body, len, ret_error);
+}
+
+static int send_batch(struct sender *sender, struct batch *batch, struct error **ret_error)
+{
+        struct wire_barrier_v1 barrier = {0};
+        int r;
+
+        if (batch->kind == BATCH_PAGES)
+                return send_pages(sender, batch, ret_error);
+        r = sender_flush(sender, ret_error);
+        if (r < 0)
+                return r;
+        switch (batch->kind) {
+        case BATCH_SKELETON:
+                return send_bytes(sender, WIRE_SKELETON, batch, ret_error);
+        case BATCH_DEVICE:
+                return send_bytes(sender, WIRE_DEVICE, batch, ret_error);
+        case BATCH_VERIFY:
+                return source_verify_channel(sender, ret_error);
+        case BATCH_BARRIER:
+                return send_frame(sender, WIRE_BARRIER, &barrier, sizeof(barrier), NULL, 0, ret_error);
+        case BATCH_COMMIT:
+                sender->committed = true;
+                return send_frame(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);
+        case BATCH_PAGES:
+                break;
+        }
+        return 0;
+}
+
+static int handle_result(struct sender *sender, struct error **ret_error)
+{
+        struct cursor cursor = cursor_of(sender->channel.payload, sender->channel.payload_len);
+        struct mail_result result = {0};
+        uint8_t outcome = 0, reserved;
+        uint16_t len = 0;
+
+        if (!cursor_u64le(&cursor, &result.resumed_realtime_ns) || !cursor_u8(&cursor, &outcome) ||
+                !cursor_u8(&cursor, &reserved) || !cursor_u16le(&cursor, &len) || len != cursor.left ||
+                !wire_text_read(&cursor, len, result.text) ||
+                (outcome != WIRE_RUNNING && outcome != WIRE_ABANDONED))
+                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The peer's RESULT is not valid");
+        result.outcome = outcome;
+        mailbox_post_result(&sender->source->mailbox, &result);
+        return 0;
+}
+
+/* One frame from the sink. `expected`: a type that the caller waits for (0: none); it is not handled here. */
+static int handle_frame(
+        struct sender *sender, enum wire_frame expected, enum wire_frame *ret_type, struct error **ret_error)
+{
+        enum wire_frame type;
+        int r = channel_receive(&sender->channel, &type, ret_error);
+
+        if (r < 0)
+                return r;
+        *ret_type = type;
+        if (type == expected)
+                return 0;
+        switch (type) {
+        case WIRE_ACK:
+        case WIRE_KEEPALIVE:
+                return 0;
+        case WIRE_ABORT:
+                source_fail(sender->source, channel_abort_error(&sender->channel), true);
+                return 0;
+        case WIRE_DELIVERED:
+                if (!sender->committed)
+                        break;
+                mailbox_post(&sender->source->mailbox, MAIL_DELIVERED);
+                return 0;
+        case WIRE_RESULT:
+                return handle_result(sender, ret_error);
+        default:
+                break;
+        }
+        return error_set(
+                ret_error, ERROR_PROTOCOL, NULL, "The peer sent %s at a wrong time", wire_frame_name(type));
+}
+
+int sender_await(struct sender *sender, enum wire_frame type, struct error **ret_error)
+{
+        enum wire_frame got;
+        int r;
+
+        do {
+                r = handle_frame(sender, type, &got, ret_error);
+        } while (r >= 0 && got != type && !sender->source->stopping);
+        return r < 0 ? r : got == type ? 0 : -ECANCELED;
+}
+
+static int connect_channel(struct sender *sender, struct error **ret_error)
+{
+        struct source *source = sender->source;
+        struct wire_hello_v1 hello = {.magic = WIRE_MAGIC,
+                .version = htole16(WIRE_VERSION),
+                .compatible = htole16(WIRE_COMPATIBLE),
+                .features = htole32(source->features),
+                .channel = htole16((uint16_t)sender->number),
+                .n_channels = htole16((uint16_t)source->n_channels),
+                .page_size = htole32(WIRE_PAGE_SIZE),
+                .ram_bytes = htole64(source->start.ram_bytes)};
+        struct wire_hello_reply_v1 reply;
+        struct tls_stream *stream;
+        int r;
+
+        r = tls_stream_new(source->tls, TAKE_FD(sender->socket_fd), source->start.timeout_ms,
+                CHANNEL_SILENCE_MS, &stream, ret_error);
+        if (r < 0)
+                return r;
+        r = channel_init(&sender->channel, stream, WIRE_SOURCE);
+        if (r < 0) {
+                tls_stream_free(stream);
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
+        }
+        memcpy(hello.migration, source->start.migration, sizeof(hello.migration));
+        memcpy(hello.vm, source->start.vm, sizeof(hello.vm));
+        memcpy(hello.secret, source->secret, sizeof(hello.secret));
+        r = channel_send(&sender->channel, WIRE_HELLO, &hello, sizeof(hello), NULL, 0, ret_error);
+        if (r < 0)
+                return r;
+        r = sender_await(sender, WIRE_HELLO_REPLY, ret_error);
+        if (r < 0)
+                return r;
+        memcpy(&reply, sender->channel.payload, sizeof(reply));
+        if (memcmp(reply.magic, WIRE_MAGIC, sizeof(reply.magic)) != 0 ||
+                le16toh(reply.compatible) > WIRE_VERSION || le16toh(reply.channel) != sender->number ||
+                (le32toh(reply.features) & source->features) != source->features)
+                return error_set(ret_error, ERROR_PROTOCOL, "Use the same drover version on both hosts",
+                        "The peer's mover (version %u) does not fit ours (version %u)",
+                        le16toh(reply.version), WIRE_VERSION);
+        if (atomic_fetch_add(&source->n_up, 1) + 1 == source->n_channels)
+                mailbox_post(&source->mailbox, MAIL_READY);
+        return 0;
+}
+
+/* Nothing is queued: waits for the queue or the sink, and does what is due by time. */
+static int idle(struct sender *sender, struct error **ret_error)
+{
+        struct pollfd pfds[] = {{.fd = sender->queue.event_fd, .events = POLLIN},
+                {.fd = tls_stream_fd(sender->channel.tls), .events = POLLIN}};
+        uint64_t now_ms;
+        int n = poll(pfds, ARRAY_SIZE(pfds), sender->stages_empty ? 500 : IDLE_FLUSH_MS);
+
+        if (n != 0)
+                return 0;
+        if (!sender->stages_empty)
+                return sender_flush(sender, ret_error);
+        now_ms = clock_now_ms(&clock_system);
+        if (now_ms - sender->channel.last_received_ms > CHANNEL_SILENCE_MS)
+                return error_set(ret_error, ERROR_UNREACHABLE,
+                        "Check the migration network between the two hosts", "The peer said nothing for %d s",
+                        CHANNEL_SILENCE_MS / 1000);
+        if (now_ms - sender->channel.last_sent_ms > CHANNEL_KEEPALIVE_MS)
+                return send_frame(sender, WIRE_KEEPALIVE, NULL, 0, NULL, 0, ret_error);
+        return 0;
+}
+
+static int run(struct sender *sender, struct error **ret_error)
+{
+        struct source *source = sender->source;
+        int r = connect_channel(sender, ret_error);
+
+        while (r >= 0 && !source->stopping) {
+                struct batch *batch = batch_queue_pop(&sender->queue);
+
+                if (batch) {
+                        r = send_batch(sender, batch, ret_error);
+                        batch_pool_put(&source->pool, batch);
+                } else {
+                        r = idle(sender, ret_error);
+                }
+                while (r >= 0 && !source->stopping && tls_stream_wait_readable(sender->channel.tls, 0)) {
+                        enum wire_frame type;
+
+                        r = handle_frame(sender, 0, &type, ret_error);
+                }
+        }
+        return r;
+}
+
+void *source_sender_main(void *userdata)
+{
+        struct sender *sender = userdata;
+        _cleanup_error_ struct error *error = NULL;
+
+        if (run(sender, &error) < 0)
+                source_fail(sender->source, TAKE_PTR(error), false);
+        return NULL;
+}

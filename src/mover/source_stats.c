@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mover/source_stats.h"
+
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+/* Time's worth of data under way between reader and wire, and unsent in the sockets: long enough to keep the
+ * wire busy, short enough that QEMU sees the wire's rate (docs/internals/qemu-stream.md, "Backpressure"). */
+#define QUEUE_MS 60
+#define SOCKET_MS 20
+#define MIN_QUEUE_BYTES (2 * BATCH_DATA_BYTES)
+#define MIN_SOCKET_BYTES (16 * 1024)
+#define MAX_SOCKET_BYTES (1024 * 1024)
+#define STATS_EVERY_TICKS 5
+/* Old numbers about a level fade with this factor a tick. */
+#define SAMPLE_FADE 0.9
+
+void source_stats_init(struct source_stats *stats, struct source *source)
+{
+        long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+        *stats = (struct source_stats){.source = source};
+        /* One core is left for QEMU and the reader. */
+        stats->choice.n_cores = (unsigned int)CLAMP(n_cores - 1, 1, (long)source->n_channels);
+        stats->choice.features = source->features;
+        switchover_init(&stats->switchover, source->start.max_pause_ms);
+}
+
+static uint64_t sum(struct source *source, size_t counter_offset)
+{
+        uint64_t total = 0;
+
+        for (unsigned int i = 0; i < source->n_channels; i++)
+                total += counter_get((counter *)((char *)&source->senders[i].counters + counter_offset));
+        return total;
+}
+#define SUM(source, member) sum(source, offsetof(struct sender_counters, member))
+
+/* Bytes that the kernel still holds for the peer, acknowledged or not. */
+static uint64_t socket_backlog(struct source *source, uint64_t *ret_rtt_us)
+{
+        uint64_t total = 0;
+
+        for (unsigned int i = 0; i < source->n_channels; i++) {
+                struct tcp_info info = {0};
+                socklen_t len = sizeof(info);
+                int pending = 0;
+
+                if (ioctl(source->senders[i].wake_fd, SIOCOUTQ, &pending) == 0)
+                        total += (uint64_t)pending;
+                if (i == 0 && getsockopt(source->senders[0].wake_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
+                        *ret_rtt_us = info.tcpi_rtt;
+        }
+        return total;
+}
+
+/* How fast the connections take data when they are kept busy. While several senders wait for one slow link,
+ * their write times add up to more than the time that passed: then the link was busy all of it. */
+static void measure_wire(struct source_stats *stats, uint64_t now_ns)
+{
+        uint64_t ns = SUM(stats->source, write_ns), bytes = SUM(stats->source, wire_bytes);
+        uint64_t d_ns = ns - stats->write_ns_before, d_bytes = bytes - stats->write_bytes_before;
+        uint64_t busy_ns = MIN(d_ns, now_ns - stats->write_at_ns);
+        uint64_t capacity;
+
+        if (d_bytes < 64 * 1024 || busy_ns == 0)
+                return; /* keep adding up until it means something */
+        stats->write_ns_before = ns;
+        stats->write_bytes_before = bytes;
+        stats->write_at_ns = now_ns;
+        capacity = (uint64_t)((double)d_bytes * 1e9 / (double)busy_ns);
+        stats->choice.wire_bytes_per_s = stats->choice.wire_bytes_per_s == 0
+                                                 ? capacity
+                                                 : (stats->choice.wire_bytes_per_s * 7 + capacity * 3) / 10;
+}
+
+static void measure_levels(struct source_stats *stats)
+{
+        for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++) {
+                struct codec_sample now = {.raw_bytes = SUM(stats->source, level[i].raw),
+                        .packed_bytes = SUM(stats->source, level[i].packed),
+                        .pack_ns = SUM(stats->source, level[i].ns)};
+                struct codec_sample *before = &stats->samples_before[i], *s = &stats->choice.samples[i];
+
+                if (now.raw_bytes == before->raw_bytes)
+                        continue;
+                s->raw_bytes =
+                        (uint64_t)((double)s->raw_bytes * SAMPLE_FADE) + now.raw_bytes - before->raw_bytes;
+                s->packed_bytes = (uint64_t)((double)s->packed_bytes * SAMPLE_FADE) + now.packed_bytes -
+                                  before->packed_bytes;
+                s->pack_ns = (uint64_t)((double)s->pack_ns * SAMPLE_FADE) + now.pack_ns - before->pack_ns;
+                *before = now;
+        }
+}
+
+static void choose_level(struct source_stats *stats)
+{
+        struct source *source = stats->source;
+        uint64_t rate_limit = counter_get(&source->pace_bytes_per_s);
+
+        if (strcmp(source->start.codec, "auto") != 0)
+                return;
+        stats->choice.current = source->level;
+        if (rate_limit > 0 && stats->choice.wire_bytes_per_s > rate_limit)
+                stats->choice.wire_bytes_per_s = rate_limit;
+        source->level = codec_choose(&stats->choice);
+}
+
+static void bound_buffers(struct source_stats *stats)
+{
+        struct source *source = stats->source;
+        uint64_t wire = MAX(stats->wire_bytes_per_s, 1u);
+        uint64_t backlog = socket_backlog(source, &stats->rtt_us);
+        uint64_t queued = batch_pool_under_way(&source->pool);
+        /* Guest bytes become wire bytes in this proportion. */
+        double ratio = stats->retired_bytes_per_s > 0
+                               ? CLAMP((double)stats->wire_bytes_per_s / (double)stats->retired_bytes_per_s,
+                                         0.01, 1.0)
+                               : 1.0;
+        int low_water = (int)CLAMP(stats->choice.wire_bytes_per_s * SOCKET_MS / 1000 / source->n_channels,
+                (uint64_t)MIN_SOCKET_BYTES, (uint64_t)MAX_SOCKET_BYTES);
+
+        stats->buffered_bytes = backlog + (uint64_t)((double)queued * ratio);
+        stats->drain_ms = MIN(stats->buffered_bytes * 1000 / wire, UINT64_C(10000));
+        if (stats->retired_bytes_per_s > 0)
+                batch_pool_set_limit(&source->pool,
+                        MAX((size_t)MIN_QUEUE_BYTES, stats->retired_bytes_per_s * QUEUE_MS / 1000));
+        for (unsigned int i = 0; i < source->n_channels; i++)
+                (void)setsockopt(source->senders[i].wake_fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low_water,
+                        sizeof(low_water));
+}
+
+static void decide_switchover(struct source_stats *stats)
+{
+        uint64_t limit_ms;
+
+        if (stats->source->device_state || stats->status.dirty_sync_count == 0)
+                return;
+        stats->status.effective_bytes_per_s = stats->retired_bytes_per_s;
+        stats->status.drain_ms = stats->drain_ms;
+        stats->status.rtt_us = stats->rtt_us;
+        limit_ms = switchover_update(&stats->switchover, &stats->status);
+        /* Small steps are not worth a command. */
+        if (stats->limit_sent_ms > 0 && limit_ms * 10 < stats->limit_sent_ms * 12 &&
+                limit_ms * 12 > stats->limit_sent_ms * 10)
+                return;
+        stats->limit_sent_ms = limit_ms;
+        control_send(stats->source->control_fd,
+                json_pack("{s:s, s:I}", "event", "switchover", "downtime_limit_ms", (json_int_t)limit_ms),
+                false);
+}
+
+void source_stats_tick(struct source_stats *stats)
+{
+        struct source *source = stats->source;
+        uint64_t now_ns = clock_monotonic_ns();
+
+        meter_add(&stats->wire, SUM(source, wire_bytes), now_ns);
+        meter_add(&stats->retired, SUM(source, bytes_retired), now_ns);
+        stats->wire_bytes_per_s = meter_rate(&stats->wire);
+        stats->retired_bytes_per_s = meter_rate(&stats->retired);
+        measure_wire(stats, now_ns);
+        measure_levels(stats);
+        choose_level(stats);
+        bound_buffers(stats);
+        if (++stats->n_ticks % STATS_EVERY_TICKS == 0)
+                source_stats_send(stats, true);
+}
+
+void source_stats_qemu(struct source_stats *stats, const json_t *message)
+{
+        stats->status.remaining_bytes =
+                (uint64_t)MAX(0, json_integer_value(json_object_get(message, "remaining_bytes")));
+        stats->status.dirty_sync_count =
+                (uint64_t)MAX(0, json_integer_value(json_object_get(message, "dirty_sync_count")));
+        stats->status.qemu_bytes_per_s =
+                MAX(0.0, json_number_value(json_object_get(message, "mbps"))) * 1e6 / 8;
+        decide_switchover(stats);
+}
+
+static const char *phase(struct source *source)
+{
+        if (mailbox_has(&source->mailbox, MAIL_STREAM_END))
+                return "finishing";
+        if (source->device_state)
+                return "switching";
+        return mailbox_has(&source->mailbox, MAIL_READY) ? "copying" : "connecting";
+}
+
+static uint64_t cpu_ms(void)
+{
+        struct rusage usage;
+
+        getrusage(RUSAGE_SELF, &usage);
+        return (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
+               (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
+}
+
+/* TLS 1.3 adds 5 bytes of header, 1 of type and 16 of tag to each record of up to 16 KiB. */
+static uint64_t with_tls(uint64_t bytes)
+{
+        return bytes + bytes / 16384 * 22;
+}
+
+static void add_verify(json_t *event, struct source *source)
+{
+        uint64_t hashes[WIRE_MAX_CHANNELS];
+        char hex[17];
+
+        for (unsigned int i = 0; i < source->n_channels; i++)
+                hashes[i] = source->senders[i].channel_hash;
+        snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)ram_total_hash(hashes, source->n_channels));
+        json_object_set_new(event, "ram_hash", json_string(hex));
+        json_object_set_new(event, "verify_ms",
+                json_integer((json_int_t)((source->verify_done_ns - source->verify_started_ns) / 1000000)));
+}
+
+void source_stats_send(struct source_stats *stats, bool droppable)
+{
+        struct source *source = stats->source;
+        bool verified = source->n_verified == source->n_channels;
+        const struct {
+                const char *name;
+                uint64_t value;
+        } numbers[] = {{"pass", stats->status.dirty_sync_count},
+                {"bytes_ram", counter_get(&source->bytes_ram)},
+                {"bytes_wire", with_tls(SUM(source, wire_bytes))},
+                {"bytes_zero", counter_get(&source->bytes_zero)},
+                {"bytes_duplicate", SUM(source, bytes_unchanged)}, {"bytes_delta", SUM(source, bytes_delta)},
+                {"bytes_device", counter_get(&source->bytes_device)}, {"pages_sent", SUM(source, pages_sent)},
+                {"pages_resent_by_verify", SUM(source, pages_verify)},
+                {"rate_bps", stats->wire_bytes_per_s * 8}, {"effective_bps", stats->retired_bytes_per_s * 8},
+                {"capacity_bps", stats->choice.wire_bytes_per_s * 8},
+                {"buffered_bytes", stats->buffered_bytes}, {"drain_ms", stats->drain_ms},
+                {"remaining_bytes", stats->status.remaining_bytes},
+                {"passes_without_progress", stats->switchover.passes_without_progress},
+                {"channels", source->n_channels}, {"rtt_us", stats->rtt_us}, {"cpu_ms", cpu_ms()}};
+        json_t *event = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b}", "event", "stats", "phase", phase(source),
+                "codec", codec_level_name(source->level), "converging",
+                switchover_converging(&stats->switchover), "tunnel", stats->tunnel, "verified", verified);
+
+        if (!event)
+                return;
+        for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+                json_object_set_new(event, numbers[i].name, json_integer((json_int_t)numbers[i].value));
+        if (verified)
+                add_verify(event, source);
+        control_send(source->control_fd, event, droppable);
+}

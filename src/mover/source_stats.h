@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the source's main thread measures and decides ten times a second: rates, codec level, how much may be
+ * buffered, when the guest may be stopped. Used by the main thread only. */
+
+#include "mover/codec_choice.h"
+#include "mover/meters.h"
+#include "mover/source_internal.h"
+
+#define TICK_MS 100
+
+struct source_stats {
+        struct source *source;
+        struct meter wire, retired;
+        uint64_t wire_bytes_per_s, retired_bytes_per_s;
+        uint64_t write_ns_before, write_bytes_before, write_at_ns; /* when the wire was measured last */
+        struct codec_sample samples_before[N_CODEC_LEVELS];
+        struct codec_choice_input choice;
+        uint64_t drain_ms, buffered_bytes;
+        uint64_t rtt_us;
+        struct switchover switchover;
+        struct switchover_status status; /* from the last qemu-status */
+        bool tunnel;
+        uint64_t limit_sent_ms;
+        unsigned int n_ticks;
+};
+
+void source_stats_init(struct source_stats *stats, struct source *source);
+/* Measures and decides; sends `switchover` and, every fifth time, `stats` to the agent. */
+void source_stats_tick(struct source_stats *stats);
+/* Takes the agent's qemu-status in. */
+void source_stats_qemu(struct source_stats *stats, const json_t *message);
+/* Sends a stats event now. */
+void source_stats_send(struct source_stats *stats, bool droppable);

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* When the guest may be stopped. Pure: numbers in, decision out.
+ *
+ * QEMU stops the guest when its remaining bytes fit into downtime-limit x the rate that it measures on its
+ * socket (migration/migration.c, every 100 ms). Our backpressure makes that rate the true one, so the mover
+ * only has to say which part of the pause is left for memory: the user's bound minus what is buffered, the
+ * trips over the network and the loading of the device state. It begins with a small part of that, because
+ * most guests fit into it after a pass or two, and allows more with each pass that brings no progress. */
+
+#include "base/macros.h"
+
+struct switchover_status {
+        uint64_t remaining_bytes; /* from query-migrate */
+        uint64_t dirty_sync_count;
+        double qemu_bytes_per_s;        /* what QEMU measured; 0: not known */
+        uint64_t effective_bytes_per_s; /* guest bytes that really left; 0: not known */
+        uint64_t drain_ms;              /* to empty our buffers */
+        uint64_t rtt_us;
+};
+
+struct switchover {
+        uint64_t max_pause_ms;
+        uint64_t last_sync_count;
+        uint64_t least_dirty_bytes; /* smallest dirty set at the start of a pass */
+        unsigned int passes_without_progress;
+        uint64_t downtime_limit_ms; /* decided last */
+};
+
+void switchover_init(struct switchover *switchover, uint64_t max_pause_ms);
+/* Takes a new status in; returns the downtime limit to set in QEMU (at least 1: QEMU switches blindly at
+ * 0). */
+uint64_t switchover_update(struct switchover *switchover, const struct switchover_status *status);
+/* False when several passes brought no progress: the guest has to be slowed down. */
+bool switchover_converging(const struct switchover *switchover);
