@@ -283,6 +283,19 @@ void qemu_guest_quit(struct qemu_guest *guest)
         assert_false(guest->failed);
 }
 
+void qemu_guest_wait_status(struct qemu_guest *guest, const char *status)
+{
+        uint64_t end = clock_now_ms(&clock_system) + QEMU_LIMIT_MS;
+        bool reached = false;
+
+        while (!reached) {
+                _cleanup_json_ json_t *result = qemu_guest_call(guest, "query-status", NULL);
+
+                reached = !strcmp(json_string_value(json_object_get(result, "status")), status);
+                assert_true(clock_now_ms(&clock_system) < end);
+        }
+}
+
 void qemu_guest_free(struct qemu_guest *guest)
 {
         if (!guest->loop)

@@ -54,6 +54,8 @@ json_t *qemu_guest_call(struct qemu_guest *guest, const char *command, json_t *a
 void qemu_guest_do(struct qemu_guest *guest, const char *command, json_t *arguments);
 /* "running", "paused", ... as in query-status. */
 void qemu_guest_assert_status(struct qemu_guest *guest, const char *status);
+/* Asks until it is this. */
+void qemu_guest_wait_status(struct qemu_guest *guest, const char *status);
 /* Waits for the flag, or fails if QEMU dies before. */
 void qemu_guest_wait(struct qemu_guest *guest, const bool *flag);
 
