@@ -333,7 +333,7 @@ static struct MHD_Daemon *start_daemon(
         struct http_server *server, const struct http_server_config *config, int listen_fd)
 {
         const struct MHD_OptionItem tls[] = {
-                {MHD_OPTION_HTTPS_CERT_CALLBACK2, (intptr_t)http_tls_retrieve, NULL},
+                {MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, (void *)(uintptr_t)http_tls_retrieve},
                 {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)TLS_PRIORITIES},
                 /* Last, so that it can be left out. */
                 {server->client_ca_pem ? MHD_OPTION_HTTPS_MEM_TRUST : MHD_OPTION_END, 0,
