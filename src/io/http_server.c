@@ -63,7 +63,9 @@ void http_request_resume(struct http_request *q)
 {
         loop_source_free(TAKE_PTR(q->watch));
         q->suspended = false;
-        MHD_resume_connection(q->connection); /* makes the epoll descriptor readable */
+        MHD_resume_connection(q->connection);
+        /* With the loop being ours, MHD has no descriptor to wake itself by: it looks when it is run. */
+        (void)loop_source_rearm(q->server->timer, 0);
 }
 
 static enum MHD_Result queue_response(struct http_request *q)
