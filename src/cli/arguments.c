@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/arguments.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -49,9 +48,8 @@ static int unknown_option(const struct arguments *a, const char *typed, struct e
         snprintf(name, sizeof(name), "%.*s", (int)strcspn(typed, "="), typed);
         near = nearest_option(own, name + strspn(name, "-"), &distance);
         near_global = nearest_option(global_options, name + strspn(name, "-"), &distance);
-        near = near_global ?: near;
-        if (near)
-                snprintf(hint, sizeof(hint), "did you mean --%s?", near);
+        if (near || near_global)
+                snprintf(hint, sizeof(hint), "did you mean --%s?", near_global ?: near);
         else
                 snprintf(hint, sizeof(hint), "'drover %s%s--help' lists the options",
                         a->command ? a->command->words : "", a->command ? " " : "");
@@ -166,17 +164,17 @@ static int add_value(
         return 0;
 }
 
-static int need_value(
-        const struct option_spec *option, const char *const *next, const char **ret, struct error **ret_error)
+/* The word after the option; NULL with *ret_error when the line ends there. */
+static const char *need_value(
+        const struct option_spec *option, const char *const *next, struct error **ret_error)
 {
         char hint[256];
 
-        if (*next) {
-                *ret = *next;
-                return 0;
-        }
+        if (*next)
+                return *next;
         snprintf(hint, sizeof(hint), "write --%s %s", option->name, option->value);
-        return error_set(ret_error, ERROR_BAD_REQUEST, hint, "option --%s needs a value", option->name);
+        (void)error_set(ret_error, ERROR_BAD_REQUEST, hint, "option --%s needs a value", option->name);
+        return NULL;
 }
 
 /* "--name", "--name=value", "--name value". *used_next when the next word was the value. */
@@ -186,7 +184,6 @@ static int read_long(struct arguments *a, const char *word, const char *const *n
         const struct option_spec *option = NULL;
         size_t len = strcspn(word + 2, "=");
         const char *value = word[2 + len] ? word + 3 + len : NULL;
-        int r;
 
         if (a->command)
                 option = find_by_name(a->command->options, word + 2, len);
@@ -197,9 +194,9 @@ static int read_long(struct arguments *a, const char *word, const char *const *n
                 return error_set(ret_error, ERROR_BAD_REQUEST, "write it without '='",
                         "option --%s takes no value", option->name);
         if (option->kind != VALUE_FLAG && !value) {
-                r = need_value(option, next, &value, ret_error);
-                if (r < 0)
-                        return r;
+                value = need_value(option, next, ret_error);
+                if (!value)
+                        return -EINVAL;
                 *used_next = true;
         }
         return add_value(a, option, value, ret_error);
@@ -219,9 +216,9 @@ static int read_short(struct arguments *a, const char *word, const char *const *
                 if (option->kind != VALUE_FLAG && letter[1]) {
                         value = letter + 1;
                 } else if (option->kind != VALUE_FLAG) {
-                        r = need_value(option, next, &value, ret_error);
-                        if (r < 0)
-                                return r;
+                        value = need_value(option, next, ret_error);
+                        if (!value)
+                                return -EINVAL;
                         *used_next = true;
                 }
                 r = add_value(a, option, value, ret_error);
