@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/doc.h"
+#include "base/torture.h"
 #include "io/file.h"
 #include "vmm/command_line.h"
 
@@ -247,6 +248,28 @@ static void missing_path_is_refused(void **state)
         assert_int_equal(command_line_build(f->config, &f->env, &argv, NULL), -EIO);
 }
 
+#ifdef DROVER_TORTURE
+static void every_allocation_may_fail(void **state)
+{
+        struct fixture *f = *state;
+        bool over = false;
+
+        load(f, "q35-everything");
+        for (uint64_t nth = 1; !over; nth++) {
+                char **argv = NULL;
+                int r;
+
+                torture_arm(nth);
+                r = command_line_build(f->config, &f->env, &argv, NULL);
+                over = torture_count() < nth;
+                torture_arm(0);
+                assert_int_equal(r, over ? 0 : -ENOMEM);
+                assert_true(!argv == !over);
+                command_line_free(argv);
+        }
+}
+#endif
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(int argc, char **argv)
@@ -261,6 +284,9 @@ int main(int argc, char **argv)
                 CASE(nic_without_address_is_refused),
                 CASE(recorded_machine_of_the_other_chipset_is_refused),
                 CASE(missing_path_is_refused),
+#ifdef DROVER_TORTURE
+                CASE(every_allocation_may_fail),
+#endif
         };
 
         update = argc > 1 && !strcmp(argv[1], "--update");

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/macros.h"
+#include "base/torture.h"
 #include "io/sock.h"
 #include "vmm/qmp.h"
 
@@ -452,6 +453,59 @@ static void too_many_open_calls_are_refused(void **state)
         assert_int_equal(qmp_command(f->qmp, "x", NULL, -1, LONG_MS, on_reply, NULL, NULL, NULL), -EBUSY);
 }
 
+#ifdef DROVER_TORTURE
+/* One whole session; true when the command was answered by the peer. */
+static bool session(struct fixture *f)
+{
+        const struct qmp_callbacks callbacks = {
+                .ready = on_ready, .event = on_event, .lost = on_lost, .userdata = f};
+        struct reply reply = {0};
+        int fds[2];
+        bool done;
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+        f->peer = fds[1];
+        if (qmp_new(f->loop, fds[0], LONG_MS, &callbacks, &f->qmp, NULL) < 0) {
+                close(fds[0]);
+                return false;
+        }
+        if (qmp_command(f->qmp, "x", json_object(), -1, LONG_MS, on_reply, &reply, NULL, NULL) < 0)
+                return false;
+        /* What the peer says is known beforehand: the ids are 0 and 1. */
+        peer_says(f, GREETING);
+        for (int rounds = 0; rounds < 20 && !f->lost; rounds++) {
+                if (rounds == 5)
+                        peer_answers(f, 0, 0);
+                if (rounds == 10)
+                        peer_answers(f, 1, 1);
+                (void)loop_iterate(f->loop, 0);
+        }
+        done = reply.came && !reply.failed;
+        assert_true(done || f->lost); /* nothing may get lost without a word */
+        return done;
+}
+
+static void every_fallible_call_may_fail(void **state)
+{
+        bool over = false;
+
+        for (uint64_t nth = 1; !over; nth++) {
+                struct fixture f = {.peer = -1};
+                bool done;
+
+                assert_int_equal(loop_new(&f.loop), 0);
+                torture_arm(nth);
+                done = session(&f);
+                over = torture_count() < nth;
+                torture_arm(0);
+                assert_true(done || !over);
+                qmp_free(f.qmp);
+                loop_free(f.loop);
+                close(f.peer);
+        }
+}
+#endif
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -476,6 +530,9 @@ int main(void)
                 CASE(silent_peer_runs_into_the_limit),
                 CASE(socket_that_never_appears_runs_into_the_limit),
                 CASE(too_many_open_calls_are_refused),
+#ifdef DROVER_TORTURE
+                cmocka_unit_test(every_fallible_call_may_fail),
+#endif
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
