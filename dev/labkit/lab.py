@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole cluster on one machine: manager, client and hosts as namespaces, with real programs in them.
+
+A lab lives in one folder: LAB/MACHINE/ holds the configuration, state and logs of that machine's programs, LAB/shared the
+folder that every host sees as the datastore "shared", under a path of its own."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import time
+
+from . import network, qemu
+from .machines import FABRIC, LabError, Machines, command_line
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+DEFAULT_FOLDER = "/run/drover-lab/default"
+MANAGER_PORT, AGENT_PORT = 8443, 8444
+CONNECT_TIMEOUT_S = 60
+# Where each program is in a build folder; an installed tree has them side by side.
+PROGRAMS = {"drover": "src/cli", "drover-manager": "src/manager", "drover-agent": "src/agent",
+            "drover-mover": "src/mover", "labinit": "tests/lab", "lablink": "tests/lab"}
+
+
+def wait_for(what, check, timeout_s=CONNECT_TIMEOUT_S, interval_s=0.1):
+    """Calls check until it gives something true, and returns that. LabError when it never does."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        result = check()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise LabError(f"gave up after {timeout_s} s waiting for {what}")
+        time.sleep(interval_s)
+
+
+class Lab:
+    def __init__(self, folder=DEFAULT_FOLDER, build=None):
+        self.folder = pathlib.Path(folder).resolve()
+        self.build = pathlib.Path(build or os.environ.get("DROVER_BUILD") or REPOSITORY / "build").resolve()
+        self.machines = Machines(self.folder)
+        self.network = network.Network(self.machines, self.program("lablink"))
+
+    def program(self, name):
+        for path in (self.build / PROGRAMS[name] / name, self.build / name):
+            if path.exists():
+                return path
+        return self.build / PROGRAMS[name] / name
+
+    def _check_programs(self):
+        missing = [name for name in PROGRAMS if not self.program(name).exists()]
+        if missing:
+            raise LabError(f"not built in {self.build}: {', '.join(missing)}. Run make, or set DROVER_BUILD")
+
+    # What is where
+
+    @property
+    def hosts(self):
+        return [f"host{number + 1}" for number in range(self._options()["hosts"])]
+
+    def _options(self):
+        try:
+            return json.loads((self.folder / "lab.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise LabError(f"no lab in {self.folder}: dev/lab up") from None
+
+    def folder_of(self, machine):
+        return self.folder / machine
+
+    def log_of(self, machine, program):
+        return self.folder_of(machine) / f"{program}.log"
+
+    def shared_path(self, host):
+        """Where a host sees the shared datastore."""
+        return self.folder_of(host) / "datastores/shared"
+
+    def local_path(self, host):
+        return self.folder_of(host) / "datastores/local"
+
+    # Up and down
+
+    def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None):
+        self._check_programs()
+        if self.machines.root() is not None or (self.folder / "lab.json").exists():
+            raise LabError(f"there is a lab in {self.folder} already: dev/lab down")
+        if store != "sqlite":
+            raise LabError(f"this manager has no store {store!r}")
+        versions = {f"host{number + 1}": None for number in range(hosts)} | (qemu_versions or {})
+        if len(versions) != hosts:
+            raise LabError(f"--qemu names a host that is not among host1 to host{hosts}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "lab.json").write_text(json.dumps(
+            {"hosts": hosts, "link": link, "rtt_ms": rtt_ms, "loss_percent": loss_percent,
+             "build": str(self.build)}), encoding="utf-8")
+        try:
+            self.machines.create(self.program("labinit"), ["manager", "client", *versions])
+            self._connect(network.parse_rate(link), rtt_ms, loss_percent)
+            self._start_manager()
+            for name, version in versions.items():
+                self._start_host(name, qemu.find(version) if version else qemu.BINARY)
+            self._configure()
+        except BaseException:
+            self.machines.destroy()
+            raise
+
+    def down(self):
+        """Ends everything and removes the folder, also what a crashed `up` left."""
+        self.machines.destroy()
+        if (self.folder / "lab.json").exists():
+            shutil.rmtree(self.folder)
+
+    def _connect(self, rate_bps, rtt_ms, loss_percent):
+        self.network.create_switches()
+        for name in ("manager", "client", *self.hosts):
+            self.folder_of(name).mkdir()
+        self.network.plug("manager", "eth0", network.MGMT, f"{network.MANAGER_ADDRESS}/16")
+        self.network.plug("client", "eth0", network.MGMT, f"{network.CLIENT_ADDRESS}/16")
+        self.network.plug("client", "vm0", network.VMNET, f"{network.CLIENT_VM_ADDRESS}/24")
+        for number, host in enumerate(self.hosts, 1):
+            self.network.plug_link(host, "eth0", network.MGMT, f"{network.host_address(number)}/16",
+                                   self.log_of(host, "link"), rate_bps, rtt_ms, loss_percent)
+            self.network.plug(host, "vm0", network.VMNET)
+        self.network.watch(self.folder / "switches.log")
+
+    def _start_manager(self):
+        folder = self.folder_of("manager")
+        config = folder / "manager.conf"
+        config.write_text(f"[manager]\nlisten = 0.0.0.0:{MANAGER_PORT}\nstate-dir = {folder}/state\n"
+                          "name = lab\nlog-level = debug\n", encoding="utf-8")
+        token = self.machines.run("manager", self.program("drover-manager"), "--config", config, "init",
+                                  "--address", network.MANAGER_ADDRESS, "--address", "127.0.0.1",
+                                  "--token-file", folder / "token")
+        (folder / "init.log").write_text(token, encoding="utf-8")
+        self.start("manager", "manager")
+        self._open_door()
+
+    def _open_door(self):
+        """Lets a CLI outside the lab reach the manager: a port on the loopback interface, known to `env`."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.set_inheritable(True)
+            port = listener.getsockname()[1]
+            command = ["nsenter", "--target", str(self.machines.pid("manager")), "--net", "--pid", "--",
+                       "setsid", "--fork", "/usr/bin/python3", str(pathlib.Path(__file__).with_name("relay.py")),
+                       str(listener.fileno()), network.MANAGER_ADDRESS, str(MANAGER_PORT)]
+            with open(self.log_of("manager", "relay"), "ab") as log:
+                subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                               pass_fds=[listener.fileno()], check=True)
+        (self.folder / "port").write_text(str(port), encoding="ascii")
+
+    def _start_host(self, host, qemu_binary):
+        folder = self.folder_of(host)
+        (folder / "agent.conf").write_text(
+            f"[agent]\nname = {host}\nlisten = 0.0.0.0:{AGENT_PORT}\nstate-dir = {folder}/state\n"
+            f"runtime-dir = {folder}/run\nqemu = {qemu_binary}\nmover = {self.program('drover-mover')}\n"
+            "accelerator = tcg\nlog-level = debug\n", encoding="utf-8")
+        for path in (self.folder / "shared", self.shared_path(host), self.local_path(host)):
+            path.mkdir(parents=True, exist_ok=True)
+        self.machines.run(host, "mount", "--bind", self.folder / "shared", self.shared_path(host))
+        number = self.hosts.index(host) + 1
+        wait_for("the manager to answer", lambda: self.try_drover("host", "list"))
+        enrol = self.drover_json("host", "add", f"{network.host_address(number)}:{AGENT_PORT}", "--name", host)
+        self.machines.run(host, self.program("drover-agent"), "--config", folder / "agent.conf", "enrol", "--manager",
+                          f"{network.MANAGER_ADDRESS}:{MANAGER_PORT}", "--token", enrol["enrol_token"])
+        self.start(host, "agent")
+
+    def _configure(self):
+        self.wait_connected()
+        different = [part for host in self.hosts for part in ("--path-on", f"{host}={self.shared_path(host)}")]
+        self.drover("datastore", "add", "shared", self.shared_path("host1"), *different)
+        different = [part for host in self.hosts for part in ("--path-on", f"{host}={self.local_path(host)}")]
+        self.drover("datastore", "add", "local", self.local_path("host1"), "--local", *different)
+        self.drover("network", "switch", "add", "default", "--uplink", "vm0")
+        self.drover("network", "port-group", "add", "default", "--switch", "default")
+
+    def wait_connected(self, hosts=None, timeout_s=CONNECT_TIMEOUT_S):
+        """Until the manager is connected to all (or these) hosts."""
+        wanted = set(hosts or self.hosts)
+
+        def connected():
+            listed = self.try_drover("host", "list", "-o", "json")
+            return listed and wanted <= {host["name"] for host in json.loads(listed)["items"]
+                                         if host["status"]["state"] == "connected"}
+        wait_for(f"{', '.join(sorted(wanted))} to be connected", connected, timeout_s)
+
+    # Programs
+
+    def start(self, machine, program, environment=None):
+        """Starts `manager` or `agent` on a machine; environment: more variables, such as a crash point's."""
+        config = self.folder_of(machine) / f"{program}.conf"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DROVER_")}
+        self.machines.start(machine, self.log_of(machine, program), self.program(f"drover-{program}"), "--config", config,
+                            "run", environment=clean | (environment or {}))
+
+    def find(self, machine, program):
+        """PIDs of agent, mover, manager, qemu (all of them) or qemu:VM on a machine; power: of everything."""
+        kind, _, vm = program.partition(":")
+        found = []
+        for pid in self.machines.processes(machine):
+            words = command_line(pid)
+            binary = os.path.basename(words[0]) if words else ""
+            if kind == "power" or binary == f"drover-{kind}":
+                found.append(pid)
+            elif kind == "qemu" and binary.startswith("qemu-system") and (
+                    not vm or any(word.startswith(f"guest={vm},") for word in words)):
+                found.append(pid)
+        return found
+
+    def kill(self, machine, program):
+        """SIGKILL; how many were killed. `power` ends everything on the machine, as when its power fails."""
+        pids = self.find(machine, program)
+        if not pids and program != "power":
+            raise LabError(f"no {program} runs on {machine}")
+        self.machines.kill(pids)
+        return len(pids)
+
+    def restart(self, machine, program, environment=None):
+        self.machines.kill(self.find(machine, program))
+        self.start(machine, program, environment)
+
+    # The CLI
+
+    def environment(self, inside=True):
+        """What points the CLI at this lab, from a machine in it or from outside."""
+        port = (self.folder / "port").read_text(encoding="ascii") if not inside else None
+        server = f"https://127.0.0.1:{port}" if port else f"https://{network.MANAGER_ADDRESS}:{MANAGER_PORT}"
+        return {"DROVER_SERVER": server, "DROVER_TOKEN": str(self.folder_of("manager") / "token"),
+                "DROVER_CA": str(self.folder_of("manager") / "state/ca.pem"),
+                "PATH": f"{self.program('drover').parent}:{os.environ['PATH']}"}
+
+    def command(self, machine, *command):
+        """(words, environment) that run a command on a machine, with the CLI pointed at this lab."""
+        return [*self.machines.enter(machine), *map(str, command)], {**os.environ, **self.environment()}
+
+    def run_drover(self, *words, **options):
+        """The CLI on the client machine, as subprocess.run gives it."""
+        command, environment = self.command("client", self.program("drover"), *words)
+        return subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              check=False, **options)
+
+    def drover(self, *words):
+        """Output of a CLI command; LabError with its message when it fails."""
+        done = self.run_drover(*words)
+        if done.returncode != 0:
+            raise LabError(f"drover {' '.join(map(str, words))}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def drover_json(self, *words):
+        return json.loads(self.drover("-o", "json", *words))
+
+    def try_drover(self, *words):
+        done = self.run_drover(*words)
+        return done.stdout if done.returncode == 0 else None
+
+    def status(self):
+        """What runs where, for people."""
+        lines = []
+        for name, pid in sorted(self.machines.all().items()):
+            running = [os.path.basename(words[0]) for words in map(command_line, self.machines.processes(name)) if words]
+            lines.append(f"{name} (PID {pid}): {', '.join(sorted(running)) or 'nothing runs'}")
+        if lines:
+            lines += [f"port {port} of the guests' network: {mac}" for mac, port in self.network.learned().items()]
+        return lines or [f"no lab in {self.folder}"]
+
+
+__all__ = ["FABRIC", "Lab", "LabError", "wait_for"]

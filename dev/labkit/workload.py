@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workload guest (tests/lab/workload) in a VM of the lab: made through the CLI, asked over its TCP ports from the client
+machine, and the two witnesses of a migration outside it: a TCP session, and a ping every millisecond."""
+
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+
+from . import guest, netns
+from .lab import LabError, wait_for
+
+COUNTER_PORT, COMMAND_PORT = 7000, 7001
+BOOT_TIMEOUT_S = 90
+
+
+def install(lab, name, host=None, datastore="shared"):
+    """Copies the files of a guest (dev/guest) into a datastore as guests/NAME/; the folder there, relative."""
+    base = lab.folder / "shared" if datastore == "shared" else lab.local_path(host)
+    target = base / "guests" / name
+    if not target.exists():
+        shutil.copytree(guest.build(name), target)
+    return f"guests/{name}"
+
+
+class Session:
+    """One TCP connection to the guest's counter, asked every few milliseconds by a thread until close(). The guest keeps
+    count and sum of this very connection; any loss, repetition or other guest behind the address shows."""
+
+    INTERVAL_S = 0.005
+
+    def __init__(self, pid, address):
+        self.count = 0
+        self.longest_gap_ms = 0.0
+        self.error = None
+        self._sum = 0
+        self._boot = None
+        self._stop = threading.Event()
+        # Longer than any pause that a test allows: an answer that takes longer means the connection is dead.
+        self._socket = netns.connect(pid, (address, COUNTER_PORT), timeout_s=30)
+        self._stream = self._socket.makefile("rw", encoding="ascii", newline="\n")
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        last = time.monotonic()
+        try:
+            while not self._stop.wait(self.INTERVAL_S):
+                self._ask()
+                now = time.monotonic()
+                self.longest_gap_ms = max(self.longest_gap_ms, (now - last) * 1000)
+                last = now
+        except (OSError, ValueError) as error:
+            self.error = str(error) or type(error).__name__
+
+    def _ask(self):
+        number = self.count * 7 + 1
+        self._stream.write(f"{number}\n")
+        self._stream.flush()
+        words = self._stream.readline().split()
+        self.count += 1
+        self._sum += number
+        self._boot = self._boot or (words[3] if len(words) == 4 else None)
+        expected = [str(number), str(self.count), str(self._sum), self._boot]
+        if words != expected:
+            raise ValueError(f"the guest answered {words}, expected {expected}")
+
+    def reset_gap(self):
+        self.longest_gap_ms = 0.0
+
+    def close(self):
+        """Ends the session; LabError when it did not live up to here."""
+        self._stop.set()
+        self._thread.join(35)
+        self._socket.close()
+        if self.error or self._thread.is_alive():
+            raise LabError(f"the TCP session died after {self.count} answers: {self.error or 'no answer'}")
+
+
+class Ping:
+    """A ping every millisecond from the client; what the guest's absence looked like on the wire."""
+
+    def __init__(self, lab, address):
+        words, environment = lab.command("client", "ping", "-n", "-D", "-i", "0.001", address)
+        self._process = subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE)
+
+    def stop(self):
+        """{"replies", "lost", "longest_gap_ms", "usual_gap_ms"}: the times between replies."""
+        # ping itself, not the nsenter before it: that one only waits.
+        subprocess.run(["kill", "-INT", *_children(self._process.pid)], check=False)
+        output = self._process.communicate(timeout=30)[0]
+        times = [float(at) for at in re.findall(r"^\[(\d+\.\d+)\] \d+ bytes", output, re.M)]
+        counts = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+        if len(times) < 2 or not counts:
+            raise LabError(f"the ping got no replies: {output[-300:]!r}")
+        gaps = [(b - a) * 1000 for a, b in zip(times, times[1:])]
+        return {"replies": len(times), "lost": int(counts[1]) - int(counts[2]), "longest_gap_ms": max(gaps),
+                "usual_gap_ms": statistics.median(gaps)}
+
+
+def _children(pid):
+    done = subprocess.run(["pgrep", "--parent", str(pid)], text=True, stdout=subprocess.PIPE, check=False)
+    return done.stdout.split() or [str(pid)]
+
+
+def address_of(mac):
+    """The address that a guest without guest.ip= gives itself (dev/guests/init)."""
+    return f"192.168.77.{int(mac.split(':')[5], 16) % 200 + 20}"
+
+
+class Workload:
+    """A VM with a test guest. create() makes and starts it through the CLI."""
+
+    def __init__(self, lab, name):
+        self.lab = lab
+        self.name = name
+        self.address = None
+
+    def create(self, *options, host=None, memory="256M", append="", disks=("shared:64M,format=raw",), start=True,
+               image="workload"):
+        """options: more for `drover vm create`; append: more for the kernel command line."""
+        words = ["vm", "create", self.name, "--memory", memory, "--net", "default", *options]
+        for disk in disks:
+            words += ["--disk", disk]
+        if image:
+            folder = install(self.lab, image)
+            line = (guest.build(image) / "append").read_text(encoding="ascii")
+            words += ["--kernel", f"shared:{folder}/vmlinuz", "--initrd", f"shared:{folder}/initrd",
+                      "--append", f"{line} {append}".strip()]
+        self.lab.drover(*words, *(["--host", host] if host else []))
+        self.address = address_of(self.document()["spec"]["nics"][0]["mac"])
+        if start:
+            self.start(host)
+        return self
+
+    def start(self, host=None):
+        self.lab.drover("vm", "start", self.name, *(["--host", host] if host else []))
+        self.wait_ready()
+
+    def wait_ready(self, timeout_s=BOOT_TIMEOUT_S):
+        wait_for(f"the guest of {self.name} to answer", self._answers, timeout_s)
+
+    def _answers(self):
+        try:
+            return self.status(timeout_s=2)
+        except (OSError, ValueError):
+            return None
+
+    def document(self):
+        return self.lab.drover_json("vm", "show", self.name)
+
+    def host(self):
+        return self.document()["status"]["host"]
+
+    def power(self):
+        return self.document()["status"]["power"]
+
+    # Inside the guest
+
+    def ask(self, command, timeout_s=60.0):
+        """The guest's one-line answer to a command of its command port."""
+        with netns.connect(self.lab.machines.pid("client"), (self.address, COMMAND_PORT), timeout_s) as connection:
+            connection.sendall(command.encode() + b"\n")
+            return connection.makefile(encoding="ascii").readline().strip()
+
+    def tell(self, command):
+        """A command that the guest does not answer: reboot, poweroff, crash."""
+        with netns.connect(self.lab.machines.pid("client"), (self.address, COMMAND_PORT)) as connection:
+            connection.sendall(command.encode() + b"\n")
+
+    def do(self, command):
+        answer = self.ask(command)
+        if answer != "ok":
+            raise LabError(f"{self.name}: {command}: {answer}")
+
+    def status(self, timeout_s=10.0):
+        return json.loads(self.ask("status", timeout_s))
+
+    def verify(self):
+        """All memory, all disk records, the clock: LabError with the guest's words when anything is wrong."""
+        self.do("verify")
+
+    def session(self):
+        return Session(self.lab.machines.pid("client"), self.address)
+
+    def ping(self):
+        return Ping(self.lab, self.address)
+
+    # Moves
+
+    def migrate(self, to, *options):
+        """Migrates and returns the result document; LabError when it fails."""
+        return self.lab.drover_json("vm", "migrate", self.name, "--to", to, *options)["status"]["result"]
+
+    def begin_migration(self, to, *options):
+        """The name of the task of a migration that was only started."""
+        return self.lab.drover_json("--no-wait", "vm", "migrate", self.name, "--to", to, *options)["name"]
+
+    def task(self, name):
+        return self.lab.drover_json("task", "show", name)
+
+    def wait_task(self, name, timeout_s=120):
+        """The task when it has ended."""
+        def ended():
+            task = self.task(name)
+            return task if task["status"]["state"] in ("succeeded", "failed", "cancelled") else None
+        return wait_for(f"task {name} to end", ended, timeout_s)
+
+    def wait_phase(self, name, phases, timeout_s=60):
+        """Until a migration is in one of these phases (or over)."""
+        def there():
+            status = self.task(name)["status"]
+            return status if status["progress"].get("phase") in phases or status["finished"] else None
+        return wait_for(f"task {name} to reach {' or '.join(phases)}", there, timeout_s, 0.02)
+
+    def delete(self):
+        self.lab.run_drover("vm", "stop", self.name, "--force")
+        self.lab.drover("vm", "delete", self.name)

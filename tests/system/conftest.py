@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the system tests: real programs, real QEMU, real guests, in a lab of namespaces (dev/lab).
+
+A module that wants another lab than two plain hosts says so: LAB = {"hosts": 3, "link": "1gbit"}, the arguments of Lab.up()."""
+
+import itertools
+import os
+import pathlib
+import shutil
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "dev"))
+
+from labkit.lab import Lab, LabError  # noqa: E402 (the path comes first)
+from labkit.workload import Workload  # noqa: E402
+
+LOGS = REPOSITORY / "out/test/lab"
+_numbers = itertools.count()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--rounds", type=int, default=6, help="migrations back and forth of the busy guest (30 in full)")
+    parser.addoption("--pgbench-rounds", type=int, default=2, help="migrations under pgbench (10 in full)")
+
+
+def pytest_collection_modifyitems(items):
+    if os.geteuid() != 0:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason="the lab needs root"))
+
+
+def leftovers(folder):
+    """What a lab that is down must not have: processes that mention it, mounts, its folder."""
+    words = []
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if f"{folder}/" in line or f"{folder}\0" in line:
+                    words.append(f"process {entry.name}: {line!r}")
+        except OSError:
+            continue
+    words += [f"mount {line}" for line in pathlib.Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+              if str(folder) in line]
+    if pathlib.Path(folder).exists():
+        words.append(f"folder {folder}")
+    return words
+
+
+@pytest.fixture(scope="module")
+def lab(request):
+    folder = f"/run/drover-lab/test-{os.getpid()}-{next(_numbers)}"
+    made = Lab(folder)
+    failed_before = request.session.testsfailed
+    try:
+        made.up(**getattr(request.module, "LAB", {}))
+        yield made
+    finally:
+        if request.session.testsfailed > failed_before or sys.exc_info()[0]:
+            keep_logs(made, request.module.__name__)
+        made.down()
+    assert leftovers(folder) == []
+
+
+def keep_logs(lab, name):
+    target = LOGS / name
+    shutil.rmtree(target, ignore_errors=True)
+    for log in [*lab.folder.rglob("*.log"), *lab.folder.rglob("*.conf")]:
+        copy = target / log.relative_to(lab.folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(log, copy)
+
+
+@pytest.fixture
+def vm(lab):
+    """Makes VMs with the workload guest: vm(name="w1", host="host1", ...), see Workload.create. They go with the test."""
+    made = []
+
+    def make(name=None, **options):
+        guest = Workload(lab, name or f"vm{next(_numbers)}")
+        made.append(guest)
+        return guest.create(**{"host": "host1", **options})
+
+    yield make
+    for guest in made:
+        try:
+            guest.delete()
+        except LabError as error:
+            if "404" not in str(error) and "not" not in str(error):
+                raise
+
+
+@pytest.fixture
+def busy_vm(vm):
+    """A guest that changes memory of every kind of content, writes to its disk, and is hard at it."""
+    return vm(append="workload.memory=64,mixed workload.dirty=5000,32,random workload.disk=100")
