@@ -24,7 +24,8 @@ struct http_server {
         struct loop *loop;
         struct MHD_Daemon *daemon;
         struct loop_source *epoll_source;
-        struct loop_source *timer;      /* when MHD next wants to run without an event */
+        struct loop_source *timer; /* when MHD next wants to run without an event */
+        bool round_wanted;
         struct MHD_Response *no_memory; /* the fixed 503 */
         struct list requests;
         const struct http_route *routes;

@@ -65,6 +65,7 @@ void http_request_resume(struct http_request *q)
         q->suspended = false;
         MHD_resume_connection(q->connection);
         /* With the loop being ours, MHD has no descriptor to wake itself by: it looks when it is run. */
+        q->server->round_wanted = true;
         (void)loop_source_rearm(q->server->timer, 0);
 }
 
@@ -322,8 +323,11 @@ static void run_mhd(struct http_server *server)
 {
         MHD_UNSIGNED_LONG_LONG timeout_ms;
 
+        server->round_wanted = false;
         (void)MHD_run(server->daemon);
-        if (MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES)
+        if (server->round_wanted) /* a handler resumed something; MHD's own time limit does not know */
+                (void)loop_source_rearm(server->timer, 0);
+        else if (MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES)
                 (void)loop_source_rearm(server->timer, timeout_ms);
         else
                 (void)loop_source_disarm(server->timer);
@@ -461,8 +465,6 @@ void http_server_free(struct http_server *server)
 
         if (!server)
                 return;
-        loop_source_free(server->epoll_source);
-        loop_source_free(server->timer);
         list_for_each (q, &server->requests, link) {
                 q->dead = true;
                 if (q->suspended) /* MHD aborts the program if it is stopped with suspended connections */
@@ -470,6 +472,8 @@ void http_server_free(struct http_server *server)
         }
         if (server->daemon)
                 MHD_stop_daemon(server->daemon); /* completes every request */
+        loop_source_free(server->epoll_source);
+        loop_source_free(server->timer);
         if (server->no_memory)
                 MHD_destroy_response(server->no_memory);
         free(server->cert_pem);
