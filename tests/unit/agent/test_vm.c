@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* A VM on a real agent with a real QEMU: started, stopped, paused, adopted, killed, received. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "agent/vm.h"
+#include "io/child.h"
+#include "rig.h"
+
+static struct rig rig;
+static bool possible;
+
+static int group_setup(void **state)
+{
+        possible = rig_setup(&rig);
+        if (possible)
+                rig_configure(&rig);
+        return 0;
+}
+
+static int group_teardown(void **state)
+{
+        rig_teardown(&rig);
+        return 0;
+}
+
+/* Every test begins without the VM. */
+static int each_setup(void **state)
+{
+        if (possible)
+                assert_int_equal(rig_vm(&rig, "create", rig_vm_document(), NULL), 200);
+        return 0;
+}
+
+static int each_teardown(void **state)
+{
+        if (!possible)
+                return 0;
+        if (vm_find(rig.agent, RIG_VM_UID))
+                (void)rig_vm(&rig, "stop", json_pack("{s:b}", "force", 1), NULL);
+        assert_int_equal(rig_vm(&rig, "delete", rig_vm_document(), NULL), 200);
+        assert_null(vm_find(rig.agent, RIG_VM_UID));
+        return 0;
+}
+
+static const char *status_text(json_t *document, const char *key)
+{
+        return json_string_value(json_object_get(json_object_get(document, "status"), key));
+}
+
+static json_int_t status_number(json_t *document, const char *key)
+{
+        return json_integer_value(json_object_get(json_object_get(document, "status"), key));
+}
+
+static pid_t start(void)
+{
+        assert_int_equal(rig_vm(&rig, "start", rig_vm_document(), NULL), 200);
+        return vm_find(rig.agent, RIG_VM_UID)->pid;
+}
+
+static bool process_exists(pid_t pid)
+{
+        uint64_t start_time;
+
+        return child_start_time(pid, &start_time) == 0;
+}
+
+static void test_start_answers_with_running_vm_and_its_epoch(void **state)
+{
+        json_t *document;
+
+        if (!possible)
+                skip();
+        assert_int_equal(rig_vm(&rig, "start", rig_vm_document(), &document), 200);
+        assert_string_equal(status_text(document, "power"), "running");
+        assert_string_equal(status_text(document, "host"), "host1");
+        assert_string_equal(status_text(document, "cpu_model"), "qemu64");
+        assert_non_null(strstr(status_text(document, "machine"), "pc-q35-"));
+        assert_int_equal(status_number(document, "owner_epoch"), 1);
+        json_decref(document);
+}
+
+static void test_second_start_is_refused(void **state)
+{
+        if (!possible)
+                skip();
+        start();
+        assert_int_equal(rig_vm(&rig, "start", rig_vm_document(), NULL), 409);
+}
+
+static void test_each_start_takes_the_next_epoch(void **state)
+{
+        json_t *document;
+
+        if (!possible)
+                skip();
+        start();
+        assert_int_equal(rig_vm(&rig, "stop", json_pack("{s:b}", "force", 1), NULL), 200);
+        assert_int_equal(rig_vm(&rig, "start", rig_vm_document(), &document), 200);
+        assert_int_equal(status_number(document, "owner_epoch"), 2);
+        json_decref(document);
+}
+
+static void test_forced_stop_leaves_no_process(void **state)
+{
+        json_t *document;
+        pid_t pid;
+
+        if (!possible)
+                skip();
+        pid = start();
+        assert_int_equal(rig_vm(&rig, "stop", json_pack("{s:b}", "force", 1), &document), 200);
+        assert_string_equal(status_text(document, "power"), "stopped");
+        assert_false(process_exists(pid));
+        json_decref(document);
+}
+
+static void test_guest_that_ignores_the_button_runs_on(void **state)
+{
+        json_t *problem;
+
+        if (!possible)
+                skip();
+        start();
+        /* The firmware alone does not react to ACPI. */
+        assert_int_equal(rig_vm(&rig, "stop", json_pack("{s:i}", "timeout_ms", 200), &problem), 504);
+        assert_string_equal(json_string_value(json_object_get(problem, "code")), "timed-out");
+        assert_true(rig_wait_power(&rig, "running"));
+        json_decref(problem);
+}
+
+static void test_pause_and_resume(void **state)
+{
+        json_t *document;
+
+        if (!possible)
+                skip();
+        start();
+        assert_int_equal(rig_vm(&rig, "pause", NULL, &document), 200);
+        assert_string_equal(status_text(document, "power"), "paused");
+        json_decref(document);
+        assert_int_equal(rig_vm(&rig, "resume", NULL, &document), 200);
+        assert_string_equal(status_text(document, "power"), "running");
+        json_decref(document);
+}
+
+static void test_killed_qemu_is_noticed_with_the_reason(void **state)
+{
+        json_t *document;
+
+        if (!possible)
+                skip();
+        assert_int_equal(kill(start(), SIGKILL), 0);
+        assert_true(rig_wait_power(&rig, "crashed"));
+        assert_int_equal(rig_vm(&rig, "", NULL, &document), 200);
+        assert_non_null(strstr(status_text(document, "message"), "signal 9"));
+        json_decref(document);
+}
+
+static void test_unknown_port_group_is_named_and_nothing_is_left(void **state)
+{
+        json_t *document, *problem, *nic;
+
+        if (!possible)
+                skip();
+        document = rig_vm_document();
+        nic = json_array_get(json_object_get(json_object_get(document, "spec"), "nics"), 0);
+        json_object_set_new(nic, "port_group", json_string("nowhere"));
+        assert_int_equal(rig_vm(&rig, "start", document, &problem), 404);
+        assert_non_null(strstr(json_string_value(json_object_get(problem, "detail")), "nowhere"));
+        json_decref(problem);
+        assert_true(rig_wait_power(&rig, "stopped"));
+        assert_int_equal(vm_find(rig.agent, RIG_VM_UID)->pid, 0);
+}
+
+static void test_failed_start_takes_no_epoch(void **state)
+{
+        json_t *document, *answer;
+
+        if (!possible)
+                skip();
+        document = rig_vm_document();
+        json_object_set_new(json_object_get(document, "spec"), "cpu_model", json_string("no-such-cpu"));
+        assert_int_equal(rig_vm(&rig, "start", document, &answer), 500);
+        assert_non_null(strstr(json_string_value(json_object_get(answer, "detail")), "no-such-cpu"));
+        json_decref(answer);
+        assert_int_equal(rig_vm(&rig, "start", rig_vm_document(), &answer), 200);
+        assert_int_equal(status_number(answer, "owner_epoch"), 1);
+        json_decref(answer);
+}
+
+static void test_vm_runs_on_and_is_adopted_by_the_next_agent(void **state)
+{
+        const struct vm *vm;
+        struct stat ram;
+        pid_t pid;
+
+        if (!possible)
+                skip();
+        pid = start();
+        rig_stop_agent(&rig);
+        assert_true(process_exists(pid));
+        rig_start_agent(&rig);
+        vm = vm_find(rig.agent, RIG_VM_UID);
+        assert_non_null(vm);
+        assert_int_equal(vm->pid, pid);
+        assert_int_equal(vm_power(vm), VM_POWER_RUNNING);
+        assert_int_equal(vm->config->status.owner_epoch, 1);
+        assert_string_equal(vm->qemu_status, "running");
+        assert_int_equal(vm->n_taps, 1);
+        assert_int_equal(fstat(vm->ram_fd, &ram), 0);
+        assert_int_equal(ram.st_size, vm->config->status.memory_effective_bytes);
+}
+
+static void test_paused_vm_is_adopted_as_paused(void **state)
+{
+        if (!possible)
+                skip();
+        start();
+        assert_int_equal(rig_vm(&rig, "pause", NULL, NULL), 200);
+        rig_stop_agent(&rig);
+        rig_start_agent(&rig);
+        assert_int_equal(vm_power(vm_find(rig.agent, RIG_VM_UID)), VM_POWER_PAUSED);
+}
+
+static void test_qemu_that_died_without_agent_is_reported_as_crashed(void **state)
+{
+        pid_t pid;
+
+        if (!possible)
+                skip();
+        pid = start();
+        rig_stop_agent(&rig);
+        assert_int_equal(kill(pid, SIGKILL), 0);
+        while (process_exists(pid)) /* until our loop reaps it */
+                (void)loop_iterate(rig.loop, 10);
+        rig_start_agent(&rig);
+        assert_int_equal(vm_power(vm_find(rig.agent, RIG_VM_UID)), VM_POWER_CRASHED);
+}
+
+/* --- Incoming --------------------------------------------------------------------------------------------------- */
+
+struct outcome {
+        bool came;
+        enum error_code code;
+        bool failed;
+};
+
+static void on_done(void *userdata, struct error *error)
+{
+        struct outcome *outcome = userdata;
+
+        outcome->came = true;
+        outcome->failed = error != NULL;
+        outcome->code = error ? error->code : 0;
+}
+
+static json_t *migrated_document(void)
+{
+        json_t *document = rig_vm_document();
+
+        json_object_set_new(document, "status",
+                json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:I}", "power", "running", "host", "elsewhere",
+                        "owner_epoch", 4, "machine", "pc-q35-7.2", "cpu_model", "qemu64", "accelerator",
+                        "tcg", "memory_effective_bytes", (json_int_t)(64 << 20) + 8192));
+        return document;
+}
+
+static void test_incoming_waits_for_its_stream_and_can_be_discarded(void **state)
+{
+        struct outcome started = {0}, gone = {0};
+        json_t *document;
+        struct vm *vm;
+        pid_t pid;
+        int fd;
+
+        if (!possible)
+                skip();
+        document = migrated_document();
+        assert_int_equal(vm_start_incoming(rig.agent, document, 4, on_done, &started, &vm, NULL), 0);
+        json_decref(document);
+        assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
+        assert_false(started.failed);
+        assert_int_equal(vm_power(vm), VM_POWER_INCOMING);
+        fd = vm_take_stream_fd(vm);
+        assert_true(fd >= 0);
+        assert_int_equal(vm_take_stream_fd(vm), -1);
+        pid = vm->pid;
+        assert_int_equal(vm_discard_incoming(vm, on_done, &gone, NULL), 0);
+        assert_int_equal(loop_wait(rig.loop, &gone.came, 20000), 0);
+        assert_false(process_exists(pid));
+        assert_null(vm_find(rig.agent, RIG_VM_UID));
+        (void)close(fd);
+}
+
+static void test_incoming_without_the_sources_decisions_is_refused(void **state)
+{
+        struct error *error = NULL;
+        json_t *document;
+        struct vm *vm;
+
+        if (!possible)
+                skip();
+        document = rig_vm_document();
+        assert_true(vm_start_incoming(rig.agent, document, 4, on_done, NULL, &vm, &error) < 0);
+        assert_int_equal(error->code, ERROR_BAD_DOCUMENT);
+        json_decref(document);
+        error_free(error);
+}
+
+static void test_incoming_may_not_be_resumed_by_a_user(void **state)
+{
+        struct outcome started = {0};
+        json_t *document;
+        struct vm *vm;
+
+        if (!possible)
+                skip();
+        document = migrated_document();
+        assert_int_equal(vm_start_incoming(rig.agent, document, 4, on_done, &started, &vm, NULL), 0);
+        json_decref(document);
+        assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
+        assert_int_equal(rig_vm(&rig, "resume", NULL, NULL), 409);
+        started.came = false;
+        assert_int_equal(vm_discard_incoming(vm, on_done, &started, NULL), 0);
+        assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
+}
+
+static void test_incoming_that_nobody_continues_is_discarded_by_the_next_agent(void **state)
+{
+        struct outcome started = {0};
+        json_t *document;
+        struct vm *vm;
+        pid_t pid;
+
+        if (!possible)
+                skip();
+        document = migrated_document();
+        assert_int_equal(vm_start_incoming(rig.agent, document, 4, on_done, &started, &vm, NULL), 0);
+        json_decref(document);
+        assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
+        pid = vm->pid;
+        rig_stop_agent(&rig);
+        rig_start_agent(&rig);
+        for (int i = 0; i < 200 && vm_find(rig.agent, RIG_VM_UID); i++)
+                (void)loop_iterate(rig.loop, 50);
+        assert_null(vm_find(rig.agent, RIG_VM_UID));
+        assert_false(process_exists(pid));
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, each_setup, each_teardown)
+        const struct CMUnitTest tests[] = {
+                TEST(test_start_answers_with_running_vm_and_its_epoch),
+                TEST(test_second_start_is_refused),
+                TEST(test_each_start_takes_the_next_epoch),
+                TEST(test_forced_stop_leaves_no_process),
+                TEST(test_guest_that_ignores_the_button_runs_on),
+                TEST(test_pause_and_resume),
+                TEST(test_killed_qemu_is_noticed_with_the_reason),
+                TEST(test_unknown_port_group_is_named_and_nothing_is_left),
+                TEST(test_failed_start_takes_no_epoch),
+                TEST(test_vm_runs_on_and_is_adopted_by_the_next_agent),
+                TEST(test_paused_vm_is_adopted_as_paused),
+                TEST(test_qemu_that_died_without_agent_is_reported_as_crashed),
+                TEST(test_incoming_waits_for_its_stream_and_can_be_discarded),
+                TEST(test_incoming_without_the_sources_decisions_is_refused),
+                TEST(test_incoming_may_not_be_resumed_by_a_user),
+                TEST(test_incoming_that_nobody_continues_is_discarded_by_the_next_agent),
+        };
+
+        return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
