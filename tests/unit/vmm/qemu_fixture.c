@@ -19,6 +19,13 @@
 #define OVMF_CODE "/usr/share/OVMF/OVMF_CODE_4M.fd"
 #define OVMF_VARS "/usr/share/OVMF/OVMF_VARS_4M.fd"
 
+const char *qemu_binary_under_test(bool incoming)
+{
+        const char *binary = getenv("DROVER_QEMU") ?: "qemu-system-x86_64";
+
+        return incoming ? getenv("DROVER_QEMU_DESTINATION") ?: binary : binary;
+}
+
 char *qemu_test_folder(void)
 {
         char *folder = alloc_printf("%s/drover-vmm-XXXXXX", getenv("TMPDIR") ?: "/tmp");
@@ -192,7 +199,7 @@ void qemu_guest_start(struct qemu_guest *guest, struct loop *loop, const char *f
                             *log = path_of(guest->folder, "serial.log"),
                             *vnc = path_of(guest->folder, "vnc.sock"),
                             *agent = path_of(guest->folder, "agent.sock");
-        const struct command_line_env env = {.qemu_binary = QEMU_BINARY,
+        const struct command_line_env env = {.qemu_binary = qemu_binary_under_test(incoming),
                 .machine = machine,
                 .accelerator = VM_ACCELERATOR_TCG,
                 .cpu_model = "qemu64",

@@ -17,7 +17,6 @@
 #include "vmm/command_line.h"
 #include "vmm/qmp.h"
 
-#define QEMU_BINARY "qemu-system-x86_64"
 #define QEMU_LIMIT_MS 30000 /* for what takes a moment when the machine is not loaded */
 
 struct qemu_guest {
@@ -58,6 +57,10 @@ void qemu_guest_assert_status(struct qemu_guest *guest, const char *status);
 void qemu_guest_wait_status(struct qemu_guest *guest, const char *status);
 /* Waits for the flag, or fails if QEMU dies before. */
 void qemu_guest_wait(struct qemu_guest *guest, const bool *flag);
+
+/* The binary under test: DROVER_QEMU in the environment, else that of the system. Destinations of migrations may
+ * have another: DROVER_QEMU_DESTINATION. */
+const char *qemu_binary_under_test(bool incoming);
 
 /* Makes a temporary folder in TMPDIR; qemu_test_folder_free() removes it with its content. */
 char *qemu_test_folder(void);

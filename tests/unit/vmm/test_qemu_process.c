@@ -182,8 +182,9 @@ static void probe_knows_the_binary(void **state)
         _cleanup_(qemu_binary_freep) struct qemu_binary *binary = NULL;
         struct probe_result result = {0};
 
-        assert_int_equal(
-                qemu_probe_start(f->loop, QEMU_BINARY, QEMU_LIMIT_MS, on_probed, &result, &probe, NULL), 0);
+        assert_int_equal(qemu_probe_start(f->loop, qemu_binary_under_test(false), QEMU_LIMIT_MS, on_probed,
+                                 &result, &probe, NULL),
+                0);
         assert_int_equal(loop_wait(f->loop, &result.came, QEMU_LIMIT_MS), 0);
         assert_non_null(binary = result.binary);
         assert_true(qemu_binary_at_least(binary, 7, 2));
@@ -238,8 +239,8 @@ static void probe_guest_runs_under_tcg(void **state)
         _cleanup_(accel_probe_freep) struct accel_probe *probe = NULL;
         struct probe_result result = {0};
 
-        assert_int_equal(accel_probe_start(f->loop, QEMU_BINARY, VM_ACCELERATOR_TCG, QEMU_LIMIT_MS, on_accel,
-                                 &result, &probe, NULL),
+        assert_int_equal(accel_probe_start(f->loop, qemu_binary_under_test(false), VM_ACCELERATOR_TCG,
+                                 QEMU_LIMIT_MS, on_accel, &result, &probe, NULL),
                 0);
         assert_int_equal(loop_wait(f->loop, &result.came, 2 * QEMU_LIMIT_MS), 0);
         if (!result.works)
@@ -253,8 +254,8 @@ static void probe_of_kvm_comes_to_an_answer(void **state)
         _cleanup_(accel_probe_freep) struct accel_probe *probe = NULL;
         struct probe_result result = {0};
 
-        assert_int_equal(accel_probe_start(f->loop, QEMU_BINARY, VM_ACCELERATOR_KVM, ACCEL_PROBE_TIMEOUT_MS,
-                                 on_accel, &result, &probe, NULL),
+        assert_int_equal(accel_probe_start(f->loop, qemu_binary_under_test(false), VM_ACCELERATOR_KVM,
+                                 ACCEL_PROBE_TIMEOUT_MS, on_accel, &result, &probe, NULL),
                 0);
         assert_int_equal(loop_wait(f->loop, &result.came, 2 * ACCEL_PROBE_TIMEOUT_MS), 0);
         assert_true(strlen(result.reason) > 0);
@@ -268,8 +269,8 @@ static void guest_that_hangs_is_no_success(void **state)
         struct probe_result result = {0};
 
         /* No guest gets through the firmware in this time: the same as one that hangs. */
-        assert_int_equal(accel_probe_start(f->loop, QEMU_BINARY, VM_ACCELERATOR_TCG, 20, on_accel, &result,
-                                 &probe, NULL),
+        assert_int_equal(accel_probe_start(f->loop, qemu_binary_under_test(false), VM_ACCELERATOR_TCG, 20,
+                                 on_accel, &result, &probe, NULL),
                 0);
         assert_int_equal(loop_wait(f->loop, &result.came, QEMU_LIMIT_MS), 0);
         assert_false(result.works);
