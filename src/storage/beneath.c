@@ -15,6 +15,7 @@
 
 #define MAX_DEPTH 64
 #define OPEN_TRIES 16
+#define TEMPORARY_PREFIX ".tmp-"
 
 /* openat2() has no wrapper in glibc. It answers EAGAIN when a rename elsewhere on the path raced with it. */
 static int open_resolved(int dir_fd, const char *path, int flags, mode_t mode, uint64_t resolve, int *ret_fd)
@@ -182,7 +183,7 @@ int beneath_write_atomic(
         if (r < 0)
                 return r;
         /* A leading dot and no part of the name: the result fits whatever the length of `base`. */
-        snprintf(temporary, sizeof(temporary), ".tmp-%s", random);
+        snprintf(temporary, sizeof(temporary), TEMPORARY_PREFIX "%s", random);
         r = beneath_open(folder_fd, temporary, O_WRONLY | O_CREAT | O_EXCL, mode, &fd);
         if (r < 0)
                 return r;
@@ -259,26 +260,41 @@ static void dir_closep(DIR **dir)
                 closedir(*dir);
 }
 
-static int clear(int dir_fd, const char *keep, unsigned int depth)
+/* A stream with a descriptor of its own: reading moves its offset. */
+static int open_stream(int dir_fd, DIR **ret_dir)
 {
-        _cleanup_(dir_closep) DIR *dir = NULL;
         _cleanup_fd_ int fd = -1;
-        const struct dirent *entry;
-        int r;
+        DIR *dir;
+        int r = beneath_open(dir_fd, ".", O_RDONLY | O_DIRECTORY, 0, &fd);
 
-        if (depth >= MAX_DEPTH)
-                return -ELOOP;
-        /* A descriptor of its own: reading moves its offset. */
-        r = beneath_open(dir_fd, ".", O_RDONLY | O_DIRECTORY, 0, &fd);
         if (r < 0)
                 return r;
         dir = fdopendir(fd);
         if (!dir)
                 return -errno;
         TAKE_FD(fd);
+        *ret_dir = dir;
+        return 0;
+}
+
+static bool is_dots(const char *name)
+{
+        return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+static int clear(int dir_fd, const char *keep, unsigned int depth)
+{
+        _cleanup_(dir_closep) DIR *dir = NULL;
+        const struct dirent *entry;
+        int r;
+
+        if (depth >= MAX_DEPTH)
+                return -ELOOP;
+        r = open_stream(dir_fd, &dir);
+        if (r < 0)
+                return r;
         for (errno = 0; (entry = readdir(dir)); errno = 0) {
-                if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") ||
-                        (keep && !strcmp(entry->d_name, keep)))
+                if (is_dots(entry->d_name) || (keep && !strcmp(entry->d_name, keep)))
                         continue;
                 r = clear_entry(dir_fd, entry->d_name, depth);
                 if (r < 0)
@@ -290,6 +306,25 @@ static int clear(int dir_fd, const char *keep, unsigned int depth)
 int beneath_clear(int dir_fd, const char *keep)
 {
         return clear(dir_fd, keep, 0);
+}
+
+int beneath_is_empty(int dir_fd, bool *ret_empty)
+{
+        _cleanup_(dir_closep) DIR *dir = NULL;
+        const struct dirent *entry;
+        bool empty = true;
+        int r = open_stream(dir_fd, &dir);
+
+        if (r < 0)
+                return r;
+        for (errno = 0; (entry = readdir(dir)); errno = 0)
+                if (!is_dots(entry->d_name) &&
+                        strncmp(entry->d_name, TEMPORARY_PREFIX, strlen(TEMPORARY_PREFIX)) != 0)
+                        empty = false;
+        if (errno)
+                return -errno;
+        *ret_empty = empty;
+        return 0;
 }
 
 int beneath_failed(int r, const char *where, const char *path, struct error **ret_error)

@@ -33,6 +33,9 @@ int beneath_unlink(int dir_fd, const char *path);
  * across a mount (-EXDEV). */
 int beneath_clear(int dir_fd, const char *keep);
 
+/* Whether the folder holds nothing, apart from the temporary file of a beneath_write_atomic() that broke off. */
+int beneath_is_empty(int dir_fd, bool *ret_empty);
+
 /* The error object for a failure of the functions above: "WHERE: PATH: ..." with the cause that an operator can act
  * on. Returns the negative errno of its code. */
 int beneath_failed(int r, const char *where, const char *path, struct error **ret_error);

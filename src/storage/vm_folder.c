@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "storage/vm_folder.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -85,39 +84,6 @@ static int check_marker(int fd, const char *datastore, const char *name, const c
         return strcmp(uid_of(doc), uid) ? foreign(datastore, name, code, ret_error) : 0;
 }
 
-static void dir_closep(DIR **dir)
-{
-        if (*dir)
-                closedir(*dir);
-}
-
-/* Apart from the temporary files of an atomic write that broke off. */
-static int is_empty(int dir_fd, bool *ret_empty)
-{
-        _cleanup_(dir_closep) DIR *dir = NULL;
-        const struct dirent *entry;
-        bool empty = true;
-        int fd, r;
-
-        r = beneath_open(dir_fd, ".", O_RDONLY | O_DIRECTORY, 0, &fd);
-        if (r < 0)
-                return r;
-        dir = fdopendir(fd);
-        if (!dir) {
-                r = -errno;
-                close(fd);
-                return r;
-        }
-        for (errno = 0; (entry = readdir(dir)); errno = 0)
-                if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") &&
-                        strncmp(entry->d_name, ".tmp-", 5))
-                        empty = false;
-        if (errno)
-                return -errno;
-        *ret_empty = empty;
-        return 0;
-}
-
 static int write_json(const struct vm_folder *folder, const char *file, const json_t *json, bool exclusive)
 {
         _cleanup_free_ char *text = torture_point() ? NULL : json_dumps(json, JSON_INDENT(2));
@@ -135,7 +101,7 @@ static int mark(
         const struct vm_folder *folder, const char *datastore, const json_t *doc, struct error **ret_error)
 {
         bool empty;
-        int r = is_empty(folder->fd, &empty);
+        int r = beneath_is_empty(folder->fd, &empty);
 
         if (r < 0)
                 return beneath_failed(r, datastore, folder->name, ret_error);
@@ -229,14 +195,16 @@ int vm_folder_delete(
         if (r < 0)
                 return beneath_failed(r, datastore->name, name, ret_error);
         r = check_marker(fd, datastore->name, name, uid, ERROR_CONFLICT, ret_error);
+        if (r < 0 && r != -ENOENT)
+                return r;
+        /* An empty folder is a deletion that broke off before its last step. */
         if (r == -ENOENT) {
-                /* An empty folder is a deletion that broke off before its last step. */
-                r = is_empty(fd, &empty);
-                if (!r && !empty)
+                r = beneath_is_empty(fd, &empty);
+                if (r < 0)
+                        return beneath_failed(r, datastore->name, name, ret_error);
+                if (!empty)
                         return foreign(datastore->name, name, ERROR_CONFLICT, ret_error);
         }
-        if (r < 0)
-                return ret_error && *ret_error ? r : beneath_failed(r, datastore->name, name, ret_error);
         r = beneath_clear(fd, VM_FOLDER_DOC);
         if (!r)
                 r = beneath_unlink(fd, VM_FOLDER_DOC);

@@ -175,6 +175,21 @@ static void test_the_local_bridge_learns_the_tap(void **state)
         announce_free(announce);
 }
 
+static void test_the_switch_behind_the_uplink_learns_the_port(void **state)
+{
+        struct fixture *f = *state;
+        struct announce *announce;
+        char port[IFNAMSIZ];
+
+        netns_run("ip link add phys type bridge forward_delay 0 && ip link set phys up && ip link set cable "
+                  "master phys");
+        assert_int_equal(netlink_fdb_find(f->netlink, "phys", mac, port), -ENOENT);
+        announce = start(f, NULL, 1);
+        assert_int_equal(netlink_fdb_find(f->netlink, "phys", mac, port), 0);
+        assert_string_equal(port, "cable");
+        announce_free(announce);
+}
+
 static void test_each_round_corrects_the_bridge_again(void **state)
 {
         struct fixture *f = *state;
@@ -239,6 +254,7 @@ int main(void)
                 CASE(test_rarp_and_arp_leave_through_the_uplink),
                 CASE(test_without_an_address_only_rarp_is_sent),
                 CASE(test_the_local_bridge_learns_the_tap),
+                CASE(test_the_switch_behind_the_uplink_learns_the_port),
                 CASE(test_each_round_corrects_the_bridge_again),
                 CASE(test_the_learned_entry_is_an_ordinary_one),
                 CASE(test_stopped_announcements_send_no_more),
