@@ -167,6 +167,7 @@ static int rule_one_datastore(void *userdata, const char *name)
 {
         struct run *run = userdata;
         const json_t *there = find_named(json_object_get(status_of(run->input->target), "datastores"), name);
+        const json_t *home = run->input->source ?: run->input->home;
         const char *id = text_of(there, "id");
         char *cause = NULL;
 
@@ -175,15 +176,13 @@ static int rule_one_datastore(void *userdata, const char *name)
         else if (!json_is_true(json_object_get(there, "ok")))
                 cause = CAUSE(run, "the datastore %s does not work on host %s: %s", name, run->target_name,
                         *text_of(there, "message") ? text_of(there, "message") : "no reason given");
-        else if (run->input->source) {
-                const json_t *here =
-                        find_named(json_object_get(status_of(run->input->source), "datastores"), name);
+        else if (home) {
+                const json_t *here = find_named(json_object_get(status_of(home), "datastores"), name);
 
                 if (!*id || strcmp(id, text_of(here, "id")))
                         cause = CAUSE(run,
                                 "the datastore %s on host %s is another one (id %s) than on host %s (id %s)",
-                                name, run->target_name, *id ? id : "none",
-                                text_of(run->input->source, "name"),
+                                name, run->target_name, *id ? id : "none", text_of(home, "name"),
                                 *text_of(here, "id") ? text_of(here, "id") : "none");
         }
         say(run, "datastore", name, cause,

@@ -12,6 +12,8 @@
 struct checks_input {
         const json_t *vm;     /* document with spec and status */
         const json_t *source; /* host document; NULL: not running anywhere (create, start) */
+        const json_t *
+                home; /* not running: the host that it was on last, whose datastores hold its files; or NULL */
         const json_t *target; /* host document */
         const json_t *vms;    /* array: all VM documents, for the MAC rule; may be NULL */
 };

@@ -57,8 +57,11 @@ static int add_score(struct candidate *candidate, const json_t *vm, const json_t
 
 static int judge(struct candidate *candidate, const struct placement_input *input, const json_t *host)
 {
-        struct checks_input checks_input = {
-                .vm = input->vm, .source = input->source, .target = host, .vms = input->vms};
+        struct checks_input checks_input = {.vm = input->vm,
+                .source = input->source,
+                .home = input->home,
+                .target = host,
+                .vms = input->vms};
         _cleanup_json_ json_t *checks = checks_run(&checks_input);
         json_t *item;
         size_t i;
@@ -66,7 +69,7 @@ static int judge(struct candidate *candidate, const struct placement_input *inpu
         if (!checks)
                 return -ENOMEM;
         candidate->name = text_of(host, "name");
-        candidate->preferred = input->prefer && !strcmp(input->prefer, candidate->name);
+        candidate->preferred = input->home && !strcmp(text_of(input->home, "uid"), text_of(host, "uid"));
         candidate->ok = checks_ok(checks);
         candidate->reasons = json_array();
         if (!candidate->reasons)

@@ -48,6 +48,7 @@ struct task_step {
         task_step_fn undo; /* NULL: nothing to undo. Must stand that `run` was done, half done or not begun */
         task_step_fn
                 cancel;  /* asked to stop while this step is under way; NULL: it is stopped by the engine */
+        bool keep;       /* when this step fails, what the steps before it made stays */
         bool no_timeout; /* ends by itself: the task's time limit does not stop it */
 };
 
@@ -82,6 +83,7 @@ void task_engine_free(struct task_engine *engine);
 DEFINE_CLEANUP(struct task_engine *, task_engine_free)
 
 struct task_request {
+        const char *uid; /* NULL: a new one */
         const char *action;
         const char *object;         /* for people: "vm/web1" */
         const char *const *objects; /* what it holds, "vm/UID"; NULL-terminated */

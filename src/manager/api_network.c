@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Datastores, switches and port groups: objects that are realised on hosts. One mechanism for the three: the object is
+ * stored at once, a task applies it. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/text.h"
+#include "cluster/checks.h"
+#include "manager/api.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+
+#define PATH_MAX_CHARS 1024
+#define INTERFACE_MAX 15 /* IFNAMSIZ without the NUL */
+#define HOSTS_MAX 5000
+
+struct realised {
+        const char *kind;
+        const char *apply;
+        const char *remove;
+        /* Checks a spec and gives it its usual form (in place). */
+        int (*check)(struct manager *manager, json_t *spec, struct error **ret_error);
+        /* Says who needs the object: 0, or CONFLICT. */
+        int (*unused)(struct manager *manager, const char *name, struct error **ret_error);
+};
+
+static int no_memory(struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
+/* Sets `key` unless the spec has it; `value` is taken over. */
+static int set_default(json_t *spec, const char *key, json_t *value, struct error **ret_error)
+{
+        if (json_object_get(spec, key)) {
+                json_decref(value);
+                return 0;
+        }
+        return json_object_set_new(spec, key, value) < 0 ? no_memory(ret_error) : 0;
+}
+
+static bool is_path(const char *path)
+{
+        return path[0] == '/' && (!path[1] || text_is_relative_path(path + 1));
+}
+
+static bool is_interface(const char *name)
+{
+        return text_is_name(name) && strlen(name) <= INTERFACE_MAX;
+}
+
+/* An object whose values are texts (or null) that `is` accepts. */
+static int check_map(const json_t *spec, const char *key, bool (*is)(const char *), const char *what,
+        struct error **ret_error)
+{
+        json_t *map = NULL, *value;
+        const char *host;
+        int r;
+
+        r = doc_opt_object(spec, "spec", key, &map, ret_error);
+        if (r < 0)
+                return r;
+        json_object_foreach (map, host, value)
+                if (!text_is_name(host) ||
+                        (!json_is_null(value) && (!json_is_string(value) || !is(json_string_value(value)))))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "field spec.%s.%.64s must be %s", key, host, what);
+        return 0;
+}
+
+static int check_datastore(struct manager *manager, json_t *spec, struct error **ret_error)
+{
+        static const char *const keys[] = {"path", "shared", "paths", "hosts", NULL};
+        const char *path = NULL;
+        json_t *hosts = NULL, *host;
+        bool shared;
+        size_t i;
+        int r;
+
+        r = doc_only_keys(spec, "spec", keys, ret_error);
+        if (r >= 0)
+                r = doc_need_string(spec, "spec", "path", PATH_MAX_CHARS, &path, ret_error);
+        if (r >= 0 && !is_path(path))
+                r = error_set(
+                        ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec.path must be an absolute path");
+        if (r >= 0)
+                r = doc_opt_bool(spec, "spec", "shared", &shared, ret_error);
+        if (r >= 0)
+                r = check_map(spec, "paths", is_path, "an absolute path", ret_error);
+        if (r >= 0)
+                r = doc_opt_array(spec, "spec", "hosts", HOSTS_MAX, &hosts, ret_error);
+        if (r < 0)
+                return r;
+        json_array_foreach (hosts, i, host)
+                if (!text_is_name(json_string_value(host)))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "field spec.hosts[%zu] must be a name", i);
+        return set_default(spec, "shared", json_true(), ret_error);
+}
+
+static int check_switch(struct manager *manager, json_t *spec, struct error **ret_error)
+{
+        static const char *const keys[] = {"uplink", "mtu", "uplinks", NULL};
+        const char *uplink = NULL;
+        uint64_t mtu = 1500;
+        int r;
+
+        r = doc_only_keys(spec, "spec", keys, ret_error);
+        if (r >= 0)
+                r = doc_opt_string(spec, "spec", "uplink", INTERFACE_MAX, &uplink, ret_error);
+        if (r >= 0 && uplink && !is_interface(uplink))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "field spec.uplink must name a network interface");
+        if (r >= 0)
+                r = doc_opt_u64(spec, "spec", "mtu", 576, 65535, &mtu, ret_error);
+        if (r >= 0)
+                r = check_map(spec, "uplinks", is_interface, "the name of a network interface", ret_error);
+        if (r >= 0)
+                r = set_default(spec, "uplink", json_null(), ret_error);
+        return r < 0 ? r : set_default(spec, "mtu", json_integer(1500), ret_error);
+}
+
+static int check_port_group(struct manager *manager, json_t *spec, struct error **ret_error)
+{
+        static const char *const keys[] = {"switch", "vlan", NULL};
+        _cleanup_json_ json_t *its_switch = NULL;
+        const char *name = NULL;
+        uint64_t vlan = 0;
+        int r;
+
+        r = doc_only_keys(spec, "spec", keys, ret_error);
+        if (r >= 0)
+                r = doc_need_string(spec, "spec", "switch", NAME_MAX_CHARS, &name, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(spec, "spec", "vlan", 0, 4094, &vlan, ret_error);
+        if (r >= 0)
+                r = store_get(manager->store, "switch", name, &its_switch, ret_error);
+        return r < 0 ? r : set_default(spec, "vlan", json_integer(0), ret_error);
+}
+
+static int is_that(void *userdata, const char *datastore)
+{
+        return !strcmp(userdata, datastore) ? -EBUSY : 0;
+}
+
+static int datastore_unused(struct manager *manager, const char *name, struct error **ret_error)
+{
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        json_t *vm;
+        size_t i;
+
+        json_array_foreach (vms, i, vm)
+                if (checks_each_datastore(json_spec(vm), is_that, (void *)name) < 0)
+                        return error_set(ret_error, ERROR_CONFLICT,
+                                "Move or delete that virtual machine first.",
+                                "the virtual machine %s uses the datastore %s", json_text(vm, "name"), name);
+        return vms ? 0 : no_memory(ret_error);
+}
+
+static int switch_unused(struct manager *manager, const char *name, struct error **ret_error)
+{
+        struct store_query query = {.kind = "port-group", .limit = STORE_LIMIT_NONE};
+        _cleanup_json_ json_t *groups = NULL;
+        json_t *group;
+        size_t i;
+        int r;
+
+        r = store_list(manager->store, &query, &groups, NULL, ret_error);
+        if (r < 0)
+                return r;
+        json_array_foreach (groups, i, group)
+                if (!strcmp(json_text(json_spec(group), "switch"), name))
+                        return error_set(ret_error, ERROR_CONFLICT, "Remove its port groups first.",
+                                "the port group %s is on the switch %s", json_text(group, "name"), name);
+        return 0;
+}
+
+static int port_group_unused(struct manager *manager, const char *name, struct error **ret_error)
+{
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        json_t *vm, *nic;
+        size_t i, k;
+
+        json_array_foreach (vms, i, vm)
+                json_array_foreach (json_object_get(json_spec(vm), "nics"), k, nic)
+                        if (!strcmp(json_text(nic, "port_group"), name))
+                                return error_set(ret_error, ERROR_CONFLICT,
+                                        "Delete or change that virtual machine first.",
+                                        "the virtual machine %s is plugged into the port group %s",
+                                        json_text(vm, "name"), name);
+        return vms ? 0 : no_memory(ret_error);
+}
+
+static const struct realised datastores = {
+        "datastore", "datastore.apply", "datastore.remove", check_datastore, datastore_unused};
+static const struct realised switches = {
+        "switch", "network.apply", "network.remove", check_switch, switch_unused};
+static const struct realised port_groups = {
+        "port-group", "network.apply", "network.remove", check_port_group, port_group_unused};
+
+static void submit(struct http_request *request, struct manager *manager, const char *action,
+        const char *kind, const char *name, const json_t *input, struct store_batch *batch)
+{
+        _cleanup_free_ char *object = alloc_printf("%s/%s", kind, name);
+        _cleanup_json_ json_t *data = json_pack("{s:s, s:s}", "kind", kind, "name", name);
+
+        if (!object || !data)
+                http_request_reply_error(request, NULL);
+        else
+                api_submit(request, manager,
+                        &(struct task_request){.action = action,
+                                .object = object,
+                                .objects = (const char *const[]){object, NULL},
+                                .input = input,
+                                .data = data},
+                        batch);
+}
+
+static void list(struct http_request *request, struct manager *manager, const struct realised *realised)
+{
+        api_reply_list(request, manager, &(struct api_listing){.kind = realised->kind});
+}
+
+static void get(struct http_request *request, struct manager *manager, const struct realised *realised)
+{
+        struct error *error = NULL;
+        json_t *doc = NULL;
+
+        if (api_get_object(request, manager, realised->kind, &doc, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                api_reply_object(request, 200, doc);
+}
+
+static json_t *new_object(const struct realised *realised, const char *name, json_t *spec)
+{
+        bool datastore = !strcmp(realised->kind, "datastore");
+        char uid[UUID_STRING_SIZE];
+
+        if (text_uuid_new(uid) < 0)
+                return NULL;
+        return datastore ? json_pack("{s:s, s:s, s:s, s:O, s:{s:n, s:{}}}", "kind", realised->kind, "name",
+                                   name, "uid", uid, "spec", spec, "status", "id", "hosts")
+                         : json_pack("{s:s, s:s, s:s, s:O, s:{s:{}}}", "kind", realised->kind, "name", name,
+                                   "uid", uid, "spec", spec, "status", "hosts");
+}
+
+static void create(struct http_request *request, struct manager *manager, const struct realised *realised)
+{
+        static const char *const keys[] = {"kind", "name", "spec", NULL};
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *empty = json_object();
+        json_t *body = NULL, *spec = NULL, *doc;
+        struct error *error = NULL;
+        const char *name = NULL;
+        int r;
+
+        if (api_repeated(request, manager))
+                return;
+        r = api_body(request, keys, &body, &error);
+        if (r >= 0)
+                r = api_body_name(body, &name, &error);
+        if (r >= 0)
+                r = doc_opt_object(body, "", "spec", &spec, &error);
+        spec = spec ?: empty;
+        if (r >= 0)
+                r = realised->check(manager, spec, &error);
+        if (r < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        doc = new_object(realised, name, spec);
+        if (!doc) {
+                http_request_reply_error(request, NULL);
+                return;
+        }
+        store_batch_put(&batch, STORE_ABSENT, doc);
+        submit(request, manager, realised->apply, realised->kind, name, body, &batch);
+}
+
+static void update(struct http_request *request, struct manager *manager, const struct realised *realised)
+{
+        static const char *const keys[] = {"spec", NULL};
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *doc = NULL;
+        json_t *body = NULL, *spec = NULL;
+        struct error *error = NULL;
+        uint64_t revision;
+        int r;
+
+        r = api_get_object(request, manager, realised->kind, &doc, &error);
+        if (r >= 0)
+                r = api_body(request, keys, &body, &error);
+        if (r >= 0)
+                r = doc_opt_object(body, "", "spec", &spec, &error);
+        if (r >= 0 && !spec)
+                r = error_set(&error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
+        if (r >= 0)
+                r = realised->check(manager, spec, &error);
+        if (r >= 0 && json_object_set(doc, "spec", spec) < 0)
+                r = no_memory(&error);
+        if (r < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        revision = json_revision(doc);
+        store_batch_put(&batch, revision, json_incref(doc));
+        submit(request, manager, realised->apply, realised->kind, json_text(doc, "name"), body, &batch);
+}
+
+static void delete (struct http_request *request, struct manager *manager, const struct realised *realised)
+{
+        _cleanup_json_ json_t *doc = NULL;
+        struct error *error = NULL;
+        int r;
+
+        r = api_get_object(request, manager, realised->kind, &doc, &error);
+        if (r >= 0)
+                r = realised->unused(manager, json_text(doc, "name"), &error);
+        if (r < 0)
+                http_request_reply_error(request, error);
+        else
+                submit(request, manager, realised->remove, realised->kind, json_text(doc, "name"), NULL,
+                        NULL);
+}
+
+#define HANDLERS(name, realised) \
+        void api_##name##_list(struct http_request *request, void *userdata) \
+        { \
+                list(request, userdata, &(realised)); \
+        } \
+        void api_##name##_create(struct http_request *request, void *userdata) \
+        { \
+                create(request, userdata, &(realised)); \
+        } \
+        void api_##name##_get(struct http_request *request, void *userdata) \
+        { \
+                get(request, userdata, &(realised)); \
+        } \
+        void api_##name##_update(struct http_request *request, void *userdata) \
+        { \
+                update(request, userdata, &(realised)); \
+        } \
+        void api_##name##_delete(struct http_request *request, void *userdata) \
+        { \
+                delete (request, userdata, &(realised)); \
+        }
+HANDLERS(datastore, datastores)
+HANDLERS(switch, switches)
+HANDLERS(port_group, port_groups)

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Tasks, access, audit, and what tells about the manager itself. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/buf.h"
+#include "base/doc.h"
+#include "base/text.h"
+#include "manager/api.h"
+#include "manager/audit.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/version.h"
+
+#define METRICS_MAX_BYTES (1u << 20)
+
+static bool match_task(void *userdata, const json_t *doc)
+{
+        const char *state = json_text(json_status(doc), "state"),
+                   *wanted = http_request_query(userdata, "state");
+        bool active = !strcmp(state, "queued") || !strcmp(state, "running") || !strcmp(state, "undoing");
+
+        if (wanted && (strcmp(wanted, "active") ? strcmp(wanted, state) != 0 : !active))
+                return false;
+        return api_filter(userdata, "action", json_text(json_spec(doc), "action")) &&
+               api_filter(userdata, "object", json_text(json_spec(doc), "object"));
+}
+
+void api_task_list(struct http_request *request, void *userdata)
+{
+        api_reply_list(request, userdata,
+                &(struct api_listing){
+                        .kind = "task", .newest_first = true, .match = match_task, .userdata = request});
+}
+
+static void reply_stored(struct http_request *request, struct manager *manager, const char *kind)
+{
+        struct error *error = NULL;
+        json_t *doc = NULL;
+
+        if (api_get_object(request, manager, kind, &doc, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                api_reply_object(request, 200, doc);
+}
+
+void api_task_get(struct http_request *request, void *userdata)
+{
+        reply_stored(request, userdata, "task");
+}
+
+void api_task_cancel(struct http_request *request, void *userdata)
+{
+        _cleanup_free_ char *object = NULL;
+        _cleanup_json_ json_t *task = NULL;
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+        json_t *now = NULL;
+        int r;
+
+        r = api_get_object(request, manager, "task", &task, &error);
+        if (r >= 0)
+                r = task_cancel(manager->tasks, json_text(task, "uid"), &error);
+        if (r >= 0) {
+                object = alloc_printf("task/%s", json_text(task, "name"));
+                (void)audit_write(manager->store, manager->clock,
+                        &(struct audit_entry){.who = api_caller(request)->name,
+                                .from = http_request_peer_address(request),
+                                .action = "task.cancel",
+                                .object = object,
+                                .why = http_request_header(request, "X-Drover-Reason"),
+                                .result = "accepted"},
+                        NULL);
+                r = store_get(manager->store, "task", json_text(task, "uid"), &now, &error);
+        }
+        if (r < 0)
+                http_request_reply_error(request, error);
+        else
+                api_reply_object(request, 202, now);
+}
+
+void api_token_list(struct http_request *request, void *userdata)
+{
+        api_reply_list(request, userdata, &(struct api_listing){.kind = "token"});
+}
+
+void api_token_get(struct http_request *request, void *userdata)
+{
+        reply_stored(request, userdata, "token");
+}
+
+static int read_token(struct http_request *request, const char **ret_name, const char **ret_role,
+        uint64_t *ret_days, struct error **ret_error)
+{
+        static const char *const keys[] = {"name", "role", "expires_days", NULL};
+        json_t *body = NULL;
+        int r;
+
+        r = api_body(request, keys, &body, ret_error);
+        if (r >= 0)
+                r = api_body_name(body, ret_name, ret_error);
+        if (r >= 0)
+                r = doc_need_string(body, "", "role", 16, ret_role, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "expires_days", 1, 36500, ret_days, ret_error);
+        if (r >= 0 && strcmp(*ret_role, "admin") && strcmp(*ret_role, "read-only"))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field role must be admin or read-only");
+        return r;
+}
+
+void api_token_create(struct http_request *request, void *userdata)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *token = NULL;
+        _cleanup_free_ char *object = NULL;
+        struct manager *manager = userdata;
+        const char *name = NULL, *role = NULL;
+        char secret[AUTH_SECRET_SIZE];
+        struct error *error = NULL;
+        uint64_t days = 0;
+        json_t *stored = NULL;
+        int r;
+
+        r = read_token(request, &name, &role, &days, &error);
+        if (r >= 0)
+                r = auth_token_new(manager->clock, &batch, name, role, days, secret, &token, &error);
+        if (r >= 0) {
+                object = alloc_printf("token/%s", name);
+                r = api_commit(request, manager, &batch, "token.create", object, NULL, &error);
+        }
+        if (r >= 0)
+                r = store_get(manager->store, "token", json_text(token, "uid"), &stored, &error);
+        if (r < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        json_object_del(stored, "internal");
+        http_request_reply_json(request, 201, json_pack("{s:o, s:s}", "token", stored, "secret", secret));
+        explicit_bzero(secret, sizeof(secret));
+}
+
+void api_token_delete(struct http_request *request, void *userdata)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *token = NULL;
+        _cleanup_free_ char *object = NULL;
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+        int r;
+
+        r = api_get_object(request, manager, "token", &token, &error);
+        if (r >= 0)
+                r = auth_token_remove(manager->store, &batch, token, &error);
+        if (r >= 0) {
+                object = alloc_printf("token/%s", json_text(token, "name"));
+                r = api_commit(request, manager, &batch, "token.delete", object, NULL, &error);
+        }
+        if (r < 0)
+                http_request_reply_error(request, error);
+        else
+                http_request_reply_empty(request, 204);
+}
+
+void api_whoami(struct http_request *request, void *userdata)
+{
+        const struct auth_caller *caller = api_caller(request);
+
+        http_request_reply_json(request, 200,
+                json_pack("{s:s, s:s}", "name", caller->name, "role", caller->admin ? "admin" : "read-only"));
+}
+
+void api_ca(struct http_request *request, void *userdata)
+{
+        const struct manager *manager = userdata;
+
+        http_request_reply_text(request, 200, "application/x-pem-file", manager->ca.ca_pem);
+}
+
+static bool match_audit(void *userdata, const json_t *doc)
+{
+        return api_filter(userdata, "who", json_text(doc, "who")) &&
+               api_filter(userdata, "object", json_text(doc, "object"));
+}
+
+void api_audit_list(struct http_request *request, void *userdata)
+{
+        api_reply_list(request, userdata,
+                &(struct api_listing){
+                        .kind = "audit", .newest_first = true, .match = match_audit, .userdata = request});
+}
+
+void api_audit_verify(struct http_request *request, void *userdata)
+{
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+        json_t *verdict = NULL;
+
+        if (audit_verify(manager->store, &verdict, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                http_request_reply_json(request, 200, verdict);
+}
+
+void api_alert_list(struct http_request *request, void *userdata)
+{
+        api_reply_list(request, userdata, &(struct api_listing){.kind = "alert"});
+}
+
+void api_events(struct http_request *request, void *userdata)
+{
+        const char *last =
+                http_request_header(request, "Last-Event-ID") ?: http_request_query(request, "since");
+        struct manager *manager = userdata;
+        uint64_t since = UINT64_MAX;
+        struct error *error = NULL;
+
+        if (last && text_parse_u64(last, 0, INT64_MAX, &since) < 0) {
+                error_set(&error, ERROR_BAD_REQUEST, "Send the id of the last event that was read.",
+                        "%.32s is no event id", last);
+                http_request_reply_error(request, error);
+                return;
+        }
+        watch_serve(manager->watch, request, http_request_query(request, "kinds"), since);
+}
+
+void api_openapi(struct http_request *request, void *userdata)
+{
+        http_request_reply_text(request, 200, "application/json", api_openapi_text);
+}
+
+void api_healthz(struct http_request *request, void *userdata)
+{
+        http_request_reply_json(request, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+void api_readyz(struct http_request *request, void *userdata)
+{
+        struct manager *manager = userdata;
+        _cleanup_batch_ struct store_batch nothing = STORE_BATCH_INIT;
+        struct error *error = NULL;
+
+        /* An empty transaction takes the write lock and gives it back. */
+        if (store_commit(manager->store, &nothing, NULL, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                http_request_reply_json(request, 200, json_pack("{s:s}", "status", "ready"));
+}
+
+void api_version(struct http_request *request, void *userdata)
+{
+        const struct manager *manager = userdata;
+
+        http_request_reply_json(request, 200,
+                json_pack("{s:s, s:s, s:s, s:I, s:s}", "name", "drover-manager", "version", DROVER_VERSION,
+                        "api", "v1", "epoch", (json_int_t)manager->epoch, "server", manager->config->name));
+}
+
+void api_metrics(struct http_request *request, void *userdata)
+{
+        _cleanup_buf_ struct buf text;
+        struct error *error = NULL;
+
+        buf_init(&text, METRICS_MAX_BYTES);
+        if (metrics_write(userdata, &text, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                http_request_reply_text(
+                        request, 200, "text/plain; version=0.0.4; charset=utf-8", buf_string(&text));
+}

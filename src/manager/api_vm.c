@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Virtual machines: what the API does with them are tasks; here the requests are checked and submitted. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/text.h"
+#include "manager/api.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/operations.h"
+#include "manager/vm_spec.h"
+
+#define CONSOLE_TAIL_DEFAULT 4096
+#define CONSOLE_TAIL_MAX (1u << 20)
+#define CONSOLE_TIMEOUT_MS 10000
+
+static bool match(void *userdata, const json_t *doc)
+{
+        const struct http_request *request = userdata;
+
+        return api_filter(request, "host", json_text(json_status(doc), "host")) &&
+               api_filter(request, "power", json_text(json_status(doc), "power"));
+}
+
+void api_vm_list(struct http_request *request, void *userdata)
+{
+        api_reply_list(
+                request, userdata, &(struct api_listing){.kind = "vm", .match = match, .userdata = request});
+}
+
+void api_vm_get(struct http_request *request, void *userdata)
+{
+        struct error *error = NULL;
+        json_t *vm = NULL;
+
+        if (api_get_object(request, userdata, "vm", &vm, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                api_reply_object(request, 200, vm);
+}
+
+/* Submits a task about a VM. `data` gets the VM's uid. */
+static void submit(struct http_request *request, struct manager *manager, const char *action,
+        const json_t *vm, const json_t *input, json_t *data, const char *priority, struct store_batch *batch)
+{
+        _cleanup_free_ char *held = alloc_printf("vm/%s", json_text(vm, "uid"));
+        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(vm, "name"));
+
+        if (!held || !object || json_object_set_new(data, "vm_uid", json_string(json_text(vm, "uid"))) < 0) {
+                http_request_reply_error(request, NULL);
+                return;
+        }
+        api_submit(request, manager,
+                &(struct task_request){.action = action,
+                        .object = object,
+                        .objects = (const char *const[]){held, NULL},
+                        .priority = priority,
+                        .input = input,
+                        .data = data},
+                batch);
+}
+
+static int read_create(struct http_request *request, struct manager *manager, json_t **ret_body,
+        json_t **ret_spec, struct error **ret_error)
+{
+        static const char *const keys[] = {"kind", "name", "spec", "host", "start", NULL};
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        json_t *body = NULL, *spec = NULL;
+        const char *name = NULL, *host = NULL;
+        bool start = false;
+        int r;
+
+        r = api_body(request, keys, &body, ret_error);
+        if (r >= 0)
+                r = api_body_name(body, &name, ret_error);
+        if (r >= 0)
+                r = doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(body, "", "start", &start, ret_error);
+        if (r >= 0)
+                r = doc_opt_object(body, "", "spec", &spec, ret_error);
+        if (r >= 0 && !spec)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
+        if (r >= 0)
+                r = vm_spec_check(spec, ret_error);
+        if (r >= 0)
+                r = vm_spec_assign_macs(spec, vms, ret_error);
+        if (r < 0)
+                return r;
+        *ret_body = body;
+        *ret_spec = spec;
+        return 0;
+}
+
+void api_vm_create(struct http_request *request, void *userdata)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *vm = NULL, *data = NULL;
+        struct manager *manager = userdata;
+        char uid[UUID_STRING_SIZE];
+        struct error *error = NULL;
+        json_t *body = NULL, *spec = NULL;
+
+        if (api_repeated(request, manager))
+                return;
+        if (read_create(request, manager, &body, &spec, &error) < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        vm = text_uuid_new(uid) < 0
+                     ? NULL
+                     : json_pack("{s:s, s:s, s:s, s:O, s:{s:s, s:n, s:s}}", "kind", "vm", "name",
+                               json_text(body, "name"), "uid", uid, "spec", spec, "status", "power",
+                               "stopped", "host", "message", "is being created");
+        data = json_pack("{s:s*, s:b}", "to", json_text_or_null(body, "host"), "start",
+                json_is_true(json_object_get(body, "start")));
+        if (!vm || !data) {
+                http_request_reply_error(request, NULL);
+                return;
+        }
+        store_batch_put(&batch, STORE_ABSENT, json_incref(vm));
+        submit(request, manager, "vm.create", vm, body, data, NULL, &batch);
+}
+
+/* Power states in which an operation makes sense; NULL-terminated. */
+static int need_power(
+        const json_t *vm, const char *const *allowed, const char *what, struct error **ret_error)
+{
+        const char *power = json_text(json_status(vm), "power");
+
+        for (size_t i = 0; allowed[i]; i++)
+                if (!strcmp(allowed[i], power))
+                        return 0;
+        if (!strcmp(power, "unknown"))
+                error_set(ret_error, ERROR_OWNER_UNKNOWN, "Bring the host's agent back first.",
+                        "the virtual machine cannot be %s: %s", what,
+                        json_text_or_null(json_status(vm), "message") ?: "its state is not known");
+        else
+                error_set(ret_error, ERROR_CONFLICT, NULL, "the virtual machine cannot be %s: it is %s", what,
+                        power);
+        error_about(ret_error, "vm/%s", json_text(vm, "name"));
+        return -EBUSY;
+}
+
+struct operation {
+        const char *action;
+        const char *what; /* "cannot be WHAT" */
+        const char *const *keys;
+        const char *const *powers;
+        int (*check)(const json_t *body, struct error **ret_error); /* may be NULL */
+};
+
+static void operate(struct http_request *request, struct manager *manager, const struct operation *operation)
+{
+        _cleanup_json_ json_t *vm = NULL, *data = NULL;
+        struct error *error = NULL;
+        json_t *body = NULL;
+        int r;
+
+        if (api_repeated(request, manager))
+                return;
+        r = api_get_object(request, manager, "vm", &vm, &error);
+        if (r >= 0)
+                r = api_body(request, operation->keys, &body, &error);
+        if (r >= 0 && operation->check)
+                r = operation->check(body, &error);
+        if (r >= 0)
+                r = need_power(vm, operation->powers, operation->what, &error);
+        if (r < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        data = json_pack("{s:s*}", "to", json_text_or_null(body, "host"));
+        if (data)
+                submit(request, manager, operation->action, vm, body, data, NULL, NULL);
+        else
+                http_request_reply_error(request, NULL);
+}
+
+static const char *const no_keys[] = {NULL};
+
+static int check_start(const json_t *body, struct error **ret_error)
+{
+        const char *host = NULL;
+
+        return doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
+}
+
+void api_vm_start(struct http_request *request, void *userdata)
+{
+        operate(request, userdata,
+                &(struct operation){.action = "vm.start",
+                        .what = "started",
+                        .keys = (const char *const[]){"host", NULL},
+                        .powers = (const char *const[]){"stopped", "crashed", NULL},
+                        .check = check_start});
+}
+
+static int check_stop(const json_t *body, struct error **ret_error)
+{
+        uint64_t timeout_ms;
+        bool force;
+        int r;
+
+        r = doc_opt_bool(body, "", "force", &force, ret_error);
+        return r < 0 ? r : doc_opt_u64(body, "", "timeout_ms", 1000, 3600000, &timeout_ms, ret_error);
+}
+
+void api_vm_stop(struct http_request *request, void *userdata)
+{
+        operate(request, userdata,
+                &(struct operation){.action = "vm.stop",
+                        .what = "stopped",
+                        .keys = (const char *const[]){"force", "timeout_ms", NULL},
+                        .powers = (const char *const[]){"running", "paused", "starting", NULL},
+                        .check = check_stop});
+}
+
+void api_vm_pause(struct http_request *request, void *userdata)
+{
+        operate(request, userdata,
+                &(struct operation){.action = "vm.pause",
+                        .what = "paused",
+                        .keys = no_keys,
+                        .powers = (const char *const[]){"running", NULL}});
+}
+
+void api_vm_resume(struct http_request *request, void *userdata)
+{
+        operate(request, userdata,
+                &(struct operation){.action = "vm.resume",
+                        .what = "resumed",
+                        .keys = no_keys,
+                        .powers = (const char *const[]){"paused", NULL}});
+}
+
+void api_vm_delete(struct http_request *request, void *userdata)
+{
+        operate(request, userdata,
+                &(struct operation){.action = "vm.delete",
+                        .what = "deleted",
+                        .keys = no_keys,
+                        .powers = (const char *const[]){"stopped", "crashed", NULL}});
+}
+
+static int check_choice(
+        const json_t *body, const char *key, const char *const *words, struct error **ret_error)
+{
+        const char *word = NULL;
+        int r;
+
+        r = doc_opt_string(body, "", key, 32, &word, ret_error);
+        if (r < 0 || !word)
+                return r;
+        for (; *words; words++)
+                if (!strcmp(*words, word))
+                        return 0;
+        return error_set(ret_error, ERROR_BAD_DOCUMENT, "See /api/openapi.json for what is allowed.",
+                "field %s cannot be \"%.32s\"", key, word);
+}
+
+static int read_migrate(struct http_request *request, json_t **ret_body, struct error **ret_error)
+{
+        static const char *const keys[] = {"to", "max_pause_ms", "priority", "check", "verify", "codec",
+                "channels", "rate_limit_bps", "timeout_ms", NULL};
+        static const char *const priorities[] = {"low", "normal", "high", "critical", NULL};
+        static const char *const codecs[] = {"auto", "none", "lz4", "zstd", NULL};
+        json_t *body = NULL;
+        const char *to = NULL;
+        uint64_t number;
+        bool flag;
+        int r;
+
+        r = api_body(request, keys, &body, ret_error);
+        if (r >= 0)
+                r = doc_opt_string(body, "", "to", NAME_MAX_CHARS, &to, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "max_pause_ms", 1, 600000, &number, ret_error);
+        if (r >= 0)
+                r = check_choice(body, "priority", priorities, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(body, "", "check", &flag, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(body, "", "verify", &flag, ret_error);
+        if (r >= 0)
+                r = check_choice(body, "codec", codecs, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "channels", 0, 64, &number, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "rate_limit_bps", 0, INT64_MAX, &number, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "timeout_ms", 0, 7ull * 24 * 3600 * 1000, &number, ret_error);
+        if (r >= 0)
+                *ret_body = body;
+        return r;
+}
+
+static void reply_check(
+        struct http_request *request, struct manager *manager, const json_t *vm, const char *to)
+{
+        struct error *error = NULL;
+        json_t *report = NULL;
+
+        if (operation_migrate_check(manager, vm, to, &report, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                http_request_reply_json(request, 200, report);
+}
+
+void api_vm_migrate(struct http_request *request, void *userdata)
+{
+        _cleanup_json_ json_t *vm = NULL, *data = NULL;
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+        json_t *body = NULL;
+        const char *to;
+        int r;
+
+        if (api_repeated(request, manager))
+                return;
+        r = api_get_object(request, manager, "vm", &vm, &error);
+        if (r >= 0)
+                r = read_migrate(request, &body, &error);
+        to = json_text_or_null(body, "to");
+        if (r >= 0 && to && !inventory_host(manager->inventory, to))
+                r = error_set(
+                        &error, ERROR_NOT_FOUND, "See `drover host list`.", "there is no host %.64s", to);
+        if (r < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        if (json_is_true(json_object_get(body, "check"))) {
+                reply_check(request, manager, vm, to);
+                return;
+        }
+        data = json_pack("{s:s*}", "to", to);
+        if (data)
+                submit(request, manager, "vm.migrate", vm, body, data, json_text_or_null(body, "priority"),
+                        NULL);
+        else
+                http_request_reply_error(request, NULL);
+}
+
+static void on_console(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct http_request *request = userdata;
+        const char *text = json_string_value(json_object_get(body, "text"));
+
+        if (error)
+                http_request_reply_error(request, error_copy(error));
+        else
+                http_request_reply_json(request, 200, json_pack("{s:s}", "text", text ?: ""));
+}
+
+void api_vm_console(struct http_request *request, void *userdata)
+{
+        const char *wanted = http_request_query(request, "tail"), *host;
+        struct manager *manager = userdata;
+        _cleanup_json_ json_t *vm = NULL;
+        _cleanup_free_ char *path = NULL;
+        uint64_t tail = CONSOLE_TAIL_DEFAULT;
+        struct error *error = NULL;
+        int r;
+
+        r = api_get_object(request, manager, "vm", &vm, &error);
+        if (r >= 0 && wanted && text_parse_u64(wanted, 1, CONSOLE_TAIL_MAX, &tail) < 0)
+                r = error_set(&error, ERROR_BAD_REQUEST, NULL, "tail must be 1 to %u", CONSOLE_TAIL_MAX);
+        host = json_text(json_status(vm), "host");
+        if (r >= 0 && !*host)
+                r = error_set(&error, ERROR_CONFLICT, "Start it first.", "the virtual machine is on no host");
+        if (r >= 0) {
+                path = alloc_printf(
+                        "/agent/v1/vms/%s/console?tail=%llu", json_text(vm, "uid"), (unsigned long long)tail);
+                r = path ? agent_call(manager,
+                                   &(struct agent_request){
+                                           .host_uid =
+                                                   json_text(inventory_host(manager->inventory, host), "uid"),
+                                           .method = "GET",
+                                           .path = path,
+                                           .timeout_ms = CONSOLE_TIMEOUT_MS},
+                                   on_console, request, NULL, &error)
+                         : error_set(&error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        if (r < 0)
+                http_request_reply_error(request, error);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The cluster's own certificate authority and the manager's certificate, as PEM files in STATE-DIR/pki: ca.pem, ca.key,
+ * manager.pem, manager.key, addresses (what the manager's certificate is valid for, one a line). */
+
+#include "base/error.h"
+#include "io/pki.h"
+
+#define CA_MANAGER_NAME "manager.drover" /* first DNS name of the manager's certificate */
+#define CA_HOST_SUFFIX ".host.drover"    /* a host is HOST-UID.host.drover */
+
+struct ca {
+        char *ca_pem;
+        char *ca_key;
+        char *manager_pem;
+        char *manager_key;
+        char fingerprint[PKI_FINGERPRINT_SIZE]; /* of ca_pem */
+};
+
+/* Makes the authority and the manager's certificate; EXISTS when there is one. `addresses` (NULL-terminated): IP
+ * addresses and DNS names under which clients reach the manager. */
+int ca_create(const char *state_dir, const char *const *addresses, struct error **ret_error);
+
+/* Reads it; renews the manager's certificate when less than 30 days of it are left. */
+int ca_load(const char *state_dir, int64_t now_unix_ms, struct ca *ret_ca, struct error **ret_error);
+void ca_deinit(struct ca *ca);
+
+/* Issues a host's certificate for its request. `address` is the IP address of its agent (may be NULL). */
+int ca_sign_host(const struct ca *ca, const char *csr_pem, const char *host_uid, const char *address,
+        char **ret_cert_pem, struct error **ret_error);

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/manager.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "manager/api.h"
+#include "manager/audit.h"
+#include "manager/auth.h"
+#include "manager/json.h"
+#include "manager/operations.h"
+
+#define HOUSEKEEPING_MS (60u * 1000)
+#define CHANGE_LOG_KEEP 20000
+#define IDEMPOTENCY_MS (24ll * 3600 * 1000)
+#define EXPIRE_AT_ONCE 500
+#define BODY_MAX_BYTES (1u << 20)
+#define CONNECTIONS_MAX 2000
+
+static int open_store(const struct config *config, struct store **ret_store, struct error **ret_error)
+{
+        _cleanup_free_ char *path = alloc_printf("%s/manager.db", config->state_dir);
+
+        if (!path)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return store_open_sqlite(path, ret_store, ret_error);
+}
+
+/* The leadership epoch: agents refuse a lower one, so what an earlier start still has under way cannot interfere. */
+static int take_epoch(struct manager *manager, struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *leader = NULL;
+        json_t *next;
+        int r;
+
+        r = store_get(manager->store, "leader", "leader", &leader, NULL);
+        if (r < 0 && r != -ENOENT)
+                return error_from_errno(ret_error, r, "cannot read the epoch");
+        manager->epoch = (uint64_t)json_integer_value(json_object_get(leader, "epoch")) + 1;
+        next = json_pack("{s:s, s:s, s:s, s:I}", "kind", "leader", "uid", "leader", "name", "leader", "epoch",
+                (json_int_t)manager->epoch);
+        if (!next)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        store_batch_put(&batch, leader ? json_revision(leader) : STORE_ABSENT, next);
+        return store_commit(manager->store, &batch, NULL, ret_error);
+}
+
+static void on_commit(void *userdata)
+{
+        struct manager *manager = userdata;
+
+        if (manager->inventory)
+                inventory_follow(manager->inventory);
+        if (manager->watch)
+                watch_poke(manager->watch);
+}
+
+static void run_tasks(void *userdata)
+{
+        struct manager *manager = userdata;
+        uint64_t next_ms;
+
+        task_engine_run(manager->tasks);
+        next_ms = task_engine_next_ms(manager->tasks);
+        if (next_ms == UINT64_MAX)
+                loop_source_disarm(manager->tasks_timer);
+        else
+                loop_source_rearm(manager->tasks_timer, next_ms);
+}
+
+static void wake_tasks(void *userdata)
+{
+        struct manager *manager = userdata;
+
+        loop_source_rearm(manager->tasks_wake, 0);
+}
+
+static void task_ended(void *userdata, const struct task *task, enum task_state state, const json_t *doc)
+{
+        struct manager *manager = userdata;
+        const json_t *status = json_status(doc);
+
+        if (state == TASK_SUCCEEDED)
+                log_info("task %s (%s %s) succeeded", task_name(task), task_action(task),
+                        json_text(json_spec(doc), "object"));
+        else
+                log_warning("task %s (%s %s) %s: %s", task_name(task), task_action(task),
+                        json_text(json_spec(doc), "object"), task_state_to_string(state),
+                        json_text(json_object_get(status, "error"), "detail"));
+        if (!strcmp(task_action(task), "vm.migrate"))
+                metrics_migration(
+                        &manager->metrics, state == TASK_SUCCEEDED, json_object_get(status, "result"));
+}
+
+static bool is_old_key(void *userdata, const json_t *doc)
+{
+        const struct manager *manager = userdata;
+
+        return json_integer_value(json_object_get(doc, "created_unix_ms")) + IDEMPOTENCY_MS <
+               clock_unix_ms(manager->clock);
+}
+
+static int expire_keys(struct manager *manager, struct error **ret_error)
+{
+        struct store_query query = {
+                .kind = "idempotency", .limit = EXPIRE_AT_ONCE, .match = is_old_key, .userdata = manager};
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *docs = NULL;
+        json_t *doc;
+        size_t i;
+        int r;
+
+        r = store_list(manager->store, &query, &docs, NULL, ret_error);
+        if (r < 0 || !json_array_size(docs))
+                return r;
+        json_array_foreach (docs, i, doc)
+                store_batch_remove(&batch, "idempotency", json_text(doc, "uid"), STORE_ANY);
+        return store_commit(manager->store, &batch, NULL, ret_error);
+}
+
+/* Keeps what grows with time within its bounds. */
+static void on_housekeeping(void *userdata)
+{
+        struct manager *manager = userdata;
+        _cleanup_error_ struct error *error = NULL;
+        int r;
+
+        r = task_trim(manager->store, manager->config->task_retention, &error);
+        if (r >= 0)
+                r = audit_trim(manager->store, manager->config->audit_retention, &error);
+        if (r >= 0)
+                r = expire_keys(manager, &error);
+        if (r >= 0)
+                r = store_trim_log(manager->store, CHANGE_LOG_KEEP, &error);
+        if (r < 0)
+                log_warning("housekeeping failed: %s", error_message(error));
+        loop_source_rearm(manager->housekeeping, HOUSEKEEPING_MS);
+}
+
+static int make_sources(struct manager *manager, struct error **ret_error)
+{
+        int r;
+
+        r = loop_add_timer(manager->loop, 0, run_tasks, manager, &manager->tasks_wake);
+        if (r >= 0)
+                r = loop_add_timer(manager->loop, 0, run_tasks, manager, &manager->tasks_timer);
+        if (r >= 0)
+                r = loop_add_timer(
+                        manager->loop, HOUSEKEEPING_MS, on_housekeeping, manager, &manager->housekeeping);
+        return r < 0 ? error_from_errno(ret_error, r, "cannot set up timers") : 0;
+}
+
+static int make_tasks(struct manager *manager, struct error **ret_error)
+{
+        return task_engine_new(&(struct task_engine_config){.store = manager->store,
+                                       .clock = manager->clock,
+                                       .kinds = operation_kinds,
+                                       .userdata = manager,
+                                       .wake = wake_tasks,
+                                       .ended = task_ended},
+                &manager->tasks, ret_error);
+}
+
+static int make_client(struct manager *manager, struct error **ret_error)
+{
+        return http_client_new(manager->loop,
+                &(struct http_client_config){.ca_pem = manager->ca.ca_pem,
+                        .cert_pem = manager->ca.manager_pem,
+                        .key_pem = manager->ca.manager_key},
+                &manager->agents, ret_error);
+}
+
+static int make_server(struct manager *manager, int listen_fd, struct error **ret_error)
+{
+        size_t n_routes;
+        const struct http_route *routes = api_routes(&n_routes);
+
+        return http_server_new(manager->loop,
+                &(struct http_server_config){.listen_fd = listen_fd,
+                        .cert_pem = manager->ca.manager_pem,
+                        .key_pem = manager->ca.manager_key,
+                        .body_max_bytes = BODY_MAX_BYTES,
+                        .connections_max = CONNECTIONS_MAX,
+                        .routes = routes,
+                        .n_routes = n_routes,
+                        .admit = api_admit,
+                        .userdata = manager},
+                &manager->server, ret_error);
+}
+
+int manager_new(const struct config *config, struct loop *loop, int listen_fd, struct manager **ret_manager,
+        struct error **ret_error)
+{
+        _cleanup_(manager_freep) struct manager *manager = ALLOC(struct manager);
+        int r;
+
+        if (!manager)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        manager->config = config;
+        manager->loop = loop;
+        manager->clock = loop_clock(loop);
+        r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
+        if (r >= 0)
+                r = open_store(config, &manager->store, ret_error);
+        if (r < 0)
+                return r;
+        store_on_commit(manager->store, on_commit, manager);
+        r = take_epoch(manager, ret_error);
+        if (r >= 0)
+                r = make_sources(manager, ret_error);
+        if (r >= 0)
+                r = make_client(manager, ret_error);
+        if (r >= 0)
+                r = watch_new(loop, manager->store, &manager->watch, ret_error);
+        if (r >= 0)
+                r = inventory_new(manager, &manager->inventory, ret_error);
+        if (r >= 0)
+                r = make_tasks(manager, ret_error);
+        if (r >= 0)
+                r = make_server(manager, listen_fd, ret_error);
+        if (r < 0)
+                return r;
+        *ret_manager = TAKE_PTR(manager);
+        return 0;
+}
+
+void manager_free(struct manager *manager)
+{
+        if (!manager)
+                return;
+        if (manager->store)
+                store_on_commit(manager->store, NULL, NULL);
+        /* Tasks first: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
+        task_engine_free(manager->tasks);
+        watch_free(manager->watch);
+        inventory_free(manager->inventory);
+        http_client_free(manager->agents);
+        http_server_free(manager->server);
+        loop_source_free(manager->tasks_wake);
+        loop_source_free(manager->tasks_timer);
+        loop_source_free(manager->housekeeping);
+        store_close(manager->store);
+        ca_deinit(&manager->ca);
+        free(manager);
+}
+
+int manager_create_token(const struct config *config, const char *name, const char *role,
+        uint64_t expires_days, char ret_secret[static 70], struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_(store_closep) struct store *store = NULL;
+        _cleanup_free_ char *object = alloc_printf("token/%s", name);
+        _cleanup_json_ json_t *token = NULL;
+        char secret[AUTH_SECRET_SIZE];
+        int r;
+
+        r = open_store(config, &store, ret_error);
+        if (r >= 0)
+                r = audit_add(store, &clock_system, &batch,
+                        &(struct audit_entry){.who = "local-administrator",
+                                .action = "token.create",
+                                .object = object,
+                                .result = "done"},
+                        ret_error);
+        if (r >= 0)
+                r = auth_token_new(
+                        &clock_system, &batch, name, role, expires_days, secret, &token, ret_error);
+        if (r >= 0)
+                r = store_commit(store, &batch, NULL, ret_error);
+        if (r < 0)
+                return r;
+        memcpy(ret_secret, secret, sizeof(secret));
+        explicit_bzero(secret, sizeof(secret));
+        return 0;
+}
+
+int manager_init(const struct config *config, const char *const *addresses, const char *token_name,
+        char ret_secret[static 70], struct error **ret_error)
+{
+        int r;
+
+        r = file_make_dirs(config->state_dir, 0700);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot make %s", config->state_dir);
+        r = ca_create(config->state_dir, addresses, ret_error);
+        if (r < 0)
+                return r;
+        return manager_create_token(config, token_name, "admin", 0, ret_secret, ret_error);
+}

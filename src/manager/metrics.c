@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/metrics.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/doc.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/version.h"
+
+/* Upper bounds; from a pause that nobody notices to a migration that takes an hour. */
+static const double migration_bounds[] = {0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600};
+static const double pause_bounds[] = {0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5};
+static_assert(ARRAY_SIZE(migration_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
+static_assert(ARRAY_SIZE(pause_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
+
+static void observe(struct metrics_histogram *histogram, const double *bounds, double value)
+{
+        size_t i = 0;
+
+        while (i < METRICS_N_BUCKETS && value > bounds[i])
+                i++;
+        histogram->counts[i]++;
+        histogram->n++;
+        histogram->sum += value;
+}
+
+static uint64_t count_of(const json_t *result, const char *key)
+{
+        double value = json_number_value(json_object_get(result, key));
+
+        return value > 0 ? (uint64_t)value : 0;
+}
+
+void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result)
+{
+        if (!succeeded) {
+                metrics->migrations_failed++;
+                return;
+        }
+        metrics->migrations_succeeded++;
+        metrics->bytes_ram += count_of(result, "bytes_ram");
+        metrics->bytes_wire += count_of(result, "bytes_wire");
+        if (!json_is_true(json_object_get(result, "measured")))
+                return;
+        observe(&metrics->migration_seconds, migration_bounds,
+                json_number_value(json_object_get(result, "total_ms")) / 1000.0);
+        observe(&metrics->pause_seconds, pause_bounds,
+                json_number_value(json_object_get(result, "pause_ms")) / 1000.0);
+}
+
+static void write_histogram(struct buf *out, const char *name, const char *help,
+        const struct metrics_histogram *histogram, const double *bounds)
+{
+        uint64_t n = 0;
+
+        buf_printf(out, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name);
+        for (size_t i = 0; i < METRICS_N_BUCKETS; i++) {
+                n += histogram->counts[i];
+                buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, bounds[i], n);
+        }
+        buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum %.6f\n%s_count %" PRIu64 "\n", name,
+                histogram->n, name, histogram->sum, name, histogram->n);
+}
+
+static void write_counter(struct buf *out, const char *name, const char *help, uint64_t value)
+{
+        buf_printf(out, "# HELP %s %s\n# TYPE %s counter\n%s %" PRIu64 "\n", name, help, name, name, value);
+}
+
+/* Counts of objects of a kind by one word of their status, always with each word of `words`. */
+static int write_gauge(struct manager *manager, struct buf *out, const char *kind, const char *key,
+        const char *name, const char *help, const char *const *words, struct error **ret_error)
+{
+        struct store_query query = {.kind = kind, .limit = STORE_LIMIT_NONE};
+        _cleanup_json_ json_t *docs = NULL;
+        json_t *doc;
+        size_t i;
+        int r;
+
+        r = store_list(manager->store, &query, &docs, NULL, ret_error);
+        if (r < 0)
+                return r;
+        buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name);
+        for (; *words; words++) {
+                uint64_t n = 0;
+
+                json_array_foreach (docs, i, doc)
+                        n += !strcmp(json_text(json_status(doc), key), *words);
+                buf_printf(out, "%s{%s=\"%s\"} %" PRIu64 "\n", name, key, *words, n);
+        }
+        return 0;
+}
+
+static int write_alerts(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        struct store_query query = {.kind = "alert", .limit = STORE_LIMIT_NONE};
+        _cleanup_json_ json_t *docs = NULL;
+        int r;
+
+        r = store_list(manager->store, &query, &docs, NULL, ret_error);
+        if (r >= 0)
+                buf_printf(out,
+                        "# HELP drover_alerts Things that a person must look at now.\n"
+                        "# TYPE drover_alerts gauge\ndrover_alerts %zu\n",
+                        json_array_size(docs));
+        return r;
+}
+
+int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        static const char *const host_states[] = {
+                "enrolling", "connecting", "connected", "unreachable", NULL};
+        static const char *const powers[] = {"stopped", "starting", "running", "paused", "incoming",
+                "outgoing-done", "crashed", "unknown", NULL};
+        static const char *const task_states[] = {
+                "queued", "running", "undoing", "succeeded", "failed", "cancelled", NULL};
+        const struct metrics *metrics = &manager->metrics;
+        int r;
+
+        buf_printf(out,
+                "# HELP drover_build_info Version of the manager.\n# TYPE drover_build_info gauge\n"
+                "drover_build_info{version=\"%s\"} 1\n",
+                DROVER_VERSION);
+        r = write_gauge(
+                manager, out, "host", "state", "drover_hosts", "Hosts by state.", host_states, ret_error);
+        if (r >= 0)
+                r = write_gauge(manager, out, "vm", "power", "drover_vms", "Virtual machines by power state.",
+                        powers, ret_error);
+        if (r >= 0)
+                r = write_gauge(manager, out, "task", "state", "drover_tasks", "Retained tasks by state.",
+                        task_states, ret_error);
+        if (r >= 0)
+                r = write_alerts(manager, out, ret_error);
+        if (r < 0)
+                return r;
+        buf_printf(out,
+                "# HELP drover_migrations_total Ended migrations.\n# TYPE drover_migrations_total counter\n"
+                "drover_migrations_total{result=\"succeeded\"} %" PRIu64 "\n"
+                "drover_migrations_total{result=\"failed\"} %" PRIu64 "\n",
+                metrics->migrations_succeeded, metrics->migrations_failed);
+        write_counter(out, "drover_migration_ram_bytes_total", "Guest memory read by migrations.",
+                metrics->bytes_ram);
+        write_counter(
+                out, "drover_migration_wire_bytes_total", "Bytes that migrations sent.", metrics->bytes_wire);
+        write_counter(out, "drover_agent_calls_total", "Calls to agents.", metrics->agent_calls);
+        write_counter(out, "drover_agent_call_failures_total", "Polls of agents that failed.",
+                metrics->agent_call_failures);
+        write_histogram(out, "drover_migration_duration_seconds", "Duration of migrations.",
+                &metrics->migration_seconds, migration_bounds);
+        write_histogram(out, "drover_migration_pause_seconds", "How long guests were paused by migrations.",
+                &metrics->pause_seconds, pause_bounds);
+        return 0;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Counters and histograms since the start of the process, and the Prometheus text made from them and the store. */
+
+#include <jansson.h>
+
+#include "base/buf.h"
+#include "base/error.h"
+
+struct manager;
+
+#define METRICS_N_BUCKETS 12
+
+struct metrics_histogram {
+        uint64_t counts[METRICS_N_BUCKETS + 1]; /* the last one: above all bounds */
+        uint64_t n;
+        double sum;
+};
+
+struct metrics {
+        struct metrics_histogram migration_seconds;
+        struct metrics_histogram pause_seconds;
+        uint64_t migrations_succeeded;
+        uint64_t migrations_failed;
+        uint64_t bytes_ram;
+        uint64_t bytes_wire;
+        uint64_t agent_calls;
+        uint64_t agent_call_failures;
+};
+
+/* Counts an ended migration; `result` is the result document or NULL. */
+void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result);
+
+/* Writes the text (format 0.0.4). */
+int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error);

@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* vm.migrate: checks, one specification to the source's agent, then the two agents do it; the manager looks on. The
+ * agents' journals decide what happened (docs/internals/agent-api.md), so the task never fails before both of them
+ * were asked where the virtual machine is, however often the manager was restarted meanwhile.
+ *
+ * Data: vm_uid; to (asked for; absent: the best host); host_uid, from: the source; to_uid, to_name: the destination;
+ * outcome: the source's (or, when that is lost, the destination's) last migration status; where: "from" or "to". The
+ * migration's id is the task's uid. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "cluster/checks.h"
+#include "cluster/placement.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/operations.h"
+
+#define CALL_TIMEOUT_MS 10000u
+#define START_TIMEOUT_MS 60000u
+#define POLL_MS 500
+#define WAIT_MS 1000
+#define MAX_PAUSE_MS_DEFAULT 300
+
+static int add_refusal(
+        json_t *ranking, struct error **ret_error, json_t **ret_report, const json_t *vm, const char *from)
+{
+        _cleanup_error_ struct error *error = NULL;
+        const char *best = NULL;
+        json_t *report;
+
+        placement_best(ranking, &best, &error);
+        report = json_pack("{s:b, s:s, s:s?, s:n, s:[{s:s, s:b, s:n, s:s, s:s?}], s:O}", "ok", 0, "vm",
+                json_text(vm, "name"), "from", from, "to", "checks", "code", "destination", "ok", 0, "object",
+                "cause", error_message(error), "way_out", error ? error->hint : NULL, "ranking", ranking);
+        if (!report)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        *ret_report = report;
+        return 0;
+}
+
+static const json_t *find_host(const json_t *hosts, const char *name)
+{
+        json_t *host;
+        size_t i;
+
+        json_array_foreach ((json_t *)hosts, i, host)
+                if (!strcmp(json_text(host, "name"), name) || !strcmp(json_text(host, "uid"), name))
+                        return host;
+        return NULL;
+}
+
+int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to, json_t **ret_report,
+        struct error **ret_error)
+{
+        const char *from = json_text(json_status(vm), "host");
+        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory),
+                              *vms = inventory_vms(manager->inventory);
+        _cleanup_json_ json_t *ranking = NULL, *checks = NULL, *nowhere = json_object();
+        const json_t *source = find_host(hosts, from) ?: nowhere, *target;
+        const char *best = to;
+        json_t *report;
+
+        ranking = hosts && vms && nowhere ? placement_rank(&(struct placement_input){
+                                                    .vm = vm, .source = source, .hosts = hosts, .vms = vms})
+                                          : NULL;
+        if (!ranking)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (!to && placement_best(ranking, &best, NULL) < 0)
+                return add_refusal(ranking, ret_error, ret_report, vm, *from ? from : NULL);
+        target = find_host(hosts, best);
+        if (!target)
+                return error_set(ret_error, ERROR_NOT_FOUND, "See `drover host list`.",
+                        "there is no host %.64s", best);
+        checks = checks_run(&(struct checks_input){.vm = vm, .source = source, .target = target, .vms = vms});
+        report = json_pack("{s:b, s:s, s:s?, s:s, s:O, s:O}", "ok", checks_ok(checks), "vm",
+                json_text(vm, "name"), "from", *from ? from : NULL, "to", json_text(target, "name"), "checks",
+                checks, "ranking", ranking);
+        if (!report)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        *ret_report = report;
+        return 0;
+}
+
+static bool migrating_from(const struct task *task, const char *host_uid)
+{
+        return !strcmp(task_action(task), "vm.migrate") && task_running(task) &&
+               !strcmp(json_text(task_data(task), "host_uid"), host_uid);
+}
+
+struct count {
+        const char *host_uid;
+        size_t n;
+};
+
+static void count_one(void *userdata, const struct task *task)
+{
+        struct count *count = userdata;
+
+        if (migrating_from(task, count->host_uid))
+                count->n++;
+}
+
+/* At most so many migrations at once from one host; the others wait in the queue, by priority. */
+static bool may_start(const struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
+        const json_t *host = inventory_host(manager->inventory, json_text(json_status(vm), "host"));
+        struct count count = {.host_uid = json_text(host, "uid")};
+
+        task_each(manager->tasks, count_one, &count);
+        return !host || count.n < manager->config->migrations_per_host;
+}
+
+static int remember_hosts(struct task *task, struct manager *manager, const json_t *report)
+{
+        const json_t *from = inventory_host(manager->inventory, json_text(report, "from"));
+        const json_t *to = inventory_host(manager->inventory, json_text(report, "to"));
+        json_t *data = task_data(task);
+
+        if (!from || !to)
+                return -ENOENT;
+        return json_object_set_new(data, "host_uid", json_string(json_text(from, "uid"))) |
+               json_object_set_new(data, "from", json_string(json_text(from, "name"))) |
+               json_object_set_new(data, "to_uid", json_string(json_text(to, "uid"))) |
+               json_object_set_new(data, "to_name", json_string(json_text(to, "name")));
+}
+
+static void run_check(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
+        _cleanup_json_ json_t *report = NULL;
+        struct error *error = NULL;
+        int r;
+
+        if (!vm)
+                r = error_set(&error, ERROR_NOT_FOUND, NULL,
+                        "the virtual machine is not in the inventory any more");
+        else
+                r = operation_migrate_check(
+                        manager, vm, json_text_or_null(task_data(task), "to"), &report, &error);
+        if (r >= 0)
+                r = checks_to_error(json_object_get(report, "checks"), &error);
+        if (r >= 0 && remember_hosts(task, manager, report) < 0)
+                r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
+        if (r < 0)
+                task_step_failed(task, error);
+        else
+                task_step_done(task);
+}
+
+static json_t *side(struct manager *manager, const char *host_uid, bool destination)
+{
+        const json_t *spec = json_spec(inventory_host(manager->inventory, host_uid));
+
+        if (!destination)
+                return json_pack("{s:s, s:s}", "host", host_uid, "address", json_text(spec, "address"));
+        return json_pack("{s:s, s:s, s:s?}", "host", host_uid, "address", json_text(spec, "address"),
+                "migration_address", json_text_or_null(spec, "migration_address"));
+}
+
+static json_int_t number_or(const json_t *object, const char *key, json_int_t otherwise)
+{
+        const json_t *value = json_object_get(object, key);
+
+        return json_is_integer(value) ? json_integer_value(value) : otherwise;
+}
+
+static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
+{
+        const json_t *input = task_input(task);
+        json_t *verify = json_object_get(input, "verify");
+        json_t *document = vm_for_agent(vm);
+
+        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I}", "id", task_uid(task),
+                "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0), "source",
+                side(manager, json_text(task_data(task), "host_uid"), false), "destination",
+                side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
+                number_or(input, "max_pause_ms", MAX_PAUSE_MS_DEFAULT), "channels",
+                number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
+                "verify", verify, "rate_limit_bps", number_or(input, "rate_limit_bps", 0), "timeout_ms",
+                number_or(input, "timeout_ms", 0));
+}
+
+static void say_phase(struct task *task, const char *phase, const char *message)
+{
+        task_progress(task,
+                json_pack("{s:n, s:s?, s:s, s:s, s:s}", "percent", "message", message, "phase", phase, "from",
+                        json_text(task_data(task), "from"), "to", json_text(task_data(task), "to_name")));
+}
+
+/* The source refused. Nothing was started there, but where the machine is, is still for the agents to say. */
+static int keep_refusal(struct task *task, const struct error *error)
+{
+        return json_object_set_new(task_data(task), "outcome",
+                json_pack("{s:s, s:o}", "phase", "failed", "error", error_to_json(error)));
+}
+
+static void on_started(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error && keep_refusal(task, error) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_done(task);
+}
+
+static void run_start(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
+        _cleanup_json_ json_t *body = vm ? specification(task, manager, vm) : NULL;
+        char id[37];
+
+        say_phase(task, "preparing", "preparing the destination");
+        if (!body) {
+                task_step_failed(task, NULL);
+                return;
+        }
+        task_request_id(task, id);
+        step_call(task, manager,
+                &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
+                        .method = "POST",
+                        .path = "/agent/v1/migrations",
+                        .body = body,
+                        .request_id = id,
+                        .timeout_ms = START_TIMEOUT_MS},
+                on_started);
+}
+
+/* The request is recorded with the task; the step that follows the migration passes it on. */
+static void cancel_migration(struct task *task, void *userdata)
+{
+        log_debug("task %s: will be cancelled through the source's agent", task_name(task));
+}
+
+static bool is_terminal(const char *phase)
+{
+        return !strcmp(phase, "done") || !strcmp(phase, "failed") || !strcmp(phase, "cancelled");
+}
+
+static json_int_t percent_of(const json_t *progress)
+{
+        double done = json_number_value(json_object_get(progress, "bytes_ram"));
+        double left = json_number_value(json_object_get(progress, "remaining_bytes"));
+
+        return done > 0 ? MIN((json_int_t)(100.0 * done / (done + left)), 99) : 0;
+}
+
+static void show_progress(struct task *task, const json_t *status)
+{
+        const json_t *stats = json_object_get(status, "progress");
+        json_t *progress = json_is_object(stats) ? json_copy((json_t *)stats) : json_object();
+        const char *phase = json_text(status, "phase");
+        int r;
+
+        if (!progress)
+                return;
+        r = json_object_set_new(progress, "percent", json_integer(percent_of(stats))) |
+            json_object_set_new(progress, "message", json_null()) |
+            json_object_set_new(progress, "phase", json_string(phase)) |
+            json_object_set_new(
+                    progress, "elapsed_ms", json_integer((json_int_t)task_step_elapsed_ms(task))) |
+            json_object_set_new(progress, "from", json_string(json_text(task_data(task), "from"))) |
+            json_object_set_new(progress, "to", json_string(json_text(task_data(task), "to_name")));
+        if (r < 0)
+                json_decref(progress);
+        else
+                task_progress(task, progress);
+}
+
+static void call_migration(struct task *task, struct manager *manager, const char *host_key,
+        const char *method, const char *verb, step_reply_fn fn)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s%s", task_uid(task), verb);
+
+        if (!path)
+                task_step_failed(task, NULL);
+        else
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), host_key),
+                                .method = method,
+                                .path = path,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        fn);
+}
+
+static int keep_outcome(struct task *task, json_t *status)
+{
+        return json_object_set(task_data(task), "outcome", status);
+}
+
+/* The source cannot be asked, or knows nothing of it any more: the destination may know how it ended. */
+static void on_destination_status(
+        struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (body && !strcmp(json_text(body, "phase"), "done")) {
+                if (keep_outcome(task, body) < 0)
+                        task_step_failed(task, NULL);
+                else
+                        task_step_done(task);
+                return;
+        }
+        if (error && error->code == ERROR_NOT_FOUND &&
+                json_is_true(json_object_get(task_data(task), "source_forgot"))) {
+                task_step_done(task); /* neither knows it: where the machine is, settles it */
+                return;
+        }
+        say_phase(task, "waiting-for-peer",
+                "the source's agent cannot be reached; the virtual machine is safe");
+        task_step_again(task, WAIT_MS);
+}
+
+static void on_source_status(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        bool forgot = error && error->code == ERROR_NOT_FOUND;
+
+        if (json_object_set_new(task_data(task), "source_forgot", json_boolean(forgot)) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
+        if (error) {
+                call_migration(task, manager, "to_uid", "GET", "", on_destination_status);
+                return;
+        }
+        show_progress(task, body);
+        if (!is_terminal(json_text(body, "phase")))
+                task_step_again(task, POLL_MS);
+        else if (keep_outcome(task, body) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_done(task);
+}
+
+static void on_cancel_sent(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        /* Refused after the handed-off record: then the migration goes on to its end. */
+        bool answered = !error || (error->code != ERROR_UNREACHABLE && error->code != ERROR_TIMED_OUT);
+
+        if (answered && json_object_set_new(task_data(task), "cancel_sent", json_true()) < 0)
+                task_step_failed(task, NULL);
+        else
+                call_migration(task, manager, "host_uid", "GET", "", on_source_status);
+}
+
+static void run_follow(struct task *task, void *userdata)
+{
+        if (json_object_get(task_data(task), "outcome")) {
+                task_step_done(task); /* the source refused it */
+                return;
+        }
+        if (task_cancel_requested(task) && !json_object_get(task_data(task), "cancel_sent"))
+                call_migration(task, userdata, "host_uid", "POST", "/cancel", on_cancel_sent);
+        else
+                call_migration(task, userdata, "host_uid", "GET", "", on_source_status);
+}
+
+static void call_vm(struct task *task, struct manager *manager, const char *host_key, step_reply_fn fn)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/vms/%s", json_text(task_data(task), "vm_uid"));
+
+        if (!path)
+                task_step_failed(task, NULL);
+        else
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), host_key),
+                                .method = "GET",
+                                .path = path,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        fn);
+}
+
+static void settled(struct task *task, const char *where)
+{
+        if (json_object_set_new(task_data(task), "where", json_string(where)) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_done(task);
+}
+
+/* Not decided yet, or not to be seen from here. */
+static void wait_for_hosts(struct task *task, const char *message)
+{
+        say_phase(task, "waiting-for-peer", message);
+        task_step_again(task, WAIT_MS);
+}
+
+/* What an answer says of the machine there: NULL when the host has no such machine any more. */
+static const char *power_there(const json_t *body, const struct error *error)
+{
+        return error ? NULL : json_text(json_status(body), "power");
+}
+
+static void on_vm_at_source(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *power = power_there(body, error);
+
+        if (error && error->code != ERROR_NOT_FOUND)
+                wait_for_hosts(task,
+                        "the source's agent cannot be reached; where the virtual machine runs is not known");
+        else if (power && (!strcmp(power, "outgoing-done") || !strcmp(power, "incoming")))
+                wait_for_hosts(task, "the hosts have not settled yet who owns the virtual machine");
+        else
+                settled(task, power ? "from" : "nowhere");
+}
+
+static void on_vm_at_destination(
+        struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *power = power_there(body, error);
+        bool done = !strcmp(json_text(json_object_get(task_data(task), "outcome"), "phase"), "done");
+        bool runs = power && (!strcmp(power, "running") || !strcmp(power, "paused"));
+
+        if (error && error->code != ERROR_NOT_FOUND)
+                wait_for_hosts(task, "the destination's agent cannot be reached; where the virtual machine "
+                                     "runs is not known");
+        else if (runs || (done && power && strcmp(power, "incoming")))
+                settled(task, "to");
+        else
+                call_vm(task, manager, "host_uid", on_vm_at_source);
+}
+
+static void run_settle(struct task *task, void *userdata)
+{
+        call_vm(task, userdata, "to_uid", on_vm_at_destination);
+}
+
+static void on_forgotten(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        task_step_done(task);
+}
+
+static void on_forgotten_at_destination(
+        struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        call_migration(task, manager, "host_uid", "DELETE", "", on_forgotten);
+}
+
+/* Tidying up: an agent that cannot be asked now forgets settled migrations by itself. */
+static void run_forget(struct task *task, void *userdata)
+{
+        call_migration(task, userdata, "to_uid", "DELETE", "", on_forgotten_at_destination);
+}
+
+static const char *const result_counts[] = {"total_ms", "pause_ms", "passes", "bytes_ram", "bytes_wire",
+        "bytes_zero", "bytes_duplicate", "bytes_delta", "channels"};
+
+/* The result document of design section 6: what the source measured, with what only the manager knows. */
+static json_t *result_document(struct task *task)
+{
+        const json_t *outcome = json_object_get(task_data(task), "outcome");
+        const json_t *measured = json_object_get(outcome, "result");
+        json_t *phases = json_object_get(outcome, "phases");
+        _cleanup_json_ json_t *result =
+                json_is_object(measured) ? json_copy((json_t *)measured) : json_object();
+        int r = 0;
+
+        if (!result)
+                return NULL;
+        for (size_t i = 0; i < ARRAY_SIZE(result_counts); i++)
+                if (!json_is_number(json_object_get(result, result_counts[i])))
+                        r |= json_object_set_new(result, result_counts[i], json_integer(0));
+        if (!json_is_string(json_object_get(result, "cipher")))
+                r |= json_object_set_new(result, "cipher", json_string("unknown"));
+        if (!json_is_string(json_object_get(result, "converged_by")))
+                r |= json_object_set_new(result, "converged_by", json_string("unknown"));
+        if (!json_is_array(json_object_get(result, "phases")))
+                r |= json_object_set_new(
+                        result, "phases", json_is_array(phases) ? json_incref(phases) : json_array());
+        r |= json_object_set_new(result, "measured", json_boolean(json_is_object(measured)));
+        r |= json_object_set_new(result, "from", json_string(json_text(task_data(task), "from")));
+        r |= json_object_set_new(result, "to", json_string(json_text(task_data(task), "to_name")));
+        return r < 0 ? NULL : TAKE_PTR(result);
+}
+
+static struct error *failure_of(const struct task *task)
+{
+        const json_t *outcome = json_object_get(task_data(task), "outcome");
+        const json_t *problem = json_object_get(outcome, "error");
+        struct error *error = NULL;
+
+        if (!strcmp(json_text(task_data(task), "where"), "nowhere"))
+                error_set(&error, ERROR_OWNER_UNKNOWN,
+                        "Look for its owner record in its folder, then start it where it is.",
+                        "neither the source nor the destination has the virtual machine any more");
+        else if (!strcmp(json_text(outcome, "phase"), "cancelled"))
+                error_set(&error, ERROR_CANCELLED, NULL,
+                        "the migration was cancelled; the virtual machine is on host %s",
+                        json_text(task_data(task), "from"));
+        else if (json_is_object(problem))
+                error = error_from_json(problem);
+        else
+                error_set(&error, ERROR_PEER_FAILED, "See the log of the source's agent.",
+                        "the migration did not take place; the virtual machine is on host %s",
+                        json_text(task_data(task), "from"));
+        return error;
+}
+
+static void run_conclude(struct task *task, void *userdata)
+{
+        if (strcmp(json_text(task_data(task), "where"), "to")) {
+                task_step_failed(task, failure_of(task));
+                return;
+        }
+        task_set_result(task, result_document(task));
+        task_step_done(task);
+}
+
+static const struct task_step steps[] = {
+        {.name = "check", .run = run_check},
+        {.name = "start", .run = run_start, .cancel = cancel_migration, .no_timeout = true},
+        {.name = "follow", .run = run_follow, .cancel = cancel_migration, .no_timeout = true},
+        {.name = "settle", .run = run_settle, .cancel = cancel_migration, .no_timeout = true},
+        {.name = "forget", .run = run_forget, .cancel = cancel_migration, .no_timeout = true},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_migration, .no_timeout = true},
+        {.name = "conclude", .run = run_conclude, .cancel = cancel_migration, .no_timeout = true},
+};
+const struct task_kind operation_vm_migrate = {
+        .action = "vm.migrate",
+        .steps = steps,
+        .n_steps = ARRAY_SIZE(steps),
+        .timeout_ms = 60000,
+        .may_start = may_start,
+};

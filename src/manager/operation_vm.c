@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Tasks about one virtual machine on one host. Data: vm_uid; host_uid and host once it is known; "to": the host that
+ * the caller asked for. The object of the VM is made with the task that creates it, so that its name and its MAC
+ * addresses are taken from then on. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "cluster/checks.h"
+#include "cluster/placement.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/operations.h"
+
+#define CALL_TIMEOUT_MS 60000u
+#define CREATE_TIMEOUT_MS 600000u /* raw images may be filled */
+#define STOP_TIMEOUT_MS 120000u   /* what a guest gets to power off unless the caller says otherwise */
+#define STOP_GRACE_MS 15000u
+#define STOP_POLL_MS 500
+#define MINUTE_MS (60ull * 1000)
+
+static const json_t *vm_of(const struct task *task, struct manager *manager)
+{
+        return inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
+}
+
+static void fail_gone(struct task *task)
+{
+        struct error *error = NULL;
+
+        error_set(&error, ERROR_NOT_FOUND, NULL, "the virtual machine is not in the inventory any more");
+        task_step_failed(task, error);
+}
+
+static int remember_host(struct task *task, const json_t *host)
+{
+        return json_object_set_new(task_data(task), "host_uid", json_string(json_text(host, "uid"))) |
+               json_object_set_new(task_data(task), "host", json_string(json_text(host, "name")));
+}
+
+/* The host that the VM is recorded on; NULL while it is on none. */
+static const json_t *home_of(struct manager *manager, const json_t *vm)
+{
+        const char *name = json_text(json_status(vm), "host");
+
+        return *name ? inventory_host(manager->inventory, name) : NULL;
+}
+
+static int check_wanted(struct manager *manager, const json_t *vm, const json_t *home, const char *wanted,
+        const json_t *vms, struct error **ret_error)
+{
+        const json_t *host = inventory_host(manager->inventory, wanted);
+        _cleanup_json_ json_t *live = host ? inventory_live_host(manager->inventory, host) : NULL,
+                              *checks = NULL;
+
+        if (!host)
+                return error_set(ret_error, ERROR_NOT_FOUND, "See `drover host list`.",
+                        "there is no host %.64s", wanted);
+        checks = live ? checks_run(&(struct checks_input){.vm = vm, .home = home, .target = live, .vms = vms})
+                      : NULL;
+        if (!checks)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return checks_to_error(checks, ret_error);
+}
+
+static int choose_host(struct manager *manager, const json_t *vm, const char *wanted, const json_t **ret_host,
+        struct error **ret_error)
+{
+        const json_t *home = home_of(manager, vm);
+        _cleanup_json_ json_t *live_home = home ? inventory_live_host(manager->inventory, home) : NULL;
+        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory);
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory), *ranking = NULL;
+        const char *best = wanted;
+        int r;
+
+        if (!hosts || !vms || (home && !live_home))
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (wanted)
+                r = check_wanted(manager, vm, live_home, wanted, vms, ret_error);
+        else {
+                ranking = placement_rank(
+                        &(struct placement_input){.vm = vm, .home = live_home, .hosts = hosts, .vms = vms});
+                if (!ranking)
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                r = placement_best(ranking, &best, ret_error);
+        }
+        if (r < 0)
+                return r;
+        *ret_host = inventory_host(manager->inventory, best);
+        return 0;
+}
+
+static void run_place(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = vm_of(task, manager), *host = NULL;
+        struct error *error = NULL;
+
+        if (!vm) {
+                fail_gone(task);
+                return;
+        }
+        if (choose_host(manager, vm, json_text_or_null(task_data(task), "to"), &host, &error) < 0) {
+                task_step_failed(task, error);
+                return;
+        }
+        if (remember_host(task, host) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_done(task);
+}
+
+static void undo_place(struct task *task, void *userdata)
+{
+        store_batch_remove(task_batch(task), "vm", json_text(task_data(task), "vm_uid"), STORE_ANY);
+        task_step_done(task);
+}
+
+/* For the tasks that work where the VM is. */
+static void run_find(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = vm_of(task, manager), *host = home_of(manager, vm);
+        struct error *error = NULL;
+
+        if (!vm)
+                fail_gone(task);
+        else if (!host) {
+                error_set(&error, ERROR_CONFLICT, "Start it first.", "the virtual machine is on no host");
+                task_step_failed(task, error);
+        } else if (remember_host(task, host) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_done(task);
+}
+
+static void call_vm(struct task *task, struct manager *manager, const char *verb, const json_t *body,
+        uint64_t timeout_ms, step_reply_fn fn)
+{
+        _cleanup_free_ char *path =
+                alloc_printf("/agent/v1/vms/%s/%s", json_text(task_data(task), "vm_uid"), verb);
+        char id[37];
+
+        task_request_id(task, id);
+        if (!path)
+                task_step_failed(task, NULL);
+        else
+                step_call(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
+                                .method = "POST",
+                                .path = path,
+                                .body = body,
+                                .request_id = id,
+                                .timeout_ms = timeout_ms},
+                        fn);
+}
+
+static void set_result(struct task *task)
+{
+        task_set_result(task, json_pack("{s:s, s:s}", "vm_uid", json_text(task_data(task), "vm_uid"), "host",
+                                      json_text(task_data(task), "host")));
+}
+
+/* The agent answers with the VM's document as it is now. */
+static void on_document(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error) {
+                task_step_failed(task, error_copy(error));
+                return;
+        }
+        if (json_is_object(json_status(body)))
+                vm_take_report(task, manager, body, json_text(task_data(task), "host"));
+        set_result(task);
+        task_step_done(task);
+}
+
+static void send_document(
+        struct task *task, struct manager *manager, const char *verb, uint64_t timeout_ms, step_reply_fn fn)
+{
+        const json_t *vm = vm_of(task, manager);
+        _cleanup_json_ json_t *body = vm ? vm_for_agent(vm) : NULL;
+
+        if (!vm)
+                fail_gone(task);
+        else if (!body)
+                task_step_failed(task, NULL);
+        else
+                call_vm(task, manager, verb, body, timeout_ms, fn);
+}
+
+static void run_create(struct task *task, void *userdata)
+{
+        step_say(task, "creating on host %s", json_text(task_data(task), "host"));
+        send_document(task, userdata, "create", CREATE_TIMEOUT_MS, on_document);
+}
+
+static void run_start(struct task *task, void *userdata)
+{
+        step_say(task, "starting on host %s", json_text(task_data(task), "host"));
+        send_document(task, userdata, "start", CALL_TIMEOUT_MS, on_document);
+}
+
+static void run_start_if_wanted(struct task *task, void *userdata)
+{
+        if (json_is_true(json_object_get(task_data(task), "start")))
+                run_start(task, userdata);
+        else
+                task_step_done(task);
+}
+
+/* A call that cannot be taken back: a cancel request takes effect after the step. */
+static void cancel_later(struct task *task, void *userdata)
+{
+        step_say(task, "will be cancelled when the host has answered");
+}
+
+static const struct task_step create_steps[] = {
+        {.name = "place", .run = run_place, .undo = undo_place},
+        {.name = "create", .run = run_create, .cancel = cancel_later},
+        {.name = "start", .run = run_start_if_wanted, .cancel = cancel_later, .keep = true},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_later, .keep = true},
+};
+const struct task_kind operation_vm_create = {
+        .action = "vm.create",
+        .steps = create_steps,
+        .n_steps = ARRAY_SIZE(create_steps),
+        .timeout_ms = 15 * MINUTE_MS,
+};
+
+static const struct task_step start_steps[] = {
+        {.name = "place", .run = run_place},
+        {.name = "start", .run = run_start, .cancel = cancel_later},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
+};
+const struct task_kind operation_vm_start = {
+        .action = "vm.start",
+        .steps = start_steps,
+        .n_steps = ARRAY_SIZE(start_steps),
+        .timeout_ms = 3 * MINUTE_MS,
+};
+
+static uint64_t stop_timeout_ms(const struct task *task)
+{
+        json_int_t wanted = json_integer_value(json_object_get(task_input(task), "timeout_ms"));
+
+        return wanted > 0 ? (uint64_t)wanted : STOP_TIMEOUT_MS;
+}
+
+static void run_stop(struct task *task, void *userdata)
+{
+        bool force = json_is_true(json_object_get(task_input(task), "force"));
+        _cleanup_json_ json_t *body =
+                json_pack("{s:b, s:I}", "force", force, "timeout_ms", (json_int_t)stop_timeout_ms(task));
+
+        step_say(task, force ? "killing it" : "asking the guest to power off");
+        if (!body)
+                task_step_failed(task, NULL);
+        else
+                call_vm(task, userdata, "stop", body, stop_timeout_ms(task) + STOP_GRACE_MS, on_document);
+}
+
+static void on_stopping(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *power = json_text(json_status(body), "power");
+        struct error *late = NULL;
+
+        /* An agent that has forgotten the VM does not run it. */
+        if ((error && error->code == ERROR_NOT_FOUND) || !strcmp(power, "stopped") ||
+                !strcmp(power, "crashed"))
+                task_step_done(task);
+        else if (error)
+                task_step_failed(task, error_copy(error));
+        else if (task_step_elapsed_ms(task) > stop_timeout_ms(task) + STOP_GRACE_MS) {
+                error_set(&late, ERROR_TIMED_OUT, "Use --force to end it without the guest's help.",
+                        "the guest did not power off in time");
+                task_step_failed(task, late);
+        } else
+                task_step_again(task, STOP_POLL_MS);
+}
+
+static void run_wait_stopped(struct task *task, void *userdata)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/vms/%s", json_text(task_data(task), "vm_uid"));
+
+        if (!path)
+                task_step_failed(task, NULL);
+        else
+                step_call(task, userdata,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
+                                .method = "GET",
+                                .path = path,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        on_stopping);
+}
+
+static const struct task_step stop_steps[] = {
+        {.name = "find", .run = run_find},
+        {.name = "stop", .run = run_stop},
+        {.name = "wait", .run = run_wait_stopped},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
+};
+const struct task_kind operation_vm_stop = {
+        .action = "vm.stop",
+        .steps = stop_steps,
+        .n_steps = ARRAY_SIZE(stop_steps),
+        .timeout_ms = 130 * MINUTE_MS,
+};
+
+static void run_pause(struct task *task, void *userdata)
+{
+        call_vm(task, userdata, "pause", NULL, CALL_TIMEOUT_MS, on_document);
+}
+
+static void run_resume(struct task *task, void *userdata)
+{
+        call_vm(task, userdata, "resume", NULL, CALL_TIMEOUT_MS, on_document);
+}
+
+static const struct task_step pause_steps[] = {
+        {.name = "find", .run = run_find},
+        {.name = "pause", .run = run_pause, .cancel = cancel_later},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
+};
+const struct task_kind operation_vm_pause = {
+        .action = "vm.pause",
+        .steps = pause_steps,
+        .n_steps = ARRAY_SIZE(pause_steps),
+        .timeout_ms = 3 * MINUTE_MS,
+};
+
+static const struct task_step resume_steps[] = {
+        {.name = "find", .run = run_find},
+        {.name = "resume", .run = run_resume, .cancel = cancel_later},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
+};
+const struct task_kind operation_vm_resume = {
+        .action = "vm.resume",
+        .steps = resume_steps,
+        .n_steps = ARRAY_SIZE(resume_steps),
+        .timeout_ms = 3 * MINUTE_MS,
+};
+
+static void on_deleted(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error && error->code != ERROR_NOT_FOUND)
+                task_step_failed(task, error_copy(error));
+        else
+                task_step_done(task);
+}
+
+/* A VM that was never made on any host has nothing to delete there. */
+static void run_delete(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *host = home_of(manager, vm_of(task, manager));
+
+        if (!host)
+                task_step_done(task);
+        else if (remember_host(task, host) < 0)
+                task_step_failed(task, NULL);
+        else
+                send_document(task, manager, "delete", CALL_TIMEOUT_MS, on_deleted);
+}
+
+static void run_forget(struct task *task, void *userdata)
+{
+        store_batch_remove(task_batch(task), "vm", json_text(task_data(task), "vm_uid"), STORE_ANY);
+        task_step_done(task);
+}
+
+/* The refresh comes first: no report from before the deletion may bring the object back. */
+static const struct task_step delete_steps[] = {
+        {.name = "delete", .run = run_delete, .cancel = cancel_later},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
+        {.name = "forget", .run = run_forget, .cancel = cancel_later},
+};
+const struct task_kind operation_vm_delete = {
+        .action = "vm.delete",
+        .steps = delete_steps,
+        .n_steps = ARRAY_SIZE(delete_steps),
+        .timeout_ms = 3 * MINUTE_MS,
+};

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/operations.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+
+#define RETRY_MS 1000
+#define REFRESH_AGAIN_MS 50
+#define REFRESH_MAX_MS 10000
+
+const struct task_kind *const operation_kinds[] = {
+        &operation_vm_create,
+        &operation_vm_start,
+        &operation_vm_stop,
+        &operation_vm_pause,
+        &operation_vm_resume,
+        &operation_vm_delete,
+        &operation_vm_migrate,
+        &operation_host_add,
+        &operation_host_sync,
+        &operation_host_remove,
+        &operation_datastore_apply,
+        &operation_datastore_remove,
+        &operation_network_apply,
+        &operation_network_remove,
+        NULL,
+};
+
+/* A call to an agent that a task waits for. Freed by its answer, or by the task when it is stopped. */
+struct step_call {
+        struct task *task;
+        struct manager *manager;
+        struct http_call *call;
+        step_reply_fn fn;
+        bool once;
+};
+
+static void on_step_reply(void *userdata, int status, json_t *body, struct error *error)
+{
+        _cleanup_free_ struct step_call *call = userdata;
+        struct task *task = call->task;
+
+        task_set_pending(task, NULL, NULL);
+        if (status != 0 || call->once) {
+                call->fn(task, call->manager, error ? NULL : body, error);
+                return;
+        }
+        step_say(task, "%s", error_message(error));
+        task_step_again(task, RETRY_MS);
+}
+
+static void cancel_step_call(void *pending)
+{
+        struct step_call *call = pending;
+
+        http_call_cancel(call->call);
+        free(call);
+}
+
+static void call_agent(struct task *task, struct manager *manager, const struct agent_request *request,
+        step_reply_fn fn, bool once)
+{
+        struct step_call *call = ALLOC(struct step_call);
+        struct error *error = NULL;
+        int r;
+
+        if (!call) {
+                task_step_failed(task, NULL);
+                return;
+        }
+        *call = (struct step_call){.task = task, .manager = manager, .fn = fn, .once = once};
+        r = agent_call(manager, request, on_step_reply, call, &call->call, &error);
+        if (r >= 0) {
+                task_set_pending(task, call, cancel_step_call);
+                return;
+        }
+        free(call);
+        if (once) {
+                fn(task, manager, NULL, error);
+                error_free(error);
+        } else
+                task_step_failed(task, error);
+}
+
+void step_call(
+        struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn)
+{
+        call_agent(task, manager, request, fn, false);
+}
+
+void step_call_once(
+        struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn)
+{
+        call_agent(task, manager, request, fn, true);
+}
+
+void step_refresh(struct task *task, void *userdata)
+{
+        static const char *const keys[] = {"host_uid", "to_uid"};
+        struct manager *manager = userdata;
+        uint64_t elapsed = task_step_elapsed_ms(task), began = clock_now_ms(manager->clock) - elapsed;
+        bool fresh = true;
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                const char *uid = json_text(task_data(task), keys[i]);
+
+                if (!*uid || !inventory_connected(manager->inventory, uid) ||
+                        inventory_fresh(manager->inventory, uid, began))
+                        continue;
+                fresh = false;
+                if (elapsed == 0)
+                        inventory_refresh(manager->inventory, uid);
+        }
+        if (fresh || elapsed > REFRESH_MAX_MS)
+                task_step_done(task);
+        else
+                task_step_again(task, REFRESH_AGAIN_MS);
+}
+
+struct error *error_copy(const struct error *error)
+{
+        _cleanup_json_ json_t *json = error_to_json(error);
+
+        return json ? error_from_json(json) : NULL;
+}
+
+void step_say(struct task *task, const char *fmt, ...)
+{
+        _cleanup_free_ char *text = NULL;
+        va_list ap;
+
+        va_start(ap, fmt);
+        if (vasprintf(&text, fmt, ap) < 0)
+                text = NULL;
+        va_end(ap);
+        if (text)
+                task_progress(task, json_pack("{s:n, s:s}", "percent", "message", text));
+}
+
+json_t *vm_for_agent(const json_t *vm)
+{
+        return json_pack("{s:s, s:s, s:s, s:I, s:O, s:O*}", "kind", "vm", "name", json_text(vm, "name"),
+                "uid", json_text(vm, "uid"), "revision", (json_int_t)json_revision(vm), "spec", json_spec(vm),
+                "status", json_status(vm));
+}
+
+void vm_take_report(struct task *task, struct manager *manager, const json_t *report, const char *host_name)
+{
+        const char *uid = json_text(task_data(task), "vm_uid");
+        _cleanup_json_ json_t *doc = json_deep_copy(inventory_vm(manager->inventory, uid));
+        json_t *status = json_deep_copy(json_status(report));
+        uint64_t revision = json_revision(doc);
+
+        if (!doc || !status || json_object_set_new(status, "host", json_string(host_name)) < 0 ||
+                json_object_set_new(doc, "status", status) < 0)
+                return;
+        if (json_is_object(json_spec(report)) && json_object_set(doc, "spec", json_spec(report)) < 0)
+                return;
+        store_batch_put(task_batch(task), revision, TAKE_PTR(doc));
+}

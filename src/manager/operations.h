@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The kinds of tasks, and what they share. Input and data of each kind stand above its step table. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "manager/inventory.h"
+#include "manager/task.h"
+
+struct manager;
+
+extern const struct task_kind operation_vm_create;
+extern const struct task_kind operation_vm_start;
+extern const struct task_kind operation_vm_stop;
+extern const struct task_kind operation_vm_pause;
+extern const struct task_kind operation_vm_resume;
+extern const struct task_kind operation_vm_delete;
+extern const struct task_kind operation_vm_migrate;
+extern const struct task_kind operation_host_add;
+extern const struct task_kind operation_host_sync;
+extern const struct task_kind operation_host_remove;
+extern const struct task_kind operation_datastore_apply;
+extern const struct task_kind operation_datastore_remove;
+extern const struct task_kind operation_network_apply;
+extern const struct task_kind operation_network_remove;
+
+/* All of them, NULL-terminated. */
+extern const struct task_kind *const operation_kinds[];
+
+/* A host has answered for the first time (again): its datastores and networks are applied. */
+void operations_host_connected(struct manager *manager, const json_t *host);
+
+/* What the checks say about a migration of the VM (document) to host `to` (NULL: the best one): a CheckReport as in
+ * docs/openapi.json, the caller's. NOT_FOUND for an unknown host. */
+int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to, json_t **ret_report,
+        struct error **ret_error);
+
+/* Called for an agent's answer; both are borrowed and one of them is NULL. */
+typedef void (*step_reply_fn)(struct task *task, struct manager *manager, json_t *body, struct error *error);
+
+/* Calls an agent for a step; the task waits. Without an answer the step runs again after a second (hence the request id
+ * of task_request_id()), until the task's time limit; an answer, good or bad, goes to fn. */
+void step_call(
+        struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn);
+/* The same, but fn also learns that there was no answer (UNREACHABLE, TIMED_OUT). */
+void step_call_once(
+        struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn);
+
+/* Step function: polls the host in data "host_uid" (and "to_uid") and waits for it, so that what the API shows
+ * afterwards includes what the task did. Never fails. */
+void step_refresh(struct task *task, void *userdata);
+
+struct error *error_copy(const struct error *error);
+
+/* Progress of a step in one sentence. */
+void step_say(struct task *task, const char *fmt, ...) _printf_(2, 3);
+
+/* The document as agents take it: without the manager's own keys. The caller's. */
+json_t *vm_for_agent(const json_t *vm);
+/* Puts what the agent answered (a VM document) into the VM's object, with the host's name. */
+void vm_take_report(struct task *task, struct manager *manager, const json_t *report, const char *host_name);

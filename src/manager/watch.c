@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/watch.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/buf.h"
+#include "base/doc.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "io/http_server.h"
+#include "io/loop.h"
+#include "manager/store.h"
+#include "manager/task.h"
+
+#define WATCHERS_MAX 500
+#define EVENTS_AT_ONCE 200
+#define EVENT_MAX_BYTES (5u << 20)
+#define BUFFER_MAX_BYTES (8u << 20)
+#define HEARTBEAT_MS 15000
+#define KINDS_MAX 256
+
+struct watcher {
+        struct watch *watch;
+        struct list link;
+        struct http_stream *stream;
+        uint64_t seen;
+        char kinds[KINDS_MAX]; /* ",vm,task," or "" for all */
+        bool failed;
+};
+
+struct watch {
+        struct loop *loop;
+        struct store *store;
+        struct list watchers;
+        size_t n_watchers;
+        struct loop_source *wake; /* armed by watch_poke() */
+        struct loop_source *heartbeat;
+};
+
+/* Kinds that the API shows; whatever else is in the store is nobody's business. */
+static const char *const public_kinds[] = {
+        "host", "vm", "task", "datastore", "switch", "port-group", "token", "audit", "alert"};
+
+static void watcher_free(struct watcher *watcher)
+{
+        list_remove(&watcher->link);
+        watcher->watch->n_watchers--;
+        free(watcher);
+}
+
+static void on_closed(void *userdata)
+{
+        watcher_free(userdata);
+}
+
+static bool wanted(const struct watcher *watcher, const char *kind)
+{
+        char needle[KINDS_MAX + 3];
+
+        if (*watcher->kinds) {
+                snprintf(needle, sizeof(needle), ",%s,", kind);
+                if (!strstr(watcher->kinds, needle))
+                        return false;
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(public_kinds); i++)
+                if (!strcmp(public_kinds[i], kind))
+                        return true;
+        return false;
+}
+
+static int send_event(void *userdata, const struct store_event *event)
+{
+        struct watcher *watcher = userdata;
+        _cleanup_json_ json_t *public = event->doc ? task_public(event->doc) : NULL, *data = NULL;
+        _cleanup_free_ char *text = NULL;
+        _cleanup_buf_ struct buf out;
+
+        watcher->seen = event->seq;
+        if (!wanted(watcher, event->kind))
+                return 0;
+        data = json_pack("{s:s, s:s, s:s, s:s, s:I, s:O?}", "op", event->removed ? "delete" : "put", "kind",
+                event->kind, "name", event->name, "uid", event->uid, "revision", (json_int_t)event->seq,
+                "object", public);
+        text = data ? doc_to_text(data) : NULL;
+        if (!text)
+                return -ENOMEM;
+        buf_init(&out, EVENT_MAX_BYTES);
+        if (buf_printf(&out, "id: %llu\nevent: %s\ndata: ", (unsigned long long)event->seq, event->kind) <
+                        0 ||
+                buf_append_string(&out, text) < 0 || buf_append_string(&out, "\n\n") < 0)
+                return -ENOMEM;
+        return http_stream_send(watcher->stream, out.data, out.len);
+}
+
+/* Too far behind, or nonsense: the client has to list again. */
+static int send_reset(struct watcher *watcher)
+{
+        char text[128];
+        int n;
+
+        if (store_revision(watcher->watch->store, &watcher->seen, NULL) < 0)
+                return -EIO;
+        n = snprintf(text, sizeof(text), "id: %llu\nevent: reset\ndata: {}\n\n",
+                (unsigned long long)watcher->seen);
+        return http_stream_send(watcher->stream, text, (size_t)n);
+}
+
+static void pump(struct watcher *watcher)
+{
+        uint64_t before;
+        int r;
+
+        do {
+                before = watcher->seen;
+                r = store_changes(watcher->watch->store, before, EVENTS_AT_ONCE, send_event, watcher, NULL);
+                if (r == -ESTALE)
+                        r = send_reset(watcher);
+        } while (r >= 0 && watcher->seen > before);
+        /* A stream that does not take more is about to be closed: on_closed() frees the watcher. */
+        watcher->failed = r < 0;
+}
+
+static void on_wake(void *userdata)
+{
+        struct watch *watch = userdata;
+        struct watcher *watcher, *spare;
+
+        list_for_each_safe (watcher, spare, &watch->watchers, link)
+                if (!watcher->failed)
+                        pump(watcher);
+}
+
+static void on_heartbeat(void *userdata)
+{
+        struct watch *watch = userdata;
+        struct watcher *watcher, *spare;
+
+        list_for_each_safe (watcher, spare, &watch->watchers, link)
+                if (!watcher->failed && http_stream_send(watcher->stream, ":\n\n", 3) < 0)
+                        watcher->failed = true;
+        loop_source_rearm(watch->heartbeat, HEARTBEAT_MS);
+}
+
+int watch_new(struct loop *loop, struct store *store, struct watch **ret_watch, struct error **ret_error)
+{
+        struct watch *watch = ALLOC(struct watch);
+        int r;
+
+        if (!watch)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        watch->loop = loop;
+        watch->store = store;
+        list_init(&watch->watchers);
+        r = loop_add_timer(loop, 0, on_wake, watch, &watch->wake);
+        if (r >= 0)
+                r = loop_add_timer(loop, HEARTBEAT_MS, on_heartbeat, watch, &watch->heartbeat);
+        if (r < 0) {
+                watch_free(watch);
+                return error_from_errno(ret_error, r, "cannot watch the store");
+        }
+        *ret_watch = watch;
+        return 0;
+}
+
+void watch_free(struct watch *watch)
+{
+        struct watcher *watcher, *spare;
+
+        if (!watch)
+                return;
+        list_for_each_safe (watcher, spare, &watch->watchers, link) {
+                http_stream_close(watcher->stream);
+                watcher_free(watcher);
+        }
+        loop_source_free(watch->wake);
+        loop_source_free(watch->heartbeat);
+        free(watch);
+}
+
+void watch_poke(struct watch *watch)
+{
+        if (watch->n_watchers)
+                loop_source_rearm(watch->wake, 0);
+}
+
+static struct watcher *watcher_new(
+        struct watch *watch, const char *kinds, uint64_t since, struct error **ret_error)
+{
+        struct watcher *watcher;
+
+        if (watch->n_watchers >= WATCHERS_MAX) {
+                error_set(ret_error, ERROR_RATE_LIMITED, "Close a watch that is not needed.",
+                        "there are %d watches already", WATCHERS_MAX);
+                return NULL;
+        }
+        if (kinds && strlen(kinds) > KINDS_MAX - 3) {
+                error_set(ret_error, ERROR_BAD_REQUEST, NULL, "the list of kinds is too long");
+                return NULL;
+        }
+        watcher = ALLOC(struct watcher);
+        if (!watcher) {
+                error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                return NULL;
+        }
+        watcher->watch = watch;
+        watcher->seen = since;
+        if (kinds && *kinds)
+                snprintf(watcher->kinds, sizeof(watcher->kinds), ",%.*s,", KINDS_MAX - 3, kinds);
+        list_append(&watch->watchers, &watcher->link);
+        watch->n_watchers++;
+        return watcher;
+}
+
+void watch_serve(struct watch *watch, struct http_request *request, const char *kinds, uint64_t since)
+{
+        struct watcher *watcher;
+        struct error *error = NULL;
+
+        if (since == UINT64_MAX && store_revision(watch->store, &since, &error) < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        watcher = watcher_new(watch, kinds, since, &error);
+        if (!watcher) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        watcher->stream =
+                http_request_reply_stream(request, "text/event-stream", BUFFER_MAX_BYTES, on_closed, watcher);
+        if (!watcher->stream) {
+                watcher_free(watcher);
+                return;
+        }
+        /* The first bytes tell the client that the stream stands. */
+        if (http_stream_send(watcher->stream, ":\n\n", 3) >= 0)
+                loop_source_rearm(watch->wake, 0);
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Server-sent events from the change log: each API client that watches is a cursor into it. */
+
+#include "base/error.h"
+
+struct http_request;
+struct loop;
+struct store;
+struct watch;
+
+int watch_new(struct loop *loop, struct store *store, struct watch **ret_watch, struct error **ret_error);
+/* Ends all streams. */
+void watch_free(struct watch *watch);
+
+/* There may be new changes. */
+void watch_poke(struct watch *watch);
+
+/* Answers the request with a stream of changes after `since` (UINT64_MAX: from now). `kinds` (may be NULL) is a
+ * comma-separated list. What is internal never leaves. */
+void watch_serve(struct watch *watch, struct http_request *request, const char *kinds, uint64_t since);
