@@ -49,7 +49,7 @@ static void assign(struct error **ret_error, enum error_code code, const char *h
         *ret_error = e;
 }
 
-int error_set(struct error **ret_error, enum error_code code, const char *hint, const char *fmt, ...)
+int(error_set)(struct error **ret_error, enum error_code code, const char *hint, const char *fmt, ...)
 {
         va_list ap;
 
@@ -59,13 +59,13 @@ int error_set(struct error **ret_error, enum error_code code, const char *hint, 
         return -codes[code].err;
 }
 
-int error_from_errno(struct error **ret_error, int err, const char *fmt, ...)
+int(error_from_errno)(struct error **ret_error, int err, const char *fmt, ...)
 {
         _cleanup_free_ char *what = NULL;
         enum error_code code;
         va_list ap;
 
-        err = err < 0 ? -err : err;
+        err = err < 0 ? -err : err ?: EIO; /* a caller that lost its errno has failed all the same */
         va_start(ap, fmt);
         what = format(fmt, ap);
         va_end(ap);
@@ -116,7 +116,7 @@ void error_free(struct error *error)
         free(error);
 }
 
-int error_propagate(struct error **ret_error, struct error *error)
+int(error_propagate)(struct error **ret_error, struct error *error)
 {
         int r = error ? -codes[error->code].err : -EIO;
 

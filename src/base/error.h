@@ -90,6 +90,18 @@ int error_code_to_errno(enum error_code code); /* positive */
 /* The message, or the code's title when memory was short; never NULL. NULL error: "success". */
 const char *error_message(const struct error *error);
 
+/* What these three return is below 0, always. Compilers and analysers cannot see that through the table of codes; being
+ * told spares the callers a check that would never fail. */
+static inline int error_is_negative(int r)
+{
+        if (r >= 0)
+                __builtin_unreachable();
+        return r;
+}
+#define error_set(...) error_is_negative(error_set(__VA_ARGS__))
+#define error_from_errno(...) error_is_negative(error_from_errno(__VA_ARGS__))
+#define error_propagate(...) error_is_negative(error_propagate(__VA_ARGS__))
+
 /* RFC 9457 problem document {"type","title","status","code","detail","hint","object"}; NULL without memory.
  * The caller owns it. */
 json_t *error_to_json(const struct error *error);
