@@ -376,6 +376,8 @@ void migration_settle(struct migration *m, enum migration_phase phase)
                         json_object_set_new(line, "error", error_to_json(m->stop_reason));
                 (void)journal_append(m->journal, line, NULL); /* only the report would be lost */
         }
+        if (migration_vm(m))
+                vm_refresh(migration_vm(m)); /* what its QEMU did meanwhile was ours to judge; not any more */
         log_info("migration %s of vm %s: %s%s%s", m->id, m->vm_uid, phase_names[phase],
                 m->stop_reason ? ": " : "", m->stop_reason ? error_message(m->stop_reason) : "");
         migration_publish(m);

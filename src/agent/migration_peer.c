@@ -11,6 +11,7 @@
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
+#include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
@@ -244,7 +245,7 @@ void migration_api_peer_prepare(struct agent *agent, struct http_request *reques
         else if (migration_find(agent, m->id))
                 error_set(&e, ERROR_EXISTS, "Begin again under a new id.", "migration %s exists already here",
                         m->id);
-        else if (migration_vm_busy(agent, m->vm_uid) || migration_vm(m))
+        else if (migration_vm_busy(agent, m->vm_uid) || (migration_vm(m) && vm_has_qemu(migration_vm(m))))
                 error_set(&e, ERROR_CONFLICT, "Ask the manager which host owns it.",
                         "the destination has virtual machine %s already", m->vm_uid);
         else

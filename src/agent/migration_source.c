@@ -608,6 +608,7 @@ static void release(struct migration *m)
                         return;
                 }
                 migration_set_phase(m, MIGRATION_SETTLING);
+                m->ask_not_before_ms = 0;
         }
         if (!vm) {
                 m->qemu = HANDOFF_QEMU_GONE;

@@ -36,9 +36,6 @@ static int check_idle(struct agent *agent, const struct vm_config *config, struc
 {
         const struct vm *vm = vm_find(agent, config->uid);
 
-        if (migration_vm_busy(agent, config->uid))
-                return error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
-                        "VM %s is being migrated", config->name);
         if (vm && (vm->job || vm->qemu ||
                           (vm_power(vm) != VM_POWER_STOPPED && vm_power(vm) != VM_POWER_CRASHED)))
                 return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is %s on this host already",
@@ -189,6 +186,9 @@ int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void 
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         int r = parse_document(agent, document, &config, ret_error);
 
+        if (r == 0 && migration_vm_busy(agent, config->uid))
+                r = error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
+                        "VM %s is being migrated", config->name);
         if (r == 0)
                 r = resolve_for_start(agent, config, ret_error);
         if (r < 0)
