@@ -61,6 +61,14 @@ void fault(const char *format, ...)
                 say("FAULT %s", text);
 }
 
+void fault_forget(void)
+{
+        pthread_mutex_lock(&faults.lock);
+        faults.n = 0;
+        faults.first[0] = '\0';
+        pthread_mutex_unlock(&faults.lock);
+}
+
 uint64_t fault_count(void)
 {
         uint64_t n;

@@ -389,6 +389,8 @@ const char *memory_resize(const char *mebibytes, const char *content)
 
         pthread_mutex_lock(&memory.lock);
         if (memory.n_pages > 0) {
+                /* So that a test that looks for a page in the guest's RAM finds none of a former life. */
+                memset(memory.pages, 0, memory.n_pages * PAGE_SIZE);
                 munmap(memory.pages, memory.n_pages * PAGE_SIZE);
                 munmap(memory.slots, memory.n_pages * sizeof(*slots));
                 memory.n_pages = memory.n_span = 0;

@@ -97,6 +97,12 @@ static void command_clock_reset(char **words, char *answer)
         answer_word(answer, NULL);
 }
 
+static void command_forget(char **words, char *answer)
+{
+        fault_forget();
+        answer_word(answer, NULL);
+}
+
 static void command_reboot(char **words, char *answer)
 {
         power_reboot();
@@ -123,6 +129,7 @@ static const struct command {
         {"dirty", command_dirty},             /* dirty PAGES_PER_S [SPAN_MIB] [ORDER] [STYLE] */
         {"disk", command_disk},               /* disk RECORDS_PER_S */
         {"clock-reset", command_clock_reset}, /* forget the longest tick so far */
+        {"forget", command_forget},           /* forget faults: only for tests of the guest itself */
         {"reboot", command_reboot},           /* no answer, as the next two */
         {"poweroff", command_power_off},
         {"crash", command_crash},

@@ -32,6 +32,8 @@ enum {
 /* Records a fault: printed on the console, counted, the first one kept. */
 void fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t fault_count(void);
+/* For tests that harm the guest on purpose, several times in one life. */
+void fault_forget(void);
 /* Copies the text of the first fault ("" when there is none) to buffer. */
 void fault_first(char *buffer, size_t size);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU on a lab's machine without drover: to test the guests themselves, and to compare with QEMU's own migration."""
+
+import itertools
+import json
+import re
+import socket
+import subprocess
+
+from . import guest, netns, qemu
+from .lab import LabError, wait_for
+from .workload import BOOT_TIMEOUT_S, COMMAND_PORT, Ping, Session, address_of
+
+_numbers = itertools.count()
+# No multiple of 256 KiB: QEMU before 9.0 loses dirty pages of such guests under TCG, see docs/vm-document.md.
+MEMORY_KIB = 262152
+
+
+class Qmp:
+    """A QMP connection; one command at a time, events kept."""
+
+    def __init__(self, path):
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(str(path))
+        self._stream = self._socket.makefile("rw", encoding="utf-8")
+        self.events = []
+        self._read()
+        self.execute("qmp_capabilities")
+
+    def _read(self):
+        line = self._stream.readline()
+        if not line:
+            raise LabError("QEMU closed its QMP connection")
+        return json.loads(line)
+
+    def execute(self, command, **arguments):
+        self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._stream.flush()
+        while True:
+            answer = self._read()
+            if "event" in answer:
+                self.events.append(answer)
+            elif "error" in answer:
+                raise LabError(f"QMP {command}: {answer['error']['desc']}")
+            else:
+                return answer["return"]
+
+    def wait_event(self, name):
+        """The first event of this name, also one that came before."""
+        while True:
+            found = next((event for event in self.events if event["event"] == name), None)
+            if found:
+                return found
+            answer = self._read()
+            if "event" in answer:
+                self.events.append(answer)
+
+
+def _try_qmp(path):
+    try:
+        return Qmp(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+
+
+class PlainGuest:
+    """A guest in a QEMU process of its own on a machine of the lab, with a tap on the bridge of that machine's uplink vm0."""
+
+    def __init__(self, lab, machine, folder, mac="52:54:00:77:00:63", binary=None, machine_type="pc-q35-7.2"):
+        self.lab, self.machine, self.folder, self.mac = lab, machine, folder, mac
+        self.binary = binary or qemu.BINARY
+        self.machine_type = machine_type
+        self.address = address_of(mac)
+        self._name = f"plain{next(_numbers)}"
+        self.memory_file = folder / f"{self._name}.ram"
+        self.pid = None
+        self.qmp = None
+        self.disk = None
+
+    def start(self, disk, append="", incoming=None, more=()):
+        """Starts QEMU; the guest boots, or waits for a migration from incoming ("defer")."""
+        self.disk = disk
+        self._plug_tap()
+        files = guest.build("workload")
+        line = f"{(files / 'append').read_text(encoding='ascii')} {append}".strip()
+        socket_path, serial = self.folder / f"{self._name}.qmp", self.folder / f"{self._name}.serial.log"
+        words = [self.binary, "-name", f"guest={self._name},debug-threads=on", "-accel", "tcg", "-cpu", "qemu64",
+                 "-machine", f"{self.machine_type},memory-backend=pc.ram", "-m", f"{MEMORY_KIB}K",
+                 "-object", f"memory-backend-file,id=pc.ram,size={MEMORY_KIB}K,mem-path={self.memory_file},share=on",
+                 "-display", "none", "-nodefaults", "-serial", f"file:{serial}", "-qmp", f"unix:{socket_path},server=on,wait=off",
+                 "-kernel", files / "vmlinuz", "-initrd", files / "initrd", "-append", line,
+                 "-drive", f"file={disk},format=raw,if=virtio",
+                 "-netdev", f"tap,id=n,ifname={self._name},script=no,downscript=no",
+                 "-device", f"virtio-net-pci,netdev=n,mac={self.mac}", "-device", "virtio-balloon-pci", *more]
+        if incoming:
+            words += ["-incoming", incoming]
+        self.lab.machines.start(self.machine, self.folder / f"{self._name}.log", *words)
+        self.qmp = wait_for("QEMU's QMP socket", lambda: _try_qmp(socket_path), 20)
+        self.pid = self.lab.find(self.machine, f"qemu:{self._name}")[0]
+        return self
+
+    def _plug_tap(self):
+        run = self.lab.machines.run
+        bridge = re.search(r"master (\S+)", run(self.machine, "ip", "link", "show", "vm0"))
+        if not bridge:
+            run(self.machine, "ip", "link", "add", "plain", "type", "bridge", "forward_delay", "0")
+            run(self.machine, "ip", "link", "set", "plain", "up")
+            run(self.machine, "ip", "link", "set", "vm0", "master", "plain")
+        run(self.machine, "ip", "tuntap", "add", self._name, "mode", "tap")
+        run(self.machine, "ip", "link", "set", self._name, "master", bridge[1] if bridge else "plain", "up")
+
+    def wait_ready(self, timeout_s=BOOT_TIMEOUT_S):
+        wait_for("the guest to answer", self._answers, timeout_s)
+        return self
+
+    def _answers(self):
+        try:
+            return json.loads(self.ask("status", 2))
+        except (OSError, ValueError):
+            return None
+
+    def ask(self, command, timeout_s=60.0):
+        with netns.connect(self.lab.machines.pid("client"), (self.address, COMMAND_PORT), timeout_s) as connection:
+            connection.sendall(command.encode() + b"\n")
+            return connection.makefile(encoding="ascii").readline().strip()
+
+    def status(self):
+        return json.loads(self.ask("status"))
+
+    def session(self):
+        return Session(self.lab.machines.pid("client"), self.address)
+
+    def ping(self):
+        return Ping(self.lab, self.address)
+
+    def reboot(self):
+        """Reboots from inside and waits for the next life."""
+        boot = self.status()["boot"]
+        with netns.connect(self.lab.machines.pid("client"), (self.address, COMMAND_PORT)) as connection:
+            connection.sendall(b"reboot\n")
+        wait_for("the guest to reboot", lambda: (self._answers() or {"boot": boot})["boot"] != boot, BOOT_TIMEOUT_S)
+
+    def migrate_to(self, other, address, port, timeout_s=120):
+        """QEMU's own migration, pre-copy with its defaults but for the rate limit. query-migrate of the source at the end."""
+        other.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{port}")
+        self.qmp.execute("migrate-set-parameters", **{"max-bandwidth": 0})
+        self.qmp.execute("migrate", uri=f"tcp:{address}:{port}")
+
+        def ended():
+            state = self.qmp.execute("query-migrate")
+            return state if state.get("status") in ("completed", "failed", "cancelled") else None
+        return wait_for("QEMU's migration to end", ended, timeout_s, 0.05)
+
+    def kill(self):
+        if self.pid:
+            self.lab.machines.kill([self.pid])
+        subprocess.run([*self.lab.machines.enter(self.machine), "ip", "link", "delete", self._name], check=False,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
