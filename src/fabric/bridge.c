@@ -52,7 +52,7 @@ static int find_or_add(struct netlink *netlink, const struct bridge_spec *spec, 
 static int ensure_uplink(struct netlink *netlink, const struct bridge_spec *spec,
         const struct netlink_link *bridge, struct error **ret_error)
 {
-        struct netlink_link uplink;
+        struct netlink_link uplink = {};
         int r;
 
         r = bridge_check_uplink(netlink, spec->uplink, spec->name, spec->mtu, &uplink, ret_error);

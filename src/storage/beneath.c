@@ -174,7 +174,7 @@ int beneath_write_atomic(
 {
         _cleanup_fd_ int folder_fd = -1, fd = -1;
         char temporary[32], random[17];
-        const char *base;
+        const char *base = NULL;
         int r;
 
         r = open_parent(dir_fd, path, &folder_fd, &base);
@@ -226,7 +226,7 @@ int beneath_make_dirs(int dir_fd, const char *path, mode_t mode)
 int beneath_unlink(int dir_fd, const char *path)
 {
         _cleanup_fd_ int folder_fd = -1;
-        const char *base;
+        const char *base = NULL;
         int r = open_parent(dir_fd, path, &folder_fd, &base);
 
         if (r < 0)

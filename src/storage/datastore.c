@@ -319,7 +319,7 @@ static int check_in_child(void *arg, json_t **ret_result, struct error **ret_err
 {
         _cleanup_(datastore_freep) struct datastore *ds = NULL;
         const struct check_spec *spec = arg;
-        struct datastore_status status;
+        struct datastore_status status = {};
         int r;
 
         r = datastore_open(spec->name, spec->path, spec->id, &ds, ret_error);

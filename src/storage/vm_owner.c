@@ -167,7 +167,7 @@ static int check_current(const struct vm_folder *folder, const struct vm_owner *
 int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint64_t expected_epoch,
         uint64_t epoch, int64_t now_unix_ms, struct error **ret_error)
 {
-        struct vm_owner current, next = {.epoch = epoch, .since_unix_ms = now_unix_ms};
+        struct vm_owner current = {}, next = {.epoch = epoch, .since_unix_ms = now_unix_ms};
         _cleanup_fd_ int lock_fd = -1;
         uint64_t last_epoch;
         int r;
