@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The audit chain: what is written verifies, what is tampered with is found. */
+
+#include "fixture.h"
+
+#include "manager/audit.h"
+
+struct state {
+        struct folder folder;
+        struct store *store;
+        struct clock_manual clock;
+};
+
+static int setup(void **ret)
+{
+        struct state *state = calloc(1, sizeof(*state));
+
+        folder_make(&state->folder);
+        state->store = store_open_in(&state->folder);
+        clock_manual_init(&state->clock, 1700000000000);
+        for (int i = 0; i < 5; i++)
+                assert_int_equal(audit_write(state->store, &state->clock.clock,
+                                         &(struct audit_entry){.who = "alice",
+                                                 .action = "vm.start",
+                                                 .object = "vm/a",
+                                                 .why = "test",
+                                                 .result = "done"},
+                                         NULL),
+                        0);
+        *ret = state;
+        return 0;
+}
+
+static int teardown(void **data)
+{
+        struct state *state = *data;
+
+        store_close(state->store);
+        folder_remove(&state->folder);
+        free(state);
+        return 0;
+}
+
+static void assert_verdict(struct store *store, bool ok, int n, int bad_seq)
+{
+        json_t *verdict = NULL;
+
+        assert_int_equal(audit_verify(store, &verdict, NULL), 0);
+        assert_int_equal(json_is_true(json_object_get(verdict, "ok")), ok);
+        if (ok)
+                assert_int_equal(json_integer_value(json_object_get(verdict, "n_entries")), n);
+        else
+                assert_int_equal(json_integer_value(json_object_get(verdict, "bad_seq")), bad_seq);
+        json_decref(verdict);
+}
+
+static void whole_chain_verifies(void **data)
+{
+        struct state *state = *data;
+
+        assert_verdict(state->store, true, 5, 0);
+}
+
+static void two_entries_in_one_transaction_continue_the_chain(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        struct audit_entry entry = {.who = "bob", .action = "x", .result = "done"};
+
+        assert_int_equal(audit_add(state->store, &state->clock.clock, &batch, &entry, NULL), 0);
+        assert_int_equal(audit_add(state->store, &state->clock.clock, &batch, &entry, NULL), 0);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_verdict(state->store, true, 7, 0);
+}
+
+static void changed_entry_is_found(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *entry = NULL;
+
+        assert_int_equal(store_get(state->store, "audit", "a000000000000003", &entry, NULL), 0);
+        json_object_set_new(entry, "who", json_string("mallory"));
+        store_batch_put(&batch, STORE_ANY, entry);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_verdict(state->store, false, 0, 3);
+}
+
+static void remove_entry(struct store *store, const char *name)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_remove(&batch, "audit", name, STORE_ANY);
+        assert_int_equal(store_commit(store, &batch, NULL, NULL), 0);
+}
+
+static void removed_entry_is_found(void **data)
+{
+        struct state *state = *data;
+
+        remove_entry(state->store, "a000000000000002");
+        assert_verdict(state->store, false, 0, 3);
+}
+
+static void cut_off_end_is_found(void **data)
+{
+        struct state *state = *data;
+
+        remove_entry(state->store, "a000000000000005");
+        assert_verdict(state->store, false, 0, 5);
+}
+
+static void retention_keeps_the_rest_verifiable(void **data)
+{
+        struct state *state = *data;
+
+        assert_int_equal(audit_trim(state->store, 2, NULL), 0);
+        assert_verdict(state->store, true, 2, 0);
+        assert_int_equal(audit_trim(state->store, 2, NULL), 0);
+        assert_verdict(state->store, true, 2, 0);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+                TEST(whole_chain_verifies),
+                TEST(two_entries_in_one_transaction_continue_the_chain),
+                TEST(changed_entry_is_found),
+                TEST(removed_entry_is_found),
+                TEST(cut_off_end_is_found),
+                TEST(retention_keeps_the_rest_verifiable),
+        };
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}

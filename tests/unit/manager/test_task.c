@@ -1,0 +1,530 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The task engine on a clock that the test moves: steps, undo, cancel, time limits, locks, and a crash at each recorded
+ * point, after which a new engine over the same store goes on. */
+
+#include "fixture.h"
+
+#include <errno.h>
+
+#include "manager/audit.h"
+#include "manager/task.h"
+
+struct state {
+        struct folder folder;
+        struct store *store;
+        struct clock_manual clock;
+        struct task_engine *engine;
+        char trace[512];      /* what the steps did, over all engines */
+        const char *crash_at; /* point; NULL: none */
+        const char *fail_at;  /* step whose run fails */
+        const char *hang_at;  /* step whose run neither ends nor fails */
+        int n_gate;           /* tasks of kind "gated" that may start */
+        int n_cancels;        /* pending things that were cancelled */
+};
+
+static void note(struct state *state, const char *what)
+{
+        size_t used = strlen(state->trace);
+
+        snprintf(state->trace + used, sizeof(state->trace) - used, "%s ", what);
+}
+
+static void forget_pending(void *pending)
+{
+        ++*(int *)pending;
+}
+
+static void run_named(struct task *task, struct state *state, const char *name)
+{
+        struct error *error = NULL;
+
+        note(state, name);
+        if (state->fail_at && !strcmp(state->fail_at, name)) {
+                error_set(&error, ERROR_CONFLICT, NULL, "step %s failed", name);
+                task_step_failed(task, error);
+        } else if (state->hang_at && !strcmp(state->hang_at, name))
+                task_set_pending(task, &state->n_cancels, forget_pending);
+        else {
+                json_object_set_new(task_data(task), name, json_true());
+                task_step_done(task);
+        }
+}
+
+#define RUN(function, name) \
+        static void function(struct task *task, void *userdata) \
+        { \
+                run_named(task, userdata, name); \
+        }
+RUN(run_one, "one")
+RUN(undo_one, "undo-one")
+RUN(run_two, "two")
+RUN(run_three, "three")
+RUN(undo_three, "undo-three")
+
+static void ask_to_end(struct task *task, void *userdata)
+{
+        struct error *error = NULL;
+
+        note(userdata, "asked");
+        error_set(&error, ERROR_CANCELLED, NULL, "it said that it ended");
+        task_step_failed(task, error);
+}
+
+static const struct task_step triple_steps[] = {
+        {.name = "one", .run = run_one, .undo = undo_one},
+        {.name = "two", .run = run_two},
+        {.name = "three", .run = run_three, .undo = undo_three},
+};
+static const struct task_kind triple = {"triple", triple_steps, 3, 60000, NULL};
+
+static const struct task_step polite_steps[] = {
+        {.name = "one", .run = run_one, .cancel = ask_to_end, .no_timeout = true}};
+static const struct task_kind polite = {"polite", polite_steps, 1, 60000, NULL};
+
+static const struct task_step keep_steps[] = {
+        {.name = "one", .run = run_one, .undo = undo_one},
+        {.name = "two", .run = run_two, .keep = true},
+};
+static const struct task_kind keep = {"keep", keep_steps, 2, 60000, NULL};
+
+static bool may_start(const struct task *task, void *userdata)
+{
+        struct state *state = userdata;
+
+        return state->n_gate > 0 && state->n_gate--;
+}
+static const struct task_step gated_steps[] = {{.name = "one", .run = run_one}};
+static const struct task_kind gated = {"gated", gated_steps, 1, 60000, may_start};
+
+static void run_later(struct task *task, void *userdata)
+{
+        note(userdata, "poll");
+        if (task_step_elapsed_ms(task) < 1000)
+                task_step_again(task, 500);
+        else
+                task_step_done(task);
+}
+static const struct task_step later_steps[] = {{.name = "later", .run = run_later}};
+static const struct task_kind later = {"later", later_steps, 1, 60000, NULL};
+
+static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, NULL};
+
+static bool crash(void *userdata, const char *point)
+{
+        struct state *state = userdata;
+
+        return state->crash_at && !strcmp(state->crash_at, point);
+}
+
+static void open_engine(struct state *state)
+{
+        assert_int_equal(task_engine_new(&(struct task_engine_config){.store = state->store,
+                                                 .clock = &state->clock.clock,
+                                                 .kinds = kinds,
+                                                 .userdata = state,
+                                                 .crash = crash},
+                                 &state->engine, NULL),
+                0);
+}
+
+static int setup(void **ret)
+{
+        struct state *state = calloc(1, sizeof(*state));
+
+        folder_make(&state->folder);
+        state->store = store_open_in(&state->folder);
+        clock_manual_init(&state->clock, 1700000000000);
+        open_engine(state);
+        *ret = state;
+        return 0;
+}
+
+static int teardown(void **data)
+{
+        struct state *state = *data;
+
+        task_engine_free(state->engine);
+        store_close(state->store);
+        folder_remove(&state->folder);
+        free(state);
+        return 0;
+}
+
+/* What a crash leaves: the store as it is on the disk, and nothing else. */
+static void restart(struct state *state)
+{
+        task_engine_free(state->engine);
+        store_close(state->store);
+        state->store = store_open_in(&state->folder);
+        state->crash_at = NULL;
+        open_engine(state);
+        task_engine_run(state->engine);
+}
+
+static int submit_as(struct state *state, const char *action, const char *object, const char *priority,
+        char ret_uid[static 64], struct error **ret_error)
+{
+        json_t *doc = NULL;
+        int r;
+
+        r = task_submit(state->engine,
+                &(struct task_request){.action = action,
+                        .object = object,
+                        .objects = (const char *const[]){object, NULL},
+                        .by = "tester",
+                        .priority = priority},
+                NULL, &doc, ret_error);
+        if (r < 0)
+                return r;
+        snprintf(ret_uid, 64, "%s", json_text(doc, "uid"));
+        assert_null(json_object_get(doc, "internal"));
+        json_decref(doc);
+        return 0;
+}
+
+static void submit(struct state *state, const char *action, char ret_uid[static 64])
+{
+        assert_int_equal(submit_as(state, action, "vm/a", NULL, ret_uid, NULL), 0);
+}
+
+static void assert_state(struct state *state, const char *uid, const char *expected)
+{
+        json_t *doc = NULL;
+
+        assert_int_equal(store_get(state->store, "task", uid, &doc, NULL), 0);
+        assert_string_equal(json_text(json_status(doc), "state"), expected);
+        json_decref(doc);
+}
+
+static void assert_error(struct state *state, const char *uid, const char *code, const char *part)
+{
+        json_t *doc = NULL, *error;
+
+        assert_int_equal(store_get(state->store, "task", uid, &doc, NULL), 0);
+        error = json_object_get(json_status(doc), "error");
+        assert_string_equal(json_text(error, "code"), code);
+        assert_non_null(strstr(json_text(error, "detail"), part));
+        json_decref(doc);
+}
+
+static void steps_run_in_order(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        submit(state, "triple", uid);
+        assert_state(state, uid, "queued");
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "one two three ");
+        assert_state(state, uid, "succeeded");
+        assert_null(task_holding(state->engine, "vm/a"));
+}
+
+static void failed_step_undoes_itself_and_what_was_before(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->fail_at = "three";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "one two three undo-three undo-one ");
+        assert_state(state, uid, "failed");
+        assert_error(state, uid, "conflict", "step three failed");
+}
+
+static void failing_undo_is_named_and_the_others_still_run(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "three";
+        state->fail_at = "undo-three";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        clock_manual_advance(&state->clock, 60000);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "one two three undo-three undo-one ");
+        assert_error(state, uid, "timed-out", "undoing step three failed");
+}
+
+static void step_that_keeps_leaves_what_was_made(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->fail_at = "two";
+        submit(state, "keep", uid);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "one two ");
+        assert_state(state, uid, "failed");
+}
+
+static void crash_at_each_point_and_resume(void **data)
+{
+        static const char *const points[][2] = {
+                {"before:one", "one two three "},
+                {"after:one", "one one two three "},
+                {"before:two", "one two three "},
+                {"after:two", "one two two three "},
+                {"before:three", "one two three "},
+                {"after:three", "one two three three "},
+        };
+        struct state *state = *data;
+        char uid[64];
+
+        for (size_t i = 0; i < ARRAY_SIZE(points); i++) {
+                state->trace[0] = '\0';
+                state->crash_at = points[i][0];
+                submit(state, "triple", uid);
+                task_engine_run(state->engine);
+                assert_state(state, uid, "running");
+                restart(state);
+                assert_string_equal(state->trace, points[i][1]);
+                assert_state(state, uid, "succeeded");
+        }
+}
+
+static void crash_at_each_point_of_undoing_and_resume(void **data)
+{
+        static const char *const points[][2] = {
+                {"before:undo-three", "one two three undo-three undo-one "},
+                {"after:undo-three", "one two three undo-three undo-three undo-one "},
+                {"before:undo-two", "one two three undo-three undo-one "},
+                {"before:undo-one", "one two three undo-three undo-one "},
+                {"after:undo-one", "one two three undo-three undo-one undo-one "},
+        };
+        struct state *state = *data;
+        char uid[64];
+
+        for (size_t i = 0; i < ARRAY_SIZE(points); i++) {
+                state->trace[0] = '\0';
+                state->fail_at = "three";
+                state->crash_at = points[i][0];
+                submit(state, "triple", uid);
+                task_engine_run(state->engine);
+                assert_state(state, uid, "undoing");
+                restart(state);
+                assert_string_equal(state->trace, points[i][1]);
+                assert_state(state, uid, "failed");
+        }
+}
+
+static void locks_are_held_again_after_a_restart(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        char uid[64], other[64];
+
+        state->hang_at = "two";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        restart(state);
+        assert_string_equal(state->trace, "one two two ");
+        assert_int_equal(submit_as(state, "triple", "vm/a", NULL, other, &error), -EBUSY);
+        assert_int_equal(error->code, ERROR_BUSY);
+        assert_non_null(strstr(error->message, "triple"));
+        assert_int_equal(submit_as(state, "polite", "vm/b", NULL, other, NULL), 0);
+}
+
+static void request_id_is_the_same_after_a_restart(void **data)
+{
+        struct state *state = *data;
+        char uid[64], before[37], after[37];
+
+        state->hang_at = "two";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        task_request_id(task_holding(state->engine, "vm/a"), before);
+        restart(state);
+        task_request_id(task_holding(state->engine, "vm/a"), after);
+        assert_string_equal(before, after);
+}
+
+static void cancel_stops_the_step_and_undoes(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "two";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        assert_int_equal(task_cancel(state->engine, uid, NULL), 0);
+        task_engine_run(state->engine);
+        assert_int_equal(state->n_cancels, 1);
+        assert_string_equal(state->trace, "one two undo-one ");
+        assert_state(state, uid, "cancelled");
+}
+
+static void cancel_request_survives_a_crash(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "two";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        assert_int_equal(task_cancel(state->engine, uid, NULL), 0);
+        restart(state);
+        assert_state(state, uid, "cancelled");
+}
+
+static void step_with_its_own_end_is_asked(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "one";
+        submit(state, "polite", uid);
+        task_engine_run(state->engine);
+        assert_int_equal(task_cancel(state->engine, uid, NULL), 0);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "one asked ");
+        assert_state(state, uid, "cancelled");
+}
+
+static void ended_task_cannot_be_cancelled(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        char uid[64];
+
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        assert_true(task_cancel(state->engine, uid, &error) < 0);
+        assert_int_equal(error->code, ERROR_CONFLICT);
+}
+
+static void time_limit_ends_a_hanging_task(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "two";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        assert_int_equal(task_engine_next_ms(state->engine), 60000);
+        clock_manual_advance(&state->clock, 59999);
+        task_engine_run(state->engine);
+        assert_state(state, uid, "running");
+        clock_manual_advance(&state->clock, 1);
+        task_engine_run(state->engine);
+        assert_state(state, uid, "failed");
+        assert_error(state, uid, "timed-out", "step two");
+}
+
+static void step_without_time_limit_waits_on(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "one";
+        submit(state, "polite", uid);
+        task_engine_run(state->engine);
+        assert_int_equal(task_engine_next_ms(state->engine), UINT64_MAX);
+        clock_manual_advance(&state->clock, 3600000);
+        task_engine_run(state->engine);
+        assert_state(state, uid, "running");
+}
+
+static void sleeping_step_runs_again_in_time(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        submit(state, "later", uid);
+        task_engine_run(state->engine);
+        assert_int_equal(task_engine_next_ms(state->engine), 500);
+        clock_manual_advance(&state->clock, 499);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "poll ");
+        clock_manual_advance(&state->clock, 1);
+        task_engine_run(state->engine);
+        clock_manual_advance(&state->clock, 500);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "poll poll poll ");
+        assert_state(state, uid, "succeeded");
+}
+
+static void queued_tasks_start_by_priority_then_age(void **data)
+{
+        struct state *state = *data;
+        char low[64], normal[64], older[64], critical[64];
+
+        assert_int_equal(submit_as(state, "gated", "vm/1", "low", low, NULL), 0);
+        assert_int_equal(submit_as(state, "gated", "vm/2", "normal", older, NULL), 0);
+        assert_int_equal(submit_as(state, "gated", "vm/3", "normal", normal, NULL), 0);
+        assert_int_equal(submit_as(state, "gated", "vm/4", "critical", critical, NULL), 0);
+        task_engine_run(state->engine);
+        assert_state(state, critical, "queued");
+        state->n_gate = 2;
+        task_engine_run(state->engine);
+        assert_state(state, critical, "succeeded");
+        assert_state(state, older, "succeeded");
+        assert_state(state, normal, "queued");
+        assert_state(state, low, "queued");
+}
+
+static void end_is_in_the_audit_log(void **data)
+{
+        struct state *state = *data;
+        struct store_query query = {.kind = "audit", .limit = 10};
+        json_t *entries = NULL;
+        char uid[64];
+
+        state->fail_at = "one";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        assert_int_equal(store_list(state->store, &query, &entries, NULL, NULL), 0);
+        assert_int_equal(json_array_size(entries), 2);
+        assert_string_equal(json_text(json_array_get(entries, 0), "result"), "accepted");
+        assert_string_equal(json_text(json_array_get(entries, 1), "result"), "failed");
+        assert_string_equal(json_text(json_array_get(entries, 1), "who"), "tester");
+        json_decref(entries);
+}
+
+static void retention_forgets_the_oldest_ended_tasks(void **data)
+{
+        struct state *state = *data;
+        char first[64], second[64], third[64];
+        json_t *doc = NULL;
+
+        submit(state, "triple", first);
+        task_engine_run(state->engine);
+        submit(state, "triple", second);
+        task_engine_run(state->engine);
+        state->hang_at = "one";
+        submit(state, "triple", third);
+        task_engine_run(state->engine);
+        assert_int_equal(task_trim(state->store, 1, NULL), 0);
+        assert_int_equal(store_get(state->store, "task", first, &doc, NULL), -ENOENT);
+        assert_state(state, second, "succeeded");
+        assert_state(state, third, "running");
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+                TEST(steps_run_in_order),
+                TEST(failed_step_undoes_itself_and_what_was_before),
+                TEST(failing_undo_is_named_and_the_others_still_run),
+                TEST(step_that_keeps_leaves_what_was_made),
+                TEST(crash_at_each_point_and_resume),
+                TEST(crash_at_each_point_of_undoing_and_resume),
+                TEST(locks_are_held_again_after_a_restart),
+                TEST(request_id_is_the_same_after_a_restart),
+                TEST(cancel_stops_the_step_and_undoes),
+                TEST(cancel_request_survives_a_crash),
+                TEST(step_with_its_own_end_is_asked),
+                TEST(ended_task_cannot_be_cancelled),
+                TEST(time_limit_ends_a_hanging_task),
+                TEST(step_without_time_limit_waits_on),
+                TEST(sleeping_step_runs_again_in_time),
+                TEST(queued_tasks_start_by_priority_then_age),
+                TEST(end_is_in_the_audit_log),
+                TEST(retention_forgets_the_oldest_ended_tasks),
+        };
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
