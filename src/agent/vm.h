@@ -53,7 +53,9 @@ struct vm {
 
         /* While a QEMU process exists (NULL / -1 / 0 otherwise). */
         struct child *qemu;
-        struct qmp *qmp; /* NULL while connecting, and after QEMU closed it */
+        /* NULL while connecting, and after QEMU closed it: each pending command was answered (with an error) by
+         * then, also when QEMU died, and only afterwards migration_vm_gone() is called. */
+        struct qmp *qmp;
         pid_t pid;
         uint64_t start_time; /* with pid: identifies the process */
         int ram_fd;        /* memfd of all of guest RAM; its size is config->status.memory_effective_bytes */
@@ -69,6 +71,9 @@ struct vm {
         struct announce **announces; /* n_taps of them, each may be NULL */
         int stream_fd;               /* see vm_take_stream_fd() */
         bool qmp_failed;             /* the last attempt to connect did */
+        bool exited;                 /* QEMU has; its last messages are still being read */
+        bool exited_by_itself, exited_well;
+        char *exit_text;
 };
 
 #define VM_RAM_BLOCK "pc.ram" /* id of guest RAM in QEMU's migration stream */

@@ -39,17 +39,25 @@ int vm_job_begin(
         return 0;
 }
 
+void vm_job_leave_monitor(struct vm *vm)
+{
+        if (!vm->job)
+                return;
+        if (vm->job->call)
+                qmp_call_cancel(TAKE_PTR(vm->job->call));
+        migration_setup_free(TAKE_PTR(vm->job->setup));
+}
+
 /* Takes the job off the VM with everything it waits for. */
 static struct vm_job *detach(struct vm *vm)
 {
-        struct vm_job *job = TAKE_PTR(vm->job);
+        struct vm_job *job;
 
+        vm_job_leave_monitor(vm);
+        job = TAKE_PTR(vm->job);
         if (!job)
                 return NULL;
         loop_source_free(TAKE_PTR(job->timer));
-        if (job->call)
-                qmp_call_cancel(TAKE_PTR(job->call));
-        migration_setup_free(TAKE_PTR(job->setup));
         stores_wait_free(TAKE_PTR(job->wait));
         error_free(TAKE_PTR(job->error));
         return job;

@@ -50,6 +50,8 @@ int vm_job_begin(
 void vm_job_end(struct vm *vm, struct error *error);
 /* The same, but from the loop's next round (for what would otherwise end inside the call that began it). */
 int vm_job_end_later(struct vm *vm);
+/* Gives up what it waits for from the monitor: before that is closed. */
+void vm_job_leave_monitor(struct vm *vm);
 /* Without a call of `done`: the agent ends. */
 void vm_job_drop(struct vm *vm);
 

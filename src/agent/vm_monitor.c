@@ -20,9 +20,13 @@
 #define RECONNECT_MS 2000
 #define QUERY_TIMEOUT_MS 10000
 
+static void settle_exit(struct vm *vm);
+
 int vm_kill(struct vm *vm)
 {
-        return vm->qemu ? child_kill(vm->qemu, SIGKILL) : -ESRCH;
+        int r = vm->qemu ? child_kill(vm->qemu, SIGKILL) : -ENOENT;
+
+        return r == -ESRCH ? 0 : r; /* it ended by itself just now: vm_on_exit() is about to be called */
 }
 
 static void set_qemu_status(struct vm *vm, const char *status)
@@ -131,34 +135,49 @@ static void on_reconnect(void *userdata)
         error_free(error);
 }
 
+static bool starting(const struct vm *vm)
+{
+        return vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING);
+}
+
+static void connect_again(struct vm *vm, uint64_t delay_ms)
+{
+        int r = vm->reconnect ? loop_source_rearm(vm->reconnect, delay_ms)
+                              : loop_add_timer(vm->agent->loop, delay_ms, on_reconnect, vm, &vm->reconnect);
+
+        if (r < 0)
+                log_error("VM %s: cannot connect to QEMU again: %s", vm->name, strerror(-r));
+}
+
 /* QEMU ended, its end follows; or it closed the connection, or did not answer in time: then we try for ever. */
 static void on_lost(void *userdata, const struct error *error)
 {
         struct vm *vm = userdata;
+        _cleanup_(qmp_freep) struct qmp *gone = TAKE_PTR(vm->qmp); /* `error` is inside */
         bool again = vm->qmp_failed;
-        int r;
 
-        qmp_free(TAKE_PTR(vm->qmp));
         vm->qmp_failed = true;
+        if (vm->exited) {
+                settle_exit(vm);
+                return;
+        }
         if (!vm->qemu || !child_running(vm->qemu))
                 return;
-        if (again && vm_power(vm) != VM_POWER_OUTGOING_DONE && vm_power(vm) != VM_POWER_STARTING &&
-                vm_power(vm) != VM_POWER_UNKNOWN) {
-                log_warning("VM %s: %s", vm->name, error_message(error));
-                vm_set_power(vm, VM_POWER_UNKNOWN, "QEMU runs but its monitor does not answer");
-        }
-        if (vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING) &&
-                !vm->job->ending) {
+        if (starting(vm)) {
                 struct error *cause = NULL;
 
+                if (vm->job->ending)
+                        return;
                 (void)error_set(&cause, ERROR_QEMU_FAILED, NULL, "QEMU's monitor: %s", error_message(error));
                 vm_start_failed(vm, cause);
                 return;
         }
-        r = vm->reconnect ? loop_source_rearm(vm->reconnect, again ? RECONNECT_MS : 100)
-                          : loop_add_timer(vm->agent->loop, 100, on_reconnect, vm, &vm->reconnect);
-        if (r < 0)
-                log_error("VM %s: cannot connect to QEMU again: %s", vm->name, strerror(-r));
+        if (again && vm_power_may_change(vm_power(vm), VM_POWER_UNKNOWN) &&
+                vm_power(vm) != VM_POWER_UNKNOWN) {
+                log_warning("VM %s: %s", vm->name, error_message(error));
+                vm_set_power(vm, VM_POWER_UNKNOWN, "QEMU runs but its monitor does not answer");
+        }
+        connect_again(vm, again ? RECONNECT_MS : 100);
 }
 
 int vm_connect(struct vm *vm, struct error **ret_error)
@@ -182,6 +201,39 @@ static char *describe_end(const struct vm *vm, const struct child_result *result
         return alloc_printf("QEMU %s%s%s", child_result_format(result, how), *words ? ": " : "", words);
 }
 
+void vm_on_exit(void *userdata, const struct child_result *result)
+{
+        struct vm *vm = userdata;
+
+        vm->exited = true;
+        vm->exited_by_itself = result->exited;
+        vm->exited_well = result->exited && result->code == 0;
+        vm->exit_text = describe_end(vm, result);
+        /* What it said last (a SHUTDOWN event) is read first, and every command is answered, with an error. */
+        if (!vm->qmp || !qmp_is_ready(vm->qmp))
+                settle_exit(vm);
+}
+
+static void settle_started(struct vm *vm, bool by_itself, const char *how)
+{
+        struct error *error = NULL;
+
+        if (!vm->job->ending || by_itself) { /* its own words say more than a lost monitor */
+                error_free(TAKE_PTR(vm->job->error));
+                (void)error_set(&error, ERROR_QEMU_DIED, NULL, "%s", how);
+        }
+        vm_start_failed(vm, error);
+}
+
+static void settle_released(struct vm *vm)
+{
+        struct vm_job mine = *vm->job;
+
+        vm_job_drop(vm);
+        vm_forget(vm);
+        mine.done(mine.userdata, NULL);
+}
+
 /* The end of a QEMU that runs, or could have run, its guest here. */
 static void settle_power(struct vm *vm, bool orderly, const char *how)
 {
@@ -198,32 +250,23 @@ static void settle_power(struct vm *vm, bool orderly, const char *how)
                 vm_set_power(vm, VM_POWER_CRASHED, how);
 }
 
-void vm_on_exit(void *userdata, const struct child_result *result)
+static void settle_exit(struct vm *vm)
 {
-        struct vm *vm = userdata;
         struct vm_job *job = vm->job;
-        _cleanup_free_ char *how = describe_end(vm, result);
-        bool asked = job && (job->ending || job->kind == VM_JOB_STOP);
-        bool orderly = asked || vm->guest_shutdown || (result->exited && result->code == 0);
+        _cleanup_free_ char *text = TAKE_PTR(vm->exit_text);
+        const char *how = text ?: "QEMU ended";
+        bool orderly = vm->guest_shutdown || vm->exited_well || (job && job->kind == VM_JOB_STOP);
+        bool by_itself = vm->exited_by_itself;
         struct error *error = NULL;
 
         vm_clear_process(vm);
         cgroup_remove(vm->agent->cgroup, vm->uid);
-        if (job && (job->kind == VM_JOB_START || job->kind == VM_JOB_INCOMING)) {
-                if (!job->ending ||
-                        result->exited) { /* by itself: its own words say more than a lost monitor */
-                        error_free(TAKE_PTR(job->error));
-                        (void)error_set(&error, ERROR_QEMU_DIED, NULL, "%s", how ?: "QEMU ended");
-                }
-                vm_start_failed(vm, error);
+        if (starting(vm)) {
+                settle_started(vm, by_itself, how);
                 return;
         }
-        if (job && (job->kind == VM_JOB_RELEASE || job->kind == VM_JOB_DISCARD)) {
-                struct vm_job mine = *job;
-
-                vm_job_drop(vm);
-                vm_forget(vm);
-                mine.done(mine.userdata, NULL);
+        if (job && job->ending) {
+                settle_released(vm);
                 return;
         }
         settle_power(vm, orderly, how);
@@ -231,6 +274,6 @@ void vm_on_exit(void *userdata, const struct child_result *result)
         if (!job || vm->job != job)
                 return;
         if (job->kind != VM_JOB_STOP)
-                (void)error_set(&error, ERROR_QEMU_DIED, NULL, "%s", how ?: "QEMU ended");
+                (void)error_set(&error, ERROR_QEMU_DIED, NULL, "%s", how);
         vm_job_end(vm, error);
 }

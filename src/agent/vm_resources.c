@@ -384,6 +384,7 @@ void vm_clear_process(struct vm *vm)
         free(TAKE_PTR(vm->announces));
         free(TAKE_PTR(vm->taps)); /* the taps themselves end with the QEMU that holds them */
         loop_source_free(TAKE_PTR(vm->reconnect));
+        vm_job_leave_monitor(vm);
         qmp_free(TAKE_PTR(vm->qmp));
         child_free(TAKE_PTR(vm->qemu));
         fd_closep(&vm->ram_fd);
@@ -393,4 +394,6 @@ void vm_clear_process(struct vm *vm)
         vm->start_time = 0;
         vm->guest_shutdown = false;
         vm->qmp_failed = false;
+        vm->exited = vm->exited_by_itself = vm->exited_well = false;
+        free(TAKE_PTR(vm->exit_text));
 }

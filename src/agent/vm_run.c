@@ -280,8 +280,6 @@ static int begin_end(
          * must not get the chance. */
         r = vm->qemu ? vm_kill(vm)
                      : loop_add_defer(vm->agent->loop, on_already_gone, vm->job, &vm->job->timer);
-        if (r == -ESRCH) /* it just ended: its pidfd is about to tell */
-                r = 0;
         if (r < 0) {
                 vm_job_drop(vm);
                 return error_from_errno(ret_error, r, "QEMU of VM %s cannot be ended", vm->name);

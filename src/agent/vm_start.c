@@ -243,7 +243,7 @@ void vm_start_failed(struct vm *vm, struct error *error)
         error_free(error);
         job->ending = true;
         if (vm->qemu && vm_kill(vm) == 0)
-                return; /* vm_on_exit() comes back here */
+                return; /* its end comes back here */
         vm_clear_process(vm);
         error = TAKE_PTR(job->error);
         if (job->kind == VM_JOB_INCOMING) {
