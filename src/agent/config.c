@@ -50,11 +50,11 @@ static int default_name(char **ret)
         return alloc_replace(ret, text_is_name(host) ? host : "host");
 }
 
-/* The mover is installed in our own folder (libexec) or, in a build tree, in the folder of its layer beside
- * ours. */
+/* The mover is beside us, in a build tree in the folder of its layer, or where it is installed. */
 static int default_mover(char **ret)
 {
-        static const char *const places[] = {"drover-mover", "../mover/drover-mover"};
+        static const char *const places[] = {
+                "drover-mover", "../mover/drover-mover", "../libexec/drover/drover-mover"};
         char self[4096];
         ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
         char *slash;
