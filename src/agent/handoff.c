@@ -27,6 +27,7 @@ static const unsigned int followers[N_HANDOFF_RECORDS] = {
         [HANDOFF_OUTGOING] = BIT(HANDED_OFF) | BIT(TAKEN_BACK),
         [HANDOFF_HANDED_OFF] = BIT(TAKEN_BACK) | BIT(RELEASED),
         [HANDOFF_PREPARED] = BIT(OWNER) | BIT(ABANDONED),
+        [HANDOFF_OWNER] = BIT(ABANDONED), /* only while the guest certainly never ran there */
 };
 
 static int find_name(const char *const *names, size_t n, const char *s)
@@ -163,14 +164,33 @@ static enum handoff_destination_action decide_prepared(const struct handoff_dest
         return HANDOFF_DESTINATION_WAIT;
 }
 
+/* The source still holds its paused copy while `handoff_destination_tells` has not said `owner`. */
+static bool can_give_back(const struct handoff_destination_facts *f)
+{
+        return !f->may_have_run && (f->qemu == HANDOFF_QEMU_GONE || f->qemu == HANDOFF_QEMU_LOADED);
+}
+
+static enum handoff_destination_action decide_owner(const struct handoff_destination_facts *f)
+{
+        if (can_give_back(f) && (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted))
+                return HANDOFF_DESTINATION_ABANDON;
+        return f->qemu == HANDOFF_QEMU_LOADED ? HANDOFF_DESTINATION_CONTINUE : HANDOFF_DESTINATION_DONE;
+}
+
+enum handoff_record handoff_destination_tells(const struct handoff_destination_facts *facts)
+{
+        if (facts->record == HANDOFF_OWNER && (can_give_back(facts) || facts->qemu == HANDOFF_QEMU_LOADED))
+                return HANDOFF_PREPARED;
+        return facts->record;
+}
+
 enum handoff_destination_action handoff_destination_decide(const struct handoff_destination_facts *facts)
 {
         switch (facts->record) {
         case HANDOFF_PREPARED:
                 return decide_prepared(facts);
         case HANDOFF_OWNER:
-                return facts->qemu == HANDOFF_QEMU_LOADED ? HANDOFF_DESTINATION_CONTINUE
-                                                          : HANDOFF_DESTINATION_DONE;
+                return decide_owner(facts);
         default: /* a crash may have come between the record and the end of what was left */
                 return facts->qemu == HANDOFF_QEMU_GONE ? HANDOFF_DESTINATION_FAILED
                                                         : HANDOFF_DESTINATION_ABANDON;

@@ -95,8 +95,9 @@ struct handoff_destination_facts {
         enum handoff_record record;
         enum handoff_qemu qemu;
         bool mover_alive;
-        bool commit_read; /* COMMIT came, hence everything before it */
-        bool stop_wanted; /* asked by the source, or timed out */
+        bool commit_read;  /* COMMIT came, hence everything before it */
+        bool stop_wanted;  /* asked by the source, timed out, or QEMU refused to continue the guest */
+        bool may_have_run; /* `cont` was sent, or may have been before a restart of the agent */
         struct handoff_peer peer;
 };
 
@@ -112,3 +113,7 @@ enum handoff_destination_action {
 };
 
 enum handoff_destination_action handoff_destination_decide(const struct handoff_destination_facts *facts);
+
+/* What the destination tells the source about its record: `owner` only once the guest may have run, for the source keeps
+ * its paused copy until then. */
+enum handoff_record handoff_destination_tells(const struct handoff_destination_facts *facts);

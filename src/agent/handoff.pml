@@ -33,6 +33,11 @@ bool s_stop = false, s_commit_sent = false;
 mtype s_peer = NOTHING;
 bool d_stop = false, d_commit_read = false;
 mtype d_peer = NOTHING, d_peer_qemu = NOTHING;
+bool d_may_have_run = false;
+
+/* The destination says `owner` only once its guest may have run. */
+#define GIVE_BACK (!d_may_have_run && (dq == GONE || dq == LOADED))
+#define TOLD ((dj == OWNER && (GIVE_BACK || dq == LOADED)) -> PREPARED : dj)
 
 bool lost = false;           /* a fault killed the QEMU that alone could run the guest */
 bool cancelled = false;
@@ -92,8 +97,8 @@ active proctype SourceAgent()
   :: atomic { sa && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer == OWNER ->
        sj = RELEASED }                                                                   /* crash point source-done */
   :: atomic { sa && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer == ABANDONED -> sj = TAKEN_BACK }
-  :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer != dj ->
-       s_peer = dj }                                                                     /* ASK (also the RESULT frame) */
+  :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer != TOLD ->
+       s_peer = TOLD }                                                                     /* ASK (also the RESULT frame) */
   :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && !sm && s_stop &&
               dj == PREPARED && !d_stop -> d_stop = true }                               /* ASK_ABORT */
   /* after the record */
@@ -121,7 +126,8 @@ active proctype DestinationAgent()
               (d_peer != sj || d_peer_qemu != sq) -> d_peer = sj; d_peer_qemu = sq }     /* ASK */
   :: atomic { da && dj == PREPARED && dq == LOADING && !dm && fed && !d_stop && faults > 0 -> d_stop = true } /* time limit */
   /* OWNER, ABANDONED */
-  :: atomic { da && dj == OWNER && dq == LOADED -> dq = RUN }                            /* crash point destination-done */
+  :: atomic { da && dj == OWNER && dq == LOADED -> dq = RUN; d_may_have_run = true }     /* crash point destination-done */
+  :: atomic { da && dj == OWNER && dq == GONE && !d_may_have_run -> dj = ABANDONED }
   :: atomic { da && dj == ABANDONED && dq != GONE -> dq = GONE }
   od
 }
@@ -133,11 +139,12 @@ active proctype Faults()
   :: atomic { faults < FAULTS && sa -> faults++; sa = false; sm = false;
        s_stop = false; s_peer = NOTHING; s_commit_sent = true }                          /* after a restart: possibly sent */
   :: atomic { faults < FAULTS && da -> faults++; da = false; dm = false;
-       d_stop = false; d_commit_read = false; d_peer = NOTHING; d_peer_qemu = NOTHING }
+       d_stop = false; d_commit_read = false; d_peer = NOTHING; d_peer_qemu = NOTHING;
+       d_may_have_run = (dj == OWNER) }                                                  /* after a restart: not known */
   :: atomic { faults < FAULTS && sm -> faults++; sm = false }
   :: atomic { faults < FAULTS && dm -> faults++; dm = false }
   :: atomic { faults < FAULTS && dq != GONE -> faults++;
-       if :: dj == OWNER -> lost = true :: sq == GONE -> lost = true :: else fi; dq = GONE }
+       if :: dj == OWNER && (d_may_have_run || !da || sj != HANDED_OFF) -> lost = true :: sq == GONE -> lost = true :: else fi; dq = GONE }
   :: atomic { faults < FAULTS && sq != GONE -> faults++;
        if :: dj != OWNER && dq != LOADED && dq != RUN -> lost = true
           :: sj != HANDED_OFF && dj != OWNER -> lost = true

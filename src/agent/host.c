@@ -42,6 +42,55 @@ static void settle_accelerator(struct host *host)
         finish(host, NULL);
 }
 
+/* --- What the KVM probe saw, kept until the next boot: an agent that starts again must not make migrations under way
+ * wait for a probe that hangs until its time limit. RUNTIME-DIR/kvm-probe.json. -------------------------------- */
+
+static char *probe_path(const struct host *host)
+{
+        return alloc_printf("%s/kvm-probe.json", host->agent->config.runtime_dir);
+}
+
+/* Another QEMU may fare differently. */
+static char *probe_subject(const struct qemu_binary *qemu)
+{
+        return alloc_printf(
+                "%s %u.%u.%u %s", qemu->path, qemu->major, qemu->minor, qemu->micro, qemu->package);
+}
+
+static void probe_remember(const struct host *host)
+{
+        _cleanup_free_ char *path = probe_path(host);
+        _cleanup_free_ char *subject = probe_subject(host->qemu);
+        _cleanup_json_ json_t *doc = json_pack("{s:i, s:s*, s:b, s:s*}", "format", 1, "qemu", subject,
+                "works", host->kvm_works, "reason", host->kvm_reason);
+        _cleanup_free_ char *text = doc ? doc_to_text(doc) : NULL;
+
+        if (!path || !text || file_write_atomic(path, text, strlen(text), 0600) < 0)
+                log_warning("the result of the KVM probe cannot be kept: the next start probes again");
+}
+
+static bool probe_recall(struct host *host)
+{
+        _cleanup_free_ char *path = probe_path(host);
+        _cleanup_free_ char *subject = probe_subject(host->qemu);
+        _cleanup_free_ char *text = NULL;
+        _cleanup_json_ json_t *doc = NULL;
+        const char *qemu = NULL, *reason = NULL;
+        bool works = false;
+        size_t len;
+
+        if (!path || !subject || file_read(path, PROC_MAX_BYTES, &text, &len) < 0 ||
+                doc_parse(text, len, &doc, NULL) < 0 ||
+                doc_need_string(doc, "probe", "qemu", 4096, &qemu, NULL) < 0 ||
+                doc_need_string(doc, "probe", "reason", 4096, &reason, NULL) < 0 ||
+                doc_opt_bool(doc, "probe", "works", &works, NULL) < 0 || strcmp(qemu, subject) != 0 ||
+                alloc_replace(&host->kvm_reason, reason) < 0)
+                return false;
+        host->kvm_works = works;
+        host->accelerator = works ? VM_ACCELERATOR_KVM : VM_ACCELERATOR_TCG;
+        return true;
+}
+
 static void on_kvm_probed(void *userdata, bool works, const char *reason)
 {
         struct host *host = userdata;
@@ -50,6 +99,7 @@ static void on_kvm_probed(void *userdata, bool works, const char *reason)
         host->accelerator = works ? VM_ACCELERATOR_KVM : VM_ACCELERATOR_TCG;
         if (alloc_replace(&host->kvm_reason, reason) < 0)
                 log_error("out of memory for the result of the KVM probe");
+        probe_remember(host);
         settle_accelerator(host);
 }
 
@@ -73,6 +123,10 @@ static void on_qemu_probed(void *userdata, struct qemu_binary *binary, const str
                                                              ? "not probed: the configuration says tcg"
                                                              : "there is no /dev/kvm") < 0)
                         log_error("out of memory");
+                settle_accelerator(host);
+                return;
+        }
+        if (probe_recall(host)) {
                 settle_accelerator(host);
                 return;
         }

@@ -649,6 +649,9 @@ static void recover_one(void *userdata, const char *id)
         if (m->role == MIGRATION_SOURCE_SIDE) {
                 m->source.stage = STAGE_RUNNING;
                 m->source.commit_sent = true; /* not known: so it may have been */
+        } else {
+                m->destination.may_have_run = m->record == HANDOFF_OWNER;
+                m->destination.recovered = true;
         }
         if (map_put(&agent->migrations->by_id, m->id, m, NULL) < 0 || (!m->settled && add_timers(m) < 0)) {
                 log_error("migration %s cannot be recovered: out of memory", id);

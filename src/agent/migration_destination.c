@@ -50,6 +50,19 @@ static void prepare_failed(struct migration *m, struct error *error)
         migration_stop(m, error);
 }
 
+static void answer_source(struct migration *m)
+{
+        json_t *answer;
+
+        if (migration_hold(m, "destination-prepare"))
+                return;
+        answer = json_pack("{s:s, s:s, s:i, s:I}", "data_address", m->destination.data_address, "fingerprint",
+                m->destination.source_fingerprint, "max_channels", MIGRATION_MAX_CHANNELS, "realtime_ns",
+                (json_int_t)clock_realtime_ns());
+        http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);
+        migration_set_phase(m, MIGRATION_COPYING);
+}
+
 static void on_mover_event(void *userdata, const char *event, const json_t *message)
 {
         struct migration *m = userdata;
@@ -61,14 +74,8 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                         m->stop_reason = migration_mover_error(message);
                 return;
         }
-        if (!strcmp(event, "ready") && m->destination.prepare) {
-                json_t *answer =
-                        json_pack("{s:s, s:s, s:i, s:I}", "data_address", m->destination.data_address,
-                                "fingerprint", m->destination.source_fingerprint, "max_channels",
-                                MIGRATION_MAX_CHANNELS, "realtime_ns", (json_int_t)clock_realtime_ns());
-
-                http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);
-                migration_set_phase(m, MIGRATION_COPYING);
+        if (!strcmp(event, "ready")) {
+                m->destination.ready = true;
         } else if (!strcmp(event, "placed")) {
                 migration_set_phase(m, MIGRATION_SWITCHING);
         } else if (!strcmp(event, "commit")) {
@@ -276,6 +283,7 @@ static void continue_guest(struct migration *m)
                 return;
         }
         m->n_pending++;
+        m->destination.may_have_run = true;
         m->destination.continuing = true;
 }
 
@@ -360,24 +368,36 @@ static void finish(struct migration *m)
                 m->destination.released = true;
 }
 
-void migration_destination_step(struct migration *m)
+static struct handoff_destination_facts facts_of(const struct migration *m)
 {
-        const struct handoff_destination_facts facts = {
+        return (struct handoff_destination_facts){
                 .record = m->record,
                 .qemu = m->qemu,
                 .mover_alive = m->path_alive,
                 .commit_read = m->destination.commit_read,
                 .stop_wanted = m->stop_wanted,
+                .may_have_run = m->destination.may_have_run,
                 .peer = m->peer,
         };
+}
+
+enum handoff_record migration_destination_tells(const struct migration *m)
+{
+        const struct handoff_destination_facts facts = facts_of(m);
+
+        return handoff_destination_tells(&facts);
+}
+
+void migration_destination_step(struct migration *m)
+{
+        const struct handoff_destination_facts facts = facts_of(m);
 
         switch (handoff_destination_decide(&facts)) {
         case HANDOFF_DESTINATION_WAIT:
-                if (m->phase == MIGRATION_PREPARING) {
-                        (void)migration_hold(m, "destination-prepare");
-                } else {
+                if (m->destination.prepare && m->destination.ready)
+                        answer_source(m);
+                else if (m->phase != MIGRATION_PREPARING)
                         (void)migration_hold(m, "destination-copying");
-                }
                 break;
         case HANDOFF_DESTINATION_ASK:
                 migration_set_phase(m, MIGRATION_WAITING_FOR_PEER);

@@ -93,7 +93,10 @@ struct migration_destination_state {
         char data_address[64];
         char source_fingerprint[PKI_FINGERPRINT_SIZE];
         bool commit_read;
-        bool starting; /* QEMU is being started */
+        bool starting;     /* QEMU is being started */
+        bool ready;        /* everything is prepared: the source may be answered */
+        bool may_have_run; /* see handoff.h */
+        bool recovered;    /* by a new agent: what the old one sent to QEMU is not known */
         bool continuing;
         bool discarding;
         bool released; /* the source says it holds nothing any more */
@@ -225,3 +228,5 @@ void migration_destination_begin(struct migration *m, struct http_request *reque
 void migration_destination_step(struct migration *m);
 void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_destination_deinit(struct migration *m);
+/* What the source is told: see handoff_destination_tells(). */
+enum handoff_record migration_destination_tells(const struct migration *m);

@@ -82,6 +82,17 @@ static void commit_without_loaded_state_is_not_enough(void **state _unused_)
         assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_ABANDON);
 }
 
+static void owner_that_never_ran_gives_back(void **state _unused_)
+{
+        struct handoff_destination_facts f = {.record = HANDOFF_OWNER, .qemu = HANDOFF_QEMU_GONE};
+
+        assert_int_equal(handoff_destination_tells(&f), HANDOFF_PREPARED);
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_ABANDON);
+        f.may_have_run = true;
+        assert_int_equal(handoff_destination_tells(&f), HANDOFF_OWNER);
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_DONE);
+}
+
 static void records_only_go_forward(void **state _unused_)
 {
         assert_true(handoff_record_may_follow(HANDOFF_OUTGOING, HANDOFF_HANDED_OFF));
@@ -89,7 +100,7 @@ static void records_only_go_forward(void **state _unused_)
         assert_false(handoff_record_may_follow(HANDOFF_RELEASED, HANDOFF_TAKEN_BACK));
         assert_false(handoff_record_may_follow(HANDOFF_TAKEN_BACK, HANDOFF_RELEASED));
         assert_false(handoff_record_may_follow(HANDOFF_ABANDONED, HANDOFF_OWNER));
-        assert_false(handoff_record_may_follow(HANDOFF_OWNER, HANDOFF_ABANDONED));
+        assert_false(handoff_record_may_follow(HANDOFF_OWNER, HANDOFF_PREPARED));
 }
 
 /* --- The random walk ------------------------------------------------------------------------------------- */
@@ -161,7 +172,7 @@ static void step_source(struct world *w)
                         break;
                 if (s->stop_wanted && !s->mover_alive && w->d.record == HANDOFF_PREPARED)
                         w->d.stop_wanted = true;
-                s->peer = (struct handoff_peer){true, w->d.record, w->d.qemu};
+                s->peer = (struct handoff_peer){true, handoff_destination_tells(&w->d), w->d.qemu};
                 break;
         case HANDOFF_SOURCE_TAKE_BACK:
                 s->mover_alive = false;
@@ -201,6 +212,7 @@ static void step_destination(struct world *w)
                 destination_record(w, HANDOFF_OWNER);
                 break;
         case HANDOFF_DESTINATION_CONTINUE:
+                d->may_have_run = true;
                 d->qemu = HANDOFF_QEMU_RUNNING;
                 break;
         case HANDOFF_DESTINATION_ABANDON:
@@ -296,6 +308,8 @@ static void fault(struct world *w)
                 w->d_up = false;
                 w->d.mover_alive = w->d.stop_wanted = w->d.commit_read = false;
                 w->d.peer = (struct handoff_peer){};
+                w->d.may_have_run = w->d.record == HANDOFF_OWNER;
+                w->lost |= w->d.may_have_run && w->d.qemu == HANDOFF_QEMU_GONE; /* two faults at once */
                 break;
         case 2:
                 w->s.mover_alive = false;
@@ -310,7 +324,7 @@ static void fault(struct world *w)
                 w->s.stop_wanted |= w->s.record == HANDOFF_OUTGOING;
                 break;
         case 6:
-                w->lost |= w->d.record == HANDOFF_OWNER || w->s.qemu == HANDOFF_QEMU_GONE;
+                w->lost |= w->d.may_have_run || w->s.qemu == HANDOFF_QEMU_GONE;
                 w->d.qemu = HANDOFF_QEMU_GONE;
                 break;
         }
@@ -378,6 +392,7 @@ int main(void)
                 cmocka_unit_test(cancel_before_the_record_aborts),
                 cmocka_unit_test(destination_needs_commit_or_confirmation),
                 cmocka_unit_test(commit_without_loaded_state_is_not_enough),
+                cmocka_unit_test(owner_that_never_ran_gives_back),
                 cmocka_unit_test(records_only_go_forward),
                 cmocka_unit_test(random_walks_keep_one_owner_and_settle),
                 cmocka_unit_test(names_read_back),
