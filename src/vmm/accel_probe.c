@@ -61,12 +61,11 @@ static void on_exit_of_child(void *userdata, const struct child_result *result)
 /* A memfd with the boot sector. */
 static int make_disk(int *ret_fd)
 {
-        size_t size = (size_t)(probe_guest_end - probe_guest);
         _cleanup_fd_ int fd = memfd_create("drover-probe", MFD_CLOEXEC);
 
         if (fd < 0)
                 return -errno;
-        if (write(fd, probe_guest, size) != (ssize_t)size)
+        if (write(fd, probe_guest, PROBE_GUEST_SIZE) != PROBE_GUEST_SIZE)
                 return -EIO;
         *ret_fd = TAKE_FD(fd);
         return 0;

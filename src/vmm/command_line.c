@@ -31,7 +31,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 
-#define ARGS_MAX 1024        /* 64 disks take 7 arguments each, 16 NICs 6: never reached */
+#define ARGS_MAX 1024        /* 64 disks take 8 arguments each, 16 NICs 6, all else under 100 */
 #define ADDRESS_SIZE 16      /* "0x10.0x7" */
 #define BUS_SIZE 24          /* "rp-disk63" */
 #define SERIAL_MAX_CHARS 20  /* of a disk: what virtio-blk and ATA can tell the guest */

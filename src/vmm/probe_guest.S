@@ -18,7 +18,7 @@
 #define EXPECTED 0x577239fc5fc42481 /* of the work in long mode */
 
         .section .rodata
-        .globl probe_guest, probe_guest_end
+        .globl probe_guest
 probe_guest:
         .code16
         cli
@@ -147,8 +147,7 @@ idt_register:
         .word VECTOR * 16 + 15
         .quad IDT
 
-        .skip 510 - (. - probe_guest)
+        .skip PROBE_GUEST_SIZE - 2 - (. - probe_guest)
         .word 0xaa55
-probe_guest_end:
 
         .section .note.GNU-stack, "", %progbits

@@ -5,9 +5,9 @@
 
 #define PROBE_GUEST_PORT 0xf4
 #define PROBE_GUEST_SUCCESS 0x2a
+#define PROBE_GUEST_SIZE 512
 
 #ifndef __ASSEMBLER__
-/* The boot sector, 512 bytes. */
-extern const unsigned char probe_guest[];
-extern const unsigned char probe_guest_end[];
+/* The boot sector. */
+extern const unsigned char probe_guest[PROBE_GUEST_SIZE];
 #endif

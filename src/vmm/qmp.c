@@ -66,7 +66,8 @@ struct qmp {
         struct list calls;
         size_t n_calls;
         uint64_t last_id; /* 0 is the negotiation's */
-        bool *freed;      /* set by qmp_free() while a callback runs */
+        bool busy;        /* inside one of the loop's handlers: */
+        bool dead;        /* qmp_free() came meanwhile, and is done at the handler's end */
 };
 
 static void on_io(void *userdata, int fd, uint32_t events);
@@ -95,14 +96,10 @@ static void close_connection(struct qmp *qmp)
         fd_closep(&qmp->fd);
 }
 
-void qmp_free(struct qmp *qmp)
+static void destroy(struct qmp *qmp)
 {
         struct qmp_call *call, *spare;
 
-        if (!qmp)
-                return;
-        if (qmp->freed)
-                *qmp->freed = true;
         close_connection(qmp);
         loop_source_free(qmp->timer);
         list_for_each_safe (call, spare, &qmp->calls, link)
@@ -113,43 +110,46 @@ void qmp_free(struct qmp *qmp)
         free(qmp);
 }
 
+void qmp_free(struct qmp *qmp)
+{
+        if (qmp && qmp->busy)
+                qmp->dead = true;
+        else if (qmp)
+                destroy(qmp);
+}
+
+/* To be called last in a handler that called back. */
+static void leave(struct qmp *qmp)
+{
+        qmp->busy = false;
+        if (qmp->dead)
+                destroy(qmp);
+}
+
 bool qmp_is_ready(const struct qmp *qmp)
 {
         return qmp->state == STATE_READY;
 }
 
-/* Answers a call, which stays in the list. True when the callback freed the connection. */
-static bool answer(struct qmp_call *call, const json_t *result, const struct error *error)
+/* Answers a call, which stays in the list. */
+static void answer(struct qmp_call *call, const json_t *result, const struct error *error)
 {
-        struct qmp *qmp = call->qmp;
         qmp_reply_fn reply = TAKE_PTR(call->reply);
-        bool *outer = qmp->freed;
-        bool freed = false;
 
-        if (!reply)
-                return false;
-        qmp->freed = &freed;
-        reply(call->userdata, result, error);
-        if (freed) {
-                if (outer)
-                        *outer = true;
-                return true;
-        }
-        qmp->freed = outer;
-        return false;
+        if (reply)
+                reply(call->userdata, result, error);
 }
 
-/* Answers and forgets every call. True when a callback freed the connection. */
-static bool fail_calls(struct qmp *qmp)
+/* Answers and forgets every call. */
+static void fail_calls(struct qmp *qmp)
 {
-        while (!list_empty(&qmp->calls)) {
-                struct qmp_call *call = LIST_FIRST(&qmp->calls, struct qmp_call, link);
+        struct qmp_call *call, *spare;
 
-                if (answer(call, NULL, qmp->lost_error))
-                        return true;
+        list_for_each_safe (call, spare, &qmp->calls, link) { /* no call is added any more */
+                if (!qmp->dead)
+                        answer(call, NULL, qmp->lost_error);
                 call_free(call);
         }
-        return false;
 }
 
 /* Ends the connection; the callbacks follow from the loop's next round (by the timer, which is there already:
@@ -330,11 +330,12 @@ static void on_reply_timeout(void *userdata)
 
         error_set(&error, ERROR_TIMED_OUT, NULL, "QEMU did not answer the command %s within %" PRIu64 " ms",
                 call->name, call->timeout_ms);
-        if (answer(call, NULL, error))
-                return;
+        qmp->busy = true;
+        answer(call, NULL, error);
         if (unsent)
                 call_free(call);
         update_events(qmp);
+        leave(qmp);
 }
 
 static void on_capabilities(void *userdata, const json_t *result, const struct error *error)
@@ -357,7 +358,7 @@ static void handle_greeting(struct qmp *qmp, const json_t *message)
         const json_t *qemu =
                 json_object_get(json_object_get(json_object_get(message, "QMP"), "version"), "qemu");
         uint64_t major, minor, micro;
-        struct qmp_call *call;
+        struct qmp_call *call = NULL;
         struct error *error = NULL;
 
         if (doc_need_u64(qemu, "QMP.version.qemu", "major", 0, 1000, &major, &error) < 0 ||
@@ -417,8 +418,8 @@ static void handle_reply(struct qmp *qmp, const json_t *message)
                 error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU refused the command %s: %.*s", found->name,
                         ERROR_TEXT_MAX, words);
         }
-        if (!answer(found, result, error))
-                call_free(found);
+        answer(found, result, error);
+        call_free(found);
 }
 
 static void handle_line(struct qmp *qmp, const char *line, size_t len)
@@ -442,13 +443,10 @@ static void handle_line(struct qmp *qmp, const char *line, size_t len)
                 handle_reply(qmp, message);
 }
 
-/* Handles the complete lines of what was read. True when a callback freed the connection. */
-static bool handle_input(struct qmp *qmp)
+/* Handles the complete lines of what was read. */
+static void handle_input(struct qmp *qmp)
 {
-        bool freed = false;
-
-        qmp->freed = &freed;
-        while (qmp->state != STATE_LOST) {
+        while (qmp->state != STATE_LOST && !qmp->dead) {
                 char *end = qmp->in.len > qmp->scanned
                                     ? memchr(qmp->in.data + qmp->scanned, '\n', qmp->in.len - qmp->scanned)
                                     : NULL;
@@ -461,17 +459,13 @@ static bool handle_input(struct qmp *qmp)
                 len = (size_t)(end - qmp->in.data);
                 *end = 0;
                 handle_line(qmp, qmp->in.data, len);
-                if (freed)
-                        return true;
                 buf_consume(&qmp->in, len + 1);
                 qmp->scanned = 0;
         }
-        qmp->freed = NULL;
-        return false;
 }
 
-/* Reads once; more comes with the loop's next round. True when a callback freed the connection. */
-static bool read_input(struct qmp *qmp)
+/* Reads once; more comes with the loop's next round. */
+static void read_input(struct qmp *qmp)
 {
         size_t room = MIN((size_t)READ_CHUNK, qmp->in.max - qmp->in.len);
         void *to = room ? buf_reserve(&qmp->in, room) : NULL;
@@ -479,28 +473,29 @@ static bool read_input(struct qmp *qmp)
 
         if (!to) {
                 fail_protocol(qmp, room ? "out of memory for a message" : "a message is too long");
-                return false;
+                return;
         }
         n = recv(qmp->fd, to, room, MSG_DONTWAIT);
         if (n > 0) {
                 buf_commit(&qmp->in, (size_t)n);
-                return handle_input(qmp);
-        }
-        if (n == 0)
+                handle_input(qmp);
+        } else if (n == 0) {
                 fail_errno(qmp, ECONNRESET, "closed the connection");
-        else if (errno != EAGAIN && errno != EINTR)
+        } else if (errno != EAGAIN && errno != EINTR) {
                 fail_errno(qmp, errno, "cannot be read");
-        return false;
+        }
 }
 
 static void on_io(void *userdata, int fd, uint32_t events)
 {
         struct qmp *qmp = userdata;
 
-        if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) && read_input(qmp))
-                return;
-        if (qmp->state != STATE_LOST)
+        qmp->busy = true;
+        if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+                read_input(qmp);
+        if (qmp->state != STATE_LOST && !qmp->dead)
                 flush(qmp);
+        leave(qmp);
 }
 
 static void on_timer(void *userdata)
@@ -509,8 +504,11 @@ static void on_timer(void *userdata)
         struct error *error = NULL;
 
         if (qmp->state == STATE_LOST) {
-                if (!fail_calls(qmp))
+                qmp->busy = true;
+                fail_calls(qmp);
+                if (!qmp->dead)
                         qmp->callbacks.lost(qmp->callbacks.userdata, qmp->lost_error);
+                leave(qmp);
                 return;
         }
         error_set(&error, ERROR_TIMED_OUT, "Look at QEMU's output.",
