@@ -147,12 +147,25 @@ static void on_timer(void *userdata)
         deliver(client);
 }
 
-static int on_socket(CURL *easy _unused_, curl_socket_t fd, int what, void *userdata, void *socket_data)
+/* Lets a call fail for lack of memory; its user is told from the loop. (An error returned to curl would end all
+ * calls, and not before curl is entered again.) */
+static void give_up(CURL *easy)
+{
+        struct http_call *call;
+
+        (void)curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&call);
+        call->result = CURLE_OUT_OF_MEMORY;
+        call->ended = true;
+        list_remove(&call->deliver_link);
+        list_append(&call->client->delivered, &call->deliver_link);
+        (void)loop_source_rearm(call->client->timer, 0);
+}
+
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *userdata, void *socket_data)
 {
         struct http_client *client = userdata;
         struct loop_source *source = socket_data;
         uint32_t events = 0;
-        int r;
 
         if (what == CURL_POLL_REMOVE) {
                 loop_source_free(source);
@@ -163,24 +176,25 @@ static int on_socket(CURL *easy _unused_, curl_socket_t fd, int what, void *user
         if (what & CURL_POLL_OUT)
                 events |= EPOLLOUT;
         if (source)
-                return loop_source_set_events(source, events) < 0 ? -1 : 0;
-        r = loop_add_io(client->loop, fd, events, on_event, client, &source);
-        if (r < 0)
-                return -1; /* curl ends what is under way with an error */
-        (void)curl_multi_assign(client->multi, fd, source);
+                (void)loop_source_set_events(source, events);
+        else if (loop_add_io(client->loop, fd, events, on_event, client, &source) < 0)
+                give_up(easy);
+        else
+                (void)curl_multi_assign(client->multi, fd, source);
         return 0;
 }
 
 static int on_timeout_change(CURLM *multi _unused_, long timeout_ms, void *userdata)
 {
         struct http_client *client = userdata;
-        int r;
 
+        if (!list_empty(&client->delivered)) /* somebody is still to be told */
+                timeout_ms = 0;
         if (timeout_ms < 0)
-                r = loop_source_disarm(client->timer);
+                (void)loop_source_disarm(client->timer);
         else
-                r = loop_source_rearm(client->timer, (uint64_t)timeout_ms);
-        return r < 0 ? -1 : 0;
+                (void)loop_source_rearm(client->timer, (uint64_t)timeout_ms);
+        return 0;
 }
 
 /* ---- what users are told ---- */

@@ -19,11 +19,6 @@
 #define WAIT_MS 20000
 #define STREAM_MAX_BYTES 65536
 
-struct identity {
-        char *cert;
-        char *key;
-};
-
 struct fixture {
         struct loop *loop;
         struct http_server *server;
@@ -109,6 +104,16 @@ static void on_closed(void *userdata)
         f->stream = NULL;
 }
 
+/* Answers the parked request from inside another one's handler. */
+static void handle_release(struct http_request *q, void *userdata)
+{
+        struct fixture *f = userdata;
+
+        if (f->parked)
+                http_request_reply_empty(TAKE_PTR(f->parked), 204);
+        http_request_reply_empty(q, 204);
+}
+
 static void handle_stream(struct http_request *q, void *userdata)
 {
         struct fixture *f = userdata;
@@ -164,6 +169,7 @@ static const struct http_route fixture_routes[] = {
         {"POST", "/echo", handle_echo},
         {"GET", "/park", handle_park},
         {"GET", "/park-answer", handle_park_and_answer_on_abort},
+        {"POST", "/release", handle_release},
         {"GET", "/stream", handle_stream},
         {"GET", "/problem", handle_problem},
         {"GET", "/broken", handle_broken},

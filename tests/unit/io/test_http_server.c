@@ -213,6 +213,20 @@ static void an_answer_may_come_later(void **state)
         assert_false(f->aborted);
 }
 
+static void one_handler_may_answer_anothers_request(void **state)
+{
+        _cleanup_answer_ struct answer late = {}, other = {};
+        struct fixture *f = *state;
+        const struct http_call_spec spec = {
+                .method = "GET", .address = f->address, .path = "/park", .timeout_ms = WAIT_MS};
+
+        assert_int_equal(http_client_call(f->client, &spec, on_reply, &late, NULL, NULL), 0);
+        assert_int_equal(loop_wait(f->loop, &f->parked_arrived, WAIT_MS), 0);
+        fixture_call(f, "POST", "/release", NULL, &other);
+        assert_int_equal(loop_wait(f->loop, &late.done, WAIT_MS), 0);
+        assert_int_equal(late.status, 204);
+}
+
 static void a_client_that_vanishes_is_noticed_and_the_answer_is_lost_harmlessly(void **state)
 {
         _cleanup_answer_ struct answer other = {};
@@ -443,6 +457,7 @@ int main(void)
                 TEST(admission_can_refuse_before_the_handler),
                 TEST(several_requests_share_a_connection),
                 TEST(an_answer_may_come_later),
+                TEST(one_handler_may_answer_anothers_request),
                 TEST(a_client_that_vanishes_is_noticed_and_the_answer_is_lost_harmlessly),
                 TEST(a_vanished_client_cannot_have_a_stream),
                 TEST(the_abort_function_may_answer),
