@@ -129,9 +129,13 @@ static int stream_error(struct tls_stream *stream, int ssl_result)
 {
         int saved_errno = errno;
         int code = SSL_get_error(stream->ssl, ssl_result);
+        bool cut_off = code == SSL_ERROR_SSL &&
+                       ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
 
         ERR_clear_error();
         stream->broken = true;
+        if (cut_off)
+                return -ECONNRESET;
         if (code == SSL_ERROR_ZERO_RETURN)
                 return -ENODATA;
         /* In blocking mode "want" means that SO_RCVTIMEO or SO_SNDTIMEO passed. */

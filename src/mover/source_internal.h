@@ -79,7 +79,6 @@ struct sender {
         unsigned int n_runs;
         uint64_t last_page; /* newest in the stages; they are flushed before page numbers go down */
         bool stages_empty;
-        bool committed; /* COMMIT went out */
         unsigned int n_packed;
         uint8_t *out; /* packed batch, behind WIRE_HEADROOM bytes */
         uint64_t channel_hash;
@@ -105,6 +104,7 @@ struct source {
         atomic_bool stopping;
         atomic_bool handed_off;            /* main: the vote may be sent */
         atomic_bool device_state;          /* reader: seen */
+        atomic_bool committed;             /* sender 0: COMMIT goes out */
         atomic_uint n_up;                  /* senders whose HELLO was answered */
         atomic_uint n_verified;            /* senders whose verification succeeded */
         atomic_uint level;                 /* enum codec_level in use */
@@ -128,7 +128,9 @@ int sender_init(struct sender *sender, struct source *source, unsigned int numbe
 void sender_deinit(struct sender *sender);
 
 /* For source_verify.c, on the sender's thread. */
-int sender_add_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error);
+/* Sends what changed since the last version. */
+int sender_add_changed_page(
+        struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error);
 int sender_add_zero(struct sender *sender, uint64_t page, struct error **ret_error);
 /* The same, whatever was sent before. */
 int sender_add_whole_zero(struct sender *sender, uint64_t page, struct error **ret_error);

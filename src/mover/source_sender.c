@@ -218,15 +218,12 @@ static int stage_blocks(
         return 0;
 }
 
-int sender_add_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
+int sender_add_changed_page(
+        struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
 {
         uint16_t mask = page_index_update(sender->source->index, page, data);
 
-        if (mask == 0) {
-                counter_add(&sender->counters.bytes_unchanged, WIRE_PAGE_SIZE);
-                return 0;
-        }
-        return stage_blocks(sender, page, mask, data, ret_error);
+        return mask == 0 ? 0 : stage_blocks(sender, page, mask, data, ret_error);
 }
 
 int sender_add_whole_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
@@ -279,8 +276,12 @@ static int send_pages(struct sender *sender, const struct batch *batch, struct e
                 if (batch->entries[i] & BATCH_ZERO) {
                         r = sender_add_zero(sender, page, ret_error);
                 } else {
-                        r = sender_add_page(sender, page, data, ret_error);
+                        uint64_t before = counter_get(&sender->counters.pages_sent);
+
+                        r = sender_add_changed_page(sender, page, data, ret_error);
                         data += WIRE_PAGE_SIZE;
+                        if (counter_get(&sender->counters.pages_sent) == before)
+                                counter_add(&sender->counters.bytes_unchanged, WIRE_PAGE_SIZE);
                         counter_add(&sender->counters.bytes_retired, WIRE_PAGE_SIZE);
                 }
         }
@@ -323,7 +324,7 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
         case BATCH_BARRIER:
                 return send_frame(sender, WIRE_BARRIER, &barrier, sizeof(barrier), NULL, 0, ret_error);
         case BATCH_COMMIT:
-                sender->committed = true;
+                sender->source->committed = true;
                 return send_frame(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);
         case BATCH_PAGES:
                 break;
@@ -368,7 +369,7 @@ static int handle_frame(
                 source_fail(sender->source, channel_abort_error(&sender->channel), true);
                 return 0;
         case WIRE_DELIVERED:
-                if (!sender->committed)
+                if (!sender->source->committed)
                         break;
                 mailbox_post(&sender->source->mailbox, MAIL_DELIVERED);
                 return 0;
@@ -487,7 +488,8 @@ void *source_sender_main(void *userdata)
         struct sender *sender = userdata;
         _cleanup_error_ struct error *error = NULL;
 
-        if (run(sender, &error) < 0)
+        /* After COMMIT the sink may close when it likes; only channel 0 still has something to hear. */
+        if (run(sender, &error) < 0 && (sender->number == 0 || !sender->source->committed))
                 source_fail(sender->source, TAKE_PTR(error), false);
         return NULL;
 }

@@ -26,7 +26,7 @@ static int resend_page(
                              : sender_add_zero(sender, page, ret_error);
         }
         r = whole ? sender_add_whole_page(sender, page, data, ret_error)
-                  : sender_add_page(sender, page, data, ret_error);
+                  : sender_add_changed_page(sender, page, data, ret_error);
         counter_add(&sender->counters.pages_verify, counter_get(&sender->counters.pages_sent) - before);
         return r;
 }

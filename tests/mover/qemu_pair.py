@@ -98,6 +98,7 @@ class Guest:
         if incoming:
             command += ["-S", "-incoming", "defer"]
         self.process = subprocess.Popen(command, pass_fds=[self.ram_fd])
+        args.processes.append(self.process)
         self.qmp = Qmp(qmp)
 
     def map(self):
@@ -110,7 +111,7 @@ class Guest:
 
 
 class Mover:
-    def __init__(self, program, role):
+    def __init__(self, program, role, processes):
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.role = role
 
@@ -118,6 +119,7 @@ class Mover:
             os.dup2(theirs.fileno(), CONTROL_FD)
 
         self.process = subprocess.Popen([program, role], preexec_fn=place, close_fds=False)
+        processes.append(self.process)
         theirs.close()
         self.stats = {}
         self.peak_anon_kib = 0
@@ -168,7 +170,7 @@ def connect_movers(args, folder, source_guest, destination_guest):
     ids = {"migration": str(uuid.uuid4()), "vm": str(uuid.uuid4()), "block": "pc.ram",
            "ram_bytes": source_guest.ram_bytes, "timeout_ms": 10000, "op": "start"}
 
-    sink = Mover(args.mover, "sink")
+    sink = Mover(args.mover, "sink", args.processes)
     theirs, ours = socket.socketpair()
     listener = socket.create_server(("127.0.0.1", 0))
     sink.send({**ids, "cert_pem": identities[1]["cert"], "key_pem": identities[1]["key"],
@@ -180,7 +182,7 @@ def connect_movers(args, folder, source_guest, destination_guest):
     theirs.close()
     sink.wait_for("ready")
 
-    source = Mover(args.mover, "source")
+    source = Mover(args.mover, "source", args.processes)
     theirs, ours = socket.socketpair()
     channels = [socket.create_connection(listener.getsockname()) for _ in range(args.channels)]
     source.send({**ids, "cert_pem": identities[0]["cert"], "key_pem": identities[0]["key"],
@@ -315,6 +317,7 @@ def main():
     parser.add_argument("--tunnel", action="store_true")
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
+    args.processes = []
     with tempfile.TemporaryDirectory(prefix="qemu-pair-") as folder:
         guest = Guest(args, folder, "guest0", False)
         try:
@@ -329,8 +332,10 @@ def main():
             for number in range(1, args.runs + 1):
                 guest = migrate(args, folder, number, guest)
         finally:
-            if guest.process.poll() is None:
-                guest.kill()
+            for process in args.processes:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
     return 0
 
 
