@@ -127,6 +127,8 @@ static void on_qemu_probed(void *userdata, struct qemu_binary *binary, const str
                 return;
         }
         if (probe_recall(host)) {
+                log_info("KVM is not probed again: %s/kvm-probe.json has the result since the last boot",
+                        host->agent->config.runtime_dir);
                 settle_accelerator(host);
                 return;
         }

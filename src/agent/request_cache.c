@@ -71,17 +71,20 @@ static void forget(struct request_cache *cache, struct request_entry *entry)
         entry_free(entry);
 }
 
+static bool is_old(const struct request_entry *entry)
+{
+        return clock_now_ms(entry->cache->clock) - entry->since_ms > REQUEST_CACHE_KEEP_MS;
+}
+
 /* Drops what is too old, and the oldest answered one when the table is full. */
 static int make_room(struct request_cache *cache)
 {
-        uint64_t now = clock_now_ms(cache->clock);
         struct map_item *item, *spare;
 
         map_for_each (item, spare, &cache->entries) {
                 struct request_entry *entry = item->value;
-                bool old = now - entry->since_ms > REQUEST_CACHE_KEEP_MS;
 
-                if (entry->answered && (old || map_size(&cache->entries) >= REQUEST_CACHE_MAX))
+                if (entry->answered && (is_old(entry) || map_size(&cache->entries) >= REQUEST_CACHE_MAX))
                         forget(cache, entry);
         }
         return map_size(&cache->entries) < REQUEST_CACHE_MAX ? 0 : -EBUSY;
@@ -112,12 +115,15 @@ int request_cache_begin(struct request_cache *cache, const char *id, const char 
         request_waiter_fn waiter, void *userdata, struct request_entry **ret_entry, int *ret_status,
         json_t **ret_json, struct error **ret_error)
 {
-        int room = make_room(cache);
         struct request_entry *entry = map_get(&cache->entries, id);
         int r;
 
+        if (entry && entry->answered && is_old(entry)) {
+                forget(cache, entry);
+                entry = NULL;
+        }
         if (!entry) {
-                if (room < 0)
+                if (make_room(cache) < 0)
                         return error_set(ret_error, ERROR_BUSY, "Try again later.",
                                 "%d requests are under way already", REQUEST_CACHE_MAX);
                 r = add_entry(cache, id, what, ret_entry);
