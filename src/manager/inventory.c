@@ -669,7 +669,8 @@ static json_t *merged_status(const json_t *vm, const struct reports *reports)
         }
         if (reports->best)
                 return status_reported(reports);
-        if (!*host)
+        /* A host tells of what it runs or ran since its agent started; a VM that was left stopped needs no witness. */
+        if (!*host || !strcmp(json_text(json_status(vm), "power"), "stopped"))
                 return json_incref(json_status(vm));
         return status_unknown(vm, "no host reports it any more");
 }
