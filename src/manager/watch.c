@@ -77,6 +77,7 @@ static int send_event(void *userdata, const struct store_event *event)
         _cleanup_free_ char *text = NULL;
         _cleanup_buf_ struct buf out;
 
+        buf_init(&out, EVENT_MAX_BYTES);
         watcher->seen = event->seq;
         if (!wanted(watcher, event->kind))
                 return 0;
@@ -86,7 +87,6 @@ static int send_event(void *userdata, const struct store_event *event)
         text = data ? doc_to_text(data) : NULL;
         if (!text)
                 return -ENOMEM;
-        buf_init(&out, EVENT_MAX_BYTES);
         if (buf_printf(&out, "id: %llu\nevent: %s\ndata: ", (unsigned long long)event->seq, event->kind) <
                         0 ||
                 buf_append_string(&out, text) < 0 || buf_append_string(&out, "\n\n") < 0)
