@@ -249,6 +249,130 @@ static void test_qemu_that_died_without_agent_is_reported_as_crashed(void **stat
         assert_int_equal(vm_power(vm_find(rig.agent, RIG_VM_UID)), VM_POWER_CRASHED);
 }
 
+/* The agent goes away between the first thought of a QEMU and the first instruction of its guest. */
+static void test_unfinished_start_is_undone_by_the_next_agent(void **state)
+{
+        json_t *document;
+        struct vm *vm;
+        pid_t pid;
+
+        if (!possible)
+                skip();
+        document = rig_vm_document();
+        assert_int_equal(vm_start(rig.agent, document, NULL, NULL, &vm, NULL), 0);
+        json_decref(document);
+        for (int i = 0; i < 200 && !vm->pid; i++)
+                (void)loop_iterate(rig.loop, 50);
+        pid = vm->pid;
+        assert_int_equal(vm_power(vm), VM_POWER_STARTING);
+        rig_stop_agent(&rig);
+        assert_true(process_exists(pid));
+        rig_start_agent(&rig);
+        assert_true(rig_wait_power(&rig, "stopped"));
+        for (int i = 0; i < 200 && process_exists(pid); i++)
+                (void)loop_iterate(rig.loop, 50);
+        assert_false(process_exists(pid));
+}
+
+/* Changes the runtime file to what it was before the process was started. */
+static void forget_pid(void)
+{
+        char path[96];
+        json_t *file;
+
+        (void)snprintf(path, sizeof(path), "%s/run/vms/%s.json", rig.folder, RIG_VM_UID);
+        file = json_load_file(path, 0, NULL);
+        assert_non_null(file);
+        assert_int_equal(json_object_set_new(file, "pid", json_integer(0)), 0);
+        assert_int_equal(json_object_set_new(json_object_get(json_object_get(file, "document"), "status"),
+                                 "power", json_string("starting")),
+                0);
+        assert_int_equal(json_dump_file(file, path, 0), 0);
+        json_decref(file);
+}
+
+static void test_qemu_whose_pid_was_never_noted_is_found_and_ended(void **state)
+{
+        pid_t pid;
+
+        if (!possible)
+                skip();
+        pid = start();
+        rig_stop_agent(&rig);
+        forget_pid();
+        rig_start_agent(&rig);
+        assert_true(rig_wait_power(&rig, "stopped"));
+        for (int i = 0; i < 200 && process_exists(pid); i++)
+                (void)loop_iterate(rig.loop, 50);
+        assert_false(process_exists(pid));
+}
+
+struct heard {
+        bool running;
+        bool gone;
+};
+
+static void on_line(void *userdata, const char *line)
+{
+        struct heard *heard = userdata;
+
+        if (strstr(line, "\"power\":\"running\""))
+                heard->running = true;
+        if (strcmp(line, "event: vm-gone") == 0)
+                heard->gone = true;
+}
+
+static void on_stream_end(void *userdata, int status, json_t *body, struct error *error)
+{
+}
+
+static void test_events_tell_of_start_and_end(void **state)
+{
+        const char *const headers[] = {"X-Drover-Epoch: 1", NULL};
+        struct heard heard = {0};
+        struct http_call *call;
+        struct http_call_spec spec = {.method = "GET",
+                .peer_name = RIG_HOST_UID ".host.drover",
+                .path = "/agent/v1/events",
+                .headers = headers,
+                .timeout_ms = 60000,
+                .line = on_line};
+
+        if (!possible)
+                skip();
+        spec.address = agent_listen_address(rig.agent);
+        assert_int_equal(http_client_call(rig.manager, &spec, on_stream_end, &heard, &call, NULL), 0);
+        /* The stream begins with what is there already, so it does not matter which of the two comes first. */
+        start();
+        assert_int_equal(loop_wait(rig.loop, &heard.running, 10000), 0);
+        assert_int_equal(rig_vm(&rig, "stop", json_pack("{s:b}", "force", 1), NULL), 200);
+        assert_int_equal(rig_vm(&rig, "delete", rig_vm_document(), NULL), 200);
+        assert_int_equal(loop_wait(rig.loop, &heard.gone, 10000), 0);
+        http_call_cancel(call);
+        assert_int_equal(rig_vm(&rig, "create", rig_vm_document(), NULL), 200); /* for the teardown */
+}
+
+static void test_console_shows_the_end_of_the_serial_log(void **state)
+{
+        char path[96];
+        json_t *answer;
+        FILE *log;
+
+        if (!possible)
+                skip();
+        start();
+        (void)snprintf(path, sizeof(path), "%s/store/t1/serial.log", rig.folder);
+        log = fopen(path, "ae");
+        assert_non_null(log);
+        assert_true(fputs("Linux version 6.1\nlogin:", log) >= 0);
+        assert_int_equal(fclose(log), 0);
+        assert_int_equal(rig_call(&rig, rig.manager, "GET", "/agent/v1/vms/" RIG_VM_UID "/console?tail=6",
+                                 NULL, &answer),
+                200);
+        assert_string_equal(json_string_value(json_object_get(answer, "text")), "login:");
+        json_decref(answer);
+}
+
 /* --- Incoming --------------------------------------------------------------------------------------------------- */
 
 struct outcome {
@@ -375,6 +499,10 @@ int main(void)
                 TEST(test_vm_runs_on_and_is_adopted_by_the_next_agent),
                 TEST(test_paused_vm_is_adopted_as_paused),
                 TEST(test_qemu_that_died_without_agent_is_reported_as_crashed),
+                TEST(test_unfinished_start_is_undone_by_the_next_agent),
+                TEST(test_qemu_whose_pid_was_never_noted_is_found_and_ended),
+                TEST(test_events_tell_of_start_and_end),
+                TEST(test_console_shows_the_end_of_the_serial_log),
                 TEST(test_incoming_waits_for_its_stream_and_can_be_discarded),
                 TEST(test_incoming_without_the_sources_decisions_is_refused),
                 TEST(test_incoming_may_not_be_resumed_by_a_user),
