@@ -168,10 +168,11 @@ static int add_value(
 static const char *need_value(
         const struct option_spec *option, const char *const *next, struct error **ret_error)
 {
+        const char *value = *next;
         char hint[256];
 
-        if (*next)
-                return *next;
+        if (value)
+                return value;
         snprintf(hint, sizeof(hint), "write --%s %s", option->name, option->value);
         (void)error_set(ret_error, ERROR_BAD_REQUEST, hint, "option --%s needs a value", option->name);
         return NULL;
