@@ -235,22 +235,32 @@ static int finish(struct task *task, enum task_state state, struct error **ret_e
         return 0;
 }
 
-/* The store did not take the end of a step. A broken expectation of the step's own changes is the step's failure;
- * anything else (disk full, locked) is tried again, for the step's effect is real and must not be forgotten. */
+static void begin_step(struct task *task);
+
+/* The store did not take the end of a step. When an object was changed under the step's own changes, the step runs again
+ * and sees the new state; a name that is taken is its failure. Anything else (disk full, locked) is tried again, for the
+ * step's effect is real and must not be forgotten. */
 static void record_failed(struct task *task, struct error *error)
 {
-        bool own = task->batch.n_changes > 0 &&
-                   (error && (error->code == ERROR_REVISION_MISMATCH || error->code == ERROR_EXISTS));
+        bool own = task->batch.n_changes > 0 && task->phase == PHASE_DONE && error;
 
-        log_error("task %s: cannot record step %s: %s", task_name(task), step_of(task)->name,
-                error_message(error));
-        if (own && task->phase == PHASE_DONE) {
+        if (own && error->code == ERROR_REVISION_MISMATCH) {
+                log_debug("task %s: step %s runs again: %s", task_name(task), step_of(task)->name,
+                        error_message(error));
+                store_batch_deinit(&task->batch);
+                error_free(error);
+                begin_step(task);
+                return;
+        }
+        if (own && error->code == ERROR_EXISTS) {
                 store_batch_deinit(&task->batch);
                 error_free(task->error);
                 task->error = error;
                 task->phase = PHASE_FAILED;
                 return;
         }
+        log_error("task %s: cannot record step %s: %s", task_name(task), step_of(task)->name,
+                error_message(error));
         error_free(error);
         task->retry_at_ms = now_ms(task->engine) + RECORD_RETRY_MS;
 }

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent_double.h"
+
+#include "fixture.h"
+
+#include "base/alloc.h"
+#include "io/pki.h"
+#include "io/sock.h"
+
+static json_t *values_of(json_t *object)
+{
+        json_t *array = json_array(), *value;
+        const char *key;
+
+        json_object_foreach (object, key, value)
+                json_array_append(array, value);
+        return array;
+}
+
+static void on_host(struct http_request *request, void *userdata)
+{
+        const struct agent_double *agent = userdata;
+
+        http_request_reply_json(request, 200,
+                json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{}, s:i}",
+                        "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
+                        "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
+                        "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", (json_int_t)6 << 30,
+                        "load1", 0.5, "cgroup", "capabilities", "n_vms", (int)json_object_size(agent->vms)));
+}
+
+static void on_vms(struct http_request *request, void *userdata)
+{
+        const struct agent_double *agent = userdata;
+
+        http_request_reply_json(request, 200, values_of(agent->vms));
+}
+
+static void on_lists(struct http_request *request, void *userdata)
+{
+        const struct agent_double *agent = userdata;
+        const char *kind = http_request_path(request) + strlen("/agent/v1/");
+        json_t *out = json_array(), *value;
+        const char *key;
+
+        if (!strcmp(kind, "datastores"))
+                json_array_extend(out, values_of(agent->datastores));
+        json_object_foreach (agent->networks, key, value)
+                if (!strncmp(key, kind, strlen(kind)))
+                        json_array_append(out, value);
+        http_request_reply_json(request, 200, out);
+}
+
+static void on_datastore(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        const char *name = http_request_param(request, "name");
+        json_t *body = NULL, *doc;
+        struct error *error = NULL;
+        const char *id;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        id = json_text_or_null(body, "id");
+        if (id && strcmp(id, agent->shared_id)) {
+                error_set(&error, ERROR_CONFLICT, NULL, "another datastore is mounted there");
+                http_request_reply_error(request, error);
+                return;
+        }
+        doc = json_pack("{s:s, s:s, s:O, s:b, s:n}", "name", name, "id", agent->shared_id, "path",
+                json_object_get(body, "path"), "ok", 1, "message");
+        json_object_set(agent->datastores, name, doc);
+        http_request_reply_json(request, 200, doc);
+}
+
+static void on_network(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *body = NULL, *doc;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        doc = json_deep_copy(body);
+        json_object_set_new(doc, "name", json_string(http_request_param(request, "name")));
+        json_object_set_new(agent->networks, http_request_path(request) + strlen("/agent/v1/"), doc);
+        http_request_reply_json(request, 200, json_deep_copy(doc));
+}
+
+static void set_power(json_t *vm, const char *power)
+{
+        json_object_update_new(json_object_get(vm, "status"),
+                json_pack("{s:s, s:s, s:s, s:i, s:I, s:s, s:s, s:n}", "power", power, "host", "double",
+                        "machine", "pc-q35-7.2", "owner_epoch", 1, "memory_effective_bytes",
+                        (json_int_t)64 << 20, "accelerator", "tcg", "qemu_version", "7.2.0", "message"));
+}
+
+static void on_vm_verb(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        const char *uid = http_request_param(request, "uid"), *verb = http_request_param(request, "verb");
+        json_t *vm = json_object_get(agent->vms, uid), *body = NULL;
+
+        if (!strcmp(verb, "create") || !strcmp(verb, "start")) {
+                assert_int_equal(http_request_json(request, &body, NULL), 0);
+                vm = json_deep_copy(body);
+                json_object_set_new(agent->vms, uid, vm);
+                set_power(vm, !strcmp(verb, "start") ? "running" : "stopped");
+        } else if (!strcmp(verb, "delete"))
+                json_object_del(agent->vms, uid);
+        else if (vm)
+                set_power(vm, !strcmp(verb, "stop")    ? "stopped"
+                              : !strcmp(verb, "pause") ? "paused"
+                                                       : "running");
+        http_request_reply_json(
+                request, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
+}
+
+static void reply_or_not_found(struct http_request *request, json_t *doc)
+{
+        struct error *error = NULL;
+
+        if (doc) {
+                http_request_reply_json(request, 200, json_deep_copy(doc));
+                return;
+        }
+        error_set(&error, ERROR_NOT_FOUND, NULL, "not here");
+        http_request_reply_error(request, error);
+}
+
+static void on_vm(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        reply_or_not_found(request, json_object_get(agent->vms, http_request_param(request, "uid")));
+}
+
+static void on_migrate(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *body = NULL;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        if (!agent->migration)
+                agent->migration = json_pack("{s:O, s:s, s:s, s:{s:i, s:i, s:i}, s:[], s:n, s:n, s:O}", "id",
+                        json_object_get(body, "id"), "role", "source", "phase", "copying", "progress", "pass",
+                        1, "bytes_ram", 1000, "remaining_bytes", 3000, "phases", "result", "error", "spec",
+                        body);
+        http_request_reply_json(request, 202, json_object());
+}
+
+static void on_migration(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        reply_or_not_found(request, agent->migration);
+}
+
+static void on_migration_cancel(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        json_object_set_new(agent->migration, "phase", json_string("cancelled"));
+        http_request_reply_json(request, 200, json_object());
+}
+
+static void on_migration_delete(struct http_request *request, void *userdata)
+{
+        http_request_reply_empty(request, 204);
+}
+
+static bool on_any(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        char key[256];
+
+        snprintf(key, sizeof(key), "%s %s", http_request_method(request), http_request_path(request));
+        json_object_set_new(
+                agent->seen, key, json_integer(json_integer_value(json_object_get(agent->seen, key)) + 1));
+        snprintf(agent->epoch, sizeof(agent->epoch), "%s",
+                http_request_header(request, "X-Drover-Epoch") ?: "");
+        snprintf(agent->peer, sizeof(agent->peer), "%s", http_request_peer_name(request) ?: "");
+        assert_non_null(http_request_header(request, "X-Drover-Request"));
+        return true;
+}
+
+static const struct http_route routes[] = {
+        {"GET", "/agent/v1/host", on_host},
+        {"GET", "/agent/v1/vms", on_vms},
+        {"GET", "/agent/v1/datastores", on_lists},
+        {"GET", "/agent/v1/switches", on_lists},
+        {"GET", "/agent/v1/port-groups", on_lists},
+        {"PUT", "/agent/v1/datastores/{name}", on_datastore},
+        {"PUT", "/agent/v1/switches/{name}", on_network},
+        {"PUT", "/agent/v1/port-groups/{name}", on_network},
+        {"GET", "/agent/v1/vms/{uid}", on_vm},
+        {"POST", "/agent/v1/vms/{uid}/{verb}", on_vm_verb},
+        {"POST", "/agent/v1/migrations", on_migrate},
+        {"GET", "/agent/v1/migrations/{id}", on_migration},
+        {"POST", "/agent/v1/migrations/{id}/cancel", on_migration_cancel},
+        {"DELETE", "/agent/v1/migrations/{id}", on_migration_delete},
+};
+
+void agent_double_init(struct agent_double *agent, struct loop *loop)
+{
+        struct sock_address address;
+
+        *agent = (struct agent_double){.loop = loop, .listen_fd = -1, .shared_id = "same-everywhere"};
+        assert_int_equal(sock_address_parse("127.0.0.1:0", 0, false, &address, NULL), 0);
+        assert_int_equal(sock_listen_tcp(&address, 16, &agent->listen_fd, NULL), 0);
+        assert_int_equal(sock_local_address(agent->listen_fd, &address), 0);
+        sock_address_format(&address, agent->address);
+        assert_int_equal(pki_key_new(&agent->key_pem, NULL), 0);
+        assert_int_equal(pki_csr_new(agent->key_pem, "double", &agent->csr_pem, NULL), 0);
+        agent->vms = json_object();
+        agent->datastores = json_object();
+        agent->networks = json_object();
+        agent->seen = json_object();
+}
+
+void agent_double_serve(struct agent_double *agent, const char *uid, const char *cert_pem, const char *ca_pem)
+{
+        snprintf(agent->uid, sizeof(agent->uid), "%s", uid);
+        assert_int_equal(http_server_new(agent->loop,
+                                 &(struct http_server_config){.listen_fd = agent->listen_fd,
+                                         .cert_pem = cert_pem,
+                                         .key_pem = agent->key_pem,
+                                         .client_ca_pem = ca_pem,
+                                         .client_cert_required = true,
+                                         .routes = routes,
+                                         .n_routes = ARRAY_SIZE(routes),
+                                         .admit = on_any,
+                                         .userdata = agent},
+                                 &agent->server, NULL),
+                0);
+        agent->listen_fd = -1;
+}
+
+void agent_double_stop(struct agent_double *agent)
+{
+        http_server_free(TAKE_PTR(agent->server));
+}
+
+void agent_double_deinit(struct agent_double *agent)
+{
+        agent_double_stop(agent);
+        fd_closep(&agent->listen_fd);
+        pki_key_free(agent->key_pem);
+        free(agent->csr_pem);
+        json_decref(agent->vms);
+        json_decref(agent->datastores);
+        json_decref(agent->networks);
+        json_decref(agent->migration);
+        json_decref(agent->seen);
+}
+
+int agent_double_calls(const struct agent_double *agent, const char *method_and_path)
+{
+        return (int)json_integer_value(json_object_get(agent->seen, method_and_path));
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* A small agent inside the test's process: docs/internals/agent-api.md over the real HTTP server with real mutual TLS,
+ * with virtual machines that are documents and nothing more. */
+
+#include <jansson.h>
+
+#include "io/http_server.h"
+#include "io/loop.h"
+
+struct agent_double {
+        struct loop *loop;
+        struct http_server *server;
+        int listen_fd; /* until it serves */
+        char address[64];
+        char *key_pem;
+        char *csr_pem;
+        char uid[64];
+        json_t *vms;           /* uid -> document, as this host reports it */
+        json_t *datastores;    /* name -> document */
+        json_t *networks;      /* "switches/NAME", "port-groups/NAME" -> document */
+        json_t *migration;     /* status document; NULL: none */
+        json_t *seen;          /* "METHOD PATH" -> number of calls */
+        char epoch[32];        /* of the last call */
+        char peer[64];         /* certificate name of the last caller */
+        const char *shared_id; /* what is on the disk of shared datastores */
+};
+
+/* Listens on a free port of 127.0.0.1; answers nobody before agent_double_serve(). */
+void agent_double_init(struct agent_double *agent, struct loop *loop);
+/* With what enrolment gave. */
+void agent_double_serve(
+        struct agent_double *agent, const char *uid, const char *cert_pem, const char *ca_pem);
+/* As when the host dies: connections are refused. */
+void agent_double_stop(struct agent_double *agent);
+void agent_double_deinit(struct agent_double *agent);
+
+int agent_double_calls(const struct agent_double *agent, const char *method_and_path);

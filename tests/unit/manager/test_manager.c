@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The whole manager in one process: its API over real HTTPS, two agent doubles with real mutual TLS. */
+
+#include "agent_double.h"
+#include "fixture.h"
+
+#include "base/log.h"
+#include "io/http_client.h"
+#include "io/sock.h"
+#include "manager/auth.h"
+#include "manager/manager.h"
+
+#define WAIT_MS 20000
+
+struct state {
+        struct folder folder;
+        struct config config;
+        struct loop *loop;
+        struct manager *manager;
+        struct http_client *client;
+        char address[64];
+        char secret[AUTH_SECRET_SIZE];
+        char headers[2][160]; /* Authorization, and one more */
+        struct agent_double agents[2];
+        /* the last answer */
+        bool answered;
+        int status;
+        json_t *body;
+        char code[64];
+};
+
+static void start_manager(struct state *state)
+{
+        struct sock_address address;
+        int fd = -1;
+
+        assert_int_equal(sock_address_parse("127.0.0.1:0", 0, false, &address, NULL), 0);
+        assert_int_equal(sock_listen_tcp(&address, 16, &fd, NULL), 0);
+        assert_int_equal(sock_local_address(fd, &address), 0);
+        sock_address_format(&address, state->address);
+        assert_int_equal(manager_new(&state->config, state->loop, fd, &state->manager, NULL), 0);
+        assert_int_equal(http_client_new(state->loop,
+                                 &(struct http_client_config){.ca_pem = state->manager->ca.ca_pem},
+                                 &state->client, NULL),
+                0);
+}
+
+static void stop_manager(struct state *state)
+{
+        http_client_free(TAKE_PTR(state->client));
+        manager_free(TAKE_PTR(state->manager));
+}
+
+static void on_reply(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct state *state = userdata;
+
+        json_decref(state->body);
+        state->body = json_incref(body);
+        state->status = status;
+        snprintf(state->code, sizeof(state->code), "%s", error ? error_code_to_string(error->code) : "");
+        state->answered = true;
+}
+
+/* Takes the body over; returns the status. The answer stays in state->body. */
+static int call(struct state *state, const char *method, const char *path, json_t *body)
+{
+        const char *headers[] = {state->headers[0], *state->headers[1] ? state->headers[1] : NULL, NULL};
+
+        state->answered = false;
+        assert_int_equal(http_client_call(state->client,
+                                 &(struct http_call_spec){.method = method,
+                                         .address = state->address,
+                                         .peer_name = "manager.drover",
+                                         .path = path,
+                                         .body = body,
+                                         .headers = headers,
+                                         .timeout_ms = WAIT_MS},
+                                 on_reply, state, NULL, NULL),
+                0);
+        assert_int_equal(loop_wait(state->loop, &state->answered, WAIT_MS), 0);
+        json_decref(body);
+        return state->status;
+}
+
+static const char *task_state(struct state *state)
+{
+        return json_text(json_status(state->body), "state");
+}
+
+/* Follows the task of the last answer to its end; its document is the last answer then. */
+static const char *finish(struct state *state)
+{
+        char path[128];
+
+        assert_int_equal(state->status, 202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        for (uint64_t end = clock_now_ms(loop_clock(state->loop)) + WAIT_MS;
+                clock_now_ms(loop_clock(state->loop)) < end;) {
+                assert_int_equal(call(state, "GET", path, NULL), 200);
+                if (!json_is_null(json_object_get(json_status(state->body), "finished")))
+                        return task_state(state);
+                loop_iterate(state->loop, 20);
+        }
+        fail_msg("task %s did not end: %s", json_text(state->body, "name"), task_state(state));
+        return NULL;
+}
+
+/* Iterates until the object's status has the value. */
+static void wait_status(struct state *state, const char *path, const char *key, const char *value)
+{
+        for (uint64_t end = clock_now_ms(loop_clock(state->loop)) + WAIT_MS;
+                clock_now_ms(loop_clock(state->loop)) < end;) {
+                assert_int_equal(call(state, "GET", path, NULL), 200);
+                if (!strcmp(json_text(json_status(state->body), key), value))
+                        return;
+                loop_iterate(state->loop, 20);
+        }
+        fail_msg("%s: %s did not become %s", path, key, value);
+}
+
+static void add_host(struct state *state, struct agent_double *agent, const char *name)
+{
+        char path[96], token[256];
+
+        assert_int_equal(call(state, "POST", "/api/v1/hosts",
+                                 json_pack("{s:s, s:s}", "name", name, "address", agent->address)),
+                201);
+        snprintf(token, sizeof(token), "%s", json_text(state->body, "enrol_token"));
+        assert_int_equal(
+                call(state, "POST", "/api/v1/enrol",
+                        json_pack("{s:s, s:s}", "token", strrchr(token, '.') + 1, "csr", agent->csr_pem)),
+                200);
+        agent_double_serve(agent, json_text(state->body, "host_uid"), json_text(state->body, "certificate"),
+                json_text(state->body, "ca"));
+        snprintf(path, sizeof(path), "/api/v1/hosts/%s", name);
+        wait_status(state, path, "state", "connected");
+}
+
+static int setup(void **ret)
+{
+        struct state *state = calloc(1, sizeof(*state));
+
+        log_init("test", LOG_LEVEL_ERROR);
+        folder_make(&state->folder);
+        assert_int_equal(config_load("/nonexistent", false, &state->config, NULL), 0);
+        free(state->config.state_dir);
+        state->config.state_dir = strdup(state->folder.path);
+        assert_int_equal(manager_init(&state->config, (const char *const[]){"127.0.0.1", NULL}, "admin",
+                                 state->secret, NULL),
+                0);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s", state->secret);
+        assert_int_equal(loop_new(&state->loop), 0);
+        start_manager(state);
+        for (size_t i = 0; i < ARRAY_SIZE(state->agents); i++)
+                agent_double_init(&state->agents[i], state->loop);
+        *ret = state;
+        return 0;
+}
+
+static int teardown(void **data)
+{
+        struct state *state = *data;
+
+        stop_manager(state);
+        for (size_t i = 0; i < ARRAY_SIZE(state->agents); i++)
+                agent_double_deinit(&state->agents[i]);
+        loop_free(state->loop);
+        json_decref(state->body);
+        config_deinit(&state->config);
+        folder_remove(&state->folder);
+        free(state);
+        return 0;
+}
+
+static json_t *vm_document(const char *name)
+{
+        return json_pack("{s:s, s:{s:I, s:s, s:[{s:s}]}, s:b}", "name", name, "spec", "memory_bytes",
+                (json_int_t)64 << 20, "datastore", "shared", "nics", "port_group", "net", "start", 1);
+}
+
+/* Two hosts, a shared datastore, a network and a running VM "web" on host1. */
+static void set_the_stage(struct state *state)
+{
+        json_t *vm = vm_document("web");
+
+        add_host(state, &state->agents[0], "host1");
+        add_host(state, &state->agents[1], "host2");
+        call(state, "POST", "/api/v1/datastores",
+                json_pack("{s:s, s:{s:s}}", "name", "shared", "spec", "path", "/srv"));
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/switches", json_pack("{s:s}", "name", "sw"));
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/port-groups",
+                json_pack("{s:s, s:{s:s}}", "name", "net", "spec", "switch", "sw"));
+        assert_string_equal(finish(state), "succeeded");
+        json_object_set_new(vm, "host", json_string("host1"));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static const char *vm_uid(struct state *state)
+{
+        assert_int_equal(call(state, "GET", "/api/v1/vms/web", NULL), 200);
+        return json_text(state->body, "uid");
+}
+
+/* What the two agents would have done. */
+static void complete_migration(struct state *state)
+{
+        struct agent_double *from = &state->agents[0], *to = &state->agents[1];
+        char uid[64];
+
+        snprintf(uid, sizeof(uid), "%s", vm_uid(state));
+        json_object_set(to->vms, uid, json_object_get(from->vms, uid));
+        json_object_del(from->vms, uid);
+        json_object_set_new(from->migration, "phase", json_string("done"));
+        json_object_set_new(from->migration, "result",
+                json_pack("{s:i, s:i, s:i, s:s}", "total_ms", 1500, "pause_ms", 7, "passes", 3, "cipher",
+                        "TLS"));
+}
+
+static void request_without_token_is_refused(void **data)
+{
+        struct state *state = *data;
+
+        snprintf(state->headers[0], sizeof(state->headers[0]), "X-Nothing: 1");
+        assert_int_equal(call(state, "GET", "/api/v1/vms", NULL), 401);
+        assert_string_equal(state->code, "unauthenticated");
+        assert_int_equal(call(state, "GET", "/healthz", NULL), 200);
+}
+
+static void reader_may_read_and_no_more(void **data)
+{
+        struct state *state = *data;
+
+        assert_int_equal(call(state, "POST", "/api/v1/tokens",
+                                 json_pack("{s:s, s:s}", "name", "r", "role", "read-only")),
+                201);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s",
+                json_text(state->body, "secret"));
+        assert_int_equal(call(state, "GET", "/api/v1/vms", NULL), 200);
+        assert_int_equal(call(state, "POST", "/api/v1/switches", json_pack("{s:s}", "name", "sw")), 403);
+        assert_string_equal(state->code, "denied");
+}
+
+static void removed_token_works_no_more(void **data)
+{
+        struct state *state = *data;
+
+        assert_int_equal(call(state, "DELETE", "/api/v1/tokens/admin", NULL), 204);
+        assert_int_equal(call(state, "GET", "/api/v1/vms", NULL), 401);
+}
+
+static void wrong_enrolment_token_is_refused(void **data)
+{
+        struct state *state = *data;
+
+        assert_int_equal(call(state, "POST", "/api/v1/enrol",
+                                 json_pack("{s:s, s:s}", "token", "guess", "csr", state->agents[0].csr_pem)),
+                403);
+}
+
+static void enrolment_token_works_once(void **data)
+{
+        struct state *state = *data;
+        char token[256];
+
+        assert_int_equal(call(state, "POST", "/api/v1/hosts",
+                                 json_pack("{s:s, s:s}", "name", "h", "address", "127.0.0.1:1")),
+                201);
+        snprintf(token, sizeof(token), "%s", json_text(state->body, "enrol_token"));
+        assert_memory_equal(token, "drv1.", 5);
+        assert_memory_equal(token + 5, state->manager->ca.fingerprint, 64);
+        assert_int_equal(call(state, "POST", "/api/v1/enrol",
+                                 json_pack("{s:s, s:s}", "token", token, "csr", state->agents[0].csr_pem)),
+                200);
+        assert_int_equal(call(state, "POST", "/api/v1/enrol",
+                                 json_pack("{s:s, s:s}", "token", token, "csr", state->agents[0].csr_pem)),
+                403);
+}
+
+static void bad_request_for_a_certificate_keeps_the_token(void **data)
+{
+        struct state *state = *data;
+        char token[256];
+
+        call(state, "POST", "/api/v1/hosts", json_pack("{s:s, s:s}", "name", "h", "address", "127.0.0.1:1"));
+        snprintf(token, sizeof(token), "%s", json_text(state->body, "enrol_token"));
+        assert_true(call(state, "POST", "/api/v1/enrol",
+                            json_pack("{s:s, s:s}", "token", token, "csr", "junk")) >= 400);
+        assert_int_equal(call(state, "POST", "/api/v1/enrol",
+                                 json_pack("{s:s, s:s}", "token", token, "csr", state->agents[0].csr_pem)),
+                200);
+}
+
+static void enrolled_host_connects_over_mutual_tls(void **data)
+{
+        struct state *state = *data;
+
+        add_host(state, &state->agents[0], "host1");
+        assert_string_equal(state->agents[0].peer, "manager.drover");
+        assert_string_equal(state->agents[0].epoch, "1");
+        assert_int_equal(json_integer_value(json_object_get(json_status(state->body), "cpus")), 4);
+}
+
+static void each_start_has_a_higher_epoch(void **data)
+{
+        struct state *state = *data;
+
+        add_host(state, &state->agents[0], "host1");
+        stop_manager(state);
+        start_manager(state);
+        wait_status(state, "/api/v1/hosts/host1", "state", "connected");
+        assert_string_equal(state->agents[0].epoch, "2");
+}
+
+static void shared_datastore_has_one_id_on_all_hosts(void **data)
+{
+        struct state *state = *data;
+
+        add_host(state, &state->agents[0], "host1");
+        add_host(state, &state->agents[1], "host2");
+        state->agents[1].shared_id = "something-else";
+        call(state, "POST", "/api/v1/datastores",
+                json_pack("{s:s, s:{s:s}}", "name", "shared", "spec", "path", "/srv"));
+        assert_string_equal(finish(state), "failed");
+        assert_non_null(
+                strstr(json_text(json_object_get(json_status(state->body), "error"), "detail"), "host2"));
+        assert_int_equal(call(state, "GET", "/api/v1/datastores/shared", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "id"), "same-everywhere");
+}
+
+static void network_is_applied_again_when_a_host_comes_back(void **data)
+{
+        struct state *state = *data;
+
+        call(state, "POST", "/api/v1/switches", json_pack("{s:s}", "name", "sw"));
+        assert_string_equal(finish(state), "succeeded");
+        add_host(state, &state->agents[0], "host1");
+        for (int i = 0; i < 200 && !agent_double_calls(&state->agents[0], "PUT /agent/v1/switches/sw"); i++)
+                loop_iterate(state->loop, 50);
+        assert_int_equal(agent_double_calls(&state->agents[0], "PUT /agent/v1/switches/sw"), 1);
+}
+
+static void created_machine_runs_where_it_was_asked_for(void **data)
+{
+        struct state *state = *data;
+        json_t *nic;
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "GET", "/api/v1/vms/web", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "power"), "running");
+        assert_string_equal(json_text(json_status(state->body), "host"), "host1");
+        nic = json_array_get(json_object_get(json_spec(state->body), "nics"), 0);
+        assert_memory_equal(json_text(nic, "mac"), "52:54:00:", 9);
+}
+
+static void machine_that_cannot_be_placed_leaves_nothing(void **data)
+{
+        struct state *state = *data;
+
+        call(state, "POST", "/api/v1/vms", vm_document("web"));
+        assert_string_equal(finish(state), "failed");
+        assert_int_equal(call(state, "GET", "/api/v1/vms/web", NULL), 404);
+}
+
+static void mac_address_is_given_once(void **data)
+{
+        struct state *state = *data;
+        json_t *vm = vm_document("other");
+        char mac[32];
+
+        set_the_stage(state);
+        call(state, "GET", "/api/v1/vms/web", NULL);
+        snprintf(mac, sizeof(mac), "%s",
+                json_text(json_array_get(json_object_get(json_spec(state->body), "nics"), 0), "mac"));
+        json_object_set_new(
+                json_array_get(json_object_get(json_spec(vm), "nics"), 0), "mac", json_string(mac));
+        assert_int_equal(call(state, "POST", "/api/v1/vms", vm), 409);
+}
+
+static void check_names_what_stands_in_the_way(void **data)
+{
+        struct state *state = *data;
+        json_t *check;
+        size_t i, n_bad = 0;
+
+        set_the_stage(state);
+        json_object_del(state->agents[1].datastores, "shared");
+        inventory_refresh(state->manager->inventory, NULL);
+        for (i = 0; i < 100; i++)
+                loop_iterate(state->loop, 10);
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/migrate",
+                                 json_pack("{s:s, s:b}", "to", "host2", "check", 1)),
+                200);
+        assert_true(json_is_false(json_object_get(state->body, "ok")));
+        json_array_foreach (json_object_get(state->body, "checks"), i, check)
+                if (!json_is_true(json_object_get(check, "ok"))) {
+                        assert_string_equal(json_text(check, "code"), "datastore");
+                        n_bad++;
+                }
+        assert_int_equal(n_bad, 1);
+        call(state, "POST", "/api/v1/vms/web/migrate", json_pack("{s:s}", "to", "host2"));
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(
+                json_text(json_object_get(json_status(state->body), "error"), "code"), "check-failed");
+}
+
+/* Starts the migration of "web" and waits until the source has it. */
+static void begin_migration(struct state *state, char ret_path[static 128])
+{
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/migrate", json_object()), 202);
+        snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
+        for (int i = 0; i < 500 && !state->agents[0].migration; i++)
+                loop_iterate(state->loop, 20);
+        assert_non_null(state->agents[0].migration);
+}
+
+static void resume_following(struct state *state, const char *path)
+{
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        state->status = 202;
+}
+
+static void migration_is_followed_to_its_result(void **data)
+{
+        struct state *state = *data;
+        json_t *result, *spec;
+        char path[128];
+
+        set_the_stage(state);
+        begin_migration(state, path);
+        spec = json_object_get(state->agents[0].migration, "spec");
+        assert_string_equal(
+                json_text(json_object_get(spec, "destination"), "address"), state->agents[1].address);
+        assert_int_equal(json_integer_value(json_object_get(spec, "max_pause_ms")), 300);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        result = json_object_get(json_status(state->body), "result");
+        assert_int_equal(json_integer_value(json_object_get(result, "total_ms")), 1500);
+        assert_string_equal(json_text(result, "from"), "host1");
+        assert_string_equal(json_text(result, "to"), "host2");
+        assert_non_null(json_object_get(result, "bytes_duplicate"));
+        call(state, "GET", "/api/v1/vms/web", NULL);
+        assert_string_equal(json_text(json_status(state->body), "host"), "host2");
+}
+
+static void migration_survives_a_restart_of_the_manager(void **data)
+{
+        struct state *state = *data;
+        char path[128], asked[128];
+
+        set_the_stage(state);
+        begin_migration(state, path);
+        snprintf(asked, sizeof(asked), "GET /agent/v1/migrations/%s",
+                json_text(state->agents[0].migration, "id"));
+        for (int i = 0; i < 500 && !agent_double_calls(&state->agents[0], asked); i++)
+                loop_iterate(state->loop, 20);
+        stop_manager(state);
+        start_manager(state);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(agent_double_calls(&state->agents[0], "POST /agent/v1/migrations"), 1);
+}
+
+static void failure_is_told_after_both_hosts_were_asked(void **data)
+{
+        struct state *state = *data;
+        char path[128], asked[128], uid[64];
+
+        set_the_stage(state);
+        snprintf(uid, sizeof(uid), "%s", vm_uid(state));
+        begin_migration(state, path);
+        json_object_set_new(state->agents[0].migration, "phase", json_string("failed"));
+        json_object_set_new(state->agents[0].migration, "error",
+                json_pack("{s:s, s:s}", "code", "mover-failed", "detail", "the link broke"));
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(
+                json_text(json_object_get(json_status(state->body), "error"), "code"), "mover-failed");
+        snprintf(asked, sizeof(asked), "GET /agent/v1/vms/%s", uid);
+        assert_int_equal(agent_double_calls(&state->agents[0], asked), 1);
+        assert_int_equal(agent_double_calls(&state->agents[1], asked), 1);
+}
+
+static void silent_source_makes_the_task_wait(void **data)
+{
+        struct state *state = *data;
+        json_t *progress;
+        char path[128];
+
+        set_the_stage(state);
+        begin_migration(state, path);
+        agent_double_stop(&state->agents[0]);
+        for (int i = 0; i < 500; i++) {
+                call(state, "GET", path, NULL);
+                progress = json_object_get(json_status(state->body), "progress");
+                if (!strcmp(json_text(progress, "phase"), "waiting-for-peer"))
+                        break;
+                loop_iterate(state->loop, 20);
+        }
+        assert_string_equal(task_state(state), "running");
+        assert_string_equal(json_text(progress, "phase"), "waiting-for-peer");
+        /* The destination has it after all, and says so. */
+        state->agents[1].migration = json_pack("{s:s, s:n, s:n}", "phase", "done", "result", "error");
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void cancel_goes_through_the_source(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+
+        set_the_stage(state);
+        begin_migration(state, path);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        assert_string_equal(finish(state), "cancelled");
+        call(state, "GET", "/api/v1/vms/web", NULL);
+        assert_string_equal(json_text(json_status(state->body), "host"), "host1");
+}
+
+static void second_task_for_a_machine_is_refused_by_name(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        begin_migration(state, path);
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/pause", NULL), 409);
+        assert_string_equal(state->code, "busy");
+}
+
+static void machine_on_two_hosts_raises_an_alert(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        set_the_stage(state);
+        snprintf(uid, sizeof(uid), "%s", vm_uid(state));
+        json_object_set_new(
+                state->agents[1].vms, uid, json_deep_copy(json_object_get(state->agents[0].vms, uid)));
+        for (uint64_t end = clock_now_ms(loop_clock(state->loop)) + WAIT_MS;
+                clock_now_ms(loop_clock(state->loop)) < end;) {
+                assert_int_equal(call(state, "GET", "/api/v1/alerts", NULL), 200);
+                if (json_array_size(json_object_get(state->body, "items")))
+                        break;
+                loop_iterate(state->loop, 20);
+        }
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 1);
+        assert_string_equal(
+                json_text(json_spec(json_array_get(json_object_get(state->body, "items"), 0)), "object"),
+                "vm/web");
+}
+
+static void machine_of_a_lost_host_is_unknown_not_stopped(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        agent_double_stop(&state->agents[0]);
+        wait_status(state, "/api/v1/hosts/host1", "state", "unreachable");
+        wait_status(state, "/api/v1/vms/web", "power", "unknown");
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/start", NULL), 409);
+        assert_string_equal(state->code, "owner-unknown");
+}
+
+static void stale_if_match_is_refused(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        snprintf(state->headers[1], sizeof(state->headers[1]), "If-Match: \"1\"");
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/pause", NULL), 412);
+}
+
+static void repeated_key_gets_the_same_task(void **data)
+{
+        struct state *state = *data;
+        char name[64];
+
+        snprintf(state->headers[1], sizeof(state->headers[1]), "Idempotency-Key: abc");
+        assert_int_equal(call(state, "POST", "/api/v1/switches", json_pack("{s:s}", "name", "sw")), 202);
+        snprintf(name, sizeof(name), "%s", json_text(state->body, "name"));
+        assert_int_equal(call(state, "POST", "/api/v1/switches", json_pack("{s:s}", "name", "sw")), 202);
+        assert_string_equal(json_text(state->body, "name"), name);
+        assert_int_equal(call(state, "POST", "/api/v1/switches", json_pack("{s:s}", "name", "other")), 409);
+}
+
+static void unknown_field_is_refused_by_name(void **data)
+{
+        struct state *state = *data;
+
+        assert_int_equal(call(state, "POST", "/api/v1/vms",
+                                 json_pack("{s:s, s:{s:I, s:i}}", "name", "x", "spec", "memory_bytes",
+                                         (json_int_t)64 << 20, "cpuz", 1)),
+                422);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+                TEST(request_without_token_is_refused),
+                TEST(reader_may_read_and_no_more),
+                TEST(removed_token_works_no_more),
+                TEST(wrong_enrolment_token_is_refused),
+                TEST(enrolment_token_works_once),
+                TEST(bad_request_for_a_certificate_keeps_the_token),
+                TEST(enrolled_host_connects_over_mutual_tls),
+                TEST(each_start_has_a_higher_epoch),
+                TEST(shared_datastore_has_one_id_on_all_hosts),
+                TEST(network_is_applied_again_when_a_host_comes_back),
+                TEST(created_machine_runs_where_it_was_asked_for),
+                TEST(machine_that_cannot_be_placed_leaves_nothing),
+                TEST(mac_address_is_given_once),
+                TEST(check_names_what_stands_in_the_way),
+                TEST(migration_is_followed_to_its_result),
+                TEST(migration_survives_a_restart_of_the_manager),
+                TEST(failure_is_told_after_both_hosts_were_asked),
+                TEST(silent_source_makes_the_task_wait),
+                TEST(cancel_goes_through_the_source),
+                TEST(second_task_for_a_machine_is_refused_by_name),
+                TEST(machine_on_two_hosts_raises_an_alert),
+                TEST(machine_of_a_lost_host_is_unknown_not_stopped),
+                TEST(stale_if_match_is_refused),
+                TEST(repeated_key_gets_the_same_task),
+                TEST(unknown_field_is_refused_by_name),
+        };
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
