@@ -362,10 +362,8 @@ int child_adopt(struct loop *loop, pid_t pid, uint64_t start_time, child_exit_fn
 int child_start_time(pid_t pid, uint64_t *ret_start_time)
 {
         _cleanup_free_ char *text = NULL;
-        unsigned long long start;
         const char *at;
         char path[64];
-        char state;
         int r;
 
         snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
@@ -373,13 +371,15 @@ int child_start_time(pid_t pid, uint64_t *ret_start_time)
         if (r < 0)
                 return r == -ENOENT ? -ESRCH : r;
         at = strrchr(text, ')'); /* the name in field 2 may hold anything, ')' included */
-        if (!at || sscanf(at + 1,
-                           " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-                           &state, &start) != 2)
+        if (!at || at[1] != ' ')
                 return -EBADMSG;
-        if (state == 'Z' || state == 'X')
+        if (at[2] == 'Z' || at[2] == 'X') /* field 3: the state */
                 return -ESRCH;
-        *ret_start_time = start;
+        for (int field = 2; at && field < 22; field++)
+                at = strchr(at + 1, ' ');
+        if (!at)
+                return -EBADMSG;
+        *ret_start_time = strtoull(at + 1, NULL, 10);
         return 0;
 }
 

@@ -260,7 +260,7 @@ int sock_listen_unix(const char *path, int type, int *ret_fd)
 {
         _cleanup_fd_ int fd = -1, dir_fd = -1;
         struct sockaddr_un address;
-        socklen_t len;
+        socklen_t len = 0;
         int r;
 
         r = unix_address(path, &address, &len, &dir_fd);
@@ -284,7 +284,7 @@ int sock_connect_unix(const char *path, int type, int *ret_fd)
 {
         _cleanup_fd_ int fd = -1, dir_fd = -1;
         struct sockaddr_un address;
-        socklen_t len;
+        socklen_t len = 0;
         int r;
 
         r = unix_address(path, &address, &len, &dir_fd);

@@ -184,8 +184,10 @@ static void only_the_named_descriptors_are_there(void **state)
                 {.fd = pipe_a[1], .target = pipe_b[1]}, {.fd = pipe_b[1], .target = pipe_a[1]}};
         spec.n_fds = 2;
         char script[256];
-        snprintf(script, sizeof(script), "printf a >&%d; printf b >&%d; ls /proc/$$/fd | wc -l", pipe_b[1],
-                pipe_a[1]);
+        snprintf(script, sizeof(script),
+                "printf a >&%d; printf b >&%d; for n in %d %d %d; do [ ! -e /proc/$$/fd/$n ] || echo $n; "
+                "done",
+                pipe_b[1], pipe_a[1], leak, pipe_a[0], pipe_b[0]);
         spec.argv = SH(script);
         spec.output_max = 100;
         c = start(*state, &p, &spec);
@@ -196,7 +198,7 @@ static void only_the_named_descriptors_are_there(void **state)
         assert_int_equal(read(pipe_b[0], &b, 1), 1);
         assert_int_equal(a, 'a');
         assert_int_equal(b, 'b');
-        assert_int_equal(atoi(p.output), 5); /* 0, 1, 2 and the two */
+        assert_string_equal(p.output, "");
         close(leak);
         for (int i = 0; i < 2; i++) {
                 close(pipe_a[i]);
