@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the test guests from Debian packages. Nothing is installed on, or mounted by, the building machine."""
 
+import functools
 import pathlib
 import re
 import shutil
@@ -143,6 +144,7 @@ def build_uefi():
 GUESTS = {"workload": build_workload, "postgres": build_postgres, "uefi": build_uefi}
 
 
+@functools.cache
 def build(name):
     """Folder with the files of the guest NAME, built on first use."""
     if name not in GUESTS:

@@ -39,9 +39,16 @@ def wait_for(what, check, timeout_s=CONNECT_TIMEOUT_S, interval_s=0.1):
 class Lab:
     def __init__(self, folder=DEFAULT_FOLDER, build=None):
         self.folder = pathlib.Path(folder).resolve()
-        self.build = pathlib.Path(build or os.environ.get("DROVER_BUILD") or REPOSITORY / "build").resolve()
+        self.build = pathlib.Path(build or os.environ.get("DROVER_BUILD") or self._build_in_use()
+                                  or REPOSITORY / "build").resolve()
         self.machines = Machines(self.folder)
         self.network = network.Network(self.machines, self.program("lablink"))
+
+    def _build_in_use(self):
+        try:
+            return self._options()["build"]
+        except LabError:
+            return None
 
     def program(self, name):
         for path in (self.build / PROGRAMS[name] / name, self.build / name):
@@ -226,7 +233,7 @@ class Lab:
         port = (self.folder / "port").read_text(encoding="ascii") if not inside else None
         server = f"https://127.0.0.1:{port}" if port else f"https://{network.MANAGER_ADDRESS}:{MANAGER_PORT}"
         return {"DROVER_SERVER": server, "DROVER_TOKEN": str(self.folder_of("manager") / "token"),
-                "DROVER_CA": str(self.folder_of("manager") / "state/ca.pem"),
+                "DROVER_CA": str(self.folder_of("manager") / "state/pki/ca.pem"),
                 "PATH": f"{self.program('drover').parent}:{os.environ['PATH']}"}
 
     def command(self, machine, *command):
