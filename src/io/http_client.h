@@ -27,12 +27,13 @@ struct http_call_spec {
         uint64_t timeout_ms;         /* whole call; must be set */
         uint64_t connect_timeout_ms; /* 0: 5,000 */
         size_t body_max_bytes;       /* of the answer; 0: 4 MiB */
-        /* Not NULL: each line of a 2xx answer goes here as it comes, and `reply` has no body at the end. */
+        /* Not NULL: each whole line of a 2xx answer goes here as it comes (without its end), and `reply` has no
+         * body at the end. A last line without an end is not delivered. May cancel the call. */
         void (*line)(void *userdata, const char *line);
 };
 
-/* `status` is 0 when there was no answer; `error` is set then, and for each status >= 400 (the peer's problem
- * document turned into an error object). `body` (may be NULL) and `error` are borrowed. */
+/* `status` is 0 when there was no usable answer (none, too large, broken JSON); `error` is set then, and for each status >= 400 (the peer's problem
+ * document turned into an error object). `body` (may be NULL; JSON answers only) and `error` are borrowed. */
 typedef void (*http_reply_fn)(void *userdata, int status, json_t *body, struct error *error);
 
 int http_client_new(struct loop *loop, const struct http_client_config *config,

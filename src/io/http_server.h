@@ -48,6 +48,8 @@ DEFINE_CLEANUP(struct http_server *, http_server_free)
 
 /* Borrowed until the request is answered; NULL if absent. */
 const char *http_request_method(const struct http_request *request);
+/* As it came: still percent-encoded, without the query. Literal parts of a route match byte for byte, so that a
+ * prefix checked here is the prefix that was routed. */
 const char *http_request_path(const struct http_request *request);
 const char *http_request_param(
         const struct http_request *request, const char *name); /* {name}, percent-decoded */

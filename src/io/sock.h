@@ -36,12 +36,14 @@ int sock_connect_tcp_start(const struct sock_address *address, int *ret_fd);
 int sock_connect_result(int fd);
 
 /* AF_UNIX; `type` is SOCK_STREAM or SOCK_SEQPACKET; a stale socket file is replaced. Paths longer than
- * sun_path are reached through /proc/self/fd. */
+ * sun_path are reached through /proc/self/fd. The socket file is for its owner only (0600; chmod it to open it
+ * up). -EADDRINUSE when somebody listens there, -EEXIST when it is no socket; -EAGAIN from connect when the
+ * listener's queue is full. Both descriptors are non-blocking. */
 int sock_listen_unix(const char *path, int type, int *ret_fd);
 int sock_connect_unix(const char *path, int type, int *ret_fd);
 
 /* One message with up to SOCK_MAX_FDS descriptors (SCM_RIGHTS; they stay the caller's). -EAGAIN when it would
- * block. */
+ * block, -EINVAL for an empty message, -EMSGSIZE when a stream socket took a part only. */
 int sock_send_fds(int fd, const void *data, size_t len, const int *fds, size_t n_fds);
 /* Receives one message. Descriptors (CLOEXEC) become the caller's; n_fds is in: room, out: got. *ret_len 0:
  * the peer closed. -EMSGSIZE when the message or the descriptors do not fit (all are closed then). */
