@@ -133,11 +133,20 @@ static void rule_accelerator(struct run *run)
                 "Choose a host with KVM, or enable virtualisation in that host's firmware.");
 }
 
+/* What is free now, but never more than what is not promised: guests touch their memory long after they started. */
+static json_int_t memory_room(const json_t *status)
+{
+        json_int_t free_bytes = json_integer_value(json_object_get(status, "memory_free_bytes"));
+        json_int_t total = json_integer_value(json_object_get(status, "memory_bytes"));
+        json_int_t promised = json_integer_value(json_object_get(status, "memory_vms_bytes"));
+
+        return promised > 0 ? MAX(MIN(free_bytes, total - promised), 0) : free_bytes;
+}
+
 static void rule_memory(struct run *run)
 {
         json_int_t need = json_integer_value(json_object_get(run->status, "memory_effective_bytes"));
-        json_int_t has =
-                json_integer_value(json_object_get(status_of(run->input->target), "memory_free_bytes"));
+        json_int_t has = memory_room(status_of(run->input->target));
         char *cause = NULL;
 
         if (need <= 0)
@@ -145,7 +154,7 @@ static void rule_memory(struct run *run)
         if (need > has) {
                 char a[16], b[16];
 
-                cause = CAUSE(run, "the virtual machine has %s of memory and host %s has %s free",
+                cause = CAUSE(run, "the virtual machine has %s of memory and host %s has room for %s",
                         text_format_size((uint64_t)need, a), run->target_name,
                         text_format_size(has > 0 ? (uint64_t)has : 0, b));
         }

@@ -66,13 +66,14 @@ bool api_filter(const struct http_request *request, const char *key, const char 
 /* Handlers, by file. */
 #define API_HANDLERS(X) \
         X(host_list) \
-        X(host_create) X(host_get) X(host_update) X(host_delete) X(host_enrol_token) X(enrol) X(vm_list) X( \
-                vm_create) X(vm_get) X(vm_delete) X(vm_start) X(vm_stop) X(vm_pause) X(vm_resume) \
-                X(vm_migrate) X(vm_console) X(task_list) X(task_get) X(task_cancel) X(datastore_list) X( \
-                        datastore_create) X(datastore_get) X(datastore_update) X(datastore_delete) \
-                        X(switch_list) X(switch_create) X(switch_get) X(switch_update) X(switch_delete) \
-                                X(port_group_list) X(port_group_create) X(port_group_get) \
-                                        X(port_group_update) X(port_group_delete) X(token_list) \
+        X(host_create) \
+        X(host_get) X(host_update) X(host_delete) X(host_enrol_token) X(enrol) X(vm_list) X(vm_create) X( \
+                vm_get) X(vm_delete) X(vm_start) X(vm_stop) X(vm_pause) X(vm_resume) X(vm_migrate) \
+                X(vm_console) X(task_list) X(task_get) X(task_cancel) X(datastore_list) X(datastore_create) \
+                        X(datastore_get) X(datastore_update) X(datastore_delete) X(switch_list) \
+                                X(switch_create) X(switch_get) X(switch_update) X(switch_delete) \
+                                        X(port_group_list) X(port_group_create) X(port_group_get) X( \
+                                                port_group_update) X(port_group_delete) X(token_list) \
                                                 X(token_create) X(token_get) X(token_delete) X(whoami) X(ca) \
                                                         X(audit_list) X(audit_verify) X(alert_list) \
                                                                 X(events) X(openapi) X(healthz) X(readyz) \

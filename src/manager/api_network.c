@@ -121,7 +121,7 @@ static int check_switch(struct manager *manager, json_t *spec, struct error **re
                 r = check_map(spec, "uplinks", is_interface, "the name of a network interface", ret_error);
         if (r >= 0)
                 r = set_default(spec, "uplink", json_null(), ret_error);
-        return r < 0 ? r : set_default(spec, "mtu", json_integer(1500), ret_error);
+        return r < 0 ? r : set_default(spec, "mtu", json_null(), ret_error);
 }
 
 static int check_port_group(struct manager *manager, json_t *spec, struct error **ret_error)

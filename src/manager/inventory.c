@@ -132,12 +132,12 @@ static void host_free(struct host *host)
 DEFINE_CLEANUP(struct host *, host_free)
 
 static const char *const live_keys[] = {"version", "accelerator", "qemu", "cpus", "memory_bytes",
-        "memory_free_bytes", "load1", "cgroup", "capabilities", "n_vms", "datastores", "switches",
-        "port_groups"};
+        "memory_free_bytes", "memory_vms_bytes", "uptime_s", "pressure", "load1", "cgroup", "capabilities",
+        "n_vms", "datastores", "switches", "port_groups"};
 
 /* Too restless to be recorded with each poll; the API overlays the live values. */
-static const char *const restless_keys[] = {
-        "memory_free_bytes", "load1", "n_vms", "datastores", "switches", "port_groups"};
+static const char *const restless_keys[] = {"memory_free_bytes", "memory_vms_bytes", "uptime_s", "pressure",
+        "load1", "n_vms", "datastores", "switches", "port_groups"};
 
 static bool in_list(const char *key, const char *const *list, size_t n)
 {

@@ -145,9 +145,9 @@ static json_t *switch_body(const json_t *object, const char *host_name)
         const json_t *spec = json_spec(object),
                      *own = json_object_get(json_object_get(spec, "uplinks"), host_name);
         const char *uplink = own ? json_string_value(own) : json_text_or_null(spec, "uplink");
-        json_int_t mtu = json_integer_value(json_object_get(spec, "mtu"));
+        json_t *mtu = json_object_get(spec, "mtu");
 
-        return json_pack("{s:s?, s:I}", "uplink", uplink, "mtu", mtu ? mtu : 1500);
+        return json_pack("{s:s?, s:O?}", "uplink", uplink, "mtu", mtu);
 }
 
 static json_t *body_of(const struct task *task, const char *kind, const json_t *object, const char *host_name)

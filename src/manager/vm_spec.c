@@ -81,7 +81,7 @@ static int check_file(
                 return r;
         r = doc_only_keys(file, where, keys, ret_error);
         if (r >= 0)
-                r = check_name(file, where, "datastore", true, ret_error);
+                r = check_name(file, where, "datastore", false, ret_error);
         return r < 0 ? r : check_path(file, where, true, ret_error);
 }
 
@@ -117,7 +117,7 @@ static int check_disk(const json_t *disk, const char *where, struct error **ret_
         if (r >= 0)
                 r = check_name(disk, where, "name", false, ret_error);
         if (r >= 0)
-                r = check_name(disk, where, "datastore", true, ret_error);
+                r = check_name(disk, where, "datastore", false, ret_error);
         if (r >= 0)
                 r = check_path(disk, where, false, ret_error);
         if (r >= 0)

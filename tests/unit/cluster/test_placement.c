@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The ranking of hosts: order, reasons, stability. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/doc.h"
+#include "cluster/placement.h"
+
+static json_t *host(const char *name, int free_gib, double load)
+{
+        return json_pack("{s:s, s:s, s:{s:s, s:s, s:i, s:I, s:I, s:f, s:[], s:[], s:[]}}", "name", name,
+                "uid", name, "status", "state", "connected", "accelerator", "tcg", "cpus", 4, "memory_bytes",
+                (json_int_t)16 << 30, "memory_free_bytes", (json_int_t)free_gib << 30, "load1", load,
+                "datastores", "switches", "port_groups");
+}
+
+static json_t *machine(void)
+{
+        return json_pack("{s:s, s:s, s:{s:I}, s:{s:s}}", "name", "web", "uid", "u", "spec", "memory_bytes",
+                (json_int_t)1 << 30, "status", "power", "stopped");
+}
+
+/* The names in the order of the ranking. */
+static void assert_order(const struct placement_input *input, const char *expected)
+{
+        _cleanup_json_ json_t *ranking = placement_rank(input);
+        char got[64] = "";
+        json_t *item;
+        size_t i;
+
+        assert_non_null(ranking);
+        json_array_foreach (ranking, i, item)
+                strcat(got, json_string_value(json_object_get(item, "host")));
+        assert_string_equal(got, expected);
+}
+
+static void most_free_memory_comes_first(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o,o]", host("a", 4, 0),
+                                                       host("b", 12, 0), host("c", 8, 0));
+
+        assert_order(&(struct placement_input){.vm = vm, .hosts = hosts}, "bca");
+}
+
+static void load_counts_too(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(),
+                              *hosts = json_pack("[o,o]", host("a", 8, 4.0), host("b", 7, 0));
+
+        assert_order(&(struct placement_input){.vm = vm, .hosts = hosts}, "ba");
+}
+
+static void ties_are_broken_by_name_whatever_the_input_order(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o,o]", host("c", 8, 0), host("a", 8, 0),
+                                                       host("b", 8, 0));
+
+        assert_order(&(struct placement_input){.vm = vm, .hosts = hosts}, "abc");
+}
+
+static void home_is_preferred_when_it_passes(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o]", host("a", 12, 0), host("b", 4, 0));
+
+        assert_order(
+                &(struct placement_input){.vm = vm, .hosts = hosts, .home = json_array_get(hosts, 1)}, "ba");
+}
+
+static void source_is_not_ranked(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o]", host("a", 12, 0), host("b", 4, 0));
+
+        json_object_set_new(json_object_get(vm, "status"), "power", json_string("running"));
+        assert_order(
+                &(struct placement_input){.vm = vm, .hosts = hosts, .source = json_array_get(hosts, 0)}, "b");
+}
+
+static void unfit_host_is_last_with_its_reason(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(),
+                              *hosts = json_pack("[o,o]", host("a", 0, 0), host("b", 2, 4.0)),
+                              *ranking = NULL;
+        const char *best = NULL, *reason;
+
+        ranking = placement_rank(&(struct placement_input){.vm = vm, .hosts = hosts});
+        assert_int_equal(placement_best(ranking, &best, NULL), 0);
+        assert_string_equal(best, "b");
+        reason = json_string_value(json_array_get(json_object_get(json_array_get(ranking, 1), "reasons"), 0));
+        assert_non_null(strstr(reason, "memory"));
+}
+
+static void nowhere_to_go_says_why(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o]", host("a", 0, 0)), *ranking = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        const char *best = "untouched";
+
+        ranking = placement_rank(&(struct placement_input){.vm = vm, .hosts = hosts});
+        assert_true(placement_best(ranking, &best, &error) < 0);
+        assert_int_equal(error->code, ERROR_NO_RESOURCES);
+        assert_non_null(strstr(error->message, "memory"));
+        assert_string_equal(best, "untouched");
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(most_free_memory_comes_first),
+                cmocka_unit_test(load_counts_too),
+                cmocka_unit_test(ties_are_broken_by_name_whatever_the_input_order),
+                cmocka_unit_test(home_is_preferred_when_it_passes),
+                cmocka_unit_test(source_is_not_ranked),
+                cmocka_unit_test(unfit_host_is_last_with_its_reason),
+                cmocka_unit_test(nowhere_to_go_says_why),
+        };
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
