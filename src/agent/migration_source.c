@@ -24,6 +24,7 @@
 #include "vmm/vm_config.h"
 
 #define PREPARE_TIMEOUT_MS 90000
+#define PREPARE_TRIES 10 /* one a tick, while the destination refuses connections */
 #define CONNECT_TIMEOUT_MS 10000
 #define QMP_TIMEOUT_MS 10000
 #define POLL_MS 200
@@ -88,6 +89,10 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         struct error *e = NULL;
 
         m->call = NULL;
+        if (error && error->code == ERROR_UNREACHABLE && ++m->source.n_unreachable < PREPARE_TRIES) {
+                m->source.stage_busy = false; /* its agent may be restarting: the next tick tries again */
+                return;
+        }
         if (error)
                 return stage_failed(m, copy_error(error));
         if (doc_need_string(body, "", "data_address", 80, &address, &e) < 0 ||
@@ -132,7 +137,8 @@ static void ask_destination(struct migration *m)
         };
 
         snprintf(name, sizeof(name), "%s.host.drover", m->peer_uid);
-        if (pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, &e) < 0 ||
+        if ((!m->cert_pem &&
+                    pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, &e) < 0) ||
                 pki_fingerprint(m->cert_pem, fingerprint, &e) < 0)
                 return stage_failed(m, e);
         spec = peer_spec(m, fingerprint);

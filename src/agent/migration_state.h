@@ -61,6 +61,7 @@ enum migration_stage {
 struct migration_source_state {
         enum migration_stage stage;
         bool stage_busy; /* an asynchronous operation of the stage is under way */
+        unsigned int n_unreachable; /* refused attempts to ask the destination */
         unsigned int clock_samples_left;
         char *data_address;
         char peer_fingerprint[PKI_FINGERPRINT_SIZE];

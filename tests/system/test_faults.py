@@ -9,7 +9,9 @@ looks. docs/handoff.md says what each cell must lead to; where that depends on h
 import itertools
 
 import pytest
-from labkit.lab import LabError, wait_for
+from labkit import netns, network
+from labkit.lab import AGENT_PORT, LabError, wait_for
+from labkit.workload import Workload
 
 # point: the side whose agent holds, and the crash point's name
 POINTS = {
@@ -54,7 +56,7 @@ class Cell:
         side, name = POINTS[point]
         self.gate = self.lab.folder_of(self.host(side)) / f"gate-{next(_numbers)}"
         self.lab.restart(self.host(side), "agent", {"DROVER_HOLD_AT": f"{name}:{self.gate}"})
-        self.lab.wait_connected()
+        self.wait_agent(self.host(side))
         self.task = self.guest.begin_migration(self.destination)
         held = self.gate.with_name(f"{self.gate.name}.held")
         wait_for(f"the agent to hold at {name}", lambda: held.exists() or self._ended_early(), 60, 0.02)
@@ -83,6 +85,18 @@ class Cell:
             self.lab.start("manager", "manager")
         elif victim.endswith("agent"):
             self.lab.start(self.host(victim.split()[0]), "agent")
+        self.lab.wait_connected()
+
+    def wait_agent(self, host):
+        """Until the agent of a host answers; the manager's idea of it may be older than its restart."""
+        def answers():
+            address = (network.host_address(self.lab.hosts.index(host) + 1), AGENT_PORT)
+            try:
+                netns.connect(self.lab.machines.pid("manager"), address, 1).close()
+            except OSError:
+                return False
+            return True
+        wait_for(f"the agent of {host}", answers)
         self.lab.wait_connected()
 
     def _wait_for_effect(self):
@@ -123,7 +137,6 @@ class Cell:
 @pytest.fixture(scope="module")
 def guest(lab):
     """One guest for the whole matrix: what it went through before makes it only harder."""
-    from labkit.workload import Workload
     made = Workload(lab, "matrix").create(
         host="host1", append="workload.memory=64,mixed workload.dirty=3000,32,random workload.disk=50")
     yield made
