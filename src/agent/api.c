@@ -305,7 +305,7 @@ static int listen_on(struct agent *agent, int *ret_fd, struct error **ret_error)
 {
         struct sock_address address;
         char text[64];
-        int fd;
+        int fd = -1;
         int r = sock_address_parse(agent->config.listen, AGENT_PORT, false, &address, ret_error);
 
         if (r == 0)

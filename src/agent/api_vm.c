@@ -223,7 +223,7 @@ static void on_console_store(void *userdata, struct error *error)
         const char *tail = http_request_query(request, "tail");
         uint64_t tail_bytes = CONSOLE_TAIL_DEFAULT;
         struct error *failure = NULL;
-        char *text;
+        char *text = NULL;
         struct vm *vm;
         int r;
 

@@ -142,7 +142,7 @@ static int ask(const char *manager, const char *ca_pem, const json_t *body, json
 /* Copies out of the answer what identity_store() wants. */
 static int read_answer(const json_t *answer, struct identity *identity, struct error **ret_error)
 {
-        const char *uid, *name, *cert, *ca;
+        const char *uid = NULL, *name = NULL, *cert = NULL, *ca = NULL;
         int r = doc_need_string(answer, "answer", "host_uid", UUID_STRING_SIZE, &uid, ret_error);
 
         if (r == 0)
@@ -190,7 +190,7 @@ int enrol(const struct enrol_options *options, struct error **ret_error)
         _cleanup_(identity_freep) struct identity *identity = ALLOC(struct identity);
         _cleanup_json_ json_t *body = NULL, *answer = NULL;
         _cleanup_buf_ struct buf ca;
-        const char *fingerprint, *secret;
+        const char *fingerprint = NULL, *secret = NULL;
         int r;
 
         buf_init(&ca, CA_MAX_BYTES);

@@ -169,12 +169,12 @@ void host_free(struct host *host)
 
 /* --- Facts that change ---------------------------------------------------------------------------------------- */
 
-/* The number after "KEY:" or "KEY" in a file of /proc; 0 if it is not there. */
-static uint64_t proc_number(const char *text, const char *key)
+/* Bytes, from the "KEY: N kB" of a file of /proc; 0 if it is not there. */
+static uint64_t proc_kib(const char *text, const char *key)
 {
         const char *at = text ? strstr(text, key) : NULL;
 
-        return at ? strtoull(at + strlen(key), NULL, 10) : 0;
+        return at ? strtoull(at + strlen(key), NULL, 10) * 1024 : 0;
 }
 
 static char *proc_text(const char *path)
@@ -252,11 +252,11 @@ json_t *host_document(struct agent *agent)
                 "uid", agent_host_uid(agent), "name", agent->config.name, "version", DROVER_VERSION,
                 "accelerator", vm_accelerator_to_string(host->accelerator), "qemu", qemu_document(host->qemu),
                 "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
-                (json_int_t)(proc_number(meminfo, "MemTotal:") << 10), "memory_free_bytes",
-                (json_int_t)(proc_number(meminfo, "MemAvailable:") << 10), "memory_vms_bytes",
-                (json_int_t)promised, "load1", loadavg ? strtod(loadavg, NULL) : 0.0, "cgroup",
-                cgroup_status(agent->cgroup), "capabilities", capabilities(host), "n_vms",
-                (json_int_t)n_running, "uptime_s", (json_int_t)(stat ? strtoull(stat, NULL, 10) : 0));
+                (json_int_t)proc_kib(meminfo, "MemTotal:"), "memory_free_bytes",
+                (json_int_t)proc_kib(meminfo, "MemAvailable:"), "memory_vms_bytes", (json_int_t)promised,
+                "load1", loadavg ? strtod(loadavg, NULL) : 0.0, "cgroup", cgroup_status(agent->cgroup),
+                "capabilities", capabilities(host), "n_vms", (json_int_t)n_running, "uptime_s",
+                (json_int_t)(stat ? strtoull(stat, NULL, 10) : 0));
 
         if (doc && json_object_set_new(doc, "pressure",
                            json_pack("{s:o, s:o, s:o}", "cpu", pressure("cpu"), "memory", pressure("memory"),

@@ -31,7 +31,7 @@ static int parse_host(const char *text, struct identity *identity, struct error 
 {
         static const char *const known[] = {"format", "uid", "name", NULL};
         _cleanup_json_ json_t *doc = NULL;
-        const char *uid, *name;
+        const char *uid = NULL, *name = NULL;
         uint64_t format;
         int r = doc_parse(text, strlen(text), &doc, ret_error);
 

@@ -62,15 +62,12 @@ static void mover_destroy(struct mover_process *mover)
         free(mover);
 }
 
-/* After this, `mover` may be gone: returns false then. */
-static bool mover_unpin(struct mover_process *mover)
+/* After this, `mover` may be gone. */
+static void mover_unpin(struct mover_process *mover)
 {
         mover->n_pins--;
-        if (!mover->dead)
-                return true;
-        if (mover->n_pins == 0)
+        if (mover->dead && mover->n_pins == 0)
                 mover_destroy(mover);
-        return false;
 }
 
 static void mover_broke_protocol(struct mover_process *mover, struct error *cause)
@@ -86,7 +83,7 @@ static void mover_broke_protocol(struct mover_process *mover, struct error *caus
 static int deliver(struct mover_process *mover, const char *text, size_t len, struct error **ret_error)
 {
         _cleanup_json_ json_t *message = NULL;
-        const char *event;
+        const char *event = NULL;
         int r = doc_parse(text, len, &message, ret_error);
 
         if (r == 0)
@@ -97,7 +94,7 @@ static int deliver(struct mover_process *mover, const char *text, size_t len, st
         return 0;
 }
 
-/* Takes one packet. 1: there may be more; 0: nothing more (or the mover_process is gone). */
+/* Takes one packet. 1: there may be more; 0: nothing more. The caller holds a pin. */
 static int receive_one(struct mover_process *mover, char *buffer)
 {
         struct error *error = NULL;
@@ -110,9 +107,8 @@ static int receive_one(struct mover_process *mover, char *buffer)
                 loop_source_free(TAKE_PTR(mover->io));
                 return 0;
         }
-        mover->n_pins++;
         r = deliver(mover, buffer, len, &error);
-        if (!mover_unpin(mover)) {
+        if (mover->dead) {
                 error_free(error);
                 return 0;
         }
@@ -129,10 +125,8 @@ static void receive_all(struct mover_process *mover)
 
         if (!buffer)
                 return; /* level-triggered: we are called again */
-        mover->n_pins++;
         while (!mover->dead && mover->io && receive_one(mover, buffer) > 0)
                 ;
-        (void)mover_unpin(mover);
 }
 
 static void flush_queue(struct mover_process *mover)
@@ -156,10 +150,12 @@ static void on_socket(void *userdata, int fd, uint32_t events)
 {
         struct mover_process *mover = userdata;
 
+        mover->n_pins++;
         if (events & EPOLLOUT)
                 flush_queue(mover);
         if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
                 receive_all(mover);
+        mover_unpin(mover);
 }
 
 static void on_mover_exit(void *userdata, const struct child_result *result)
@@ -181,7 +177,7 @@ static void on_mover_exit(void *userdata, const struct child_result *result)
         if (!mover->dead)
                 mover->handler.ended(mover->handler.userdata, failure);
         error_free(failure);
-        (void)mover_unpin(mover);
+        mover_unpin(mover);
 }
 
 int mover_process_start(struct loop *loop, const char *binary, enum mover_role role,

@@ -48,6 +48,7 @@ struct stores_wait {
         stores_done_fn done;
         void *userdata;
         struct loop_source *defer;
+        bool begun; /* the checks are: an older result does not count */
 };
 
 /* A datastore that is being added: it becomes a store when its check succeeds. */
@@ -165,7 +166,7 @@ static bool wait_look(struct stores_wait *wait)
         struct error *error = NULL;
         int state = wait_state(wait, &failure);
 
-        if (state == 0)
+        if (state == 0 || !wait->begun)
                 return false;
         if (failure)
                 (void)error_set(&error, failure->code, failure->hint, "%s", error_message(failure));
@@ -183,6 +184,7 @@ static void look_at_waits(struct stores *stores)
 
         while (again) {
                 again = false;
+                /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what has ended is off the list */
                 list_for_each (wait, &stores->waits, all) {
                         again = wait_look(wait);
                         if (again)
@@ -271,6 +273,7 @@ static void on_defer(void *userdata)
 {
         struct stores_wait *wait = userdata;
 
+        wait->begun = true;
         for (size_t i = 0; i < wait->n_names; i++) {
                 struct store *store = map_get(&wait->stores->all, wait->names[i]);
 
@@ -322,7 +325,7 @@ static int save(const struct stores *stores, struct error **ret_error)
 
 static int load_one(struct stores *stores, const json_t *item, struct error **ret_error)
 {
-        const char *name, *path, *id = NULL;
+        const char *name = NULL, *path = NULL, *id = NULL;
         struct store *store;
         int r = doc_need_string(item, "datastore", "name", NAME_MAX_CHARS, &name, ret_error);
 
@@ -463,7 +466,7 @@ int stores_put(struct stores *stores, const char *name, const json_t *body, stor
         void *userdata, struct error **ret_error)
 {
         _cleanup_(put_freep) struct put *put = NULL;
-        const char *path, *id = NULL;
+        const char *path = NULL, *id = NULL;
         int r = parse_body(body, &path, &id, ret_error);
 
         if (r < 0)

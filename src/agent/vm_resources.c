@@ -110,8 +110,8 @@ static bool takes_direct(int fd)
 static int open_on_store(struct spawn *spawn, const char *store_name, const char *path, int flags,
         const char **ret_path, bool *ret_direct, struct error **ret_error)
 {
-        const struct datastore *store;
-        int fd;
+        const struct datastore *store = NULL;
+        int fd = -1;
         int r = stores_get(spawn->vm->agent->stores, store_name, &store, ret_error);
 
         if (r == 0)

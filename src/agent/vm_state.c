@@ -72,7 +72,7 @@ static int take_taps(struct vm *vm, const json_t *taps, struct error **ret_error
                 if (!name || strlen(name) >= sizeof(vm->taps[i].name))
                         return error_set(
                                 ret_error, ERROR_BAD_DOCUMENT, NULL, "runtime file: taps[%zu] is no name", i);
-                strcpy(vm->taps[i].name, name);
+                memcpy(vm->taps[i].name, name, strlen(name) + 1);
                 vm->n_taps++;
         }
         return 0;
@@ -82,7 +82,7 @@ static int parse_state(struct agent *agent, const json_t *state, struct vm **ret
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         json_t *document = NULL, *taps = NULL;
-        uint64_t format, pid, start_time, n_resets;
+        uint64_t format, pid = 0, start_time = 0, n_resets = 0;
         struct vm *vm;
         int r = doc_need_u64(state, "state", "format", 1, 1, &format, ret_error);
 
