@@ -184,8 +184,8 @@ static void look_at_waits(struct stores *stores)
 
         while (again) {
                 again = false;
-                /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what has ended is off the list */
                 list_for_each (wait, &stores->waits, all) {
+                        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what has ended is off the list */
                         again = wait_look(wait);
                         if (again)
                                 break;
