@@ -18,6 +18,8 @@
 #include "mover/sink_internal.h"
 
 #define STATS_MS 500
+/* Receivers that hang in the network are cut off after this. */
+#define STOP_GRACE_S 1
 
 void sink_fail(struct sink *sink, struct error *error, bool from_peer)
 {
@@ -256,34 +258,32 @@ static int serve(struct sink *sink, struct error **ret_error)
         }
 }
 
-/* Tells the source why, as far as its channels still listen, then joins all receivers. */
-static void stop_receivers(struct sink *sink, bool failed)
+/* Makes all receivers come back, which tell the source why, and joins them. `error`: NULL after a good end. */
+static void stop_receivers(struct sink *sink, bool failed, const struct error *error)
 {
-        sink->stopping = true;
+        struct timespec deadline;
+
         pthread_mutex_lock(&sink->lock);
+        sink->aborted = failed && !sink->mailbox.from_peer;
+        sink->abort_code = error ? error->code : ERROR_NO_MEMORY;
+        snprintf(sink->abort_text, sizeof(sink->abort_text), "%s", error_message(error));
+        sink->stopping = true;
         pthread_cond_broadcast(&sink->changed);
         pthread_mutex_unlock(&sink->lock);
+        (void)eventfd_write(sink->stop_fd, 1);
         if (failed)
                 (void)shutdown(sink->qemu_fd, SHUT_RDWR);
+        clock_gettime(CLOCK_REALTIME, &deadline);
+        deadline.tv_sec += STOP_GRACE_S;
         for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++) {
                 struct receiver *receiver = &sink->receivers[i];
 
                 if (receiver->state == RECEIVER_FREE)
                         continue;
-                /* Only the reading half: an ABORT can still go out. */
-                (void)shutdown(receiver->wake_fd, SHUT_RD);
+                if (pthread_timedjoin_np(receiver->thread, NULL, &deadline) == 0)
+                        continue;
+                (void)shutdown(receiver->wake_fd, SHUT_RDWR);
                 pthread_join(receiver->thread, NULL);
-        }
-}
-
-static void tell_source(struct sink *sink, const struct error *error)
-{
-        for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++) {
-                struct receiver *receiver = &sink->receivers[i];
-
-                if (receiver->state != RECEIVER_FREE && receiver->number == 0 && receiver->channel.tls)
-                        channel_send_abort(&receiver->channel, error ? error->code : ERROR_INTERNAL,
-                                error_message(error));
         }
 }
 
@@ -302,6 +302,7 @@ static void sink_deinit(struct sink *sink)
         fd_closep(&sink->ram_fd);
         fd_closep(&sink->listen_fd);
         fd_closep(&sink->result_fd);
+        fd_closep(&sink->stop_fd);
         control_message_deinit(&sink->start_message);
         free(sink);
 }
@@ -320,7 +321,7 @@ static int run(struct sink *sink, bool sandbox, struct error **ret_error)
                 return r;
         send_event(sink, "ready");
         r = serve(sink, ret_error);
-        stop_receivers(sink, r < 0);
+        stop_receivers(sink, r < 0, *ret_error ?: sink->mailbox.error);
         send_stats(sink, false);
         return r;
 }
@@ -337,7 +338,8 @@ int sink_run(int control_fd, bool sandbox)
                 pthread_mutex_init(&sink->lock, NULL);
                 pthread_cond_init(&sink->changed, NULL);
                 sink->result_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-                r = sink->result_fd < 0 ? -errno : mailbox_init(&sink->mailbox);
+                sink->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+                r = sink->result_fd < 0 || sink->stop_fd < 0 ? -errno : mailbox_init(&sink->mailbox);
         }
         if (r >= 0)
                 r = run(sink, sandbox, &error);
@@ -346,8 +348,6 @@ int sink_run(int control_fd, bool sandbox)
 
                 if (!error && sink)
                         error = TAKE_PTR(sink->mailbox.error);
-                if (sink && !from_peer)
-                        tell_source(sink, error);
                 control_send_failed(control_fd, error, from_peer);
         }
         if (sink)

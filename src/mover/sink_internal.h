@@ -47,6 +47,7 @@ struct sink {
         struct mailbox mailbox;
         struct receiver receivers[SINK_MAX_CONNECTIONS];
         bool have_result; /* main: the agent said how it ended */
+        int stop_fd;      /* eventfd: readable for ever when the receivers have to stop */
         int result_fd;    /* eventfd: `result` is set, for channel 0's receiver */
 
         pthread_mutex_t lock; /* guards all in this group */
@@ -58,6 +59,9 @@ struct sink {
         uint64_t channel_hashes[WIRE_MAX_CHANNELS];
         uint32_t hashed; /* bit a channel */
         struct mail_result result;
+        bool aborted; /* the source is to be told why */
+        enum error_code abort_code;
+        char abort_text[WIRE_MAX_TEXT + 1];
 
         atomic_bool stopping;
         atomic_bool committed; /* COMMIT was read: losing the source is no failure any more */

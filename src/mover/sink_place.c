@@ -142,8 +142,6 @@ int sink_place_zero(struct receiver *receiver, struct error **ret_error)
 
                         if (!page_is_ours(receiver, page))
                                 return invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
-                        if (!(sink->written[page / 64] & bit))
-                                continue;
                         sink->written[page / 64] &= ~bit;
                         memset(sink->ram.map + page * WIRE_PAGE_SIZE, 0, WIRE_PAGE_SIZE);
                 }

@@ -215,7 +215,8 @@ static int send_result(struct receiver *receiver, struct error **ret_error)
 static int wait_for_work(struct receiver *receiver, struct error **ret_error)
 {
         struct pollfd pfds[] = {{.fd = tls_stream_fd(receiver->channel.tls), .events = POLLIN},
-                {.fd = receiver->number == 0 ? receiver->sink->result_fd : -1, .events = POLLIN}};
+                {.fd = receiver->number == 0 ? receiver->sink->result_fd : -1, .events = POLLIN},
+                {.fd = receiver->sink->stop_fd, .events = POLLIN}};
         uint64_t now_ms;
         eventfd_t ignored;
         int n;
@@ -228,7 +229,7 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
                 return send_result(receiver, ret_error);
         }
         if (n > 0)
-                return 1;
+                return pfds[0].revents != 0;
         now_ms = clock_now_ms(&clock_system);
         if (now_ms - receiver->channel.last_received_ms > CHANNEL_SILENCE_MS)
                 return error_set(ret_error, ERROR_UNREACHABLE,
@@ -275,18 +276,31 @@ static int connect_channel(struct receiver *receiver)
         return codec_new(true, &receiver->codec);
 }
 
+/* Why main stops us, if it is no good end. */
+static void tell_source(struct receiver *receiver)
+{
+        struct sink *sink = receiver->sink;
+
+        pthread_mutex_lock(&sink->lock);
+        if (sink->aborted)
+                channel_send_abort(&receiver->channel, sink->abort_code, sink->abort_text);
+        pthread_mutex_unlock(&sink->lock);
+}
+
 void *sink_receiver_main(void *userdata)
 {
         struct receiver *receiver = userdata;
         struct sink *sink = receiver->sink;
         _cleanup_error_ struct error *error = NULL;
 
-        receiver->number = -1;
-        if (connect_channel(receiver) >= 0 && receive(receiver, &error) < 0) {
-                if (!sink->stopping && !sink->committed)
+        if (connect_channel(receiver) >= 0) {
+                if (receive(receiver, &error) < 0 && !sink->stopping && !sink->committed)
                         channel_send_abort(&receiver->channel, error ? error->code : ERROR_NO_MEMORY,
                                 error_message(error));
-                sink_fail(sink, TAKE_PTR(error), false);
+                if (error)
+                        sink_fail(sink, TAKE_PTR(error), false);
+                else
+                        tell_source(receiver);
         }
         receiver->state = RECEIVER_DONE;
         (void)eventfd_write(sink->mailbox.event_fd, 1); /* main frees the place */

@@ -289,14 +289,14 @@ static void stop_threads(struct source *source)
         }
 }
 
+/* On every channel, so that the reason is there wherever the peer notices the end first. The threads have
+ * been joined: the channels are ours. */
 static void tell_peer(struct source *source, const struct error *error)
 {
-        struct sender *sender = &source->senders[0];
-
-        /* The threads have been joined: the channel is ours. */
-        if (sender->channel.tls && !source->mailbox.from_peer)
-                channel_send_abort(
-                        &sender->channel, error ? error->code : ERROR_INTERNAL, error_message(error));
+        for (unsigned int i = 0; i < source->n_channels && !source->mailbox.from_peer; i++)
+                if (source->senders[i].channel.tls)
+                        channel_send_abort(&source->senders[i].channel, error ? error->code : ERROR_INTERNAL,
+                                error_message(error));
 }
 
 static void source_deinit(struct source *source)

@@ -471,7 +471,7 @@ static int run(struct sender *sender, struct error **ret_error)
                 if (batch) {
                         r = send_batch(sender, batch, ret_error);
                         batch_pool_put(&source->pool, batch);
-                } else {
+                } else if (!source->stopping) { /* pop() may have swallowed the wake-up */
                         r = idle(sender, ret_error);
                 }
                 while (r >= 0 && !source->stopping && tls_stream_wait_readable(sender->channel.tls, 0)) {

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* A source and a sink mover as threads of this process, over loopback, with the test in the place of both
+ * agents and both QEMUs. */
+
+// clang-format off
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+// clang-format on
+#include <jansson.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+#include "base/buf.h"
+#include "io/tls.h"
+#include "mover/wire.h"
+
+#define FIXTURE_MIGRATION "11111111-2222-4333-8444-555555555555"
+#define FIXTURE_VM "66666666-7777-4888-9999-aaaaaaaaaaaa"
+#define FIXTURE_SECTION 2 /* section id of "ram" */
+
+struct fixture_options {
+        unsigned int n_channels; /* 0: 2 */
+        uint64_t ram_bytes;      /* 0: 8 MiB and two pages */
+        const char *codec;       /* NULL: "auto" */
+        bool verify, tunnel;
+        uint64_t rate_limit_bps;
+        const char *wrong_pin; /* the sink expects this fingerprint */
+        bool no_source;        /* the test connects by itself */
+};
+
+struct fixture_mover {
+        int control_fd; /* the agent's end */
+        int theirs;
+        pthread_t thread;
+        bool started;
+        int exit_code;
+        json_t *stats; /* the newest */
+};
+
+struct fixture {
+        struct fixture_options options;
+        uint8_t *source_ram, *sink_ram; /* shared mappings of the two memfds */
+        int source_ram_fd, sink_ram_fd;
+        int source_qemu, sink_qemu;         /* QEMU's ends of the stream sockets */
+        int channel_fds[WIRE_MAX_CHANNELS]; /* duplicates of the data sockets */
+        struct fixture_mover source, sink;
+        struct sockaddr_storage sink_address;
+        char *certs[2], *keys[2]; /* source, sink */
+        char pins[2][65];
+        pthread_t reader; /* destination QEMU: collects what it is fed */
+        bool reader_started;
+        struct buf fed;
+};
+
+struct fixture *fixture_new(const struct fixture_options *options);
+void fixture_free(struct fixture *f);
+
+/* Agent. */
+void fixture_send(struct fixture_mover *mover, json_t *message);
+/* The next event of this name, others (stats, switchover) are skipped; fails the test after 20 s or on
+ * another `failed`. The caller owns it. */
+json_t *fixture_wait(struct fixture_mover *mover, const char *event);
+/* The event `failed`, whose member `key` must contain `part`. */
+void fixture_wait_failed(struct fixture_mover *mover, const char *key, const char *part);
+/* Waits for the mover's end and returns its exit code. */
+int fixture_join(struct fixture_mover *mover);
+/* handed-off, stream-end, commit, result: from the device state to the end; both must exit with 0. */
+void fixture_finish(struct fixture *f);
+
+/* Destination QEMU: waits for the end of its stream; then f->fed is complete. */
+void fixture_join_reader(struct fixture *f);
+
+/* Source QEMU. */
+void fixture_stream(struct fixture *f, const void *data, size_t len);
+void fixture_stream_start(struct fixture *f); /* header, configuration, START of ram */
+/* One PART (or END) section with these pages of the source's RAM as they are now. */
+void fixture_stream_pages(struct fixture *f, uint64_t first, uint64_t n, bool end);
+/* Device state after the END section. */
+void fixture_stream_device(struct fixture *f, const void *data, size_t len);
+/* Reads the 8 bytes of a return path message; false when there is none within timeout_ms. */
+bool fixture_vote(struct fixture *f, uint32_t *ret_value, int timeout_ms);
+
+/* Fills source RAM: zero, text-like and random pages; `seed` changes it. */
+void fixture_fill(struct fixture *f, uint64_t first, uint64_t n, uint32_t seed);
+/* A TLS connection to the sink as the source would make it. */
+struct tls_stream *fixture_connect(struct fixture *f);
+uint64_t fixture_pages(const struct fixture *f);
