@@ -86,22 +86,31 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
         return 0;
 }
 
-static bool migrating_from(const struct task *task, const char *host_uid)
-{
-        return !strcmp(task_action(task), "vm.migrate") && task_running(task) &&
-               !strcmp(json_text(task_data(task), "host_uid"), host_uid);
-}
-
 struct count {
+        struct manager *manager;
         const char *host_uid;
         size_t n;
 };
+
+/* The host that a migration leaves: recorded by its first step, before that where its VM is. */
+static const char *source_of(struct manager *manager, const struct task *task)
+{
+        const char *recorded = json_text(task_data(task), "host_uid");
+        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
+        const json_t *host;
+
+        if (*recorded)
+                return recorded;
+        host = inventory_host(manager->inventory, json_text(json_status(vm), "host"));
+        return json_text(host, "uid");
+}
 
 static void count_one(void *userdata, const struct task *task)
 {
         struct count *count = userdata;
 
-        if (migrating_from(task, count->host_uid))
+        if (!strcmp(task_action(task), "vm.migrate") && task_running(task) &&
+                !strcmp(source_of(count->manager, task), count->host_uid))
                 count->n++;
 }
 
@@ -109,12 +118,10 @@ static void count_one(void *userdata, const struct task *task)
 static bool may_start(const struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
-        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
-        const json_t *host = inventory_host(manager->inventory, json_text(json_status(vm), "host"));
-        struct count count = {.host_uid = json_text(host, "uid")};
+        struct count count = {.manager = manager, .host_uid = source_of(manager, task)};
 
         task_each(manager->tasks, count_one, &count);
-        return !host || count.n < manager->config->migrations_per_host;
+        return !*count.host_uid || count.n < manager->config->migrations_per_host;
 }
 
 static int remember_hosts(struct task *task, struct manager *manager, const json_t *report)

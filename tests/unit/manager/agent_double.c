@@ -40,11 +40,9 @@ static void on_lists(struct http_request *request, void *userdata)
 {
         const struct agent_double *agent = userdata;
         const char *kind = http_request_path(request) + strlen("/agent/v1/");
-        json_t *out = json_array(), *value;
+        json_t *out = !strcmp(kind, "datastores") ? values_of(agent->datastores) : json_array(), *value;
         const char *key;
 
-        if (!strcmp(kind, "datastores"))
-                json_array_extend(out, values_of(agent->datastores));
         json_object_foreach (agent->networks, key, value)
                 if (!strncmp(key, kind, strlen(kind)))
                         json_array_append(out, value);

@@ -537,6 +537,28 @@ static void second_task_for_a_machine_is_refused_by_name(void **data)
         assert_string_equal(state->code, "busy");
 }
 
+static void migrations_beyond_the_limit_of_a_host_wait_by_priority(void **data)
+{
+        struct state *state = *data;
+        json_t *vm = vm_document("db");
+        char path[128];
+
+        set_the_stage(state);
+        json_object_set_new(vm, "host", json_string("host1"));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+        state->config.migrations_per_host = 1;
+        begin_migration(state, path);
+        assert_int_equal(
+                call(state, "POST", "/api/v1/vms/db/migrate", json_pack("{s:s}", "priority", "high")), 202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        for (int i = 0; i < 20; i++)
+                assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "queued");
+        complete_migration(state);
+        wait_status(state, path, "state", "running");
+}
+
 static void machine_on_two_hosts_raises_an_alert(void **data)
 {
         struct state *state = *data;
@@ -627,6 +649,7 @@ int main(void)
                 TEST(silent_source_makes_the_task_wait),
                 TEST(cancel_goes_through_the_source),
                 TEST(second_task_for_a_machine_is_refused_by_name),
+                TEST(migrations_beyond_the_limit_of_a_host_wait_by_priority),
                 TEST(machine_on_two_hosts_raises_an_alert),
                 TEST(machine_of_a_lost_host_is_unknown_not_stopped),
                 TEST(stale_if_match_is_refused),
