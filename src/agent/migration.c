@@ -421,7 +421,8 @@ bool migration_hold(struct migration *m, const char *point)
         snprintf(mark, sizeof(mark), ":%s:", point);
         if (strstr(m->passed_points, mark))
                 return false;
-        strncat(m->passed_points, mark, sizeof(m->passed_points) - strlen(m->passed_points) - 1);
+        if (strlen(m->passed_points) + strlen(mark) < sizeof(m->passed_points))
+                memcpy(m->passed_points + strlen(m->passed_points), mark, strlen(mark) + 1);
         crash_point(point);
         return crash_point_hold(m->agent->loop, point, on_hold_over, m, &m->hold);
 }
@@ -563,6 +564,24 @@ void migration_vm_event(
         else
                 migration_destination_event(m, event, data, unix_us);
         migration_kick(m);
+}
+
+void migration_vm_leave_monitor(struct agent *agent, const struct vm *vm)
+{
+        struct map_item *item, *spare;
+
+        if (!agent->migrations)
+                return;
+        map_for_each (item, spare, &agent->migrations->by_id) {
+                struct migration *m = item->value;
+
+                if (strcmp(m->vm_uid, vm->uid))
+                        continue;
+                qmp_call_cancel(TAKE_PTR(m->refresh_call));
+                m->refreshing = false;
+                if (m->role == MIGRATION_SOURCE_SIDE)
+                        migration_source_leave_monitor(m);
+        }
 }
 
 void migration_vm_gone(struct agent *agent, struct vm *vm)

@@ -38,6 +38,8 @@ void migration_vm_event(
         struct agent *agent, struct vm *vm, const char *event, const json_t *data, int64_t unix_us);
 /* The VM's QEMU process has ended (the vm object still exists during the call). */
 void migration_vm_gone(struct agent *agent, struct vm *vm);
+/* The monitor connection of the VM's QEMU is about to be freed: no call on it may be cancelled afterwards. */
+void migration_vm_leave_monitor(struct agent *agent, const struct vm *vm);
 /* The monitor connection of the VM's QEMU is (again) ready. */
 void migration_vm_connected(struct agent *agent, struct vm *vm);
 

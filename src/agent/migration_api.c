@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/api.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/vm.h"
@@ -56,42 +57,49 @@ json_t *migration_documents(struct agent *agent)
         return list;
 }
 
+/* Why this migration cannot begin, or 0. */
+static int check_start(struct agent *agent, const struct migration *m, struct error **ret_error)
+{
+        const struct vm *vm = migration_vm(m);
+
+        if (migration_find(agent, m->id))
+                return error_set(
+                        ret_error, ERROR_EXISTS, "Ask for its status.", "migration %s exists already", m->id);
+        if (!vm)
+                return error_set(ret_error, ERROR_NOT_FOUND, "Ask the manager where the virtual machine is.",
+                        "this host has no virtual machine %s", m->vm_uid);
+        if (migration_vm_busy(agent, m->vm_uid))
+                return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
+                        "another migration of %s is under way", vm->name);
+        if (vm_power(vm) != VM_POWER_RUNNING)
+                return error_set(ret_error, ERROR_CONFLICT,
+                        vm_power(vm) == VM_POWER_PAUSED ? "Resume it first." : "Start it first.",
+                        "%s is %s; a live migration needs a running virtual machine", vm->name,
+                        vm_power_to_string(vm_power(vm)));
+        if (vm->config->status.owner_epoch != m->epoch)
+                return error_set(ret_error, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
+                        "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
+                        vm->name, (unsigned long long)vm->config->status.owner_epoch);
+        return 0;
+}
+
 void migration_api_start(struct agent *agent, struct http_request *request)
 {
         _cleanup_(migration_freep) struct migration *m = NULL;
         struct error *e = NULL;
-        struct vm *vm;
         json_t *spec;
         int r = http_request_json(request, &spec, &e);
 
         if (r == 0)
                 r = migration_new(agent, MIGRATION_SOURCE_SIDE, spec, &m, &e);
+        if (r == 0)
+                r = check_start(agent, m, &e);
+        if (r == 0)
+                r = migration_register(m, &e);
         if (r < 0)
-                return http_request_reply_error(request, e);
-        vm = migration_vm(m);
-        if (migration_find(agent, m->id))
-                error_set(&e, ERROR_EXISTS, "Ask for its status.", "migration %s exists already", m->id);
-        else if (!vm)
-                error_set(&e, ERROR_NOT_FOUND, "Ask the manager where the virtual machine is.",
-                        "this host has no virtual machine %s", m->vm_uid);
-        else if (migration_vm_busy(agent, m->vm_uid))
-                error_set(&e, ERROR_BUSY, "Wait for it to end, or cancel it.",
-                        "another migration of %s is under way", vm->name);
-        else if (vm_power(vm) != VM_POWER_RUNNING)
-                error_set(&e, ERROR_CONFLICT,
-                        vm_power(vm) == VM_POWER_PAUSED ? "Resume it first." : "Start it first.",
-                        "%s is %s; a live migration needs a running virtual machine", vm->name,
-                        vm_power_to_string(vm_power(vm)));
-        else if (vm->config->status.owner_epoch != m->epoch)
-                error_set(&e, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
-                        "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
-                        vm->name, (unsigned long long)vm->config->status.owner_epoch);
-        else
-                migration_register(m, &e);
-        if (e)
-                return http_request_reply_error(request, e);
+                return api_reply_error(request, e);
         m->qemu = HANDOFF_QEMU_RUNNING;
-        http_request_reply_json(request, 202, migration_document(m));
+        api_reply_json(request, 202, migration_document(m));
         migration_source_begin(TAKE_PTR(m));
 }
 
@@ -136,12 +144,12 @@ void migration_api_cancel(struct agent *agent, struct http_request *request)
                                      : "migration %s cannot be cancelled any more: the virtual machine was "
                                        "handed over",
                         m->id);
-                return http_request_reply_error(request, e);
+                return api_reply_error(request, e);
         }
         error_set(&e, ERROR_CANCELLED, NULL, "the migration was cancelled");
         m->cancelled = true;
         migration_stop(m, e);
-        http_request_reply_json(request, 202, migration_document(m));
+        api_reply_json(request, 202, migration_document(m));
 }
 
 void migration_api_forget(struct agent *agent, struct http_request *request)

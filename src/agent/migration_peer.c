@@ -228,32 +228,40 @@ void migration_api_peer_released(struct agent *agent, struct http_request *reque
         http_request_reply_json(request, 200, migration_peer_document(m));
 }
 
+/* Why this host cannot be the destination for the caller, or 0. */
+static int check_prepare(
+        struct agent *agent, const struct migration *m, const char *caller, struct error **ret_error)
+{
+        const struct vm *vm = migration_vm(m);
+        char wanted[PEER_NAME_MAX];
+
+        snprintf(wanted, sizeof(wanted), "%s.host.drover", m->peer_uid);
+        if (!caller || strcmp(caller, wanted))
+                return error_set(ret_error, ERROR_DENIED, NULL,
+                        "%.64s is not the source that the migration names", caller ?: "the caller");
+        if (migration_find(agent, m->id))
+                return error_set(ret_error, ERROR_EXISTS, "Begin again under a new id.",
+                        "migration %s exists already here", m->id);
+        if (migration_vm_busy(agent, m->vm_uid) || (vm && vm_has_qemu(vm)))
+                return error_set(ret_error, ERROR_CONFLICT, "Ask the manager which host owns it.",
+                        "the destination has virtual machine %s already", m->vm_uid);
+        return 0;
+}
+
 void migration_api_peer_prepare(struct agent *agent, struct http_request *request)
 {
         _cleanup_(migration_freep) struct migration *m = NULL;
-        const char *caller = http_request_peer_name(request);
-        char wanted[PEER_NAME_MAX];
         struct error *e = NULL;
         json_t *spec;
         int r = http_request_json(request, &spec, &e);
 
         if (r == 0)
                 r = migration_new(agent, MIGRATION_DESTINATION_SIDE, spec, &m, &e);
+        if (r == 0)
+                r = check_prepare(agent, m, http_request_peer_name(request), &e);
+        if (r == 0)
+                r = migration_register(m, &e);
         if (r < 0)
-                return http_request_reply_error(request, e);
-        snprintf(wanted, sizeof(wanted), "%s.host.drover", m->peer_uid);
-        if (!caller || strcmp(caller, wanted))
-                error_set(&e, ERROR_DENIED, NULL, "%.64s is not the source that the migration names",
-                        caller ?: "the caller");
-        else if (migration_find(agent, m->id))
-                error_set(&e, ERROR_EXISTS, "Begin again under a new id.", "migration %s exists already here",
-                        m->id);
-        else if (migration_vm_busy(agent, m->vm_uid) || (migration_vm(m) && vm_has_qemu(migration_vm(m))))
-                error_set(&e, ERROR_CONFLICT, "Ask the manager which host owns it.",
-                        "the destination has virtual machine %s already", m->vm_uid);
-        else
-                migration_register(m, &e);
-        if (e)
                 return http_request_reply_error(request, e);
         m->qemu = HANDOFF_QEMU_GONE;
         migration_destination_begin(TAKE_PTR(m), request);

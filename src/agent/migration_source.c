@@ -69,13 +69,18 @@ static void close_connections(struct migration *m)
         }
 }
 
+void migration_source_leave_monitor(struct migration *m)
+{
+        qmp_call_cancel(TAKE_PTR(m->source.poll_call));
+        qmp_call_cancel(TAKE_PTR(m->source.stage_call));
+        migration_setup_free(TAKE_PTR(m->source.setup));
+}
+
 void migration_source_deinit(struct migration *m)
 {
         close_connections(m);
         loop_source_free(TAKE_PTR(m->source.poll));
-        qmp_call_cancel(TAKE_PTR(m->source.poll_call));
-        qmp_call_cancel(TAKE_PTR(m->source.stage_call));
-        migration_setup_free(TAKE_PTR(m->source.setup));
+        migration_source_leave_monitor(m);
         free(TAKE_PTR(m->source.data_address));
 }
 

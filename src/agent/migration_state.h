@@ -60,7 +60,7 @@ enum migration_stage {
 
 struct migration_source_state {
         enum migration_stage stage;
-        bool stage_busy; /* an asynchronous operation of the stage is under way */
+        bool stage_busy;            /* an asynchronous operation of the stage is under way */
         unsigned int n_unreachable; /* refused attempts to ask the destination */
         unsigned int clock_samples_left;
         char *data_address;
@@ -223,6 +223,8 @@ json_t *migration_peer_document(const struct migration *m);
 void migration_source_step(struct migration *m);
 void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_source_deinit(struct migration *m);
+/* Gives up what waits for an answer of QEMU's monitor. */
+void migration_source_leave_monitor(struct migration *m);
 /* The prepared answer of the destination. */
 void migration_source_begin(struct migration *m);
 void migration_destination_begin(struct migration *m, struct http_request *request);

@@ -15,6 +15,7 @@
 #include "agent/cgroup.h"
 #include "agent/host.h"
 #include "agent/identity.h"
+#include "agent/migration.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
@@ -385,6 +386,7 @@ void vm_clear_process(struct vm *vm)
         free(TAKE_PTR(vm->taps)); /* the taps themselves end with the QEMU that holds them */
         loop_source_free(TAKE_PTR(vm->reconnect));
         vm_job_leave_monitor(vm);
+        migration_vm_leave_monitor(vm->agent, vm);
         qmp_free(TAKE_PTR(vm->qmp));
         child_free(TAKE_PTR(vm->qemu));
         fd_closep(&vm->ram_fd);

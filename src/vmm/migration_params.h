@@ -15,14 +15,14 @@
 enum migration_side { MIGRATION_SOURCE, MIGRATION_DESTINATION };
 
 /* Arguments of migrate-set-capabilities from the answer of query-migrate-capabilities. At the source:
- * events, return-path on; at the destination: events, late-block-activate (where it exists); every other
+ * events, return-path, auto-converge on; at the destination: events, late-block-activate (where it exists); every other
  * capability that changes the stream or the rules off. *ret_restore has the former values of the changed
  * ones. Both are the caller's. NOT_SUPPORTED when QEMU lacks a capability that we cannot do without. */
 int migration_capabilities_build(enum migration_side side, const json_t *current, json_t **ret_set,
         json_t **ret_restore, struct error **ret_error);
 
 /* Arguments of migrate-set-parameters for the source from the answer of query-migrate-parameters: no bandwidth
- * limit of QEMU's own, `downtime_limit_ms` (1 to 2,000,000; never 0, which stops the guest too early). */
+ * limit of QEMU's own, a throttle for guests that do not converge, `downtime_limit_ms` (1 to 2,000,000; never 0, which stops the guest too early). */
 int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current, json_t **ret_set,
         json_t **ret_restore, struct error **ret_error);
 

@@ -26,7 +26,7 @@ static int setup(void **state)
 {
         struct fixture *f = calloc(1, sizeof(*f));
 
-        strcpy(f->folder, "/tmp/drover-journal-XXXXXX");
+        snprintf(f->folder, sizeof(f->folder), "/tmp/drover-journal-XXXXXX");
         if (!mkdtemp(f->folder))
                 return -1;
         snprintf(f->path, sizeof(f->path), "%s/" ID ".journal", f->folder);
