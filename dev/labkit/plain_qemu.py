@@ -4,8 +4,10 @@
 import itertools
 import json
 import re
+import select
 import socket
 import subprocess
+import time
 
 from . import guest, netns, qemu
 from .lab import LabError, wait_for
@@ -17,44 +19,79 @@ MEMORY_KIB = 262152
 
 
 class Qmp:
-    """A QMP connection; one command at a time, events kept."""
+    """A QMP connection; one command at a time, events kept as QEMU sends them, with its own time stamps."""
+
+    # QEMU does not answer while it writes its final phase, which a slow cable can make long.
+    ANSWER_TIMEOUT_S = 120
 
     def __init__(self, path):
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(60)
         self._socket.connect(str(path))
-        self._stream = self._socket.makefile("rw", encoding="utf-8")
+        self._pending = b""
         self.events = []
-        self._read()
+        self._answer()
         self.execute("qmp_capabilities")
 
-    def _read(self):
-        line = self._stream.readline()
-        if not line:
+    def _receive(self, wait_s):
+        """Reads what has come, waiting for at most wait_s; False when nothing came."""
+        if not select.select([self._socket], [], [], wait_s)[0]:
+            return False
+        data = self._socket.recv(65536)
+        if not data:
             raise LabError("QEMU closed its QMP connection")
-        return json.loads(line)
+        self._pending += data
+        return True
+
+    def _take(self):
+        """The next whole message that is an answer, or None; events before it are kept."""
+        while b"\n" in self._pending:
+            line, self._pending = self._pending.split(b"\n", 1)
+            message = json.loads(line)
+            if "event" not in message:
+                return message
+            self.events.append(message)
+        return None
+
+    def _answer(self):
+        deadline = time.monotonic() + self.ANSWER_TIMEOUT_S
+        while (message := self._take()) is None:
+            if not self._receive(max(deadline - time.monotonic(), 0)):
+                raise LabError(f"QEMU did not answer for {self.ANSWER_TIMEOUT_S} s")
+        return message
 
     def execute(self, command, **arguments):
-        self._stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self._stream.flush()
-        while True:
-            answer = self._read()
-            if "event" in answer:
-                self.events.append(answer)
-            elif "error" in answer:
-                raise LabError(f"QMP {command}: {answer['error']['desc']}")
-            else:
-                return answer["return"]
+        self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        answer = self._answer()
+        if "error" in answer:
+            raise LabError(f"QMP {command}: {answer['error']['desc']}")
+        return answer["return"]
 
-    def wait_event(self, name):
-        """The first event of this name, also one that came before."""
-        while True:
-            found = next((event for event in self.events if event["event"] == name), None)
-            if found:
-                return found
-            answer = self._read()
-            if "event" in answer:
-                self.events.append(answer)
+    def poll(self, wait_s=0.0):
+        """Takes the events of one read, waiting for it."""
+        if self._receive(wait_s):
+            self._take()
+
+    def find_event(self, name, **data):
+        """The last event of this name with these data, or None."""
+        return next((event for event in reversed(self.events) if event["event"] == name and all(
+            event.get("data", {}).get(key) == value for key, value in data.items())), None)
+
+    def event_s(self, name, **data):
+        """When that event was, by QEMU's clock, in seconds since 1970; None without one."""
+        event = self.find_event(name, **data)
+        return event and event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
+
+    def wait_event(self, name, timeout_s=60, **data):
+        """Such an event, also one that came before."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := self.find_event(name, **data)):
+            if time.monotonic() > deadline:
+                raise LabError(f"no event {name} of QEMU in {timeout_s} s")
+            self.poll(0.1)
+        return found
+
+    def close(self):
+        self._socket.close()
 
 
 def _try_qmp(path):
@@ -65,12 +102,17 @@ def _try_qmp(path):
 
 
 class PlainGuest:
-    """A guest in a QEMU process of its own on a machine of the lab, with a tap on the bridge of that machine's uplink vm0."""
+    """A guest in a QEMU process of its own on a machine of the lab, with a tap on the bridge of that machine's uplink vm0.
+    Its memory is a file (memory_file) that tests look into, or with private_memory what QEMU has by default."""
 
-    def __init__(self, lab, machine, folder, mac="52:54:00:77:00:63", binary=None, machine_type="pc-q35-7.2"):
+    def __init__(self, lab, machine, folder, mac="52:54:00:77:00:63", binary=None, machine_type="pc-q35-7.2",
+                 memory_kib=MEMORY_KIB, private_memory=False, image="workload"):
         self.lab, self.machine, self.folder, self.mac = lab, machine, folder, mac
         self.binary = binary or qemu.BINARY
         self.machine_type = machine_type
+        self.memory_kib = memory_kib
+        self.private_memory = private_memory
+        self.image = image
         self.address = address_of(mac)
         self._name = f"plain{next(_numbers)}"
         self.memory_file = folder / f"{self._name}.ram"
@@ -78,19 +120,23 @@ class PlainGuest:
         self.qmp = None
         self.disk = None
 
-    def start(self, disk, append="", incoming=None, more=()):
-        """Starts QEMU; the guest boots, or waits for a migration from incoming ("defer")."""
+    def _memory(self):
+        if self.private_memory:
+            return ["-machine", self.machine_type, "-m", f"{self.memory_kib}K"]
+        return ["-machine", f"{self.machine_type},memory-backend=pc.ram", "-m", f"{self.memory_kib}K", "-object",
+                f"memory-backend-file,id=pc.ram,size={self.memory_kib}K,mem-path={self.memory_file},share=on"]
+
+    def start(self, disk, append="", incoming=None, more=(), drive="format=raw"):
+        """Starts QEMU; the guest boots, or waits for a migration from incoming ("defer"). drive: how the disk is opened."""
         self.disk = disk
         self._plug_tap()
-        files = guest.build("workload")
+        files = guest.build(self.image)
         line = f"{(files / 'append').read_text(encoding='ascii')} {append}".strip()
         socket_path, serial = self.folder / f"{self._name}.qmp", self.folder / f"{self._name}.serial.log"
         words = [self.binary, "-name", f"guest={self._name},debug-threads=on", "-accel", "tcg", "-cpu", "qemu64",
-                 "-machine", f"{self.machine_type},memory-backend=pc.ram", "-m", f"{MEMORY_KIB}K",
-                 "-object", f"memory-backend-file,id=pc.ram,size={MEMORY_KIB}K,mem-path={self.memory_file},share=on",
-                 "-display", "none", "-nodefaults", "-serial", f"file:{serial}", "-qmp", f"unix:{socket_path},server=on,wait=off",
+                 *self._memory(), "-display", "none", "-nodefaults", "-serial", f"file:{serial}", "-qmp", f"unix:{socket_path},server=on,wait=off",
                  "-kernel", files / "vmlinuz", "-initrd", files / "initrd", "-append", line,
-                 "-drive", f"file={disk},format=raw,if=virtio",
+                 "-drive", f"file={disk},{drive},if=virtio",
                  "-netdev", f"tap,id=n,ifname={self._name},script=no,downscript=no",
                  "-device", f"virtio-net-pci,netdev=n,mac={self.mac}", "-device", "virtio-balloon-pci", *more]
         if incoming:
@@ -153,6 +199,8 @@ class PlainGuest:
         return wait_for("QEMU's migration to end", ended, timeout_s, 0.05)
 
     def kill(self):
+        if self.qmp:
+            self.qmp.close()
         if self.pid:
             self.lab.machines.kill([self.pid])
         subprocess.run([*self.lab.machines.enter(self.machine), "ip", "link", "delete", self._name], check=False,
