@@ -19,6 +19,8 @@
 #define READ_BYTES (1024 * 1024)
 /* Partial batches wait this long for more of the stream. */
 #define IDLE_FLUSH_MS 5
+/* Silence that counts as the end of a stream without a closing description. */
+#define SILENT_END_MS 400
 
 enum return_path_message { RETURN_SHUT = 1, RETURN_PONG = 2 }; /* migration/migration.h */
 
@@ -28,6 +30,7 @@ struct reader {
         struct batch *partial[WIRE_MAX_CHANNELS]; /* pages */
         struct batch *bytes;                      /* skeleton or device state, for channel 0 */
         bool voted;
+        uint64_t last_read_ms;
         bool something_partial;
         uint8_t *buffer;
 };
@@ -214,23 +217,37 @@ static const struct stream_parser_ops ops = {
         .read_page = on_read_page,
 };
 
-/* Waits for QEMU or main: 1 there may be something to read. */
+/* Nothing is left to read: votes, if that is allowed and QEMU has nothing left to write either. A machine
+ * that does not close its stream with a description only shows that by its silence. */
+static int vote_if_due(struct reader *reader)
+{
+        uint64_t now_ms = clock_now_ms(&clock_system);
+
+        if (reader->voted || !reader->source->handed_off)
+                return 0;
+        if (!stream_parser_complete(reader->parser) && now_ms - reader->last_read_ms < SILENT_END_MS)
+                return 0;
+        reader->voted = true;
+        return return_path_send(reader, RETURN_SHUT, 0);
+}
+
+/* Waits for QEMU or main. */
 static int wait_for_stream(struct reader *reader)
 {
         struct pollfd pfds[] = {{.fd = reader->source->qemu_fd, .events = POLLIN},
                 {.fd = reader->source->reader_fd, .events = POLLIN}};
+        bool must_vote = reader->source->handed_off && !reader->voted;
         eventfd_t ignored;
-        int n = poll(pfds, ARRAY_SIZE(pfds), reader->something_partial ? IDLE_FLUSH_MS : -1);
+        int n = poll(pfds, ARRAY_SIZE(pfds),
+                reader->something_partial ? IDLE_FLUSH_MS
+                : must_vote               ? SILENT_END_MS / 4
+                                          : -1);
 
         if (n == 0)
                 flush_partial(reader);
         if (pfds[1].revents)
                 (void)eventfd_read(reader->source->reader_fd, &ignored);
-        if (!reader->voted && reader->source->handed_off) {
-                reader->voted = true;
-                return return_path_send(reader, RETURN_SHUT, 0);
-        }
-        return 0;
+        return pfds[0].revents ? 0 : vote_if_due(reader);
 }
 
 static int stream_ended(struct reader *reader, struct error **ret_error)
@@ -253,6 +270,7 @@ static int read_stream(struct reader *reader, struct error **ret_error)
                 int r;
 
                 if (n > 0) {
+                        reader->last_read_ms = clock_now_ms(&clock_system);
                         r = stream_parser_feed(reader->parser, reader->buffer, (size_t)n, ret_error);
                         /* The guest stands still: nothing may wait for company any more. */
                         if (r >= 0 && (size_t)n < READ_BYTES &&

@@ -23,6 +23,7 @@ enum record_type { /* migration/savevm.h */
         RECORD_SECTION_END = 0x03,
         RECORD_SECTION_FULL = 0x04,
         RECORD_SUBSECTION = 0x05,
+        RECORD_DESCRIPTION = 0x06,
         RECORD_CONFIGURATION = 0x07,
         RECORD_COMMAND = 0x08,
         RECORD_SECTION_FOOTER = 0x7e,
@@ -39,6 +40,15 @@ enum ram_flag { /* migration/ram.c */
         RAM_MULTIFD_FLUSH = 0x200,
         RAM_FLAGS = 0xfff,
 };
+
+/* A place in verbatim bytes that may be the closing description. */
+struct candidate {
+        uint64_t offset; /* of its type byte; 0: unused */
+        uint8_t head[5]; /* length and first character of the text, as far as seen */
+        unsigned int n_head;
+};
+/* JSON text holds no control characters, so after the true one there can be false ones in its length only. */
+#define N_CANDIDATES 4
 
 typedef int (*state_fn)(struct stream_parser *p, const uint8_t *data);
 
@@ -73,6 +83,10 @@ struct stream_parser {
         uint64_t last_direct_page;
         uint16_t command;
         uint16_t command_len;
+
+        struct candidate candidates[N_CANDIDATES]; /* the newest */
+        unsigned int next_candidate;
+        uint8_t last_byte; /* of the verbatim bytes */
 };
 
 static int at_record(struct stream_parser *p, const uint8_t *data);
@@ -518,6 +532,44 @@ static ssize_t step(struct stream_parser *p, const uint8_t *data, size_t len)
         return r < 0 ? r : (ssize_t)take;
 }
 
+/* Notes in verbatim bytes, which start at p->offset, where the closing description may begin. */
+static void look_for_end(struct stream_parser *p, const uint8_t *data, size_t len)
+{
+        const uint8_t *at = data;
+
+        for (unsigned int i = 0; i < N_CANDIDATES; i++) {
+                struct candidate *c = &p->candidates[i];
+
+                for (size_t j = 0; c->offset > 0 && c->n_head < sizeof(c->head) && j < len; j++)
+                        c->head[c->n_head++] = data[j];
+        }
+        while ((at = memchr(at, RECORD_DESCRIPTION, len - (size_t)(at - data)))) {
+                uint8_t before = at > data ? at[-1] : p->last_byte;
+                size_t left = len - (size_t)(++at - data);
+
+                if (before == RECORD_EOF) {
+                        struct candidate *c = &p->candidates[p->next_candidate++ % N_CANDIDATES];
+
+                        c->offset = p->offset + len - left - 1;
+                        c->n_head = (unsigned int)MIN(left, sizeof(c->head));
+                        memcpy(c->head, at, c->n_head);
+                }
+        }
+        p->last_byte = data[len - 1];
+}
+
+bool stream_parser_complete(const struct stream_parser *parser)
+{
+        for (unsigned int i = 0; i < N_CANDIDATES; i++) {
+                const struct candidate *c = &parser->candidates[i];
+
+                if (c->offset > 0 && c->n_head == sizeof(c->head) && c->head[4] == '{' &&
+                        parser->last_byte == '}' && parser->offset == c->offset + 5 + get32(c->head))
+                        return true;
+        }
+        return false;
+}
+
 int stream_parser_feed(
         struct stream_parser *parser, const uint8_t *data, size_t len, struct error **ret_error)
 {
@@ -526,6 +578,7 @@ int stream_parser_feed(
                 ssize_t taken;
 
                 if (parser->mode != STREAM_RECORDS) {
+                        look_for_end(parser, data, len);
                         parser->offset += len;
                         return emit(parser, data, len);
                 }

@@ -67,6 +67,11 @@ int stream_parser_feed(
         struct stream_parser *parser, const uint8_t *data, size_t len, struct error **ret_error);
 
 enum stream_mode stream_parser_mode(const struct stream_parser *parser);
+/* True if the stream is whole at this very byte: in opaque or tunnel mode, the last bytes are QEMU's closing
+ * description of the device state (record 06, a length, JSON text). Only then may the return path be told
+ * to shut: QEMU 7.2 closes its socket on that message, even while it still writes. False for ever for machines
+ * with suppress-vmdesc=on. */
+bool stream_parser_complete(const struct stream_parser *parser);
 /* Bytes consumed so far. */
 uint64_t stream_parser_offset(const struct stream_parser *parser);
 /* "pc-i440fx-7.2" once seen, else "". */

@@ -377,8 +377,11 @@ void fixture_stream_pages(struct fixture *f, uint64_t first, uint64_t n, bool en
 
 void fixture_stream_device(struct fixture *f, const void *data, size_t len)
 {
+        static const uint8_t description[] = {0, 6, 0, 0, 0, 2, '{', '}'};
+
         fixture_stream(f, "\4", 1); /* SECTION_FULL */
         fixture_stream(f, data, len);
+        fixture_stream(f, description, sizeof(description));
 }
 
 bool fixture_vote(struct fixture *f, uint32_t *ret_value, int timeout_ms)

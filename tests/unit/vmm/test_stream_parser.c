@@ -109,6 +109,28 @@ static int parse(struct seen *seen, const char *block, const void *data, size_t 
         return r;
 }
 
+static void put(struct buf *buf, const void *data, size_t len)
+{
+        assert_int_equal(buf_append(buf, data, len), 0);
+}
+
+static void put8(struct buf *buf, uint8_t value)
+{
+        put(buf, &value, 1);
+}
+
+static void put32(struct buf *buf, uint32_t value)
+{
+        value = htobe32(value);
+        put(buf, &value, sizeof(value));
+}
+
+static void put64(struct buf *buf, uint64_t value)
+{
+        value = htobe64(value);
+        put(buf, &value, sizeof(value));
+}
+
 static uint8_t *golden;
 static size_t golden_len;
 
@@ -179,6 +201,49 @@ static void test_cutting_the_stream_anywhere_changes_nothing(void **state)
         seen_free(whole);
 }
 
+static void test_stream_is_complete_at_its_last_byte_only(void **state)
+{
+        struct stream_parser_config config = {.direct_block = "pc.ram", .direct_bytes = GOLDEN_BYTES};
+        static const size_t chunks[] = {1, 1000, 65536};
+
+        for (size_t i = 0; i < ARRAY_SIZE(chunks); i++) {
+                _cleanup_(stream_parser_freep) struct stream_parser *parser = NULL;
+                struct seen *seen = seen_new();
+
+                assert_int_equal(stream_parser_new(&config, &ops, seen, &parser, NULL), 0);
+                for (size_t at = 0; at < golden_len; at += chunks[i]) {
+                        assert_false(stream_parser_complete(parser));
+                        assert_int_equal(stream_parser_feed(
+                                                 parser, golden + at, MIN(chunks[i], golden_len - at), NULL),
+                                0);
+                }
+                assert_true(stream_parser_complete(parser));
+                seen_free(seen);
+        }
+}
+
+static void test_length_that_looks_like_a_description_does_not_hide_the_end(void **state)
+{
+        static const char text[0x0600] = {'{', [0x05ff] = '}'};
+        struct seen *seen = seen_new();
+        struct stream_parser_config config = {
+                .direct_block = "pc.ram", .direct_bytes = GOLDEN_BYTES, .tunnel = true};
+        _cleanup_(stream_parser_freep) struct stream_parser *parser = NULL;
+        struct buf stream;
+
+        buf_init(&stream, MAX_BYTES);
+        put8(&stream, 0);
+        put8(&stream, 6);
+        put32(&stream, sizeof(text)); /* 00 00 06 00 */
+        put(&stream, text, sizeof(text));
+        memset(stream.data + 7, 'x', sizeof(text) - 2);
+        assert_int_equal(stream_parser_new(&config, &ops, seen, &parser, NULL), 0);
+        assert_int_equal(stream_parser_feed(parser, (uint8_t *)stream.data, stream.len, NULL), 0);
+        assert_true(stream_parser_complete(parser));
+        buf_deinit(&stream);
+        seen_free(seen);
+}
+
 static void test_skeleton_is_a_stream_without_the_direct_block(void **state)
 {
         struct seen *first = seen_new(), *again = seen_new();
@@ -195,28 +260,6 @@ static void test_skeleton_is_a_stream_without_the_direct_block(void **state)
 }
 
 /* Small streams: file header, configuration, START of ram (section 2) with the blocks pc.ram and vga. */
-
-static void put(struct buf *buf, const void *data, size_t len)
-{
-        assert_int_equal(buf_append(buf, data, len), 0);
-}
-
-static void put8(struct buf *buf, uint8_t value)
-{
-        put(buf, &value, 1);
-}
-
-static void put32(struct buf *buf, uint32_t value)
-{
-        value = htobe32(value);
-        put(buf, &value, sizeof(value));
-}
-
-static void put64(struct buf *buf, uint64_t value)
-{
-        value = htobe64(value);
-        put(buf, &value, sizeof(value));
-}
 
 static void put_name(struct buf *buf, const char *name)
 {
@@ -547,6 +590,8 @@ int main(void)
                 cmocka_unit_test(test_real_stream_yields_every_page_with_its_content),
                 cmocka_unit_test(test_real_stream_becomes_opaque_at_the_device_state),
                 cmocka_unit_test(test_cutting_the_stream_anywhere_changes_nothing),
+                cmocka_unit_test(test_stream_is_complete_at_its_last_byte_only),
+                cmocka_unit_test(test_length_that_looks_like_a_description_does_not_hide_the_end),
                 cmocka_unit_test(test_skeleton_is_a_stream_without_the_direct_block),
                 cmocka_unit_test(test_continue_flag_refers_across_sections),
                 cmocka_unit_test(test_kept_pages_carry_their_blocks_name),
