@@ -63,21 +63,56 @@ int api_body_name(const json_t *body, const char **ret_name, struct error **ret_
 /* ?key as one of the filters: true when absent or equal to `value`. */
 bool api_filter(const struct http_request *request, const char *key, const char *value);
 
-/* Handlers, by file. */
-#define API_HANDLERS(X) \
-        X(host_list) \
-        X(host_create) \
-        X(host_get) X(host_update) X(host_delete) X(host_enrol_token) X(enrol) X(vm_list) X(vm_create) X( \
-                vm_get) X(vm_delete) X(vm_start) X(vm_stop) X(vm_pause) X(vm_resume) X(vm_migrate) \
-                X(vm_console) X(task_list) X(task_get) X(task_cancel) X(datastore_list) X(datastore_create) \
-                        X(datastore_get) X(datastore_update) X(datastore_delete) X(switch_list) \
-                                X(switch_create) X(switch_get) X(switch_update) X(switch_delete) \
-                                        X(port_group_list) X(port_group_create) X(port_group_get) X( \
-                                                port_group_update) X(port_group_delete) X(token_list) \
-                                                X(token_create) X(token_get) X(token_delete) X(whoami) X(ca) \
-                                                        X(audit_list) X(audit_verify) X(alert_list) \
-                                                                X(events) X(openapi) X(healthz) X(readyz) \
-                                                                        X(version) X(metrics)
-#define X(name) void api_##name(struct http_request *request, void *userdata);
-API_HANDLERS(X)
-#undef X
+/* The handlers, in the order of the route table. */
+#define API_HANDLER(name) void api_##name(struct http_request *request, void *userdata)
+API_HANDLER(host_list);
+API_HANDLER(host_create);
+API_HANDLER(host_get);
+API_HANDLER(host_update);
+API_HANDLER(host_delete);
+API_HANDLER(host_enrol_token);
+API_HANDLER(enrol);
+API_HANDLER(vm_list);
+API_HANDLER(vm_create);
+API_HANDLER(vm_get);
+API_HANDLER(vm_delete);
+API_HANDLER(vm_start);
+API_HANDLER(vm_stop);
+API_HANDLER(vm_pause);
+API_HANDLER(vm_resume);
+API_HANDLER(vm_migrate);
+API_HANDLER(vm_console);
+API_HANDLER(task_list);
+API_HANDLER(task_get);
+API_HANDLER(task_cancel);
+API_HANDLER(datastore_list);
+API_HANDLER(datastore_create);
+API_HANDLER(datastore_get);
+API_HANDLER(datastore_update);
+API_HANDLER(datastore_delete);
+API_HANDLER(switch_list);
+API_HANDLER(switch_create);
+API_HANDLER(switch_get);
+API_HANDLER(switch_update);
+API_HANDLER(switch_delete);
+API_HANDLER(port_group_list);
+API_HANDLER(port_group_create);
+API_HANDLER(port_group_get);
+API_HANDLER(port_group_update);
+API_HANDLER(port_group_delete);
+API_HANDLER(token_list);
+API_HANDLER(token_create);
+API_HANDLER(token_get);
+API_HANDLER(token_delete);
+API_HANDLER(whoami);
+API_HANDLER(ca);
+API_HANDLER(audit_list);
+API_HANDLER(audit_verify);
+API_HANDLER(alert_list);
+API_HANDLER(events);
+API_HANDLER(openapi);
+API_HANDLER(healthz);
+API_HANDLER(readyz);
+API_HANDLER(version);
+API_HANDLER(metrics);
+#undef API_HANDLER

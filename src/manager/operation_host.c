@@ -271,7 +271,7 @@ static void record_results(struct task *task, struct manager *manager)
 
         json_object_foreach (json_object_get(task_data(task), "results"), key, of_hosts) {
                 const char *slash = strchr(key, '/');
-                _cleanup_free_ char *kind = slash ? strndup(key, (size_t)(slash - key)) : NULL;
+                _cleanup_free_ char *kind = slash ? alloc_printf("%.*s", (int)(slash - key), key) : NULL;
                 _cleanup_json_ json_t *object = NULL;
                 uint64_t revision;
                 json_t *id;

@@ -12,6 +12,7 @@
 #define RETRY_MS 1000
 #define REFRESH_AGAIN_MS 50
 #define REFRESH_MAX_MS 10000
+#define MESSAGE_MAX 512
 
 const struct task_kind *const operation_kinds[] = {
         &operation_vm_create,
@@ -131,15 +132,13 @@ struct error *error_copy(const struct error *error)
 
 void step_say(struct task *task, const char *fmt, ...)
 {
-        _cleanup_free_ char *text = NULL;
+        char text[MESSAGE_MAX];
         va_list ap;
 
         va_start(ap, fmt);
-        if (vasprintf(&text, fmt, ap) < 0)
-                text = NULL;
+        (void)vsnprintf(text, sizeof(text), fmt, ap);
         va_end(ap);
-        if (text)
-                task_progress(task, json_pack("{s:n, s:s}", "percent", "message", text));
+        task_progress(task, json_pack("{s:n, s:s}", "percent", "message", text));
 }
 
 json_t *vm_for_agent(const json_t *vm)

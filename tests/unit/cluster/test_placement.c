@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -37,7 +38,7 @@ static void assert_order(const struct placement_input *input, const char *expect
 
         assert_non_null(ranking);
         json_array_foreach (ranking, i, item)
-                strcat(got, json_string_value(json_object_get(item, "host")));
+                snprintf(got + i, sizeof(got) - i, "%s", json_string_value(json_object_get(item, "host")));
         assert_string_equal(got, expected);
 }
 
