@@ -120,9 +120,10 @@ class Workload:
         self.address = None
 
     def create(self, *options, host=None, memory="256M", append="", disks=("shared:64M,format=raw",), start=True,
-               image="workload"):
+               image="workload", firmware="bios"):
         """options: more for `drover vm create`; append: more for the kernel command line."""
-        words = ["vm", "create", self.name, "--memory", memory, "--net", "default", *options]
+        words = ["vm", "create", self.name, "--memory", memory, "--net", "default", "--firmware", firmware,
+                 *options]
         for disk in disks:
             words += ["--disk", disk]
         if image:
@@ -216,6 +217,9 @@ class Workload:
             return status if status["progress"].get("phase") in phases or status["finished"] else None
         return wait_for(f"task {name} to reach {' or '.join(phases)}", there, timeout_s, 0.02)
 
-    def delete(self):
+    def discard(self):
+        """Ends and deletes the VM in whatever state it is; a VM that does not exist (any more) is fine."""
+        if self.lab.run_drover("vm", "show", self.name).returncode == 3:
+            return
         self.lab.run_drover("vm", "stop", self.name, "--force")
         self.lab.drover("vm", "delete", self.name)
