@@ -80,4 +80,6 @@ int sink_place_pages(struct receiver *receiver, struct error **ret_error);
 int sink_place_zero(struct receiver *receiver, struct error **ret_error);
 /* SKELETON and DEVICE. */
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
-int sink_answer_verify(struct receiver *receiver, struct error **ret_error);
+/* VERIFY: the hashes asked for (le64, up to WIRE_MAX_HASHES). */
+int sink_compute_hashes(
+        struct receiver *receiver, uint8_t *ret_hashes, uint32_t *ret_n, struct error **ret_error);

@@ -202,35 +202,36 @@ static void hash_total(struct receiver *receiver, wire_le64 *ret_hash)
         *ret_hash = htole64(hash);
 }
 
-int sink_answer_verify(struct receiver *receiver, struct error **ret_error)
+int sink_compute_hashes(
+        struct receiver *receiver, uint8_t *ret_hashes, uint32_t *ret_n, struct error **ret_error)
 {
         struct sink *sink = receiver->sink;
-        uint8_t *body = receiver->raw + WIRE_HEADROOM;
         struct wire_verify_v1 head;
         uint64_t n_stripes, first;
-        uint32_t n;
+        uint32_t n, kind;
 
         memcpy(&head, receiver->channel.payload, sizeof(head));
+        kind = le32toh(head.kind);
         n = le32toh(head.n_stripes);
         first = le64toh(head.first);
         n_stripes = wire_channel_stripes(sink->ram.bytes, (unsigned int)receiver->number, sink->n_channels);
-        if (le32toh(head.kind) == WIRE_VERIFY_TOTAL && n == 0 && first == 0) {
+        if (kind == WIRE_VERIFY_TOTAL && n == 0 && first == 0) {
                 wire_le64 hash;
 
                 hash_total(receiver, &hash);
-                memcpy(body, &hash, sizeof(hash));
-                n = 1;
-        } else if (le32toh(head.kind) == WIRE_VERIFY_STRIPES && n > 0 && n <= WIRE_MAX_HASHES &&
-                   first <= n_stripes && n <= n_stripes - first) {
-                for (uint32_t i = 0; i < n; i++) {
-                        uint64_t stripe = (unsigned int)receiver->number + (first + i) * sink->n_channels;
-                        wire_le64 hash = htole64(ram_stripe_hash(&sink->ram, sink->secret, stripe));
-
-                        memcpy(body + (size_t)i * sizeof(hash), &hash, sizeof(hash));
-                }
-        } else {
-                return invalid(WIRE_VERIFY, "it asks for stripes that do not exist", ret_error);
+                memcpy(ret_hashes, &hash, sizeof(hash));
+                *ret_n = 1;
+                return 0;
         }
-        return channel_send(&receiver->channel, WIRE_VERIFY_REPLY, &head, sizeof(head), body,
-                n * sizeof(wire_le64), ret_error);
+        if (kind != WIRE_VERIFY_STRIPES || n == 0 || n > WIRE_MAX_HASHES || first > n_stripes ||
+                n > n_stripes - first)
+                return invalid(WIRE_VERIFY, "it asks for stripes that do not exist", ret_error);
+        for (uint32_t i = 0; i < n; i++) {
+                uint64_t stripe = (unsigned int)receiver->number + (first + i) * sink->n_channels;
+                wire_le64 hash = htole64(ram_stripe_hash(&sink->ram, sink->secret, stripe));
+
+                memcpy(ret_hashes + (size_t)i * sizeof(hash), &hash, sizeof(hash));
+        }
+        *ret_n = n;
+        return 0;
 }

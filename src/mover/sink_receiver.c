@@ -141,6 +141,20 @@ static int take_commit(struct receiver *receiver, struct error **ret_error)
         return r;
 }
 
+static int answer_verify(struct receiver *receiver, struct error **ret_error)
+{
+        uint8_t *hashes = receiver->raw + WIRE_HEADROOM;
+        struct wire_verify_v1 head;
+        uint32_t n;
+        int r = sink_compute_hashes(receiver, hashes, &n, ret_error);
+
+        if (r < 0)
+                return r;
+        memcpy(&head, receiver->channel.payload, sizeof(head)); /* the answer repeats the question */
+        return channel_send(&receiver->channel, WIRE_VERIFY_REPLY, &head, sizeof(head), hashes,
+                n * sizeof(wire_le64), ret_error);
+}
+
 static int handle_frame(struct receiver *receiver, struct error **ret_error)
 {
         enum wire_frame type;
@@ -161,7 +175,7 @@ static int handle_frame(struct receiver *receiver, struct error **ret_error)
         case WIRE_BARRIER:
                 return pass_barrier(receiver, ret_error);
         case WIRE_VERIFY:
-                return sink_answer_verify(receiver, ret_error);
+                return answer_verify(receiver, ret_error);
         case WIRE_COMMIT:
                 return take_commit(receiver, ret_error);
         case WIRE_KEEPALIVE:

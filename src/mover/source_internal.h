@@ -140,6 +140,10 @@ int sender_flush(struct sender *sender, struct error **ret_error);
 /* Handles frames until one of the given type came, which stays in the channel's payload. */
 int sender_await(struct sender *sender, enum wire_frame type, struct error **ret_error);
 
+/* Reads the RESULT frame in the channel's payload; PROTOCOL when it is not valid. */
+int source_read_result(
+        const struct channel *channel, struct mail_result *ret_result, struct error **ret_error);
+
 /* Compares the channel's part of the stopped guest's memory with what was sent, resends, then has the sink's
  * memory compared; VERIFY_FAILED when they still differ. */
 int source_verify_channel(struct sender *sender, struct error **ret_error);

@@ -332,9 +332,10 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
         return 0;
 }
 
-static int handle_result(struct sender *sender, struct error **ret_error)
+int source_read_result(
+        const struct channel *channel, struct mail_result *ret_result, struct error **ret_error)
 {
-        struct cursor cursor = cursor_of(sender->channel.payload, sender->channel.payload_len);
+        struct cursor cursor = cursor_of(channel->payload, channel->payload_len);
         struct mail_result result = {0};
         uint8_t outcome = 0, reserved;
         uint16_t len = 0;
@@ -345,8 +346,18 @@ static int handle_result(struct sender *sender, struct error **ret_error)
                 (outcome != WIRE_RUNNING && outcome != WIRE_ABANDONED))
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The peer's RESULT is not valid");
         result.outcome = outcome;
-        mailbox_post_result(&sender->source->mailbox, &result);
+        *ret_result = result;
         return 0;
+}
+
+static int handle_result(struct sender *sender, struct error **ret_error)
+{
+        struct mail_result result;
+        int r = source_read_result(&sender->channel, &result, ret_error);
+
+        if (r >= 0)
+                mailbox_post_result(&sender->source->mailbox, &result);
+        return r;
 }
 
 /* One frame from the sink. `expected`: a type that the caller waits for (0: none); it is not handled here. */

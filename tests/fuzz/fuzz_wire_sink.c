@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* What a hostile source can send to a sink after HELLO: the input is a sequence of frames. The first byte picks
+ * the channel. Guest memory is a mapping of exactly its size, so that a write beyond it is a crash. */
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/alloc.h"
+#include "mover/sink_internal.h"
+
+#define RAM_PAGES 200 /* three stripes and a part */
+#define RAM_BYTES (RAM_PAGES * WIRE_PAGE_SIZE)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+static void set_up(struct sink *sink, struct receiver *receiver)
+{
+        int fd = memfd_create("ram", MFD_CLOEXEC);
+
+        if (fd < 0 || ftruncate(fd, RAM_BYTES) < 0 || ram_map(&sink->ram, fd, RAM_BYTES, true, NULL) < 0)
+                abort();
+        sink->written = alloc_array((RAM_PAGES + 63) / 64, sizeof(uint64_t));
+        sink->qemu_fd = -1; /* whatever passes the checks is refused there */
+        sink->n_channels = 2;
+        pthread_mutex_init(&sink->lock, NULL);
+        receiver->sink = sink;
+        receiver->raw = alloc_zero(WIRE_MAX_RAW + WIRE_HEADROOM);
+        receiver->channel.payload = alloc_zero(WIRE_MAX_PAYLOAD);
+        if (!sink->written || !receiver->raw || !receiver->channel.payload ||
+                codec_new(true, &receiver->codec) < 0)
+                abort();
+}
+
+static int handle(struct receiver *receiver, enum wire_frame type)
+{
+        static uint8_t hashes[WIRE_MAX_HASHES * sizeof(wire_le64)];
+        struct error *error = NULL;
+        uint32_t n;
+
+        switch (type) {
+        case WIRE_PAGES:
+                return sink_place_pages(receiver, NULL);
+        case WIRE_ZERO:
+                return sink_place_zero(receiver, NULL);
+        case WIRE_SKELETON:
+        case WIRE_DEVICE:
+                receiver->barriers = 1;
+                return sink_feed_qemu(receiver, type, NULL);
+        case WIRE_VERIFY:
+                return sink_compute_hashes(receiver, hashes, &n, NULL);
+        case WIRE_ABORT:
+                error = channel_abort_error(&receiver->channel);
+                error_free(error);
+                return 0;
+        default:
+                return 0;
+        }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+        static struct sink sink;
+        static struct receiver receiver;
+        struct cursor cursor = cursor_of(data, len);
+        uint8_t channel = 0;
+
+        if (!receiver.sink)
+                set_up(&sink, &receiver);
+        memset(sink.written, 0, (RAM_PAGES + 63) / 64 * sizeof(uint64_t));
+        if (!cursor_u8(&cursor, &channel))
+                return 0;
+        receiver.number = channel % 2;
+        while (cursor.left > 0) {
+                struct wire_header_v1 header;
+                const uint8_t *payload;
+                enum wire_frame type;
+                uint32_t payload_len;
+
+                if (!cursor_copy(&cursor, &header, sizeof(header)) ||
+                        wire_header_read(&header, WIRE_SOURCE, &type, &payload_len, NULL) < 0 ||
+                        !cursor_bytes(&cursor, payload_len, &payload))
+                        return 0;
+                memcpy(receiver.channel.payload, payload, payload_len);
+                receiver.channel.payload_len = payload_len;
+                if (handle(&receiver, type) < 0)
+                        return 0;
+        }
+        return 0;
+}
