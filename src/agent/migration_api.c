@@ -62,9 +62,6 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
 {
         const struct vm *vm = migration_vm(m);
 
-        if (migration_find(agent, m->id))
-                return error_set(
-                        ret_error, ERROR_EXISTS, "Ask for its status.", "migration %s exists already", m->id);
         if (!vm)
                 return error_set(ret_error, ERROR_NOT_FOUND, "Ask the manager where the virtual machine is.",
                         "this host has no virtual machine %s", m->vm_uid);
@@ -86,12 +83,22 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
 void migration_api_start(struct agent *agent, struct http_request *request)
 {
         _cleanup_(migration_freep) struct migration *m = NULL;
+        const struct migration *same;
         struct error *e = NULL;
         json_t *spec;
         int r = http_request_json(request, &spec, &e);
 
         if (r == 0)
                 r = migration_new(agent, MIGRATION_SOURCE_SIDE, spec, &m, &e);
+        if (r < 0)
+                return api_reply_error(request, e);
+        same = migration_find(agent, m->id);
+        if (same && same->role == m->role &&
+                !strcmp(same->vm_uid, m->vm_uid)) /* a manager that lost our answer */
+                return api_reply_json(request, 202, migration_document(same));
+        if (same)
+                r = error_set(&e, ERROR_EXISTS, "Begin again under a new id.",
+                        "migration %s exists already and is another one", m->id);
         if (r == 0)
                 r = check_start(agent, m, &e);
         if (r == 0)
