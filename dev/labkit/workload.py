@@ -7,6 +7,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -81,17 +82,22 @@ class Session:
 
 
 class Ping:
-    """A ping every millisecond from the client; what the guest's absence looked like on the wire."""
+    """A ping every millisecond (or interval_s) from the client; what the guest's absence looked like on the wire."""
 
-    def __init__(self, lab, address):
-        words, environment = lab.command("client", "ping", "-n", "-D", "-i", "0.001", address)
-        self._process = subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE)
+    def __init__(self, lab, address, interval_s=0.001):
+        words, environment = lab.command("client", "ping", "-n", "-D", "-i", str(interval_s), address)
+        # Into a file: a pipe that nobody reads is full after a second, and the ping would stand still.
+        self._output = tempfile.TemporaryFile("w+", encoding="ascii")
+        self._process = subprocess.Popen(words, env=environment, stdout=self._output)
 
     def stop(self):
         """{"replies", "lost", "longest_gap_ms", "usual_gap_ms"}: the times between replies."""
         # ping itself, not the nsenter before it: that one only waits.
         subprocess.run(["kill", "-INT", *_children(self._process.pid)], check=False)
-        output = self._process.communicate(timeout=30)[0]
+        self._process.wait(30)
+        with self._output:
+            self._output.seek(0)
+            output = self._output.read()
         times = [float(at) for at in re.findall(r"^\[(\d+\.\d+)\] \d+ bytes", output, re.M)]
         counts = re.search(r"(\d+) packets transmitted, (\d+) received", output)
         if len(times) < 2 or not counts:
