@@ -1,0 +1,149 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the first inputs for the fuzzers of the stream and the wire format; what is in corpus/ beside them was
+found by fuzzing.
+
+    tests/fuzz/make_seeds.py             into tests/fuzz/corpus/
+"""
+
+import struct
+import subprocess
+from pathlib import Path
+
+CORPUS = Path(__file__).resolve().parent / "corpus"
+PAGE, STRIPE = 4096, 64
+RAM = 512 * PAGE
+
+HELLO, FRAME, AGENT, WAIT, QEMU, QEMU_HEAD, PAGES, DEVICE = range(1, 9)
+F_PAGES, F_ZERO, F_SKELETON, F_DEVICE, F_BARRIER, F_VERIFY, F_VERIFY_REPLY = 3, 4, 5, 6, 7, 8, 9
+F_ACK, F_COMMIT, F_DELIVERED, F_RESULT, F_ABORT, F_KEEPALIVE = 10, 11, 12, 13, 14, 15
+
+
+def save(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def word(address, flags):
+    return struct.pack(">Q", address | flags)
+
+
+def stream_head(ram=RAM, blocks=((b"pc.ram", RAM),), uuid=False):
+    out = b"QEVM" + struct.pack(">I", 3) + b"\x07" + struct.pack(">I", 13) + b"pc-i440fx-7.2"
+    if uuid:
+        out += b"\x05\x12configuration/uuid" + struct.pack(">I", 1) + bytes(range(16))
+    out += b"\x08" + struct.pack(">HH", 1, 0) + b"\x08" + struct.pack(">HHI", 2, 4, 7)
+    out += b"\x01" + struct.pack(">I", 2) + b"\x03ram" + struct.pack(">II", 0, 4)
+    out += word(sum(size for _, size in blocks), 4)
+    for name, size in blocks:
+        out += bytes([len(name)]) + name + struct.pack(">Q", size)
+    return out + word(0, 0x10) + b"\x7e" + struct.pack(">I", 2)
+
+
+def section(kind, records):
+    return bytes([kind]) + struct.pack(">I", 2) + records + word(0, 0x10) + b"\x7e" + struct.pack(">I", 2)
+
+
+def page(number, data, name=b"pc.ram", flags=0):
+    body = b"" if flags & 0x20 else bytes([len(name)]) + name
+    return word(number * PAGE, (0x08 if len(data) == PAGE else 0x02) | flags) + body + data
+
+
+def stream_seeds():
+    text = b"0123456789abcdef" * 256
+    two = stream_head(blocks=((b"pc.ram", RAM), (b"vga", 2 * PAGE)))
+    end = section(3, page(1, text)) + b"\x04" + bytes(40) + b"\x00\x06" + struct.pack(">I", 2) + b"{}"
+    save("stream_parser", "one-block", b"\x05" + stream_head() + section(2, page(0, text) + page(1, b"\0", flags=0x20)) + end)
+    save("stream_parser", "two-blocks", b"\x01" + two + section(2, page(0, text, b"vga") + page(3, text) +
+                                                        page(4, text, flags=0x20)) + end)
+    save("stream_parser", "uuid", b"\x02" + stream_head(uuid=True) + end)
+    save("stream_parser", "multifd-flush", b"\x07" + stream_head() + section(2, word(0, 0x200) + page(9, b"\0")) + end)
+    save("stream_parser", "tunnel-in-section", b"\x03" + stream_head() +
+         section(2, page(2, b"\0") + word(0, 0x80)) + b"anything")
+    save("stream_parser", "tunnel-between", b"\x03" + stream_head() + section(2, page(2, b"\0")) +
+         b"\x01" + struct.pack(">I", 9) + b"\x05block" + struct.pack(">II", 0, 1) + b"rest")
+    save("stream_parser", "old-machine", b"\x01QEVM\0\0\0\3" + b"\x01rest")
+    save("stream_parser", "switchover-start", b"\x01" + stream_head() + section(3, page(2, b"\0")) +
+         b"\x08" + struct.pack(">HH", 11, 0) + b"\x04device")
+    save("stream_parser", "out-of-memory-range", b"\x09" + stream_head() + section(2, page(512, b"\0")))
+
+
+def step(what, data=b"", channel=0):
+    return bytes([what << 4 | channel]) + struct.pack("<H", len(data)) + data
+
+
+def frame(kind, payload=b"", channel=0):
+    return step(FRAME, bytes([kind]) + payload, channel)
+
+
+def pages(entries, packing=0, blocks=b"ab"):
+    """entries: (page, mask)"""
+    raw = b"".join(struct.pack("<Q", number << 16 | mask) for number, mask in entries)
+    for _, mask in entries:
+        raw += (blocks * 128)[:256] * bin(mask).count("1")
+    packed = raw
+    if packing == 1:  # LZ4: one run of literals, no match
+        n, token = len(raw) - 15, b"\xf0"
+        packed = token + b"\xff" * (n // 255) + bytes([n % 255]) + raw
+    if packing == 2:
+        packed = subprocess.run(["zstd", "-c", "-1"], input=raw, stdout=subprocess.PIPE, check=True).stdout
+    return struct.pack("<IIB3x", len(entries), len(raw), packing) + packed
+
+
+def some_bytes(data):
+    return struct.pack("<IB3x", len(data), 0) + data
+
+
+def sink_seeds():
+    one, hellos = b"\x00", step(HELLO, channel=0)
+    two = b"\x01" + step(HELLO, channel=0) + step(HELLO, channel=1) + step(WAIT)
+    verify = struct.pack("<IIQ", 0, 0, 0), struct.pack("<IIQ", 1, 2, 0)
+    tail = frame(F_BARRIER, bytes(4)) + frame(F_DEVICE, some_bytes(b"device")) + frame(F_COMMIT) + step(WAIT)
+    save("mover_sink", "whole", one + hellos + frame(F_SKELETON, some_bytes(b"skeleton")) +
+         frame(F_PAGES, pages([(0, 0xffff), (1, 0x8001)])) + frame(F_ZERO, struct.pack("<QI", 1, 1)) +
+         frame(F_VERIFY, verify[0]) + frame(F_VERIFY, verify[1]) + tail)
+    save("mover_sink", "two-channels", two + frame(F_PAGES, pages([(64, 0xffff)]), 1) +
+         frame(F_PAGES, pages([(0, 1)])) + frame(F_BARRIER, bytes(4), 1) + tail)
+    save("mover_sink", "lz4", one + hellos + frame(F_PAGES, pages([(3, 0xffff)], 1)) + tail)
+    save("mover_sink", "zstd", one + hellos + frame(F_PAGES, pages([(3, 0xffff), (4, 0xff)], 2)) + tail)
+    save("mover_sink", "full-stripe", one + hellos + frame(F_PAGES, pages([(n, 1) for n in range(64, 100)])) + tail)
+    save("mover_sink", "zero-runs", one + hellos +
+         frame(F_ZERO, struct.pack("<QIQI", 0, 64, 190, 4)) + frame(F_ZERO, struct.pack("<QI", 194, 1)))
+    save("mover_sink", "commit-too-early", one + hellos + frame(F_COMMIT))
+    save("mover_sink", "wrong-channel", two + frame(F_PAGES, pages([(0, 1)]), 1))
+    save("mover_sink", "hello-other-version", one + step(HELLO, bytes(8) + b"\x07\0\x06"))
+    save("mover_sink", "abort", one + hellos + frame(F_ABORT, struct.pack("<HH", 3, 2) + b"no"))
+    save("mover_sink", "agent-aborts", one + hellos + step(AGENT, b'{"op": "abort", "reason": "r"}'))
+    save("mover_sink", "keepalive-ack", one + hellos + frame(F_KEEPALIVE) + frame(F_ACK, bytes(8)))
+
+
+def source_seeds():
+    # first byte: channels - 1, codec << 2, verify 0x10, tunnel 0x20
+    hello = step(HELLO, channel=0)
+    some = step(QEMU_HEAD) + step(PAGES, bytes([0, 1, 1, 0, 2, 200, 65, 7, 130, 9]))
+    again = step(PAGES, bytes([0, 2, 1, 5, 2, 0, 193, 255]))
+    answer = frame(F_DELIVERED) + frame(F_RESULT, struct.pack("<QBBH", 7, 1, 0, 4) + b"well") + step(WAIT)
+    end = step(DEVICE, b"device") + step(WAIT) + answer
+    for index, codec in enumerate(("auto", "none", "lz4", "zstd")):
+        save("mover_source", f"whole-{codec}", bytes([index << 2]) + hello + some + again + end)
+    save("mover_source", "three-channels", b"\x02" + b"".join(step(HELLO, channel=n) for n in range(3)) + some +
+         again + end)
+    reply = struct.pack("<IIQQ", 0, 0, 0, 0), struct.pack("<IIQ4Q", 1, 4, 0, *range(4))
+    save("mover_source", "verify", b"\x10" + hello + some + step(DEVICE, b"d") + step(WAIT) +
+         (frame(F_VERIFY_REPLY, reply[0]) + frame(F_VERIFY_REPLY, reply[1])) * 5 + step(WAIT))
+    save("mover_source", "tunnel", b"\x20" + hello + step(QEMU, b"anything" * 100) +
+         step(AGENT, b'{"op": "stopped"}') + end)
+    save("mover_source", "tunnel-later", b"\x00" + hello + some + step(QEMU, b"\x01\0\0\0\x09\5block" + bytes(99)) +
+         step(AGENT, b'{"op": "stopped"}') + step(WAIT) + answer)
+    save("mover_source", "abort", b"\x00" + hello + some + frame(F_ABORT, struct.pack("<HH", 3, 2) + b"no"))
+    save("mover_source", "delivered-too-early", b"\x00" + hello + frame(F_DELIVERED))
+    save("mover_source", "other-version", b"\x00" + step(HELLO, bytes(8) + b"\x07\0\x06"))
+    save("mover_source", "broken-stream", b"\x00" + hello + step(QEMU, b"this is no stream"))
+    save("mover_source", "status", b"\x00" + hello + some + step(AGENT, b'{"op": "qemu-status", "remaining_bytes": 9,'
+         b' "dirty_pages_per_s": 5, "dirty_sync_count": 2, "mbps": 1.5}') + again + end)
+
+
+stream_seeds()
+sink_seeds()
+source_seeds()
