@@ -331,7 +331,7 @@ static void abandon(struct migration *m)
                 return;
         }
         m->qemu = HANDOFF_QEMU_GONE;
-        if (m->record == HANDOFF_PREPARED &&
+        if (m->record != HANDOFF_ABANDONED &&
                 migration_set_record(m, HANDOFF_ABANDONED, m->epoch + 1, &e) < 0) {
                 log_error("%s", error_message(e));
                 error_free(e);
