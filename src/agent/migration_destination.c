@@ -251,6 +251,13 @@ static void on_continued(void *userdata, struct error *error)
         if (error) {
                 log_error("vm %s is this host's now but does not continue: %s", m->vm_uid,
                         error_message(error));
+                if (error->code == ERROR_QEMU_FAILED && !m->destination.recovered) {
+                        m->destination.may_have_run =
+                                false; /* QEMU said no, to the first `cont` it ever got */
+                        error_set(&e, ERROR_QEMU_FAILED, error->hint,
+                                "the destination could not continue the guest: %s", error_message(error));
+                        migration_stop(m, e);
+                }
                 migration_refresh_qemu(m);
                 return;
         }
@@ -261,9 +268,8 @@ static void on_continued(void *userdata, struct error *error)
                 vm_announce(vm);
         tell_result(m, "running");
         if (vm && vm_write_owner(vm, m->epoch + 1, &e) < 0) {
-                log_warning("%s",
-                        error_message(
-                                e)); /* the journal says it; the next start or migration writes it again */
+                /* The journal says it; the next start or migration writes it again. */
+                log_warning("%s", error_message(e));
                 error_free(e);
         }
         migration_set_phase(m, MIGRATION_SETTLING);
