@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""drover as one of the systems of a bench: a VM made by the CLI, migrated by the public API, which unlike the CLI can also
+say that nothing is to be verified, and is asked how it goes without a new process each time."""
+
+import datetime
+import http.client
+import json
+import ssl
+import time
+import urllib.parse
+
+from labkit.lab import LabError
+from labkit.workload import Workload
+
+from .usage import Usage, wire_bytes
+
+POLL_S = 0.1
+# Of a migration's result: what belongs in a bench's row.
+FIELDS = ("passes", "codec", "channels", "cipher", "bytes_ram", "bytes_zero", "bytes_duplicate", "bytes_delta",
+          "converged_by", "throttle_percent", "verified", "verify_ms", "ram_hash", "pages_resent_by_verify")
+
+
+class Api:
+    """The manager's API over one connection that stays open."""
+
+    def __init__(self, lab):
+        environment = lab.environment(inside=False)
+        with open(environment["DROVER_TOKEN"], encoding="ascii") as file:
+            self._headers = {"Authorization": f"Bearer {file.read().strip()}", "Content-Type": "application/json"}
+        address = urllib.parse.urlsplit(environment["DROVER_SERVER"])
+        self._connection = http.client.HTTPSConnection(
+            address.hostname, address.port, timeout=60, context=ssl.create_default_context(cafile=environment["DROVER_CA"]))
+
+    def call(self, method, path, body=None):
+        self._connection.request(method, f"/api/v1{path}", body and json.dumps(body), self._headers)
+        answer = self._connection.getresponse()
+        document = json.loads(answer.read())
+        if answer.status >= 300:
+            raise LabError(f"{method} {path}: {document.get('detail') or document}")
+        return document
+
+    def close(self):
+        self._connection.close()
+
+
+def _unix_s(text):
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+class DroverGuest:
+    """One VM, moved to and fro between two hosts."""
+
+    def __init__(self, lab, hosts, name, max_pause_ms):
+        self.lab, self.hosts, self.max_pause_ms = lab, hosts, max_pause_ms
+        self._vm = Workload(lab, name)
+        self._api = Api(lab)
+        self._host = hosts[0]
+
+    def start(self, **how):
+        """how: Workload.create()'s."""
+        self._vm.create(host=self.hosts[0], **how)
+
+    @property
+    def address(self):
+        return self._vm.address
+
+    def ask(self, command, timeout_s=120):
+        return self._vm.ask(command, timeout_s)
+
+    def migrate(self, _mode, limit_s, verify=False):
+        """One row. The guest is on the other host afterwards, or where it was when the limit passed."""
+        source, target = self._host, next(host for host in self.hosts if host != self._host)
+        usage, wire = Usage(self.lab, self.hosts), wire_bytes(self.lab, source)
+        name = self._api.call("POST", f"/vms/{self._vm.name}/migrate",
+                              {"to": target, "max_pause_ms": self.max_pause_ms, "verify": verify})["name"]
+        task = self._wait(name, limit_s)
+        usage.stop()
+        status = task["status"]
+        row = {"finished": status["state"] == "succeeded", "status": status["state"], "total_ms": None, "pause_ms": None,
+               "bytes_wire": None, "cpu_s_source": None, "cpu_s_destination": None, "memory_kib": usage.peaks_kib()}
+        if not row["finished"]:
+            return {**row, "error": status["error"]}
+        self._host = target
+        return row | self._measured(status, usage, wire, source, target)
+
+    def _wait(self, name, limit_s):
+        deadline, cancelled = time.monotonic() + limit_s, False
+        while True:
+            task = self._api.call("GET", f"/tasks/{name}")
+            if task["status"]["state"] in ("succeeded", "failed", "cancelled"):
+                return task
+            if time.monotonic() > deadline and not cancelled:
+                self._api.call("POST", f"/tasks/{name}/cancel", {})
+                cancelled = True
+            time.sleep(POLL_S)
+
+    def _measured(self, status, usage, wire, source, target):
+        result = status["result"]
+        phases = {phase["name"]: phase for phase in result["phases"]}
+        copying, stopped = phases["copying"]["start_ms"], phases["switching"]["start_ms"]
+        # As for QEMU: from the command `migrate` to RESUME, which is one pause after STOP.
+        total_ms = stopped - copying + result["pause_ms"]
+        began = _unix_s(status["started"]) + copying / 1000
+        ended = began + total_ms / 1000
+        return {"total_ms": round(total_ms, 1), "pause_ms": round(result["pause_ms"], 2),
+                "prepare_ms": copying, "settle_ms": round((_unix_s(status["finished"]) - ended) * 1000),
+                "bytes_wire": wire_bytes(self.lab, source) - wire,
+                "cpu_s_source": round(usage.cpu_s(source, began, ended), 2),
+                "cpu_s_destination": round(usage.cpu_s(target, began, ended), 2),
+                "cpu_s_programs": {"source": usage.cpu_by_program_s(source, began, ended),
+                                   "destination": usage.cpu_by_program_s(target, began, ended)},
+                "others_cpu_s": round(usage.others_cpu_s(began, ended), 2),
+                **{name: result[name] for name in FIELDS if name in result}}
+
+    def quit(self):
+        self._api.close()
+        self._vm.discard()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's own migrations, as the peers of a bench: two QEMU processes on two of the lab's hosts, each mode set up as QEMU's
+documents recommend (docs/devel/migration, qapi/migration.json), over the same cable that drover uses."""
+
+import os
+import time
+
+from labkit import network
+from labkit.plain_qemu import PlainGuest
+
+from .usage import Usage, wire_bytes
+
+PORT = 4711
+# One stream for each core of the machine that this runs on, at least QEMU's default of two.
+MULTIFD_CHANNELS = max(2, os.cpu_count() or 2)
+# The cache finds a page by its address alone: twice what the busiest workload rewrites, so that few meet in one place.
+XBZRLE_CACHE_BYTES = 512 << 20
+
+MODES = {
+    "plain": ([], {}),
+    "xbzrle": (["xbzrle"], {"xbzrle-cache-size": XBZRLE_CACHE_BYTES}),
+    "multifd": (["multifd"], {"multifd-channels": MULTIFD_CHANNELS}),
+    "multifd-zstd": (["multifd"], {"multifd-channels": MULTIFD_CHANNELS, "multifd-compression": "zstd",
+                                   "multifd-zstd-level": 1}),
+    "postcopy": (["postcopy-ram"], {}),
+}
+# All that any mode switches on, to switch the others off.
+CAPABILITIES = sorted({name for names, _ in MODES.values() for name in names})
+
+
+class PeerGuest:
+    """One guest under plain QEMU, moved to and fro between two hosts by any mode."""
+
+    def __init__(self, lab, hosts, folder, max_pause_ms, **options):
+        """options: PlainGuest's."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lab, self.hosts, self.folder, self.max_pause_ms, self.options = lab, hosts, folder, max_pause_ms, options
+        self._start = {}
+        self._guest = None
+
+    def start(self, disk, **how):
+        """how: PlainGuest.start()'s."""
+        self._start = {"disk": disk, **how}
+        self._guest = self._make(self.hosts[0])
+        self._guest.start(**self._start)
+        self._guest.wait_ready()
+
+    def _make(self, host):
+        return PlainGuest(self.lab, host, self.folder, private_memory=True, **self.options)
+
+    @property
+    def address(self):
+        return self._guest.address
+
+    def ask(self, command, timeout_s=120):
+        return self._guest.ask(command, timeout_s)
+
+    def _set_up(self, qmp, mode):
+        wanted, parameters = MODES[mode]
+        qmp.execute("migrate-set-capabilities", capabilities=[
+            {"capability": "events", "state": True},
+            *({"capability": name, "state": name in wanted} for name in CAPABILITIES)])
+        # Limits of 0 mean none: the cable is the limit.
+        qmp.execute("migrate-set-parameters", **{"max-bandwidth": 0, "max-postcopy-bandwidth": 0, "downtime-limit":
+                                                 self.max_pause_ms, "multifd-compression": "none", **parameters})
+
+    def migrate(self, mode, limit_s):
+        """One row. The guest is on the other host afterwards, or where it was when the limit passed."""
+        source = self._guest
+        target = self._make(next(host for host in self.hosts if host != source.machine))
+        target.start(**self._start, incoming="defer")
+        for qmp in (target.qmp, source.qmp):
+            self._set_up(qmp, mode)
+            qmp.events.clear()
+        target.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{PORT}")
+        usage, wire = Usage(self.lab, self.hosts), wire_bytes(self.lab, source.machine)
+        started = time.time()
+        address = network.host_address(1 + self.lab.hosts.index(target.machine))
+        source.qmp.execute("migrate", uri=f"tcp:{address}:{PORT}")
+        status = self._follow(source, target, mode, started + limit_s)
+        if status != "completed":
+            usage.stop()
+            self._give_up(source, target)
+            return {"finished": False, "status": status, "total_ms": None, "pause_ms": None, "bytes_wire": None,
+                    "cpu_s_source": None, "cpu_s_destination": None}
+        resumed = target.qmp.wait_event("RESUME")
+        resumed = resumed["timestamp"]["seconds"] + resumed["timestamp"]["microseconds"] / 1e6
+        if mode == "postcopy":
+            target.qmp.wait_event("MIGRATION", status="completed")
+        ended = target.qmp.event_s("MIGRATION", status="completed") if mode == "postcopy" else resumed
+        usage.stop()
+        info = source.qmp.execute("query-migrate")
+        row = {"finished": True, "status": status, "total_ms": round((ended - started) * 1000, 1),
+               "pause_ms": round((resumed - source.qmp.event_s("STOP")) * 1000, 2),
+               "bytes_wire": wire_bytes(self.lab, source.machine) - wire,
+               "cpu_s_source": round(usage.cpu_s(source.machine, started, ended), 2),
+               "cpu_s_destination": round(usage.cpu_s(target.machine, started, ended), 2),
+               "others_cpu_s": round(usage.others_cpu_s(started, ended), 2),
+               "passes": info.get("ram", {}).get("dirty-sync-count")}
+        source.kill()
+        self._guest = target
+        return row
+
+    @staticmethod
+    def _follow(source, target, mode, deadline):
+        postcopy = False
+        while time.time() < deadline:
+            source.qmp.poll(0.05)
+            target.qmp.poll()
+            # As the documents say: post-copy begins after one pass of pre-copy.
+            if mode == "postcopy" and not postcopy and source.qmp.find_event("MIGRATION_PASS", **{"pass": 2}):
+                source.qmp.execute("migrate-start-postcopy")
+                postcopy = True
+            for status in ("completed", "failed", "cancelled"):
+                if source.qmp.find_event("MIGRATION", status=status):
+                    return status
+        return "did not end"
+
+    @staticmethod
+    def _give_up(source, target):
+        if not source.qmp.find_event("MIGRATION", status="failed"):
+            source.qmp.execute("migrate_cancel")
+            source.qmp.wait_event("MIGRATION", status="cancelled")
+        target.kill()
+
+    def quit(self):
+        if self._guest:
+            self._guest.kill()
