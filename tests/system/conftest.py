@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import signal
 import sys
 
 import pytest
@@ -19,6 +20,11 @@ from labkit.workload import Workload  # noqa: E402
 
 LOGS = REPOSITORY / "out/test/lab"
 _numbers = itertools.count()
+
+
+def pytest_configure():
+    # A run that a time limit ends takes its labs down, as one that Ctrl-C ends does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
