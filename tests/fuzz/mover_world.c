@@ -222,7 +222,9 @@ static void step(
         case STEP_HELLO:
                 return say_hello(world, channel, data, len);
         case STEP_FRAME:
-                return say_frame(world, fd, len > 0 ? data[0] : 0, data + 1, len > 0 ? len - 1 : 0);
+                if (len > 0)
+                        say_frame(world, fd, data[0], data + 1, len - 1);
+                return;
         case STEP_AGENT:
                 (void)send(world->control_fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
                 return;
@@ -257,8 +259,10 @@ static void *play(void *userdata)
                 hear(world);
         }
         settle(world);
-        /* The agent goes away: whatever is left ends now. The rest is read so that nobody blocks. */
+        /* Agent and peer go away: whatever is left ends now. The rest is read so that nobody blocks. */
         (void)shutdown(world->control_fd, SHUT_WR);
+        for (unsigned int i = 0; i < world->n_channels; i++)
+                (void)shutdown(world->channel_fds[i], SHUT_WR);
         while (!world->over) {
                 hear(world);
                 turn();
@@ -269,7 +273,7 @@ static void *play(void *userdata)
 void world_init(struct world *world, bool source, const uint8_t *script, size_t size)
 {
         *world = (struct world){
-                .source = source, .n_channels = script[0] % WORLD_CHANNELS_MAX + 1, .qemu_fd = -1};
+                .source = source, .n_channels = (script[0] & 3) % WORLD_CHANNELS_MAX + 1, .qemu_fd = -1};
         world->script = cursor_of(script + 1, size - 1);
         for (unsigned int i = 0; i < WORLD_CHANNELS_MAX; i++)
                 world->channel_fds[i] = -1;
