@@ -124,18 +124,27 @@ static int set_blocking(int fd, bool blocking)
         return 0;
 }
 
+/* TLS 1.3 lets a client go on before the server has looked at its certificate; the refusal is an alert later. */
+static bool alert_is_about_certificate(int alert)
+{
+        return alert == SSL_AD_BAD_CERTIFICATE || alert == SSL_AD_CERTIFICATE_UNKNOWN ||
+               alert == SSL_AD_UNKNOWN_CA || alert == SSL_AD_ACCESS_DENIED ||
+               alert == SSL_AD_CERTIFICATE_REQUIRED || alert == SSL_AD_UNSUPPORTED_CERTIFICATE;
+}
+
 /* Errno for a failed OpenSSL call, by SSL_get_error() and what the socket said. */
 static int stream_error(struct tls_stream *stream, int ssl_result)
 {
         int saved_errno = errno;
         int code = SSL_get_error(stream->ssl, ssl_result);
-        bool cut_off = code == SSL_ERROR_SSL &&
-                       ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING;
+        int reason = code == SSL_ERROR_SSL ? ERR_GET_REASON(ERR_peek_error()) : 0;
 
         ERR_clear_error();
         stream->broken = true;
-        if (cut_off)
+        if (reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
                 return -ECONNRESET;
+        if (alert_is_about_certificate(reason - SSL_AD_REASON_OFFSET))
+                return -EKEYREJECTED;
         if (code == SSL_ERROR_ZERO_RETURN)
                 return -ENODATA;
         /* In blocking mode "want" means that SO_RCVTIMEO or SO_SNDTIMEO passed. */

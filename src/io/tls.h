@@ -32,7 +32,8 @@ const char *tls_stream_cipher(const struct tls_stream *stream);
 int tls_stream_fd(const struct tls_stream *stream);
 
 /* Exactly `len` bytes. 0; -ENODATA when the peer ended the stream before the first of them; -ETIMEDOUT;
- * -ECONNRESET for every other end of the connection; -EPROTO when the peer's TLS records are not valid. */
+ * -ECONNRESET for every other end of the connection; -EKEYREJECTED when the peer refuses our
+ * certificate; -EPROTO when its TLS records are not valid. */
 int tls_stream_read(struct tls_stream *stream, void *data, size_t len);
 /* All of it, handed to the kernel on return. Same errors. */
 int tls_stream_write(struct tls_stream *stream, const void *data, size_t len);

@@ -35,6 +35,10 @@ static int io_failed(int r, struct error **ret_error)
                 return error_set(ret_error, ERROR_UNREACHABLE,
                         "Check the migration network and the mover on the other host",
                         "A data connection to the peer was lost");
+        case -EKEYREJECTED:
+                return error_set(ret_error, ERROR_UNAUTHENTICATED,
+                        "Both movers must have been started for the same migration",
+                        "The peer does not accept our certificate");
         default:
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The peer's TLS records are not valid");
         }

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The mover's parts without threads and sockets: page index, codecs and their choice, classification,
+ * switchover decision, decoder. */
+
+// clang-format off
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+// clang-format on
+#include <errno.h>
+#include <string.h>
+
+#include "io/file.h"
+#include "mover/classify.h"
+#include "mover/codec_choice.h"
+#include "mover/decode.h"
+#include "mover/meters.h"
+#include "mover/page_index.h"
+#include "mover/switchover.h"
+
+static uint8_t secret[WIRE_SECRET_SIZE] = {1, 2, 3};
+
+static void fill_random(uint8_t *data, size_t len)
+{
+        uint32_t x = 1;
+
+        for (size_t i = 0; i < len; i++) {
+                x = x * 1664525 + 1013904223;
+                data[i] = (uint8_t)(x >> 24);
+        }
+}
+
+static void fill_text(uint8_t *data, size_t len)
+{
+        for (size_t i = 0; i < len; i++)
+                data[i] = (uint8_t) "the quick brown fox jumps over the lazy dog "[(i * 7 + i / 44) % 44];
+}
+
+static void test_first_version_of_a_page_goes_whole(void **state)
+{
+        _cleanup_(page_index_freep) struct page_index *index = NULL;
+        uint8_t page[WIRE_PAGE_SIZE] = {1};
+
+        assert_int_equal(page_index_new(100, secret, &index), 0);
+        assert_int_equal(page_index_update(index, 70, page), 0xffff);
+}
+
+static void test_only_changed_blocks_go_again(void **state)
+{
+        _cleanup_(page_index_freep) struct page_index *index = NULL;
+        uint8_t page[WIRE_PAGE_SIZE] = {1};
+
+        assert_int_equal(page_index_new(100, secret, &index), 0);
+        (void)page_index_update(index, 70, page);
+        assert_int_equal(page_index_update(index, 70, page), 0);
+        page[0] = 2;
+        page[4095] = 2;
+        assert_int_equal(page_index_update(index, 70, page), 0x8001);
+        page[256] = 2;
+        assert_int_equal(page_index_update(index, 70, page), 0x0002);
+}
+
+static void test_zero_page_goes_only_where_something_else_was(void **state)
+{
+        _cleanup_(page_index_freep) struct page_index *index = NULL;
+        uint8_t page[WIRE_PAGE_SIZE] = {1};
+
+        assert_int_equal(page_index_new(100, secret, &index), 0);
+        assert_false(page_index_set_zero(index, 3));
+        (void)page_index_update(index, 3, page);
+        assert_true(page_index_set_zero(index, 3));
+        assert_false(page_index_set_zero(index, 3));
+        assert_int_equal(page_index_update(index, 3, page), 0xffff); /* all blocks: zeros lie there now */
+}
+
+static void test_every_level_packs_and_unpacks(void **state)
+{
+        static uint8_t raw[256 * 1024], packed[sizeof(raw)], again[sizeof(raw)];
+        _cleanup_(codec_freep) struct codec *codec = NULL;
+
+        fill_text(raw, sizeof(raw));
+        assert_int_equal(codec_new(false, &codec), 0);
+        for (enum codec_level i = CODEC_LZ4; i < N_CODEC_LEVELS; i++) {
+                size_t n = codec_pack(codec, i, raw, sizeof(raw), packed);
+
+                assert_true(n > 0 && n < sizeof(raw) / 4);
+                memset(again, 0, sizeof(again));
+                assert_int_equal(
+                        codec_unpack(codec, codec_level_packing(i), packed, n, again, sizeof(again)), 0);
+                assert_memory_equal(raw, again, sizeof(raw));
+                assert_int_equal(
+                        codec_unpack(codec, codec_level_packing(i), packed, n, again, sizeof(again) - 1),
+                        -EPROTO);
+        }
+}
+
+static void test_random_data_is_not_packed(void **state)
+{
+        static uint8_t raw[65536], packed[sizeof(raw)];
+        _cleanup_(codec_freep) struct codec *codec = NULL;
+
+        fill_random(raw, sizeof(raw));
+        assert_int_equal(codec_new(false, &codec), 0);
+        for (enum codec_level i = CODEC_NONE; i < N_CODEC_LEVELS; i++)
+                assert_int_equal(codec_pack(codec, i, raw, sizeof(raw), packed), 0);
+}
+
+static void test_random_pages_are_recognised(void **state)
+{
+        static uint8_t data[256 * WIRE_PAGE_SIZE];
+        unsigned int n = 0;
+
+        fill_random(data, sizeof(data));
+        for (size_t i = 0; i < 256; i++)
+                n += classify_compressible(data + i * WIRE_PAGE_SIZE, WIRE_PAGE_SIZE);
+        assert_true(n <= 2);
+        fill_text(data, sizeof(data));
+        for (size_t i = 0; i < 256; i++)
+                assert_true(classify_compressible(data + i * WIRE_PAGE_SIZE, WIRE_PAGE_SIZE));
+}
+
+static enum codec_level level_at(uint64_t wire_bytes_per_s, unsigned int n_cores)
+{
+        struct codec_choice_input input = {.current = CODEC_LZ4,
+                .wire_bytes_per_s = wire_bytes_per_s,
+                .n_cores = n_cores,
+                .features = WIRE_FEATURES_ALL};
+
+        for (int i = 0; i < 5; i++) /* until it stays */
+                input.current = codec_choose(&input);
+        return input.current;
+}
+
+static void test_gigabit_link_gets_zstd_1(void **state)
+{
+        assert_int_equal(level_at(117 * 1000 * 1000, 1), CODEC_ZSTD_1);
+}
+
+static void test_slow_link_gets_a_high_level(void **state)
+{
+        assert_true(level_at(12 * 1000 * 1000, 1) >= CODEC_ZSTD_3);
+}
+
+static void test_link_faster_than_the_processor_gets_no_codec(void **state)
+{
+        assert_int_equal(level_at(UINT64_C(3000) * 1000 * 1000, 1), CODEC_NONE);
+}
+
+static void test_unknown_link_keeps_the_level(void **state)
+{
+        assert_int_equal(level_at(0, 4), CODEC_LZ4);
+}
+
+static void test_level_that_the_peer_lacks_is_not_chosen(void **state)
+{
+        struct codec_choice_input input = {.current = CODEC_LZ4,
+                .wire_bytes_per_s = 12 * 1000 * 1000,
+                .n_cores = 1,
+                .features = WIRE_FEATURE_LZ4};
+
+        assert_int_equal(codec_choose(&input), CODEC_LZ4);
+}
+
+static void test_data_that_packs_badly_gets_a_cheap_level(void **state)
+{
+        struct codec_choice_input input = {.current = CODEC_ZSTD_1,
+                .wire_bytes_per_s = 117 * 1000 * 1000,
+                .n_cores = 1,
+                .features = WIRE_FEATURES_ALL};
+
+        input.samples[CODEC_ZSTD_1] = (struct codec_sample){
+                .raw_bytes = 10000000, .packed_bytes = 9700000, .pack_ns = UINT64_C(100000000)};
+        assert_true(codec_choose(&input) <= CODEC_LZ4);
+}
+
+static struct switchover_status status_at(uint64_t pass, uint64_t remaining_bytes)
+{
+        return (struct switchover_status){.remaining_bytes = remaining_bytes,
+                .dirty_sync_count = pass,
+                .qemu_bytes_per_s = 1e8,
+                .effective_bytes_per_s = 100 * 1000 * 1000,
+                .drain_ms = 10};
+}
+
+static void test_downtime_limit_stays_within_the_users_bound(void **state)
+{
+        struct switchover s;
+
+        switchover_init(&s, 100);
+        for (uint64_t pass = 1; pass < 20; pass++) {
+                struct switchover_status status = status_at(pass, 50000000);
+                uint64_t limit_ms = switchover_update(&s, &status);
+
+                assert_true(limit_ms >= 1 && limit_ms <= 100 - 10);
+        }
+        assert_true(s.downtime_limit_ms > 80); /* and is used in the end */
+}
+
+static void test_downtime_limit_is_never_zero(void **state)
+{
+        struct switchover_status status = status_at(5, 1);
+        struct switchover s;
+
+        switchover_init(&s, 1);
+        assert_int_equal(switchover_update(&s, &status), 1);
+}
+
+static void test_shrinking_passes_converge(void **state)
+{
+        struct switchover s;
+        uint64_t remaining = UINT64_C(1) << 30;
+
+        switchover_init(&s, 100);
+        for (uint64_t pass = 1; pass < 15; pass++, remaining /= 2) {
+                struct switchover_status status = status_at(pass, remaining);
+
+                (void)switchover_update(&s, &status);
+                assert_true(switchover_converging(&s));
+        }
+}
+
+static void test_passes_without_progress_do_not_converge(void **state)
+{
+        struct switchover s;
+
+        switchover_init(&s, 100);
+        for (uint64_t pass = 1; pass < 8; pass++) {
+                struct switchover_status status = status_at(pass, UINT64_C(1) << 28);
+
+                (void)switchover_update(&s, &status);
+        }
+        assert_false(switchover_converging(&s));
+}
+
+static void test_meter_forgets_what_is_older_than_its_window(void **state)
+{
+        struct meter meter = {0};
+
+        for (uint64_t i = 0; i < 10; i++)
+                meter_add(&meter, i * 1000, i * 100000000);
+        for (uint64_t i = 10; i < 30; i++)
+                meter_add(&meter, 9000, i * 100000000);
+        assert_int_equal(meter_rate(&meter), 0);
+}
+
+static void assert_golden(const char *name)
+{
+        char path[512];
+        _cleanup_free_ char *frames = NULL, *expected = NULL, *text = NULL;
+        size_t len = 0, text_len = 0;
+        FILE *out = open_memstream(&text, &text_len);
+
+        snprintf(path, sizeof(path), "%s/%s.bin", GOLDEN_DIR, name);
+        assert_int_equal(file_read(path, 1 << 20, &frames, &len), 0);
+        snprintf(path, sizeof(path), "%s/%s.txt", GOLDEN_DIR, name);
+        assert_int_equal(file_read(path, 1 << 20, &expected, NULL), 0);
+        assert_int_equal(decode_frames((const uint8_t *)frames, len, out, NULL), 0);
+        assert_int_equal(fclose(out), 0);
+        assert_string_equal(text, expected);
+}
+
+static void test_golden_frames_of_a_source_decode(void **state)
+{
+        assert_golden("source");
+}
+
+static void test_golden_frames_of_a_sink_decode(void **state)
+{
+        assert_golden("sink");
+}
+
+static void test_cut_recording_is_refused(void **state)
+{
+        _cleanup_free_ char *frames = NULL;
+        size_t len = 0;
+        _cleanup_file_ FILE *out = fopen("/dev/null", "we");
+
+        assert_int_equal(file_read(GOLDEN_DIR "/source.bin", 1 << 20, &frames, &len), 0);
+        assert_int_equal(decode_frames((const uint8_t *)frames, len - 1, out, NULL), -EPROTO);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_first_version_of_a_page_goes_whole),
+                cmocka_unit_test(test_only_changed_blocks_go_again),
+                cmocka_unit_test(test_zero_page_goes_only_where_something_else_was),
+                cmocka_unit_test(test_every_level_packs_and_unpacks),
+                cmocka_unit_test(test_random_data_is_not_packed),
+                cmocka_unit_test(test_random_pages_are_recognised),
+                cmocka_unit_test(test_gigabit_link_gets_zstd_1),
+                cmocka_unit_test(test_slow_link_gets_a_high_level),
+                cmocka_unit_test(test_link_faster_than_the_processor_gets_no_codec),
+                cmocka_unit_test(test_unknown_link_keeps_the_level),
+                cmocka_unit_test(test_level_that_the_peer_lacks_is_not_chosen),
+                cmocka_unit_test(test_data_that_packs_badly_gets_a_cheap_level),
+                cmocka_unit_test(test_downtime_limit_stays_within_the_users_bound),
+                cmocka_unit_test(test_downtime_limit_is_never_zero),
+                cmocka_unit_test(test_shrinking_passes_converge),
+                cmocka_unit_test(test_passes_without_progress_do_not_converge),
+                cmocka_unit_test(test_meter_forgets_what_is_older_than_its_window),
+                cmocka_unit_test(test_golden_frames_of_a_source_decode),
+                cmocka_unit_test(test_golden_frames_of_a_sink_decode),
+                cmocka_unit_test(test_cut_recording_is_refused),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
