@@ -127,8 +127,8 @@ class Cell:
         """The side whose host alone has a QEMU of the guest, once there is just one; "crashed" when there is none."""
         def one():
             running = [host for host, pids in self.qemus().items() if pids]
-            return running if len(running) <= 1 and self._movers() == 0 else None
-        running = wait_for("the guest's QEMU to be on one host at most, and the movers to end", one)
+            return (running,) if len(running) <= 1 and self._movers() == 0 else None
+        running, = wait_for("the guest's QEMU to be on one host at most, and the movers to end", one)
         if not running:
             return "crashed"
         return "source" if running == [self.source] else "destination"
