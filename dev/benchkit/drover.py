@@ -47,6 +47,12 @@ def _unix_s(text):
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+def _own(peaks):
+    """Of the peaks of all programs those of drover."""
+    return {host: {name: peak for name, peak in programs.items() if name.startswith("drover-")}
+            for host, programs in peaks.items()}
+
+
 class DroverGuest:
     """One VM, moved to and fro between two hosts."""
 
@@ -77,7 +83,7 @@ class DroverGuest:
         usage.stop()
         status = task["status"]
         row = {"finished": status["state"] == "succeeded", "status": status["state"], "total_ms": None, "pause_ms": None,
-               "bytes_wire": None, "cpu_s_source": None, "cpu_s_destination": None, "memory_kib": usage.peaks_kib()}
+               "bytes_wire": None, "cpu_s_source": None, "cpu_s_destination": None, "memory_kib": _own(usage.peaks_kib())}
         if not row["finished"]:
             return {**row, "error": status["error"]}
         self._host = target

@@ -83,15 +83,14 @@ class Usage:
                 self._sample_process(host, pid, now)
 
     def _sample_process(self, host, pid, now):
-        cpu = _cpu_s(pid)
-        if cpu is None:
+        # A process can go between any two of these reads, and is another program before its exec.
+        cpu, name, memory = _cpu_s(pid), _text(f"/proc/{pid}/comm").strip(), _memory_kib(pid)
+        if cpu is None or not name:
             return
-        name = _text(f"/proc/{pid}/comm").strip()
-        if name:
-            self._names[pid] = host, name
+        self._names[pid] = host, name
         self._cpu.setdefault(pid, []).append((now, cpu))
-        peak = self._peaks.setdefault(self._names.get(pid, (host, "")), {})
-        for kind, kib in _memory_kib(pid).items():
+        peak = self._peaks.setdefault((host, name), {})
+        for kind, kib in memory.items():
             peak[kind] = max(peak.get(kind, 0), kib)
 
     def stop(self):
