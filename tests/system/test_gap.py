@@ -53,11 +53,10 @@ def test_gap_is_no_longer_than_qemus_own(vm, plain_gap):
     assert numbers["longest_gap_ms"] <= plain_gap * FACTOR + SLACK_MS
 
 
-def learned_at(lab, mac, port):
-    """Time (s of the day) at which the switch learned the MAC on the port, from the log of `bridge monitor`."""
-    found = re.findall(rf"^\[\S+T(\d+):(\d+):([\d.]+)\] {mac} dev {port} ", (lab.folder / "switches.log").read_text(
-        encoding="utf-8"), re.M)
-    return [int(hours) * 3600 + int(minutes) * 60 + float(seconds) for hours, minutes, seconds in found]
+def times_learned(lab, mac, port):
+    """How often the switch learned the MAC on the port, by the log of what its table went through."""
+    log = (lab.folder / "switches.log").read_text(encoding="utf-8")
+    return len(re.findall(rf"^{mac} dev {port} ", log, re.M))
 
 
 def test_switch_knows_the_new_port_at_once(vm, lab):
@@ -68,4 +67,5 @@ def test_switch_knows_the_new_port_at_once(vm, lab):
     wait_for("the switch to know the guest", lambda: lab.network.learned().get(mac) == "host1-v", 10)
     guest.migrate("host2")
     wait_for("the switch to know the new port", lambda: lab.network.learned().get(mac) == "host2-v", 2)
-    assert learned_at(lab, mac, "host2-v")
+    assert times_learned(lab, mac, "host2-v") >= 1
+    assert times_learned(lab, mac, "host1-v") == 1, "nobody may have spoken for the guest on its old port afterwards"

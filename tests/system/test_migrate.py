@@ -46,11 +46,11 @@ def test_many_moves_back_and_forth(busy_vm, lab, request):
     session.close()
 
 
-def test_paused_guest_arrives_paused(busy_vm, lab):
+def test_paused_guest_stays_and_the_way_out_is_told(busy_vm, lab):
     lab.drover("vm", "pause", busy_vm.name)
-    busy_vm.migrate("host2")
-    assert busy_vm.power() == "paused"
-    assert busy_vm.host() == "host2"
+    done = lab.run_drover("vm", "migrate", busy_vm.name, "--to", "host2")
+    assert done.returncode != 0 and "paused" in done.stderr and "resume" in done.stderr
+    assert (busy_vm.host(), busy_vm.power()) == ("host1", "paused")
     lab.drover("vm", "resume", busy_vm.name)
     busy_vm.wait_ready()
     busy_vm.verify()
