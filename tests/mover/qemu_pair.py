@@ -199,14 +199,14 @@ def connect_movers(args, folder, source_guest, destination_guest):
 
 def prepare(guest, source):
     names = {c["capability"] for c in guest.qmp.command("query-migrate-capabilities")}
-    wanted = {"events": True, "return-path": True}
+    wanted = {"events": True, "return-path": True, "auto-converge": True}
     if not source:
         wanted = {"events": True}
     if "late-block-activate" in names:
         wanted["late-block-activate"] = True
     guest.qmp.command("migrate-set-capabilities",
                       capabilities=[{"capability": n, "state": s} for n, s in wanted.items()])
-    guest.qmp.command("migrate-set-parameters", **{"max-bandwidth": 0, "downtime-limit": 1})
+    guest.qmp.command("migrate-set-parameters", **{"max-bandwidth": 0, "downtime-limit": 1, "throttle-trigger-threshold": 100})
 
 
 def drive(source_guest, source):
@@ -239,7 +239,8 @@ def drive(source_guest, source):
             return
         elif message["event"] == "stats" and not message["converging"] and not throttled and not stopped:
             print("not converging: cpu throttle", file=sys.stderr)
-            qmp.command("migrate-set-capabilities", capabilities=[{"capability": "auto-converge", "state": True}])
+            qmp.command("migrate-set-parameters", **{
+                "throttle-trigger-threshold": 1, "cpu-throttle-initial": 40, "cpu-throttle-increment": 20})
             throttled = True
 
 
