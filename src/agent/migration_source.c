@@ -28,6 +28,8 @@
 #define CONNECT_TIMEOUT_MS 10000
 #define QMP_TIMEOUT_MS 10000
 #define POLL_MS 200
+#define THROTTLE_INITIAL_PERCENT 40
+#define THROTTLE_INCREMENT_PERCENT 20
 #define CLOCK_SAMPLES 5
 #define ABORT_TRIES 4
 #define FIRST_ASK_AFTER_COMMIT_MS 1000
@@ -401,6 +403,24 @@ static void set_downtime_limit(struct migration *m, const json_t *message)
                         -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
 }
 
+/* Several passes brought nothing: from now on every pass that dirties anything slows the guest down, in large steps, until
+ * it converges. QEMU takes the throttle away by itself at the end. */
+static void throttle_if_needed(struct migration *m, const json_t *stats)
+{
+        struct vm *vm = migration_vm(m);
+
+        if (!json_is_false(json_object_get(stats, "converging")) || m->source.throttling || !vm || !vm->qmp ||
+                m->record != HANDOFF_OUTGOING)
+                return;
+        m->source.throttling = true;
+        log_notice("migration %s: VM %s changes its memory faster than it can be sent; slowing it down",
+                m->id, vm->name);
+        (void)qmp_command(vm->qmp, "migrate-set-parameters",
+                json_pack("{s:i, s:i, s:i}", "throttle-trigger-threshold", 1, "cpu-throttle-initial",
+                        THROTTLE_INITIAL_PERCENT, "cpu-throttle-increment", THROTTLE_INCREMENT_PERCENT),
+                -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
+}
+
 static void take_result(struct migration *m, const json_t *message)
 {
         const char *outcome = json_string_value(json_object_get(message, "outcome")) ?: "";
@@ -423,8 +443,10 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
 {
         struct migration *m = userdata;
 
-        if (!strcmp(event, "stats"))
-                return migration_take_stats(m, message);
+        if (!strcmp(event, "stats")) {
+                migration_take_stats(m, message);
+                return throttle_if_needed(m, message);
+        }
         if (!strcmp(event, "failed"))
                 return migration_stop(m, migration_mover_error(message));
         if (!strcmp(event, "ready") && m->source.stage == STAGE_MOVER) {

@@ -85,6 +85,7 @@ struct migration_source_state {
         int64_t resumed_unix_ns; /* the destination's stamp of RESUME, on its clock */
         uint64_t resumed_ms;     /* our monotonic clock when we learned of it */
         uint64_t n_passes;
+        bool throttling;               /* QEMU was told to slow the guest down */
         unsigned int throttle_percent; /* highest that QEMU reported */
 };
 

@@ -17,10 +17,10 @@
  * switches over on the mere estimate that nothing is left (qemu.md section 5.2). */
 #define DOWNTIME_LIMIT_START_MS 1
 
-/* auto-converge slows the guest's vCPUs (20 %, then 10 % more each time) when two passes dirtied more than this share of
- * what they sent. Backpressure makes QEMU's idea of "sent" the true one; QEMU's default of 50 would slow guests down that
- * converge by themselves, so only those count that do not shrink their rest at all. */
-#define THROTTLE_TRIGGER_PERCENT 95
+/* auto-converge slows the guest's vCPUs when two passes dirtied more than this share of what they sent. Backpressure makes
+ * QEMU's idea of "sent" the true one; its default of 50 would slow guests down that converge by themselves. The agent
+ * lowers it when the mover sees no progress (docs/internals/mover-control.md). */
+#define THROTTLE_TRIGGER_PERCENT 100
 
 /* What each side needs on. Everything else that exists and is on is turned off: unknown capabilities of later
  * versions too, since each changes the stream or the rules that the mover and the handoff stand on. */
@@ -95,18 +95,23 @@ int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current
         json_t **ret_restore, struct error **ret_error)
 {
         uint64_t limit = CLAMP(downtime_limit_ms, UINT64_C(1), DOWNTIME_LIMIT_MAX_MS);
-        uint64_t old_limit = 300, old_bandwidth = 0, old_trigger = 50; /* QEMU's defaults */
+        uint64_t old_limit = 300, old_bandwidth = 0, old_trigger = 50;
+        uint64_t old_initial = 20, old_increment = 10; /* QEMU's defaults */
         json_t *set, *restore;
 
         if (doc_opt_u64(current, "", "downtime-limit", 0, DOWNTIME_LIMIT_MAX_MS, &old_limit, NULL) < 0 ||
                 doc_opt_u64(current, "", "max-bandwidth", 0, INT64_MAX, &old_bandwidth, NULL) < 0 ||
                 doc_opt_u64(current, "", "throttle-trigger-threshold", 1, 100, &old_trigger, NULL) < 0 ||
+                doc_opt_u64(current, "", "cpu-throttle-initial", 1, 99, &old_initial, NULL) < 0 ||
+                doc_opt_u64(current, "", "cpu-throttle-increment", 1, 99, &old_increment, NULL) < 0 ||
                 !json_is_object(current))
                 return bad_answer(ret_error, "query-migrate-parameters");
         set = json_pack("{s:I,s:I,s:i}", "max-bandwidth", (json_int_t)0, "downtime-limit", (json_int_t)limit,
                 "throttle-trigger-threshold", THROTTLE_TRIGGER_PERCENT);
-        restore = json_pack("{s:I,s:I,s:I}", "max-bandwidth", (json_int_t)old_bandwidth, "downtime-limit",
-                (json_int_t)old_limit, "throttle-trigger-threshold", (json_int_t)old_trigger);
+        restore = json_pack("{s:I,s:I,s:I,s:I,s:I}", "max-bandwidth", (json_int_t)old_bandwidth,
+                "downtime-limit", (json_int_t)old_limit, "throttle-trigger-threshold",
+                (json_int_t)old_trigger, "cpu-throttle-initial", (json_int_t)old_initial,
+                "cpu-throttle-increment", (json_int_t)old_increment);
         if (!set || !restore) {
                 json_decref(set);
                 json_decref(restore);

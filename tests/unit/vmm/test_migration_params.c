@@ -88,11 +88,13 @@ static void answers_that_are_none_are_refused(void **state)
 
 static void downtime_limit_is_never_zero(void **state)
 {
-        _cleanup_json_ json_t *current = parse("{\"downtime-limit\": 300, \"max-bandwidth\": 134217728, "
-                                               "\"throttle-trigger-threshold\": 50}");
+        _cleanup_json_ json_t *current =
+                parse("{\"downtime-limit\": 300, \"max-bandwidth\": 134217728, "
+                      "\"throttle-trigger-threshold\": 50, \"cpu-throttle-initial\": 20, "
+                      "\"cpu-throttle-increment\": 10}");
         _cleanup_json_ json_t *set = NULL, *restore = NULL;
         _cleanup_json_ json_t *want_set =
-                parse("{\"max-bandwidth\": 0, \"downtime-limit\": 1, \"throttle-trigger-threshold\": 95}");
+                parse("{\"max-bandwidth\": 0, \"downtime-limit\": 1, \"throttle-trigger-threshold\": 100}");
 
         assert_int_equal(migration_parameters_build(0, current, &set, &restore, NULL), 0);
         assert_true(json_equal(set, want_set));
