@@ -192,13 +192,13 @@ int bridge_remove(
 {
         _cleanup_free_ struct netlink_link *links = NULL;
         struct netlink_link bridge;
-        size_t n_links;
+        size_t n_links = 0;
         int r;
 
         r = netlink_get_link(netlink, name, &bridge);
         if (r == -ENODEV)
                 return 0;
-        if (!r)
+        if (r >= 0)
                 r = netlink_list_links(netlink, &links, &n_links);
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot read the ports of %s", name);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "io/http_client.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <curl/curl.h>
 #include <errno.h>
@@ -23,7 +24,7 @@
 #define CONNECT_TIMEOUT_DEFAULT_MS 5000
 #define BODY_MAX_DEFAULT (4 * 1024 * 1024)
 #define URL_MAX_CHARS 8192
-#define CONNECTIONS_KEPT 64 /* idle ones, for the next call to the same peer */
+#define CONNECTIONS_KEPT_DEFAULT 64
 
 struct http_client {
         struct loop *loop;
@@ -300,6 +301,7 @@ static void deliver_call(struct http_call *call)
         void *userdata = call->userdata;
         int status;
 
+        assert(call->n_refs > 0);
         call->n_refs++;
         if (has_lines(call))
                 deliver_lines(call);
@@ -556,7 +558,7 @@ int http_client_call(struct http_client *client, const struct http_call_spec *sp
 
 /* ---- the client ---- */
 
-static int set_up_multi(struct http_client *client)
+static int set_up_multi(struct http_client *client, unsigned int connections_kept)
 {
         client->multi = torture_point() ? NULL : curl_multi_init();
         if (!client->multi ||
@@ -564,7 +566,7 @@ static int set_up_multi(struct http_client *client)
                 curl_multi_setopt(client->multi, CURLMOPT_SOCKETDATA, client) != CURLM_OK ||
                 curl_multi_setopt(client->multi, CURLMOPT_TIMERFUNCTION, on_timeout_change) != CURLM_OK ||
                 curl_multi_setopt(client->multi, CURLMOPT_TIMERDATA, client) != CURLM_OK ||
-                curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, (long)CONNECTIONS_KEPT) != CURLM_OK)
+                curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, (long)connections_kept) != CURLM_OK)
                 return -ENOMEM;
         return 0;
 }
@@ -586,7 +588,7 @@ int http_client_new(struct loop *loop, const struct http_client_config *config,
         if (r == 0)
                 r = loop_source_disarm(client->timer);
         if (r == 0)
-                r = set_up_multi(client);
+                r = set_up_multi(client, config->connections_kept ?: CONNECTIONS_KEPT_DEFAULT);
         if (r == 0)
                 r = alloc_replace(&client->ca_pem, config->ca_pem);
         if (r == 0)

@@ -114,10 +114,14 @@ static in_port_t *port_of(struct sock_address *address)
 
 uint16_t sock_address_port(const struct sock_address *address)
 {
-        struct sock_address copy = *address;
-        const in_port_t *port = port_of(&copy);
-
-        return port ? ntohs(*port) : 0;
+        switch (address->storage.ss_family) {
+        case AF_INET:
+                return ntohs(((const struct sockaddr_in *)&address->storage)->sin_port);
+        case AF_INET6:
+                return ntohs(((const struct sockaddr_in6 *)&address->storage)->sin6_port);
+        default:
+                return 0;
+        }
 }
 
 void sock_address_set_port(struct sock_address *address, uint16_t port)

@@ -141,14 +141,12 @@ static int open_parent(int dir_fd, const char *path, int *ret_fd, const char **r
 
         if (!text_is_relative_path(path))
                 return -EXDEV;
-        if (slash)
-                snprintf(folder, sizeof(folder), "%.*s", (int)(slash - path), path);
-        else
-                strcpy(folder, ".");
+        snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
         r = beneath_open(dir_fd, folder, O_RDONLY | O_DIRECTORY, 0, ret_fd);
-        if (!r)
-                *ret_base = slash ? slash + 1 : path;
-        return r;
+        if (r < 0)
+                return r;
+        *ret_base = slash ? slash + 1 : path;
+        return 0;
 }
 
 /* Gives the finished temporary file its name. A file system without hard links (some FUSE, CIFS) gets the rename

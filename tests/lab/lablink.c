@@ -84,7 +84,7 @@ static void set_up(const char *name)
         struct ifreq request = {0};
         int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-        strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+        snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
         if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request) < 0)
                 fail(name);
         request.ifr_flags |= IFF_UP;
@@ -105,7 +105,7 @@ static int open_tap(int netns_fd, const char *name)
         fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
         if (fd < 0)
                 fail("/dev/net/tun");
-        strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+        snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
         if (ioctl(fd, TUNSETIFF, &request) < 0 || ioctl(fd, TUNSETOFFLOAD, offloads) < 0)
                 fail(name);
         set_up(name);
@@ -197,8 +197,8 @@ int main(int argc, char **argv)
         link_state.rate_bps = strtoull(argv[5], NULL, 10);
         link_state.delay_ns = strtoull(argv[6], NULL, 10) * 1000;
         link_state.loss_ppm = strtoull(argv[7], NULL, 10);
-        a = open_tap(atoi(argv[1]), argv[2]);
-        b = open_tap(atoi(argv[3]), argv[4]);
+        a = open_tap((int)strtol(argv[1], NULL, 10), argv[2]);
+        b = open_tap((int)strtol(argv[3], NULL, 10), argv[4]);
         link_state.directions[0].from_fd = link_state.directions[1].to_fd = a;
         link_state.directions[0].to_fd = link_state.directions[1].from_fd = b;
         puts("ready");

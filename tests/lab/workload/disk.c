@@ -172,7 +172,7 @@ const char *disk_choose(const char *path)
 {
         if (path == NULL || strlen(path) >= sizeof(disk.chosen))
                 return "device PATH or none";
-        strcpy(disk.chosen, path);
+        memcpy(disk.chosen, path, strlen(path) + 1);
         return NULL;
 }
 

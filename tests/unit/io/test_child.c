@@ -292,7 +292,7 @@ static void a_grandchild_with_the_pipe_does_not_delay_the_report(void **state)
         c = start(*state, &p, &spec);
         assert_int_equal(loop_wait(*state, &p.done, WAIT_MS), 0);
         child_free(c);
-        pid = atoi(p.output);
+        pid = (pid_t)strtol(p.output, NULL, 10);
         assert_true(pid > 1);
         assert_int_equal(kill(pid, SIGKILL), 0);
 }
@@ -370,7 +370,7 @@ static void a_process_that_is_not_ours_is_watched_too(void **state)
         c = start(*state, &p, &spec);
         assert_int_equal(loop_wait(*state, &p.done, WAIT_MS), 0);
         child_free(c);
-        pid = atoi(p.output);
+        pid = (pid_t)strtol(p.output, NULL, 10);
         assert_int_equal(child_start_time(pid, &started), 0);
         assert_int_equal(child_adopt(*state, pid, started, on_exit_of_child, &later, &adopted), 0);
         child_free(adopted);

@@ -20,7 +20,7 @@ static char folder[] = "/tmp/drover-test-file-XXXXXX";
 
 static int set_up(void **state _unused_)
 {
-        strcpy(folder + strlen(folder) - 6, "XXXXXX");
+        memcpy(folder + strlen(folder) - 6, "XXXXXX", 6);
         return mkdtemp(folder) ? 0 : -1;
 }
 

@@ -267,9 +267,9 @@ struct lines {
 static void on_line(void *userdata, const char *line)
 {
         struct lines *l = userdata;
+        size_t len = strlen(l->text);
 
-        strncat(l->text, line, sizeof(l->text) - strlen(l->text) - 1);
-        strncat(l->text, "|", sizeof(l->text) - strlen(l->text) - 1);
+        snprintf(l->text + len, sizeof(l->text) - len, "%s|", line);
         l->enough = ++l->n == l->cancel_at;
         if (l->enough)
                 http_call_cancel(TAKE_PTR(l->call));

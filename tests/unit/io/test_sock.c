@@ -127,7 +127,7 @@ struct unix_test {
 
 static void unix_set_up(struct unix_test *t, const char *name)
 {
-        strcpy(t->folder, "/tmp/drover-test-sock-XXXXXX");
+        snprintf(t->folder, sizeof(t->folder), "/tmp/drover-test-sock-XXXXXX");
         assert_non_null(mkdtemp(t->folder));
         snprintf(t->path, sizeof(t->path), "%s/%s", t->folder, name);
 }

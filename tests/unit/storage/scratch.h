@@ -34,7 +34,7 @@ static inline int scratch_set_up(void **state)
 {
         struct scratch *s = test_calloc(1, sizeof(*s));
 
-        strcpy(s->path, "/tmp/drover-test-XXXXXX");
+        snprintf(s->path, sizeof(s->path), "/tmp/drover-test-XXXXXX");
         assert_non_null(mkdtemp(s->path));
         snprintf(s->store, sizeof(s->store), "%s/store", s->path);
         assert_int_equal(mkdir(s->store, 0755), 0);

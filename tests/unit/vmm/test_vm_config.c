@@ -18,7 +18,7 @@ static json_t *parse(const char *text)
         json_t *json;
 
         assert_true(strlen(text) < sizeof(copy));
-        strcpy(copy, text);
+        memcpy(copy, text, strlen(text) + 1);
         for (char *c = copy; *c; c++)
                 if (*c == '\'')
                         *c = '"';
