@@ -15,6 +15,7 @@ struct http_client_config {
         const char *ca_pem;   /* trust this alone; NULL: only plain HTTP is possible */
         const char *cert_pem; /* client certificate and key; may be NULL */
         const char *key_pem;
+        unsigned int connections_kept; /* idle ones, for the next call to the same peer; 0: 64 */
 };
 
 struct http_call_spec {
