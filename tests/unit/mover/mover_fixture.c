@@ -149,6 +149,7 @@ struct fixture *fixture_new(const struct fixture_options *options)
         f->options.n_channels = options->n_channels ?: 2;
         f->options.ram_bytes = options->ram_bytes ?: 8 * 1024 * 1024 + 2 * WIRE_PAGE_SIZE;
         f->source_qemu = f->sink_qemu = -1;
+        f->source.control_fd = f->sink.control_fd = -1;
         for (size_t i = 0; i < ARRAY_SIZE(f->channel_fds); i++)
                 f->channel_fds[i] = -1;
         buf_init(&f->fed, 64 * 1024 * 1024);
@@ -166,8 +167,6 @@ struct fixture *fixture_new(const struct fixture_options *options)
 
 static void mover_deinit(struct fixture_mover *mover)
 {
-        if (!mover->started)
-                return;
         fd_closep(&mover->control_fd); /* "give up at once" */
         fixture_join(mover);
         json_decref(mover->stats);
