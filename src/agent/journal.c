@@ -15,11 +15,14 @@
 
 #define CHECK_CHARS 16
 #define SUFFIX ".journal"
+/* Room for all later records of a migration: a few short ones and the report. */
+#define RESERVE_BYTES (16 * 1024)
 
 struct journal {
         char *path;
         int fd;
-        bool failed;
+        off_t size_bytes; /* up to here the file is what `records` says */
+        bool failed;      /* there may be more in the file */
         json_t *records;
 };
 
@@ -55,7 +58,8 @@ static int write_all(int fd, const char *data, size_t len)
         return 0;
 }
 
-static int append_line(int fd, const json_t *record)
+/* Appends and syncs; *ret_len: bytes of the line. */
+static int append_line(int fd, const json_t *record, size_t *ret_len)
 {
         _cleanup_free_ char *text = doc_to_canonical_text(record), *line = NULL;
         char check[CHECK_CHARS + 1];
@@ -72,7 +76,20 @@ static int append_line(int fd, const json_t *record)
         r = write_all(fd, line, strlen(line));
         if (r < 0)
                 return r;
-        return fdatasync(fd) < 0 ? -errno : 0;
+        if (fdatasync(fd) < 0)
+                return -errno;
+        *ret_len = strlen(line);
+        return 0;
+}
+
+/* Takes the room now, when a full disk only means that the migration does not begin. File systems that cannot do
+ * without. */
+static int reserve(int fd, off_t from)
+{
+        int r = torture_point() ? (errno = ENOSPC, -1)
+                                : fallocate(fd, FALLOC_FL_KEEP_SIZE, from, RESERVE_BYTES);
+
+        return r < 0 && errno != EOPNOTSUPP && errno != ENOSYS ? -errno : 0;
 }
 
 void journal_free(struct journal *journal)
@@ -106,6 +123,7 @@ int journal_create(const char *folder, const char *id, const json_t *first, stru
         struct error **ret_error)
 {
         _cleanup_(journal_freep) struct journal *j = NULL;
+        size_t len = 0;
         int r = journal_new(folder, id, &j);
 
         if (r < 0)
@@ -113,7 +131,9 @@ int journal_create(const char *folder, const char *id, const json_t *first, stru
         j->fd = open(j->path, O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (j->fd < 0)
                 return error_from_errno(ret_error, errno, "cannot create the journal %s", j->path);
-        r = append_line(j->fd, first);
+        r = append_line(j->fd, first, &len);
+        if (r == 0)
+                r = reserve(j->fd, (off_t)len);
         if (r == 0)
                 r = json_array_append_new(j->records, json_deep_copy(first)) < 0 ? -ENOMEM : 0;
         if (r == 0)
@@ -122,6 +142,7 @@ int journal_create(const char *folder, const char *id, const json_t *first, stru
                 unlink(j->path);
                 return error_from_errno(ret_error, r, "cannot write the journal %s", j->path);
         }
+        j->size_bytes = (off_t)len;
         *ret_journal = TAKE_PTR(j);
         return 0;
 }
@@ -182,29 +203,40 @@ int journal_open(const char *folder, const char *id, struct journal **ret_journa
         j->fd = open(j->path, O_RDWR | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
         if (j->fd < 0 || (good < len && (ftruncate(j->fd, (off_t)good) < 0 || fdatasync(j->fd) < 0)))
                 return error_from_errno(ret_error, errno, "cannot open the journal %s", j->path);
+        j->size_bytes = (off_t)good;
         *ret_journal = TAKE_PTR(j);
+        return 0;
+}
+
+/* Cuts off what a failed write left, so that the file says again what its caller was told. */
+static int repair(struct journal *journal)
+{
+        if (ftruncate(journal->fd, journal->size_bytes) < 0 || fdatasync(journal->fd) < 0)
+                return -errno;
+        journal->failed = false;
         return 0;
 }
 
 int journal_append(struct journal *journal, const json_t *record, struct error **ret_error)
 {
-        json_t *copy;
-        int r;
+        json_t *copy = json_deep_copy(record);
+        size_t len = 0;
+        int r = copy ? 0 : -ENOMEM;
 
-        if (journal->failed)
-                return error_set(ret_error, ERROR_INTERNAL,
-                        "Free space or repair the disk, then restart the agent.",
-                        "the journal %s failed before", journal->path);
-        copy = json_deep_copy(record);
-        r = copy ? append_line(journal->fd, record) : -ENOMEM;
-        if (r == 0 && json_array_append_new(journal->records, copy) < 0)
-                r = -ENOMEM;
-        else if (r < 0)
-                json_decref(copy);
-        if (r < 0) {
+        if (r == 0 && journal->failed)
+                r = repair(journal);
+        if (r == 0) {
                 journal->failed = true;
+                r = append_line(journal->fd, record, &len);
+        }
+        if (r == 0)
+                r = json_array_append_new(journal->records, TAKE_PTR(copy)) < 0 ? -ENOMEM : 0;
+        if (r < 0) {
+                json_decref(copy);
                 return error_from_errno(ret_error, r, "cannot write the journal %s", journal->path);
         }
+        journal->failed = false;
+        journal->size_bytes += (off_t)len;
         return 0;
 }
 

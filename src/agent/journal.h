@@ -26,8 +26,9 @@ int journal_create(const char *folder, const char *id, const json_t *first, stru
  * guessed about ownership). */
 int journal_open(const char *folder, const char *id, struct journal **ret_journal, struct error **ret_error);
 
-/* Appends an object and returns once it is on disk. After a failure the journal refuses further records,
- * because what is on disk is not known any more; open it again to learn it. */
+/* Appends an object and returns once it is on disk. After a failure the record may be on disk or not, until the next call,
+ * which takes it back first: so the same record or another one can be tried again. Room for a migration's records is
+ * reserved when the journal is created: a disk that fills up later does no harm. */
 int journal_append(struct journal *journal, const json_t *record, struct error **ret_error);
 
 /* Borrowed: array of all records, the first is the one given to journal_create(). */

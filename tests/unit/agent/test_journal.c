@@ -8,7 +8,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "agent/journal.h"
@@ -126,6 +128,39 @@ static void record_after_a_torn_line_is_readable(void **state)
         assert_last(f, 2, "taken-back");
 }
 
+/* A full disk, by the limit on the size of files: the line is written in part, and taken back by the next append. */
+static void record_after_a_failed_one_takes_its_place(void **state)
+{
+        _cleanup_(json_decrefp) json_t *line = json_pack("{s:s}", "record", "owner");
+        _cleanup_(journal_freep) struct journal *j = NULL;
+        struct rlimit usual, tight;
+        struct fixture *f = *state;
+        struct stat st;
+
+        j = create(f);
+        assert_int_equal(stat(f->path, &st), 0);
+        assert_int_equal(getrlimit(RLIMIT_FSIZE, &usual), 0);
+        tight = (struct rlimit){(rlim_t)st.st_size + 10, usual.rlim_max};
+        signal(SIGXFSZ, SIG_IGN);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+        assert_true(journal_append(j, line, NULL) < 0);
+        assert_true(journal_append(j, line, NULL) < 0);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &usual), 0);
+        assert_int_equal(json_array_size(journal_records(j)), 1);
+        append(j, "abandoned");
+        assert_last(f, 2, "abandoned");
+}
+
+static void room_for_later_records_is_reserved(void **state)
+{
+        _cleanup_(journal_freep) struct journal *j = create(*state);
+        struct fixture *f = *state;
+        struct stat st;
+
+        assert_int_equal(stat(f->path, &st), 0);
+        assert_true(st.st_blocks * 512 >= st.st_size + 16 * 1024);
+}
+
 static void damage_before_the_end_is_an_error(void **state)
 {
         _cleanup_error_ struct error *e = NULL;
@@ -193,6 +228,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(second_creation_is_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(torn_last_line_is_dropped_at_every_length, setup, teardown),
                 cmocka_unit_test_setup_teardown(record_after_a_torn_line_is_readable, setup, teardown),
+                cmocka_unit_test_setup_teardown(record_after_a_failed_one_takes_its_place, setup, teardown),
+                cmocka_unit_test_setup_teardown(room_for_later_records_is_reserved, setup, teardown),
                 cmocka_unit_test_setup_teardown(damage_before_the_end_is_an_error, setup, teardown),
                 cmocka_unit_test_setup_teardown(empty_journal_is_an_error, setup, teardown),
                 cmocka_unit_test_setup_teardown(bad_id_is_refused, setup, teardown),
