@@ -107,7 +107,7 @@ int text_hex_decode(const char *hex, void *ret_data, size_t len)
                 if (hex_digit(hex[i]) < 0)
                         return -EINVAL;
         for (size_t i = 0; i < len; i++)
-                out[i] = (uint8_t)(hex_digit(hex[2 * i]) << 4 | hex_digit(hex[2 * i + 1]));
+                out[i] = (uint8_t)(hex_digit(hex[2 * i]) * 16 + hex_digit(hex[2 * i + 1]));
         return 0;
 }
 

@@ -269,7 +269,7 @@ static int open_stream(int dir_fd, DIR **ret_dir)
                 return r;
         dir = fdopendir(fd);
         if (!dir)
-                return -errno;
+                return -ENOMEM; /* what else, with a folder that was just opened */
         TAKE_FD(fd);
         *ret_dir = dir;
         return 0;
@@ -325,7 +325,7 @@ int beneath_is_empty(int dir_fd, bool *ret_empty)
         return 0;
 }
 
-int beneath_failed(int r, const char *where, const char *path, struct error **ret_error)
+int(beneath_failed)(int r, const char *where, const char *path, struct error **ret_error)
 {
         switch (-r) {
         case ENOENT:

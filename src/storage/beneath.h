@@ -39,3 +39,4 @@ int beneath_is_empty(int dir_fd, bool *ret_empty);
 /* The error object for a failure of the functions above: "WHERE: PATH: ..." with the cause that an operator can act
  * on. Returns the negative errno of its code. */
 int beneath_failed(int r, const char *where, const char *path, struct error **ret_error);
+#define beneath_failed(...) error_is_negative(beneath_failed(__VA_ARGS__)) /* see base/error.h */

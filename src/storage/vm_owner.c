@@ -32,13 +32,17 @@
 static int parse_time(const char *s, int64_t *ret_unix_ms)
 {
         struct tm tm = {};
-        unsigned int ms;
         const char *rest = strptime(s, "%Y-%m-%dT%H:%M:%S", &tm);
-        char z, end;
+        char digits[4];
+        uint64_t ms;
 
-        if (!rest || sscanf(rest, ".%3u%c%c", &ms, &z, &end) != 2 || z != 'Z')
+        /* ".123Z" */
+        if (!rest || strlen(rest) != 5 || rest[0] != '.' || rest[4] != 'Z')
                 return -EINVAL;
-        *ret_unix_ms = (int64_t)timegm(&tm) * 1000 + ms;
+        snprintf(digits, sizeof(digits), "%s", rest + 1);
+        if (text_parse_u64(digits, 0, 999, &ms) < 0)
+                return -EINVAL;
+        *ret_unix_ms = (int64_t)timegm(&tm) * 1000 + (int64_t)ms;
         return 0;
 }
 
@@ -169,7 +173,7 @@ int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint6
 {
         struct vm_owner current = {}, next = {.epoch = epoch, .since_unix_ms = now_unix_ms};
         _cleanup_fd_ int lock_fd = -1;
-        uint64_t last_epoch;
+        uint64_t last_epoch = 0;
         int r;
 
         if (!text_is_uuid(host) || epoch <= expected_epoch || epoch > EPOCH_MAX)
