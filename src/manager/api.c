@@ -100,13 +100,14 @@ static bool only_reads(const struct http_request *request)
 static void audit_denied(
         struct http_request *request, struct manager *manager, const struct auth_caller *caller)
 {
+        _cleanup_json_ json_t *path = json_string(http_request_path(request)); /* NULL: no UTF-8 */
         _cleanup_error_ struct error *error = NULL;
 
         if (audit_write(manager->store, manager->clock,
                     &(struct audit_entry){.who = caller->name,
                             .from = http_request_peer_address(request),
                             .action = http_request_method(request),
-                            .object = http_request_path(request),
+                            .object = path ? http_request_path(request) : "a path that is no UTF-8",
                             .result = "denied"},
                     &error) < 0)
                 log_warning("cannot write to the audit log: %s", error_message(error));
@@ -311,6 +312,26 @@ bool api_filter(const struct http_request *request, const char *key, const char 
         return !wanted || !strcmp(wanted, value);
 }
 
+int api_reason(const struct http_request *request, char **ret_reason, struct error **ret_error)
+{
+        const char *why = http_request_header(request, "X-Drover-Reason");
+        _cleanup_json_ json_t *text = why ? json_string(why) : NULL;
+        size_t len;
+
+        if (!why)
+                return 0;
+        if (!text)
+                return error_set(ret_error, ERROR_BAD_REQUEST, "Send it in UTF-8.",
+                        "X-Drover-Reason is no valid text");
+        len = strlen(why);
+        if (len > REASON_MAX)
+                /* Not in the middle of a character. */
+                for (len = REASON_MAX; len && ((unsigned char)why[len] & 0xc0) == 0x80;)
+                        len--;
+        *ret_reason = alloc_printf("%.*s", (int)len, why);
+        return *ret_reason ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
 /* Idempotency-Key: the record is named by a hash of caller and key, and holds a hash of the request, so that a key that
  * is used for something else is noticed. */
 struct idempotency {
@@ -359,9 +380,15 @@ bool api_repeated(struct http_request *request, struct manager *manager)
         int r;
 
         r = idempotency_of(request, &idempotency, &error);
-        if (r >= 0 && (!*idempotency.name ||
-                              store_get(manager->store, "idempotency", idempotency.name, &record, NULL) < 0))
+        if (r >= 0 && !*idempotency.name)
                 return false;
+        if (r >= 0) {
+                r = store_get(manager->store, "idempotency", idempotency.name, &record, &error);
+                if (r == -ENOENT) {
+                        error_free(error);
+                        return false;
+                }
+        }
         if (r >= 0 && strcmp(json_text(record, "request"), idempotency.request))
                 r = error_set(&error, ERROR_CONFLICT, "Use a new key for each operation.",
                         "the Idempotency-Key was used for another request");
@@ -388,8 +415,7 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
         struct store_batch *batch)
 {
         _cleanup_batch_ struct store_batch own = STORE_BATCH_INIT;
-        const char *why = http_request_header(request, "X-Drover-Reason");
-        _cleanup_free_ char *reason = why ? alloc_printf("%.*s", REASON_MAX, why) : NULL;
+        _cleanup_free_ char *reason = NULL;
         struct idempotency idempotency;
         char uid[UUID_STRING_SIZE];
         struct error *error = NULL;
@@ -397,7 +423,9 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
         int r;
 
         batch = batch ?: &own;
-        r = idempotency_of(request, &idempotency, &error);
+        r = api_reason(request, &reason, &error);
+        if (r >= 0)
+                r = idempotency_of(request, &idempotency, &error);
         if (r >= 0 && text_uuid_new(uid) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "there are no random numbers");
         if (r >= 0 && *idempotency.name)
@@ -418,11 +446,13 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
 int api_commit(struct http_request *request, struct manager *manager, struct store_batch *batch,
         const char *action, const char *object, uint64_t *ret_revision, struct error **ret_error)
 {
-        const char *why = http_request_header(request, "X-Drover-Reason");
-        _cleanup_free_ char *reason = why ? alloc_printf("%.*s", REASON_MAX, why) : NULL;
+        _cleanup_free_ char *reason = NULL;
         _cleanup_batch_ struct store_batch all = STORE_BATCH_INIT;
         int r;
 
+        r = api_reason(request, &reason, ret_error);
+        if (r < 0)
+                return r;
         r = audit_add(manager->store, manager->clock, &all,
                 &(struct audit_entry){.who = api_caller(request) ? api_caller(request)->name : "anonymous",
                         .from = http_request_peer_address(request),

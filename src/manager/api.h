@@ -57,6 +57,10 @@ bool api_repeated(struct http_request *request, struct manager *manager);
 int api_commit(struct http_request *request, struct manager *manager, struct store_batch *batch,
         const char *action, const char *object, uint64_t *ret_revision, struct error **ret_error);
 
+/* X-Drover-Reason, cut at what an audit entry holds; *ret_reason (the caller's) stays NULL without one. BAD_REQUEST for
+ * what is no UTF-8: it could not be written down. */
+int api_reason(const struct http_request *request, char **ret_reason, struct error **ret_error);
+
 /* "name" of the body: a name, else BAD_DOCUMENT. Borrowed. */
 int api_body_name(const json_t *body, const char **ret_name, struct error **ret_error);
 

@@ -215,6 +215,33 @@ static int refuse_with_vms(struct manager *manager, const json_t *host, struct e
         return 0;
 }
 
+struct user {
+        const char *host_uid;
+        const struct task *task;
+};
+
+static void find_user(void *userdata, const struct task *task)
+{
+        static const char *const keys[] = {"host_uid", "to_uid"};
+        struct user *user = userdata;
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+                if (!strcmp(json_text(task_data(task), keys[i]), user->host_uid))
+                        user->task = task;
+}
+
+/* Also with force: who owns a machine that is being migrated would be asked of nobody. */
+static int refuse_with_tasks(struct manager *manager, const json_t *host, struct error **ret_error)
+{
+        struct user user = {.host_uid = json_text(host, "uid")};
+
+        task_each(manager->tasks, find_user, &user);
+        return user.task ? error_set(ret_error, ERROR_BUSY, "Wait for that task, or cancel it.",
+                                   "task %s (%s) works with host %s", task_name(user.task),
+                                   task_action(user.task), json_text(host, "name"))
+                         : 0;
+}
+
 void api_host_delete(struct http_request *request, void *userdata)
 {
         const char *force = http_request_query(request, "force");
@@ -225,7 +252,11 @@ void api_host_delete(struct http_request *request, void *userdata)
         struct error *error = NULL;
         int r;
 
+        if (api_repeated(request, manager))
+                return;
         r = api_get_object(request, manager, "host", &host, &error);
+        if (r >= 0)
+                r = refuse_with_tasks(manager, host, &error);
         if (r >= 0 && (!force || strcmp(force, "true")))
                 r = refuse_with_vms(manager, host, &error);
         if (r >= 0)

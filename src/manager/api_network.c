@@ -292,6 +292,8 @@ static void update(struct http_request *request, struct manager *manager, const 
         uint64_t revision;
         int r;
 
+        if (api_repeated(request, manager))
+                return;
         r = api_get_object(request, manager, realised->kind, &doc, &error);
         if (r >= 0)
                 r = api_body(request, keys, &body, &error);
@@ -318,6 +320,8 @@ static void delete (struct http_request *request, struct manager *manager, const
         struct error *error = NULL;
         int r;
 
+        if (api_repeated(request, manager))
+                return;
         r = api_get_object(request, manager, realised->kind, &doc, &error);
         if (r >= 0)
                 r = realised->unused(manager, json_text(doc, "name"), &error);

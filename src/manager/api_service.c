@@ -54,7 +54,7 @@ void api_task_get(struct http_request *request, void *userdata)
 
 void api_task_cancel(struct http_request *request, void *userdata)
 {
-        _cleanup_free_ char *object = NULL;
+        _cleanup_free_ char *object = NULL, *reason = NULL;
         _cleanup_json_ json_t *task = NULL;
         struct manager *manager = userdata;
         struct error *error = NULL;
@@ -63,19 +63,20 @@ void api_task_cancel(struct http_request *request, void *userdata)
 
         r = api_get_object(request, manager, "task", &task, &error);
         if (r >= 0)
-                r = task_cancel(manager->tasks, json_text(task, "uid"), &error);
+                r = api_reason(request, &reason, &error);
         if (r >= 0) {
                 object = alloc_printf("task/%s", json_text(task, "name"));
-                (void)audit_write(manager->store, manager->clock,
+                r = task_cancel(manager->tasks, json_text(task, "uid"),
                         &(struct audit_entry){.who = api_caller(request)->name,
                                 .from = http_request_peer_address(request),
                                 .action = "task.cancel",
                                 .object = object,
-                                .why = http_request_header(request, "X-Drover-Reason"),
+                                .why = reason,
                                 .result = "accepted"},
-                        NULL);
-                r = store_get(manager->store, "task", json_text(task, "uid"), &now, &error);
+                        &error);
         }
+        if (r >= 0)
+                r = store_get(manager->store, "task", json_text(task, "uid"), &now, &error);
         if (r < 0)
                 http_request_reply_error(request, error);
         else

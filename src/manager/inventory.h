@@ -1,9 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What the agents say: one poll cycle for each host (facts and VMs every 2 s, datastores and networks every fifth
- * time), the hosts' state (connecting, connected, unreachable), and the status of each VM merged from all reports.
- * A VM is where an agent says it runs; a host that cannot be asked makes its VMs `unknown`, never `stopped`. */
+/* What the agents say, and what follows from it for hosts and VMs.
+ *
+ * Each host has a heartbeat (its facts, every second), a round with all its lists every ten seconds, and the agent's
+ * event stream, which tells of VMs and migrations at once; while the stream is down the VMs are asked for with each
+ * heartbeat. Two heartbeats that fail make a host unreachable (within 5 s, at once when its agent refuses); one round
+ * that ends well makes it connected again.
+ *
+ * The status of a VM is merged from all reports. A VM is where an agent says it runs; a host that cannot be asked makes
+ * its VMs `unknown`, never `stopped`, but for those that were stopped already: only the manager starts them. A VM that
+ * its host, when asked, does not have and that no task works on does not run: `crashed`, or `stopped` if it was being
+ * started. A report never replaces a newer one: each bears the moment at which it was asked for. */
 
 #include <jansson.h>
 
@@ -31,6 +39,14 @@ const json_t *inventory_host(const struct inventory *inventory, const char *name
 const json_t *inventory_vm(const struct inventory *inventory, const char *uid);
 bool inventory_connected(const struct inventory *inventory, const char *host_uid);
 
+/* What a host answered to a task about one of its VMs (a document; NULL: the host does not have it): as good as an event,
+ * and newer than any list that is under way. */
+void inventory_told(
+        struct inventory *inventory, const char *host_uid, const char *vm_uid, const json_t *report);
+/* Looks at the reports about the VM again: the task that worked on it has ended. NULL: at all VMs whose host is not in the
+ * inventory any more. */
+void inventory_review(struct inventory *inventory, const char *vm_uid);
+
 /* Polls the host (NULL: all hosts) at once, datastores and networks included. */
 void inventory_refresh(struct inventory *inventory, const char *host_uid);
 /* True when a whole poll of the host (NULL: of each connected host) that began at or after `since_ms` (loop clock) has
@@ -44,6 +60,8 @@ struct agent_request {
         const json_t *body;     /* may be NULL */
         const char *request_id; /* NULL: a new one */
         uint64_t timeout_ms;
+        uint64_t connect_timeout_ms;                    /* 0: 5 s, or timeout_ms if that is less */
+        void (*line)(void *userdata, const char *line); /* for streams, as http_client_call() has it */
 };
 /* Calls an agent: TLS with the host's certificate checked, the manager's epoch and a request id in the headers. The
  * reply function and `ret_call` as http_client_call() has them. */

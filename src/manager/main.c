@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
 #include "base/alloc.h"
@@ -211,6 +212,18 @@ static int listen_on(const struct config *config, int *ret_fd, struct error **re
         return 0;
 }
 
+/* Two connections to each host and one for each client: more than the 1,024 descriptors that select() once set. */
+static void raise_descriptor_limit(void)
+{
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return;
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+                log_debug("the limit of open files stays: %s", strerror(errno));
+}
+
 static int run(const struct config *config, struct error **ret_error)
 {
         _cleanup_(loop_freep) struct loop *loop = NULL;
@@ -224,6 +237,7 @@ static int run(const struct config *config, struct error **ret_error)
         if (r < 0)
                 return r;
         signal(SIGPIPE, SIG_IGN);
+        raise_descriptor_limit();
         r = loop_new(&loop);
         if (r >= 0)
                 r = loop_add_signal(loop, SIGTERM, on_end, loop, &term);

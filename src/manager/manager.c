@@ -20,6 +20,9 @@
 #define EXPIRE_AT_ONCE 500
 #define BODY_MAX_BYTES (1u << 20)
 #define CONNECTIONS_MAX 2000
+#define AGENT_CONNECTIONS_KEPT 10000 /* one for the heartbeat of each host, and then some */
+#define REMOVED_HOST_MS \
+        (1100ll * 24 * 3600 * 1000) /* a little longer than a host's certificate lives (ca.c) */
 
 static int open_store(const struct config *config, struct store **ret_store, struct error **ret_error)
 {
@@ -60,12 +63,24 @@ static void on_commit(void *userdata)
                 watch_poke(manager->watch);
 }
 
+/* While a task holds a VM, a host's silence about it says nothing; now it does. */
+static void review_vms(struct manager *manager)
+{
+        _cleanup_json_ json_t *ended = TAKE_PTR(manager->ended_vms);
+        json_t *uid;
+        size_t i;
+
+        json_array_foreach (ended, i, uid)
+                inventory_review(manager->inventory, json_string_value(uid));
+}
+
 static void run_tasks(void *userdata)
 {
         struct manager *manager = userdata;
         uint64_t next_ms;
 
         task_engine_run(manager->tasks);
+        review_vms(manager);
         next_ms = task_engine_next_ms(manager->tasks);
         if (next_ms == UINT64_MAX)
                 loop_source_disarm(manager->tasks_timer);
@@ -84,7 +99,15 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
 {
         struct manager *manager = userdata;
         const json_t *status = json_status(doc);
+        const char *vm_uid = json_text(task_data(task), "vm_uid");
 
+        if (!manager->ended_vms)
+                manager->ended_vms = json_array();
+        /* Without memory the next full round does it. */
+        if (!strcmp(task_action(task), "host.remove"))
+                (void)json_array_append_new(manager->ended_vms, json_null());
+        else if (*vm_uid)
+                (void)json_array_append_new(manager->ended_vms, json_string(vm_uid));
         if (state == TASK_SUCCEEDED)
                 log_info("task %s (%s %s) succeeded", task_name(task), task_action(task),
                         json_text(json_spec(doc), "object"));
@@ -97,18 +120,22 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
                         &manager->metrics, state == TASK_SUCCEEDED, json_object_get(status, "result"));
 }
 
-static bool is_old_key(void *userdata, const json_t *doc)
-{
-        const struct manager *manager = userdata;
+struct age {
+        int64_t created_before_ms;
+};
 
-        return json_integer_value(json_object_get(doc, "created_unix_ms")) + IDEMPOTENCY_MS <
-               clock_unix_ms(manager->clock);
+static bool is_old(void *userdata, const json_t *doc)
+{
+        const struct age *age = userdata;
+
+        return json_integer_value(json_object_get(doc, "created_unix_ms")) < age->created_before_ms;
 }
 
-static int expire_keys(struct manager *manager, struct error **ret_error)
+/* Forgets what is of the kind and older than max_age_ms. */
+static int expire(struct manager *manager, const char *kind, int64_t max_age_ms, struct error **ret_error)
 {
-        struct store_query query = {
-                .kind = "idempotency", .limit = EXPIRE_AT_ONCE, .match = is_old_key, .userdata = manager};
+        struct age age = {.created_before_ms = clock_unix_ms(manager->clock) - max_age_ms};
+        struct store_query query = {.kind = kind, .limit = EXPIRE_AT_ONCE, .match = is_old, .userdata = &age};
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_json_ json_t *docs = NULL;
         json_t *doc;
@@ -119,7 +146,7 @@ static int expire_keys(struct manager *manager, struct error **ret_error)
         if (r < 0 || !json_array_size(docs))
                 return r;
         json_array_foreach (docs, i, doc)
-                store_batch_remove(&batch, "idempotency", json_text(doc, "uid"), STORE_ANY);
+                store_batch_remove(&batch, kind, json_text(doc, "uid"), STORE_ANY);
         return store_commit(manager->store, &batch, NULL, ret_error);
 }
 
@@ -134,11 +161,14 @@ static void on_housekeeping(void *userdata)
         if (r >= 0)
                 r = audit_trim(manager->store, manager->config->audit_retention, &error);
         if (r >= 0)
-                r = expire_keys(manager, &error);
+                r = expire(manager, "idempotency", IDEMPOTENCY_MS, &error);
+        if (r >= 0)
+                r = expire(manager, "removed-host", REMOVED_HOST_MS, &error);
         if (r >= 0)
                 r = store_trim_log(manager->store, CHANGE_LOG_KEEP, &error);
         if (r < 0)
                 log_warning("housekeeping failed: %s", error_message(error));
+        inventory_review(manager->inventory, NULL);
         loop_source_rearm(manager->housekeeping, HOUSEKEEPING_MS);
 }
 
@@ -171,7 +201,8 @@ static int make_client(struct manager *manager, struct error **ret_error)
         return http_client_new(manager->loop,
                 &(struct http_client_config){.ca_pem = manager->ca.ca_pem,
                         .cert_pem = manager->ca.manager_pem,
-                        .key_pem = manager->ca.manager_key},
+                        .key_pem = manager->ca.manager_key,
+                        .connections_kept = AGENT_CONNECTIONS_KEPT},
                 &manager->agents, ret_error);
 }
 
@@ -244,6 +275,7 @@ void manager_free(struct manager *manager)
         loop_source_free(manager->tasks_wake);
         loop_source_free(manager->tasks_timer);
         loop_source_free(manager->housekeeping);
+        json_decref(manager->ended_vms);
         store_close(manager->store);
         ca_deinit(&manager->ca);
         free(manager);

@@ -24,6 +24,7 @@ struct manager {
         struct http_client *agents;
         struct inventory *inventory;
         struct task_engine *tasks;
+        json_t *ended_vms; /* array: uids of VMs whose tasks ended in this round of the engine; null: a host went */
         struct loop_source *tasks_wake; /* deferred task_engine_run() */
         struct loop_source *tasks_timer;
         struct loop_source *housekeeping;

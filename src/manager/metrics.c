@@ -47,8 +47,9 @@ void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *re
                 return;
         observe(&metrics->migration_seconds, migration_bounds,
                 json_number_value(json_object_get(result, "total_ms")) / 1000.0);
-        observe(&metrics->pause_seconds, pause_bounds,
-                json_number_value(json_object_get(result, "pause_ms")) / 1000.0);
+        if (json_is_number(json_object_get(result, "pause_ms")))
+                observe(&metrics->pause_seconds, pause_bounds,
+                        json_number_value(json_object_get(result, "pause_ms")) / 1000.0);
 }
 
 static void write_histogram(struct buf *out, const char *name, const char *help,

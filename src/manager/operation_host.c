@@ -129,14 +129,12 @@ static json_t *datastore_body(const struct task *task, const json_t *object, con
         const json_t *spec = json_spec(object), *shared = json_object_get(spec, "shared");
         const char *path =
                 json_text_or_null(json_object_get(spec, "paths"), host_name) ?: json_text(spec, "path");
-        const char *id = json_text_or_null(json_status(object), "id");
+        const char *id = NULL;
 
         /* A local datastore is another one on each host: the agent keeps, or makes, its own id. */
-        if (json_is_false(shared))
-                id = NULL;
-        else
+        if (!json_is_false(shared))
                 id = json_text_or_null(json_object_get(task_data(task), "ids"), json_text(object, "name"))
-                             ?: id;
+                             ?: json_text_or_null(json_status(object), "id");
         return json_pack("{s:s, s:s?}", "path", path, "id", id);
 }
 
@@ -375,7 +373,7 @@ static void run_refresh_all(struct task *task, void *userdata)
         struct manager *manager = userdata;
         uint64_t elapsed = task_step_elapsed_ms(task), began = clock_now_ms(manager->clock) - elapsed;
 
-        if (elapsed == 0)
+        if (task_step_first(task))
                 inventory_refresh(manager->inventory, NULL);
         if (inventory_fresh(manager->inventory, NULL, began) || elapsed > 10000)
                 task_step_done(task);
@@ -415,9 +413,16 @@ const struct task_kind operation_host_sync = {
         .timeout_ms = 10 * MINUTE_MS,
 };
 
+/* Its certificate cannot be taken back: the agents that stay are told to take no migration from it any more. */
 static void run_forget_host(struct task *task, void *userdata)
 {
-        store_batch_remove(task_batch(task), "host", json_text(task_data(task), "host_uid"), STORE_ANY);
+        const char *uid = json_text(task_data(task), "host_uid");
+        const struct manager *manager = userdata;
+
+        store_batch_put(task_batch(task), STORE_ANY,
+                json_pack("{s:s, s:s, s:s, s:I}", "kind", "removed-host", "uid", uid, "name", uid,
+                        "created_unix_ms", (json_int_t)clock_unix_ms(manager->clock)));
+        store_batch_remove(task_batch(task), "host", uid, STORE_ANY);
         task_step_done(task);
 }
 
@@ -467,7 +472,7 @@ const struct task_kind operation_network_remove = {
         .timeout_ms = 30 * MINUTE_MS,
 };
 
-void operations_host_connected(struct manager *manager, const json_t *host)
+bool operations_host_connected(struct manager *manager, const json_t *host)
 {
         _cleanup_free_ char *held = alloc_printf("host/%s", json_text(host, "uid"));
         _cleanup_free_ char *object = alloc_printf("host/%s", json_text(host, "name"));
@@ -475,7 +480,7 @@ void operations_host_connected(struct manager *manager, const json_t *host)
         _cleanup_error_ struct error *error = NULL;
 
         if (!held || !object || !data || task_holding(manager->tasks, held))
-                return;
+                return false;
         if (task_submit(manager->tasks,
                     &(struct task_request){.action = "host.sync",
                             .object = object,
@@ -487,4 +492,5 @@ void operations_host_connected(struct manager *manager, const json_t *host)
                     NULL, NULL, &error) < 0)
                 log_warning("host %s: its datastores and networks are not applied: %s",
                         json_text(host, "name"), error_message(error));
+        return !error;
 }

@@ -226,7 +226,12 @@ static void run_start(struct task *task, void *userdata)
 
         say_phase(task, "preparing", "preparing the destination");
         if (!body) {
-                task_step_failed(task, NULL);
+                struct error *error = NULL;
+
+                if (!vm)
+                        error_set(&error, ERROR_NOT_FOUND, NULL,
+                                "the virtual machine is not in the inventory any more");
+                task_step_failed(task, error);
                 return;
         }
         task_request_id(task, id);
@@ -423,6 +428,9 @@ static void on_vm_at_destination(
         bool done = !strcmp(json_text(json_object_get(task_data(task), "outcome"), "phase"), "done");
         bool runs = power && (!strcmp(power, "running") || !strcmp(power, "paused"));
 
+        if (runs)
+                inventory_told(manager->inventory, json_text(task_data(task), "to_uid"),
+                        json_text(task_data(task), "vm_uid"), body);
         if (error && error->code != ERROR_NOT_FOUND)
                 wait_for_hosts(task, "the destination's agent cannot be reached; where the virtual machine "
                                      "runs is not known");
@@ -457,7 +465,8 @@ static void run_forget(struct task *task, void *userdata)
 static const char *const result_counts[] = {"total_ms", "pause_ms", "passes", "bytes_ram", "bytes_wire",
         "bytes_zero", "bytes_duplicate", "bytes_delta", "channels"};
 
-/* The result document of design section 6: what the source measured, with what only the manager knows. */
+/* The result document of design section 6: what the source measured, with what only the manager knows. A number that was
+ * not measured is null: 0 would be a claim. */
 static json_t *result_document(struct task *task)
 {
         const json_t *outcome = json_object_get(task_data(task), "outcome");
@@ -471,7 +480,7 @@ static json_t *result_document(struct task *task)
                 return NULL;
         for (size_t i = 0; i < ARRAY_SIZE(result_counts); i++)
                 if (!json_is_number(json_object_get(result, result_counts[i])))
-                        r |= json_object_set_new(result, result_counts[i], json_integer(0));
+                        r |= json_object_set_new(result, result_counts[i], json_null());
         if (!json_is_string(json_object_get(result, "cipher")))
                 r |= json_object_set_new(result, "cipher", json_string("unknown"));
         if (!json_is_string(json_object_get(result, "converged_by")))

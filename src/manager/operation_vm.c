@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Tasks about one virtual machine on one host. Data: vm_uid; host_uid and host once it is known; "to": the host that
- * the caller asked for. The object of the VM is made with the task that creates it, so that its name and its MAC
- * addresses are taken from then on. */
+ * the caller asked for; "refused": the agent said no, so that there is nothing to undo there. The object of the VM is made
+ * with the task that creates it, so that its name and its MAC addresses are taken from then on.
+ *
+ * Before an agent is asked to start a VM, `starting` and the host are recorded: should no answer ever come, the VM counts
+ * as unknown on that host, not as stopped, and cannot be started a second time elsewhere. */
 
 #include <errno.h>
 #include <string.h>
@@ -93,6 +96,19 @@ static int choose_host(struct manager *manager, const json_t *vm, const char *wa
         return 0;
 }
 
+/* Records where the VM is and its power, with the end of the step. */
+static int set_power(struct task *task, const json_t *vm, const char *power, const char *host)
+{
+        _cleanup_json_ json_t *doc = json_deep_copy(vm);
+
+        if (!doc || json_object_set_new(json_status(doc), "power", json_string(power)) < 0 ||
+                json_object_set_new(json_status(doc), "host", json_string(host)) < 0 ||
+                json_object_set_new(json_status(doc), "message", json_null()) < 0)
+                return -ENOMEM;
+        store_batch_put(task_batch(task), json_revision(vm), TAKE_PTR(doc));
+        return 0;
+}
+
 static void run_place(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -108,6 +124,23 @@ static void run_place(struct task *task, void *userdata)
                 return;
         }
         if (remember_host(task, host) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_done(task);
+}
+
+static void run_place_start(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = vm_of(task, manager), *host = NULL;
+        struct error *error = NULL;
+
+        if (!vm)
+                fail_gone(task);
+        else if (choose_host(manager, vm, json_text_or_null(task_data(task), "to"), &host, &error) < 0)
+                task_step_failed(task, error);
+        else if (remember_host(task, host) < 0 ||
+                 set_power(task, vm, "starting", json_text(host, "name")) < 0)
                 task_step_failed(task, NULL);
         else
                 task_step_done(task);
@@ -164,17 +197,64 @@ static void set_result(struct task *task)
                                       json_text(task_data(task), "host")));
 }
 
-/* The agent answers with the VM's document as it is now. */
-static void on_document(struct task *task, struct manager *manager, json_t *body, struct error *error)
+static void take_document(struct task *task, struct manager *manager, json_t *body)
 {
-        if (error) {
-                task_step_failed(task, error_copy(error));
-                return;
-        }
-        if (json_is_object(json_status(body)))
+        if (json_is_object(json_status(body))) {
+                inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
+                        json_text(task_data(task), "vm_uid"), body);
                 vm_take_report(task, manager, body, json_text(task_data(task), "host"));
+        }
         set_result(task);
         task_step_done(task);
+}
+
+/* Whether that power is what the task is for. */
+static bool is_reached(const struct task *task, const char *power)
+{
+        static const char *const powers[][2] = {{"vm.create", "running"}, {"vm.start", "running"},
+                {"vm.pause", "paused"}, {"vm.resume", "running"}};
+
+        for (size_t i = 0; i < ARRAY_SIZE(powers); i++)
+                if (!strcmp(task_action(task), powers[i][0]) && !strcmp(power, powers[i][1]))
+                        return true;
+        return false;
+}
+
+static void on_looked(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (!error && is_reached(task, json_text(json_status(body), "power")))
+                take_document(task, manager, body);
+        else
+                task_step_failed(task, error_from_json(json_object_get(task_data(task), "refusal")));
+}
+
+static void look(struct task *task, struct manager *manager, step_reply_fn fn)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/vms/%s", json_text(task_data(task), "vm_uid"));
+
+        if (!path)
+                task_step_failed(task, NULL);
+        else
+                step_call(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
+                                .method = "GET",
+                                .path = path,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        fn);
+}
+
+/* The agent answers with the VM's document as it is now. One that was restarted between our call and its answer does not
+ * know the call again: it may refuse what it has done already. */
+static void on_document(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (!error)
+                take_document(task, manager, body);
+        else if (error->code != ERROR_CONFLICT)
+                task_step_failed(task, error_copy(error));
+        else if (json_object_set_new(task_data(task), "refusal", error_to_json(error)) < 0)
+                task_step_failed(task, NULL);
+        else
+                look(task, manager, on_looked);
 }
 
 static void send_document(
@@ -191,10 +271,79 @@ static void send_document(
                 call_vm(task, manager, verb, body, timeout_ms, fn);
 }
 
+/* The VM is stopped; an agent does not tell of it before it has started it. */
+static void on_created(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        bool starts = json_is_true(json_object_get(task_data(task), "start"));
+        struct error *cancelled = NULL;
+
+        if (error) {
+                (void)json_object_set_new(task_data(task), "refused", json_true());
+                task_step_failed(task, error_copy(error));
+                return;
+        }
+        if (task_cancel_requested(task)) {
+                error_set(&cancelled, ERROR_CANCELLED, NULL, "the task was cancelled");
+                task_step_failed(task, cancelled);
+                return;
+        }
+        if (json_is_object(json_status(body))) {
+                if (json_object_set_new(
+                            json_status(body), "power", json_string(starts ? "starting" : "stopped")) < 0) {
+                        task_step_failed(task, NULL);
+                        return;
+                }
+                vm_take_report(task, manager, body, json_text(task_data(task), "host"));
+        }
+        set_result(task);
+        task_step_done(task);
+}
+
 static void run_create(struct task *task, void *userdata)
 {
         step_say(task, "creating on host %s", json_text(task_data(task), "host"));
-        send_document(task, userdata, "create", CREATE_TIMEOUT_MS, on_document);
+        send_document(task, userdata, "create", CREATE_TIMEOUT_MS, on_created);
+}
+
+static void on_uncreated(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        struct error *left = NULL;
+
+        if (!error || error->code == ERROR_NOT_FOUND) {
+                task_step_done(task);
+                return;
+        }
+        error_set(&left, error->code, NULL, "its folder may be left on its datastore: %s",
+                error_message(error));
+        task_step_failed(task, left);
+}
+
+/* What no answer came for may have been made. An agent that refuses has tidied up itself. */
+static void undo_create(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = vm_of(task, manager);
+        _cleanup_json_ json_t *body = vm ? vm_for_agent(vm) : NULL;
+        _cleanup_free_ char *path = NULL;
+        char id[37];
+
+        if (!vm || json_object_get(task_data(task), "refused")) {
+                task_step_done(task);
+                return;
+        }
+        path = alloc_printf("/agent/v1/vms/%s/delete", json_text(task_data(task), "vm_uid"));
+        task_request_id(task, id);
+        if (!body || !path)
+                task_step_failed(task, NULL);
+        else
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
+                                .method = "POST",
+                                .path = path,
+                                .body = body,
+                                .request_id = id,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        on_uncreated);
 }
 
 static void run_start(struct task *task, void *userdata)
@@ -211,15 +360,15 @@ static void run_start_if_wanted(struct task *task, void *userdata)
                 task_step_done(task);
 }
 
-/* A call that cannot be taken back: a cancel request takes effect after the step. */
+/* A call that cannot be taken back: the task ends with what the host answers. */
 static void cancel_later(struct task *task, void *userdata)
 {
-        step_say(task, "will be cancelled when the host has answered");
+        step_say(task, "cannot be stopped any more; waiting for the host's answer");
 }
 
 static const struct task_step create_steps[] = {
         {.name = "place", .run = run_place, .undo = undo_place},
-        {.name = "create", .run = run_create, .cancel = cancel_later},
+        {.name = "create", .run = run_create, .undo = undo_create, .cancel = cancel_later},
         {.name = "start", .run = run_start_if_wanted, .cancel = cancel_later, .keep = true},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later, .keep = true},
 };
@@ -231,7 +380,7 @@ const struct task_kind operation_vm_create = {
 };
 
 static const struct task_step start_steps[] = {
-        {.name = "place", .run = run_place},
+        {.name = "place", .run = run_place_start},
         {.name = "start", .run = run_start, .cancel = cancel_later},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
 };
@@ -249,6 +398,29 @@ static uint64_t stop_timeout_ms(const struct task *task)
         return wanted > 0 ? (uint64_t)wanted : STOP_TIMEOUT_MS;
 }
 
+/* An agent that has forgotten the VM does not run it. */
+static void on_stopped(struct task *task, struct manager *manager)
+{
+        const json_t *vm = vm_of(task, manager);
+
+        inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
+                json_text(task_data(task), "vm_uid"), NULL);
+        if (vm && set_power(task, vm, "stopped", json_text(task_data(task), "host")) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
+        set_result(task);
+        task_step_done(task);
+}
+
+static void on_stop(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error && error->code == ERROR_NOT_FOUND)
+                on_stopped(task, manager);
+        else
+                on_document(task, manager, body, error);
+}
+
 static void run_stop(struct task *task, void *userdata)
 {
         bool force = json_is_true(json_object_get(task_input(task), "force"));
@@ -259,7 +431,7 @@ static void run_stop(struct task *task, void *userdata)
         if (!body)
                 task_step_failed(task, NULL);
         else
-                call_vm(task, userdata, "stop", body, stop_timeout_ms(task) + STOP_GRACE_MS, on_document);
+                call_vm(task, userdata, "stop", body, stop_timeout_ms(task) + STOP_GRACE_MS, on_stop);
 }
 
 static void on_stopping(struct task *task, struct manager *manager, json_t *body, struct error *error)
@@ -267,10 +439,10 @@ static void on_stopping(struct task *task, struct manager *manager, json_t *body
         const char *power = json_text(json_status(body), "power");
         struct error *late = NULL;
 
-        /* An agent that has forgotten the VM does not run it. */
-        if ((error && error->code == ERROR_NOT_FOUND) || !strcmp(power, "stopped") ||
-                !strcmp(power, "crashed"))
-                task_step_done(task);
+        if (error && error->code == ERROR_NOT_FOUND)
+                on_stopped(task, manager);
+        else if (!strcmp(power, "stopped") || !strcmp(power, "crashed"))
+                take_document(task, manager, body);
         else if (error)
                 task_step_failed(task, error_copy(error));
         else if (task_step_elapsed_ms(task) > stop_timeout_ms(task) + STOP_GRACE_MS) {
@@ -283,17 +455,7 @@ static void on_stopping(struct task *task, struct manager *manager, json_t *body
 
 static void run_wait_stopped(struct task *task, void *userdata)
 {
-        _cleanup_free_ char *path = alloc_printf("/agent/v1/vms/%s", json_text(task_data(task), "vm_uid"));
-
-        if (!path)
-                task_step_failed(task, NULL);
-        else
-                step_call(task, userdata,
-                        &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
-                                .method = "GET",
-                                .path = path,
-                                .timeout_ms = CALL_TIMEOUT_MS},
-                        on_stopping);
+        look(task, userdata, on_stopping);
 }
 
 static const struct task_step stop_steps[] = {
@@ -345,10 +507,13 @@ const struct task_kind operation_vm_resume = {
 
 static void on_deleted(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        if (error && error->code != ERROR_NOT_FOUND)
+        if (error && error->code != ERROR_NOT_FOUND) {
                 task_step_failed(task, error_copy(error));
-        else
-                task_step_done(task);
+                return;
+        }
+        inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
+                json_text(task_data(task), "vm_uid"), NULL);
+        task_step_done(task);
 }
 
 /* A VM that was never made on any host has nothing to delete there. */

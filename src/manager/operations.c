@@ -114,7 +114,7 @@ void step_refresh(struct task *task, void *userdata)
                         inventory_fresh(manager->inventory, uid, began))
                         continue;
                 fresh = false;
-                if (elapsed == 0)
+                if (task_step_first(task))
                         inventory_refresh(manager->inventory, uid);
         }
         if (fresh || elapsed > REFRESH_MAX_MS)

@@ -29,8 +29,9 @@ extern const struct task_kind operation_network_remove;
 /* All of them, NULL-terminated. */
 extern const struct task_kind *const operation_kinds[];
 
-/* A host has answered for the first time (again): its datastores and networks are applied. */
-void operations_host_connected(struct manager *manager, const json_t *host);
+/* A host has answered for the first time (again): its datastores and networks are applied. False: not now, for another
+ * task works on the host. */
+bool operations_host_connected(struct manager *manager, const json_t *host);
 
 /* What the checks say about a migration of the VM (document) to host `to` (NULL: the best one): a CheckReport as in
  * docs/openapi.json, the caller's. NOT_FOUND for an unknown host. */

@@ -18,6 +18,7 @@
 #define PROGRESS_INTERVAL_MS 500
 #define RECORD_RETRY_MS 1000
 #define TRIM_AT_ONCE 500
+#define POKE_INTERVAL_MS 100 /* a step is not woken from outside more often */
 
 enum phase {
         PHASE_QUEUED,   /* may_start decides */
@@ -42,7 +43,10 @@ struct task {
         bool undoing;
         bool cancel_told; /* the step's cancel function was called */
         uint64_t step_started_ms;
+        uint64_t deadline_ms; /* of the time limit; the document has it as a date, for the next start */
+        size_t n_step_calls;
         uint64_t wake_at_ms;
+        uint64_t poked_ms;
         uint64_t retry_at_ms; /* recording failed: not before this */
         uint64_t progress_written_ms;
         bool progress_dirty;
@@ -213,10 +217,13 @@ static int audit_end(struct task *task, enum task_state state, struct error **re
 static int finish(struct task *task, enum task_state state, struct error **ret_error)
 {
         struct task_engine *engine = task->engine;
+        _cleanup_json_ json_t *before = json_copy(task->status);
         size_t n_before = task->batch.n_changes;
         enum phase phase = task->phase;
         int r;
 
+        if (!before)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         task->phase = PHASE_ENDED;
         set_state(task, state);
         describe(task);
@@ -228,6 +235,7 @@ static int finish(struct task *task, enum task_state state, struct error **ret_e
         if (r < 0) {
                 batch_truncate(&task->batch, n_before);
                 task->phase = phase;
+                (void)json_object_update(task->status, before); /* the same keys: needs no memory */
                 return r;
         }
         if (engine->config.ended)
@@ -269,6 +277,7 @@ static void begin_step(struct task *task)
 {
         task->phase = PHASE_READY;
         task->cancel_told = false;
+        task->n_step_calls = 0;
         task->step_started_ms = now_ms(task->engine);
 }
 
@@ -276,6 +285,7 @@ static void set_deadline(struct task *task)
 {
         int64_t deadline = clock_unix_ms(task->engine->config.clock) + (int64_t)task->kind->timeout_ms;
 
+        task->deadline_ms = now_ms(task->engine) + task->kind->timeout_ms;
         if (json_object_set_new(task->internal, "deadline_unix_ms", json_integer(deadline)) < 0)
                 task->batch.result = -ENOMEM;
 }
@@ -401,17 +411,17 @@ static void call_step(struct task *task)
         if (task->phase == PHASE_READY && crash(task->engine, "before", task))
                 return;
         task->phase = PHASE_WAITING;
+        task->n_step_calls++;
         if (!fn)
                 task_step_done(task);
         else
                 fn(task, task->engine->config.userdata);
 }
 
+/* A date that is set while we run is no reason to give up. */
 static bool timed_out(const struct task *task)
 {
-        json_int_t deadline = json_integer_value(json_object_get(task->internal, "deadline_unix_ms"));
-
-        return !step_of(task)->no_timeout && clock_unix_ms(task->engine->config.clock) >= deadline;
+        return !step_of(task)->no_timeout && now_ms(task->engine) >= task->deadline_ms;
 }
 
 /* Cancel requests and time limits, for a task whose step is under way. */
@@ -550,9 +560,6 @@ uint64_t task_engine_next_ms(const struct task_engine *engine)
         struct task *task;
 
         list_for_each (task, &engine->tasks, link) {
-                int64_t deadline = json_integer_value(json_object_get(task->internal, "deadline_unix_ms"));
-                int64_t left = deadline - clock_unix_ms(engine->config.clock);
-
                 if (task->retry_at_ms > now)
                         next = MIN(next, task->retry_at_ms - now);
                 else if (task->phase == PHASE_SLEEPING)
@@ -564,7 +571,7 @@ uint64_t task_engine_next_ms(const struct task_engine *engine)
                 }
                 if ((task->phase == PHASE_WAITING || task->phase == PHASE_SLEEPING) &&
                         !step_of(task)->no_timeout)
-                        next = MIN(next, left > 0 ? (uint64_t)left : 0);
+                        next = MIN(next, task->deadline_ms > now ? task->deadline_ms - now : 0);
         }
         return next;
 }
@@ -617,12 +624,22 @@ static int enlist(struct task *task)
         return 0;
 }
 
+static void resume_deadline(struct task *task)
+{
+        json_int_t deadline = json_integer_value(json_object_get(task->internal, "deadline_unix_ms"));
+        int64_t left = deadline - clock_unix_ms(task->engine->config.clock);
+
+        task->deadline_ms =
+                now_ms(task->engine) + (uint64_t)CLAMP(left, (int64_t)0, (int64_t)task->kind->timeout_ms);
+}
+
 static void resume(struct task *task)
 {
         const char *state = json_text(task->status, "state");
 
         task->step = (size_t)json_integer_value(json_object_get(task->internal, "step"));
         task->undoing = json_is_true(json_object_get(task->internal, "undoing"));
+        resume_deadline(task);
         if (!strcmp(state, "queued"))
                 task->phase = PHASE_QUEUED;
         else
@@ -837,7 +854,25 @@ int task_submit(struct task_engine *engine, const struct task_request *request, 
         return 0;
 }
 
-int task_cancel(struct task_engine *engine, const char *uid, struct error **ret_error)
+/* Records the request, and who made it, in one transaction. */
+static int record_cancel(struct task *task, const struct audit_entry *audit, struct error **ret_error)
+{
+        struct store_batch waiting = task->batch;
+        int r = 0;
+
+        task->batch = STORE_BATCH_INIT;
+        if (audit)
+                r = audit_add(task->engine->config.store, task->engine->config.clock, &task->batch, audit,
+                        ret_error);
+        if (r >= 0)
+                r = record(task, ret_error);
+        store_batch_deinit(&task->batch);
+        task->batch = waiting;
+        return r;
+}
+
+int task_cancel(struct task_engine *engine, const char *uid, const struct audit_entry *audit,
+        struct error **ret_error)
 {
         struct task *task = map_get(&engine->by_uid, uid);
         int r;
@@ -850,13 +885,25 @@ int task_cancel(struct task_engine *engine, const char *uid, struct error **ret_
                 return 0;
         if (json_object_set_new(task->status, "cancel_requested", json_true()) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        r = task_checkpoint(task, ret_error);
+        r = record_cancel(task, audit, ret_error);
         if (r < 0) {
                 json_object_set_new(task->status, "cancel_requested", json_false());
                 return r;
         }
         wake(engine);
         return 0;
+}
+
+void task_poke(struct task_engine *engine, const char *uid)
+{
+        struct task *task = map_get(&engine->by_uid, uid);
+        uint64_t now = now_ms(engine);
+
+        if (!task || task->phase != PHASE_SLEEPING)
+                return;
+        task->wake_at_ms = MIN(task->wake_at_ms, MAX(now, task->poked_ms + POKE_INTERVAL_MS));
+        task->poked_ms = task->wake_at_ms;
+        wake(engine);
 }
 
 const struct task *task_holding(const struct task_engine *engine, const char *object)
@@ -952,6 +999,11 @@ void task_request_id(const struct task *task, char ret_uuid[static 37])
         (void)pki_sha256_hex(text, strlen(text), hash);
         snprintf(
                 ret_uuid, 37, "%.8s-%.4s-4%.3s-8%.3s-%.12s", hash, hash + 8, hash + 13, hash + 17, hash + 20);
+}
+
+bool task_step_first(const struct task *task)
+{
+        return task->n_step_calls == 1;
 }
 
 uint64_t task_step_elapsed_ms(const struct task *task)

@@ -25,6 +25,7 @@
 #include "base/error.h"
 #include "manager/store.h"
 
+struct audit_entry;
 struct task;
 struct task_engine;
 
@@ -99,8 +100,13 @@ struct task_request {
 int task_submit(struct task_engine *engine, const struct task_request *request, struct store_batch *batch,
         json_t **ret_doc, struct error **ret_error);
 
-/* Asks a task to stop. CONFLICT when it has ended or cannot be stopped any more. */
-int task_cancel(struct task_engine *engine, const char *uid, struct error **ret_error);
+/* Asks a task to stop, with the audit entry (may be NULL) in the same transaction. CONFLICT when it has ended or cannot be
+ * stopped any more. */
+int task_cancel(struct task_engine *engine, const char *uid, const struct audit_entry *audit,
+        struct error **ret_error);
+
+/* Something that the task waits for may have happened: a step that sleeps runs again now. Unknown uids are ignored. */
+void task_poke(struct task_engine *engine, const char *uid);
 
 /* The task that holds the object, or NULL. */
 const struct task *task_holding(const struct task_engine *engine, const char *object);
@@ -129,6 +135,8 @@ bool task_running(const struct task *task);
 bool task_cancel_requested(const struct task *task);
 /* UUID that depends on the task, the step and the direction only: the same after a restart. */
 void task_request_id(const struct task *task, char ret_uuid[static 37]);
+/* True in the first call of the step's function (in this process), false when task_step_again() brought it back. */
+bool task_step_first(const struct task *task);
 /* Milliseconds since this step began (in this process). */
 uint64_t task_step_elapsed_ms(const struct task *task);
 

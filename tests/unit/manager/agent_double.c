@@ -90,27 +90,6 @@ static void set_power(json_t *vm, const char *power)
                         (json_int_t)64 << 20, "accelerator", "tcg", "qemu_version", "7.2.0", "message"));
 }
 
-static void on_vm_verb(struct http_request *request, void *userdata)
-{
-        struct agent_double *agent = userdata;
-        const char *uid = http_request_param(request, "uid"), *verb = http_request_param(request, "verb");
-        json_t *vm = json_object_get(agent->vms, uid), *body = NULL;
-
-        if (!strcmp(verb, "create") || !strcmp(verb, "start")) {
-                assert_int_equal(http_request_json(request, &body, NULL), 0);
-                vm = json_deep_copy(body);
-                json_object_set_new(agent->vms, uid, vm);
-                set_power(vm, !strcmp(verb, "start") ? "running" : "stopped");
-        } else if (!strcmp(verb, "delete"))
-                json_object_del(agent->vms, uid);
-        else if (vm)
-                set_power(vm, !strcmp(verb, "stop")    ? "stopped"
-                              : !strcmp(verb, "pause") ? "paused"
-                                                       : "running");
-        http_request_reply_json(
-                request, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
-}
-
 static void reply_or_not_found(struct http_request *request, json_t *doc)
 {
         struct error *error = NULL;
@@ -121,6 +100,58 @@ static void reply_or_not_found(struct http_request *request, json_t *doc)
         }
         error_set(&error, ERROR_NOT_FOUND, NULL, "not here");
         http_request_reply_error(request, error);
+}
+
+static bool refuse_start(struct http_request *request, const struct agent_double *agent, const json_t *vm)
+{
+        struct error *error = NULL;
+
+        if (agent->refuse_start)
+                error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU does not want to");
+        else if (vm && !strcmp(json_text(json_status(vm), "power"), "running"))
+                error_set(&error, ERROR_CONFLICT, NULL, "it is running");
+        else
+                return false;
+        http_request_reply_error(request, error);
+        return true;
+}
+
+static void on_vm_verb(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        const char *uid = http_request_param(request, "uid"), *verb = http_request_param(request, "verb");
+        json_t *vm = json_object_get(agent->vms, uid), *body = NULL;
+
+        if (agent->forgetful && !vm && strcmp(verb, "create") && strcmp(verb, "start")) {
+                reply_or_not_found(request, NULL);
+                return;
+        }
+        if (agent->hold && !strcmp(verb, agent->hold)) {
+                agent->held = request;
+                return;
+        }
+        if (!strcmp(verb, "create")) { /* as the real one: it tells of a VM once it was started */
+                assert_int_equal(http_request_json(request, &body, NULL), 0);
+                vm = json_deep_copy(body);
+                set_power(vm, "stopped");
+                http_request_reply_json(request, 200, vm);
+                return;
+        }
+        if (!strcmp(verb, "start") && refuse_start(request, agent, vm))
+                return;
+        if (!strcmp(verb, "start")) {
+                assert_int_equal(http_request_json(request, &body, NULL), 0);
+                vm = json_deep_copy(body);
+                json_object_set_new(agent->vms, uid, vm);
+                set_power(vm, "running");
+        } else if (!strcmp(verb, "delete"))
+                json_object_del(agent->vms, uid);
+        else if (vm)
+                set_power(vm, !strcmp(verb, "stop")    ? "stopped"
+                              : !strcmp(verb, "pause") ? "paused"
+                                                       : "running");
+        http_request_reply_json(
+                request, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
 }
 
 static void on_vm(struct http_request *request, void *userdata)
@@ -149,6 +180,51 @@ static void on_migration(struct http_request *request, void *userdata)
         struct agent_double *agent = userdata;
 
         reply_or_not_found(request, agent->migration);
+}
+
+static void on_stream_closed(void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        agent->stream = NULL;
+}
+
+static void on_events(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        struct error *error = NULL;
+
+        if (!agent->streams) {
+                error_set(&error, ERROR_NOT_FOUND, NULL, "no events");
+                http_request_reply_error(request, error);
+                return;
+        }
+        agent->stream =
+                http_request_reply_stream(request, "text/event-stream", 1u << 20, on_stream_closed, agent);
+        assert_non_null(agent->stream);
+        assert_int_equal(http_stream_send(agent->stream, ":\n\n", 3), 0);
+}
+
+void agent_double_event(struct agent_double *agent, const char *event, const json_t *doc)
+{
+        char *text = json_dumps(doc, JSON_COMPACT),
+             *line = alloc_printf("event: %s\ndata: %s\n\n", event, text);
+
+        assert_non_null(agent->stream);
+        assert_int_equal(http_stream_send(agent->stream, line, strlen(line)), 0);
+        free(text);
+        free(line);
+}
+
+static void on_removed_hosts(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *body = NULL;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        json_decref(agent->removed);
+        agent->removed = json_incref(json_object_get(body, "hosts"));
+        http_request_reply_json(request, 200, json_object());
 }
 
 static void on_migration_cancel(struct http_request *request, void *userdata)
@@ -188,6 +264,8 @@ static const struct http_route routes[] = {
         {"PUT", "/agent/v1/datastores/{name}", on_datastore},
         {"PUT", "/agent/v1/switches/{name}", on_network},
         {"PUT", "/agent/v1/port-groups/{name}", on_network},
+        {"PUT", "/agent/v1/removed-hosts", on_removed_hosts},
+        {"GET", "/agent/v1/events", on_events},
         {"GET", "/agent/v1/vms/{uid}", on_vm},
         {"POST", "/agent/v1/vms/{uid}/{verb}", on_vm_verb},
         {"POST", "/agent/v1/migrations", on_migrate},
@@ -216,6 +294,8 @@ void agent_double_init(struct agent_double *agent, struct loop *loop)
 void agent_double_serve(struct agent_double *agent, const char *uid, const char *cert_pem, const char *ca_pem)
 {
         snprintf(agent->uid, sizeof(agent->uid), "%s", uid);
+        assert_int_equal(alloc_replace(&agent->cert_pem, cert_pem), 0);
+        assert_int_equal(alloc_replace(&agent->ca_pem, ca_pem), 0);
         assert_int_equal(http_server_new(agent->loop,
                                  &(struct http_server_config){.listen_fd = agent->listen_fd,
                                          .cert_pem = cert_pem,
@@ -236,9 +316,25 @@ void agent_double_stop(struct agent_double *agent)
         http_server_free(TAKE_PTR(agent->server));
 }
 
+void agent_double_restart(struct agent_double *agent)
+{
+        char *cert = TAKE_PTR(agent->cert_pem), *ca = TAKE_PTR(agent->ca_pem), uid[sizeof(agent->uid)];
+        struct sock_address address;
+
+        assert_int_equal(sock_address_parse(agent->address, 0, false, &address, NULL), 0);
+        assert_int_equal(sock_listen_tcp(&address, 16, &agent->listen_fd, NULL), 0);
+        memcpy(uid, agent->uid, sizeof(uid));
+        agent_double_serve(agent, uid, cert, ca);
+        free(cert);
+        free(ca);
+}
+
 void agent_double_deinit(struct agent_double *agent)
 {
         agent_double_stop(agent);
+        json_decref(agent->removed);
+        free(agent->cert_pem);
+        free(agent->ca_pem);
         fd_closep(&agent->listen_fd);
         pki_key_free(agent->key_pem);
         free(agent->csr_pem);

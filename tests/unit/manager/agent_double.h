@@ -17,13 +17,21 @@ struct agent_double {
         char *key_pem;
         char *csr_pem;
         char uid[64];
-        json_t *vms;           /* uid -> document, as this host reports it */
-        json_t *datastores;    /* name -> document */
-        json_t *networks;      /* "switches/NAME", "port-groups/NAME" -> document */
-        json_t *migration;     /* status document; NULL: none */
-        json_t *seen;          /* "METHOD PATH" -> number of calls */
-        char epoch[32];        /* of the last call */
-        char peer[64];         /* certificate name of the last caller */
+        json_t *vms;                /* uid -> document, as this host reports it */
+        json_t *datastores;         /* name -> document */
+        json_t *networks;           /* "switches/NAME", "port-groups/NAME" -> document */
+        json_t *migration;          /* status document; NULL: none */
+        json_t *seen;               /* "METHOD PATH" -> number of calls */
+        char epoch[32];             /* of the last call */
+        char peer[64];              /* certificate name of the last caller */
+        json_t *removed;            /* the list of removed hosts; NULL: never sent */
+        struct http_stream *stream; /* to the manager; NULL: none */
+        bool streams;               /* offers events */
+        bool refuse_start;
+        bool forgetful;            /* answers 404 for what it does not have */
+        const char *hold;          /* this verb is not answered, but kept in `held` */
+        struct http_request *held; /* to be answered by the test */
+        char *cert_pem, *ca_pem;
         const char *shared_id; /* what is on the disk of shared datastores */
 };
 
@@ -34,6 +42,10 @@ void agent_double_serve(
         struct agent_double *agent, const char *uid, const char *cert_pem, const char *ca_pem);
 /* As when the host dies: connections are refused. */
 void agent_double_stop(struct agent_double *agent);
+/* The same host again, after agent_double_stop(). */
+void agent_double_restart(struct agent_double *agent);
+/* Sends an event; the manager must be listening. */
+void agent_double_event(struct agent_double *agent, const char *event, const json_t *doc);
 void agent_double_deinit(struct agent_double *agent);
 
 int agent_double_calls(const struct agent_double *agent, const char *method_and_path);

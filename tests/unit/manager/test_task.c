@@ -350,7 +350,7 @@ static void cancel_stops_the_step_and_undoes(void **data)
         state->hang_at = "two";
         submit(state, "triple", uid);
         task_engine_run(state->engine);
-        assert_int_equal(task_cancel(state->engine, uid, NULL), 0);
+        assert_int_equal(task_cancel(state->engine, uid, NULL, NULL), 0);
         task_engine_run(state->engine);
         assert_int_equal(state->n_cancels, 1);
         assert_string_equal(state->trace, "one two undo-one ");
@@ -365,7 +365,7 @@ static void cancel_request_survives_a_crash(void **data)
         state->hang_at = "two";
         submit(state, "triple", uid);
         task_engine_run(state->engine);
-        assert_int_equal(task_cancel(state->engine, uid, NULL), 0);
+        assert_int_equal(task_cancel(state->engine, uid, NULL, NULL), 0);
         restart(state);
         assert_state(state, uid, "cancelled");
 }
@@ -378,7 +378,7 @@ static void step_with_its_own_end_is_asked(void **data)
         state->hang_at = "one";
         submit(state, "polite", uid);
         task_engine_run(state->engine);
-        assert_int_equal(task_cancel(state->engine, uid, NULL), 0);
+        assert_int_equal(task_cancel(state->engine, uid, NULL, NULL), 0);
         task_engine_run(state->engine);
         assert_string_equal(state->trace, "one asked ");
         assert_state(state, uid, "cancelled");
@@ -392,7 +392,7 @@ static void ended_task_cannot_be_cancelled(void **data)
 
         submit(state, "triple", uid);
         task_engine_run(state->engine);
-        assert_true(task_cancel(state->engine, uid, &error) < 0);
+        assert_true(task_cancel(state->engine, uid, NULL, &error) < 0);
         assert_int_equal(error->code, ERROR_CONFLICT);
 }
 

@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* From what hosts report about VMs to each VM's status: see inventory.h for the rules. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "manager/audit.h"
+#include "manager/inventory_private.h"
+#include "manager/json.h"
+
+/* A VM that two hosts reported as running: an alert once both say so again when asked after this moment. */
+struct suspicion {
+        uint64_t since_ms;
+        bool alerted;
+};
+
+static const char *const status_keys[] = {"power", "owner_epoch", "machine", "cpu_model", "accelerator",
+        "memory_effective_bytes", "qemu_version", "message"};
+
+/* How much a report says about where the VM is; two that run outrank whatever else is reported. `unknown` is a QEMU that
+ * lives but does not answer: more than all that has none. */
+static const struct {
+        const char *power;
+        int rank;
+} power_ranks[] = {{"running", 8}, {"paused", 7}, {"starting", 6}, {"unknown", 5}, {"outgoing-done", 4},
+        {"incoming", 3}, {"crashed", 2}, {"stopped", 1}};
+
+#define RANK_LIVE 6 /* `starting` and more: it is there, whatever a silent host would say */
+
+static const char *power_of(const json_t *vm)
+{
+        return json_text(json_status(vm), "power");
+}
+
+static json_int_t epoch_of(const json_t *vm)
+{
+        return json_integer_value(json_object_get(json_status(vm), "owner_epoch"));
+}
+
+static int rank_of(const json_t *report)
+{
+        for (size_t i = 0; i < ARRAY_SIZE(power_ranks); i++)
+                if (!strcmp(power_ranks[i].power, power_of(report)))
+                        return power_ranks[i].rank;
+        return 0;
+}
+
+/* --- Reports --------------------------------------------------------------------------------------------------- */
+
+static void report_free(struct report *report)
+{
+        if (report)
+                json_decref(report->doc);
+        free(report);
+}
+
+void host_reports_deinit(struct host *host)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &host->reports)
+                report_free(item->value);
+        map_deinit(&host->reports);
+}
+
+/* Does nothing when there is a newer one. */
+static int put_report(struct host *host, const char *vm_uid, const json_t *doc, uint64_t at_ms)
+{
+        struct report *report = map_get(&host->reports, vm_uid);
+        int r;
+
+        if (report && report->at_ms > at_ms)
+                return 0;
+        if (!report) {
+                report = ALLOC(struct report);
+                r = report ? map_put(&host->reports, vm_uid, report, NULL) : -ENOMEM;
+                if (r < 0) {
+                        free(report);
+                        return r;
+                }
+        }
+        json_decref(report->doc);
+        report->doc = json_incref((json_t *)doc);
+        report->at_ms = at_ms;
+        return 0;
+}
+
+int host_take_report(struct host *host, const char *vm_uid, const json_t *doc)
+{
+        return text_is_uuid(vm_uid) ? put_report(host, vm_uid, doc, inventory_now_ms(host->inventory)) : 0;
+}
+
+int host_take_list(struct host *host, const json_t *list, uint64_t asked_ms)
+{
+        struct map_item *item, *spare;
+        json_t *doc;
+        size_t i;
+        int r;
+
+        json_array_foreach ((json_t *)list, i, doc) {
+                const struct report *known = map_get(&host->reports, json_text(doc, "uid"));
+
+                /* Told in the very millisecond in which the list was asked for: later than the list, perhaps. */
+                if (!text_is_uuid(json_text(doc, "uid")) || (known && known->at_ms == asked_ms))
+                        continue;
+                r = put_report(host, json_text(doc, "uid"), doc, asked_ms);
+                if (r < 0)
+                        return r;
+        }
+        /* What is not in the list is not there, unless it was told of since. */
+        map_for_each (item, spare, &host->reports) {
+                const struct report *report = item->value;
+
+                if (report->at_ms < asked_ms)
+                        report_free(map_remove(&host->reports, item->key));
+        }
+        host->vms_asked_ms = asked_ms;
+        return 0;
+}
+
+static const struct report *report_of(const struct host *host, const char *vm_uid)
+{
+        const struct report *report = map_get(&host->reports, vm_uid);
+
+        return report && report->doc ? report : NULL;
+}
+
+struct reports {
+        struct host *best; /* NULL: nobody reports it */
+        const json_t *report;
+        struct host *running[2]; /* the first two that say `running` */
+        uint64_t running_at_ms[2];
+        size_t n_running;
+        struct host *recorded; /* where the VM is recorded; NULL: nowhere, or that host was removed */
+};
+
+static bool better(
+        const struct reports *reports, const struct host *host, const json_t *report, const char *recorded)
+{
+        if (!reports->best || rank_of(report) != rank_of(reports->report))
+                return !reports->best || rank_of(report) > rank_of(reports->report);
+        if (epoch_of(report) != epoch_of(reports->report))
+                return epoch_of(report) > epoch_of(reports->report);
+        return !strcmp(host_name_of(host), recorded);
+}
+
+static void collect(const struct inventory *inventory, const json_t *vm, struct reports *ret)
+{
+        const char *recorded = json_text(json_status(vm), "host");
+        struct map_item *item, *spare;
+
+        *ret = (struct reports){};
+        map_for_each (item, spare, &inventory->hosts) {
+                struct host *host = item->value;
+                const struct report *report;
+
+                if (!strcmp(host_name_of(host), recorded))
+                        ret->recorded = host;
+                report = host->connected ? report_of(host, json_text(vm, "uid")) : NULL;
+                /* A host goes on telling of a VM that it ran once: that it has stopped there says nothing any more. */
+                if (!report || (host != ret->recorded && rank_of(report->doc) < RANK_LIVE &&
+                                       epoch_of(report->doc) < epoch_of(vm)))
+                        continue;
+                if (!strcmp(power_of(report->doc), "running")) {
+                        if (ret->n_running < ARRAY_SIZE(ret->running)) {
+                                ret->running[ret->n_running] = host;
+                                ret->running_at_ms[ret->n_running] = report->at_ms;
+                        }
+                        ret->n_running++;
+                }
+                if (better(ret, host, report->doc, recorded)) {
+                        ret->best = host;
+                        ret->report = report->doc;
+                }
+        }
+}
+
+/* --- Split brain ------------------------------------------------------------------------------------------------ */
+
+static void alert_name(const char *vm_uid, char ret[static 64])
+{
+        snprintf(ret, 64, "split-brain-%.36s", vm_uid);
+}
+
+static void raise_alert(struct inventory *inventory, const json_t *vm, const struct reports *reports)
+{
+        struct manager *manager = inventory->manager;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(vm, "name"));
+        _cleanup_free_ char *message =
+                alloc_printf("%s runs on two hosts at once: %s and %s; stop one copy now", object ?: "a VM",
+                        host_name_of(reports->running[0]), host_name_of(reports->running[1]));
+        _cleanup_json_ json_t *doc = NULL;
+        char since[32], name[64];
+
+        log_error("SPLIT BRAIN: %s", message ?: "a virtual machine runs on two hosts");
+        alert_name(json_text(vm, "uid"), name);
+        doc = json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:[s,s]}, s:{s:s, s:s}}", "kind", "alert", "name",
+                name, "uid", name, "spec", "code", "split-brain", "object", object, "vm_uid",
+                json_text(vm, "uid"), "hosts", host_name_of(reports->running[0]),
+                host_name_of(reports->running[1]), "status", "message", message, "since",
+                text_format_time(clock_unix_ms(manager->clock), since));
+        if (!doc)
+                return;
+        if (audit_add(manager->store, manager->clock, &batch,
+                    &(struct audit_entry){.who = "system",
+                            .action = "alert.split-brain",
+                            .object = object,
+                            .why = message,
+                            .result = "alert"},
+                    &error) < 0)
+                log_error("cannot audit the alert: %s", error_message(error));
+        store_batch_put(&batch, STORE_ANY, TAKE_PTR(doc));
+        if (store_commit(manager->store, &batch, NULL, &error) < 0)
+                log_error("cannot record the alert: %s", error_message(error));
+}
+
+static bool end_alert(struct inventory *inventory, const char *vm_uid)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        char name[64];
+
+        alert_name(vm_uid, name);
+        store_batch_remove(&batch, "alert", name, STORE_ANY);
+        if (store_commit(inventory->manager->store, &batch, NULL, &error) >= 0)
+                return true;
+        log_error("cannot end the alert %s: %s", name, error_message(error));
+        return false;
+}
+
+static void suspect(struct inventory *inventory, const char *uid, const struct reports *reports)
+{
+        struct suspicion *suspicion = ALLOC(struct suspicion);
+
+        if (!suspicion || map_put(&inventory->suspects, uid, suspicion, NULL) < 0) {
+                free(suspicion);
+                return;
+        }
+        suspicion->since_ms = inventory_now_ms(inventory);
+        inventory_refresh(inventory, host_uid_of(reports->running[0]));
+        inventory_refresh(inventory, host_uid_of(reports->running[1]));
+}
+
+/* Reports are of different moments: around a switchover two hosts may seem to run a VM. Only when both say so again after
+ * being asked anew is it true. */
+static void watch_split_brain(struct inventory *inventory, const json_t *vm, const struct reports *reports)
+{
+        const char *uid = json_text(vm, "uid");
+        struct suspicion *suspicion = map_get(&inventory->suspects, uid);
+
+        if (reports->n_running < 2) {
+                if (suspicion && (!suspicion->alerted || end_alert(inventory, uid)))
+                        free(map_remove(&inventory->suspects, uid));
+                return;
+        }
+        if (!suspicion) {
+                suspect(inventory, uid, reports);
+                return;
+        }
+        if (suspicion->alerted || reports->running_at_ms[0] <= suspicion->since_ms ||
+                reports->running_at_ms[1] <= suspicion->since_ms)
+                return;
+        suspicion->alerted = true;
+        raise_alert(inventory, vm, reports);
+}
+
+void inventory_merge_forget(struct inventory *inventory, const char *uid)
+{
+        struct suspicion *suspicion = map_get(&inventory->suspects, uid);
+
+        /* An alert goes with the next round's merge of this uid, which nobody reports or records then; not from here, inside
+         * a commit. */
+        if (suspicion && !suspicion->alerted)
+                free(map_remove(&inventory->suspects, uid));
+}
+
+int inventory_merge_load(struct inventory *inventory, struct error **ret_error)
+{
+        struct store_query query = {.kind = "alert", .limit = STORE_LIMIT_NONE};
+        _cleanup_json_ json_t *alerts = NULL;
+        json_t *alert;
+        size_t i;
+        int r;
+
+        r = store_list(inventory->manager->store, &query, &alerts, NULL, ret_error);
+        if (r < 0)
+                return r;
+        json_array_foreach (alerts, i, alert) {
+                struct suspicion *suspicion = ALLOC(struct suspicion);
+
+                if (!suspicion || map_put(&inventory->suspects, json_text(json_spec(alert), "vm_uid"),
+                                          suspicion, NULL) < 0) {
+                        free(suspicion);
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                }
+                suspicion->alerted = true;
+        }
+        return 0;
+}
+
+void inventory_merge_deinit(struct inventory *inventory)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &inventory->suspects)
+                free(item->value);
+        map_deinit(&inventory->suspects);
+}
+
+/* --- Status ------------------------------------------------------------------------------------------------------ */
+
+static bool is_held(const struct inventory *inventory, const char *uid)
+{
+        char object[64];
+
+        snprintf(object, sizeof(object), "vm/%.36s", uid);
+        return !inventory->manager->tasks || task_holding(inventory->manager->tasks, object);
+}
+
+static json_t *status_with(const json_t *vm, const char *power, const char *message)
+{
+        json_t *status = json_copy(json_status(vm));
+
+        if (status && (json_object_set_new(status, "power", json_string(power)) < 0 ||
+                              json_object_set_new(
+                                      status, "message", message ? json_string(message) : json_null()) < 0)) {
+                json_decref(status);
+                return NULL;
+        }
+        return status;
+}
+
+static json_t *status_reported(const struct reports *reports)
+{
+        json_t *status = json_pack("{s:s}", "host", host_name_of(reports->best));
+
+        for (size_t i = 0; status && i < ARRAY_SIZE(status_keys); i++) {
+                json_t *value = json_object_get(json_status(reports->report), status_keys[i]);
+
+                if (value && json_object_set(status, status_keys[i], value) < 0) {
+                        json_decref(status);
+                        return NULL;
+                }
+        }
+        return status;
+}
+
+/* Its host was asked after the last change and does not have it. */
+static json_t *status_gone(const json_t *vm, const char *host)
+{
+        _cleanup_free_ char *message = NULL;
+
+        if (!strcmp(power_of(vm), "starting"))
+                return status_with(vm, "stopped", NULL);
+        message = alloc_printf("host %s does not have it any more; it, or its QEMU, ended unseen", host);
+        return message ? status_with(vm, "crashed", message) : NULL;
+}
+
+static json_t *status_removed_host(const json_t *vm, const char *host)
+{
+        _cleanup_free_ char *message = alloc_printf(
+                "its host %s was removed; make sure that it does not run there before it is started", host);
+
+        return message ? status_with(vm, "stopped", message) : NULL;
+}
+
+/* Nobody reports it. */
+static json_t *status_absent(
+        struct inventory *inventory, const struct vm_entry *vm, const struct reports *reports)
+{
+        const char *uid = json_text(vm->doc, "uid"), *name = json_text(json_status(vm->doc), "host");
+        const struct host *host = reports->recorded;
+        const struct report *gone = host ? map_get(&host->reports, uid) : NULL;
+
+        if (!*name || is_held(inventory, uid))
+                return json_incref(json_status(vm->doc));
+        if (!host)
+                return status_removed_host(vm->doc, name);
+        if (host->vms_asked_ms > vm->changed_ms || (gone && gone->at_ms >= vm->changed_ms))
+                return status_gone(vm->doc, name);
+        inventory_refresh(inventory, host_uid_of(host));
+        return json_incref(json_status(vm->doc));
+}
+
+static json_t *merged_status(
+        struct inventory *inventory, const struct vm_entry *vm, const struct reports *reports)
+{
+        const char *power = power_of(vm->doc);
+        /* A host goes on telling of the run before until it has begun the new one. */
+        bool starts = !strcmp(power, "starting") && is_held(inventory, json_text(vm->doc, "uid"));
+        bool ended = !strcmp(power, "stopped") || !strcmp(power, "crashed");
+
+        if (reports->best && rank_of(reports->report) >= RANK_LIVE)
+                return status_reported(reports);
+        if (reports->recorded && !reports->recorded->connected) {
+                _cleanup_free_ char *message =
+                        alloc_printf("its host %s cannot be reached", host_name_of(reports->recorded));
+
+                if (ended)
+                        return json_incref(json_status(vm->doc));
+                return message ? status_with(vm->doc, "unknown", message) : NULL;
+        }
+        if (reports->best && !starts)
+                return status_reported(reports);
+        return ended ? json_incref(json_status(vm->doc)) : status_absent(inventory, vm, reports);
+}
+
+/* A VM that an agent has and the store does not: taken into the inventory, so that nothing runs unseen. */
+static void adopt(struct inventory *inventory, const char *uid)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_json_ json_t *vm = json_pack("{s:s}", "uid", uid), *status = NULL;
+        struct reports reports;
+        json_t *doc;
+
+        if (!vm || !text_is_uuid(uid) || is_held(inventory, uid))
+                return;
+        collect(inventory, vm, &reports);
+        if (!reports.best || rank_of(reports.report) < RANK_LIVE ||
+                !text_is_name(json_text(reports.report, "name")))
+                return;
+        status = status_reported(&reports);
+        doc = json_pack("{s:s, s:s, s:s, s:O, s:O}", "kind", "vm", "name", json_text(reports.report, "name"),
+                "uid", uid, "spec", json_spec(reports.report), "status", status);
+        if (!doc)
+                return;
+        store_batch_put(&batch, STORE_ABSENT, doc);
+        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+                log_debug("cannot take %s into the inventory: %s", uid, error_message(error));
+        else
+                log_notice("host %s runs the virtual machine %s, which was not in the inventory; it is now",
+                        host_name_of(reports.best), json_text(reports.report, "name"));
+}
+
+/* An alert about a VM that was deleted meanwhile. */
+static void end_orphaned_alert(struct inventory *inventory, const char *uid)
+{
+        if (map_get(&inventory->suspects, uid) && end_alert(inventory, uid))
+                free(map_remove(&inventory->suspects, uid));
+}
+
+void inventory_merge_vm(struct inventory *inventory, const char *uid)
+{
+        const struct vm_entry *vm = map_get(&inventory->vms, uid);
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_json_ json_t *status = NULL, *doc = NULL;
+        struct reports reports;
+
+        if (!vm) {
+                end_orphaned_alert(inventory, uid);
+                adopt(inventory, uid);
+                return;
+        }
+        collect(inventory, vm->doc, &reports);
+        watch_split_brain(inventory, vm->doc, &reports);
+        status = merged_status(inventory, vm, &reports);
+        if (!status || json_equal(status, json_status(vm->doc)))
+                return;
+        doc = json_copy(vm->doc);
+        if (!doc || json_object_set(doc, "status", status) < 0)
+                return;
+        store_batch_put(&batch, json_revision(vm->doc), TAKE_PTR(doc));
+        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+                log_debug("vm %s: status not recorded: %s", uid, error_message(error));
+}
+
+/* The report says what is recorded: with thousands of VMs most merges end here. */
+static bool is_known(const struct inventory *inventory, const struct host *host, const char *uid)
+{
+        const struct vm_entry *vm = map_get(&inventory->vms, uid);
+        const struct report *report = report_of(host, uid);
+
+        return vm && report && host->connected && !map_get(&inventory->suspects, uid) &&
+               !strcmp(json_text(json_status(vm->doc), "host"), host_name_of(host)) &&
+               !strcmp(power_of(vm->doc), power_of(report->doc)) &&
+               !strcmp(json_text(json_status(vm->doc), "message"),
+                       json_text(json_status(report->doc), "message")) &&
+               epoch_of(vm->doc) == epoch_of(report->doc);
+}
+
+void inventory_merge_host(struct host *host)
+{
+        struct inventory *inventory = host->inventory;
+        struct map_item *item, *spare;
+
+        /* Merging changes documents, and may take VMs in: `vms` and `reports` keep their items all the same. */
+        map_for_each (item, spare, &host->reports)
+                if (!is_known(inventory, host, item->key))
+                        inventory_merge_vm(inventory, item->key);
+        map_for_each (item, spare, &inventory->vms) {
+                const struct vm_entry *vm = item->value;
+
+                if (!strcmp(json_text(json_status(vm->doc), "host"), host_name_of(host)) &&
+                        !is_known(inventory, host, item->key))
+                        inventory_merge_vm(inventory, item->key);
+        }
+        map_for_each (item, spare, &inventory->suspects)
+                if (!map_get(&inventory->vms, item->key))
+                        end_orphaned_alert(inventory, item->key);
+}

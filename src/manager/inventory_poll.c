@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* One host's agent. Rounds of calls on a timer say whether it is reachable and what it has; its event stream says the same
+ * of VMs and migrations at once. An event that is lost costs nothing: the next full round has the whole state. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "manager/inventory_private.h"
+#include "manager/json.h"
+#include "manager/operations.h"
+
+/* A host whose network is cut right after a heartbeat counts as unreachable after HEARTBEAT + FIRST + SECOND at most, one
+ * whose agent ended as soon as the event stream has. */
+#define HEARTBEAT_MS 1000u
+#define FIRST_TIMEOUT_MS 2500u
+#define SECOND_TIMEOUT_MS 1500u
+#define FAILURES_UNTIL_UNREACHABLE 2
+#define AGAIN_MS 250u /* after a failure */
+#define FULL_ROUND_EVERY 10
+
+/* While unreachable: a connection attempt repeats its first packet after 1 s, so that one of 2 s notices a network that is
+ * back within about a second; an agent that starts under load may then take its time to answer. */
+#define RETURN_CONNECT_TIMEOUT_MS 2000u
+#define RETURN_TIMEOUT_MS 8000u
+
+#define STREAM_TIMEOUT_MS (24ull * 3600 * 1000)
+#define STREAM_RETRY_MS 10000u /* an agent that offers none, or no more */
+
+static const struct {
+        const char *path;
+        const char *key; /* where the answer goes in `facts`; NULL: it is the facts, or none */
+} poll_steps[] = {
+        [POLL_HOST] = {"/agent/v1/host", NULL},
+        [POLL_REMOVED_HOSTS] = {"/agent/v1/removed-hosts", NULL},
+        [POLL_VMS] = {"/agent/v1/vms", NULL},
+        [POLL_DATASTORES] = {"/agent/v1/datastores", "datastores"},
+        [POLL_SWITCHES] = {"/agent/v1/switches", "switches"},
+        [POLL_PORT_GROUPS] = {"/agent/v1/port-groups", "port_groups"},
+};
+
+static void round_next(struct host *host);
+
+static bool is_enrolling(const struct host *host)
+{
+        return !strcmp(json_text(json_status(host->doc), "state"), "enrolling");
+}
+
+/* --- Event stream ----------------------------------------------------------------------------------------------- */
+
+static void take_event(struct host *host, const char *text)
+{
+        struct inventory *inventory = host->inventory;
+        _cleanup_json_ json_t *doc = NULL;
+        char uid[64];
+
+        if (doc_parse(text, strlen(text), &doc, NULL) < 0)
+                return;
+        if (!strcmp(host->event, "migration")) {
+                task_poke(inventory->manager->tasks, json_text(doc, "id"));
+                return;
+        }
+        snprintf(uid, sizeof(uid), "%s", json_text(doc, "uid"));
+        if (!strcmp(host->event, "vm-gone")
+                        ? host_take_report(host, uid, NULL) < 0
+                        : strcmp(host->event, "vm") || host_take_report(host, uid, doc) < 0)
+                return;
+        inventory_merge_vm(inventory, uid);
+}
+
+/* The wire form of the HTML standard, section 9.2; the agent's data is one line. */
+static void on_line(void *userdata, const char *line)
+{
+        struct host *host = userdata;
+
+        host->stream_works = true;
+        if (!strncmp(line, "event: ", 7))
+                snprintf(host->event, sizeof(host->event), "%s", line + 7);
+        else if (!strncmp(line, "data: ", 6))
+                take_event(host, line + 6);
+}
+
+static void on_stream_end(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct host *host = userdata;
+
+        host->stream = NULL;
+        host->stream_works = false;
+        log_debug("host %s: event stream ended: %s", host_name_of(host), error_message(error));
+        if (status >= 400)
+                host->stream_not_before_ms = inventory_now_ms(host->inventory) + STREAM_RETRY_MS;
+        host_poll_soon(host); /* it has ended, or restarts: see which */
+}
+
+static void stream_close(struct host *host)
+{
+        http_call_cancel(TAKE_PTR(host->stream));
+        host->stream_works = false;
+}
+
+static void stream_open(struct host *host)
+{
+        struct inventory *inventory = host->inventory;
+        _cleanup_error_ struct error *error = NULL;
+        struct agent_request request = {.host_uid = host_uid_of(host),
+                .method = "GET",
+                .path = "/agent/v1/events",
+                .timeout_ms = STREAM_TIMEOUT_MS,
+                .line = on_line};
+
+        if (host->stream || inventory_now_ms(inventory) < host->stream_not_before_ms)
+                return;
+        *host->event = '\0';
+        if (agent_call(inventory->manager, &request, on_stream_end, host, &host->stream, &error) < 0)
+                log_debug("host %s: no event stream: %s", host_name_of(host), error_message(error));
+}
+
+/* --- Rounds ------------------------------------------------------------------------------------------------------ */
+
+static void round_ended(struct host *host)
+{
+        uint64_t took_ms = inventory_now_ms(host->inventory) - host->round_began_ms;
+        uint64_t delay_ms = HEARTBEAT_MS;
+
+        if (host->n_failures)
+                /* What was refused at once is not asked again at once for ever. */
+                delay_ms = host->connected || took_ms >= HEARTBEAT_MS ? AGAIN_MS : HEARTBEAT_MS;
+        else if (host->want_full)
+                delay_ms = 0;
+        loop_source_rearm(host->timer, delay_ms);
+}
+
+static void round_failed(struct host *host, const char *why)
+{
+        bool was_connected = host->connected;
+
+        host->n_failures++;
+        log_debug("host %s: no answer (%u): %s", host_name_of(host), host->n_failures, why);
+        host->inventory->manager->metrics.agent_call_failures++;
+        if (was_connected && host->n_failures < FAILURES_UNTIL_UNREACHABLE) {
+                round_ended(host);
+                return;
+        }
+        host->connected = false;
+        host->removed_sent = 0;
+        stream_close(host);
+        round_ended(host);
+        if (was_connected)
+                log_warning("host %s is unreachable: %s", host_name_of(host), why);
+        if (!is_enrolling(host))
+                host_record(host,
+                        was_connected || host->n_failures > FAILURES_UNTIL_UNREACHABLE ? "unreachable"
+                                                                                       : "connecting",
+                        why);
+        if (was_connected || host->n_failures == 1)
+                inventory_merge_host(host);
+}
+
+static void round_done(struct host *host)
+{
+        bool was_connected = host->connected;
+
+        host->n_failures = 0;
+        host->connected = true;
+        if (host->this_full)
+                host->full_round_began_ms = host->round_began_ms;
+        round_ended(host);
+        stream_open(host);
+        host_record(host, "connected", NULL);
+        if (!was_connected || host->vms_asked_ms == host->round_began_ms)
+                inventory_merge_host(host);
+        if (!was_connected)
+                log_notice("host %s is connected", host_name_of(host));
+        /* Last: what is started by it may change the set of hosts. */
+        if (!was_connected || host->sync_missed)
+                host->sync_missed = !operations_host_connected(host->inventory->manager, host->doc);
+}
+
+static int take_facts(struct host *host, const json_t *body)
+{
+        json_t *facts;
+
+        if (strcmp(json_text(body, "uid"), host_uid_of(host)))
+                return -EINVAL;
+        facts = json_object();
+        if (!facts)
+                return -ENOMEM;
+        for (size_t i = 0; i < inventory_n_live_keys; i++) {
+                const char *key = inventory_live_keys[i];
+                json_t *value = json_object_get(body, key) ?: json_object_get(host->facts, key);
+
+                if (value && json_object_set(facts, key, value) < 0) {
+                        json_decref(facts);
+                        return -ENOMEM;
+                }
+        }
+        json_decref(host->facts);
+        host->facts = facts;
+        return 0;
+}
+
+static int take_answer(struct host *host, json_t *body)
+{
+        /* Lists come as an array, or as an object with the array in "items". */
+        json_t *items = json_is_array(body) ? body : json_object_get(body, "items");
+
+        if (host->step == POLL_HOST)
+                return take_facts(host, body);
+        if (!json_is_array(items))
+                return -EINVAL;
+        if (host->step == POLL_VMS)
+                return host_take_list(host, items, host->round_began_ms);
+        return json_object_set(host->facts, poll_steps[host->step].key, items) < 0 ? -ENOMEM : 0;
+}
+
+/* Whether the round may go on. */
+static bool removed_answered(struct host *host, int status, const struct error *error)
+{
+        if (!status || (error && error->code == ERROR_STALE_EPOCH))
+                return false;
+        /* An agent of an older version does not know of removed hosts; one that cannot write is asked again. */
+        if (!error || status == 404 || status == 405)
+                host->removed_sent = host->removed_sending;
+        else if (host->this_full)
+                log_warning("host %s did not take the list of removed hosts: %s", host_name_of(host),
+                        error_message(error));
+        return true;
+}
+
+static bool is_wanted(const struct host *host, enum poll_step step)
+{
+        if (step == POLL_REMOVED_HOSTS)
+                return host->removed_sent != host->inventory->removed_generation;
+        if (step == POLL_VMS)
+                return host->this_full || !host->stream_works;
+        return step == POLL_HOST || host->this_full;
+}
+
+static void on_answer(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct host *host = userdata;
+
+        host->call = NULL;
+        if (host->step == POLL_REMOVED_HOSTS ? !removed_answered(host, status, error) : error != NULL) {
+                round_failed(host, error_message(error));
+                return;
+        }
+        if (host->step != POLL_REMOVED_HOSTS && take_answer(host, body) < 0) {
+                round_failed(host, "its agent's answer is not understood, or it is another host's agent");
+                return;
+        }
+        host->step++;
+        round_next(host);
+}
+
+static uint64_t timeout_of(const struct host *host)
+{
+        if (!host->connected)
+                return RETURN_TIMEOUT_MS;
+        return host->n_failures ? SECOND_TIMEOUT_MS : FIRST_TIMEOUT_MS;
+}
+
+static void round_next(struct host *host)
+{
+        struct inventory *inventory = host->inventory;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_json_ json_t *body = NULL;
+        struct agent_request request = {.host_uid = host_uid_of(host), .method = "GET"};
+
+        while (host->step < N_POLL_STEPS && !is_wanted(host, host->step))
+                host->step++;
+        if (host->step == N_POLL_STEPS) {
+                round_done(host);
+                return;
+        }
+        if (host->step == POLL_REMOVED_HOSTS) {
+                body = json_pack("{s:O}", "hosts", inventory->removed);
+                request.method = "PUT";
+                request.body = body;
+                host->removed_sending = inventory->removed_generation;
+        }
+        request.path = poll_steps[host->step].path;
+        request.timeout_ms = timeout_of(host);
+        request.connect_timeout_ms = host->connected ? 0 : RETURN_CONNECT_TIMEOUT_MS;
+        if (agent_call(inventory->manager, &request, on_answer, host, &host->call, &error) >= 0)
+                return;
+        host->call = NULL;
+        round_failed(host, error_message(error));
+}
+
+static void on_timer(void *userdata)
+{
+        struct host *host = userdata;
+
+        /* Until its agent has a certificate there is nobody to ask. */
+        if (is_enrolling(host) || host->call)
+                return;
+        host->this_full = host->want_full || !host->connected || host->n_rounds % FULL_ROUND_EVERY == 0;
+        host->want_full = false;
+        host->n_rounds++;
+        host->step = POLL_HOST;
+        host->round_began_ms = inventory_now_ms(host->inventory);
+        round_next(host);
+}
+
+void host_poll_soon(struct host *host)
+{
+        /* One that is under way goes on first; its end starts the next one at once if that is wanted (round_ended). */
+        if (!host->call)
+                loop_source_rearm(host->timer, 0);
+}
+
+int host_poll_init(struct host *host)
+{
+        return loop_add_timer(host->inventory->manager->loop, 0, on_timer, host, &host->timer);
+}
+
+void host_poll_deinit(struct host *host)
+{
+        stream_close(host);
+        http_call_cancel(TAKE_PTR(host->call));
+        loop_source_free(TAKE_PTR(host->timer));
+}

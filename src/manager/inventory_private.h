@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the parts of the inventory share; nobody else includes this.
+ *
+ *   inventory.c        documents of hosts and VMs as recorded, questions about them, following the store
+ *   inventory_poll.c   one host's agent: heartbeat, lists, event stream; when it counts as reachable
+ *   inventory_merge.c  reports about VMs, made into each VM's status; two hosts that run the same one
+ */
+
+#include "base/map.h"
+#include "manager/inventory.h"
+#include "manager/manager.h"
+
+/* The calls of one round, in order. The lists from POLL_DATASTORES on are asked for in full rounds only, the VMs also
+ * while the event stream is down, the removed hosts when the agent does not have the newest list of them. */
+enum poll_step {
+        POLL_HOST,
+        POLL_REMOVED_HOSTS,
+        POLL_VMS,
+        POLL_DATASTORES,
+        POLL_SWITCHES,
+        POLL_PORT_GROUPS,
+        N_POLL_STEPS
+};
+
+/* What one host said about one VM. */
+struct report {
+        json_t *doc;    /* NULL: it does not have it (any more) */
+        uint64_t at_ms; /* not older than this: when it was asked, or told by itself */
+};
+
+struct host {
+        struct inventory *inventory;
+        json_t *doc;           /* as recorded */
+        json_t *facts;         /* what its agent said last: the keys of HostStatus */
+        struct map reports;    /* VM uid -> struct report */
+        uint64_t vms_asked_ms; /* when the last whole list of its VMs was asked for; 0: never */
+        struct http_call *call;
+        struct loop_source *timer;
+        enum poll_step step;
+        unsigned int n_rounds;
+        unsigned int n_failures; /* since the last round that ended well */
+        uint64_t round_began_ms;
+        uint64_t full_round_began_ms; /* of the last one that ended well; 0: none */
+        uint64_t removed_sent;        /* inventory->removed_generation that the agent has; 0: none */
+        uint64_t removed_sending;     /* likewise, under way */
+        bool want_full;
+        bool this_full;
+        bool connected;
+        bool sync_missed; /* it connected while a task held it: to be brought in line later */
+
+        struct http_call *stream; /* NULL: down */
+        bool stream_works;        /* its first event or comment has come */
+        uint64_t stream_not_before_ms;
+        char event[32];
+};
+
+struct vm_entry {
+        json_t *doc; /* as recorded */
+        uint64_t
+                changed_ms; /* when this process learned of it: lists asked for before do not prove absence */
+};
+
+struct inventory {
+        struct manager *manager;
+        struct map hosts;    /* uid -> struct host */
+        struct map vms;      /* uid -> struct vm_entry */
+        struct map suspects; /* VM uid -> struct suspicion */
+        json_t *removed;     /* array of uids: hosts whose certificates count no more */
+        uint64_t removed_generation;
+        uint64_t followed; /* change log position */
+};
+
+static inline const char *host_uid_of(const struct host *host)
+{
+        return json_string_value(json_object_get(host->doc, "uid")) ?: "";
+}
+
+static inline const char *host_name_of(const struct host *host)
+{
+        return json_string_value(json_object_get(host->doc, "name")) ?: "";
+}
+
+static inline uint64_t inventory_now_ms(const struct inventory *inventory)
+{
+        return clock_now_ms(inventory->manager->clock);
+}
+
+/* inventory.c: records the host's state and lasting facts when they differ from what is recorded. */
+void host_record(struct host *host, const char *state, const char *message);
+/* The keys of a host's status that its agent tells. */
+extern const char *const inventory_live_keys[];
+extern const size_t inventory_n_live_keys;
+
+/* inventory_poll.c */
+int host_poll_init(struct host *host);
+void host_poll_deinit(struct host *host);
+/* A round now, or right after the one under way. */
+void host_poll_soon(struct host *host);
+
+/* inventory_merge.c */
+void host_reports_deinit(struct host *host);
+/* Takes a whole list (array) that was asked for at asked_ms. 0 or -ENOMEM. */
+int host_take_list(struct host *host, const json_t *list, uint64_t asked_ms);
+/* Takes what it said of one VM just now (NULL: gone). 0 or -ENOMEM. */
+int host_take_report(struct host *host, const char *vm_uid, const json_t *doc);
+/* Brings the status of one VM, or of each that the host reports or that is recorded there, in line with the reports. */
+void inventory_merge_vm(struct inventory *inventory, const char *uid);
+void inventory_merge_host(struct host *host);
+/* A VM is in the inventory no more: neither is what was raised about it. */
+void inventory_merge_forget(struct inventory *inventory, const char *uid);
+/* Takes up the alerts of an earlier start. */
+int inventory_merge_load(struct inventory *inventory, struct error **ret_error);
+void inventory_merge_deinit(struct inventory *inventory);
