@@ -68,6 +68,7 @@ static void call_unref(struct http_call *call)
 {
         if (--call->n_refs)
                 return;
+#ifndef __clang_analyzer__ /* it does not follow the count of references through the list */
         if (call->easy)
                 curl_easy_cleanup(call->easy);
         curl_slist_free_all(call->headers);
@@ -75,7 +76,6 @@ static void call_unref(struct http_call *call)
         buf_deinit(&call->answer);
         free(call->peer);
         free(call->body);
-#ifndef __clang_analyzer__ /* it does not follow the count of references through the list */
         free(call);
 #endif
 }
