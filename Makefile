@@ -4,7 +4,7 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 
-.PHONY: all demo test check bench fuzz install uninstall clean
+.PHONY: all demo test check bench fuzz coverage install uninstall clean
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -38,6 +38,11 @@ bench:
 fuzz:
 	dev/install-packages
 	dev/fuzz
+
+# Line coverage of src/ by unit, corpus and system tests (needs root).
+coverage:
+	dev/install-packages
+	dev/coverage
 
 install: all
 	meson install -C $(BUILD) --no-rebuild
