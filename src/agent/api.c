@@ -8,6 +8,7 @@
 #include "agent/agent.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
+#include "agent/removed_hosts.h"
 #include "agent/request_cache.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -17,6 +18,7 @@
 #include "io/sock.h"
 
 #define PEER_PREFIX "/agent/v1/peer/"
+#define PEER_PREPARE PEER_PREFIX "migrations"
 #define EPOCH_FILE_MAX_BYTES 4096
 #define LISTEN_BACKLOG 128
 
@@ -45,6 +47,7 @@ MIGRATION_HANDLER(peer_released)
 static const struct http_route routes[] = {
         {"GET", "/agent/v1/host", api_host_get},
         {"GET", "/agent/v1/events", api_events},
+        {"PUT", "/agent/v1/removed-hosts", api_removed_hosts_put},
         {"GET", "/agent/v1/datastores", api_datastore_list},
         {"PUT", "/agent/v1/datastores/{name}", api_datastore_put},
         {"DELETE", "/agent/v1/datastores/{name}", api_datastore_delete},
@@ -151,7 +154,8 @@ bool api_caller_host(const struct http_request *request, char *ret_uid)
         return true;
 }
 
-static int check_role(const struct http_request *request, bool *ret_is_manager, struct error **ret_error)
+static int check_role(struct agent *agent, const struct http_request *request, bool *ret_is_manager,
+        struct error **ret_error)
 {
         bool for_peers = strncmp(http_request_path(request), PEER_PREFIX, strlen(PEER_PREFIX)) == 0;
         const char *name = http_request_peer_name(request);
@@ -164,6 +168,11 @@ static int check_role(const struct http_request *request, bool *ret_is_manager, 
         if (for_peers && !api_caller_host(request, uid))
                 return error_set(
                         ret_error, ERROR_DENIED, NULL, "'%.80s' is no host: this path is for hosts", name);
+        /* New ones only: what is under way is settled with whoever holds the other half. */
+        if (for_peers && strcmp(http_request_path(request), PEER_PREPARE) == 0 &&
+                removed_hosts_has(agent->removed_hosts, uid))
+                return error_set(ret_error, ERROR_DENIED, "Add it to the cluster again.",
+                        "host %s was removed from the cluster", uid);
         if (!for_peers && strcmp(name, API_MANAGER_NAME) != 0)
                 return error_set(ret_error, ERROR_DENIED, NULL,
                         "'%.80s' is not the manager: this path is for it alone", name);
@@ -236,7 +245,7 @@ static bool admit(struct http_request *request, void *userdata)
         struct error *error = NULL;
         struct api_call *call;
         bool is_manager = false;
-        int r = check_role(request, &is_manager, &error);
+        int r = check_role(agent, request, &is_manager, &error);
 
         if (r == 0 && is_manager)
                 r = check_epoch(agent, request, changes, &error);

@@ -9,6 +9,7 @@
 #include "agent/agent.h"
 #include "agent/api.h"
 #include "agent/host.h"
+#include "agent/removed_hosts.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
@@ -21,6 +22,21 @@
 void api_host_get(struct http_request *request, void *agent)
 {
         http_request_reply_json(request, 200, host_document(agent));
+}
+
+void api_removed_hosts_put(struct http_request *request, void *userdata)
+{
+        struct agent *agent = userdata;
+        struct error *error = NULL;
+        json_t *body;
+        int r = http_request_json(request, &body, &error);
+
+        if (r == 0)
+                r = removed_hosts_set(agent->removed_hosts, body, &error);
+        if (r < 0)
+                api_reply_error(request, error);
+        else
+                api_reply_json(request, 200, json_object());
 }
 
 /* --- Datastores ------------------------------------------------------------------------------------------------- */

@@ -70,6 +70,29 @@ static void test_managers_certificate_is_denied_on_peer_paths(void **state)
                 rig_call(&rig, rig.manager, "GET", "/agent/v1/peer/migrations/" RIG_VM_UID, NULL, NULL), 403);
 }
 
+static void test_removed_host_begins_no_migration(void **state)
+{
+        json_t *body;
+
+        if (!possible)
+                skip();
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[s]}", "hosts", RIG_OTHER_UID), NULL),
+                200);
+        assert_int_equal(
+                rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations", json_object(), &body), 403);
+        assert_string_equal(code_of(body), "denied");
+        json_decref(body);
+        /* What it began before is settled. */
+        assert_int_equal(
+                rig_call(&rig, rig.host, "GET", "/agent/v1/peer/migrations/" RIG_VM_UID, NULL, NULL), 404);
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[]}", "hosts"), NULL),
+                200);
+        assert_int_equal(
+                rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations", json_object(), NULL), 422);
+}
+
 static void test_change_without_epoch_is_refused(void **state)
 {
         json_t *body;
@@ -174,6 +197,7 @@ int main(void)
                 TEST(test_manager_reads_host_facts),
                 TEST(test_host_certificate_is_denied_on_managers_paths),
                 TEST(test_managers_certificate_is_denied_on_peer_paths),
+                TEST(test_removed_host_begins_no_migration),
                 TEST(test_change_without_epoch_is_refused),
                 TEST(test_lower_epoch_is_stale_even_after_restart),
                 TEST(test_repeated_request_gets_the_first_answer),
