@@ -595,8 +595,10 @@ static void take_back(struct migration *m)
         }
         migration_set_phase(m, MIGRATION_SETTLING);
         migration_close_path(m);
-        if (!vm || !vm_has_qemu(vm))
+        if (!vm || !vm_has_qemu(vm)) {
+                m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
+        }
         if (vm_write_owner(vm, epoch, &e) < 0) { /* the disk's record may be behind; the journal decides */
                 log_warning("%s", error_message(e));
                 error_free(TAKE_PTR(e));
