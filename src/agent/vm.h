@@ -64,6 +64,7 @@ struct vm {
         size_t n_taps;
         uint64_t n_resets;   /* guest reboots since the start, as QEMU reported them */
         bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
+        bool disk_full;      /* the last I/O error that QEMU reported was ENOSPC */
 
         struct vm_folder *folder; /* on its datastore; NULL until first needed */
         struct vm_job *job;       /* the operation under way; vm_job.h */

@@ -51,7 +51,11 @@ static void apply_status(struct vm *vm, const char *status)
         else if (strcmp(status, "inmigrate") == 0 && power == VM_POWER_UNKNOWN)
                 vm_set_power(vm, VM_POWER_INCOMING, NULL);
         else if (strcmp(status, "io-error") == 0)
-                vm_set_power(vm, VM_POWER_PAUSED, "QEMU stopped the guest: an I/O error on one of its disks");
+                vm_set_power(vm, VM_POWER_PAUSED,
+                        vm->disk_full ? "QEMU stopped the guest: I/O error, no room is left on the datastore "
+                                        "of one of its "
+                                        "disks; make room, then resume it"
+                                      : "QEMU stopped the guest: an I/O error on one of its disks");
         else if (strcmp(status, "internal-error") == 0)
                 vm_set_power(
                         vm, VM_POWER_PAUSED, "QEMU stopped the guest: internal error of the accelerator");
@@ -98,6 +102,7 @@ static void on_event(void *userdata, const char *name, const json_t *data, int64
         } else if (strcmp(name, "STOP") == 0 || strcmp(name, "RESUME") == 0) {
                 vm_refresh(vm);
         } else if (strcmp(name, "BLOCK_IO_ERROR") == 0) {
+                vm->disk_full = json_is_true(json_object_get(data, "nospace"));
                 log_warning("VM %s: I/O error on %s: %s", vm->name,
                         json_string_value(json_object_get(data, "node-name")) ?: "a disk",
                         json_string_value(json_object_get(data, "reason")) ?: "no reason given");
