@@ -135,7 +135,7 @@ static void *pack(struct sender *sender, enum codec_level level, void *raw, size
 static int flush_stage(struct sender *sender, struct stage *stage, bool packable, struct error **ret_error)
 {
         size_t entries_len = stage->n_entries * sizeof(stage->entries[0]);
-        uint8_t *raw = stage->blocks - entries_len;
+        uint8_t *raw = (uint8_t *)stage + offsetof(struct stage, blocks) - entries_len;
         size_t raw_len = entries_len + stage->n_bytes, len;
         struct wire_pages_v1 head = {
                 .n_pages = htole32(stage->n_entries), .raw_len = htole32((uint32_t)raw_len)};
