@@ -3,8 +3,12 @@
 
 /* A change must promise this much, so that noise does not make the level swing. */
 #define GAIN_TO_CHANGE 1.08
-/* Fewer bytes than this say nothing about a level. */
-#define MIN_SAMPLE_BYTES (512 * 1024)
+/* A measurement over so many bytes counts as much as the guess. */
+#define GUESS_WEIGHT_BYTES (256 * 1024)
+/* What a measurement keeps of its weight with each call of codec_sample_add(): 3 % after a second. */
+#define SAMPLE_FADE 0.7
+#define PROBE_EVERY 24
+#define PROBE_EVERY_BLOCKED 8
 
 static const struct {
         double bytes_per_s;
@@ -27,26 +31,63 @@ static bool allowed(const struct codec_choice_input *input, enum codec_level lev
         }
 }
 
-static bool measured(const struct codec_choice_input *input, enum codec_level level)
+static uint64_t fade(uint64_t n)
 {
-        const struct codec_sample *s = &input->samples[level];
-
-        return s->raw_bytes >= MIN_SAMPLE_BYTES && s->packed_bytes > 0 && s->pack_ns > 0;
+        return (uint64_t)((double)n * SAMPLE_FADE);
 }
 
-/* How this guest and machine differ from the table, from the measured level that packs (else 1). */
+void codec_sample_add(struct codec_sample *sample, const struct codec_sample *more)
+{
+        *sample = (struct codec_sample){.raw_bytes = fade(sample->raw_bytes) + more->raw_bytes,
+                .packed_bytes = fade(sample->packed_bytes) + more->packed_bytes,
+                .cpu_ns = fade(sample->cpu_ns) + more->cpu_ns};
+}
+
+double codec_cores(unsigned int n_cpus, unsigned int n_senders, double cpu_share, bool wire_blocks)
+{
+        double available = wire_blocks ? n_cpus : MAX(n_cpus, 2u) - 1;
+
+        return MIN(available, n_senders * cpu_share);
+}
+
+/* Weight of the measurement against the guess, 0 to 1. */
+static double trust(const struct codec_sample *s)
+{
+        if (s->packed_bytes == 0 || s->cpu_ns == 0)
+                return 0;
+        return (double)s->raw_bytes / (double)(s->raw_bytes + GUESS_WEIGHT_BYTES);
+}
+
+static double blend(double guess, double measured, double weight)
+{
+        return guess + (measured - guess) * weight;
+}
+
+static double measured_speed(const struct codec_sample *s)
+{
+        return (double)s->raw_bytes * 1e9 / (double)s->cpu_ns;
+}
+
+static double measured_ratio(const struct codec_sample *s)
+{
+        return (double)s->raw_bytes / (double)s->packed_bytes;
+}
+
+/* How this guest and machine differ from the table, from the packing level that is known best (else 1). */
 static void scale_of(const struct codec_choice_input *input, double *ret_speed, double *ret_ratio)
 {
+        double best = 0;
+
         *ret_speed = *ret_ratio = 1;
         for (enum codec_level i = CODEC_LZ4; i < N_CODEC_LEVELS; i++) {
                 const struct codec_sample *s = &input->samples[i];
-                double gain;
+                double weight = trust(s);
 
-                if (!measured(input, i))
+                if (weight <= best)
                         continue;
-                *ret_speed = (double)s->raw_bytes * 1e9 / (double)s->pack_ns / guesses[i].bytes_per_s;
-                gain = (double)s->raw_bytes / (double)s->packed_bytes;
-                *ret_ratio = gain / guesses[i].ratio;
+                best = weight;
+                *ret_speed = blend(1, measured_speed(s) / guesses[i].bytes_per_s, weight);
+                *ret_ratio = blend(1, measured_ratio(s) / guesses[i].ratio, weight);
         }
 }
 
@@ -54,12 +95,18 @@ static double rate_of(const struct codec_choice_input *input, enum codec_level l
         double ratio_scale)
 {
         const struct codec_sample *s = &input->samples[level];
-        double speed = guesses[level].bytes_per_s * (level == CODEC_NONE ? 1 : speed_scale);
-        double ratio = level == CODEC_NONE ? 1 : MAX(1.0, guesses[level].ratio * ratio_scale);
+        double speed = guesses[level].bytes_per_s;
+        double ratio = 1;
 
-        if (measured(input, level) && level != CODEC_NONE) {
-                speed = (double)s->raw_bytes * 1e9 / (double)s->pack_ns;
-                ratio = (double)s->raw_bytes / (double)s->packed_bytes;
+        if (level != CODEC_NONE) {
+                double weight = trust(s);
+
+                speed *= speed_scale;
+                ratio = MAX(1.0, guesses[level].ratio * ratio_scale);
+                if (weight > 0) {
+                        speed = blend(speed, measured_speed(s), weight);
+                        ratio = blend(ratio, measured_ratio(s), weight);
+                }
         }
         return MIN(speed * input->n_cores, ratio * (double)input->wire_bytes_per_s);
 }
@@ -82,4 +129,16 @@ enum codec_level codec_choose(const struct codec_choice_input *input)
                 }
         }
         return best;
+}
+
+enum codec_level codec_probe(enum codec_level level, unsigned int n, bool wire_blocks)
+{
+        unsigned int every = wire_blocks ? PROBE_EVERY_BLOCKED : PROBE_EVERY;
+        bool stronger = level + 1 < N_CODEC_LEVELS && (wire_blocks || n / every % 2 == 1);
+
+        if (n % every != 0)
+                return level;
+        if (stronger)
+                return level + 1;
+        return level > CODEC_LZ4 ? level - 1 : level;
 }

@@ -4,23 +4,40 @@
 /* Chooses the codec level that moves most guest memory a second. Pure: numbers in, level out.
  *
  * A level's rate is bounded by the cores that pack (cores x MB/s a core) and by the wire (bytes/s x ratio);
- * the level with the highest bound wins. What this migration has measured for a level replaces the table's
- * guess; guesses for the others are scaled by how far off the guess for the measured level was. */
+ * the level with the highest bound wins. What this migration has measured for a level lately replaces the
+ * table's guess; the guess is scaled by how far off the one for the best known level is. Numbers that nothing
+ * new comes for lose their weight within about two seconds, so that one bad moment does not rule out a level
+ * for good; and now and then a batch goes at a neighbouring level (codec_probe()). */
 
 #include "mover/codec.h"
 
 struct codec_sample {
         uint64_t raw_bytes; /* 0: not measured */
         uint64_t packed_bytes;
-        uint64_t pack_ns; /* wall time of the packing threads */
+        uint64_t
+                cpu_ns; /* processor time of packing: time spent waiting for a processor is no level's fault */
 };
 
 struct codec_choice_input {
         struct codec_sample samples[N_CODEC_LEVELS];
         enum codec_level current;
         uint64_t wire_bytes_per_s; /* what the connections take together when kept busy; 0: not known yet */
-        unsigned int n_cores;      /* that can pack at a time */
+        double n_cores;            /* that can pack at a time: codec_cores() */
         uint32_t features;         /* WIRE_FEATURE_* */
 };
 
+/* Fades what is known and adds what was packed since the last call, in nothing or in something. Called ten
+ * times a second. */
+void codec_sample_add(struct codec_sample *sample, const struct codec_sample *more);
+
+/* How many cores can pack. `n_cpus`: that the process may use; `cpu_share`: part (above 0, up to 1) of the
+ * time in which a sender wanted to compute that it was running. While the wire blocks, QEMU and the reader
+ * stand still as well; otherwise one core is theirs. */
+double codec_cores(unsigned int n_cpus, unsigned int n_senders, double cpu_share, bool wire_blocks);
+
 enum codec_level codec_choose(const struct codec_choice_input *input);
+
+/* The level for a sender's `n`th batch when `level` is in use: mostly that, now and then a neighbour, to keep
+ * the numbers fresh. While the wire blocks, packing costs nothing that is missed: then it is the next stronger
+ * one, and more often. */
+enum codec_level codec_probe(enum codec_level level, unsigned int n, bool wire_blocks);

@@ -79,6 +79,7 @@ static int set_up(struct source *source, struct error **ret_error)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use auto, none, lz4 or zstd",
                         "There is no codec \"%s\"", source->start.codec);
         source->level = level;
+        source->fixed_codec = strcmp(source->start.codec, "auto") != 0;
         source->features = WIRE_FEATURES_ALL;
         source->pace_bytes_per_s = source->start.rate_limit_bps / 8;
         if (getrandom(source->secret, sizeof(source->secret), 0) != sizeof(source->secret))

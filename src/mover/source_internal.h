@@ -37,14 +37,19 @@ static inline uint64_t counter_get(counter *c)
 /* Written by one sender, read by main. */
 struct sender_counters {
         counter bytes_retired; /* guest bytes that were dealt with: sent, partly sent, found unchanged */
+        counter zero_retired;  /* guest bytes of zero pages that were dealt with; not in bytes_retired */
         counter pages_sent;
         counter bytes_delta;     /* guest bytes of pages of which only blocks went */
         counter bytes_unchanged; /* guest bytes of pages that were dirty but equal */
         counter pages_verify;    /* resent by verification */
         counter write_ns;
-        counter wire_bytes; /* in write_ns */
+        counter wire_bytes;   /* in write_ns */
+        counter write_cpu_ns; /* of write_ns: the thread computed */
+        counter pace_ns;      /* waited for the rate limit */
+        counter pack_ns;
         struct {
-                counter raw, packed, ns;
+                counter raw, packed;
+                counter cpu_ns; /* of pack_ns: the thread computed */
         } level[N_CODEC_LEVELS];
 };
 
@@ -100,6 +105,7 @@ struct source {
         pthread_t reader;
         bool reader_started;
         uint32_t features; /* offered; fixed before the threads start */
+        bool fixed_codec;  /* not "auto"; fixed before the threads start */
 
         atomic_bool stopping;
         atomic_bool handed_off;            /* main: the vote may be sent */
@@ -108,6 +114,7 @@ struct source {
         atomic_uint n_up;                  /* senders whose HELLO was answered */
         atomic_uint n_verified;            /* senders whose verification succeeded */
         atomic_uint level;                 /* enum codec_level in use */
+        atomic_bool wire_blocks;           /* the connections, not the processors, set the pace */
         atomic_uint_fast64_t pace_next_ns; /* when the next byte may go, under a rate limit */
         atomic_uint_fast64_t pace_bytes_per_s;
 

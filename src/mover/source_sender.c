@@ -11,16 +11,16 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "mover/classify.h"
+#include "mover/codec_choice.h"
 #include "mover/source_internal.h"
 
 /* A stage that no page was added to for so long is sent as it is. */
 #define IDLE_FLUSH_MS 5
-/* Every so many packed batches another level is tried, to keep the numbers for the choice fresh. */
-#define PROBE_EVERY 24
 #define NSEC_PER_SEC UINT64_C(1000000000)
 #define MAX_PACE_SLEEP_NS (50 * 1000 * 1000)
 
@@ -61,6 +61,14 @@ void sender_deinit(struct sender *sender)
         sender->source = NULL;
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+        struct timespec t;
+
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+        return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
+}
+
 /* Waits until `bytes` may go under the rate limit, which all senders share. */
 static void pace(struct source *source, size_t bytes)
 {
@@ -84,43 +92,45 @@ static void pace(struct source *source, size_t bytes)
 static int send_frame(struct sender *sender, enum wire_frame type, const void *head, size_t head_len,
         void *body, size_t body_len, struct error **ret_error)
 {
-        uint64_t started;
+        uint64_t paced = clock_monotonic_ns(), started, started_cpu;
         int r;
 
         pace(sender->source, head_len + body_len);
         started = clock_monotonic_ns();
+        started_cpu = thread_cpu_ns();
         r = channel_send(&sender->channel, type, head, head_len, body, body_len, ret_error);
+        counter_add(&sender->counters.pace_ns, started - paced);
         counter_add(&sender->counters.write_ns, clock_monotonic_ns() - started);
+        counter_add(&sender->counters.write_cpu_ns, thread_cpu_ns() - started_cpu);
         counter_add(&sender->counters.wire_bytes, sizeof(struct wire_header_v1) + head_len + body_len);
         return r;
 }
 
-/* The level for the next batch: the chosen one, and now and then a neighbour. */
 static enum codec_level next_level(struct sender *sender)
 {
-        enum codec_level level = atomic_load_explicit(&sender->source->level, memory_order_relaxed);
-        bool fixed = strcmp(sender->source->start.codec, "auto") != 0;
+        struct source *source = sender->source;
+        enum codec_level level = atomic_load_explicit(&source->level, memory_order_relaxed);
 
-        sender->n_packed++;
-        if (fixed || level == CODEC_NONE || sender->n_packed % PROBE_EVERY != 0)
+        if (source->fixed_codec)
                 return level;
-        if (sender->n_packed / PROBE_EVERY % 2 && level + 1 < N_CODEC_LEVELS)
-                return level + 1;
-        return level > CODEC_LZ4 ? level - 1 : level;
+        return codec_probe(
+                level, ++sender->n_packed, atomic_load_explicit(&source->wire_blocks, memory_order_relaxed));
 }
 
 /* Packs `raw` into sender->out; returns what is to be sent and in which packing. `raw` has headroom. */
 static void *pack(struct sender *sender, enum codec_level level, void *raw, size_t raw_len, size_t *ret_len,
         uint8_t *ret_packing)
 {
-        uint64_t started = clock_monotonic_ns();
         size_t n = 0;
 
         if (level != CODEC_NONE) {
+                uint64_t started = clock_monotonic_ns(), started_cpu = thread_cpu_ns();
+
                 n = codec_pack(sender->codec, level, raw, raw_len, sender->out + WIRE_HEADROOM);
                 counter_add(&sender->counters.level[level].raw, raw_len);
                 counter_add(&sender->counters.level[level].packed, n > 0 ? n : raw_len);
-                counter_add(&sender->counters.level[level].ns, clock_monotonic_ns() - started);
+                counter_add(&sender->counters.level[level].cpu_ns, thread_cpu_ns() - started_cpu);
+                counter_add(&sender->counters.pack_ns, clock_monotonic_ns() - started);
         }
         if (n == 0) {
                 *ret_len = raw_len;
@@ -189,8 +199,11 @@ static int keep_order(struct sender *sender, uint64_t page, struct error **ret_e
 static int stage_blocks(
         struct sender *sender, uint64_t page, uint16_t mask, const uint8_t *data, struct error **ret_error)
 {
-        bool packable = atomic_load_explicit(&sender->source->level, memory_order_relaxed) != CODEC_NONE &&
-                        classify_compressible(data, WIRE_PAGE_SIZE);
+        const struct source *source = sender->source;
+        /* At level none as well, unless it is fixed: what packs must be known to be probed. */
+        bool may_pack = !source->fixed_codec ||
+                        atomic_load_explicit(&source->level, memory_order_relaxed) != CODEC_NONE;
+        bool packable = may_pack && classify_compressible(data, WIRE_PAGE_SIZE);
         struct stage *stage = packable ? sender->packable : sender->plain;
         int r = keep_order(sender, page, ret_error);
 
@@ -292,11 +305,10 @@ static int send_bytes(
         struct sender *sender, enum wire_frame type, struct batch *batch, struct error **ret_error)
 {
         struct wire_bytes_v1 head = {.raw_len = htole32((uint32_t)batch->n_bytes)};
-        enum codec_level level = atomic_load_explicit(&sender->source->level, memory_order_relaxed);
         void *body;
         size_t len;
 
-        body = pack(sender, level, batch->data, batch->n_bytes, &len, &head.packing);
+        body = pack(sender, next_level(sender), batch->data, batch->n_bytes, &len, &head.packing);
         if (body == batch->data) { /* no headroom there */
                 memcpy(sender->out + WIRE_HEADROOM, batch->data, len);
                 body = sender->out + WIRE_HEADROOM;

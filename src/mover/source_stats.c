@@ -4,6 +4,7 @@
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -20,16 +21,28 @@
 #define MIN_SOCKET_BYTES (16 * 1024)
 #define MAX_SOCKET_BYTES (1024 * 1024)
 #define STATS_EVERY_TICKS 5
-/* Old numbers about a level fade with this factor a tick. */
-#define SAMPLE_FADE 0.9
+/* Part of what is known about the senders' time that is kept from tick to tick. */
+#define TIME_FADE 0.7
+/* The wire blocks if at least so much of a sender's time, all together, goes into waiting for it. */
+#define BLOCKED_PART 0.8
+/* Less time of packing than this says nothing about the share of the processors that we get. */
+#define MIN_PACK_NS 1000000
+
+static unsigned int usable_cpus(void)
+{
+        cpu_set_t set;
+
+        /* Fails where there are more processors than a set holds. */
+        if (sched_getaffinity(0, sizeof(set), &set) == 0)
+                return (unsigned int)CPU_COUNT(&set);
+        return (unsigned int)MAX(1, sysconf(_SC_NPROCESSORS_ONLN));
+}
 
 void source_stats_init(struct source_stats *stats, struct source *source)
 {
-        long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
-
-        *stats = (struct source_stats){.source = source};
-        /* One core is left for QEMU and the reader. */
-        stats->choice.n_cores = (unsigned int)CLAMP(n_cores - 1, 1, (long)source->n_channels);
+        *stats = (struct source_stats){
+                .source = source, .n_cpus = usable_cpus(), .time_at_ns = clock_monotonic_ns()};
+        stats->choice.n_cores = codec_cores(stats->n_cpus, source->n_channels, 1, false);
         stats->choice.features = source->features;
         switchover_init(&stats->switchover, source->start.max_pause_ms);
 }
@@ -87,18 +100,48 @@ static void measure_levels(struct source_stats *stats)
         for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++) {
                 struct codec_sample now = {.raw_bytes = SUM(stats->source, level[i].raw),
                         .packed_bytes = SUM(stats->source, level[i].packed),
-                        .pack_ns = SUM(stats->source, level[i].ns)};
-                struct codec_sample *before = &stats->samples_before[i], *s = &stats->choice.samples[i];
+                        .cpu_ns = SUM(stats->source, level[i].cpu_ns)};
+                struct codec_sample *before = &stats->samples_before[i];
+                struct codec_sample more = {.raw_bytes = now.raw_bytes - before->raw_bytes,
+                        .packed_bytes = now.packed_bytes - before->packed_bytes,
+                        .cpu_ns = now.cpu_ns - before->cpu_ns};
 
-                if (now.raw_bytes == before->raw_bytes)
-                        continue;
-                s->raw_bytes =
-                        (uint64_t)((double)s->raw_bytes * SAMPLE_FADE) + now.raw_bytes - before->raw_bytes;
-                s->packed_bytes = (uint64_t)((double)s->packed_bytes * SAMPLE_FADE) + now.packed_bytes -
-                                  before->packed_bytes;
-                s->pack_ns = (uint64_t)((double)s->pack_ns * SAMPLE_FADE) + now.pack_ns - before->pack_ns;
+                codec_sample_add(&stats->choice.samples[i], &more);
                 *before = now;
         }
+}
+
+static void fade_in(struct sender_times *recent, const struct sender_times *now, struct sender_times *before)
+{
+        recent->pack_ns = recent->pack_ns * TIME_FADE + now->pack_ns - before->pack_ns;
+        recent->pack_cpu_ns = recent->pack_cpu_ns * TIME_FADE + now->pack_cpu_ns - before->pack_cpu_ns;
+        recent->write_ns = recent->write_ns * TIME_FADE + now->write_ns - before->write_ns;
+        recent->write_cpu_ns = recent->write_cpu_ns * TIME_FADE + now->write_cpu_ns - before->write_cpu_ns;
+        *before = *now;
+}
+
+/* What the senders waited for: the wire, or a processor. A thread that wants to compute and does not run loses
+ * as much time while it writes as while it packs; only what is left of the writing is the wire's. */
+static void measure_waiting(struct source_stats *stats, uint64_t now_ns)
+{
+        struct source *source = stats->source;
+        struct sender_times now = {.pack_ns = (double)SUM(source, pack_ns),
+                .write_ns = (double)(SUM(source, write_ns) + SUM(source, pace_ns)),
+                .write_cpu_ns = (double)SUM(source, write_cpu_ns)};
+        struct sender_times *recent = &stats->times;
+        double cpu_share = 1, blocked_ns;
+
+        for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++)
+                now.pack_cpu_ns += (double)SUM(source, level[i].cpu_ns);
+        fade_in(recent, &now, &stats->times_before);
+        stats->time_ns = stats->time_ns * TIME_FADE + (double)(now_ns - stats->time_at_ns);
+        stats->time_at_ns = now_ns;
+        if (recent->pack_ns >= MIN_PACK_NS)
+                cpu_share = CLAMP(recent->pack_cpu_ns / recent->pack_ns, 0.01, 1.0);
+        blocked_ns = recent->write_ns - recent->write_cpu_ns / cpu_share;
+        source->wire_blocks = blocked_ns >= BLOCKED_PART * stats->time_ns;
+        stats->choice.n_cores =
+                codec_cores(stats->n_cpus, source->n_channels, cpu_share, source->wire_blocks);
 }
 
 static void choose_level(struct source_stats *stats)
@@ -106,7 +149,7 @@ static void choose_level(struct source_stats *stats)
         struct source *source = stats->source;
         uint64_t rate_limit = counter_get(&source->pace_bytes_per_s);
 
-        if (strcmp(source->start.codec, "auto") != 0)
+        if (source->fixed_codec)
                 return;
         stats->choice.current = source->level;
         if (rate_limit > 0 && stats->choice.wire_bytes_per_s > rate_limit)
@@ -169,6 +212,7 @@ void source_stats_tick(struct source_stats *stats)
         stats->retired_bytes_per_s = meter_rate(&stats->retired);
         measure_wire(stats, now_ns);
         measure_levels(stats);
+        measure_waiting(stats, now_ns);
         choose_level(stats);
         bound_buffers(stats);
         if (++stats->n_ticks % STATS_EVERY_TICKS == 0)

@@ -10,6 +10,12 @@
 
 #define TICK_MS 100
 
+/* The senders' time together, in ns. */
+struct sender_times {
+        double pack_ns, pack_cpu_ns;
+        double write_ns, write_cpu_ns; /* waiting for the rate limit included */
+};
+
 struct source_stats {
         struct source *source;
         struct meter wire, retired;
@@ -17,6 +23,10 @@ struct source_stats {
         uint64_t write_ns_before, write_bytes_before, write_at_ns; /* when the wire was measured last */
         struct codec_sample samples_before[N_CODEC_LEVELS];
         struct codec_choice_input choice;
+        unsigned int n_cpus;
+        struct sender_times times, times_before; /* of late (fading); in total */
+        double time_ns;                          /* that passed meanwhile, fading alike */
+        uint64_t time_at_ns;
         uint64_t drain_ms, buffered_bytes;
         uint64_t rtt_us;
         struct switchover switchover;

@@ -121,7 +121,7 @@ static void test_random_pages_are_recognised(void **state)
                 assert_true(classify_compressible(data + i * WIRE_PAGE_SIZE, WIRE_PAGE_SIZE));
 }
 
-static enum codec_level level_at(uint64_t wire_bytes_per_s, unsigned int n_cores)
+static enum codec_level level_at(uint64_t wire_bytes_per_s, double n_cores)
 {
         struct codec_choice_input input = {.current = CODEC_LZ4,
                 .wire_bytes_per_s = wire_bytes_per_s,
@@ -171,8 +171,85 @@ static void test_data_that_packs_badly_gets_a_cheap_level(void **state)
                 .features = WIRE_FEATURES_ALL};
 
         input.samples[CODEC_ZSTD_1] = (struct codec_sample){
-                .raw_bytes = 10000000, .packed_bytes = 9700000, .pack_ns = UINT64_C(100000000)};
+                .raw_bytes = 10000000, .packed_bytes = 9700000, .cpu_ns = UINT64_C(100000000)};
         assert_true(codec_choose(&input) <= CODEC_LZ4);
+}
+
+/* Gigabit, one core; a burst of lz4 that looked bad: a tenth of the table's speed. */
+static void bad_lz4_moment(struct codec_choice_input *ret_input)
+{
+        *ret_input = (struct codec_choice_input){.current = CODEC_LZ4,
+                .wire_bytes_per_s = 117 * 1000 * 1000,
+                .n_cores = 1,
+                .features = WIRE_FEATURES_ALL,
+                .samples[CODEC_LZ4] = {.raw_bytes = 50 * 1000 * 1000,
+                        .packed_bytes = 28 * 1000 * 1000,
+                        .cpu_ns = UINT64_C(500) * 1000 * 1000}};
+}
+
+static void test_old_measurement_gives_way_to_the_table(void **state)
+{
+        struct codec_choice_input input;
+
+        bad_lz4_moment(&input);
+        input.current = codec_choose(&input);
+        assert_int_equal(input.current, CODEC_NONE);
+        for (int tick = 0; tick < 25; tick++)
+                codec_sample_add(&input.samples[CODEC_LZ4], &(struct codec_sample){0});
+        assert_int_equal(codec_choose(&input), CODEC_ZSTD_1);
+}
+
+static void test_fresh_measurement_corrects_a_bad_one(void **state)
+{
+        const struct codec_sample good = {
+                .raw_bytes = 10 * 1000 * 1000, .packed_bytes = 5500 * 1000, .cpu_ns = 10 * 1000 * 1000};
+        struct codec_choice_input input;
+
+        bad_lz4_moment(&input);
+        input.current = CODEC_NONE;
+        for (int tick = 0; tick < 8; tick++)
+                codec_sample_add(&input.samples[CODEC_LZ4], &good);
+        assert_true(codec_choose(&input) >= CODEC_LZ4);
+}
+
+static void test_busy_machine_gets_a_cheaper_level(void **state)
+{
+        /* Two processors of which the senders get a tenth. */
+        double n_cores = codec_cores(2, 2, 0.1, true);
+
+        assert_true(level_at(117 * 1000 * 1000, n_cores) < level_at(117 * 1000 * 1000, 2));
+}
+
+static void test_all_cores_pack_while_the_wire_blocks(void **state)
+{
+        assert_true(codec_cores(4, 4, 1, true) > 3.9);
+        assert_true(codec_cores(4, 4, 1, false) < 3.1);
+        assert_true(codec_cores(1, 4, 1, false) > 0.9); /* never none */
+        assert_true(codec_cores(8, 2, 1, true) < 2.1);  /* a sender packs on one core */
+}
+
+static unsigned int n_probes(enum codec_level level, bool wire_blocks, enum codec_level probe)
+{
+        unsigned int n = 0;
+
+        for (unsigned int i = 1; i <= 960; i++)
+                n += codec_probe(level, i, wire_blocks) == probe;
+        return n;
+}
+
+static void test_uncompressed_migration_still_probes_lz4(void **state)
+{
+        assert_true(n_probes(CODEC_NONE, false, CODEC_LZ4) >= 10);
+        assert_true(n_probes(CODEC_NONE, false, CODEC_NONE) >= 900);
+}
+
+static void test_blocked_wire_probes_the_next_stronger_level(void **state)
+{
+        for (enum codec_level i = CODEC_NONE; i + 1 < N_CODEC_LEVELS; i++) {
+                assert_true(n_probes(i, true, i + 1) >= 100);
+                assert_int_equal(n_probes(i, true, i) + n_probes(i, true, i + 1), 960);
+        }
+        assert_true(n_probes(N_CODEC_LEVELS - 1, true, N_CODEC_LEVELS - 2) > 0);
 }
 
 static struct switchover_status status_at(uint64_t pass, uint64_t remaining_bytes)
@@ -296,6 +373,12 @@ int main(void)
                 cmocka_unit_test(test_unknown_link_keeps_the_level),
                 cmocka_unit_test(test_level_that_the_peer_lacks_is_not_chosen),
                 cmocka_unit_test(test_data_that_packs_badly_gets_a_cheap_level),
+                cmocka_unit_test(test_old_measurement_gives_way_to_the_table),
+                cmocka_unit_test(test_fresh_measurement_corrects_a_bad_one),
+                cmocka_unit_test(test_busy_machine_gets_a_cheaper_level),
+                cmocka_unit_test(test_all_cores_pack_while_the_wire_blocks),
+                cmocka_unit_test(test_uncompressed_migration_still_probes_lz4),
+                cmocka_unit_test(test_blocked_wire_probes_the_next_stronger_level),
                 cmocka_unit_test(test_downtime_limit_stays_within_the_users_bound),
                 cmocka_unit_test(test_downtime_limit_is_never_zero),
                 cmocka_unit_test(test_shrinking_passes_converge),
