@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Golden test: golden/NAME.json (a VM document) gives golden/NAME.argv (an argument a line). After a wanted
- * change run the program with --update and look at the difference before committing it. */
+ * change run the program with DROVER_UPDATE_GOLDEN=1 and look at the difference before committing it. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -272,7 +273,7 @@ static void every_allocation_may_fail(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
-int main(int argc, char **argv)
+int main(void)
 {
         const struct CMUnitTest tests[] = {
                 CASE(q35_with_everything),
@@ -289,6 +290,6 @@ int main(int argc, char **argv)
 #endif
         };
 
-        update = argc > 1 && !strcmp(argv[1], "--update");
+        update = getenv("DROVER_UPDATE_GOLDEN") != NULL;
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
