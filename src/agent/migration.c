@@ -85,8 +85,8 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
         static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
                 "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
                 NULL};
-        const char *source_uid, *source_address, *destination_uid, *destination_address, *codec = "auto",
-                                                                                         *text = NULL;
+        const char *source_uid = "", *source_address = "", *destination_uid = "", *destination_address = "";
+        const char *codec = "auto", *text = NULL;
         uint64_t number = 0;
         json_t *vm = NULL;
         bool flag = false;

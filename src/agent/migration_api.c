@@ -90,7 +90,7 @@ void migration_api_start(struct agent *agent, struct http_request *request)
 
         if (r == 0)
                 r = migration_new(agent, MIGRATION_SOURCE_SIDE, spec, &m, &e);
-        if (r < 0)
+        if (r != 0)
                 return api_reply_error(request, e);
         same = migration_find(agent, m->id);
         if (same && same->role == m->role &&
@@ -103,7 +103,7 @@ void migration_api_start(struct agent *agent, struct http_request *request)
                 r = check_start(agent, m, &e);
         if (r == 0)
                 r = migration_register(m, &e);
-        if (r < 0)
+        if (r != 0)
                 return api_reply_error(request, e);
         m->qemu = HANDOFF_QEMU_RUNNING;
         api_reply_json(request, 202, migration_document(m));

@@ -235,7 +235,7 @@ static void tell_result(struct migration *m, const char *outcome)
         if (m->mover)
                 (void)mover_process_send(m->mover,
                         json_pack("{s:s, s:s, s:I, s:s}", "op", "result", "outcome", outcome,
-                                "resumed_realtime_ns", (json_int_t)(m->destination.resumed_unix_us * 1000),
+                                "resumed_realtime_ns", (json_int_t)m->destination.resumed_unix_us * 1000,
                                 "message", text),
                         NULL, 0, NULL);
 }

@@ -261,7 +261,7 @@ void migration_api_peer_prepare(struct agent *agent, struct http_request *reques
                 r = check_prepare(agent, m, http_request_peer_name(request), &e);
         if (r == 0)
                 r = migration_register(m, &e);
-        if (r < 0)
+        if (r != 0)
                 return http_request_reply_error(request, e);
         m->qemu = HANDOFF_QEMU_GONE;
         migration_destination_begin(TAKE_PTR(m), request);
