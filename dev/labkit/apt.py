@@ -9,6 +9,8 @@ import re
 import subprocess
 import tempfile
 
+from . import cache
+
 
 def _run(*command, **options):
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
@@ -28,6 +30,14 @@ def mirror():
     if not output.strip():
         raise SystemExit(f"apt has no source for {codename()} main; add one to /etc/apt and run apt-get update")
     return output.split()[0]
+
+
+def answer(question, ask):
+    """ask()'s answer, a text, kept for as long as the machine's package lists stay the same: apt-cache takes seconds."""
+    lists = os.stat("/var/lib/apt/lists").st_mtime_ns
+    kept = cache.get("apt-answer", cache.recipe_hash(question, lists),
+                     lambda folder: (folder / "answer").write_text(ask(), encoding="utf-8"))
+    return (kept / "answer").read_text(encoding="utf-8")
 
 
 def refresh():

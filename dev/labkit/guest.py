@@ -36,10 +36,13 @@ def _kernel_package():
     return found[1]
 
 
+def _version(name):
+    return _run("apt-cache", "show", "--no-all-versions", name).split("Version: ")[1].split()[0]
+
+
 def _unpacked(*packages):
     """Folder with these packages unpacked, at the versions the machine's sources have now."""
-    versions = [f"{name}={_run('apt-cache', 'show', '--no-all-versions', name).split('Version: ')[1].split()[0]}"
-                for name in packages]
+    versions = [f"{name}={apt.answer(f'version of {name}', lambda n=name: _version(n))}" for name in packages]
     return cache.get(packages[0], cache.recipe_hash(*versions), lambda folder: apt.unpack(versions, folder))
 
 
@@ -78,7 +81,7 @@ def _make_initrd(kernel, program):
 
 def build_workload():
     """vmlinuz, initrd, append: boots by direct kernel boot in seconds. See tests/lab/workload/workload.h."""
-    kernel = _unpacked(_kernel_package())
+    kernel = _unpacked(apt.answer(KERNEL_PACKAGE, _kernel_package))
 
     def build(folder):
         shutil.copy(_only(kernel, "boot/vmlinuz-*"), folder / "vmlinuz")

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 
-from . import network, qemu
+from . import netns, network, qemu
 from .machines import FABRIC, LabError, Machines, command_line
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -190,6 +190,19 @@ class Lab:
             return listed and wanted <= {host["name"] for host in json.loads(listed)["items"]
                                          if host["status"]["state"] == "connected"}
         wait_for(f"{', '.join(sorted(wanted))} to be connected", connected, timeout_s)
+
+    def wait_answering(self, host):
+        """Until the agent of a host answers; the manager's idea of it may be older than the agent's restart."""
+        address = (network.host_address(self.hosts.index(host) + 1), AGENT_PORT)
+
+        def answers():
+            try:
+                netns.connect(self.machines.pid("manager"), address, 1).close()
+            except OSError:
+                return False
+            return True
+        wait_for(f"the agent of {host} to answer", answers)
+        self.wait_connected()
 
     # Programs
 

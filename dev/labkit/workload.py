@@ -32,16 +32,18 @@ class Session:
     count and sum of this very connection; any loss, repetition or other guest behind the address shows."""
 
     INTERVAL_S = 0.005
+    # Longer than any pause of a healthy migration: an answer that takes longer means the connection is dead.
+    PATIENCE_S = 30
 
-    def __init__(self, pid, address):
+    def __init__(self, pid, address, patience_s=PATIENCE_S):
         self.count = 0
         self.longest_gap_ms = 0.0
         self.error = None
         self._sum = 0
         self._boot = None
         self._stop = threading.Event()
-        # Longer than any pause that a test allows: an answer that takes longer means the connection is dead.
-        self._socket = netns.connect(pid, (address, COUNTER_PORT), timeout_s=30)
+        self._patience_s = patience_s
+        self._socket = netns.connect(pid, (address, COUNTER_PORT), timeout_s=patience_s)
         self._stream = self._socket.makefile("rw", encoding="ascii", newline="\n")
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -75,7 +77,7 @@ class Session:
     def close(self):
         """Ends the session; LabError when it did not live up to here."""
         self._stop.set()
-        self._thread.join(35)
+        self._thread.join(self._patience_s + 5)
         self._socket.close()
         if self.error or self._thread.is_alive():
             raise LabError(f"the TCP session died after {self.count} answers: {self.error or 'no answer'}")
@@ -190,8 +192,8 @@ class Workload:
         """All memory, all disk records, the clock: LabError with the guest's words when anything is wrong."""
         self.do("verify")
 
-    def session(self):
-        return Session(self.lab.machines.pid("client"), self.address)
+    def session(self, patience_s=Session.PATIENCE_S):
+        return Session(self.lab.machines.pid("client"), self.address, patience_s)
 
     def ping(self):
         return Ping(self.lab, self.address)

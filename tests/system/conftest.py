@@ -17,14 +17,25 @@ sys.path.insert(0, str(REPOSITORY / "dev"))
 
 from labkit.lab import Lab  # noqa: E402 (the path comes first)
 from labkit.workload import Workload  # noqa: E402
+from fault_matrix import Cell  # noqa: E402
 
 LOGS = REPOSITORY / "out/test/lab"
+LABS = pathlib.Path("/run/drover-lab")
+# Workers (pytest -n N) are children of the run that hands out the modules.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+RUN = os.getppid() if WORKER else os.getpid()
 _numbers = itertools.count()
 
 
 def pytest_configure():
     # A run that a time limit ends takes its labs down, as one that Ctrl-C ends does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_unconfigure():
+    """A worker that is ended while it takes its lab down leaves that to us."""
+    for folder in [] if WORKER else LABS.glob(f"test-{RUN}-*"):
+        Lab(folder).down()
 
 
 def pytest_addoption(parser):
@@ -58,7 +69,7 @@ def leftovers(folder):
 
 @pytest.fixture(scope="module")
 def lab(request):
-    folder = f"/run/drover-lab/test-{os.getpid()}-{next(_numbers)}"
+    folder = LABS / f"test-{RUN}-{WORKER}{next(_numbers)}"
     made = Lab(folder)
     failed_before = request.session.testsfailed
     try:
@@ -99,3 +110,23 @@ def vm(lab):
 def busy_vm(vm):
     """A guest that changes memory of every kind of content, writes to its disk, and is hard at it."""
     return vm(append="workload.memory=64,mixed workload.dirty=5000,32,random workload.disk=100")
+
+
+@pytest.fixture(scope="module")
+def matrix_guest(lab):
+    """One guest for all faults of a module: what it went through before makes it only harder."""
+    made = Workload(lab, "matrix").create(
+        host="host1", append="workload.memory=64,mixed workload.dirty=3000,32,random workload.disk=50")
+    yield made
+    made.discard()
+
+
+@pytest.fixture
+def cell(lab, matrix_guest):
+    """One migration of that guest with a fault in it."""
+    if matrix_guest.power() != "running":
+        matrix_guest.start("host1")
+    made = Cell(lab, matrix_guest)
+    yield made
+    if not made.passed:
+        made.clean_up()

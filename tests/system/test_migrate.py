@@ -88,6 +88,18 @@ def test_reboot_during_the_copy(busy_vm, lab):
     busy_vm.verify()
 
 
+def test_crash_of_the_guests_kernel_during_the_copy(busy_vm, lab):
+    """It panics, and reboots by itself (panic=1): a reset like any other, and the migration goes on."""
+    boot = busy_vm.status()["boot"]
+    task = slow_migration(busy_vm)
+    busy_vm.tell("crash")
+    assert busy_vm.wait_task(task)["status"]["state"] == "succeeded"
+    busy_vm.wait_ready()
+    assert busy_vm.status()["boot"] != boot
+    check_arrived(busy_vm, "host2", lab)
+    busy_vm.verify()
+
+
 def test_power_off_during_the_copy(busy_vm, lab):
     task = slow_migration(busy_vm)
     busy_vm.tell("poweroff")

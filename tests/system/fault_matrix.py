@@ -2,16 +2,15 @@
 """The fault matrix: whatever dies or is cut off at whatever point of a migration, the guest runs on exactly one host
 afterwards, with every byte right, its TCP connection alive, and nothing left behind on the other.
 
-A test holds the agent of one side at a named point (src/agent/crash_point.h), strikes, lets go, repairs what it broke, and
-looks. docs/handoff.md says what each cell must lead to; where that depends on how far the bytes had come, the cell says
-"either". Where a mover does not exist yet, or has ended by itself, there is no cell."""
+A test (test_faults_*.py: one module per kind of victim, so that they can run side by side) holds the agent of one side at a
+named point (src/agent/crash_point.h), strikes, lets go, repairs what it broke, and looks. docs/handoff.md says what each cell
+must lead to; where that depends on how far the bytes had come, the cell says "either". Where a mover does not exist yet, or
+has ended by itself, there is no cell."""
 
 import itertools
 
 import pytest
-from labkit import netns, network
-from labkit.lab import AGENT_PORT, LabError, wait_for
-from labkit.workload import Workload
+from labkit.lab import LabError, wait_for
 
 # point: the side whose agent holds, and the crash point's name
 POINTS = {
@@ -35,8 +34,16 @@ OUTCOMES = {
     "destination qemu": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, CRASHES),
     "network": (EITHER, EITHER, EITHER, EITHER, EITHER, EITHER, EITHER, MOVES),
 }
-CELLS = [pytest.param(point, victim, outcome, id=f"{victim.replace(' ', '-')}-at-{point}")
-         for victim, outcomes in OUTCOMES.items() for point, outcome in zip(POINTS, outcomes) if outcome]
+
+
+def cells_of(*victims):
+    """The parameters of strike_and_look() for these victims: one per point at which there is something to strike."""
+    return [pytest.param(point, victim, outcome, id=f"{victim.replace(' ', '-')}-at-{point}")
+            for victim in victims for point, outcome in zip(POINTS, OUTCOMES[victim]) if outcome]
+
+
+# How long a client of the guest waits for it: longer than any outage here.
+PATIENCE_S = 180
 
 _numbers = itertools.count()
 
@@ -49,18 +56,31 @@ class Cell:
         self.source = guest.host()
         self.destination = next(host for host in lab.hosts if host != self.source)
         self.gate = self.task = None
+        self.passed = False
 
     def host(self, side):
         return {"source": self.source, "destination": self.destination}[side]
 
     def begin(self, point):
+        """Migrates up to a point of POINTS, and holds there until repair()."""
         side, name = POINTS[point]
-        self.gate = self.lab.folder_of(self.host(side)) / f"gate-{next(_numbers)}"
-        self.lab.restart(self.host(side), "agent", {"DROVER_HOLD_AT": f"{name}:{self.gate}"})
-        self.wait_agent(self.host(side))
-        self.task = self.guest.begin_migration(self.destination)
+        self._begin(side, "DROVER_HOLD_AT", name)
         held = self.gate.with_name(f"{self.gate.name}.held")
         wait_for(f"the agent to hold at {name}", lambda: held.exists() or self._ended_early(), 60, 0.02)
+
+    def crash(self, side, name):
+        """Migrates up to a crash point of one side's agent, where that agent kills itself, and starts it again."""
+        self._begin(side, "DROVER_CRASH_AT", name)
+        wait_for(f"the agent to die at {name}", lambda: not self.lab.find(self.host(side), "agent"), 60, 0.05)
+        assert self.gate.exists(), "the agent died somewhere else"
+        self.lab.start(self.host(side), "agent")
+        self.lab.wait_connected()
+
+    def _begin(self, side, variable, name):
+        self.gate = self.lab.folder_of(self.host(side)) / f"gate-{next(_numbers)}"
+        self.lab.restart(self.host(side), "agent", {variable: f"{name}:{self.gate}"})
+        self.lab.wait_answering(self.host(side))
+        self.task = self.guest.begin_migration(self.destination)
 
     def _ended_early(self):
         task = self.guest.task(self.task)
@@ -88,21 +108,10 @@ class Cell:
             self.lab.start(self.host(victim.split()[0]), "agent")
         self.lab.wait_connected()
 
-    def wait_agent(self, host):
-        """Until the agent of a host answers; the manager's idea of it may be older than its restart."""
-        def answers():
-            address = (network.host_address(self.lab.hosts.index(host) + 1), AGENT_PORT)
-            try:
-                netns.connect(self.lab.machines.pid("manager"), address, 1).close()
-            except OSError:
-                return False
-            return True
-        wait_for(f"the agent of {host}", answers)
-        self.lab.wait_connected()
-
     def clean_up(self):
         """After a failed cell: lets everything run again, so that the next one starts from a whole cluster."""
-        self.gate.touch()
+        if self.gate:
+            self.gate.touch()
         self.lab.network.cut(self.destination, up=True, network="mgmt")
         for machine, program in (("manager", "manager"), *((host, "agent") for host in self.lab.hosts)):
             if not self.lab.find(machine, program):
@@ -146,25 +155,6 @@ class Cell:
         return found
 
 
-@pytest.fixture(scope="module")
-def guest(lab):
-    """One guest for the whole matrix: what it went through before makes it only harder."""
-    made = Workload(lab, "matrix").create(
-        host="host1", append="workload.memory=64,mixed workload.dirty=3000,32,random workload.disk=50")
-    yield made
-    made.discard()
-
-
-@pytest.fixture
-def cell(lab, guest):
-    if guest.power() != "running":
-        guest.start("host1")
-    made = Cell(lab, guest)
-    yield made
-    if made.gate and not made.gate.exists():
-        made.clean_up()
-
-
 def check_settled(cell, task, side):
     """The task says what happened, and says it right; the other host is clean."""
     guest = cell.guest
@@ -177,20 +167,26 @@ def check_settled(cell, task, side):
     wait_for(f"{other} to be clean", lambda: cell.leftovers(other) == [])
 
 
-@pytest.mark.parametrize(("point", "victim", "outcome"), CELLS)
-def test_fault(cell, point, victim, outcome):
-    guest, session = cell.guest, cell.guest.session()
-    cell.begin(point)
-    cell.strike(victim)
-    cell.repair(victim)
-    task = guest.wait_task(cell.task)
+def look(cell, outcome, session):
+    """What must be true when the dust has settled."""
+    guest, task = cell.guest, cell.guest.wait_task(cell.task)
     side = cell.where()
     assert side in outcome, task["status"]
     if side == "crashed":
         wait_for("the crash to be noticed", lambda: guest.power() == "crashed")
         with pytest.raises(LabError):
             session.close()
-        return
-    check_settled(cell, task, side)
-    guest.verify()
-    session.close()
+    else:
+        check_settled(cell, task, side)
+        guest.verify()
+        session.close()
+    cell.passed = True
+
+
+def strike_and_look(cell, point, victim, outcome):
+    """One cell of the matrix."""
+    session = cell.guest.session(patience_s=PATIENCE_S)
+    cell.begin(point)
+    cell.strike(victim)
+    cell.repair(victim)
+    look(cell, outcome, session)
