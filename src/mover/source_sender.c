@@ -288,6 +288,7 @@ static int send_pages(struct sender *sender, const struct batch *batch, struct e
 
                 if (batch->entries[i] & BATCH_ZERO) {
                         r = sender_add_zero(sender, page, ret_error);
+                        counter_add(&sender->counters.zero_retired, WIRE_PAGE_SIZE);
                 } else {
                         uint64_t before = counter_get(&sender->counters.pages_sent);
 

@@ -160,7 +160,6 @@ static void choose_level(struct source_stats *stats)
 static void bound_buffers(struct source_stats *stats)
 {
         struct source *source = stats->source;
-        uint64_t wire = MAX(stats->wire_bytes_per_s, 1u);
         uint64_t backlog = socket_backlog(source, &stats->rtt_us);
         uint64_t queued = batch_pool_under_way(&source->pool);
         /* Guest bytes become wire bytes in this proportion. */
@@ -172,7 +171,8 @@ static void bound_buffers(struct source_stats *stats)
                 (uint64_t)MIN_SOCKET_BYTES, (uint64_t)MAX_SOCKET_BYTES);
 
         stats->buffered_bytes = backlog + (uint64_t)((double)queued * ratio);
-        stats->drain_ms = MIN(stats->buffered_bytes * 1000 / wire, UINT64_C(10000));
+        stats->drain_ms = switchover_drain_ms(
+                stats->buffered_bytes, stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s);
         if (stats->retired_bytes_per_s > 0)
                 batch_pool_set_limit(&source->pool,
                         MAX((size_t)MIN_QUEUE_BYTES, stats->retired_bytes_per_s * QUEUE_MS / 1000));
@@ -187,7 +187,8 @@ static void decide_switchover(struct source_stats *stats)
 
         if (stats->source->device_state || stats->status.dirty_sync_count == 0)
                 return;
-        stats->status.effective_bytes_per_s = stats->retired_bytes_per_s;
+        stats->status.possible_bytes_per_s = switchover_possible_rate(
+                stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s, stats->retired_bytes_per_s);
         stats->status.drain_ms = stats->drain_ms;
         stats->status.rtt_us = stats->rtt_us;
         limit_ms = switchover_update(&stats->switchover, &stats->status);
@@ -208,6 +209,7 @@ void source_stats_tick(struct source_stats *stats)
 
         meter_add(&stats->wire, SUM(source, wire_bytes), now_ns);
         meter_add(&stats->retired, SUM(source, bytes_retired), now_ns);
+        meter_add(&stats->zero, SUM(source, zero_retired), now_ns);
         stats->wire_bytes_per_s = meter_rate(&stats->wire);
         stats->retired_bytes_per_s = meter_rate(&stats->retired);
         measure_wire(stats, now_ns);
@@ -281,7 +283,8 @@ void source_stats_send(struct source_stats *stats, bool droppable)
                 {"bytes_duplicate", SUM(source, bytes_unchanged)}, {"bytes_delta", SUM(source, bytes_delta)},
                 {"bytes_device", counter_get(&source->bytes_device)}, {"pages_sent", SUM(source, pages_sent)},
                 {"pages_resent_by_verify", SUM(source, pages_verify)},
-                {"rate_bps", stats->wire_bytes_per_s * 8}, {"effective_bps", stats->retired_bytes_per_s * 8},
+                {"rate_bps", stats->wire_bytes_per_s * 8},
+                {"effective_bps", (stats->retired_bytes_per_s + meter_rate(&stats->zero)) * 8},
                 {"capacity_bps", stats->choice.wire_bytes_per_s * 8},
                 {"buffered_bytes", stats->buffered_bytes}, {"drain_ms", stats->drain_ms},
                 {"remaining_bytes", stats->status.remaining_bytes},

@@ -18,7 +18,7 @@ struct sender_times {
 
 struct source_stats {
         struct source *source;
-        struct meter wire, retired;
+        struct meter wire, retired, zero; /* retired: pages with content; zero: those without */
         uint64_t wire_bytes_per_s, retired_bytes_per_s;
         uint64_t write_ns_before, write_bytes_before, write_at_ns; /* when the wire was measured last */
         struct codec_sample samples_before[N_CODEC_LEVELS];

@@ -12,6 +12,24 @@
  * length let pile up. */
 #define PASSES_TO_WARM_UP 2
 
+/* Fewer bytes in a second say nothing about how guest bytes and wire bytes relate. */
+#define MIN_CONTENT_BYTES (64 * 1024)
+#define MAX_DRAIN_MS 10000
+
+uint64_t switchover_possible_rate(uint64_t capacity, uint64_t wire, uint64_t content)
+{
+        if (content < MIN_CONTENT_BYTES || wire == 0)
+                return 0;
+        return MAX(content, (uint64_t)((double)content / (double)wire * (double)capacity));
+}
+
+uint64_t switchover_drain_ms(uint64_t buffered_bytes, uint64_t capacity, uint64_t wire)
+{
+        uint64_t rate = MAX(MAX(capacity, wire), 1u);
+
+        return MIN(buffered_bytes * 1000 / rate, (uint64_t)MAX_DRAIN_MS);
+}
+
 void switchover_init(struct switchover *switchover, uint64_t max_pause_ms)
 {
         *switchover = (struct switchover){
@@ -40,10 +58,10 @@ uint64_t switchover_update(struct switchover *s, const struct switchover_status 
         double correction = 1;
 
         count_pass(s, status);
-        /* QEMU counts what it wrote; where that is more than what left, its idea of the time is too short. */
-        if (status->qemu_bytes_per_s > 0 && status->effective_bytes_per_s > 0)
-                correction =
-                        CLAMP((double)status->effective_bytes_per_s / status->qemu_bytes_per_s, 0.1, 1.0);
+        /* QEMU counts what it wrote; where that is more than what can leave, its idea of the time is too
+         * short. */
+        if (status->qemu_bytes_per_s > 0 && status->possible_bytes_per_s > 0)
+                correction = CLAMP((double)status->possible_bytes_per_s / status->qemu_bytes_per_s, 0.1, 1.0);
         s->downtime_limit_ms = MAX(1u, (uint64_t)((double)budget_ms / share * correction));
         return s->downtime_limit_ms;
 }

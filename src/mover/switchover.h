@@ -14,9 +14,9 @@
 struct switchover_status {
         uint64_t remaining_bytes; /* from query-migrate */
         uint64_t dirty_sync_count;
-        double qemu_bytes_per_s;        /* what QEMU measured; 0: not known */
-        uint64_t effective_bytes_per_s; /* guest bytes that really left; 0: not known */
-        uint64_t drain_ms;              /* to empty our buffers */
+        double qemu_bytes_per_s;       /* what QEMU measured; 0: not known */
+        uint64_t possible_bytes_per_s; /* switchover_possible_rate() */
+        uint64_t drain_ms;             /* to empty our buffers */
         uint64_t rtt_us;
 };
 
@@ -27,6 +27,15 @@ struct switchover {
         unsigned int passes_without_progress;
         uint64_t downtime_limit_ms; /* decided last */
 };
+
+/* How many bytes of pages with content can leave in a second, from what was measured lately. It must not look
+ * bad because there was little to send, as while QEMU goes through zero pages: so it is at least what the
+ * wire can take, in guest bytes. `capacity`: of the wire, kept busy; `wire`, `content`: what left in a second,
+ * in bytes of the wire and of pages with content. 0: too little went to tell. */
+uint64_t switchover_possible_rate(uint64_t capacity, uint64_t wire, uint64_t content);
+/* Time to send what is buffered (wire bytes). Not at the present rate, which is low when little is to be sent;
+ * 0 for an empty buffer, at most 10 s. */
+uint64_t switchover_drain_ms(uint64_t buffered_bytes, uint64_t capacity, uint64_t wire);
 
 void switchover_init(struct switchover *switchover, uint64_t max_pause_ms);
 /* Takes a new status in; returns the downtime limit to set in QEMU (at least 1: QEMU switches blindly at

@@ -257,7 +257,7 @@ static struct switchover_status status_at(uint64_t pass, uint64_t remaining_byte
         return (struct switchover_status){.remaining_bytes = remaining_bytes,
                 .dirty_sync_count = pass,
                 .qemu_bytes_per_s = 1e8,
-                .effective_bytes_per_s = 100 * 1000 * 1000,
+                .possible_bytes_per_s = 100 * 1000 * 1000,
                 .drain_ms = 10};
 }
 
@@ -282,6 +282,56 @@ static void test_downtime_limit_is_never_zero(void **state)
 
         switchover_init(&s, 1);
         assert_int_equal(switchover_update(&s, &status), 1);
+}
+
+#define MIB (UINT64_C(1) << 20)
+
+static void test_zero_pages_do_not_make_the_wire_look_slow(void **state)
+{
+        /* A gigabit wire, half of it used a moment ago at two guest bytes a wire byte, now hardly. */
+        assert_int_equal(switchover_possible_rate(112 * MIB, 56 * MIB, 112 * MIB), 224 * MIB);
+        assert_int_equal(switchover_possible_rate(112 * MIB, 1 * MIB, 2 * MIB), 224 * MIB);
+        assert_int_equal(switchover_possible_rate(112 * MIB, 1000, 4096), 0);
+}
+
+static void test_rate_that_was_reached_is_possible(void **state)
+{
+        assert_int_equal(switchover_possible_rate(0, 100 * MIB, 150 * MIB), 150 * MIB);
+        assert_int_equal(switchover_possible_rate(50 * MIB, 100 * MIB, 150 * MIB), 150 * MIB);
+}
+
+static void test_nearly_empty_buffer_drains_at_once(void **state)
+{
+        assert_int_equal(switchover_drain_ms(80 * 1024, 112 * MIB, 250 * 1024), 0);
+        assert_int_equal(switchover_drain_ms(112 * MIB, 112 * MIB, 1), 1000);
+        assert_int_equal(switchover_drain_ms(MIB, 0, 10 * MIB), 100);
+        assert_int_equal(switchover_drain_ms(1, 0, 0), 1000);
+        assert_int_equal(switchover_drain_ms(100 * MIB, 1, 1), 10000);
+}
+
+static void test_zero_region_does_not_shrink_the_downtime_limit(void **state)
+{
+        struct switchover_status status = status_at(2, 5000000);
+        struct switchover s;
+        uint64_t before;
+
+        switchover_init(&s, 100);
+        before = switchover_update(&s, &status);
+        status.possible_bytes_per_s = switchover_possible_rate(112 * MIB, 250 * 1024, 300 * 1024);
+        status.drain_ms = switchover_drain_ms(80 * 1024, 112 * MIB, 250 * 1024);
+        assert_true(switchover_update(&s, &status) >= before);
+}
+
+static void test_backlog_shrinks_the_downtime_limit(void **state)
+{
+        struct switchover_status status = status_at(2, 5000000);
+        struct switchover s;
+        uint64_t before;
+
+        switchover_init(&s, 100);
+        before = switchover_update(&s, &status);
+        status.possible_bytes_per_s /= 4; /* QEMU writes four times what can leave */
+        assert_true(switchover_update(&s, &status) <= before / 4 + 1);
 }
 
 static void test_shrinking_passes_converge(void **state)
@@ -381,6 +431,11 @@ int main(void)
                 cmocka_unit_test(test_blocked_wire_probes_the_next_stronger_level),
                 cmocka_unit_test(test_downtime_limit_stays_within_the_users_bound),
                 cmocka_unit_test(test_downtime_limit_is_never_zero),
+                cmocka_unit_test(test_zero_pages_do_not_make_the_wire_look_slow),
+                cmocka_unit_test(test_rate_that_was_reached_is_possible),
+                cmocka_unit_test(test_nearly_empty_buffer_drains_at_once),
+                cmocka_unit_test(test_zero_region_does_not_shrink_the_downtime_limit),
+                cmocka_unit_test(test_backlog_shrinks_the_downtime_limit),
                 cmocka_unit_test(test_shrinking_passes_converge),
                 cmocka_unit_test(test_passes_without_progress_do_not_converge),
                 cmocka_unit_test(test_meter_forgets_what_is_older_than_its_window),
