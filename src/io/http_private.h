@@ -32,6 +32,7 @@ struct http_server {
         size_t n_routes;
         size_t body_max_bytes;
         bool (*admit)(struct http_request *request, void *userdata);
+        bool admit_early;
         void *userdata;
 
         /* TLS; NULL without */

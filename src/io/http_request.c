@@ -238,6 +238,11 @@ int http_request_json(struct http_request *request, json_t **ret_json, struct er
         return 0;
 }
 
+void http_request_limit_body(struct http_request *request, size_t max_bytes)
+{
+        request->body.max = MIN(request->body.max, max_bytes);
+}
+
 void http_request_set_context(struct http_request *request, void *context, void (*free_fn)(void *))
 {
         if (request->context_free)

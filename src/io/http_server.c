@@ -116,8 +116,7 @@ static void reply_too_large(struct http_request *q)
 {
         struct error *e = NULL;
 
-        error_set(&e, ERROR_TOO_LARGE, NULL, "the body is larger than the %zu bytes allowed",
-                q->server->body_max_bytes);
+        error_set(&e, ERROR_TOO_LARGE, NULL, "the body is larger than the %zu bytes allowed", q->body.max);
         http_request_reply_error(q, e);
 }
 
@@ -176,7 +175,7 @@ static void dispatch(struct http_request *q)
                 return;
         }
         route = find_route(q);
-        if (route && (!server->admit || server->admit(q, server->userdata)))
+        if (route && (server->admit_early || !server->admit || server->admit(q, server->userdata)))
                 route->handler(q, server->userdata);
 }
 
@@ -188,7 +187,17 @@ static bool announces_too_much(const struct http_request *q)
         const char *length = http_request_header(q, "Content-Length");
         uint64_t n;
 
-        return length && text_parse_u64(length, 0, q->server->body_max_bytes, &n) == -ERANGE;
+        return length && text_parse_u64(length, 0, q->body.max, &n) == -ERANGE;
+}
+
+/* Nothing more of it is taken in. */
+static enum MHD_Result refused(struct http_request *q)
+{
+        q->dispatched = true;
+        if (q->answered)
+                return queue_response(q);
+        http_request_suspend(q);
+        return MHD_YES;
 }
 
 static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *connection,
@@ -199,11 +208,15 @@ static enum MHD_Result begin(struct http_server *server, struct MHD_Connection *
         if (http_request_new(server, connection, method, path, &q) < 0)
                 return MHD_NO;
         *state = q;
-        if (!announces_too_much(q))
-                return MHD_YES;
-        q->dispatched = true;
-        reply_too_large(http_request_ref(q));
-        return queue_response(q);
+        http_request_ref(q); /* whoever answers drops it */
+        if (server->admit && server->admit_early && !server->admit(q, server->userdata))
+                return refused(q);
+        if (announces_too_much(q)) {
+                reply_too_large(q);
+                return refused(q);
+        }
+        http_request_unref(q);
+        return MHD_YES;
 }
 
 static enum MHD_Result take_body(struct http_request *q, const char *data, size_t len)
@@ -427,6 +440,7 @@ int http_server_new(struct loop *loop, const struct http_server_config *config,
         server->n_routes = config->n_routes;
         server->body_max_bytes = config->body_max_bytes ?: BODY_MAX_DEFAULT;
         server->admit = config->admit;
+        server->admit_early = config->admit_early;
         server->userdata = config->userdata;
         r = load_certificates(server, config, ret_error);
         if (r < 0)

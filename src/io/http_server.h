@@ -35,6 +35,7 @@ struct http_server_config {
         /* Called before the route's handler; answers the request itself (and returns false) to refuse. May be
          * NULL. */
         bool (*admit)(struct http_request *request, void *userdata);
+        bool admit_early; /* call it when the headers are there: of whom it refuses, no body is taken in */
         void *userdata;
 };
 
@@ -63,6 +64,8 @@ const char *http_request_peer_address(const struct http_request *request);
 const char *http_request_body(const struct http_request *request, size_t *ret_len);
 /* The body as JSON object (owned by the request); BAD_REQUEST otherwise. */
 int http_request_json(struct http_request *request, json_t **ret_json, struct error **ret_error);
+/* For `admit` with admit_early: a smaller limit for this request's body. */
+void http_request_limit_body(struct http_request *request, size_t max_bytes);
 /* For the handler and `admit` to hang state on (such as the authenticated caller); freed with free_fn at the
  * end. */
 void http_request_set_context(struct http_request *request, void *context, void (*free_fn)(void *));
@@ -90,5 +93,7 @@ struct http_stream *http_request_reply_stream(struct http_request *request, cons
         size_t buffer_max_bytes, loop_fn closed_fn, void *userdata);
 /* Queues text. 0, or negative when the stream is about to be closed. */
 int http_stream_send(struct http_stream *stream, const char *text, size_t len);
+/* Bytes that the client has not taken yet. */
+size_t http_stream_unsent(const struct http_stream *stream);
 /* Ends it after what is queued; closed_fn is not called. */
 void http_stream_close(struct http_stream *stream);

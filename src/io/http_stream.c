@@ -126,6 +126,11 @@ int http_stream_send(struct http_stream *stream, const char *text, size_t len)
         return 0;
 }
 
+size_t http_stream_unsent(const struct http_stream *stream)
+{
+        return stream->pending.len - stream->sent_bytes;
+}
+
 void http_stream_close(struct http_stream *stream)
 {
         if (!stream || stream->ending)

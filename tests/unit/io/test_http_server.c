@@ -8,6 +8,8 @@
 
 #include "unit/io/http_fixture.h"
 
+#include "io/http_private.h"
+
 static void a_handler_sees_all_parts_of_the_request(void **state)
 {
         const struct http_call_spec spec = {.method = "GET",
@@ -183,6 +185,30 @@ static void admission_can_refuse_before_the_handler(void **state)
         assert_non_null(strstr(text, "WWW-Authenticate: Bearer"));
         assert_int_equal(f->n_handled, 0);
         close(fd);
+}
+
+static void early_admission_takes_no_body_from_whom_it_refuses(void **state)
+{
+        struct fixture *f = *state;
+        int fd;
+
+        f->server->admit_early = true;
+        f->admit_refuses = true;
+        fd = raw_connect(f, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n");
+        assert_non_null(strstr(raw_read_until(f, fd, "}"), "HTTP/1.1 401"));
+        close(fd);
+        assert_int_equal(f->n_handled, 0);
+}
+
+static void early_admission_lets_the_others_through(void **state)
+{
+        _cleanup_json_ json_t *body = json_pack("{s:i}", "a", 1);
+        struct fixture *f = *state;
+        _cleanup_answer_ struct answer a = {};
+
+        f->server->admit_early = true;
+        fixture_call(f, "POST", "/echo", body, &a);
+        assert_int_equal(a.status, 201);
 }
 
 static void several_requests_share_a_connection(void **state)
@@ -455,6 +481,8 @@ int main(void)
                 TEST(a_chunked_body_without_end_ends_the_connection),
                 TEST(the_first_of_two_headers_that_differ_in_case_is_found),
                 TEST(admission_can_refuse_before_the_handler),
+                TEST(early_admission_takes_no_body_from_whom_it_refuses),
+                TEST(early_admission_lets_the_others_through),
                 TEST(several_requests_share_a_connection),
                 TEST(an_answer_may_come_later),
                 TEST(one_handler_may_answer_anothers_request),
