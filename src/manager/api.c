@@ -17,6 +17,7 @@
 #define LIMIT_MAX 1000
 #define KEY_MAX 128
 #define REASON_MAX 512
+#define PUBLIC_BODY_MAX_BYTES (64u << 10) /* an enrolment: a token and a certificate request */
 
 #define V1 "/api/v1"
 static const struct http_route routes[] = {
@@ -119,8 +120,10 @@ bool api_admit(struct http_request *request, void *userdata)
         struct auth_caller *caller;
         struct error *error = NULL;
 
-        if (is_public(http_request_path(request)))
+        if (is_public(http_request_path(request))) {
+                http_request_limit_body(request, PUBLIC_BODY_MAX_BYTES);
                 return true;
+        }
         caller = ALLOC(struct auth_caller);
         if (!caller) {
                 http_request_reply_error(request, NULL);

@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "io/sock.h"
 #include "manager/api.h"
@@ -18,6 +19,7 @@
 #define AGENT_PORT 8444
 #define ADDRESS_MAX 128
 #define CSR_MAX 16384
+#define REFUSED_AUDIT_MS 60000
 
 static bool match(void *userdata, const json_t *doc)
 {
@@ -349,6 +351,32 @@ static int enrol(
         return *ret_answer ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
+/* Anybody may try, as often as they like: one entry a minute at most, or they would push out what matters. */
+static void audit_refused(struct http_request *request, struct manager *manager, const struct error *error)
+{
+        uint64_t now_ms = clock_now_ms(manager->clock);
+        _cleanup_error_ struct error *failure = NULL;
+        _cleanup_json_ json_t *detail = NULL;
+
+        manager->n_refused_enrolments++;
+        if (manager->refused_audited_ms && now_ms < manager->refused_audited_ms + REFUSED_AUDIT_MS)
+                return;
+        detail = json_pack("{s:I}", "attempts", (json_int_t)manager->n_refused_enrolments);
+        if (audit_write(manager->store, manager->clock,
+                    &(struct audit_entry){.who = "anonymous",
+                            .from = http_request_peer_address(request),
+                            .action = "host.enrol",
+                            .why = error_message(error),
+                            .result = "denied",
+                            .detail = detail},
+                    &failure) < 0) {
+                log_warning("cannot write to the audit log: %s", error_message(failure));
+                return;
+        }
+        manager->n_refused_enrolments = 0;
+        manager->refused_audited_ms = now_ms;
+}
+
 void api_enrol(struct http_request *request, void *userdata)
 {
         struct manager *manager = userdata;
@@ -360,12 +388,6 @@ void api_enrol(struct http_request *request, void *userdata)
                 return;
         }
         if (error && error->code == ERROR_DENIED)
-                (void)audit_write(manager->store, manager->clock,
-                        &(struct audit_entry){.who = "anonymous",
-                                .from = http_request_peer_address(request),
-                                .action = "host.enrol",
-                                .why = error_message(error),
-                                .result = "denied"},
-                        NULL);
+                audit_refused(request, manager, error);
         http_request_reply_error(request, error);
 }

@@ -224,7 +224,8 @@ void api_events(struct http_request *request, void *userdata)
                 http_request_reply_error(request, error);
                 return;
         }
-        watch_serve(manager->watch, request, http_request_query(request, "kinds"), since);
+        watch_serve(
+                manager->watch, request, api_caller(request), http_request_query(request, "kinds"), since);
 }
 
 void api_openapi(struct http_request *request, void *userdata)

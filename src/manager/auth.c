@@ -72,26 +72,57 @@ static int refuse(struct error **ret_error, const char *message)
                 "%s", message);
 }
 
+/* Tokens are found by their hash: there is no comparison whose time would tell anything about a secret. */
+static int check_hash(struct store *store, const struct clock *clock, const char *hash, json_t **ret_token,
+        struct error **ret_error)
+{
+        _cleanup_json_ json_t *pointer = NULL, *token = NULL;
+        json_int_t expires;
+        int r;
+
+        r = store_get(store, "token-hash", hash, &pointer, ret_error);
+        if (r >= 0)
+                r = store_get(store, "token", json_text(pointer, "token"), &token, ret_error);
+        if (r == -ENOENT)
+                return refuse(ret_error, "the token is not valid");
+        if (r < 0)
+                return r;
+        expires = json_integer_value(json_object_get(json_object_get(token, "internal"), "expires_unix_ms"));
+        if (expires && clock_unix_ms(clock) >= expires)
+                return refuse(ret_error, "the token has expired");
+        *ret_token = TAKE_PTR(token);
+        return 0;
+}
+
 int auth_check(struct store *store, const struct clock *clock, const char *authorization,
         struct auth_caller *ret_caller, struct error **ret_error)
 {
-        _cleanup_json_ json_t *pointer = NULL, *token = NULL;
+        _cleanup_json_ json_t *token = NULL;
         char hash[PKI_FINGERPRINT_SIZE];
         const char *secret;
-        json_int_t expires;
+        int r;
 
         if (!authorization || strncasecmp(authorization, "Bearer ", 7))
                 return refuse(ret_error, "the request carries no token");
         secret = authorization + 7;
-        /* Found by its hash: there is no comparison whose time would tell anything about a secret. */
-        if (strlen(secret) != AUTH_SECRET_SIZE - 1 || pki_sha256_hex(secret, strlen(secret), hash) < 0 ||
-                store_get(store, "token-hash", hash, &pointer, NULL) < 0 ||
-                store_get(store, "token", json_text(pointer, "token"), &token, NULL) < 0)
+        if (strlen(secret) != AUTH_SECRET_SIZE - 1)
                 return refuse(ret_error, "the token is not valid");
-        expires = json_integer_value(json_object_get(json_object_get(token, "internal"), "expires_unix_ms"));
-        if (expires && clock_unix_ms(clock) >= expires)
-                return refuse(ret_error, "the token has expired");
+        if (pki_sha256_hex(secret, strlen(secret), hash) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = check_hash(store, clock, hash, &token, ret_error);
+        if (r < 0)
+                return r;
         *ret_caller = (struct auth_caller){.admin = !strcmp(json_text(json_spec(token), "role"), "admin")};
         snprintf(ret_caller->name, sizeof(ret_caller->name), "%s", json_text(token, "name"));
+        snprintf(ret_caller->token_hash, sizeof(ret_caller->token_hash), "%s", hash);
         return 0;
+}
+
+bool auth_still(struct store *store, const struct clock *clock, const struct auth_caller *caller)
+{
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_json_ json_t *token = NULL;
+
+        return check_hash(store, clock, caller->token_hash, &token, &error) >= 0 || !error ||
+               error->code != ERROR_UNAUTHENTICATED;
 }

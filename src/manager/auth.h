@@ -15,6 +15,7 @@
 struct auth_caller {
         char name[NAME_MAX_CHARS + 1];
         bool admin;
+        char token_hash[65]; /* for auth_still() */
 };
 
 /* Puts a new token into the batch. `role` is "admin" or "read-only"; expires_days 0: never. *ret_doc is the token's
@@ -27,6 +28,9 @@ int auth_token_new(const struct clock *clock, struct store_batch *batch, const c
 int auth_token_remove(
         struct store *store, struct store_batch *batch, const json_t *token, struct error **ret_error);
 
-/* Who presents this Authorization header: UNAUTHENTICATED when it is absent, unknown or expired. */
+/* Who presents this Authorization header: UNAUTHENTICATED when it is absent, unknown or expired; the store's own errors
+ * are no verdict and are passed on. */
 int auth_check(struct store *store, const struct clock *clock, const char *authorization,
         struct auth_caller *ret_caller, struct error **ret_error);
+/* False once the caller's token was removed or has expired: for what outlives a request. */
+bool auth_still(struct store *store, const struct clock *clock, const struct auth_caller *caller);

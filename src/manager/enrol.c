@@ -71,8 +71,14 @@ int enrol_token_use(struct store *store, const struct clock *clock, const char *
         _cleanup_json_ json_t *doc = NULL;
         char hash[PKI_FINGERPRINT_SIZE];
         char *host_uid;
+        int r;
 
-        if (pki_sha256_hex(secret, strlen(secret), hash) < 0 || store_get(store, KIND, hash, &doc, NULL) < 0)
+        if (pki_sha256_hex(secret, strlen(secret), hash) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = store_get(store, KIND, hash, &doc, ret_error);
+        if (r < 0 && r != -ENOENT)
+                return r;
+        if (r < 0)
                 return error_set(ret_error, ERROR_DENIED, hint,
                         "the enrolment token is not known: it was used, replaced, or mistyped");
         if (clock_unix_ms(clock) >= json_integer_value(json_object_get(doc, "expires_unix_ms")))

@@ -220,6 +220,7 @@ static int make_server(struct manager *manager, int listen_fd, struct error **re
                         .routes = routes,
                         .n_routes = n_routes,
                         .admit = api_admit,
+                        .admit_early = true,
                         .userdata = manager},
                 &manager->server, ret_error);
 }

@@ -30,6 +30,8 @@ struct manager {
         struct loop_source *housekeeping;
         struct watch *watch;
         struct metrics metrics;
+        uint64_t n_refused_enrolments; /* not in the audit log yet */
+        uint64_t refused_audited_ms;
         struct http_server *server;
 };
 

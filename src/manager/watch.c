@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "io/http_server.h"
 #include "io/loop.h"
+#include "manager/auth.h"
 #include "manager/store.h"
 #include "manager/task.h"
 
@@ -18,6 +19,8 @@
 #define EVENTS_AT_ONCE 200
 #define EVENT_MAX_BYTES (5u << 20)
 #define BUFFER_MAX_BYTES (8u << 20)
+#define BUFFER_ENOUGH_BYTES (256u << 10) /* not more than this and one event is waiting for a client */
+#define BEHIND_MS 25
 #define HEARTBEAT_MS 15000
 #define KINDS_MAX 256
 
@@ -27,6 +30,8 @@ struct watcher {
         struct http_stream *stream;
         uint64_t seen;
         char kinds[KINDS_MAX]; /* ",vm,task," or "" for all */
+        struct auth_caller caller;
+        bool behind; /* has more to get than its buffer takes */
         bool failed;
 };
 
@@ -37,6 +42,7 @@ struct watch {
         size_t n_watchers;
         struct loop_source *wake; /* armed by watch_poke() */
         struct loop_source *heartbeat;
+        bool token_removed; /* somebody's: see whose */
 };
 
 /* Kinds that the API shows; whatever else is in the store is nobody's business. */
@@ -78,7 +84,12 @@ static int send_event(void *userdata, const struct store_event *event)
         _cleanup_buf_ struct buf out;
 
         buf_init(&out, EVENT_MAX_BYTES);
+        if (http_stream_unsent(watcher->stream) >= BUFFER_ENOUGH_BYTES) {
+                watcher->behind = true;
+                return 1;
+        }
         watcher->seen = event->seq;
+        watcher->watch->token_removed |= event->removed && !strcmp(event->kind, "token");
         if (!wanted(watcher, event->kind))
                 return 0;
         data = json_pack("{s:s, s:s, s:s, s:s, s:I, s:O?}", "op", event->removed ? "delete" : "put", "kind",
@@ -112,24 +123,44 @@ static void pump(struct watcher *watcher)
         uint64_t before;
         int r;
 
+        watcher->behind = false;
         do {
                 before = watcher->seen;
                 r = store_changes(watcher->watch->store, before, EVENTS_AT_ONCE, send_event, watcher, NULL);
                 if (r == -ESTALE)
                         r = send_reset(watcher);
-        } while (r >= 0 && watcher->seen > before);
+        } while (r >= 0 && !watcher->behind && watcher->seen > before);
         /* A stream that does not take more is about to be closed: on_closed() frees the watcher. */
         watcher->failed = r < 0;
+}
+
+static void end_unauthorised(struct watch *watch)
+{
+        struct watcher *watcher, *spare;
+
+        watch->token_removed = false;
+        list_for_each_safe (watcher, spare, &watch->watchers, link)
+                if (!auth_still(watch->store, loop_clock(watch->loop), &watcher->caller)) {
+                        http_stream_close(watcher->stream);
+                        watcher_free(watcher);
+                }
 }
 
 static void on_wake(void *userdata)
 {
         struct watch *watch = userdata;
         struct watcher *watcher, *spare;
+        bool behind = false;
 
-        list_for_each_safe (watcher, spare, &watch->watchers, link)
+        list_for_each_safe (watcher, spare, &watch->watchers, link) {
                 if (!watcher->failed)
                         pump(watcher);
+                behind |= watcher->behind && !watcher->failed;
+        }
+        if (watch->token_removed)
+                end_unauthorised(watch);
+        if (behind)
+                loop_source_rearm(watch->wake, BEHIND_MS);
 }
 
 static void on_heartbeat(void *userdata)
@@ -137,6 +168,7 @@ static void on_heartbeat(void *userdata)
         struct watch *watch = userdata;
         struct watcher *watcher, *spare;
 
+        end_unauthorised(watch); /* tokens also expire */
         list_for_each_safe (watcher, spare, &watch->watchers, link)
                 if (!watcher->failed && http_stream_send(watcher->stream, ":\n\n", 3) < 0)
                         watcher->failed = true;
@@ -213,9 +245,11 @@ static struct watcher *watcher_new(
         return watcher;
 }
 
-void watch_serve(struct watch *watch, struct http_request *request, const char *kinds, uint64_t since)
+void watch_serve(struct watch *watch, struct http_request *request, const struct auth_caller *caller,
+        const char *kinds, uint64_t since)
 {
         struct watcher *watcher;
+        char first[48];
         struct error *error = NULL;
 
         if (since == UINT64_MAX && store_revision(watch->store, &since, &error) < 0) {
@@ -227,13 +261,15 @@ void watch_serve(struct watch *watch, struct http_request *request, const char *
                 http_request_reply_error(request, error);
                 return;
         }
+        watcher->caller = *caller; /* the request's, which ends with the answer */
         watcher->stream =
                 http_request_reply_stream(request, "text/event-stream", BUFFER_MAX_BYTES, on_closed, watcher);
         if (!watcher->stream) {
                 watcher_free(watcher);
                 return;
         }
-        /* The first bytes tell the client that the stream stands. */
-        if (http_stream_send(watcher->stream, ":\n\n", 3) >= 0)
+        /* The first bytes tell the client that the stream stands, and where it would resume before any event has come. */
+        snprintf(first, sizeof(first), "id: %llu\n\n", (unsigned long long)since);
+        if (http_stream_send(watcher->stream, first, strlen(first)) >= 0)
                 loop_source_rearm(watch->wake, 0);
 }

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 
+struct auth_caller;
 struct http_request;
 struct loop;
 struct store;
@@ -18,5 +19,7 @@ void watch_free(struct watch *watch);
 void watch_poke(struct watch *watch);
 
 /* Answers the request with a stream of changes after `since` (UINT64_MAX: from now). `kinds` (may be NULL) is a
- * comma-separated list. What is internal never leaves. */
-void watch_serve(struct watch *watch, struct http_request *request, const char *kinds, uint64_t since);
+ * comma-separated list. What is internal never leaves. A stream ends when its caller's token does; a client that is slow, or
+ * far behind, is sent as much as it takes, from the log. */
+void watch_serve(struct watch *watch, struct http_request *request, const struct auth_caller *caller,
+        const char *kinds, uint64_t since);

@@ -4,6 +4,8 @@
 
 #include "fixture.h"
 
+#include <sqlite3.h>
+
 #include "manager/auth.h"
 #include "manager/enrol.h"
 
@@ -70,6 +72,23 @@ static void token_ends_in_time(void **data)
         assert_int_equal(check(state, state->header, &caller), 0);
         clock_manual_advance(&state->clock, 1);
         assert_true(check(state, state->header, &caller) < 0);
+}
+
+static void broken_store_is_no_verdict_on_a_token(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        struct auth_caller caller;
+        char path[128];
+        sqlite3 *db = NULL;
+
+        snprintf(path, sizeof(path), "%s/test.db", state->folder.path);
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db, "ALTER TABLE object RENAME TO gone", NULL, NULL, NULL), SQLITE_OK);
+        sqlite3_close(db);
+        assert_true(auth_check(state->store, &state->clock.clock, state->header, &caller, &error) < 0);
+        assert_int_equal(error->code, ERROR_INTERNAL);
+        assert_non_null(strstr(error->message, "store"));
 }
 
 static void any_other_secret_is_refused(void **data)
@@ -149,6 +168,7 @@ int main(void)
                 TEST(token_names_its_caller_and_role),
                 TEST(token_ends_in_time),
                 TEST(any_other_secret_is_refused),
+                TEST(broken_store_is_no_verdict_on_a_token),
                 TEST(enrolment_token_is_used_up),
                 TEST(enrolment_token_expires_after_an_hour),
                 TEST(new_enrolment_token_replaces_the_old_one),

@@ -349,7 +349,7 @@ static void machine_of_a_removed_host_can_be_started(void **data)
 static void cancel_with_a_reason_that_is_no_text_is_refused(void **data)
 {
         struct state *state = *data;
-        char path[128];
+        char path[128], *text;
 
         set_the_stage(state);
         begin_migration(state, path);
@@ -360,7 +360,111 @@ static void cancel_with_a_reason_that_is_no_text_is_refused(void **data)
         assert_int_equal(call(state, "POST", path, NULL), 202);
         *state->headers[1] = '\0';
         assert_int_equal(call(state, "GET", "/api/v1/audit?limit=50", NULL), 200);
-        assert_non_null(strstr(json_dumps(state->body, 0), "because"));
+        text = json_dumps(state->body, 0);
+        assert_non_null(strstr(text, "because"));
+        free(text);
+}
+
+struct watcher_double {
+        uint64_t last_id;
+        unsigned int n_events;
+        bool ended;
+};
+
+static void on_line(void *userdata, const char *line)
+{
+        struct watcher_double *watcher = userdata;
+
+        if (!strncmp(line, "id: ", 4))
+                assert_int_equal(text_parse_u64(line + 4, 0, INT64_MAX, &watcher->last_id), 0);
+        watcher->n_events += !strncmp(line, "event: alert", 12);
+}
+
+static void on_end(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct watcher_double *watcher = userdata;
+
+        watcher->ended = true;
+}
+
+static void watch_events(struct state *state, const char *path, struct watcher_double *watcher)
+{
+        const char *headers[] = {state->headers[0], NULL};
+
+        assert_int_equal(http_client_call(state->client,
+                                 &(struct http_call_spec){.method = "GET",
+                                         .address = state->address,
+                                         .peer_name = "manager.drover",
+                                         .path = path,
+                                         .headers = headers,
+                                         .timeout_ms = WAIT_MS,
+                                         .line = on_line},
+                                 on_end, watcher, NULL, NULL),
+                0);
+}
+
+static void client_far_behind_gets_every_event(void **data)
+{
+        static char payload[100001];
+        struct state *state = *data;
+        struct watcher_double watcher = {};
+
+        memset(payload, 'x', sizeof(payload) - 1);
+        for (int i = 0; i < 150; i++) { /* 15 MB: more than is ever buffered for one client */
+                _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+                store_batch_put(&batch, STORE_ANY, object_new("alert", "large", payload));
+                assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        }
+        watch_events(state, "/api/v1/events?since=0&kinds=alert", &watcher);
+        for (uint64_t end = now_ms(state) + WAIT_MS; watcher.n_events < 150;) {
+                assert_true(now_ms(state) < end);
+                assert_false(watcher.ended);
+                loop_iterate(state->loop, 20);
+        }
+}
+
+static void stream_tells_where_to_resume_before_any_event(void **data)
+{
+        struct state *state = *data;
+        struct watcher_double watcher = {};
+        uint64_t revision = 0;
+
+        assert_int_equal(store_revision(state->manager->store, &revision, NULL), 0);
+        watch_events(state, "/api/v1/events", &watcher);
+        for (int i = 0; i < 100 && !watcher.last_id; i++)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(watcher.last_id, revision);
+}
+
+static void stream_ends_with_its_token(void **data)
+{
+        struct state *state = *data;
+        struct watcher_double watcher = {};
+
+        watch_events(state, "/api/v1/events", &watcher);
+        for (int i = 0; i < 100 && !watcher.last_id; i++)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(call(state, "DELETE", "/api/v1/tokens/admin", NULL), 204);
+        for (int i = 0; i < 100 && !watcher.ended; i++)
+                loop_iterate(state->loop, 20);
+        assert_true(watcher.ended);
+}
+
+static void guesses_at_enrolment_do_not_fill_the_audit_log(void **data)
+{
+        struct state *state = *data;
+        json_t *entry;
+        size_t i, n = 0;
+
+        for (int k = 0; k < 20; k++)
+                assert_int_equal(call(state, "POST", "/api/v1/enrol",
+                                         json_pack("{s:s, s:s}", "token", "guess", "csr", "x")),
+                        403);
+        assert_int_equal(call(state, "GET", "/api/v1/audit?limit=50", NULL), 200);
+        json_array_foreach (json_object_get(state->body, "items"), i, entry)
+                n += !strcmp(json_text(entry, "action"), "host.enrol");
+        assert_int_equal(n, 1);
 }
 
 int main(void)
@@ -383,6 +487,10 @@ int main(void)
                 TEST(host_of_a_migration_cannot_be_removed),
                 TEST(machine_of_a_removed_host_can_be_started),
                 TEST(cancel_with_a_reason_that_is_no_text_is_refused),
+                TEST(client_far_behind_gets_every_event),
+                TEST(stream_tells_where_to_resume_before_any_event),
+                TEST(stream_ends_with_its_token),
+                TEST(guesses_at_enrolment_do_not_fill_the_audit_log),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
