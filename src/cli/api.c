@@ -20,6 +20,8 @@ struct api {
         CURL *curl;
         char *server;
         char *reason;
+        char *key;
+        bool answer_lost;
         struct curl_slist *headers; /* of every call */
         const volatile sig_atomic_t *interrupts;
         sig_atomic_t interrupts_before; /* their number when the call under way began */
@@ -125,12 +127,23 @@ void api_free(struct api *api)
         curl_slist_free_all(api->headers);
         free(api->server);
         free(api->reason);
+        free(api->key);
         free(api);
 }
 
 int api_set_reason(struct api *api, const char *reason)
 {
         return alloc_replace(&api->reason, reason);
+}
+
+int api_set_key(struct api *api, const char *key)
+{
+        return alloc_replace(&api->key, key);
+}
+
+bool api_answer_lost(const struct api *api)
+{
+        return api->answer_lost;
 }
 
 int api_query(struct buf *path, const char *key, const char *value)
@@ -232,9 +245,15 @@ static int prepare(struct api *api, const char *method, const char *path, struct
 
                 r = add_header(headers, reason);
         }
+        if (r == 0 && api->key && strcmp(method, "GET") != 0) {
+                _cleanup_free_ char *key = alloc_printf("Idempotency-Key: %s", api->key);
+
+                r = add_header(headers, key);
+        }
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot make the request");
         api->curl_error[0] = '\0';
+        api->answer_lost = false;
         api->interrupts_before = api->interrupts ? *api->interrupts : 0;
         curl_easy_setopt(api->curl, CURLOPT_URL, buf_string(&url));
         curl_easy_setopt(api->curl, CURLOPT_CUSTOMREQUEST, method);
@@ -255,6 +274,13 @@ static int add_body(struct api *api, const json_t *body, const char *method, cha
         curl_easy_setopt(api->curl, CURLOPT_POSTFIELDSIZE, (long)strlen(*ret_text));
         curl_easy_setopt(api->curl, CURLOPT_POSTFIELDS, *ret_text);
         return 0;
+}
+
+/* The connection stood, and ended before the answer did. */
+static bool is_loss(CURLcode code)
+{
+        return code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR ||
+               code == CURLE_PARTIAL_FILE;
 }
 
 int api_call(struct api *api, const char *method, const char *path, const json_t *body, json_t **ret_json,
@@ -284,6 +310,7 @@ int api_call(struct api *api, const char *method, const char *path, const json_t
         code = curl_easy_perform(api->curl);
         curl_easy_setopt(api->curl, CURLOPT_HTTPHEADER, NULL);
         curl_slist_free_all(headers);
+        api->answer_lost = is_loss(code);
         if (code != CURLE_OK)
                 return connection_error(api, code, ret_error);
         curl_easy_getinfo(api->curl, CURLINFO_RESPONSE_CODE, &status);

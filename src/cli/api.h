@@ -39,5 +39,10 @@ int api_query(struct buf *path, const char *key, const char *value);
 /* A counter of interrupts (borrowed; NULL: none): a call during which it changes ends with CANCELLED. */
 void api_set_interrupts(struct api *api, const volatile sig_atomic_t *interrupts);
 
+/* Idempotency-Key of all later calls (copied); NULL: none. With one a call may be repeated when its answer was lost. */
+int api_set_key(struct api *api, const char *key);
+/* Whether the last call's request may have reached the server though no answer came. */
+bool api_answer_lost(const struct api *api);
+
 /* Text for X-Drover-Reason of all later calls (copied); NULL: none. */
 int api_set_reason(struct api *api, const char *reason);

@@ -14,6 +14,7 @@
 
 #define POLL_MS 250
 #define SECOND_INTERRUPT_MS 2000
+#define SUBMIT_AGAIN_MAX_MS 60000
 /* A manager that restarts or fails over is waited for; the task goes on without it. */
 #define MANAGER_GONE_MAX_MS (10 * 60 * 1000)
 
@@ -40,6 +41,14 @@ static bool has_ended(const json_t *task)
         return !strcmp(state, "succeeded") || !strcmp(state, "failed") || !strcmp(state, "cancelled");
 }
 
+/* What says nothing of the task: the manager is away, or short of something. */
+static bool is_passing(enum error_code code)
+{
+        return code == ERROR_UNREACHABLE || code == ERROR_TIMED_OUT || code == ERROR_NO_MEMORY ||
+               code == ERROR_NO_SPACE || code == ERROR_RATE_LIMITED || code == ERROR_INTERNAL ||
+               code == ERROR_PROTOCOL; /* a proxy before a manager that restarts */
+}
+
 /* Asks for the newest state. An error that means "the manager is away just now" is 0 for MANAGER_GONE_MAX_MS. */
 static int refresh(struct watch *w, struct error **ret_error)
 {
@@ -55,7 +64,7 @@ static int refresh(struct watch *w, struct error **ret_error)
         }
         if (error && error->code == ERROR_CANCELLED)
                 return 0;
-        if (!error || (error->code != ERROR_UNREACHABLE && error->code != ERROR_TIMED_OUT))
+        if (!error || !is_passing(error->code))
                 return error_propagate(ret_error, TAKE_PTR(error));
         if (!w->gone_since_ms) {
                 w->gone_since_ms = now_ms ?: 1;
@@ -166,11 +175,38 @@ int task_follow(struct cli *cli, const json_t *task, struct error **ret_error)
         return r;
 }
 
+/* The answer may be lost when the manager is restarted; the key makes the repeat harmless: it gets the same task. */
+static int submit(struct cli *cli, const char *method, const char *path, const json_t *body,
+        json_t **ret_answer, struct error **ret_error)
+{
+        uint64_t until_ms = clock_now_ms(cli->clock) + SUBMIT_AGAIN_MAX_MS;
+        char key[UUID_STRING_SIZE];
+        bool lost = false;
+        int r;
+
+        if (text_uuid_new(key) < 0 || api_set_key(cli->api, key) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot make the request");
+        for (;;) {
+                _cleanup_error_ struct error *error = NULL;
+
+                r = api_call(cli->api, method, path, body, ret_answer, NULL, &error);
+                lost = lost || api_answer_lost(cli->api);
+                if (r == 0 || !lost || !error || error->code != ERROR_UNREACHABLE ||
+                        clock_now_ms(cli->clock) >= until_ms || interrupt_wait(interrupt_count, POLL_MS)) {
+                        if (r < 0)
+                                r = error_propagate(ret_error, TAKE_PTR(error));
+                        break;
+                }
+        }
+        (void)api_set_key(cli->api, NULL);
+        return r;
+}
+
 int task_request(
         struct cli *cli, const char *method, const char *path, json_t *body, struct error **ret_error)
 {
         _cleanup_json_ json_t *request = body, *answer = NULL;
-        int r = api_call(cli->api, method, path, request, &answer, NULL, ret_error);
+        int r = submit(cli, method, path, request, &answer, ret_error);
 
         if (r < 0)
                 return r;
