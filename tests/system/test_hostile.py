@@ -13,6 +13,7 @@ import tempfile
 import pytest
 from labkit import netns, network
 from labkit.lab import AGENT_PORT, MANAGER_PORT, wait_for
+from labkit.workload import Workload
 
 LAB = {"hosts": 2}
 HOST1 = network.host_address(1)
@@ -28,7 +29,6 @@ GARBAGE = {
 
 @pytest.fixture(scope="module")
 def guest(lab):
-    from labkit.workload import Workload
     made = Workload(lab, "witness").create(host="host1", append="workload.memory=32,mixed workload.disk=20")
     yield made
     made.discard()

@@ -82,7 +82,7 @@ def full_journals(lab, request):
     """full_journals(host): the folder of that host's journals is a file system that is full."""
     def make(host):
         disk = SmallDisk(lab, host, lab.folder_of(host) / "state/migrations", "128k")
-        request.addfinalizer(lambda: (disk.unmount(), lab.restart(host, "agent"), lab.wait_connected()))
+        request.addfinalizer(lambda: (disk.unmount(), lab.restart(host, "agent"), lab.wait_answering(host)))
         return disk
     return make
 
@@ -158,7 +158,7 @@ def test_migration_fails_when_a_record_cannot_be_written(busy_vm, lab, host, poi
     session.close()
     busy_vm.verify()
     lab.restart(host, "agent")
-    lab.wait_connected()
+    lab.wait_answering(host)
     busy_vm.migrate("host2", "--verify")
     busy_vm.verify()
 

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from labkit.lab import wait_for
+from labkit.workload import Workload
 
 LAB = {"hosts": 2}
 
@@ -20,7 +21,6 @@ def upgrade(lab, host):
 
 @pytest.fixture(scope="module")
 def guests(lab):
-    from labkit.workload import Workload
     made = [Workload(lab, f"up{number}").create(
         host="host1", memory="128M", append="workload.memory=16,mixed workload.dirty=500,8,random workload.disk=20")
         for number in range(3)]
