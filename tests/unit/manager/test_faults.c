@@ -353,7 +353,7 @@ static void cancel_with_a_reason_that_is_no_text_is_refused(void **data)
 
         set_the_stage(state);
         begin_migration(state, path);
-        strcat(path, "/cancel");
+        snprintf(path + strlen(path), sizeof(path) - strlen(path), "/cancel");
         snprintf(state->headers[1], sizeof(state->headers[1]), "X-Drover-Reason: \xff");
         assert_int_equal(call(state, "POST", path, NULL), 400);
         snprintf(state->headers[1], sizeof(state->headers[1]), "X-Drover-Reason: because");
