@@ -40,8 +40,13 @@ static unsigned int usable_cpus(void)
 
 void source_stats_init(struct source_stats *stats, struct source *source)
 {
-        *stats = (struct source_stats){
-                .source = source, .n_cpus = usable_cpus(), .time_at_ns = clock_monotonic_ns()};
+        uint64_t now_ns = clock_monotonic_ns();
+
+        *stats = (struct source_stats){.source = source,
+                .n_cpus = usable_cpus(),
+                .time_at_ns = now_ns,
+                .write_at_ns = now_ns,
+                .cpu_share = 1};
         stats->choice.n_cores = codec_cores(stats->n_cpus, source->n_channels, 1, false);
         stats->choice.features = source->features;
         switchover_init(&stats->switchover, source->start.max_pause_ms);
@@ -76,23 +81,26 @@ static uint64_t socket_backlog(struct source *source, uint64_t *ret_rtt_us)
 }
 
 /* How fast the connections take data when they are kept busy. While several senders wait for one slow link,
- * their write times add up to more than the time that passed: then the link was busy all of it. */
+ * their write times add up to more than the time that passed: then the link was busy all of it. Time in which
+ * a writing thread waited for a processor is not the link's. */
 static void measure_wire(struct source_stats *stats, uint64_t now_ns)
 {
         uint64_t ns = SUM(stats->source, write_ns), bytes = SUM(stats->source, wire_bytes);
-        uint64_t d_ns = ns - stats->write_ns_before, d_bytes = bytes - stats->write_bytes_before;
-        uint64_t busy_ns = MIN(d_ns, now_ns - stats->write_at_ns);
-        uint64_t capacity;
+        uint64_t cpu_ns = SUM(stats->source, write_cpu_ns);
+        uint64_t d_bytes = bytes - stats->write_bytes_before;
+        double d_cpu_ns = (double)(cpu_ns - stats->write_cpu_ns_before);
+        double d_ns = (double)(ns - stats->write_ns_before) - d_cpu_ns * (1 / stats->cpu_share - 1);
+        uint64_t elapsed_ns = now_ns - stats->write_at_ns;
+        uint64_t busy_ns = MIN((uint64_t)MAX(d_ns, d_cpu_ns), elapsed_ns);
 
         if (d_bytes < 64 * 1024 || busy_ns == 0)
                 return; /* keep adding up until it means something */
         stats->write_ns_before = ns;
+        stats->write_cpu_ns_before = cpu_ns;
         stats->write_bytes_before = bytes;
         stats->write_at_ns = now_ns;
-        capacity = (uint64_t)((double)d_bytes * 1e9 / (double)busy_ns);
-        stats->choice.wire_bytes_per_s = stats->choice.wire_bytes_per_s == 0
-                                                 ? capacity
-                                                 : (stats->choice.wire_bytes_per_s * 7 + capacity * 3) / 10;
+        stats->choice.wire_bytes_per_s =
+                meter_capacity(stats->choice.wire_bytes_per_s, d_bytes, busy_ns, elapsed_ns);
 }
 
 static void measure_levels(struct source_stats *stats)
@@ -129,7 +137,7 @@ static void measure_waiting(struct source_stats *stats, uint64_t now_ns)
                 .write_ns = (double)(SUM(source, write_ns) + SUM(source, pace_ns)),
                 .write_cpu_ns = (double)SUM(source, write_cpu_ns)};
         struct sender_times *recent = &stats->times;
-        double cpu_share = 1, blocked_ns;
+        double blocked_ns;
 
         for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++)
                 now.pack_cpu_ns += (double)SUM(source, level[i].cpu_ns);
@@ -137,11 +145,13 @@ static void measure_waiting(struct source_stats *stats, uint64_t now_ns)
         stats->time_ns = stats->time_ns * TIME_FADE + (double)(now_ns - stats->time_at_ns);
         stats->time_at_ns = now_ns;
         if (recent->pack_ns >= MIN_PACK_NS)
-                cpu_share = CLAMP(recent->pack_cpu_ns / recent->pack_ns, 0.01, 1.0);
-        blocked_ns = recent->write_ns - recent->write_cpu_ns / cpu_share;
+                stats->cpu_share = CLAMP(recent->pack_cpu_ns / recent->pack_ns, 0.01, 1.0);
+        else
+                stats->cpu_share += (1 - stats->cpu_share) * (1 - TIME_FADE);
+        blocked_ns = recent->write_ns - recent->write_cpu_ns / stats->cpu_share;
         source->wire_blocks = blocked_ns >= BLOCKED_PART * stats->time_ns;
         stats->choice.n_cores =
-                codec_cores(stats->n_cpus, source->n_channels, cpu_share, source->wire_blocks);
+                codec_cores(stats->n_cpus, source->n_channels, stats->cpu_share, source->wire_blocks);
 }
 
 static void choose_level(struct source_stats *stats)
@@ -212,9 +222,9 @@ void source_stats_tick(struct source_stats *stats)
         meter_add(&stats->zero, SUM(source, zero_retired), now_ns);
         stats->wire_bytes_per_s = meter_rate(&stats->wire);
         stats->retired_bytes_per_s = meter_rate(&stats->retired);
+        measure_waiting(stats, now_ns);
         measure_wire(stats, now_ns);
         measure_levels(stats);
-        measure_waiting(stats, now_ns);
         choose_level(stats);
         bound_buffers(stats);
         if (++stats->n_ticks % STATS_EVERY_TICKS == 0)

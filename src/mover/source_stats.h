@@ -20,10 +20,12 @@ struct source_stats {
         struct source *source;
         struct meter wire, retired, zero; /* retired: pages with content; zero: those without */
         uint64_t wire_bytes_per_s, retired_bytes_per_s;
-        uint64_t write_ns_before, write_bytes_before, write_at_ns; /* when the wire was measured last */
+        uint64_t write_ns_before, write_cpu_ns_before, write_bytes_before;
+        uint64_t write_at_ns; /* when the wire was measured last */
         struct codec_sample samples_before[N_CODEC_LEVELS];
         struct codec_choice_input choice;
         unsigned int n_cpus;
+        double cpu_share; /* of the time in which senders want to compute they run; 1 until known */
         struct sender_times times, times_before; /* of late (fading); in total */
         double time_ns;                          /* that passed meanwhile, fading alike */
         uint64_t time_at_ns;

@@ -372,6 +372,22 @@ static void test_meter_forgets_what_is_older_than_its_window(void **state)
         assert_int_equal(meter_rate(&meter), 0);
 }
 
+static void test_busy_wire_teaches_its_capacity(void **state)
+{
+        uint64_t capacity = 200 * MIB;
+
+        assert_int_equal(meter_capacity(0, 10 * MIB, 100000000, 100000000), 100 * MIB);
+        for (int i = 0; i < 20; i++)
+                capacity = meter_capacity(capacity, 10 * MIB, 100000000, 100000000);
+        assert_true(capacity < 101 * MIB);
+}
+
+static void test_short_writes_say_little_about_the_wire(void **state)
+{
+        /* 1 MiB into the sockets' buffers in a thousandth of the time. */
+        assert_true(meter_capacity(100 * MIB, MIB, 1000000, 1000000000) < 101 * MIB);
+}
+
 static void assert_golden(const char *name)
 {
         char path[512];
@@ -439,6 +455,8 @@ int main(void)
                 cmocka_unit_test(test_shrinking_passes_converge),
                 cmocka_unit_test(test_passes_without_progress_do_not_converge),
                 cmocka_unit_test(test_meter_forgets_what_is_older_than_its_window),
+                cmocka_unit_test(test_busy_wire_teaches_its_capacity),
+                cmocka_unit_test(test_short_writes_say_little_about_the_wire),
                 cmocka_unit_test(test_golden_frames_of_a_source_decode),
                 cmocka_unit_test(test_golden_frames_of_a_sink_decode),
                 cmocka_unit_test(test_cut_recording_is_refused),
