@@ -22,7 +22,7 @@ def upgrade(lab, host):
 @pytest.fixture(scope="module")
 def guests(lab):
     made = [Workload(lab, f"up{number}").create(
-        host="host1", memory="128M", append="workload.memory=16,mixed workload.dirty=500,8,random workload.disk=20")
+        host="host1", append="workload.memory=16,mixed workload.dirty=500,8,random workload.disk=20")
         for number in range(3)]
     yield made
     for guest in made:
