@@ -29,6 +29,7 @@ struct state {
         int status;
         json_t *body;
         char code[64];
+        const char *removal; /* path that a test tries to delete until it may */
 };
 
 void start_manager(struct state *state);
