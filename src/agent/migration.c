@@ -552,6 +552,19 @@ static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
         return NULL;
 }
 
+void migration_end_earlier(struct agent *agent, const struct migration *newer)
+{
+        struct migration *m = find_by_vm(agent, newer->vm_uid);
+        struct error *e = NULL;
+
+        if (!m || m->role != MIGRATION_DESTINATION_SIDE || m->record == HANDOFF_OWNER ||
+                strcmp(m->peer_uid, newer->peer_uid) != 0 || newer->epoch < m->epoch)
+                return;
+        error_set(&e, ERROR_CANCELLED, NULL, "the source began another migration of the virtual machine");
+        m->destination.released = true;
+        migration_stop(m, e);
+}
+
 void migration_vm_event(
         struct agent *agent, struct vm *vm, const char *event, const json_t *data, int64_t unix_us)
 {

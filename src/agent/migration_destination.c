@@ -131,7 +131,9 @@ static int listen_for_data(struct migration *m, struct error **ret_error)
         r = sock_listen_tcp(&listen, LISTEN_BACKLOG, &m->destination.listen_fd, ret_error);
         if (r < 0)
                 return r;
-        r = sock_local_address(m->destination.listen_fd, &local);
+        r = sock_set_peer_limit(m->destination.listen_fd, MIGRATION_PEER_LIMIT_MS);
+        if (r == 0)
+                r = sock_local_address(m->destination.listen_fd, &local);
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot listen for the migration's data");
         sock_address_format(&local, m->destination.data_address);

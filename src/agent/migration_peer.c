@@ -242,7 +242,12 @@ static int check_prepare(
         if (migration_find(agent, m->id))
                 return error_set(ret_error, ERROR_EXISTS, "Begin again under a new id.",
                         "migration %s exists already here", m->id);
-        if (migration_vm_busy(agent, m->vm_uid) || (vm && vm_has_qemu(vm)))
+        if (migration_vm_busy(agent, m->vm_uid)) {
+                migration_end_earlier(agent, m);
+                return error_set(ret_error, ERROR_BUSY, "Try again in a few seconds.",
+                        "the destination is still cleaning up an earlier migration of %s", m->vm_uid);
+        }
+        if (vm && vm_has_qemu(vm))
                 return error_set(ret_error, ERROR_CONFLICT, "Ask the manager which host owns it.",
                         "the destination has virtual machine %s already", m->vm_uid);
         return 0;

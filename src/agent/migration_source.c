@@ -24,7 +24,7 @@
 #include "vmm/vm_config.h"
 
 #define PREPARE_TIMEOUT_MS 90000
-#define PREPARE_TRIES 10 /* one a tick, while the destination refuses connections */
+#define PREPARE_TRIES 10 /* one a tick, while the destination is not there yet or not free yet */
 #define CONNECT_TIMEOUT_MS 10000
 #define QMP_TIMEOUT_MS 10000
 #define POLL_MS 200
@@ -96,8 +96,10 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         struct error *e = NULL;
 
         m->call = NULL;
-        if (error && error->code == ERROR_UNREACHABLE && ++m->source.n_unreachable < PREPARE_TRIES) {
-                m->source.stage_busy = false; /* its agent may be restarting: the next tick tries again */
+        if (error && (error->code == ERROR_UNREACHABLE || error->code == ERROR_BUSY) &&
+                ++m->source.n_refused < PREPARE_TRIES) {
+                /* Its agent may be restarting, or cleaning up after an earlier attempt: the next tick tries again. */
+                m->source.stage_busy = false;
                 return;
         }
         if (error)
@@ -197,6 +199,8 @@ static void connect_channels(struct migration *m)
 
         for (unsigned int i = 0; r == 0 && i < m->source.n_channels; i++) {
                 r = sock_connect_tcp_start(&address, &m->source.sockets[i]);
+                if (r == 0)
+                        r = sock_set_peer_limit(m->source.sockets[i], MIGRATION_PEER_LIMIT_MS);
                 if (r == 0)
                         r = loop_add_io(m->agent->loop, m->source.sockets[i], EPOLLOUT, on_connected, m,
                                 &m->source.connecting[i]);

@@ -25,6 +25,8 @@ struct vm;
 
 #define MIGRATION_MAX_CHANNELS 16
 #define MIGRATION_MAX_PHASES 12
+/* How long a data connection may go unacknowledged. Between STOP and the vote the guest waits this long for a network that was cut. */
+#define MIGRATION_PEER_LIMIT_MS 10000
 
 enum migration_role { MIGRATION_SOURCE_SIDE, MIGRATION_DESTINATION_SIDE };
 
@@ -60,8 +62,8 @@ enum migration_stage {
 
 struct migration_source_state {
         enum migration_stage stage;
-        bool stage_busy;            /* an asynchronous operation of the stage is under way */
-        unsigned int n_unreachable; /* refused attempts to ask the destination */
+        bool stage_busy;        /* an asynchronous operation of the stage is under way */
+        unsigned int n_refused; /* attempts that found the destination away or busy */
         unsigned int clock_samples_left;
         char *data_address;
         char peer_fingerprint[PKI_FINGERPRINT_SIZE];
@@ -177,6 +179,9 @@ void migration_free(struct migration *m);
 DEFINE_CLEANUP(struct migration *, migration_free)
 /* NULL if unknown here. */
 struct migration *migration_find(struct agent *agent, const char *id);
+/* A new migration of the VM from the same source proves that the source has given up the one that this destination still
+ * keeps, unless it owns the VM: ends it at once. */
+void migration_end_earlier(struct agent *agent, const struct migration *newer);
 void migration_for_each(struct agent *agent, void (*fn)(void *userdata, struct migration *m), void *userdata);
 /* Removes a settled one with its journal and frees it. */
 void migration_forget(struct migration *m);

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -196,6 +197,19 @@ int sock_connect_tcp_start(const struct sock_address *address, int *ret_fd)
         if (connect(fd, sockaddr_of(address), address->len) < 0 && errno != EINPROGRESS)
                 return -errno;
         *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+int sock_set_peer_limit(int fd, uint64_t limit_ms)
+{
+        const int idle_s = 5, interval_s = 2, on = 1;
+        const unsigned int limit = (unsigned int)MIN(limit_ms, (uint64_t)INT_MAX);
+
+        if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) < 0 ||
+                setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s)) < 0 ||
+                setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s)) < 0 ||
+                setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit)) < 0)
+                return -errno;
         return 0;
 }
 

@@ -35,6 +35,11 @@ int sock_peer_address(int fd, struct sock_address *ret);
 int sock_connect_tcp_start(const struct sock_address *address, int *ret_fd);
 int sock_connect_result(int fd);
 
+/* A peer that acknowledges nothing for limit_ms, or answers no keep-alive for as long, breaks the connection with ETIMEDOUT
+ * (tcp(7): TCP_USER_TIMEOUT), also under a write that blocks. Connections accepted from a listening socket have its
+ * limit. 0 or negative errno. */
+int sock_set_peer_limit(int fd, uint64_t limit_ms);
+
 /* AF_UNIX; `type` is SOCK_STREAM or SOCK_SEQPACKET; a stale socket file is replaced. Paths longer than
  * sun_path are reached through /proc/self/fd. The socket file is for its owner only (0600; chmod it to open it
  * up). -EADDRINUSE when somebody listens there, -EEXIST when it is no socket; -EAGAIN from connect when the
