@@ -100,7 +100,7 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
                 return HANDOFF_SOURCE_TAKE_BACK;
         /* Usually the data path brings the answer before we get to ask. Without it the destination completes by itself
          * if it has everything (it asks us); when it is to stop, it must say first that it did. */
-        return f->stop_wanted && !f->mover_alive ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
+        return f->stop_wanted ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
 }
 
 static enum handoff_source_action decide_handed_off(const struct handoff_source_facts *f)
@@ -113,7 +113,20 @@ static enum handoff_source_action decide_handed_off(const struct handoff_source_
         case HANDOFF_QEMU_GONE:
                 return decide_unsure(f);
         default: /* it will either complete or resume by itself */
-                return f->mover_alive ? HANDOFF_SOURCE_WAIT : HANDOFF_SOURCE_ABORT;
+                return f->mover_alive && !f->stop_wanted ? HANDOFF_SOURCE_WAIT : HANDOFF_SOURCE_ABORT;
+        }
+}
+
+static enum handoff_source_action decide_taken_back(const struct handoff_source_facts *f)
+{
+        switch (f->qemu) {
+        case HANDOFF_QEMU_COMPLETED:
+                return HANDOFF_SOURCE_TAKE_BACK;
+        case HANDOFF_QEMU_RUNNING:
+        case HANDOFF_QEMU_GONE:
+                return HANDOFF_SOURCE_FAILED;
+        default:
+                return HANDOFF_SOURCE_WAIT;
         }
 }
 
@@ -125,8 +138,7 @@ enum handoff_source_action handoff_source_decide(const struct handoff_source_fac
         case HANDOFF_HANDED_OFF:
                 return decide_handed_off(facts);
         case HANDOFF_TAKEN_BACK: /* a crash may have come between the record and `cont` */
-                return facts->qemu == HANDOFF_QEMU_COMPLETED ? HANDOFF_SOURCE_TAKE_BACK
-                                                             : HANDOFF_SOURCE_FAILED;
+                return decide_taken_back(facts);
         case HANDOFF_RELEASED:
                 return facts->qemu == HANDOFF_QEMU_GONE ? HANDOFF_SOURCE_DONE : HANDOFF_SOURCE_RELEASE;
         default:
@@ -174,12 +186,21 @@ static enum handoff_destination_action decide_owner(const struct handoff_destina
 {
         if (can_give_back(f) && (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted))
                 return HANDOFF_DESTINATION_ABANDON;
-        return f->qemu == HANDOFF_QEMU_LOADED ? HANDOFF_DESTINATION_CONTINUE : HANDOFF_DESTINATION_DONE;
+        switch (f->qemu) {
+        case HANDOFF_QEMU_LOADED:
+                return HANDOFF_DESTINATION_CONTINUE;
+        case HANDOFF_QEMU_RUNNING:
+        case HANDOFF_QEMU_GONE:
+                return HANDOFF_DESTINATION_DONE;
+        default: /* a monitor that is silent says nothing: not that the guest runs, nor that it ended */
+                return HANDOFF_DESTINATION_WAIT;
+        }
 }
 
 enum handoff_record handoff_destination_tells(const struct handoff_destination_facts *facts)
 {
-        if (facts->record == HANDOFF_OWNER && (can_give_back(facts) || facts->qemu == HANDOFF_QEMU_LOADED))
+        if (facts->record == HANDOFF_OWNER && (can_give_back(facts) || facts->qemu == HANDOFF_QEMU_LOADED ||
+                                                      facts->qemu == HANDOFF_QEMU_UNKNOWN))
                 return HANDOFF_PREPARED;
         return facts->record;
 }

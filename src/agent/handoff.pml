@@ -99,7 +99,7 @@ active proctype SourceAgent()
   :: atomic { sa && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer == ABANDONED -> sj = TAKEN_BACK }
   :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer != TOLD ->
        s_peer = TOLD }                                                                     /* ASK (also the RESULT frame) */
-  :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && !sm && s_stop &&
+  :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_stop &&
               dj == PREPARED && !d_stop -> d_stop = true }                               /* ASK_ABORT */
   /* after the record */
   :: atomic { sa && sj == TAKEN_BACK && sq == COMPLETED -> sq = RUN }                    /* epoch + 2, cont */

@@ -18,6 +18,7 @@
 #include "vmm/qmp.h"
 #include "vmm/vm_config.h"
 
+#define RETRY_MAX_MS 10000
 #define TICK_MS 500           /* how often an unsettled migration looks again at QEMU and its peer */
 #define QUERY_TIMEOUT_MS 5000 /* QMP is silent while QEMU writes its final phase */
 #define SETTLED_MAX 256       /* remembered for the manager; the oldest go first */
@@ -210,6 +211,17 @@ void migration_free(struct migration *m)
 struct migration *migration_find(struct agent *agent, const char *id)
 {
         return agent->migrations && id ? map_get(&agent->migrations->by_id, id) : NULL;
+}
+
+bool migration_must_wait(const struct migration *m)
+{
+        return clock_now_ms(loop_clock(m->agent->loop)) < m->retry_not_before_ms;
+}
+
+void migration_refused(struct migration *m)
+{
+        m->retry_delay_ms = m->retry_delay_ms ? MIN(m->retry_delay_ms * 2, (uint64_t)RETRY_MAX_MS) : TICK_MS;
+        m->retry_not_before_ms = clock_now_ms(loop_clock(m->agent->loop)) + m->retry_delay_ms;
 }
 
 struct vm *migration_vm(const struct migration *m)
@@ -524,7 +536,7 @@ void migration_refresh_qemu(struct migration *m)
 
         if (m->role == MIGRATION_DESTINATION_SIDE && m->destination.starting)
                 return;
-        if (!vm || !vm_has_qemu(vm)) {
+        if (!vm || !vm_has_qemu(vm) || (m->role == MIGRATION_DESTINATION_SIDE && !m->destination.made_vm)) {
                 m->qemu = HANDOFF_QEMU_GONE;
                 migration_kick(m);
                 return;
@@ -684,6 +696,10 @@ static void recover_one(void *userdata, const char *id)
         } else {
                 m->destination.may_have_run = m->record == HANDOFF_OWNER;
                 m->destination.recovered = true;
+                m->destination.made_vm =
+                        migration_vm(m) &&
+                        (m->record == HANDOFF_OWNER || vm_power(migration_vm(m)) == VM_POWER_INCOMING ||
+                                vm_power(migration_vm(m)) == VM_POWER_UNKNOWN);
         }
         if (map_put(&agent->migrations->by_id, m->id, m, NULL) < 0 || (!m->settled && add_timers(m) < 0)) {
                 log_error("migration %s cannot be recovered: out of memory", id);

@@ -21,8 +21,10 @@
 #define CERTIFICATE_HOURS (8 * 24)
 #define CONNECT_TIMEOUT_MS 60000 /* the source compares clocks and connects meanwhile */
 #define LISTEN_BACKLOG MIGRATION_MAX_CHANNELS
+#define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
 #define ERROR_TEXT_MAX 1024
+#define OWNER_TRIES 5 /* to write owner.json, one a tick */
 
 void migration_destination_deinit(struct migration *m)
 {
@@ -48,6 +50,25 @@ static void prepare_failed(struct migration *m, struct error *error)
         else
                 error_free(copy);
         migration_stop(m, error);
+}
+
+static void on_limit(void *userdata)
+{
+        struct migration *m = userdata;
+        struct error *e = NULL;
+
+        if (m->qemu != HANDOFF_QEMU_LOADING)
+                return;
+        error_set(&e, ERROR_TIMED_OUT, NULL,
+                "QEMU at the destination neither finished loading the guest nor ended");
+        migration_stop(m, e);
+}
+
+/* A QEMU that then still loads is given up. The first limit counts. */
+static void arm_limit(struct migration *m, uint64_t limit_ms)
+{
+        if (!m->destination.limit)
+                (void)loop_add_timer(m->agent->loop, limit_ms, on_limit, m, &m->destination.limit);
 }
 
 static void answer_source(struct migration *m)
@@ -80,19 +101,9 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 migration_set_phase(m, MIGRATION_SWITCHING);
         } else if (!strcmp(event, "commit")) {
                 m->destination.commit_read = true;
+                arm_limit(m, LOAD_LIMIT_MS);
         }
         migration_kick(m);
-}
-
-static void on_limit(void *userdata)
-{
-        struct migration *m = userdata;
-        struct error *e = NULL;
-
-        if (m->qemu != HANDOFF_QEMU_LOADING)
-                return;
-        error_set(&e, ERROR_TIMED_OUT, NULL, "the data path is gone and QEMU neither finished nor ended");
-        migration_stop(m, e);
 }
 
 static void on_mover_ended(void *userdata, struct error *failure)
@@ -103,8 +114,7 @@ static void on_mover_ended(void *userdata, struct error *failure)
         if (failure && !m->stop_reason && m->record == HANDOFF_PREPARED)
                 error_set(&m->stop_reason, ERROR_MOVER_FAILED, NULL,
                         "the data path at the destination ended: %s", error_message(failure));
-        if (!m->destination.limit)
-                (void)loop_add_timer(m->agent->loop, CUT_STREAM_LIMIT_MS, on_limit, m, &m->destination.limit);
+        arm_limit(m, CUT_STREAM_LIMIT_MS);
         if (m->destination.prepare) {
                 struct error *e = NULL;
 
@@ -181,6 +191,7 @@ static void on_incoming(void *userdata, struct error *error)
 
         m->n_pending--;
         m->destination.starting = false;
+        m->destination.made_vm = !error;
         if (error) {
                 error_set(&e, error->code, error->hint, "%s", error_message(error));
                 m->qemu = HANDOFF_QEMU_GONE;
@@ -242,10 +253,26 @@ static void tell_result(struct migration *m, const char *outcome)
                         NULL, 0, NULL);
 }
 
+/* What the new owner owes the world once the guest runs; repeated until it is done, also after a restart. */
+static void take_possession(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->destination.owner_written || !vm || m->qemu != HANDOFF_QEMU_RUNNING)
+                return;
+        if (!m->destination.n_owner_tries)
+                vm_announce(vm);
+        if (vm_write_owner(vm, m->epoch + 1, &e) == 0 || ++m->destination.n_owner_tries >= OWNER_TRIES)
+                m->destination.owner_written = true;
+        if (e) /* the journal says it; the next start or migration writes it again */
+                log_warning("%s", error_message(e));
+        error_free(e);
+}
+
 static void on_continued(void *userdata, struct error *error)
 {
         struct migration *m = userdata;
-        struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
         m->n_pending--;
@@ -260,20 +287,15 @@ static void on_continued(void *userdata, struct error *error)
                                 "the destination could not continue the guest: %s", error_message(error));
                         migration_stop(m, e);
                 }
+                migration_refused(m);
                 migration_refresh_qemu(m);
                 return;
         }
         m->qemu = HANDOFF_QEMU_RUNNING;
         if (!m->destination.resumed_unix_us)
                 m->destination.resumed_unix_us = (int64_t)(clock_realtime_ns() / 1000);
-        if (vm)
-                vm_announce(vm);
         tell_result(m, "running");
-        if (vm && vm_write_owner(vm, m->epoch + 1, &e) < 0) {
-                /* The journal says it; the next start or migration writes it again. */
-                log_warning("%s", error_message(e));
-                error_free(e);
-        }
+        take_possession(m);
         migration_set_phase(m, MIGRATION_SETTLING);
         migration_kick(m);
 }
@@ -283,7 +305,8 @@ static void continue_guest(struct migration *m)
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
-        if (m->destination.continuing || !vm || migration_hold(m, "destination-owner"))
+        if (m->destination.continuing || !vm || migration_must_wait(m) ||
+                migration_hold(m, "destination-owner"))
                 return;
         if (vm_continue(vm, on_continued, m, &e) < 0) {
                 log_error("vm %s cannot be continued: %s", m->vm_uid, error_message(e));
@@ -328,7 +351,10 @@ static void abandon(struct migration *m)
 
         if (m->destination.discarding || m->destination.continuing || m->destination.starting)
                 return;
-        if (vm) {
+        if (vm && m->destination.made_vm) {
+                if (vm_power(vm) !=
+                        VM_POWER_INCOMING) /* its monitor is silent: what it is doing is not known */
+                        return;
                 if (vm_discard_incoming(vm, on_discarded, m, &e) < 0) {
                         log_error("%s", error_message(e));
                         error_free(e);
@@ -365,6 +391,7 @@ static void finish(struct migration *m)
 {
         if (m->destination.continuing)
                 return;
+        take_possession(m);
         if (m->qemu == HANDOFF_QEMU_RUNNING && migration_hold(m, "destination-done"))
                 return;
         if (m->destination.released) {

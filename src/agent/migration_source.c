@@ -577,6 +577,8 @@ static void on_continued(void *userdata, struct error *error)
         m->n_pending--;
         m->source.continuing = false;
         if (error)
+                migration_refused(m);
+        if (error)
                 log_error("vm %s is this host's again but does not continue: %s", m->vm_uid,
                         error_message(error));
         else
@@ -590,7 +592,7 @@ static void take_back(struct migration *m)
         uint64_t epoch = m->epoch + 2;
         struct error *e = NULL;
 
-        if (m->source.continuing)
+        if (m->source.continuing || migration_must_wait(m))
                 return;
         if (m->record != HANDOFF_TAKEN_BACK && migration_set_record(m, HANDOFF_TAKEN_BACK, epoch, &e) < 0) {
                 log_error("%s", error_message(e));
@@ -786,7 +788,7 @@ void migration_source_step(struct migration *m)
         case HANDOFF_SOURCE_ASK_ABORT:
                 if (!m->path_alive)
                         migration_set_phase(m, MIGRATION_WAITING_FOR_PEER);
-                migration_peer_ask(m, m->stop_wanted && !m->path_alive);
+                migration_peer_ask(m, m->stop_wanted);
                 break;
         case HANDOFF_SOURCE_TAKE_BACK:
                 take_back(m);

@@ -97,7 +97,10 @@ struct migration_destination_state {
         char data_address[64];
         char source_fingerprint[PKI_FINGERPRINT_SIZE];
         bool commit_read;
-        bool starting;     /* QEMU is being started */
+        bool starting;      /* QEMU is being started */
+        bool made_vm;       /* the VM here is this migration's own: it alone may be discarded */
+        bool owner_written; /* owner.json and the announcement are done */
+        unsigned int n_owner_tries;
         bool ready;        /* everything is prepared: the source may be answered */
         bool may_have_run; /* see handoff.h */
         bool recovered;    /* by a new agent: what the old one sent to QEMU is not known */
@@ -151,6 +154,9 @@ struct migration {
         struct qmp_call *refresh_call;
         enum migration_status refresh_status;
 
+        uint64_t retry_delay_ms; /* growing, while QEMU refuses to continue the guest */
+        uint64_t retry_not_before_ms;
+
         struct http_call *call; /* exchange with the peer under way */
         uint64_t call_started_ns;
         unsigned int n_asks; /* since the last change of phase */
@@ -201,6 +207,9 @@ void migration_kick(struct migration *m);
 bool migration_hold(struct migration *m, const char *point);
 /* Asks QEMU where it stands; the answer sets m->qemu and kicks. */
 void migration_refresh_qemu(struct migration *m);
+/* True while a step that QEMU refused has to wait before it is tried again; migration_refused() notes a refusal. */
+bool migration_must_wait(const struct migration *m);
+void migration_refused(struct migration *m);
 struct vm *migration_vm(const struct migration *m); /* NULL when the VM is gone */
 /* Ends the mover if there is one; the data path is gone. */
 void migration_close_path(struct migration *m);

@@ -53,7 +53,7 @@ json_t *vm_document(const struct vm *vm)
 
 bool vm_has_qemu(const struct vm *vm)
 {
-        return vm->qemu != NULL;
+        return vm->qemu != NULL || vm->unwatched;
 }
 
 int vm_take_stream_fd(struct vm *vm)

@@ -71,8 +71,9 @@ struct vm {
         struct loop_source *reconnect;
         struct announce **announces; /* n_taps of them, each may be NULL */
         int stream_fd;               /* see vm_take_stream_fd() */
-        bool qmp_failed;             /* the last attempt to connect did */
-        bool exited;                 /* QEMU has; its last messages are still being read */
+        bool unwatched; /* QEMU lives but its pidfd could not be had after a restart: only another one helps */
+        bool qmp_failed; /* the last attempt to connect did */
+        bool exited;     /* QEMU has; its last messages are still being read */
         bool exited_by_itself, exited_well;
         char *exit_text;
 };

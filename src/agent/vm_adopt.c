@@ -144,8 +144,12 @@ static void adopt(struct vm *vm)
 
         if (vm->pid > 0)
                 r = child_adopt(vm->agent->loop, vm->pid, vm->start_time, vm_on_exit, vm, &vm->qemu);
-        if (r < 0 && r != -ESRCH)
+        if (r < 0 && r != -ESRCH) {
+                /* It is not known to have ended: nobody may take it for dead, or start the VM again. */
                 log_error("VM %s: QEMU %d cannot be watched: %s", vm->name, vm->pid, strerror(-r));
+                vm->unwatched = true;
+                return;
+        }
         if (r == 0) {
                 take_up(vm);
                 return;

@@ -161,6 +161,7 @@ static void on_lost(void *userdata, const struct error *error)
         _cleanup_(qmp_freep) struct qmp *gone = TAKE_PTR(vm->qmp); /* `error` is inside */
         bool again = vm->qmp_failed;
 
+        migration_vm_leave_monitor(vm->agent, vm); /* nobody may use it any more */
         vm->qmp_failed = true;
         if (vm->exited) {
                 settle_exit(vm);

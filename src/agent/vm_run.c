@@ -187,6 +187,9 @@ int vm_write_owner(struct vm *vm, uint64_t epoch, struct error **ret_error)
                 r = error_set(ret_error, ERROR_STALE_EPOCH, NULL,
                         "VM %s: epoch %" PRIu64 " is in its owner record already, by host %s", vm->name,
                         owner.epoch, owner.host);
+        if (r == 0 && owner.epoch == epoch && !strcmp(owner.host, agent_host_uid(vm->agent)))
+                owner.epoch =
+                        epoch - 1; /* a repeat after a crash: vm_folder_take_owner() makes it durable again */
         if (r == 0)
                 r = vm_folder_take_owner(vm->folder, agent_host_uid(vm->agent), owner.epoch, epoch,
                         clock_unix_ms(loop_clock(vm->agent->loop)), ret_error);
