@@ -223,10 +223,14 @@ static void the_environment_is_ours_with_the_additions(void **state)
         child_free(c);
 }
 
+/* Signals 32 and 33 are glibc's own: nobody can change them, and who started us may have left them ignored. */
+#define OF_GLIBC 0x180000000ull
+
 static void signals_are_as_at_login(void **state)
 {
         struct child_spec spec = CHILD_SPEC_INIT;
         struct probe p = {};
+        unsigned long long blocked, ignored;
         sigset_t set, old;
         struct child *c;
 
@@ -238,7 +242,9 @@ static void signals_are_as_at_login(void **state)
         spec.output_max = 200;
         c = start(*state, &p, &spec);
         assert_int_equal(loop_wait(*state, &p.done, WAIT_MS), 0);
-        assert_string_equal(p.output, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+        assert_int_equal(sscanf(p.output, "SigBlk: %llx SigIgn: %llx", &blocked, &ignored), 2);
+        assert_int_equal(blocked, 0);
+        assert_int_equal(ignored & ~OF_GLIBC, 0);
         child_free(c);
         signal(SIGUSR2, SIG_DFL);
         sigprocmask(SIG_SETMASK, &old, NULL);
