@@ -741,7 +741,8 @@ static void fail(struct migration *m)
                 (void)migration_setup_restore(m->source.setup, NULL, NULL, NULL);
         if (vm && vm_power(vm) == VM_POWER_RUNNING && m->source.stopped_unix_us)
                 vm_announce(vm);
-        migration_source_deinit(m);
+        close_connections(m); /* the setup stays until its settings are back */
+        loop_source_free(TAKE_PTR(m->source.poll));
         migration_settle(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
 }
 
