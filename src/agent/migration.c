@@ -347,7 +347,6 @@ void migration_set_phase(struct migration *m, enum migration_phase phase)
         if (m->n_history && m->phase == phase)
                 return;
         m->phase = phase;
-        m->n_asks = 0;
         if (m->n_history < MIGRATION_MAX_PHASES) {
                 m->history[m->n_history].phase = phase;
                 m->history[m->n_history++].started_ms = clock_now_ms(loop_clock(m->agent->loop));

@@ -123,7 +123,6 @@ void migration_peer_ask(struct migration *m, bool abort)
 
         if (m->call || clock_now_ms(clock_of(m)) < m->ask_not_before_ms)
                 return;
-        m->n_asks++;
         if (abort)
                 body = json_pack("{s:s}", "reason",
                         m->stop_reason ? error_message(m->stop_reason) : "the source takes it back");

@@ -159,7 +159,6 @@ struct migration {
 
         struct http_call *call; /* exchange with the peer under way */
         uint64_t call_started_ns;
-        unsigned int n_asks; /* since the last change of phase */
         uint64_t ask_delay_ms;
         uint64_t ask_not_before_ms;
         int64_t clock_offset_ns; /* peer's clock minus ours, from the exchange with the shortest round trip */
