@@ -10,9 +10,9 @@
 #include "agent/cgroup.h"
 #include "agent/events.h"
 #include "agent/host.h"
+#include "agent/host_list.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
-#include "agent/removed_hosts.h"
 #include "agent/request_cache.h"
 #include "agent/stores.h"
 #include "agent/vm_adopt.h"
@@ -108,7 +108,9 @@ static int make_parts(struct agent *agent, struct error **ret_error)
         if (r == 0)
                 r = api_load_epoch(agent, ret_error);
         if (r == 0)
-                r = removed_hosts_new(agent->config.state_dir, &agent->removed_hosts, ret_error);
+                r = host_list_new(agent->config.state_dir, "removed-hosts", &agent->removed_hosts, ret_error);
+        if (r == 0)
+                r = host_list_new(agent->config.state_dir, "fenced-hosts", &agent->fenced_hosts, ret_error);
         if (r == 0)
                 r = make_client(agent, ret_error);
         if (r == 0)
@@ -226,7 +228,8 @@ void agent_free(struct agent *agent)
         http_server_free(agent->server); /* unanswered requests end here, and let go of their cache entries */
         http_client_free(agent->client);
         request_cache_free(agent->requests);
-        removed_hosts_free(agent->removed_hosts);
+        host_list_free(agent->removed_hosts);
+        host_list_free(agent->fenced_hosts);
         stores_free(agent->stores);
         host_free(agent->host);
         cgroup_free(agent->cgroup);

@@ -22,7 +22,7 @@ struct http_server;
 struct identity;
 struct migrations;
 struct netlink;
-struct removed_hosts;
+struct host_list;
 struct request_cache;
 struct stores;
 struct vswitch_set;
@@ -36,18 +36,19 @@ struct agent {
         struct http_client
                 *client; /* calls to peers: mTLS with our certificate, trusts the cluster's CA alone */
 
-        struct map vms;                      /* uid -> struct vm; vm.c */
-        struct list creations;               /* creations and deletions under way; vm_create.c */
-        struct netlink *netlink;             /* rtnetlink of our network namespace */
-        struct vswitch_set *switches;        /* switches and port groups; api_config.c keeps them on disk */
-        struct stores *stores;               /* stores.h: datastores */
-        struct events *events;               /* events.h: subscribers of GET /agent/v1/events */
-        struct host *host;                   /* host.h: QEMU's version, accelerator, facts */
-        struct cgroup *cgroup;               /* cgroup.h: a group for each VM, where there is cgroup v2 */
-        struct request_cache *requests;      /* request_cache.h: answers by X-Drover-Request */
-        struct removed_hosts *removed_hosts; /* removed_hosts.h: whose certificates count no more */
-        uint64_t manager_epoch;              /* highest seen, durable before it is acted on; api.c */
-        struct migrations *migrations;       /* migration.c's own state; NULL until migration_recover_all() */
+        struct map vms;                  /* uid -> struct vm; vm.c */
+        struct list creations;           /* creations and deletions under way; vm_create.c */
+        struct netlink *netlink;         /* rtnetlink of our network namespace */
+        struct vswitch_set *switches;    /* switches and port groups; api_config.c keeps them on disk */
+        struct stores *stores;           /* stores.h: datastores */
+        struct events *events;           /* events.h: subscribers of GET /agent/v1/events */
+        struct host *host;               /* host.h: QEMU's version, accelerator, facts */
+        struct cgroup *cgroup;           /* cgroup.h: a group for each VM, where there is cgroup v2 */
+        struct request_cache *requests;  /* request_cache.h: answers by X-Drover-Request */
+        struct host_list *removed_hosts; /* host_list.h: whose certificates count no more */
+        struct host_list *fenced_hosts;  /* which are known to be down */
+        uint64_t manager_epoch;          /* highest seen, durable before it is acted on; api.c */
+        struct migrations *migrations;   /* migration.c's own state; NULL until migration_recover_all() */
 
         struct agent_startup *startup; /* agent.c: what agent_start() has to do still; NULL afterwards */
         int lock_fd;                   /* STATE-DIR/lock: one agent at a time */

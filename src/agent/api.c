@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/host_list.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
-#include "agent/removed_hosts.h"
 #include "agent/request_cache.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -48,6 +48,7 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/host", api_host_get},
         {"GET", "/agent/v1/events", api_events},
         {"PUT", "/agent/v1/removed-hosts", api_removed_hosts_put},
+        {"PUT", "/agent/v1/fenced-hosts", api_fenced_hosts_put},
         {"GET", "/agent/v1/datastores", api_datastore_list},
         {"PUT", "/agent/v1/datastores/{name}", api_datastore_put},
         {"DELETE", "/agent/v1/datastores/{name}", api_datastore_delete},
@@ -170,7 +171,7 @@ static int check_role(struct agent *agent, const struct http_request *request, b
                         ret_error, ERROR_DENIED, NULL, "'%.80s' is no host: this path is for hosts", name);
         /* New ones only: what is under way is settled with whoever holds the other half. */
         if (for_peers && strcmp(http_request_path(request), PEER_PREPARE) == 0 &&
-                removed_hosts_has(agent->removed_hosts, uid))
+                host_list_has(agent->removed_hosts, uid))
                 return error_set(ret_error, ERROR_DENIED, "Add it to the cluster again.",
                         "host %s was removed from the cluster", uid);
         if (!for_peers && strcmp(name, API_MANAGER_NAME) != 0)

@@ -9,7 +9,7 @@
 #include "agent/agent.h"
 #include "agent/api.h"
 #include "agent/host.h"
-#include "agent/removed_hosts.h"
+#include "agent/host_list.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
@@ -24,19 +24,33 @@ void api_host_get(struct http_request *request, void *agent)
         http_request_reply_json(request, 200, host_document(agent));
 }
 
-void api_removed_hosts_put(struct http_request *request, void *userdata)
+static void put_host_list(struct http_request *request, struct host_list *list)
 {
-        struct agent *agent = userdata;
         struct error *error = NULL;
         json_t *body;
         int r = http_request_json(request, &body, &error);
 
         if (r == 0)
-                r = removed_hosts_set(agent->removed_hosts, body, &error);
+                r = host_list_set(list, body, &error);
         if (r < 0)
                 api_reply_error(request, error);
         else
                 api_reply_json(request, 200, json_object());
+}
+
+void api_removed_hosts_put(struct http_request *request, void *userdata)
+{
+        const struct agent *agent = userdata;
+
+        put_host_list(request, agent->removed_hosts);
+}
+
+/* Migrations that wait for one of them see it at their next tick. */
+void api_fenced_hosts_put(struct http_request *request, void *userdata)
+{
+        const struct agent *agent = userdata;
+
+        put_host_list(request, agent->fenced_hosts);
 }
 
 /* --- Datastores ------------------------------------------------------------------------------------------------- */

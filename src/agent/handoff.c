@@ -98,6 +98,10 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
                 return HANDOFF_SOURCE_RELEASE;
         if (f->result_abandoned || (f->peer.answered && f->peer.record == HANDOFF_ABANDONED))
                 return HANDOFF_SOURCE_TAKE_BACK;
+        /* Nobody will ever say what became of it: a host that is down, or one that has forgotten the migration. */
+        if (f->peer_fenced || (f->peer.answered && f->peer.record == HANDOFF_NONE))
+                return f->qemu == HANDOFF_QEMU_GONE ? HANDOFF_SOURCE_RELEASE
+                                                    : HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED;
         /* Usually the data path brings the answer before we get to ask. Without it the destination completes by itself
          * if it has everything (it asks us); when it is to stop, it must say first that it did. */
         return f->stop_wanted ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
@@ -168,7 +172,9 @@ static enum handoff_destination_action decide_prepared(const struct handoff_dest
                         return HANDOFF_DESTINATION_OWN;
                 if (f->mover_alive)
                         return HANDOFF_DESTINATION_WAIT;
-                return source_keeps(&f->peer) ? HANDOFF_DESTINATION_ABANDON : HANDOFF_DESTINATION_ASK;
+                /* A source that is down may have continued its guest before: what is loaded here is too old then. */
+                return source_keeps(&f->peer) || f->peer_fenced ? HANDOFF_DESTINATION_ABANDON
+                                                                : HANDOFF_DESTINATION_ASK;
         }
         /* With the data path gone, QEMU finds its stream cut and ends, unless it has read everything already:
          * then it will be `loaded` in a moment. The caller's time limit turns a QEMU that does neither into

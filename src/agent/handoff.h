@@ -72,6 +72,7 @@ struct handoff_source_facts {
         bool commit_sent;    /* told to the mover, or possibly told before a restart of the agent */
         bool result_running; /* the destination's word through the data path: it wrote `owner` and runs */
         bool result_abandoned;
+        bool peer_fenced; /* the manager's word that the destination's host is down, and all that ran there */
         struct handoff_peer peer;
 };
 
@@ -83,6 +84,9 @@ enum handoff_source_action {
         HANDOFF_SOURCE_ASK_ABORT, /* like ASK, and ask it to abandon unless it owns the VM */
         HANDOFF_SOURCE_TAKE_BACK, /* write `taken-back`, continue the guest if it is stopped, tell the
                                      destination */
+        /* The destination will never tell: take it back if the owner record shows that it has not claimed the VM, and
+         * RELEASE if it has. Taking back changes the record, so that a claim cannot come later. */
+        HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED,
         HANDOFF_SOURCE_RELEASE, /* write `released`, end QEMU without touching the disks, tell the destination
                                  */
         HANDOFF_SOURCE_FAILED,  /* settled: the guest runs here, or it ended here by its own doing */
@@ -98,13 +102,14 @@ struct handoff_destination_facts {
         bool commit_read;  /* COMMIT came, hence everything before it */
         bool stop_wanted;  /* asked by the source, timed out, or QEMU refused to continue the guest */
         bool may_have_run; /* `cont` was sent, or may have been before a restart of the agent */
+        bool peer_fenced;
         struct handoff_peer peer;
 };
 
 enum handoff_destination_action {
         HANDOFF_DESTINATION_WAIT,
         HANDOFF_DESTINATION_ASK,      /* ask the source until it answers */
-        HANDOFF_DESTINATION_OWN,      /* write `owner`, then continue the guest */
+        HANDOFF_DESTINATION_OWN,      /* claim the owner record, write `owner`, then continue the guest */
         HANDOFF_DESTINATION_CONTINUE, /* `owner` is written: continue the guest */
         HANDOFF_DESTINATION_ABANDON,  /* kill QEMU, then write `abandoned` */
         HANDOFF_DESTINATION_FAILED,   /* settled: abandoned, nothing of it remains here */

@@ -26,9 +26,10 @@ struct journal {
         json_t *records;
 };
 
-static char *journal_path(const char *folder, const char *id)
+static char *journal_path(const char *folder, const char *id, const char *vm_uid)
 {
-        return text_is_uuid(id) ? alloc_printf("%s/%s" SUFFIX, folder, id) : NULL;
+        return text_is_uuid(id) && text_is_uuid(vm_uid) ? alloc_printf("%s/%s.%s" SUFFIX, folder, id, vm_uid)
+                                                        : NULL;
 }
 
 static int checksum(const char *text, size_t len, char ret[static CHECK_CHARS + 1])
@@ -102,29 +103,29 @@ void journal_free(struct journal *journal)
         free(journal);
 }
 
-static int journal_new(const char *folder, const char *id, struct journal **ret_journal)
+static int journal_new(const char *folder, const char *id, const char *vm_uid, struct journal **ret_journal)
 {
         struct journal *j = ALLOC(struct journal);
 
         if (!j)
                 return -ENOMEM;
         j->fd = -1;
-        j->path = journal_path(folder, id);
+        j->path = journal_path(folder, id, vm_uid);
         j->records = json_array();
         if (!j->path || !j->records) {
                 journal_free(j);
-                return text_is_uuid(id) ? -ENOMEM : -EINVAL;
+                return text_is_uuid(id) && text_is_uuid(vm_uid) ? -ENOMEM : -EINVAL;
         }
         *ret_journal = j;
         return 0;
 }
 
-int journal_create(const char *folder, const char *id, const json_t *first, struct journal **ret_journal,
-        struct error **ret_error)
+int journal_create(const char *folder, const char *id, const char *vm_uid, const json_t *first,
+        struct journal **ret_journal, struct error **ret_error)
 {
         _cleanup_(journal_freep) struct journal *j = NULL;
         size_t len = 0;
-        int r = journal_new(folder, id, &j);
+        int r = journal_new(folder, id, vm_uid, &j);
 
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot make a journal for migration %s", id);
@@ -172,7 +173,7 @@ static int load(struct journal *j, const char *text, size_t len, size_t *ret_goo
                 if (r < 0) {
                         /* Only the last write can be torn; anything after a damaged line means damage, not a
                          * crash. */
-                        if (end && (size_t)(end - text) + 1 < len)
+                        if (end && ((size_t)(end - text) + 1 < len || at == 0))
                                 return -EBADMSG;
                         break;
                 }
@@ -184,18 +185,22 @@ static int load(struct journal *j, const char *text, size_t len, size_t *ret_goo
         return json_array_size(j->records) ? 0 : -ENODATA;
 }
 
-int journal_open(const char *folder, const char *id, struct journal **ret_journal, struct error **ret_error)
+int journal_open(const char *folder, const char *id, const char *vm_uid, struct journal **ret_journal,
+        struct error **ret_error)
 {
         _cleanup_(journal_freep) struct journal *j = NULL;
         _cleanup_free_ char *text = NULL;
         size_t len, good = 0;
-        int r = journal_new(folder, id, &j);
+        int r = journal_new(folder, id, vm_uid, &j);
 
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot open the journal of migration %s", id);
         r = file_read(j->path, JOURNAL_MAX_BYTES, &text, &len);
         if (r == 0)
                 r = load(j, text, len, &good);
+        if (r == -ENODATA)
+                return error_set(ret_error, ERROR_NOT_FOUND, NULL,
+                        "the ownership journal %s ends in its first record", j->path);
         if (r < 0)
                 return error_set(ret_error, ERROR_OWNER_UNKNOWN,
                         "Find out on which host the virtual machine runs, then remove the file.",
@@ -245,9 +250,9 @@ const json_t *journal_records(const struct journal *journal)
         return journal->records;
 }
 
-int journal_remove(const char *folder, const char *id)
+int journal_remove(const char *folder, const char *id, const char *vm_uid)
 {
-        _cleanup_free_ char *path = journal_path(folder, id);
+        _cleanup_free_ char *path = journal_path(folder, id, vm_uid);
 
         if (!path)
                 return -ENOMEM;
@@ -256,7 +261,22 @@ int journal_remove(const char *folder, const char *id)
         return file_sync_parent(path);
 }
 
-int journal_for_each(const char *folder, void (*fn)(void *userdata, const char *id), void *userdata)
+/* "UUID.UUID.journal" */
+static bool parse_name(
+        const char *name, char ret_id[static UUID_STRING_SIZE], char ret_vm_uid[static UUID_STRING_SIZE])
+{
+        const size_t len = UUID_STRING_SIZE - 1;
+
+        if (strlen(name) != 2 * len + 1 + strlen(SUFFIX) || name[len] != '.' ||
+                strcmp(name + 2 * len + 1, SUFFIX))
+                return false;
+        snprintf(ret_id, UUID_STRING_SIZE, "%.*s", (int)len, name);
+        snprintf(ret_vm_uid, UUID_STRING_SIZE, "%.*s", (int)len, name + len + 1);
+        return text_is_uuid(ret_id) && text_is_uuid(ret_vm_uid);
+}
+
+int journal_for_each(
+        const char *folder, void (*fn)(void *userdata, const char *id, const char *vm_uid), void *userdata)
 {
         struct dirent *entry;
         DIR *dir = opendir(folder);
@@ -264,15 +284,10 @@ int journal_for_each(const char *folder, void (*fn)(void *userdata, const char *
         if (!dir)
                 return errno == ENOENT ? 0 : -errno;
         while ((entry = readdir(dir))) {
-                char id[UUID_STRING_SIZE];
-                size_t len = strlen(entry->d_name);
+                char id[UUID_STRING_SIZE], vm_uid[UUID_STRING_SIZE];
 
-                if (len != sizeof(id) - 1 + strlen(SUFFIX) || strcmp(entry->d_name + sizeof(id) - 1, SUFFIX))
-                        continue;
-                memcpy(id, entry->d_name, sizeof(id) - 1);
-                id[sizeof(id) - 1] = '\0';
-                if (text_is_uuid(id))
-                        fn(userdata, id);
+                if (parse_name(entry->d_name, id, vm_uid))
+                        fn(userdata, id, vm_uid);
         }
         closedir(dir);
         return 0;

@@ -17,14 +17,15 @@
 
 struct journal;
 
-/* Creates the file FOLDER/ID.journal with its first record, and makes the entry in the folder durable.
- * -EEXIST when there is one already. */
-int journal_create(const char *folder, const char *id, const json_t *first, struct journal **ret_journal,
-        struct error **ret_error);
+/* Creates the file FOLDER/ID.VM-UID.journal with its first record, and makes the entry in the folder durable. The VM is in
+ * the name so that it is known even when what is inside cannot be read. -EEXIST when there is one already. */
+int journal_create(const char *folder, const char *id, const char *vm_uid, const json_t *first,
+        struct journal **ret_journal, struct error **ret_error);
 
-/* Opens an existing one; damaged lines at the end are cut off, damage before the end is an error (nothing is
- * guessed about ownership). */
-int journal_open(const char *folder, const char *id, struct journal **ret_journal, struct error **ret_error);
+/* Opens an existing one; a torn line at the end is cut off, damage before the end is an error (nothing is guessed about
+ * ownership). NOT_FOUND: even the first record was never finished, so nobody ever acted on this journal. */
+int journal_open(const char *folder, const char *id, const char *vm_uid, struct journal **ret_journal,
+        struct error **ret_error);
 
 /* Appends an object and returns once it is on disk. After a failure the record may be on disk or not, until the next call,
  * which takes it back first: so the same record or another one can be tried again. Room for a migration's records is
@@ -39,7 +40,8 @@ void journal_free(struct journal *journal);
 DEFINE_CLEANUP(struct journal *, journal_free)
 
 /* Removes the file of a settled migration. */
-int journal_remove(const char *folder, const char *id);
+int journal_remove(const char *folder, const char *id, const char *vm_uid);
 
-/* Ids of all journals in the folder (for recovery): calls fn for each. 0 or negative errno. */
-int journal_for_each(const char *folder, void (*fn)(void *userdata, const char *id), void *userdata);
+/* Calls fn for each journal in the folder (for recovery). 0 or negative errno. */
+int journal_for_each(
+        const char *folder, void (*fn)(void *userdata, const char *id, const char *vm_uid), void *userdata);

@@ -7,8 +7,10 @@
 
 #include "agent/agent.h"
 #include "agent/crash_point.h"
+#include "agent/host_list.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
+#include "agent/owner_record.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -27,6 +29,9 @@
 struct migrations {
         char *folder; /* of the journals */
         struct map by_id;
+        /* Journals that cannot be read: migration id to VM uid. What they say is not known, so that VM is busy and the peer
+         * gets no answer until somebody has looked. */
+        struct map unreadable;
 };
 
 static const char *const phase_names[] = {
@@ -180,6 +185,7 @@ static void stop_timers(struct migration *m)
         loop_source_free(TAKE_PTR(m->deadline));
         loop_source_free(TAKE_PTR(m->tick));
         loop_source_free(TAKE_PTR(m->step));
+        owner_record_change_free(TAKE_PTR(m->claim));
         crash_hold_free(TAKE_PTR(m->hold));
         qmp_call_cancel(TAKE_PTR(m->refresh_call));
         m->refreshing = false;
@@ -268,7 +274,7 @@ void migration_forget(struct migration *m)
 {
         struct migrations *all = m->agent->migrations;
 
-        (void)journal_remove(all->folder, m->id);
+        (void)journal_remove(all->folder, m->id, m->vm_uid);
         map_remove(&all->by_id, m->id);
         migration_free(m);
 }
@@ -309,7 +315,7 @@ int migration_register(struct migration *m, struct error **ret_error)
                 json_object_set(record, "spec", m->spec) < 0)
                 return error_from_errno(ret_error, ENOMEM, "cannot begin a migration");
         prune(all);
-        r = journal_create(all->folder, m->id, record, &m->journal, ret_error);
+        r = journal_create(all->folder, m->id, m->vm_uid, record, &m->journal, ret_error);
         if (r < 0)
                 return r;
         m->record = first;
@@ -317,7 +323,7 @@ int migration_register(struct migration *m, struct error **ret_error)
         if (r == 0)
                 r = map_put(&all->by_id, m->id, m, NULL);
         if (r < 0) {
-                (void)journal_remove(all->folder, m->id);
+                (void)journal_remove(all->folder, m->id, m->vm_uid);
                 return error_from_errno(ret_error, r, "cannot begin a migration");
         }
         migration_set_phase(m, MIGRATION_PREPARING);
@@ -547,7 +553,22 @@ void migration_refresh_qemu(struct migration *m)
                 m->refreshing = true;
 }
 
-/* Calls `fn` for each unsettled migration of the VM (there is at most one). */
+bool migration_peer_fenced(const struct migration *m)
+{
+        return host_list_has(m->agent->fenced_hosts, m->peer_uid);
+}
+
+/* The VM's part in it is over; only the peer has still to hear of it. */
+static bool waits_for_peer_only(const struct migration *m)
+{
+        if (m->role == MIGRATION_SOURCE_SIDE)
+                return m->record == HANDOFF_RELEASED && m->qemu == HANDOFF_QEMU_GONE && !m->source.continuing;
+        return m->record == HANDOFF_ABANDONED
+                       ? m->qemu == HANDOFF_QEMU_GONE && !m->destination.discarding
+                       : m->record == HANDOFF_OWNER && m->destination.announced && !m->destination.continuing;
+}
+
+/* The migration that holds the VM (there is at most one), or NULL. */
 static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
 {
         struct map_item *item, *spare;
@@ -557,7 +578,7 @@ static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
         map_for_each (item, spare, &agent->migrations->by_id) {
                 struct migration *m = item->value;
 
-                if (!m->settled && !strcmp(m->vm_uid, vm_uid))
+                if (!m->settled && !waits_for_peer_only(m) && !strcmp(m->vm_uid, vm_uid))
                         return m;
         }
         return NULL;
@@ -640,7 +661,19 @@ void migration_vm_connected(struct agent *agent, struct vm *vm)
 
 bool migration_vm_busy(struct agent *agent, const char *vm_uid)
 {
+        struct map_item *item, *spare;
+
+        if (!agent->migrations)
+                return false;
+        map_for_each (item, spare, &agent->migrations->unreadable)
+                if (!strcmp(item->value, vm_uid))
+                        return true;
         return find_by_vm(agent, vm_uid) != NULL;
+}
+
+bool migration_unreadable(struct agent *agent, const char *id)
+{
+        return agent->migrations && id && map_get(&agent->migrations->unreadable, id);
 }
 
 /* --- Recovery -------------------------------------------------------------------------------------------- */
@@ -667,8 +700,19 @@ static void restore_records(struct migration *m)
         }
 }
 
+static void note_unreadable(
+        struct agent *agent, const char *id, const char *vm_uid, const struct error *error)
+{
+        char *uid = alloc_strdup(vm_uid);
+
+        log_error("migration %s of vm %s: %s; the virtual machine cannot be used here until that is settled",
+                id, vm_uid, error_message(error));
+        if (!uid || map_put(&agent->migrations->unreadable, id, uid, NULL) < 0)
+                free(uid);
+}
+
 /* After a restart: movers are gone, memory is gone; what is durable and what QEMU says must do. */
-static void recover_one(void *userdata, const char *id)
+static void recover_one(void *userdata, const char *id, const char *vm_uid)
 {
         _cleanup_(migration_freep) struct migration *m = NULL;
         _cleanup_(journal_freep) struct journal *journal = NULL;
@@ -676,14 +720,17 @@ static void recover_one(void *userdata, const char *id)
         struct agent *agent = userdata;
         const json_t *first;
 
-        if (journal_open(agent->migrations->folder, id, &journal, &e) < 0) {
-                log_error("%s", error_message(e));
+        if (journal_open(agent->migrations->folder, id, vm_uid, &journal, &e) < 0) {
+                if (e && e->code == ERROR_NOT_FOUND)
+                        (void)journal_remove(agent->migrations->folder, id, vm_uid); /* never begun */
+                else
+                        note_unreadable(agent, id, vm_uid, e);
                 return;
         }
         first = json_array_get(journal_records(journal), 0);
         if (migration_new(agent, (enum migration_role)json_integer_value(json_object_get(first, "role")),
                     json_object_get(first, "spec"), &m, &e) < 0) {
-                log_error("the journal of migration %s is not valid: %s", id, error_message(e));
+                note_unreadable(agent, id, vm_uid, e);
                 return;
         }
         m->journal = TAKE_PTR(journal);
@@ -739,6 +786,7 @@ int migration_recover_all(struct agent *agent)
         if (!all)
                 return -ENOMEM;
         map_init(&all->by_id);
+        map_init(&all->unreadable);
         all->folder = alloc_printf("%s/migrations", agent->config.state_dir);
         agent->migrations = all;
         r = all->folder ? file_make_dirs(all->folder, 0700) : -ENOMEM;
@@ -764,6 +812,9 @@ void migration_free_all(struct agent *agent)
         map_for_each (item, spare, &agent->migrations->by_id)
                 migration_free(item->value);
         map_deinit(&agent->migrations->by_id);
+        map_for_each (item, spare, &agent->migrations->unreadable)
+                free(item->value);
+        map_deinit(&agent->migrations->unreadable);
         free(agent->migrations->folder);
         free(TAKE_PTR(agent->migrations));
 }

@@ -44,8 +44,10 @@ void migration_vm_leave_monitor(struct agent *agent, const struct vm *vm);
 void migration_vm_connected(struct agent *agent, struct vm *vm);
 
 /* True while an unsettled migration holds the VM: start, stop, delete and a second migration are refused then. Also true
- * for a VM that was handed off and whose end is not known. */
+ * for a VM that was handed off and whose end is not known, and for one whose journal cannot be read. */
 bool migration_vm_busy(struct agent *agent, const char *vm_uid);
+/* There is a journal of this migration and it cannot be read: nobody may be told that it is unknown here. */
+bool migration_unreadable(struct agent *agent, const char *id);
 
 /* All of this host's migrations as status documents, for a new subscriber of events; NULL without memory. */
 json_t *migration_documents(struct agent *agent);

@@ -115,6 +115,16 @@ void migration_api_list(struct agent *agent, struct http_request *request)
         http_request_reply_json(request, 200, json_pack("{s:o}", "items", migration_documents(agent)));
 }
 
+int migration_unknown(struct agent *agent, const char *id, struct error **ret_error)
+{
+        if (migration_unreadable(agent, id))
+                return error_set(ret_error, ERROR_OWNER_UNKNOWN,
+                        "Find out on which host the virtual machine runs, then remove the journal and "
+                        "restart the agent.",
+                        "the journal of migration %.40s cannot be read on this host", id);
+        return error_set(ret_error, ERROR_NOT_FOUND, NULL, "this host knows no migration %.40s", id ?: "");
+}
+
 /* The migration named in the path, or NULL after the request was answered. */
 static struct migration *request_migration(struct agent *agent, struct http_request *request)
 {
@@ -124,7 +134,7 @@ static struct migration *request_migration(struct agent *agent, struct http_requ
 
         if (m)
                 return m;
-        error_set(&e, ERROR_NOT_FOUND, NULL, "this host knows no migration %.40s", id ?: "");
+        migration_unknown(agent, id, &e);
         http_request_reply_error(request, e);
         return NULL;
 }

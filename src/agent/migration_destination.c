@@ -11,6 +11,7 @@
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
+#include "agent/owner_record.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/log.h"
@@ -24,7 +25,6 @@
 #define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
 #define ERROR_TEXT_MAX 1024
-#define OWNER_TRIES 5 /* to write owner.json, one a tick */
 
 void migration_destination_deinit(struct migration *m)
 {
@@ -84,6 +84,35 @@ static void answer_source(struct migration *m)
         migration_set_phase(m, MIGRATION_COPYING);
 }
 
+static void on_claimed(void *userdata, uint64_t epoch _unused_, struct error *error)
+{
+        struct migration *m = userdata;
+        struct error *e = NULL;
+
+        m->claim = NULL;
+        m->claimed = !error;
+        if (error) {
+                error_set(&e, error->code, error->hint, "the destination cannot take the virtual machine: %s",
+                        error_message(error));
+                migration_stop(m, e);
+        }
+        migration_kick(m);
+}
+
+/* The owner record gets this host's claim before the guest can run here. Whoever reads it later, when this host is down, knows
+ * whether the guest may have run. Begun as soon as the source has given the VM up, while QEMU still loads. */
+static void claim(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->claim || m->claimed || m->stop_wanted || m->record != HANDOFF_PREPARED || !vm)
+                return;
+        if (owner_record_take(vm, m->epoch, m->epoch + 1, on_claimed, m, &m->claim, &e) < 0)
+                on_claimed(m, 0, e);
+        error_free(e);
+}
+
 static void on_mover_event(void *userdata, const char *event, const json_t *message)
 {
         struct migration *m = userdata;
@@ -99,6 +128,8 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 m->destination.ready = true;
         } else if (!strcmp(event, "placed")) {
                 migration_set_phase(m, MIGRATION_SWITCHING);
+        } else if (!strcmp(event, "handed-off")) {
+                claim(m);
         } else if (!strcmp(event, "commit")) {
                 m->destination.commit_read = true;
                 arm_limit(m, LOAD_LIMIT_MS);
@@ -253,19 +284,17 @@ static void tell_result(struct migration *m, const char *outcome)
                         NULL, 0, NULL);
 }
 
-/* What the new owner owes the world once the guest runs; repeated until it is done, also after a restart. */
+/* What the new owner owes the world once the guest runs; also after a restart. */
 static void take_possession(struct migration *m)
 {
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
-        if (m->destination.owner_written || !vm || m->qemu != HANDOFF_QEMU_RUNNING)
+        if (m->destination.announced || !vm || m->qemu != HANDOFF_QEMU_RUNNING)
                 return;
-        if (!m->destination.n_owner_tries)
-                vm_announce(vm);
-        if (vm_write_owner(vm, m->epoch + 1, &e) == 0 || ++m->destination.n_owner_tries >= OWNER_TRIES)
-                m->destination.owner_written = true;
-        if (e) /* the journal says it; the next start or migration writes it again */
+        m->destination.announced = true;
+        vm_announce(vm);
+        if (vm_set_epoch(vm, m->epoch + 1, &e) < 0)
                 log_warning("%s", error_message(e));
         error_free(e);
 }
@@ -324,6 +353,8 @@ static void own(struct migration *m)
 
         if (migration_hold(m, "destination-loaded"))
                 return;
+        if (!m->claimed)
+                return claim(m);
         if (migration_set_record(m, HANDOFF_OWNER, m->epoch + 1, &e) < 0)
                 return migration_stop(m, e); /* nothing on disk that says so: it can still be abandoned */
         migration_set_phase(m, MIGRATION_HANDED_OFF);
@@ -351,6 +382,7 @@ static void abandon(struct migration *m)
 
         if (m->destination.discarding || m->destination.continuing || m->destination.starting)
                 return;
+        owner_record_change_free(TAKE_PTR(m->claim));
         if (vm && m->destination.made_vm) {
                 if (vm_power(vm) !=
                         VM_POWER_INCOMING) /* its monitor is silent: what it is doing is not known */
@@ -381,7 +413,7 @@ static void fail(struct migration *m)
 {
         const struct handoff_peer *p = &m->peer;
 
-        if (m->destination.released ||
+        if (m->destination.released || migration_peer_fenced(m) ||
                 (p->answered && (p->record == HANDOFF_TAKEN_BACK || p->record == HANDOFF_NONE)))
                 return migration_settle(m, MIGRATION_FAILED);
         migration_peer_ask(m, false);
@@ -389,12 +421,16 @@ static void fail(struct migration *m)
 
 static void finish(struct migration *m)
 {
+        struct vm *vm = migration_vm(m);
+
         if (m->destination.continuing)
                 return;
         take_possession(m);
         if (m->qemu == HANDOFF_QEMU_RUNNING && migration_hold(m, "destination-done"))
                 return;
-        if (m->destination.released) {
+        if (m->destination.released || migration_peer_fenced(m)) {
+                if (vm)
+                        vm_set_ended(vm, "QEMU ended when the virtual machine had just arrived");
                 error_free(TAKE_PTR(m->stop_reason));
                 return migration_settle(m, MIGRATION_DONE);
         }
@@ -412,6 +448,7 @@ static struct handoff_destination_facts facts_of(const struct migration *m)
                 .commit_read = m->destination.commit_read,
                 .stop_wanted = m->stop_wanted,
                 .may_have_run = m->destination.may_have_run,
+                .peer_fenced = migration_peer_fenced(m),
                 .peer = m->peer,
         };
 }

@@ -183,7 +183,7 @@ static struct migration *peer_migration(struct agent *agent, struct http_request
                 error_set(&e, ERROR_DENIED, NULL, "%.64s takes no part in migration %s",
                         caller ?: "the caller", m->id);
         } else {
-                error_set(&e, ERROR_NOT_FOUND, NULL, "this host knows no migration %.40s", id ?: "");
+                migration_unknown(agent, id, &e);
         }
         http_request_reply_error(request, e);
         return NULL;

@@ -14,6 +14,7 @@
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
+#include "agent/owner_record.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -556,17 +557,15 @@ static void send_commit(struct migration *m)
 
         if (migration_hold(m, "source-commit"))
                 return;
+        if (migration_vm(m) && vm_set_handed_off(migration_vm(m), &e) < 0) {
+                log_warning("%s", error_message(e)); /* the journal says it already */
+                error_free(TAKE_PTR(e));
+        }
         m->source.commit_sent = true;
         /* The answer comes through the data path; asking now would only keep the destination's agent busy. */
         m->ask_not_before_ms = clock_now_ms(loop_clock(m->agent->loop)) + FIRST_ASK_AFTER_COMMIT_MS;
-        if (mover_process_send(m->mover, json_pack("{s:s}", "op", "commit"), NULL, 0, &e) < 0) {
+        if (mover_process_send(m->mover, json_pack("{s:s}", "op", "commit"), NULL, 0, &e) < 0)
                 migration_stop(m, e);
-                return;
-        }
-        if (migration_vm(m) && vm_set_handed_off(migration_vm(m), &e) < 0) {
-                log_warning("%s", error_message(e)); /* the journal says it already */
-                error_free(e);
-        }
 }
 
 static void on_continued(void *userdata, struct error *error)
@@ -585,7 +584,50 @@ static void on_continued(void *userdata, struct error *error)
         migration_refresh_qemu(m);
 }
 
-static void take_back(struct migration *m)
+/* Another host has the VM: what is paused here may not run again. */
+static void lose(struct migration *m, const struct error *error)
+{
+        struct error *reason = NULL;
+
+        error_set(&reason, error->code, error->hint, "the source keeps its copy of the guest stopped: %s",
+                error_message(error));
+        error_free(m->stop_reason);
+        m->stop_reason = reason;
+        m->source.lost = true;
+}
+
+static void on_reclaimed(void *userdata, uint64_t epoch _unused_, struct error *error)
+{
+        struct migration *m = userdata;
+        bool abandoned =
+                m->source.result_abandoned || (m->peer.answered && m->peer.record == HANDOFF_ABANDONED);
+        bool needs_proof = m->record != HANDOFF_TAKEN_BACK && !abandoned;
+
+        m->claim = NULL;
+        if (error)
+                log_error("migration %s of vm %s: %s", m->id, m->vm_uid, error_message(error));
+        if (error && error->code == ERROR_STALE_EPOCH && m->qemu == HANDOFF_QEMU_COMPLETED)
+                lose(m, error);
+        else if (error && needs_proof && m->qemu == HANDOFF_QEMU_COMPLETED)
+                migration_refused(m); /* without the record nothing says that the VM is ours */
+        else
+                m->claimed = true; /* the destination's word is enough: the record may be behind */
+        migration_kick(m);
+}
+
+static void reclaim(struct migration *m, struct vm *vm, uint64_t known_epoch)
+{
+        struct error *e = NULL;
+
+        if (m->claim)
+                return;
+        if (owner_record_take(vm, known_epoch, m->epoch + 2, on_reclaimed, m, &m->claim, &e) < 0)
+                on_reclaimed(m, 0, e);
+        error_free(e);
+}
+
+/* known_epoch: the latest that the owner record may have, for the VM to be ours to take. */
+static void take_back(struct migration *m, uint64_t known_epoch)
 {
         struct vm *vm = migration_vm(m);
         uint64_t epoch = m->epoch + 2;
@@ -593,18 +635,20 @@ static void take_back(struct migration *m)
 
         if (m->source.continuing || migration_must_wait(m))
                 return;
+        migration_set_phase(m, MIGRATION_SETTLING);
+        migration_close_path(m);
+        if (vm && vm_has_qemu(vm) && !m->claimed)
+                return reclaim(m, vm, known_epoch);
         if (m->record != HANDOFF_TAKEN_BACK && migration_set_record(m, HANDOFF_TAKEN_BACK, epoch, &e) < 0) {
                 log_error("%s", error_message(e));
                 error_free(e);
                 return;
         }
-        migration_set_phase(m, MIGRATION_SETTLING);
-        migration_close_path(m);
         if (!vm || !vm_has_qemu(vm)) {
                 m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
         }
-        if (vm_write_owner(vm, epoch, &e) < 0) { /* the disk's record may be behind; the journal decides */
+        if (vm_set_epoch(vm, epoch, &e) < 0) {
                 log_warning("%s", error_message(e));
                 error_free(TAKE_PTR(e));
         }
@@ -654,6 +698,22 @@ static void release(struct migration *m)
                 m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
         }
+        if (vm_release(vm, on_released, m, &e) == 0) {
+                m->n_pending++;
+                m->source.continuing = true;
+        }
+        error_free(e);
+}
+
+static void end_lost_copy(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->record == HANDOFF_HANDED_OFF)
+                return release(m);
+        if (m->source.continuing || !vm)
+                return;
         if (vm_release(vm, on_released, m, &e) == 0) {
                 m->n_pending++;
                 m->source.continuing = true;
@@ -740,6 +800,9 @@ static void fail(struct migration *m)
                 (void)migration_setup_restore(m->source.setup, NULL, NULL, NULL);
         if (vm && vm_power(vm) == VM_POWER_RUNNING && m->source.stopped_unix_us)
                 vm_announce(vm);
+        if (vm)
+                vm_set_ended(
+                        vm, "QEMU ended while the virtual machine was being handed over; it is this host's");
         close_connections(m); /* the setup stays until its settings are back */
         loop_source_free(TAKE_PTR(m->source.poll));
         migration_settle(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
@@ -747,8 +810,12 @@ static void fail(struct migration *m)
 
 static void finish(struct migration *m)
 {
-        if (!m->source.notified)
+        if (!m->source.notified && !migration_peer_fenced(m))
                 return migration_peer_notify_released(m);
+        if (m->source.lost) {
+                migration_source_deinit(m);
+                return migration_settle(m, MIGRATION_FAILED);
+        }
         error_free(TAKE_PTR(m->stop_reason)); /* what came too late to matter */
         build_result(m);
         migration_source_deinit(m);
@@ -765,6 +832,7 @@ void migration_source_step(struct migration *m)
                 .commit_sent = m->source.commit_sent,
                 .result_running = m->source.result_running,
                 .result_abandoned = m->source.result_abandoned,
+                .peer_fenced = migration_peer_fenced(m),
                 .peer = m->peer,
         };
 
@@ -791,7 +859,16 @@ void migration_source_step(struct migration *m)
                 migration_peer_ask(m, m->stop_wanted);
                 break;
         case HANDOFF_SOURCE_TAKE_BACK:
-                take_back(m);
+                if (m->source.lost)
+                        end_lost_copy(m);
+                else
+                        take_back(m, m->epoch + 1);
+                break;
+        case HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED:
+                if (m->source.lost)
+                        end_lost_copy(m);
+                else
+                        take_back(m, m->epoch);
                 break;
         case HANDOFF_SOURCE_RELEASE:
                 release(m);

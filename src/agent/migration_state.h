@@ -20,6 +20,7 @@
 struct agent;
 struct crash_hold;
 struct mover_process;
+struct owner_record_change;
 struct qmp_call;
 struct vm;
 
@@ -82,6 +83,7 @@ struct migration_source_state {
         bool result_running;
         bool result_abandoned;
         bool continuing;         /* cont, or the release, is under way */
+        bool lost;               /* the owner record names another host: the copy here is out of date */
         bool notified;           /* the destination acknowledged `released` */
         int64_t stopped_unix_us; /* QEMU's own stamp of STOP */
         int64_t resumed_unix_ns; /* the destination's stamp of RESUME, on its clock */
@@ -97,10 +99,9 @@ struct migration_destination_state {
         char data_address[64];
         char source_fingerprint[PKI_FINGERPRINT_SIZE];
         bool commit_read;
-        bool starting;      /* QEMU is being started */
-        bool made_vm;       /* the VM here is this migration's own: it alone may be discarded */
-        bool owner_written; /* owner.json and the announcement are done */
-        unsigned int n_owner_tries;
+        bool starting;     /* QEMU is being started */
+        bool made_vm;      /* the VM here is this migration's own: it alone may be discarded */
+        bool announced;    /* on the network */
         bool ready;        /* everything is prepared: the source may be answered */
         bool may_have_run; /* see handoff.h */
         bool recovered;    /* by a new agent: what the old one sent to QEMU is not known */
@@ -150,6 +151,10 @@ struct migration {
         struct loop_source *deadline;
         struct loop_source *tick; /* looks again: QEMU's state, the peer */
         struct loop_source *step; /* deferred step, so that call-backs do not nest */
+        /* Destination: epoch + 1 in the owner record, before `owner`; source: epoch + 2, before `taken-back`. */
+        struct owner_record_change *claim;
+        bool claimed;
+
         bool refreshing;
         struct qmp_call *refresh_call;
         enum migration_status refresh_status;
@@ -210,6 +215,8 @@ void migration_refresh_qemu(struct migration *m);
 bool migration_must_wait(const struct migration *m);
 void migration_refused(struct migration *m);
 struct vm *migration_vm(const struct migration *m); /* NULL when the VM is gone */
+/* The manager says that the peer's host is down: it will never answer, and nothing runs there. */
+bool migration_peer_fenced(const struct migration *m);
 /* Ends the mover if there is one; the data path is gone. */
 void migration_close_path(struct migration *m);
 /* Takes the mover's `stats` into m->progress. */
@@ -220,6 +227,8 @@ const char *migration_spec_string(const struct migration *m, const char *key); /
 uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback);
 
 /* --- migration_api.c --- */
+/* The error for an id that migration_find() does not find: NOT_FOUND, or OWNER_UNKNOWN for one whose journal cannot be read. */
+int migration_unknown(struct agent *agent, const char *id, struct error **ret_error);
 void migration_publish(struct migration *m);
 json_t *migration_document(const struct migration *m); /* the caller's; NULL without memory */
 

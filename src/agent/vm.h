@@ -125,9 +125,12 @@ typedef void (*vm_stream_fn)(void *userdata, int stream_fd, struct error *error)
 int vm_open_outgoing_stream(
         struct vm *vm, const char *fdname, vm_stream_fn done, void *userdata, struct error **ret_error);
 
-/* Writes this host as owner with this epoch to owner.json, durably, and to the runtime file. Synchronous (it
- * is on the path of the pause). */
-int vm_write_owner(struct vm *vm, uint64_t epoch, struct error **ret_error);
+/* The VM is this host's under this epoch: in its status and the runtime file. The record on the datastore is
+ * owner_record.h's. */
+int vm_set_epoch(struct vm *vm, uint64_t epoch, struct error **ret_error);
+/* A handoff has settled that the VM is this host's, and its QEMU is gone: OUTGOING_DONE and INCOMING, which nobody else
+ * may take for an end, become CRASHED. Nothing happens to others. */
+void vm_set_ended(struct vm *vm, const char *message);
 
 /* `cont` for an INCOMING guest whose state is loaded, or for a PAUSED / OUTGOING_DONE one that is taken back.
  * The caller has settled who owns the VM. On success the VM is RUNNING. */
@@ -135,9 +138,6 @@ int vm_continue(struct vm *vm, vm_done_fn done, void *userdata, struct error **r
 
 /* The guest here may not run any more: OUTGOING_DONE, durably. Synchronous. */
 int vm_set_handed_off(struct vm *vm, struct error **ret_error);
-
-/* The taken-over or taken-back guest was paused by its user and stays so: PAUSED, without a word to QEMU. */
-int vm_set_paused(struct vm *vm, struct error **ret_error);
 
 /* Asks QEMU for its run state again: while migration_vm_busy() the VM's power does not follow what QEMU does by
  * itself. To be called when a migration ended with the guest here. */

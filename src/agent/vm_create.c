@@ -44,6 +44,8 @@ struct delete_args {
         const char *store_id;
         const char *name;
         const char *uid;
+        const char *host_uid;
+        uint64_t known_epoch;
 };
 
 static void next_disk(struct creation *creation);
@@ -294,8 +296,13 @@ static int delete_in_child(void *arg, json_t **ret_result, struct error **ret_er
 {
         const struct delete_args *args = arg;
         _cleanup_(datastore_freep) struct datastore *store = NULL;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         int r = datastore_open(args->store_name, args->store_path, args->store_id, &store, ret_error);
 
+        if (r == 0)
+                r = vm_folder_open(store, args->name, args->uid, &folder, ret_error);
+        if (r == 0)
+                r = vm_folder_check_owner(folder, args->host_uid, args->known_epoch, ret_error);
         return r < 0 ? r : vm_folder_delete(store, args->name, args->uid, ret_error);
 }
 
@@ -330,7 +337,8 @@ static void on_delete_stores(void *userdata, struct error *error)
         }
         r = stores_get(creation->agent->stores, config->datastore, &store, &failure);
         if (r == 0) {
-                args = (struct delete_args){store->name, store->path, store->id, config->name, config->uid};
+                args = (struct delete_args){store->name, store->path, store->id, config->name, config->uid,
+                        agent_host_uid(creation->agent), config->status.owner_epoch};
                 r = offload_start(creation->agent->loop, "deletion of a VM's folder", delete_in_child, &args,
                         DELETE_TIMEOUT_MS, on_deleted, creation, &creation->offload, &failure);
         }

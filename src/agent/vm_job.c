@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "agent/agent.h"
+#include "agent/owner_record.h"
 #include "agent/stores.h"
 #include "base/alloc.h"
 #include "vmm/migration_params.h"
@@ -59,6 +60,7 @@ static struct vm_job *detach(struct vm *vm)
                 return NULL;
         loop_source_free(TAKE_PTR(job->timer));
         stores_wait_free(TAKE_PTR(job->wait));
+        owner_record_change_free(TAKE_PTR(job->owner));
         error_free(TAKE_PTR(job->error));
         return job;
 }

@@ -7,7 +7,7 @@
 
 struct image_job;
 struct migration_setup;
-struct offload;
+struct owner_record_change;
 struct qmp_call;
 struct stores_wait;
 
@@ -35,6 +35,7 @@ struct vm_job {
         struct qmp_call *call;
         struct migration_setup *setup;
         struct stores_wait *wait;
+        struct owner_record_change *owner;
 
         bool force;
         bool ending;          /* QEMU is being killed; when it is gone the job ends with `error` */

@@ -3,7 +3,6 @@
 /* What is done with a VM that has a QEMU: stop, pause, resume, and the steps that a handoff consists of. */
 
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -15,7 +14,6 @@
 #include "base/mac.h"
 #include "fabric/announce.h"
 #include "fabric/vswitch.h"
-#include "storage/vm_folder.h"
 #include "vmm/qmp.h"
 
 #define QMP_TIMEOUT_MS 10000
@@ -176,27 +174,21 @@ int vm_continue(struct vm *vm, vm_done_fn done, void *userdata, struct error **r
         return begin_command(vm, VM_JOB_CONTINUE, "cont", on_resumed, done, userdata, ret_error);
 }
 
-int vm_write_owner(struct vm *vm, uint64_t epoch, struct error **ret_error)
+int vm_set_epoch(struct vm *vm, uint64_t epoch, struct error **ret_error)
 {
-        struct vm_owner owner;
-        int r = vm_open_folder(vm, ret_error);
-
-        if (r == 0)
-                r = vm_folder_read_owner(vm->folder, &owner, ret_error);
-        if (r == 0 && owner.epoch > epoch)
-                r = error_set(ret_error, ERROR_STALE_EPOCH, NULL,
-                        "VM %s: epoch %" PRIu64 " is in its owner record already, by host %s", vm->name,
-                        owner.epoch, owner.host);
-        if (r == 0 && owner.epoch == epoch && !strcmp(owner.host, agent_host_uid(vm->agent)))
-                owner.epoch =
-                        epoch - 1; /* a repeat after a crash: vm_folder_take_owner() makes it durable again */
-        if (r == 0)
-                r = vm_folder_take_owner(vm->folder, agent_host_uid(vm->agent), owner.epoch, epoch,
-                        clock_unix_ms(loop_clock(vm->agent->loop)), ret_error);
-        if (r < 0)
-                return r;
+        if (vm->config->status.owner_epoch == epoch)
+                return 0;
         vm->config->status.owner_epoch = epoch;
+        agent_publish(vm->agent, "vm", vm_document(vm));
         return vm_state_write(vm, ret_error);
+}
+
+void vm_set_ended(struct vm *vm, const char *message)
+{
+        if (vm_has_qemu(vm) || (vm_power(vm) != VM_POWER_OUTGOING_DONE && vm_power(vm) != VM_POWER_INCOMING))
+                return;
+        vm->config->status.power = VM_POWER_UNKNOWN; /* from where every end is allowed */
+        vm_set_power(vm, VM_POWER_CRASHED, message);
 }
 
 int vm_set_handed_off(struct vm *vm, struct error **ret_error)
@@ -214,15 +206,6 @@ int vm_set_handed_off(struct vm *vm, struct error **ret_error)
                 return r;
         }
         agent_publish(vm->agent, "vm", vm_document(vm));
-        return 0;
-}
-
-int vm_set_paused(struct vm *vm, struct error **ret_error)
-{
-        if (!vm->qemu || !vm_power_may_change(vm_power(vm), VM_POWER_PAUSED))
-                return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is %s: it cannot be paused",
-                        vm->name, vm_power_to_string(vm_power(vm)));
-        vm_set_power(vm, VM_POWER_PAUSED, NULL);
         return 0;
 }
 

@@ -14,9 +14,11 @@
 #include "agent/host.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
+#include "agent/owner_record.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
+#include "base/doc.h"
 #include "base/log.h"
 #include "storage/vm_folder.h"
 #include "vmm/command_line.h"
@@ -271,33 +273,6 @@ static void fail_with(struct vm *vm, const struct error *cause)
 
 /* --- A start's last steps ------------------------------------------------------------------------------------ */
 
-static int take_next_epoch(struct vm *vm, struct error **ret_error)
-{
-        struct vm_owner owner;
-        uint64_t epoch;
-        int r = vm_folder_read_owner(vm->folder, &owner, ret_error);
-
-        if (r < 0)
-                return r;
-        /* The manager's document may know of a later one than the folder (a migration whose end it saw). */
-        epoch = MAX(owner.epoch, vm->config->status.owner_epoch) + 1;
-        r = vm_folder_take_owner(vm->folder, agent_host_uid(vm->agent), owner.epoch, epoch,
-                clock_unix_ms(loop_clock(vm->agent->loop)), ret_error);
-        if (r == 0)
-                vm->config->status.owner_epoch = epoch;
-        return r;
-}
-
-static int write_document(struct vm *vm, struct error **ret_error)
-{
-        json_t *document = vm_document(vm);
-        int r = document ? vm_folder_write_doc(vm->folder, document, ret_error)
-                         : error_from_errno(ret_error, ENOMEM, "document of VM %s", vm->name);
-
-        json_decref(document);
-        return r;
-}
-
 static void on_continued(void *userdata, const json_t *result, const struct error *error)
 {
         struct vm *vm = userdata;
@@ -312,18 +287,38 @@ static void on_continued(void *userdata, const json_t *result, const struct erro
         vm_job_end(vm, NULL);
 }
 
-static void finish_start(struct vm *vm)
+static void on_owner_taken(void *userdata, uint64_t epoch, struct error *error)
 {
-        struct error *error = NULL;
-        int r = take_next_epoch(vm, &error);
+        struct error *cause = NULL;
+        struct vm *vm = userdata;
+        int r = 0;
 
-        if (r == 0)
-                r = write_document(vm, &error);
-        if (r == 0)
-                r = vm_state_write(vm, &error); /* an agent that adopts the guest knows its epoch */
+        vm->job->owner = NULL;
+        if (error) {
+                fail_with(vm, error);
+                return;
+        }
+        vm->config->status.owner_epoch = epoch;
+        if (vm->qmp)
+                r = vm_state_write(vm, &cause); /* an agent that adopts the guest knows its epoch */
+        else
+                r = error_set(
+                        &cause, ERROR_QEMU_FAILED, NULL, "the monitor of VM %s does not answer", vm->name);
         if (r == 0)
                 r = qmp_command(
-                        vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, &vm->job->call, &error);
+                        vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, &vm->job->call, &cause);
+        if (r < 0)
+                vm_start_failed(vm, cause);
+}
+
+static void finish_start(struct vm *vm)
+{
+        _cleanup_json_ json_t *document = vm_document(vm);
+        struct error *error = NULL;
+        int r = document ? owner_record_take_next(vm, vm->config->status.owner_epoch, document,
+                                   on_owner_taken, vm, &vm->job->owner, &error)
+                         : error_from_errno(&error, ENOMEM, "document of VM %s", vm->name);
+
         if (r < 0)
                 vm_start_failed(vm, error);
 }

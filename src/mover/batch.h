@@ -19,7 +19,8 @@ enum batch_kind {
         BATCH_DEVICE,   /* data: n_bytes; sent at once */
         BATCH_VERIFY,   /* compare this channel's stripes with the guest's memory, then with the sink */
         BATCH_BARRIER,  /* flush, then BARRIER */
-        BATCH_COMMIT,   /* flush, then COMMIT */
+        BATCH_HANDED_OFF,
+        BATCH_COMMIT, /* flush, then COMMIT */
 };
 
 struct batch {

@@ -147,6 +147,7 @@ static void (*const printers[])(struct cursor cursor, FILE *out) = {
         [WIRE_RESULT] = print_result,
         [WIRE_ABORT] = print_abort,
         [WIRE_KEEPALIVE] = print_nothing,
+        [WIRE_HANDED_OFF] = print_nothing,
 };
 
 int decode_frames(const uint8_t *data, size_t len, FILE *out, struct error **ret_error)

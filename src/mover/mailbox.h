@@ -20,6 +20,7 @@ enum mail {
         MAIL_COMMIT = 1 << 7,       /* sink: COMMIT was read */
         MAIL_RESULT_SENT = 1 << 8,  /* sink: RESULT left */
         MAIL_FAILED = 1 << 9,       /* see mailbox.error */
+        MAIL_HANDED_OFF = 1 << 10,  /* sink: HANDED_OFF was read */
 };
 
 struct mail_result {

@@ -175,6 +175,8 @@ static int handle_mail(struct sink *sink)
                 fd_closep(&sink->listen_fd); /* nobody else has business here */
         if (mail & MAIL_PLACED)
                 send_event(sink, "placed");
+        if (mail & MAIL_HANDED_OFF)
+                send_event(sink, "handed-off");
         if (mail & MAIL_COMMIT)
                 send_event(sink, "commit");
         if (mail & MAIL_RESULT_SENT)

@@ -128,6 +128,17 @@ static int pass_barrier(struct receiver *receiver, struct error **ret_error)
         return 0;
 }
 
+static int take_handed_off(struct receiver *receiver, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+
+        if (receiver->number != 0 || sink->committed || mailbox_has(&sink->mailbox, MAIL_HANDED_OFF))
+                return error_set(
+                        ret_error, ERROR_PROTOCOL, NULL, "The source sent HANDED_OFF at a wrong time");
+        mailbox_post(&sink->mailbox, MAIL_HANDED_OFF);
+        return 0;
+}
+
 static int take_commit(struct receiver *receiver, struct error **ret_error)
 {
         struct sink *sink = receiver->sink;
@@ -176,6 +187,8 @@ static int handle_frame(struct receiver *receiver, struct error **ret_error)
                 return pass_barrier(receiver, ret_error);
         case WIRE_VERIFY:
                 return answer_verify(receiver, ret_error);
+        case WIRE_HANDED_OFF:
+                return take_handed_off(receiver, ret_error);
         case WIRE_COMMIT:
                 return take_commit(receiver, ret_error);
         case WIRE_KEEPALIVE:

@@ -169,13 +169,14 @@ static int handle_mail(struct source *source, struct source_stats *stats)
         return mail & MAIL_FAILED ? -1 : 0;
 }
 
-static void commit(struct source *source)
+/* A frame without payload behind all that was queued for channel 0. */
+static void queue_mark(struct source *source, enum batch_kind kind)
 {
         struct batch *batch = batch_pool_get(&source->pool);
 
         if (!batch)
                 return;
-        batch->kind = BATCH_COMMIT;
+        batch->kind = kind;
         batch_queue_push(&source->senders[0].queue, batch);
 }
 
@@ -209,6 +210,8 @@ static int handle_control(
                 return r;
         switch (message.op) {
         case CONTROL_HANDED_OFF:
+                if (!source->handed_off)
+                        queue_mark(source, BATCH_HANDED_OFF);
                 source->handed_off = true;
                 (void)eventfd_write(source->reader_fd, 1);
                 break;
@@ -218,7 +221,7 @@ static int handle_control(
                 break;
         case CONTROL_COMMIT:
                 if (!*committed)
-                        commit(source);
+                        queue_mark(source, BATCH_COMMIT);
                 *committed = true;
                 break;
         case CONTROL_LIMITS:

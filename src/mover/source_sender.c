@@ -336,6 +336,8 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
                 return source_verify_channel(sender, ret_error);
         case BATCH_BARRIER:
                 return send_frame(sender, WIRE_BARRIER, &barrier, sizeof(barrier), NULL, 0, ret_error);
+        case BATCH_HANDED_OFF:
+                return send_frame(sender, WIRE_HANDED_OFF, NULL, 0, NULL, 0, ret_error);
         case BATCH_COMMIT:
                 sender->source->committed = true;
                 return send_frame(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);

@@ -65,7 +65,8 @@ enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
         X(RESULT, 13, WIRE_SINK, sizeof(struct wire_result_v1), \
                 sizeof(struct wire_result_v1) + WIRE_MAX_TEXT) \
         X(ABORT, 14, WIRE_BOTH, sizeof(struct wire_abort_v1), sizeof(struct wire_abort_v1) + WIRE_MAX_TEXT) \
-        X(KEEPALIVE, 15, WIRE_BOTH, 0, 0)
+        X(KEEPALIVE, 15, WIRE_BOTH, 0, 0) \
+        X(HANDED_OFF, 20, WIRE_SOURCE, 0, 0)
 
 enum wire_frame {
 #define X(name, number, side, min, max) WIRE_##name = (number),

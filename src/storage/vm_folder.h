@@ -54,12 +54,16 @@ struct vm_owner {
 /* 0 and the record (all zero if there is none). A damaged record is an error (OWNER_UNKNOWN), never "none". */
 int vm_folder_read_owner(
         const struct vm_folder *folder, struct vm_owner *ret_owner, struct error **ret_error);
-/* Compare and swap, across hosts: under an exclusive lock, if the record's epoch is still expected_epoch, writes
- * {host, epoch} durably. `epoch` must be greater. A record that is already {host, epoch} is success (a repeated
- * call after a crash). STALE_EPOCH: somebody took the VM meanwhile (the message names who); BUSY: another host
- * holds the lock right now, try again. */
-int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint64_t expected_epoch,
+/* Compare and swap, across hosts: under an exclusive lock, unless the record's epoch is later than known_epoch (the last
+ * that the caller knows of), writes {host, epoch} durably. `epoch` must be greater than known_epoch. A record that is
+ * already {host, epoch} is success (a repeated call after a crash). STALE_EPOCH: somebody took the VM meanwhile (the
+ * message names who); BUSY: another host holds the lock right now, try again. */
+int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch,
         uint64_t epoch, int64_t now_unix_ms, struct error **ret_error);
+/* STALE_EPOCH if the record names another host than `host` with an epoch later than known_epoch: what the caller
+ * knows of the VM is out of date. */
+int vm_folder_check_owner(
+        const struct vm_folder *folder, const char *host, uint64_t known_epoch, struct error **ret_error);
 
 /* Makes nvram.fd as a copy of the firmware's variable template (such as /usr/share/OVMF/OVMF_VARS_4M.fd) unless it
  * exists. Never half-written. */

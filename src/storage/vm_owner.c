@@ -152,23 +152,40 @@ static int write_owner(const struct vm_folder *folder, const struct vm_owner *ow
         return beneath_write_atomic(folder->fd, VM_FOLDER_OWNER, text, strlen(text), 0640, false);
 }
 
+static int refuse_stale(const struct vm_owner *owner, uint64_t known_epoch, struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_STALE_EPOCH,
+                "Ask that host for the virtual machine's state. If it is gone for good, and with it the "
+                "virtual machine's process, delete " VM_FOLDER_OWNER " and " VM_FOLDER_OWNER_LOCK
+                " in the virtual machine's folder.",
+                "host %s took the virtual machine with epoch %" PRIu64
+                ", the last one known here is %" PRIu64,
+                owner->host, owner->epoch, known_epoch);
+}
+
 static int check_current(const struct vm_folder *folder, const struct vm_owner *current, uint64_t last_epoch,
-        uint64_t expected_epoch, struct error **ret_error)
+        uint64_t known_epoch, struct error **ret_error)
 {
         if (last_epoch > current->epoch)
                 return error_set(ret_error, ERROR_OWNER_UNKNOWN, "Try again in a minute.",
                         "this host sees an old owner record in %s (epoch %" PRIu64
                         ", the last one given is %" PRIu64 ")",
                         folder->path, current->epoch, last_epoch);
-        if (current->epoch != expected_epoch)
-                return error_set(ret_error, ERROR_STALE_EPOCH,
-                        "Ask that host for the virtual machine's state.",
-                        "host %s took the virtual machine with epoch %" PRIu64 ", expected was %" PRIu64,
-                        current->host[0] ? current->host : "(none)", current->epoch, expected_epoch);
-        return 0;
+        return current->epoch > known_epoch ? refuse_stale(current, known_epoch, ret_error) : 0;
 }
 
-int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint64_t expected_epoch,
+int vm_folder_check_owner(
+        const struct vm_folder *folder, const char *host, uint64_t known_epoch, struct error **ret_error)
+{
+        struct vm_owner owner;
+        int r = vm_folder_read_owner(folder, &owner, ret_error);
+
+        if (r < 0 || owner.epoch <= known_epoch || !strcmp(owner.host, host))
+                return r;
+        return refuse_stale(&owner, known_epoch, ret_error);
+}
+
+int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch,
         uint64_t epoch, int64_t now_unix_ms, struct error **ret_error)
 {
         struct vm_owner current = {}, next = {.epoch = epoch, .since_unix_ms = now_unix_ms};
@@ -176,10 +193,10 @@ int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint6
         uint64_t last_epoch = 0;
         int r;
 
-        if (!text_is_uuid(host) || epoch <= expected_epoch || epoch > EPOCH_MAX)
+        if (!text_is_uuid(host) || epoch <= known_epoch || epoch > EPOCH_MAX)
                 return error_set(ret_error, ERROR_BAD_REQUEST, NULL,
                         "epoch %" PRIu64 " after %" PRIu64 " for host \"%s\" is no change of owner", epoch,
-                        expected_epoch, host);
+                        known_epoch, host);
         memcpy(next.host, host, UUID_STRING_SIZE);
         r = lock_record(folder, &lock_fd, ret_error);
         if (r < 0)
@@ -196,7 +213,7 @@ int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint6
                 /* Written before, but perhaps not yet durable: the same again. */
                 next.since_unix_ms = current.since_unix_ms;
         } else {
-                r = check_current(folder, &current, last_epoch, expected_epoch, ret_error);
+                r = check_current(folder, &current, last_epoch, known_epoch, ret_error);
                 if (r < 0)
                         return r;
         }

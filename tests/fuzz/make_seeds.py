@@ -16,7 +16,7 @@ RAM = 512 * PAGE
 
 HELLO, FRAME, AGENT, WAIT, QEMU, QEMU_HEAD, PAGES, DEVICE = range(1, 9)
 F_PAGES, F_ZERO, F_SKELETON, F_DEVICE, F_BARRIER, F_VERIFY, F_VERIFY_REPLY = 3, 4, 5, 6, 7, 8, 9
-F_ACK, F_COMMIT, F_DELIVERED, F_RESULT, F_ABORT, F_KEEPALIVE = 10, 11, 12, 13, 14, 15
+F_ACK, F_COMMIT, F_DELIVERED, F_RESULT, F_ABORT, F_KEEPALIVE, F_HANDED_OFF = 10, 11, 12, 13, 14, 15, 20
 
 
 def save(target, name, data):
@@ -99,7 +99,8 @@ def sink_seeds():
     one, hellos = b"\x00", step(HELLO, channel=0)
     two = b"\x01" + step(HELLO, channel=0) + step(HELLO, channel=1) + step(WAIT)
     verify = struct.pack("<IIQ", 0, 0, 0), struct.pack("<IIQ", 1, 2, 0)
-    tail = frame(F_BARRIER, bytes(4)) + frame(F_DEVICE, some_bytes(b"device")) + frame(F_COMMIT) + step(WAIT)
+    tail = frame(F_BARRIER, bytes(4)) + frame(F_DEVICE, some_bytes(b"device")) + frame(F_HANDED_OFF) + \
+        frame(F_COMMIT) + step(WAIT)
     save("mover_sink", "whole", one + hellos + frame(F_SKELETON, some_bytes(b"skeleton")) +
          frame(F_PAGES, pages([(0, 0xffff), (1, 0x8001)])) + frame(F_ZERO, struct.pack("<QI", 1, 1)) +
          frame(F_VERIFY, verify[0]) + frame(F_VERIFY, verify[1]) + tail)

@@ -105,10 +105,17 @@ static void records_only_go_forward(void **state _unused_)
 
 /* --- The random walk ------------------------------------------------------------------------------------- */
 
+/* The owner record on the datastore. */
+enum claim { OLD_OWNER, DESTINATION_CLAIMED, SOURCE_CLAIMED };
+
 struct world {
         struct handoff_source_facts s;
         struct handoff_destination_facts d;
+        enum claim claim;
         bool s_up, d_up, link, voted, all_data, fed, commit_net;
+        bool d_down; /* its host, for good */
+        bool d_ran;  /* ever */
+        bool d_lost; /* the destination forgot all: its disk was replaced */
         bool s_settled, d_settled, lost;
         unsigned int faults_left;
 };
@@ -127,6 +134,13 @@ static void check_safety(const struct world *w)
         assert_false(w->s.qemu == HANDOFF_QEMU_MIGRATING && !w->voted && w->d.qemu == HANDOFF_QEMU_RUNNING);
         assert_false(w->d.record == HANDOFF_OWNER &&
                      (w->s.record == HANDOFF_OUTGOING || w->s.record == HANDOFF_TAKEN_BACK));
+}
+
+/* What was paused at the source is out of date once the guest ran at the destination. */
+static void continue_source(struct world *w)
+{
+        assert_false(w->d_ran);
+        w->s.qemu = HANDOFF_QEMU_RUNNING;
 }
 
 static void source_record(struct world *w, enum handoff_record record)
@@ -168,7 +182,9 @@ static void step_source(struct world *w)
                 break;
         case HANDOFF_SOURCE_ASK:
         case HANDOFF_SOURCE_ASK_ABORT:
-                if (!w->d_up || !w->link)
+                if (w->d_lost && w->link && !w->d_down)
+                        s->peer = (struct handoff_peer){true, HANDOFF_NONE, HANDOFF_QEMU_UNKNOWN};
+                if (!w->d_up || !w->link || w->d_lost)
                         break;
                 if (s->stop_wanted && !s->mover_alive && w->d.record == HANDOFF_PREPARED)
                         w->d.stop_wanted = true;
@@ -176,10 +192,23 @@ static void step_source(struct world *w)
                 break;
         case HANDOFF_SOURCE_TAKE_BACK:
                 s->mover_alive = false;
-                if (s->record == HANDOFF_TAKEN_BACK && s->qemu == HANDOFF_QEMU_COMPLETED)
-                        s->qemu = HANDOFF_QEMU_RUNNING;
+                if (w->claim != SOURCE_CLAIMED)
+                        w->claim = SOURCE_CLAIMED;
+                else if (s->record == HANDOFF_TAKEN_BACK && s->qemu == HANDOFF_QEMU_COMPLETED)
+                        continue_source(w);
                 else
                         source_record(w, HANDOFF_TAKEN_BACK);
+                break;
+        case HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED:
+                s->mover_alive = false;
+                if (w->claim == DESTINATION_CLAIMED) {
+                        source_record(w, HANDOFF_RELEASED);
+                        w->lost = true;
+                } else if (w->claim == OLD_OWNER) {
+                        w->claim = SOURCE_CLAIMED;
+                } else {
+                        source_record(w, HANDOFF_TAKEN_BACK);
+                }
                 break;
         case HANDOFF_SOURCE_RELEASE:
                 if (s->record == HANDOFF_RELEASED)
@@ -209,10 +238,15 @@ static void step_destination(struct world *w)
                         d->peer = (struct handoff_peer){true, w->s.record, w->s.qemu};
                 break;
         case HANDOFF_DESTINATION_OWN:
-                destination_record(w, HANDOFF_OWNER);
+                if (w->claim == SOURCE_CLAIMED)
+                        d->stop_wanted = true;
+                else if (w->claim == OLD_OWNER)
+                        w->claim = DESTINATION_CLAIMED;
+                else
+                        destination_record(w, HANDOFF_OWNER);
                 break;
         case HANDOFF_DESTINATION_CONTINUE:
-                d->may_have_run = true;
+                d->may_have_run = w->d_ran = true;
                 d->qemu = HANDOFF_QEMU_RUNNING;
                 break;
         case HANDOFF_DESTINATION_ABANDON:
@@ -279,8 +313,10 @@ static void step_world(struct world *w)
         case 6:
                 step_destination(w);
                 break;
-        default: /* what broke comes back */
-                w->s_up = w->d_up = w->link = true;
+        default: /* what broke comes back; what does not, somebody says so in the end */
+                w->s_up = w->link = true;
+                w->d_up = !w->d_down && !w->d_lost;
+                w->s.peer_fenced = w->d_down;
         }
 }
 
@@ -300,7 +336,15 @@ static void fault(struct world *w)
         if (!w->faults_left || pick(12))
                 return;
         w->faults_left--;
-        switch (pick(7)) {
+        switch (pick(8)) {
+        case 7: /* power off, and never back; or the disk with the journals is gone, and so is all that ran */
+                w->d_down = pick(2);
+                w->d_lost = !w->d_down;
+                w->d_up = w->d.mover_alive = false;
+                w->lost |= w->d.record == HANDOFF_OWNER || w->s.qemu == HANDOFF_QEMU_GONE;
+                w->d.qemu = HANDOFF_QEMU_GONE;
+                w->d_settled = true;
+                break;
         case 0:
                 crash_source_agent(w);
                 break;

@@ -18,6 +18,7 @@
 #include "io/file.h"
 
 #define ID "0b1c2d3e-0000-4000-8000-000000000001"
+#define VM "0b1c2d3e-0000-4000-8000-000000000002"
 
 struct fixture {
         char folder[64];
@@ -31,7 +32,7 @@ static int setup(void **state)
         snprintf(f->folder, sizeof(f->folder), "/tmp/drover-journal-XXXXXX");
         if (!mkdtemp(f->folder))
                 return -1;
-        snprintf(f->path, sizeof(f->path), "%s/" ID ".journal", f->folder);
+        snprintf(f->path, sizeof(f->path), "%s/" ID "." VM ".journal", f->folder);
         *state = f;
         return 0;
 }
@@ -50,7 +51,7 @@ static struct journal *create(struct fixture *f)
         _cleanup_(json_decrefp) json_t *first = json_pack("{s:s, s:i}", "record", "outgoing", "epoch", 3);
         struct journal *j = NULL;
 
-        assert_int_equal(journal_create(f->folder, ID, first, &j, NULL), 0);
+        assert_int_equal(journal_create(f->folder, ID, VM, first, &j, NULL), 0);
         return j;
 }
 
@@ -66,7 +67,7 @@ static void assert_last(struct fixture *f, size_t n, const char *record)
         _cleanup_(journal_freep) struct journal *j = NULL;
         const json_t *records;
 
-        assert_int_equal(journal_open(f->folder, ID, &j, NULL), 0);
+        assert_int_equal(journal_open(f->folder, ID, VM, &j, NULL), 0);
         records = journal_records(j);
         assert_int_equal(json_array_size(records), n);
         assert_string_equal(
@@ -90,7 +91,7 @@ static void second_creation_is_refused(void **state)
         struct journal *again = NULL;
 
         journal_free(create(f));
-        assert_int_equal(journal_create(f->folder, ID, first, &again, NULL), -EEXIST);
+        assert_int_equal(journal_create(f->folder, ID, VM, first, &again, NULL), -EEXIST);
         assert_null(again);
         assert_last(f, 1, "outgoing");
 }
@@ -123,7 +124,7 @@ static void record_after_a_torn_line_is_readable(void **state)
         journal_free(TAKE_PTR(j));
         assert_int_equal(stat(f->path, &st), 0);
         assert_int_equal(truncate(f->path, st.st_size - 5), 0);
-        assert_int_equal(journal_open(f->folder, ID, &j, NULL), 0);
+        assert_int_equal(journal_open(f->folder, ID, VM, &j, NULL), 0);
         append(j, "taken-back");
         assert_last(f, 2, "taken-back");
 }
@@ -173,19 +174,40 @@ static void damage_before_the_end_is_an_error(void **state)
         fd = open(f->path, O_WRONLY | O_CLOEXEC);
         assert_int_equal(pwrite(fd, "x", 1, 25), 1); /* in the first line */
         close(fd);
-        assert_true(journal_open(f->folder, ID, &j, &e) < 0);
+        assert_true(journal_open(f->folder, ID, VM, &j, &e) < 0);
         assert_int_equal(e->code, ERROR_OWNER_UNKNOWN);
         assert_null(j);
 }
 
-static void empty_journal_is_an_error(void **state)
+static void damage_in_the_only_record_is_an_error(void **state)
 {
+        _cleanup_error_ struct error *e = NULL;
+        struct fixture *f = *state;
+        struct journal *j = create(f);
+        int fd;
+
+        journal_free(TAKE_PTR(j));
+        fd = open(f->path, O_WRONLY | O_CLOEXEC);
+        assert_int_equal(pwrite(fd, "x", 1, 25), 1);
+        close(fd);
+        assert_true(journal_open(f->folder, ID, VM, &j, &e) < 0);
+        assert_int_equal(e->code, ERROR_OWNER_UNKNOWN);
+}
+
+static void first_record_that_was_never_finished_is_no_journal(void **state)
+{
+        static const off_t lengths[] = {0, 5, 25};
         struct fixture *f = *state;
         struct journal *j = create(f);
 
         journal_free(TAKE_PTR(j));
-        assert_int_equal(truncate(f->path, 0), 0);
-        assert_true(journal_open(f->folder, ID, &j, NULL) < 0);
+        for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+                _cleanup_error_ struct error *e = NULL;
+
+                assert_int_equal(truncate(f->path, lengths[ARRAY_SIZE(lengths) - 1 - i]), 0);
+                assert_true(journal_open(f->folder, ID, VM, &j, &e) < 0);
+                assert_int_equal(e->code, ERROR_NOT_FOUND);
+        }
 }
 
 static void bad_id_is_refused(void **state)
@@ -193,13 +215,14 @@ static void bad_id_is_refused(void **state)
         struct fixture *f = *state;
         struct journal *j = NULL;
 
-        assert_true(journal_open(f->folder, "../../etc/passwd", &j, NULL) < 0);
+        assert_true(journal_open(f->folder, "../../etc/passwd", VM, &j, NULL) < 0);
         assert_null(j);
 }
 
-static void count(void *userdata, const char *id)
+static void count(void *userdata, const char *id, const char *vm_uid)
 {
         assert_string_equal(id, ID);
+        assert_string_equal(vm_uid, VM);
         (*(int *)userdata)++;
 }
 
@@ -214,8 +237,8 @@ static void listing_finds_journals_alone(void **state)
         assert_int_equal(file_write_atomic(other, "x", 1, 0600), 0);
         assert_int_equal(journal_for_each(f->folder, count, &n), 0);
         assert_int_equal(n, 1);
-        assert_int_equal(journal_remove(f->folder, ID), 0);
-        assert_int_equal(journal_remove(f->folder, ID), 0);
+        assert_int_equal(journal_remove(f->folder, ID, VM), 0);
+        assert_int_equal(journal_remove(f->folder, ID, VM), 0);
         n = 0;
         assert_int_equal(journal_for_each(f->folder, count, &n), 0);
         assert_int_equal(n, 0);
@@ -231,7 +254,9 @@ int main(void)
                 cmocka_unit_test_setup_teardown(record_after_a_failed_one_takes_its_place, setup, teardown),
                 cmocka_unit_test_setup_teardown(room_for_later_records_is_reserved, setup, teardown),
                 cmocka_unit_test_setup_teardown(damage_before_the_end_is_an_error, setup, teardown),
-                cmocka_unit_test_setup_teardown(empty_journal_is_an_error, setup, teardown),
+                cmocka_unit_test_setup_teardown(damage_in_the_only_record_is_an_error, setup, teardown),
+                cmocka_unit_test_setup_teardown(
+                        first_record_that_was_never_finished_is_no_journal, setup, teardown),
                 cmocka_unit_test_setup_teardown(bad_id_is_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(listing_finds_journals_alone, setup, teardown),
         };

@@ -179,6 +179,21 @@ static void test_commit_before_the_barrier_is_refused(void **state)
         assert_frame_refused(WIRE_COMMIT, "", 0);
 }
 
+static void test_handed_off_twice_is_refused(void **state)
+{
+        struct fixture *f = sink_only();
+        struct tls_stream *stream = fixture_connect(f);
+        struct wire_hello_v1 hello = good_hello();
+
+        send_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
+        send_frame(stream, WIRE_HANDED_OFF, "", 0);
+        send_frame(stream, WIRE_HANDED_OFF, "", 0);
+        fixture_wait_failed(&f->sink, "message", "HANDED_OFF");
+        assert_int_equal(fixture_join(&f->sink), 1);
+        tls_stream_free(stream);
+        fixture_free(f);
+}
+
 static void test_hashes_of_stripes_that_do_not_exist_are_refused(void **state)
 {
         struct wire_verify_v1 verify = {
@@ -244,6 +259,7 @@ int main(void)
                 cmocka_unit_test(test_zero_run_beyond_memory_is_refused),
                 cmocka_unit_test(test_device_state_before_the_barrier_is_refused),
                 cmocka_unit_test(test_commit_before_the_barrier_is_refused),
+                cmocka_unit_test(test_handed_off_twice_is_refused),
                 cmocka_unit_test(test_hashes_of_stripes_that_do_not_exist_are_refused),
                 cmocka_unit_test(test_frame_that_only_a_sink_may_send_is_refused),
                 cmocka_unit_test(test_frame_with_a_wrong_length_is_refused),

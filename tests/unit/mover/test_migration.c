@@ -315,6 +315,7 @@ static void test_result_reaches_the_source_when_the_destination_gave_up(void **s
         fixture_stream_device(f, MARK, sizeof(MARK));
         json_decref(fixture_wait(&f->source, "device-state"));
         fixture_send(&f->source, json_pack("{s:s}", "op", "handed-off"));
+        json_decref(fixture_wait(&f->sink, "handed-off"));
         assert_true(fixture_vote(f, &vote, 5000));
         fixture_send(&f->source, json_pack("{s:s}", "op", "commit"));
         json_decref(fixture_wait(&f->source, "delivered"));

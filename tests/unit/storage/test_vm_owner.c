@@ -87,6 +87,28 @@ static void test_an_outdated_expectation_is_refused_and_names_the_owner(void **s
         assert_owner(folder, HOST_B, 2);
 }
 
+static void test_a_record_that_is_behind_what_the_caller_knows_is_no_obstacle(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(state);
+
+        take(folder, HOST_A, 0, 1);
+        take(folder, HOST_B, 5, 6);
+        assert_owner(folder, HOST_B, 6);
+}
+
+static void test_the_check_refuses_only_a_later_epoch_of_another_host(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(state);
+        _cleanup_error_ struct error *error = NULL;
+
+        assert_int_equal(vm_folder_check_owner(folder, HOST_A, 0, NULL), 0);
+        take(folder, HOST_A, 0, 3);
+        assert_int_equal(vm_folder_check_owner(folder, HOST_A, 0, NULL), 0);
+        assert_int_equal(vm_folder_check_owner(folder, HOST_B, 3, NULL), 0);
+        assert_true(vm_folder_check_owner(folder, HOST_B, 2, &error) < 0);
+        assert_error(error, ERROR_STALE_EPOCH, HOST_A);
+}
+
 static void test_an_epoch_may_be_skipped_but_never_goes_back(void **state)
 {
         _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(state);
@@ -247,6 +269,8 @@ int main(void)
                 SCRATCH_TEST(test_the_first_owner_takes_epoch_1),
                 SCRATCH_TEST(test_the_record_is_as_documented),
                 SCRATCH_TEST(test_an_outdated_expectation_is_refused_and_names_the_owner),
+                SCRATCH_TEST(test_a_record_that_is_behind_what_the_caller_knows_is_no_obstacle),
+                SCRATCH_TEST(test_the_check_refuses_only_a_later_epoch_of_another_host),
                 SCRATCH_TEST(test_an_epoch_may_be_skipped_but_never_goes_back),
                 SCRATCH_TEST(test_a_repeated_call_succeeds),
                 SCRATCH_TEST(test_a_damaged_record_is_never_taken_for_none),

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/owner_record.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/agent.h"
+#include "agent/stores.h"
+#include "agent/vm.h"
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "storage/offload.h"
+#include "storage/vm_folder.h"
+
+/* Another host holds the lock for a few milliseconds. */
+#define BUSY_TRIES 50
+#define BUSY_PAUSE_MS 20
+
+struct owner_record_change {
+        struct offload *offload;
+        owner_record_fn done;
+        void *userdata;
+};
+
+/* For the child, which has the agent's memory as it was, but none of its descriptors. */
+struct args {
+        const char *store_name;
+        const char *store_path;
+        const char *store_id;
+        const char *folder_name;
+        const char *vm_uid;
+        const char *host_uid;
+        uint64_t known_epoch;
+        uint64_t epoch; /* 0: the next one */
+        int64_t now_unix_ms;
+        const json_t *document;
+};
+
+static int take_next(const struct vm_folder *folder, const struct args *args, uint64_t *ret_epoch,
+        struct error **ret_error)
+{
+        uint64_t known = args->known_epoch;
+        struct vm_owner owner;
+        int r = vm_folder_read_owner(folder, &owner, ret_error);
+
+        if (r < 0)
+                return r;
+        if (!strcmp(owner.host, args->host_uid))
+                known = MAX(known, owner.epoch);
+        *ret_epoch = known + 1;
+        return vm_folder_take_owner(folder, args->host_uid, known, *ret_epoch, args->now_unix_ms, ret_error);
+}
+
+static int try_take(const struct vm_folder *folder, const struct args *args, uint64_t *ret_epoch,
+        struct error **ret_error)
+{
+        if (!args->epoch)
+                return take_next(folder, args, ret_epoch, ret_error);
+        *ret_epoch = args->epoch;
+        return vm_folder_take_owner(
+                folder, args->host_uid, args->known_epoch, args->epoch, args->now_unix_ms, ret_error);
+}
+
+static int write_document(
+        const struct vm_folder *folder, const json_t *document, uint64_t epoch, struct error **ret_error)
+{
+        _cleanup_json_ json_t *copy = json_deep_copy(document);
+        json_t *status = json_object_get(copy, "status");
+
+        if (!status || json_object_set_new(status, "owner_epoch", json_integer((json_int_t)epoch)) < 0)
+                return error_from_errno(ret_error, ENOMEM, "document in %s", folder->path);
+        return vm_folder_write_doc(folder, copy, ret_error);
+}
+
+static int take_in_child(void *arg, json_t **ret_result, struct error **ret_error)
+{
+        const struct timespec pause = {.tv_nsec = BUSY_PAUSE_MS * 1000000L};
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        _cleanup_(datastore_freep) struct datastore *store = NULL;
+        const struct args *args = arg;
+        _cleanup_error_ struct error *error = NULL;
+        uint64_t epoch = 0;
+        int r = datastore_open(args->store_name, args->store_path, args->store_id, &store, ret_error);
+
+        if (r == 0)
+                r = vm_folder_open(store, args->folder_name, args->vm_uid, &folder, ret_error);
+        if (r < 0)
+                return r;
+        r = try_take(folder, args, &epoch, &error);
+        for (unsigned int i = 1; r < 0 && error && error->code == ERROR_BUSY && i < BUSY_TRIES; i++) {
+                error_free(TAKE_PTR(error));
+                (void)nanosleep(&pause, NULL);
+                r = try_take(folder, args, &epoch, &error);
+        }
+        if (r < 0) {
+                *ret_error = TAKE_PTR(error);
+                return r;
+        }
+        if (args->document)
+                r = write_document(folder, args->document, epoch, ret_error);
+        *ret_result = json_pack("{s:I}", "epoch", (json_int_t)epoch);
+        return r;
+}
+
+static void on_taken(void *userdata, json_t *result, struct error *error)
+{
+        struct owner_record_change *change = userdata, mine = *change;
+
+        free(change);
+        mine.done(mine.userdata, (uint64_t)json_integer_value(json_object_get(result, "epoch")), error);
+}
+
+static int begin(struct vm *vm, struct args *args, owner_record_fn done, void *userdata,
+        struct owner_record_change **ret_change, struct error **ret_error)
+{
+        _cleanup_free_ struct owner_record_change *change = ALLOC(struct owner_record_change);
+        const struct datastore *store;
+        int r;
+
+        if (!change)
+                return error_from_errno(ret_error, ENOMEM, "owner record of VM %s", vm->name);
+        r = stores_get(vm->agent->stores, vm->config->datastore, &store, ret_error);
+        if (r < 0)
+                return r;
+        change->done = done;
+        change->userdata = userdata;
+        args->store_name = store->name;
+        args->store_path = store->path;
+        args->store_id = store->id;
+        args->folder_name = vm->name;
+        args->vm_uid = vm->uid;
+        args->host_uid = agent_host_uid(vm->agent);
+        args->now_unix_ms = clock_unix_ms(loop_clock(vm->agent->loop));
+        r = offload_start(vm->agent->loop, "owner record", take_in_child, args, OWNER_RECORD_TIMEOUT_MS,
+                on_taken, change, &change->offload, ret_error);
+        if (r < 0)
+                return r;
+        *ret_change = TAKE_PTR(change);
+        return 0;
+}
+
+int owner_record_take(struct vm *vm, uint64_t known_epoch, uint64_t epoch, owner_record_fn done,
+        void *userdata, struct owner_record_change **ret_change, struct error **ret_error)
+{
+        struct args args = {.known_epoch = known_epoch, .epoch = epoch};
+
+        return begin(vm, &args, done, userdata, ret_change, ret_error);
+}
+
+int owner_record_take_next(struct vm *vm, uint64_t known_epoch, const json_t *document, owner_record_fn done,
+        void *userdata, struct owner_record_change **ret_change, struct error **ret_error)
+{
+        struct args args = {.known_epoch = known_epoch, .document = document};
+
+        return begin(vm, &args, done, userdata, ret_change, ret_error);
+}
+
+void owner_record_change_free(struct owner_record_change *change)
+{
+        if (!change)
+                return;
+        offload_free(change->offload);
+        free(change);
+}

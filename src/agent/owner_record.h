@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The owner record in a VM's folder, changed from a child process: a file server that hangs never stops the agent.
+ * Next to the journals and QEMU's image locks it is what keeps two hosts from running one VM, and it is the only one
+ * of the three that can still be read when the other host is gone for good. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+struct owner_record_change;
+struct vm;
+
+/* A child that does not answer is given up then. */
+#define OWNER_RECORD_TIMEOUT_MS 5000
+
+typedef void (*owner_record_fn)(void *userdata, uint64_t epoch, struct error *error); /* error: borrowed */
+
+/* This host becomes owner with `epoch`, unless the record has one later than known_epoch (STALE_EPOCH). `done` is called once
+ * from the loop. The VM is not needed after the call, nor changed. */
+int owner_record_take(struct vm *vm, uint64_t known_epoch, uint64_t epoch, owner_record_fn done,
+        void *userdata, struct owner_record_change **ret_change, struct error **ret_error);
+/* For a start: takes the epoch after the record's and known_epoch. A record that names this host is no obstacle whatever
+ * its epoch: that nothing runs here is known. `document` (borrowed) is then written as the VM's, with that epoch in its status. */
+int owner_record_take_next(struct vm *vm, uint64_t known_epoch, const json_t *document, owner_record_fn done,
+        void *userdata, struct owner_record_change **ret_change, struct error **ret_error);
+/* Gives up: the child is killed and `done` not called. Accepts NULL. Not for one whose `done` was called: that one is gone. */
+void owner_record_change_free(struct owner_record_change *change);
