@@ -103,8 +103,9 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
                 return f->qemu == HANDOFF_QEMU_GONE ? HANDOFF_SOURCE_RELEASE
                                                     : HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED;
         /* Usually the data path brings the answer before we get to ask. Without it the destination completes by itself
-         * if it has everything (it asks us); when it is to stop, it must say first that it did. */
-        return f->stop_wanted ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
+         * if it has everything (it asks us); when it is to stop, it must say first that it did. What ended here can only
+         * go on there. */
+        return f->stop_wanted && f->qemu != HANDOFF_QEMU_GONE ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
 }
 
 static enum handoff_source_action decide_handed_off(const struct handoff_source_facts *f)
@@ -115,6 +116,8 @@ static enum handoff_source_action decide_handed_off(const struct handoff_source_
         case HANDOFF_QEMU_COMPLETED:
                 return f->mover_alive && !f->commit_sent ? HANDOFF_SOURCE_COMMIT : decide_unsure(f);
         case HANDOFF_QEMU_GONE:
+                if (f->mover_alive && !f->commit_sent)
+                        return f->completed ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_ABORT;
                 return decide_unsure(f);
         default: /* it will either complete or resume by itself */
                 return f->mover_alive && !f->stop_wanted ? HANDOFF_SOURCE_WAIT : HANDOFF_SOURCE_ABORT;
@@ -150,17 +153,22 @@ enum handoff_source_action handoff_source_decide(const struct handoff_source_fac
         }
 }
 
+enum handoff_qemu handoff_source_tells(const struct handoff_source_facts *facts)
+{
+        return facts->completed && facts->qemu == HANDOFF_QEMU_GONE ? HANDOFF_QEMU_COMPLETED : facts->qemu;
+}
+
 /* The source's QEMU cannot run again by itself, and the source's journal says that we may take the VM. */
 static bool source_confirms(const struct handoff_peer *peer)
 {
-        return peer->answered && peer->record == HANDOFF_HANDED_OFF &&
-               (peer->qemu == HANDOFF_QEMU_COMPLETED || peer->qemu == HANDOFF_QEMU_GONE);
+        return peer->answered && peer->record == HANDOFF_HANDED_OFF && peer->qemu == HANDOFF_QEMU_COMPLETED;
 }
 
-static bool source_keeps(const struct handoff_peer *peer)
+/* It keeps the VM, or has forgotten the migration; or it has released the VM without our word, because somebody said that we
+ * are down, and the VM may have been started elsewhere; or its guest ended, nobody knows whether it ran before. */
+static bool source_never_confirms(const struct handoff_peer *peer)
 {
-        return peer->answered && (peer->record == HANDOFF_OUTGOING || peer->record == HANDOFF_TAKEN_BACK ||
-                                         peer->record == HANDOFF_NONE);
+        return peer->answered && (peer->record != HANDOFF_HANDED_OFF || peer->qemu == HANDOFF_QEMU_GONE);
 }
 
 static enum handoff_destination_action decide_prepared(const struct handoff_destination_facts *f)
@@ -173,8 +181,8 @@ static enum handoff_destination_action decide_prepared(const struct handoff_dest
                 if (f->mover_alive)
                         return HANDOFF_DESTINATION_WAIT;
                 /* A source that is down may have continued its guest before: what is loaded here is too old then. */
-                return source_keeps(&f->peer) || f->peer_fenced ? HANDOFF_DESTINATION_ABANDON
-                                                                : HANDOFF_DESTINATION_ASK;
+                return source_never_confirms(&f->peer) || f->peer_fenced ? HANDOFF_DESTINATION_ABANDON
+                                                                         : HANDOFF_DESTINATION_ASK;
         }
         /* With the data path gone, QEMU finds its stream cut and ends, unless it has read everything already:
          * then it will be `loaded` in a moment. The caller's time limit turns a QEMU that does neither into

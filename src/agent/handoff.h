@@ -67,6 +67,7 @@ struct handoff_peer {
 struct handoff_source_facts {
         enum handoff_record record;
         enum handoff_qemu qemu;
+        bool completed;      /* QEMU did, whatever became of it since: it cannot have run the guest again */
         bool mover_alive;    /* the data path still works on it */
         bool stop_wanted;    /* cancelled, timed out, or failed: end it where that is still possible */
         bool commit_sent;    /* told to the mover, or possibly told before a restart of the agent */
@@ -94,6 +95,10 @@ enum handoff_source_action {
 };
 
 enum handoff_source_action handoff_source_decide(const struct handoff_source_facts *facts);
+
+/* What the source tells the destination about its QEMU: `completed` also of one that completed and has ended since. One that
+ * just ended is `gone`: it may have resumed the guest before, and what the destination has loaded would be out of date. */
+enum handoff_qemu handoff_source_tells(const struct handoff_source_facts *facts);
 
 struct handoff_destination_facts {
         enum handoff_record record;

@@ -516,6 +516,8 @@ static void on_refresh_status(void *userdata, const json_t *result, const struct
                 return;
         m->qemu = m->role == MIGRATION_SOURCE_SIDE ? source_state(m, m->refresh_status, run_state)
                                                    : destination_state(m, m->refresh_status, run_state);
+        if (m->role == MIGRATION_SOURCE_SIDE && m->qemu == HANDOFF_QEMU_COMPLETED)
+                m->source.completed = true;
         migration_kick(m);
 }
 
@@ -739,6 +741,8 @@ static void recover_one(void *userdata, const char *id, const char *vm_uid)
         if (m->role == MIGRATION_SOURCE_SIDE) {
                 m->source.stage = STAGE_RUNNING;
                 m->source.commit_sent = true; /* not known: so it may have been */
+                m->source.completed =
+                        migration_vm(m) && vm_power(migration_vm(m)) == VM_POWER_OUTGOING_DONE;
         } else {
                 m->destination.may_have_run = m->record == HANDOFF_OWNER;
                 m->destination.recovered = true;

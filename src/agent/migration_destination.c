@@ -183,9 +183,10 @@ static int listen_for_data(struct migration *m, struct error **ret_error)
 
 static json_t *start_message(struct migration *m, const struct vm *vm)
 {
-        return json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:I}", "op", "start", "migration", m->id,
-                "vm", m->vm_uid, "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes, "block",
-                VM_RAM_BLOCK, "cert_pem", m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint",
+        return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:I}", "op", "start", "migration",
+                m->id, "vm", m->vm_uid, "ram_address", (json_int_t)vm->ram_address, "ram_bytes",
+                (json_int_t)vm->config->status.memory_effective_bytes, "block", VM_RAM_BLOCK, "cert_pem",
+                m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint",
                 migration_spec_string(m, "source_fingerprint") ?: "", "timeout_ms",
                 (json_int_t)CONNECT_TIMEOUT_MS);
 }
@@ -193,12 +194,14 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
 static int start_mover(struct migration *m, struct vm *vm, struct error **ret_error)
 {
         const struct mover_process_handler handler = {on_mover_event, on_mover_ended, m};
-        _cleanup_fd_ int stream = vm_take_stream_fd(vm);
+        _cleanup_fd_ int stream = vm_take_stream_fd(vm), ram = -1;
         int fds[3], r;
 
         r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, ret_error);
         if (r == 0)
                 r = pki_fingerprint(m->cert_pem, m->destination.source_fingerprint, ret_error);
+        if (r == 0)
+                r = vm_open_ram(vm, &ram, ret_error);
         if (r == 0)
                 r = listen_for_data(m, ret_error);
         if (r == 0)
@@ -207,7 +210,7 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         if (r < 0)
                 return r;
         fds[0] = stream;
-        fds[1] = vm->ram_fd;
+        fds[1] = ram;
         fds[2] = m->destination.listen_fd;
         r = mover_process_send(m->mover, start_message(m, vm), fds, ARRAY_SIZE(fds), ret_error);
         fd_closep(&m->destination.listen_fd);

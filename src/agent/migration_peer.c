@@ -160,11 +160,12 @@ json_t *migration_peer_document(const struct migration *m)
 
         enum handoff_record record =
                 m->role == MIGRATION_DESTINATION_SIDE ? migration_destination_tells(m) : m->record;
+        enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m) : m->qemu;
 
         return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:I, s:I}", "id", m->id, "vm", m->vm_uid,
                 "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",
                 handoff_record_to_string(record), "epoch", (json_int_t)m->epoch, "qemu",
-                handoff_qemu_to_string(m->qemu), "phase", migration_phase_to_string(m->phase), "settled",
+                handoff_qemu_to_string(qemu), "phase", migration_phase_to_string(m->phase), "settled",
                 m->settled, "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns());
 }
 

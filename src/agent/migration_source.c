@@ -231,20 +231,21 @@ static bool wants_verify(const struct migration *m, const struct vm *vm)
 
 static json_t *start_message(struct migration *m, const struct vm *vm)
 {
-        return json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:b, s:s, s:I, s:I}", "op", "start",
-                "migration", m->id, "vm", m->vm_uid, "ram_bytes",
-                (json_int_t)vm->config->status.memory_effective_bytes, "block", VM_RAM_BLOCK, "cert_pem",
-                m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint", m->source.peer_fingerprint,
-                "max_pause_ms", (json_int_t)migration_spec_u64(m, "max_pause_ms", DEFAULT_MAX_PAUSE_MS),
-                "verify", wants_verify(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto",
-                "rate_limit_bps", (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
+        return json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:I, s:b, s:s, s:I, s:I}", "op",
+                "start", "migration", m->id, "vm", m->vm_uid, "ram_address", (json_int_t)vm->ram_address,
+                "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes, "block", VM_RAM_BLOCK,
+                "cert_pem", m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint",
+                m->source.peer_fingerprint, "max_pause_ms",
+                (json_int_t)migration_spec_u64(m, "max_pause_ms", DEFAULT_MAX_PAUSE_MS), "verify",
+                wants_verify(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto", "rate_limit_bps",
+                (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
                 (json_int_t)CONNECT_TIMEOUT_MS);
 }
 
 static void on_stream(void *userdata, int stream_fd, struct error *error)
 {
         struct mover_process_handler handler = {on_mover_event, on_mover_ended, userdata};
-        _cleanup_fd_ int stream = stream_fd;
+        _cleanup_fd_ int stream = stream_fd, ram = -1;
         struct migration *m = userdata;
         struct vm *vm = migration_vm(m);
         int fds[2 + MIGRATION_MAX_CHANNELS];
@@ -257,8 +258,10 @@ static void on_stream(void *userdata, int stream_fd, struct error *error)
                 m->source.stage_busy = false;
                 return migration_kick(m);
         }
+        if (vm_open_ram(vm, &ram, &e) < 0)
+                return stage_failed(m, e);
         fds[0] = stream;
-        fds[1] = vm->ram_fd;
+        fds[1] = ram;
         memcpy(fds + 2, m->source.sockets, m->source.n_channels * sizeof(int));
         if (mover_process_start(
                     m->agent->loop, m->agent->config.mover, MOVER_SOURCE, &handler, &m->mover, &e) < 0 ||
@@ -502,6 +505,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
                 switch (migration_status_from_string(status)) {
                 case MIGRATION_STATUS_COMPLETED:
                         m->qemu = HANDOFF_QEMU_COMPLETED;
+                        m->source.completed = true;
                         break;
                 case MIGRATION_STATUS_FAILED:
                 case MIGRATION_STATUS_CANCELLED:
@@ -822,11 +826,12 @@ static void finish(struct migration *m)
         migration_settle(m, MIGRATION_DONE);
 }
 
-void migration_source_step(struct migration *m)
+static struct handoff_source_facts facts_of(const struct migration *m)
 {
-        const struct handoff_source_facts facts = {
+        return (struct handoff_source_facts){
                 .record = m->record,
                 .qemu = m->qemu,
+                .completed = m->source.completed,
                 .mover_alive = m->path_alive,
                 .stop_wanted = m->stop_wanted,
                 .commit_sent = m->source.commit_sent,
@@ -835,8 +840,21 @@ void migration_source_step(struct migration *m)
                 .peer_fenced = migration_peer_fenced(m),
                 .peer = m->peer,
         };
+}
 
-        switch (handoff_source_decide(&facts)) {
+enum handoff_qemu migration_source_tells(const struct migration *m)
+{
+        const struct handoff_source_facts facts = facts_of(m);
+
+        return handoff_source_tells(&facts);
+}
+
+void migration_source_step(struct migration *m)
+{
+        const struct handoff_source_facts facts = facts_of(m);
+        enum handoff_source_action action = handoff_source_decide(&facts);
+
+        switch (action) {
         case HANDOFF_SOURCE_WAIT:
                 if (m->record == HANDOFF_OUTGOING && m->source.stage < STAGE_RUNNING) {
                         if (!migration_hold(m, "source-prepare"))
@@ -856,7 +874,7 @@ void migration_source_step(struct migration *m)
         case HANDOFF_SOURCE_ASK_ABORT:
                 if (!m->path_alive)
                         migration_set_phase(m, MIGRATION_WAITING_FOR_PEER);
-                migration_peer_ask(m, m->stop_wanted);
+                migration_peer_ask(m, action == HANDOFF_SOURCE_ASK_ABORT);
                 break;
         case HANDOFF_SOURCE_TAKE_BACK:
                 if (m->source.lost)

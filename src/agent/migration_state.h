@@ -78,6 +78,7 @@ struct migration_source_state {
         struct qmp_call *stage_call;
 
         bool device_state; /* the mover saw the first byte of it */
+        bool completed;    /* see handoff.h */
         bool voted;        /* op handed-off is sent */
         bool commit_sent;  /* or may have been sent before a restart */
         bool result_running;
@@ -254,5 +255,6 @@ void migration_destination_begin(struct migration *m, struct http_request *reque
 void migration_destination_step(struct migration *m);
 void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_destination_deinit(struct migration *m);
-/* What the source is told: see handoff_destination_tells(). */
+/* What the peer is told: see handoff.h. */
+enum handoff_qemu migration_source_tells(const struct migration *m);
 enum handoff_record migration_destination_tells(const struct migration *m);

@@ -57,10 +57,10 @@ struct vm {
          * then, also when QEMU died, and only afterwards migration_vm_gone() is called. */
         struct qmp *qmp;
         pid_t pid;
-        uint64_t start_time; /* with pid: identifies the process */
-        int ram_fd;        /* memfd of all of guest RAM; its size is config->status.memory_effective_bytes */
-        char *qemu_status; /* RunState as last reported: "running", "inmigrate", "postmigrate", ... */
-        struct vm_tap *taps; /* one per NIC, in the document's order */
+        uint64_t start_time;  /* with pid: identifies the process */
+        uint64_t ram_address; /* of guest RAM in QEMU's address space; 0: not known (yet) */
+        char *qemu_status;    /* RunState as last reported: "running", "inmigrate", "postmigrate", ... */
+        struct vm_tap *taps;  /* one per NIC, in the document's order */
         size_t n_taps;
         uint64_t n_resets;   /* guest reboots since the start, as QEMU reported them */
         bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
@@ -110,12 +110,15 @@ int vm_resume(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret
  */
 
 /* Destination: validates the document (it carries the source's status: machine, cpu_model, accelerator,
- * memory_effective_bytes are used as they are), makes memfd and taps, starts QEMU with `-S -incoming defer`,
+ * memory_effective_bytes are used as they are), makes taps, starts QEMU with `-S -incoming defer`,
  * sets the capabilities of vmm/migration_params.h and gives it one end of a socket pair (`migrate-incoming
  * fd:`). After a successful `done` the VM is INCOMING and vm_take_stream_fd() yields the other end.
  * owner.json is not touched. After a failed `done` nothing is left and the VM is gone. */
 int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, vm_done_fn done,
         void *userdata, struct vm **ret_vm, struct error **ret_error);
+/* QEMU's memory as a file; guest RAM (status.memory_effective_bytes) is at ram_address in it. The descriptor is the caller's.
+ * CONFLICT when it is not known where. */
+int vm_open_ram(const struct vm *vm, int *ret_fd, struct error **ret_error);
 /* The mover's end of QEMU's incoming stream; the caller's. -1 if taken already (or after adoption). */
 int vm_take_stream_fd(struct vm *vm);
 

@@ -78,33 +78,6 @@ static void on_poll(void *userdata)
         adoption->done(adoption->userdata);
 }
 
-/* The number differs from one QEMU to the next only if its command line was made by another version of us, so it is
- * looked for by what it is. */
-static int reopen_ram(struct vm *vm)
-{
-        _cleanup_free_ char *folder = alloc_printf("/proc/%d/fd", vm->pid);
-        DIR *dir = folder ? opendir(folder) : NULL;
-        const struct dirent *entry;
-        int r = -ENOENT;
-
-        if (!dir)
-                return -errno;
-        while (r == -ENOENT && (entry = readdir(dir))) {
-                char target[64];
-                ssize_t len = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
-
-                if (len < 0)
-                        continue;
-                target[len] = '\0';
-                if (strncmp(target, "/memfd:drover-ram", strlen("/memfd:drover-ram")) != 0)
-                        continue;
-                vm->ram_fd = openat(dirfd(dir), entry->d_name, O_RDWR | O_CLOEXEC);
-                r = vm->ram_fd < 0 ? -errno : 0;
-        }
-        (void)closedir(dir);
-        return r;
-}
-
 static void kill_unnoted(const struct vm *vm)
 {
         _cleanup_free_ char *path = vm_runtime_path(vm, "qmp.sock");
@@ -123,12 +96,7 @@ static void kill_unnoted(const struct vm *vm)
 static void take_up(struct vm *vm)
 {
         struct error *error = NULL;
-        int r;
 
-        r = reopen_ram(vm);
-        if (r < 0)
-                log_error("VM %s: guest RAM of QEMU %d cannot be opened: %s; it cannot be migrated", vm->name,
-                        vm->pid, strerror(-r));
         if (vm_connect(vm, &error) < 0) {
                 log_error("VM %s: %s", vm->name, error_message(error));
                 error_free(error);

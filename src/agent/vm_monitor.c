@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "io/child.h"
+#include "vmm/guest_ram.h"
 #include "vmm/qmp.h"
 
 #define CONNECT_TIMEOUT_MS 15000
@@ -110,20 +111,39 @@ static void on_event(void *userdata, const char *name, const json_t *data, int64
         migration_vm_event(vm->agent, vm, name, data, unix_us);
 }
 
+static bool starting(const struct vm *vm)
+{
+        return vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING);
+}
+
+static void on_ram_found(void *userdata, const json_t *reply, const struct error *error)
+{
+        struct error *unclear = NULL;
+        struct vm *vm = userdata;
+
+        if (error || guest_ram_read_reply(reply, &vm->ram_address, &unclear) < 0)
+                log_error("VM %s: %s; it cannot be migrated", vm->name, error_message(error ?: unclear));
+        error_free(unclear);
+        if (starting(vm))
+                vm_start_connected(vm);
+}
+
 static void on_ready(void *userdata, unsigned int major, unsigned int minor, unsigned int micro)
 {
         struct vm *vm = userdata;
         char *version = alloc_printf("%u.%u.%u", major, minor, micro);
+        struct error *error = NULL;
 
         vm->qmp_failed = false;
         if (version) {
                 free(vm->config->status.qemu_version);
                 vm->config->status.qemu_version = version;
         }
-        if (vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING)) {
-                vm_start_connected(vm);
-                return;
-        }
+        if (guest_ram_ask(vm->qmp, QUERY_TIMEOUT_MS, on_ram_found, vm, &error) < 0)
+                on_ram_found(vm, NULL, error);
+        error_free(error);
+        if (starting(vm))
+                return; /* it goes on when the RAM is found */
         vm_refresh(vm);
         migration_vm_connected(vm->agent, vm);
 }
@@ -138,11 +158,6 @@ static void on_reconnect(void *userdata)
                 (void)loop_source_rearm(vm->reconnect, RECONNECT_MS);
         }
         error_free(error);
-}
-
-static bool starting(const struct vm *vm)
-{
-        return vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING);
 }
 
 static void connect_again(struct vm *vm, uint64_t delay_ms)
@@ -184,6 +199,26 @@ static void on_lost(void *userdata, const struct error *error)
                 vm_set_power(vm, VM_POWER_UNKNOWN, "QEMU runs but its monitor does not answer");
         }
         connect_again(vm, again ? RECONNECT_MS : 100);
+}
+
+int vm_open_ram(const struct vm *vm, int *ret_fd, struct error **ret_error)
+{
+        _cleanup_fd_ int fd = -1;
+        uint64_t start_time;
+        int r;
+
+        if (!vm->ram_address || vm->pid <= 0)
+                return error_set(ret_error, ERROR_CONFLICT, "See the log of the agent.",
+                        "it is not known where QEMU has the RAM of VM %s", vm->name);
+        r = guest_ram_open(vm->pid, &fd, ret_error);
+        if (r < 0)
+                return r;
+        /* Looked at only now that the file is open: it is this QEMU's and no successor's with the same number. */
+        r = child_start_time(vm->pid, &start_time);
+        if (r < 0 || start_time != vm->start_time)
+                return error_set(ret_error, ERROR_QEMU_DIED, NULL, "QEMU of VM %s has ended", vm->name);
+        *ret_fd = TAKE_FD(fd);
+        return 0;
 }
 
 int vm_connect(struct vm *vm, struct error **ret_error)

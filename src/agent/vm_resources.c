@@ -76,27 +76,6 @@ static const char *spawn_fd_path(struct spawn *spawn, int fd)
         return spawn_text(spawn, alloc_printf("/proc/self/fd/%d", spawn_fd(spawn, fd)));
 }
 
-static int open_ram(struct spawn *spawn, struct error **ret_error)
-{
-        struct vm *vm = spawn->vm;
-        uint64_t bytes = vm->config->status.memory_effective_bytes;
-        _cleanup_fd_ int fd = memfd_create("drover-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-        int copy;
-
-        if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
-                return error_from_errno(ret_error, errno, "guest RAM of %" PRIu64 " bytes", bytes);
-        /* The movers map it as well: nobody may pull the end away under them. */
-        if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-                return error_from_errno(ret_error, errno, "seals of guest RAM");
-        copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        if (copy < 0)
-                return error_from_errno(ret_error, errno, "guest RAM");
-        spawn->env.memory_fd = spawn_fd(spawn, copy);
-        spawn->env.memory_bytes = bytes;
-        vm->ram_fd = TAKE_FD(fd);
-        return 0;
-}
-
 /* O_DIRECT is refused at open() by file systems that lack it. */
 static bool takes_direct(int fd)
 {
@@ -298,12 +277,11 @@ static int prepare(struct spawn *spawn, bool incoming, struct error **ret_error)
                 .machine = status->machine,
                 .accelerator = status->accelerator,
                 .cpu_model = status->cpu_model,
+                .memory_bytes = status->memory_effective_bytes,
                 .incoming = incoming,
                 .sandbox = true,
         };
-        r = open_ram(spawn, ret_error);
-        if (r == 0)
-                r = open_images(spawn, ret_error);
+        r = open_images(spawn, ret_error);
         if (r == 0)
                 r = open_folder_files(spawn, ret_error);
         if (r == 0)
@@ -389,7 +367,7 @@ void vm_clear_process(struct vm *vm)
         migration_vm_leave_monitor(vm->agent, vm);
         qmp_free(TAKE_PTR(vm->qmp));
         child_free(TAKE_PTR(vm->qemu));
-        fd_closep(&vm->ram_fd);
+        vm->ram_address = 0;
         fd_closep(&vm->stream_fd);
         free(TAKE_PTR(vm->qemu_status));
         vm->pid = 0;

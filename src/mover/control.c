@@ -125,6 +125,8 @@ int control_parse_start(
         r = doc_need_u64(
                 json, "start", "ram_bytes", WIRE_PAGE_SIZE, WIRE_MAX_RAM_BYTES, &s.ram_bytes, ret_error);
         if (r >= 0)
+                r = doc_opt_u64(json, "start", "ram_address", 0, INT64_MAX, &s.ram_address, ret_error);
+        if (r >= 0)
                 r = doc_opt_u64(json, "start", "max_pause_ms", 1, 3600000, &s.max_pause_ms, ret_error);
         if (r >= 0)
                 r = doc_opt_u64(

@@ -43,7 +43,7 @@ void control_send_failed(int fd, const struct error *error, bool from_peer);
 /* The fields of op start. */
 struct control_start {
         const char *migration, *vm, *block, *cert_pem, *key_pem, *peer_fingerprint, *codec;
-        uint64_t ram_bytes, max_pause_ms, rate_limit_bps, timeout_ms;
+        uint64_t ram_address, ram_bytes, max_pause_ms, rate_limit_bps, timeout_ms;
         bool verify, tunnel;
 };
 int control_parse_start(

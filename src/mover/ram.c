@@ -3,48 +3,65 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
-int ram_map(struct ram *ram, int fd, uint64_t bytes, bool writable, struct error **ret_error)
+int ram_init(struct ram *ram, int fd, uint64_t address, uint64_t bytes, struct error **ret_error)
 {
-        struct stat st;
-        void *map;
+        struct ram r = {.fd = fd, .address = address, .bytes = bytes};
+        uint8_t byte;
 
         if (bytes == 0 || bytes % WIRE_PAGE_SIZE != 0 || bytes > WIRE_MAX_RAM_BYTES)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, "Give the size in whole pages of 4 KiB",
                         "The guest's memory cannot have %llu bytes", (unsigned long long)bytes);
-        if (fstat(fd, &st) < 0)
-                return error_from_errno(ret_error, errno, "Cannot look at the guest's memory");
-        if ((uint64_t)st.st_size < bytes)
+        if (address % WIRE_PAGE_SIZE != 0 || address > (uint64_t)INT64_MAX - bytes)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                        "The guest's memory file has %lld bytes instead of %llu", (long long)st.st_size,
-                        (unsigned long long)bytes);
-        map = mmap(NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
-        if (map == MAP_FAILED)
-                return error_from_errno(ret_error, errno, "Cannot map the guest's memory");
-        if (writable) /* takes effect where the administrator allows huge pages for shared memory */
-                (void)madvise(map, bytes, MADV_HUGEPAGE);
-        *ram = (struct ram){.map = map, .bytes = bytes, .fd = fd};
+                        "The guest's memory cannot lie at address %#llx", (unsigned long long)address);
+        if (ram_read(&r, 0, &byte, 1, NULL) < 0 || ram_read(&r, bytes - 1, &byte, 1, NULL) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "The guest's memory of %llu bytes is not at address %#llx", (unsigned long long)bytes,
+                        (unsigned long long)address);
+        *ram = r;
         return 0;
 }
 
-void ram_unmap(struct ram *ram)
+/* n: what the call returned; 0: the address space has no process any more. */
+static int failed(const char *what, ssize_t n, struct error **ret_error)
 {
-        if (ram->map)
-                munmap(ram->map, ram->bytes);
-        ram->map = NULL;
+        if (n == 0)
+                return error_set(ret_error, ERROR_QEMU_DIED, NULL,
+                        "Cannot %s the guest's memory: QEMU has ended", what);
+        return error_from_errno(ret_error, errno, "Cannot %s the guest's memory", what);
 }
 
-bool ram_is_hole(const struct ram *ram, uint64_t offset, uint64_t len)
+int ram_read(const struct ram *ram, uint64_t offset, void *data, size_t len, struct error **ret_error)
 {
-        off_t data = lseek(ram->fd, (off_t)offset, SEEK_DATA);
+        for (size_t done = 0; done < len;) {
+                ssize_t n = pread(
+                        ram->fd, (uint8_t *)data + done, len - done, (off_t)(ram->address + offset + done));
 
-        if (data < 0)
-                return errno == ENXIO;
-        return (uint64_t)data >= offset + len;
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n <= 0)
+                        return failed("read", n, ret_error);
+                done += (size_t)n;
+        }
+        return 0;
+}
+
+int ram_write(const struct ram *ram, uint64_t offset, const void *data, size_t len, struct error **ret_error)
+{
+        for (size_t done = 0; done < len;) {
+                ssize_t n = pwrite(ram->fd, (const uint8_t *)data + done, len - done,
+                        (off_t)(ram->address + offset + done));
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n <= 0)
+                        return failed("write", n, ret_error);
+                done += (size_t)n;
+        }
+        return 0;
 }
 
 bool ram_is_zero(const uint8_t *data, size_t len)
@@ -63,27 +80,33 @@ bool ram_is_zero(const uint8_t *data, size_t len)
         return true;
 }
 
-uint64_t ram_stripe_hash(const struct ram *ram, const uint8_t *secret, uint64_t stripe)
+int ram_stripe_hash(const struct ram *ram, const uint8_t *secret, uint64_t stripe, uint8_t *buffer,
+        uint64_t *ret_hash, struct error **ret_error)
 {
-        static const uint8_t zeros[WIRE_STRIPE_BYTES];
-        uint64_t offset = stripe * WIRE_STRIPE_BYTES;
-        size_t len = (size_t)MIN((uint64_t)WIRE_STRIPE_BYTES, ram->bytes - offset);
-        const uint8_t *data = ram_is_hole(ram, offset, len) ? zeros : ram->map + offset;
+        size_t len = ram_stripe_len(ram, stripe);
+        int r = ram_read(ram, stripe * WIRE_STRIPE_BYTES, buffer, len, ret_error);
 
-        return XXH3_64bits_withSecret(data, len, secret, WIRE_SECRET_SIZE);
+        if (r < 0)
+                return r;
+        *ret_hash = XXH3_64bits_withSecret(buffer, len, secret, WIRE_SECRET_SIZE);
+        return 0;
 }
 
-uint64_t ram_channel_hash(
-        const struct ram *ram, const uint8_t *secret, unsigned int channel, unsigned int n_channels)
+int ram_channel_hash(const struct ram *ram, const uint8_t *secret, unsigned int channel,
+        unsigned int n_channels, uint8_t *buffer, uint64_t *ret_hash, struct error **ret_error)
 {
         uint64_t n_stripes = wire_ram_stripes(ram->bytes);
         uint64_t chain[2] = {0, 0}; /* hash so far, next stripe's hash */
 
         for (uint64_t stripe = channel; stripe < n_stripes; stripe += n_channels) {
-                chain[1] = ram_stripe_hash(ram, secret, stripe);
+                int r = ram_stripe_hash(ram, secret, stripe, buffer, &chain[1], ret_error);
+
+                if (r < 0)
+                        return r;
                 chain[0] = XXH3_64bits_withSecret(chain, sizeof(chain), secret, WIRE_SECRET_SIZE);
         }
-        return chain[0];
+        *ret_hash = chain[0];
+        return 0;
 }
 
 uint64_t ram_total_hash(const uint64_t *channel_hashes, unsigned int n_channels)

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <linux/sockios.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -11,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -23,18 +26,88 @@
 
 #define NOBODY 65534
 
-/* Calls without conditions: what the threads, the allocator, TLS and the loops need. */
+/* Calls without conditions: what the threads, the allocator, TLS and the loops need. No lseek(): with it, read() and write()
+ * would reach all of QEMU's memory. */
 static const int allowed[] = {SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev),
-        SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(poll),
-        SCMP_SYS(ppoll), SCMP_SYS(futex), SCMP_SYS(clock_nanosleep), SCMP_SYS(clock_gettime),
-        SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(getrandom), SCMP_SYS(munmap), SCMP_SYS(mremap),
-        SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(close), SCMP_SYS(shutdown), SCMP_SYS(setsockopt),
-        SCMP_SYS(getsockopt), SCMP_SYS(lseek), SCMP_SYS(rseq), SCMP_SYS(set_robust_list), SCMP_SYS(exit),
-        SCMP_SYS(exit_group), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigreturn),
-        SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(getpid),
-        SCMP_SYS(gettid), SCMP_SYS(tgkill), SCMP_SYS(getrusage), SCMP_SYS(membarrier)};
+        SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto),
+        SCMP_SYS(sendmsg), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(futex), SCMP_SYS(clock_nanosleep),
+        SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(getrandom),
+        SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk), SCMP_SYS(close),
+        SCMP_SYS(shutdown), SCMP_SYS(setsockopt), SCMP_SYS(getsockopt), SCMP_SYS(rseq),
+        SCMP_SYS(set_robust_list), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rt_sigprocmask),
+        SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield),
+        SCMP_SYS(sched_getaffinity), SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(tgkill),
+        SCMP_SYS(getrusage), SCMP_SYS(membarrier)};
 
 static const int fcntl_commands[] = {F_GETFL, F_SETFL, F_DUPFD_CLOEXEC};
+
+#define ARG(n) ((uint32_t)offsetof(struct seccomp_data, args[n]))
+#define LOW(n) (ARG(n) + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 4 : 0))
+#define HIGH(n) (ARG(n) + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 0 : 4))
+#define LOAD(offset) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset)
+#define KILL BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+#define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+/* A filter of its own for pread() and pwrite(), in the kernel's classic BPF, since a libseccomp rule cannot add up: on
+ * this file only, at most a stripe, and from address <= offset to offset + length <= end, in 64 bits. */
+static int confine_ram(const struct ram *ram, bool write_ram, struct error **ret_error)
+{
+        uint64_t start = ram->address, end = ram->address + ram->bytes;
+        enum { SUM_LOW, SUM_HIGH }; /* scratch memory */
+        struct sock_filter code[] = {
+                LOAD(offsetof(struct seccomp_data, nr)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_pread64, 4, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_pwrite64, 1, 0),
+                ALLOW, /* every other call: the main filter's business */
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS), /* pwrite: see below */
+                KILL,
+                LOAD(LOW(0)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)ram->fd, 1, 0),
+                KILL,
+                LOAD(HIGH(2)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0),
+                KILL,
+                LOAD(LOW(2)),
+                BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, WIRE_STRIPE_BYTES, 0, 1),
+                KILL,
+                /* start <= offset */
+                LOAD(HIGH(3)),
+                BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)(start >> 32), 5, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(start >> 32), 1, 0),
+                KILL,
+                LOAD(LOW(3)),
+                BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)start, 1, 0),
+                KILL,
+                /* sum = offset + length */
+                LOAD(LOW(2)),
+                BPF_STMT(BPF_MISC | BPF_TAX, 0),
+                LOAD(LOW(3)),
+                BPF_STMT(BPF_ALU | BPF_ADD | BPF_X, 0),
+                BPF_STMT(BPF_ST, SUM_LOW),
+                BPF_JUMP(BPF_JMP | BPF_JGE | BPF_X, 0, 3, 0),
+                LOAD(HIGH(3)),
+                BPF_STMT(BPF_ALU | BPF_ADD | BPF_K, 1),
+                BPF_STMT(BPF_JMP | BPF_JA, 1),
+                LOAD(HIGH(3)),
+                BPF_STMT(BPF_ST, SUM_HIGH),
+                /* sum <= end */
+                BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)(end >> 32), 0, 1),
+                KILL,
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(end >> 32), 1, 0),
+                ALLOW,
+                BPF_STMT(BPF_LD | BPF_MEM, SUM_LOW),
+                BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)end, 0, 1),
+                KILL,
+                ALLOW,
+        };
+        struct sock_fprog program = {.len = ARRAY_SIZE(code), .filter = code};
+
+        if (write_ram) /* to the checks instead */
+                code[4] = (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, 1);
+        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+                return error_from_errno(ret_error, errno, "Cannot confine the guest's memory");
+        return 0;
+}
 
 static int add_rules(scmp_filter_ctx filter, int listen_fd)
 {
@@ -85,7 +158,7 @@ static int drop_privileges(struct error **ret_error)
         return 0;
 }
 
-int sandbox_enter(int listen_fd, struct error **ret_error)
+int sandbox_enter(int listen_fd, const struct ram *ram, bool write_ram, struct error **ret_error)
 {
         scmp_filter_ctx filter;
         int r = drop_privileges(ret_error);
@@ -97,6 +170,9 @@ int sandbox_enter(int listen_fd, struct error **ret_error)
                 return error_from_errno(ret_error, errno, "Cannot enter the sandbox");
         if (UNDER_SANITIZER)
                 return 0;
+        r = confine_ram(ram, write_ram, ret_error);
+        if (r < 0)
+                return r;
         filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
         if (!filter)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the system call filter");

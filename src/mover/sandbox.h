@@ -5,6 +5,9 @@
  * thread once everything that needs more is open, and before it starts other threads, which inherit it. */
 
 #include "base/error.h"
+#include "mover/ram.h"
 
-/* `listen_fd`: the one socket on which accept4() stays allowed, or -1. */
-int sandbox_enter(int listen_fd, struct error **ret_error);
+/* `listen_fd`: the one socket on which accept4() stays allowed, or -1. `ram`: the only file, and its only range, on which
+ * pread() stays allowed, and with write_ram pwrite(): of QEMU's address space nothing but the guest's memory can be
+ * reached. */
+int sandbox_enter(int listen_fd, const struct ram *ram, bool write_ram, struct error **ret_error);

@@ -63,12 +63,10 @@ static int set_up(struct sink *sink, struct error **ret_error)
         if (r >= 0)
                 r = take_descriptors(sink, ret_error);
         if (r >= 0)
-                r = ram_map(&sink->ram, sink->ram_fd, sink->start.ram_bytes, true, ret_error);
+                r = ram_init(
+                        &sink->ram, sink->ram_fd, sink->start.ram_address, sink->start.ram_bytes, ret_error);
         if (r < 0)
                 return r;
-        sink->written = alloc_array((ram_pages(&sink->ram) + 63) / 64, sizeof(uint64_t));
-        if (!sink->written)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the page bitmap");
         return tls_context_new(true, sink->start.cert_pem, sink->start.key_pem, sink->start.peer_fingerprint,
                 &sink->tls, ret_error);
 }
@@ -78,6 +76,7 @@ static void receiver_deinit(struct receiver *receiver)
         channel_deinit(&receiver->channel);
         codec_free(TAKE_PTR(receiver->codec));
         free(TAKE_PTR(receiver->raw));
+        free(TAKE_PTR(receiver->stripe));
         fd_closep(&receiver->socket_fd);
         fd_closep(&receiver->wake_fd);
         receiver->state = RECEIVER_FREE;
@@ -295,8 +294,6 @@ static void sink_deinit(struct sink *sink)
                 if (sink->receivers[i].state != RECEIVER_FREE)
                         receiver_deinit(&sink->receivers[i]);
         tls_context_free(TAKE_PTR(sink->tls));
-        ram_unmap(&sink->ram);
-        free(sink->written);
         mailbox_deinit(&sink->mailbox);
         pthread_cond_destroy(&sink->changed);
         pthread_mutex_destroy(&sink->lock);
@@ -318,7 +315,7 @@ static int run(struct sink *sink, bool sandbox, struct error **ret_error)
         if (r >= 0)
                 r = set_up(sink, ret_error);
         if (r >= 0 && sandbox)
-                r = sandbox_enter(sink->listen_fd, ret_error);
+                r = sandbox_enter(sink->listen_fd, &sink->ram, true, ret_error);
         if (r < 0)
                 return r;
         send_event(sink, "ready");

@@ -32,7 +32,8 @@ struct receiver {
         struct channel channel;
         int number; /* channel number; -1 before HELLO */
         struct codec *codec;
-        uint8_t *raw; /* WIRE_MAX_RAW bytes, unpacked */
+        uint8_t *raw;    /* WIRE_MAX_RAW bytes, unpacked */
+        uint8_t *stripe; /* WIRE_STRIPE_BYTES, for hashing; made when it is needed */
         uint64_t acked_bytes, acked_ms;
         uint32_t barriers;
 };
@@ -42,7 +43,6 @@ struct sink {
         struct control_message start_message;
         int control_fd, qemu_fd, ram_fd, listen_fd;
         struct ram ram;
-        uint64_t *written; /* a bit a page: something other than zero was placed; one word a stripe */
         struct tls_context *tls;
         struct mailbox mailbox;
         struct receiver receivers[SINK_MAX_CONNECTIONS];

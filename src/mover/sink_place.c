@@ -6,14 +6,10 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "base/alloc.h"
 #include "mover/sink_internal.h"
-
-/* With this many pages for a stripe that has nothing yet, its memory is allocated in one call instead of by a
- * fault a page. */
-#define POPULATE_MIN_PAGES 16
 
 static int invalid(enum wire_frame type, const char *what, struct error **ret_error)
 {
@@ -68,31 +64,41 @@ static bool entries_are_valid(
         return need == raw_len;
 }
 
-static void allocate_stripe(struct sink *sink, uint64_t page)
-{
-        uint64_t start = page / WIRE_STRIPE_PAGES * WIRE_STRIPE_BYTES;
+/* Blocks that follow each other both in the frame and in memory are written at once. */
+struct run {
+        uint64_t offset; /* in memory */
+        const uint8_t *from;
+        size_t len;
+};
 
-        /* Where the kernel cannot (before 5.14), the faults do it. */
-        (void)madvise(sink->ram.map + start, MIN((uint64_t)WIRE_STRIPE_BYTES, sink->ram.bytes - start),
-                MADV_POPULATE_WRITE);
+static int run_write(const struct ram *ram, struct run *run, struct error **ret_error)
+{
+        int r = run->len ? ram_write(ram, run->offset, run->from, run->len, ret_error) : 0;
+
+        run->from += run->len;
+        run->len = 0;
+        return r;
 }
 
-static const uint8_t *place_page(struct sink *sink, uint64_t entry, const uint8_t *from)
+static int place_page(const struct ram *ram, struct run *run, uint64_t entry, struct error **ret_error)
 {
-        uint64_t page = entry >> 16;
-        uint8_t *to = sink->ram.map + page * WIRE_PAGE_SIZE;
+        uint64_t start = (entry >> 16) * WIRE_PAGE_SIZE;
 
-        sink->written[page / 64] |= UINT64_C(1) << (page % 64);
-        if ((entry & 0xffff) == 0xffff) {
-                memcpy(to, from, WIRE_PAGE_SIZE);
-                return from + WIRE_PAGE_SIZE;
-        }
-        for (unsigned int i = 0; i < WIRE_BLOCKS_PER_PAGE; i++)
-                if (entry >> i & 1) {
-                        memcpy(to + (size_t)i * WIRE_BLOCK_SIZE, from, WIRE_BLOCK_SIZE);
-                        from += WIRE_BLOCK_SIZE;
+        for (unsigned int i = 0; i < WIRE_BLOCKS_PER_PAGE; i++) {
+                uint64_t offset = start + (uint64_t)i * WIRE_BLOCK_SIZE;
+                int r = 0;
+
+                if (!(entry >> i & 1))
+                        continue;
+                if (offset != run->offset + run->len || run->len + WIRE_BLOCK_SIZE > WIRE_STRIPE_BYTES) {
+                        r = run_write(ram, run, ret_error);
+                        run->offset = offset;
                 }
-        return from;
+                if (r < 0)
+                        return r;
+                run->len += WIRE_BLOCK_SIZE;
+        }
+        return 0;
 }
 
 int sink_place_pages(struct receiver *receiver, struct error **ret_error)
@@ -100,9 +106,10 @@ int sink_place_pages(struct receiver *receiver, struct error **ret_error)
         struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
         struct sink *sink = receiver->sink;
         struct wire_pages_v1 head;
-        const uint8_t *raw, *from;
+        const uint8_t *raw;
         uint32_t n_pages, raw_len;
-        uint64_t page;
+        struct run run = {0};
+        int r = 0;
 
         if (!cursor_copy(&cursor, &head, sizeof(head)))
                 return invalid(WIRE_PAGES, "it is too short", ret_error);
@@ -115,12 +122,13 @@ int sink_place_pages(struct receiver *receiver, struct error **ret_error)
         if (!entries_are_valid(receiver, raw, n_pages, raw_len))
                 return invalid(WIRE_PAGES, "its page list does not fit", ret_error);
 
-        page = entry_at(raw, 0) >> 16;
-        if (n_pages >= POPULATE_MIN_PAGES && sink->written[page / 64] == 0)
-                allocate_stripe(sink, page);
-        from = raw + n_pages * sizeof(wire_le64);
-        for (uint32_t i = 0; i < n_pages; i++)
-                from = place_page(sink, entry_at(raw, i), from);
+        run.from = raw + n_pages * sizeof(wire_le64);
+        for (uint32_t i = 0; r >= 0 && i < n_pages; i++)
+                r = place_page(&sink->ram, &run, entry_at(raw, i), ret_error);
+        if (r >= 0)
+                r = run_write(&sink->ram, &run, ret_error);
+        if (r < 0)
+                return r;
         atomic_fetch_add_explicit(&sink->pages_placed, n_pages, memory_order_relaxed);
         return 0;
 }
@@ -128,6 +136,7 @@ int sink_place_pages(struct receiver *receiver, struct error **ret_error)
 int sink_place_zero(struct receiver *receiver, struct error **ret_error)
 {
         struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
+        static const uint8_t zeros[WIRE_PAGE_SIZE];
         struct sink *sink = receiver->sink;
         uint64_t left = ram_pages(&sink->ram); /* no frame needs to name a page twice */
         uint64_t first;
@@ -138,12 +147,13 @@ int sink_place_zero(struct receiver *receiver, struct error **ret_error)
                         return invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
                 left -= n;
                 for (uint64_t page = first; page - first < n; page++) {
-                        uint64_t bit = UINT64_C(1) << (page % 64);
+                        int r = page_is_ours(receiver, page)
+                                        ? ram_write(&sink->ram, page * WIRE_PAGE_SIZE, zeros, sizeof(zeros),
+                                                  ret_error)
+                                        : invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
 
-                        if (!page_is_ours(receiver, page))
-                                return invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
-                        sink->written[page / 64] &= ~bit;
-                        memset(sink->ram.map + page * WIRE_PAGE_SIZE, 0, WIRE_PAGE_SIZE);
+                        if (r < 0)
+                                return r;
                 }
         }
         return 0;
@@ -189,17 +199,22 @@ int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error
         return write_to_qemu(sink, raw, raw_len, ret_error);
 }
 
-static void hash_total(struct receiver *receiver, wire_le64 *ret_hash)
+static int hash_total(struct receiver *receiver, wire_le64 *ret_hash, struct error **ret_error)
 {
         struct sink *sink = receiver->sink;
         unsigned int number = (unsigned int)receiver->number;
-        uint64_t hash = ram_channel_hash(&sink->ram, sink->secret, number, sink->n_channels);
+        uint64_t hash;
+        int r = ram_channel_hash(
+                &sink->ram, sink->secret, number, sink->n_channels, receiver->stripe, &hash, ret_error);
 
+        if (r < 0)
+                return r;
         pthread_mutex_lock(&sink->lock);
         sink->channel_hashes[number] = hash;
         sink->hashed |= 1u << number;
         pthread_mutex_unlock(&sink->lock);
         *ret_hash = htole64(hash);
+        return 0;
 }
 
 int sink_compute_hashes(
@@ -210,6 +225,10 @@ int sink_compute_hashes(
         uint64_t n_stripes, first;
         uint32_t n, kind;
 
+        if (!receiver->stripe)
+                receiver->stripe = alloc_zero(WIRE_STRIPE_BYTES);
+        if (!receiver->stripe)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for hashing");
         memcpy(&head, receiver->channel.payload, sizeof(head));
         kind = le32toh(head.kind);
         n = le32toh(head.n_stripes);
@@ -217,8 +236,10 @@ int sink_compute_hashes(
         n_stripes = wire_channel_stripes(sink->ram.bytes, (unsigned int)receiver->number, sink->n_channels);
         if (kind == WIRE_VERIFY_TOTAL && n == 0 && first == 0) {
                 wire_le64 hash;
+                int r = hash_total(receiver, &hash, ret_error);
 
-                hash_total(receiver, &hash);
+                if (r < 0)
+                        return r;
                 memcpy(ret_hashes, &hash, sizeof(hash));
                 *ret_n = 1;
                 return 0;
@@ -228,8 +249,12 @@ int sink_compute_hashes(
                 return invalid(WIRE_VERIFY, "it asks for stripes that do not exist", ret_error);
         for (uint32_t i = 0; i < n; i++) {
                 uint64_t stripe = (unsigned int)receiver->number + (first + i) * sink->n_channels;
-                wire_le64 hash = htole64(ram_stripe_hash(&sink->ram, sink->secret, stripe));
+                uint64_t hash;
+                int r = ram_stripe_hash(&sink->ram, sink->secret, stripe, receiver->stripe, &hash, ret_error);
 
+                if (r < 0)
+                        return r;
+                hash = htole64(hash);
                 memcpy(ret_hashes + (size_t)i * sizeof(hash), &hash, sizeof(hash));
         }
         *ret_n = n;

@@ -91,7 +91,8 @@ static int set_up(struct source *source, struct error **ret_error)
         r = take_descriptors(source, ret_error);
         if (r < 0)
                 return r;
-        r = ram_map(&source->ram, source->ram_fd, source->start.ram_bytes, false, ret_error);
+        r = ram_init(
+                &source->ram, source->ram_fd, source->start.ram_address, source->start.ram_bytes, ret_error);
         if (r < 0)
                 return r;
         r = page_index_new(ram_pages(&source->ram), source->secret, &source->index);
@@ -310,7 +311,6 @@ static void source_deinit(struct source *source)
         batch_pool_deinit(&source->pool);
         page_index_free(TAKE_PTR(source->index));
         tls_context_free(TAKE_PTR(source->tls));
-        ram_unmap(&source->ram);
         mailbox_deinit(&source->mailbox);
         fd_closep(&source->qemu_fd);
         fd_closep(&source->ram_fd);
@@ -333,7 +333,7 @@ static int run(struct source *source, bool sandbox, struct error **ret_error)
                 return r;
         source_stats_init(&stats, source); /* asks for the number of cores: a file */
         if (sandbox)
-                r = sandbox_enter(-1, ret_error);
+                r = sandbox_enter(-1, &source->ram, false, ret_error);
         if (r < 0)
                 return r;
         r = start_threads(source, ret_error);

@@ -87,6 +87,7 @@ struct sender {
         unsigned int n_packed;
         uint8_t *out; /* packed batch, behind WIRE_HEADROOM bytes */
         uint64_t channel_hash;
+        uint8_t *stripe; /* WIRE_STRIPE_BYTES of the guest's memory, while verifying */
 };
 
 struct source {

@@ -204,8 +204,7 @@ static int on_read_page(void *userdata, uint64_t page, uint8_t *ret_data)
 {
         struct reader *reader = userdata;
 
-        memcpy(ret_data, reader->source->ram.map + page * WIRE_PAGE_SIZE, WIRE_PAGE_SIZE);
-        return 0;
+        return ram_read(&reader->source->ram, page * WIRE_PAGE_SIZE, ret_data, WIRE_PAGE_SIZE, NULL);
 }
 
 static const struct stream_parser_ops ops = {

@@ -56,6 +56,7 @@ void sender_deinit(struct sender *sender)
         free(TAKE_PTR(sender->packable));
         free(TAKE_PTR(sender->plain));
         free(TAKE_PTR(sender->out));
+        free(TAKE_PTR(sender->stripe));
         fd_closep(&sender->wake_fd);
         fd_closep(&sender->socket_fd);
         sender->source = NULL;

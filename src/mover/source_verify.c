@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "mover/source_internal.h"
 
@@ -35,14 +36,11 @@ static int resend_stripe(struct sender *sender, uint64_t stripe, bool whole, str
 {
         const struct ram *ram = &sender->source->ram;
         uint64_t first = stripe * WIRE_STRIPE_PAGES;
-        uint64_t end = MIN(first + WIRE_STRIPE_PAGES, ram_pages(ram));
-        static const uint8_t zeros[WIRE_PAGE_SIZE];
-        bool hole = ram_is_hole(ram, first * WIRE_PAGE_SIZE, (end - first) * WIRE_PAGE_SIZE);
-        int r = 0;
+        size_t len = ram_stripe_len(ram, stripe);
+        int r = ram_read(ram, stripe * WIRE_STRIPE_BYTES, sender->stripe, len, ret_error);
 
-        for (uint64_t page = first; r >= 0 && page < end; page++)
-                r = resend_page(
-                        sender, page, hole ? zeros : ram->map + page * WIRE_PAGE_SIZE, whole, ret_error);
+        for (uint64_t i = 0; r >= 0 && i < len / WIRE_PAGE_SIZE; i++)
+                r = resend_page(sender, first + i, sender->stripe + i * WIRE_PAGE_SIZE, whole, ret_error);
         return r;
 }
 
@@ -94,9 +92,11 @@ static int repair(struct sender *sender, struct error **ret_error)
                 if (r >= 0)
                         r = answer(sender, WIRE_VERIFY_STRIPES, first, n, &hashes, ret_error);
                 for (uint32_t i = 0; r >= 0 && i < n; i++) {
-                        uint64_t stripe = sender->number + (first + i) * source->n_channels;
+                        uint64_t stripe = sender->number + (first + i) * source->n_channels, hash;
 
-                        if (ram_stripe_hash(&source->ram, source->secret, stripe) != hash_at(hashes, i))
+                        r = ram_stripe_hash(
+                                &source->ram, source->secret, stripe, sender->stripe, &hash, ret_error);
+                        if (r >= 0 && hash != hash_at(hashes, i))
                                 r = resend_stripe(sender, stripe, true, ret_error);
                 }
                 if (r < 0)
@@ -112,6 +112,9 @@ int source_verify_channel(struct sender *sender, struct error **ret_error)
         const uint8_t *hashes;
         int r = 0;
 
+        sender->stripe = sender->stripe ?: alloc_zero(WIRE_STRIPE_BYTES);
+        if (!sender->stripe)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for verification");
         for (uint64_t stripe = sender->number; r >= 0 && stripe < n_stripes; stripe += source->n_channels)
                 r = resend_stripe(sender, stripe, false, ret_error);
         if (r >= 0)
@@ -120,8 +123,11 @@ int source_verify_channel(struct sender *sender, struct error **ret_error)
                 r = ask(sender, WIRE_VERIFY_TOTAL, 0, 0, ret_error);
                 if (r < 0)
                         break;
-                sender->channel_hash = /* while the sink computes its own */
-                        ram_channel_hash(&source->ram, source->secret, sender->number, source->n_channels);
+                r = ram_channel_hash(&source->ram, source->secret, sender->number, source->n_channels,
+                        sender->stripe, &sender->channel_hash,
+                        ret_error); /* while the sink computes its own */
+                if (r < 0)
+                        break;
                 r = answer(sender, WIRE_VERIFY_TOTAL, 0, 0, &hashes, ret_error);
                 if (r < 0)
                         break;

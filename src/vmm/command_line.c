@@ -165,18 +165,13 @@ static void add_basics(struct builder *b)
         add_option(b, "-boot", "menu=off,strict=on");
 }
 
-/* The inherited memfd is opened again through /proc: "/dev/fdset" does not work here, file_ram_open() is a plain
- * open() (qemu.md section 10). The canonical-path switch is for machine types up to 3.1, which would call the
- * block "/objects/pc.ram". */
+/* Anonymous memory: docs/decisions/0004-guest-ram-stays-anonymous.md. The canonical-path switch is for machine types up to
+ * 3.1, which would call the block "/objects/pc.ram". */
 static void add_memory(struct builder *b)
 {
-        char path[40];
-
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", b->env->memory_fd);
         add_json(b, "-object",
-                json_pack("{s:s,s:s,s:s,s:I,s:b,s:b}", "qom-type", "memory-backend-file", "id",
-                        COMMAND_LINE_RAM_ID, "mem-path", path, "size", (json_int_t)b->env->memory_bytes,
-                        "share", 1, "x-use-canonical-path-for-ramblock-id", 0));
+                json_pack("{s:s,s:s,s:I,s:b}", "qom-type", "memory-backend-ram", "id", COMMAND_LINE_RAM_ID,
+                        "size", (json_int_t)b->env->memory_bytes, "x-use-canonical-path-for-ramblock-id", 0));
 }
 
 /* A listening Unix socket as character device; `log` may be NULL. */
@@ -492,8 +487,8 @@ static int check_env(
                 wrong = "accelerator";
         else if (!env->cpu_model || !strcmp(env->cpu_model, "auto") || !vm_cpu_model_is_valid(env->cpu_model))
                 wrong = "cpu_model";
-        else if (env->memory_bytes < config->memory_bytes || env->memory_bytes % 4096 || env->memory_fd < 0)
-                wrong = "memory_bytes, memory_fd";
+        else if (env->memory_bytes < config->memory_bytes || env->memory_bytes % 4096)
+                wrong = "memory_bytes";
         else if (env->n_disks != config->n_disks || env->n_nics != config->n_nics)
                 wrong = "disks, nics";
         else if ((config->cdrom.path && !env->cdrom_path) || (config->kernel.path && !env->kernel_path) ||

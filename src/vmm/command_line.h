@@ -33,7 +33,6 @@ struct command_line_env {
         enum vm_accelerator accelerator; /* KVM or TCG */
         const char *cpu_model;           /* resolved, not "auto" */
         uint64_t memory_bytes;           /* in effect; see command_line_effective_memory() */
-        int memory_fd;                   /* number of the RAM memfd in the child; its size is memory_bytes */
 
         const struct command_line_disk *disks; /* one for each disk of the document, in order */
         size_t n_disks;

@@ -31,7 +31,6 @@ static void check_command_line(const struct vm_config *config)
                 .accelerator = VM_ACCELERATOR_TCG,
                 .cpu_model = "qemu64",
                 .memory_bytes = config->memory_bytes,
-                .memory_fd = 3,
                 .disks = disks,
                 .n_disks = config->n_disks,
                 .nics = nics,

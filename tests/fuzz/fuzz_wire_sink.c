@@ -18,17 +18,15 @@ static void set_up(struct sink *sink, struct receiver *receiver)
 {
         int fd = memfd_create("ram", MFD_CLOEXEC);
 
-        if (fd < 0 || ftruncate(fd, RAM_BYTES) < 0 || ram_map(&sink->ram, fd, RAM_BYTES, true, NULL) < 0)
+        if (fd < 0 || ftruncate(fd, RAM_BYTES) < 0 || ram_init(&sink->ram, fd, 0, RAM_BYTES, NULL) < 0)
                 abort();
-        sink->written = alloc_array((RAM_PAGES + 63) / 64, sizeof(uint64_t));
         sink->qemu_fd = -1; /* whatever passes the checks is refused there */
         sink->n_channels = 2;
         pthread_mutex_init(&sink->lock, NULL);
         receiver->sink = sink;
         receiver->raw = alloc_zero(WIRE_MAX_RAW + WIRE_HEADROOM);
         receiver->channel.payload = alloc_zero(WIRE_MAX_PAYLOAD);
-        if (!sink->written || !receiver->raw || !receiver->channel.payload ||
-                codec_new(true, &receiver->codec) < 0)
+        if (!receiver->raw || !receiver->channel.payload || codec_new(true, &receiver->codec) < 0)
                 abort();
 }
 
@@ -67,7 +65,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
         if (!receiver.sink)
                 set_up(&sink, &receiver);
-        memset(sink.written, 0, (RAM_PAGES + 63) / 64 * sizeof(uint64_t));
         if (!cursor_u8(&cursor, &channel))
                 return 0;
         receiver.number = channel % 2;

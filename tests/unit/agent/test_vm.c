@@ -203,7 +203,8 @@ static void test_failed_start_takes_no_epoch(void **state)
 static void test_vm_runs_on_and_is_adopted_by_the_next_agent(void **state)
 {
         const struct vm *vm;
-        struct stat ram;
+        int ram;
+        char byte;
         pid_t pid;
 
         if (!possible)
@@ -219,8 +220,11 @@ static void test_vm_runs_on_and_is_adopted_by_the_next_agent(void **state)
         assert_int_equal(vm->config->status.owner_epoch, 1);
         assert_string_equal(vm->qemu_status, "running");
         assert_int_equal(vm->n_taps, 1);
-        assert_int_equal(fstat(vm->ram_fd, &ram), 0);
-        assert_int_equal(ram.st_size, vm->config->status.memory_effective_bytes);
+        assert_int_equal(vm_open_ram(vm, &ram, NULL), 0);
+        assert_int_equal(pread(ram, &byte, 1,
+                                 (off_t)(vm->ram_address + vm->config->status.memory_effective_bytes - 1)),
+                1);
+        close(ram);
 }
 
 static void test_paused_vm_is_adopted_as_paused(void **state)

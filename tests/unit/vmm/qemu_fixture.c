@@ -13,8 +13,8 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "io/file.h"
+#include "vmm/guest_ram.h"
 
-#define MEMORY_TARGET 10
 #define TAP_TARGET 20
 #define OVMF_CODE "/usr/share/OVMF/OVMF_CODE_4M.fd"
 #define OVMF_VARS "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -145,13 +145,12 @@ static struct vm_config *read_document(const char *text)
 
 static void spawn(struct qemu_guest *guest, char **argv)
 {
-        struct child_fd fds[VM_NICS_MAX + 1] = {{.fd = guest->memory_fd, .target = MEMORY_TARGET}};
+        struct child_fd fds[VM_NICS_MAX + 1] = {};
         struct child_spec spec = CHILD_SPEC_INIT;
         struct error *error = NULL;
 
         spec.argv = (const char *const *)argv;
         spec.fds = fds;
-        spec.n_fds = 1;
         for (size_t i = 0; i < guest->config->n_nics; i++)
                 fds[spec.n_fds++] = (struct child_fd){.fd = guest->tap_fds[i], .target = TAP_TARGET + (int)i};
         spec.output_max = 64 << 10;
@@ -166,6 +165,14 @@ static char *path_of(const char *folder, const char *name)
 
         assert_non_null(path);
         return path;
+}
+
+static void on_ram(void *userdata, const json_t *reply, const struct error *error)
+{
+        struct qemu_guest *guest = userdata;
+
+        assert_null(error);
+        assert_int_equal(guest_ram_read_reply(reply, &guest->memory_address, NULL), 0);
 }
 
 void qemu_guest_start(struct qemu_guest *guest, struct loop *loop, const char *folder, const char *name,
@@ -183,8 +190,6 @@ void qemu_guest_start(struct qemu_guest *guest, struct loop *loop, const char *f
         snprintf(guest->folder, sizeof(guest->folder), "%s/%s", folder, name);
         assert_int_equal(mkdir(guest->folder, 0700), 0);
         guest->memory_bytes = command_line_effective_memory(config->memory_bytes, VM_ACCELERATOR_TCG, 7);
-        guest->memory_fd = memfd_create("ram", MFD_CLOEXEC);
-        assert_int_equal(ftruncate(guest->memory_fd, (off_t)guest->memory_bytes), 0);
         for (size_t i = 0; i < config->n_disks; i++) {
                 disks[i] = (struct command_line_disk){.path = path_of(folder, config->disks[i].name)};
                 make_image(&config->disks[i], disks[i].path);
@@ -204,7 +209,6 @@ void qemu_guest_start(struct qemu_guest *guest, struct loop *loop, const char *f
                 .accelerator = VM_ACCELERATOR_TCG,
                 .cpu_model = "qemu64",
                 .memory_bytes = guest->memory_bytes,
-                .memory_fd = MEMORY_TARGET,
                 .disks = disks,
                 .n_disks = config->n_disks,
                 .nics = nics,
@@ -231,6 +235,10 @@ void qemu_guest_start(struct qemu_guest *guest, struct loop *loop, const char *f
         spawn(guest, argv);
         assert_int_equal(qmp_connect(loop, qmp, QEMU_LIMIT_MS, &callbacks, &guest->qmp, NULL), 0);
         qemu_guest_wait(guest, &guest->ready);
+        assert_int_equal(guest_ram_open(child_pid(guest->child), &guest->memory_fd, NULL), 0);
+        assert_int_equal(guest_ram_ask(guest->qmp, QEMU_LIMIT_MS, on_ram, guest, NULL), 0);
+        while (!guest->memory_address)
+                assert_true(loop_iterate(loop, 100) >= 0);
 }
 
 void qemu_guest_wait(struct qemu_guest *guest, const bool *flag)

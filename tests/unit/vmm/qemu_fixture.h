@@ -25,8 +25,8 @@ struct qemu_guest {
         struct vm_config *config;
         struct child *child;
         struct qmp *qmp;
-        int memory_fd;
-        uint64_t memory_bytes;
+        int memory_fd; /* /proc/PID/mem, with guest RAM at memory_address */
+        uint64_t memory_address, memory_bytes;
         int tap_fds[VM_NICS_MAX];
         bool ready;
         bool lost;

@@ -48,7 +48,6 @@ static void fill_env(struct fixture *f)
                 .accelerator = VM_ACCELERATOR_TCG,
                 .cpu_model = strcmp(config->cpu_model, "auto") ? config->cpu_model : "qemu64",
                 .memory_bytes = command_line_effective_memory(config->memory_bytes, VM_ACCELERATOR_TCG, 7),
-                .memory_fd = 10,
                 .disks = f->disks,
                 .n_disks = config->n_disks,
                 .nics = f->nics,
@@ -163,7 +162,6 @@ static void destination_has_the_same_devices_on_another_host(void **state)
                 f->disks[i] = (struct command_line_disk){.path = "/mnt/other/disk", .direct = i % 2};
         f->nics[0].tap_fd = 33;
         f->nics[0].vhost_fd = -1;
-        f->env.memory_fd = 44;
         f->env.vnc_socket = NULL;
         f->env.incoming = true;
         destination = build(f);

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* What the sandbox lets a mover do with the file that is QEMU's memory, each tried in a process of its own. */
+
+// clang-format off
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+// clang-format on
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "mover/sandbox.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FILTERED false /* see sandbox.c */
+#else
+#define FILTERED true
+#endif
+
+#define ADDRESS (UINT64_C(7) * WIRE_PAGE_SIZE)
+#define BYTES (UINT64_C(155) * WIRE_PAGE_SIZE)
+#define FILE_BYTES (UINT64_C(1) << 34)
+
+struct attempt {
+        struct ram ram;
+        uint64_t address; /* of the memory in the file; 0: ADDRESS */
+        uint64_t offset;  /* in the file */
+        size_t len;
+        bool writable;
+};
+
+static void try_write(const struct attempt *a)
+{
+        static uint8_t data[2 * WIRE_STRIPE_BYTES];
+
+        _exit(pwrite(a->ram.fd, data, a->len, (off_t)a->offset) == (ssize_t)a->len ? 0 : 1);
+}
+
+static void try_read(const struct attempt *a)
+{
+        static uint8_t data[2 * WIRE_STRIPE_BYTES];
+
+        _exit(pread(a->ram.fd, data, a->len, (off_t)a->offset) == (ssize_t)a->len ? 0 : 1);
+}
+
+static void try_seek(const struct attempt *a)
+{
+        _exit(lseek(a->ram.fd, (off_t)a->offset, SEEK_SET) < 0 ? 1 : 0);
+}
+
+static void try_map(const struct attempt *a)
+{
+        (void)a;
+        _exit(mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+}
+
+/* The exit code, or minus the signal that ended it. */
+static int run(void (*fn)(const struct attempt *), struct attempt a)
+{
+        int status;
+        pid_t pid;
+
+        a.ram = (struct ram){
+                .fd = memfd_create("ram", MFD_CLOEXEC), .address = a.address ?: ADDRESS, .bytes = BYTES};
+        assert_int_equal(ftruncate(a.ram.fd, (off_t)FILE_BYTES), 0);
+        pid = fork();
+        if (pid == 0) {
+                if (sandbox_enter(-1, &a.ram, a.writable, NULL) < 0)
+                        _exit(99);
+                fn(&a);
+        }
+        assert_true(pid > 0);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        close(a.ram.fd);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static int write_at(uint64_t offset, size_t len)
+{
+        return run(try_write, (struct attempt){.offset = offset, .len = len, .writable = true});
+}
+
+static void test_every_page_of_the_guest_can_be_written(void **state)
+{
+        assert_int_equal(write_at(ADDRESS, WIRE_PAGE_SIZE), 0);
+        assert_int_equal(write_at(ADDRESS, WIRE_STRIPE_BYTES), 0);
+        assert_int_equal(write_at(ADDRESS + BYTES - WIRE_PAGE_SIZE, WIRE_PAGE_SIZE), 0);
+        for (uint64_t page = 0; page < BYTES / WIRE_PAGE_SIZE; page += 9)
+                assert_int_equal(write_at(ADDRESS + page * WIRE_PAGE_SIZE, 1), 0);
+}
+
+static void test_nothing_else_can_be_written(void **state)
+{
+        static const uint64_t elsewhere[] = {0, ADDRESS - 1, ADDRESS - WIRE_PAGE_SIZE, ADDRESS + BYTES,
+                ADDRESS + BYTES + WIRE_PAGE_SIZE, FILE_BYTES - 1, UINT64_C(1) << 33};
+
+        if (!FILTERED)
+                skip();
+        for (size_t i = 0; i < ARRAY_SIZE(elsewhere); i++)
+                assert_int_equal(write_at(elsewhere[i], 1), -SIGSYS);
+        assert_int_equal(write_at(ADDRESS, WIRE_STRIPE_BYTES + 1), -SIGSYS);
+        assert_int_equal(write_at(ADDRESS + BYTES - WIRE_PAGE_SIZE, WIRE_PAGE_SIZE + 1), -SIGSYS);
+}
+
+/* Its upper and lower half are compared apart. */
+static void test_memory_across_a_multiple_of_4_gib(void **state)
+{
+        const uint64_t middle = UINT64_C(2) << 32,
+                       start = middle - BYTES / 2 / WIRE_PAGE_SIZE * WIRE_PAGE_SIZE;
+        struct attempt a = {.address = start, .writable = true, .len = WIRE_STRIPE_BYTES};
+
+        a.offset = middle - WIRE_PAGE_SIZE;
+        assert_int_equal(run(try_write, a), 0);
+        a.offset = start;
+        assert_int_equal(run(try_write, a), 0);
+        a.offset = start + BYTES - a.len;
+        assert_int_equal(run(try_write, a), 0);
+        if (!FILTERED)
+                skip();
+        a.offset++;
+        assert_int_equal(run(try_write, a), -SIGSYS);
+        a.offset = start - 1;
+        assert_int_equal(run(try_write, a), -SIGSYS);
+        a.offset = start + (UINT64_C(1) << 32);
+        assert_int_equal(run(try_write, a), -SIGSYS);
+        a.offset = start - (UINT64_C(1) << 32);
+        assert_int_equal(run(try_write, a), -SIGSYS);
+}
+
+static void test_a_source_only_reads(void **state)
+{
+        assert_int_equal(run(try_read, (struct attempt){.offset = ADDRESS, .len = WIRE_PAGE_SIZE}), 0);
+        if (!FILTERED)
+                skip();
+        assert_int_equal(run(try_read, (struct attempt){.offset = ADDRESS - 1, .len = 1}), -SIGSYS);
+        assert_int_equal(run(try_write, (struct attempt){.offset = ADDRESS, .len = 1}), -SIGSYS);
+}
+
+static void test_no_way_around(void **state)
+{
+        if (!FILTERED)
+                skip();
+        assert_int_equal(run(try_seek, (struct attempt){.offset = 0, .writable = true}), -SIGSYS);
+        assert_int_equal(run(try_map, (struct attempt){.writable = true}), -SIGSYS);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_every_page_of_the_guest_can_be_written),
+                cmocka_unit_test(test_nothing_else_can_be_written),
+                cmocka_unit_test(test_memory_across_a_multiple_of_4_gib),
+                cmocka_unit_test(test_a_source_only_reads),
+                cmocka_unit_test(test_no_way_around),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
