@@ -14,6 +14,7 @@
 enum output_format { OUTPUT_TABLE, OUTPUT_JSON, OUTPUT_YAML, N_OUTPUT_FORMATS };
 
 struct cli {
+        FILE *in;               /* a terminal at which questions can be answered; NULL: nobody is there */
         FILE *out;              /* documents and tables */
         FILE *err;              /* progress and messages */
         unsigned int width;     /* columns of the terminal that `out` is; 0: not a terminal, nothing is cut */
@@ -34,6 +35,7 @@ struct cli {
         X(host_show) \
         X(host_add) \
         X(host_enrol_token) \
+        X(host_confirm_down) \
         X(host_remove) \
         X(vm_list) \
         X(vm_show) \

@@ -91,6 +91,48 @@ int command_host_enrol_token(struct cli *cli, const struct arguments *arguments,
         return post_enrolment(cli, path, NULL, ret_error);
 }
 
+/* 0 when whoever sits at the terminal has typed "yes". */
+static int ask_if_down(const struct cli *cli, const char *host, struct error **ret_error)
+{
+        char answer[8] = "";
+
+        if (!cli->in)
+                return error_set(ret_error, ERROR_BAD_REQUEST, "add --yes when you are sure that it is down",
+                        "there is no terminal at which to confirm that host %s is down", host);
+        fprintf(cli->err,
+                "You state that host %s is powered off, or that for another reason none of its virtual\n"
+                "machines can be running. They will count as crashed and may be started on other hosts.\n"
+                "If one of them still runs, it may then run twice and destroy its disks. That the host\n"
+                "cannot be reached is not enough.\n\nType \"yes\" if it is certainly down: ",
+                host);
+        fflush(cli->err);
+        if (!fgets(answer, sizeof(answer), cli->in) || strcmp(answer, "yes\n") != 0)
+                return error_set(ret_error, ERROR_CANCELLED, NULL, "nothing was changed");
+        return 0;
+}
+
+int command_host_confirm_down(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        const char *host = arguments_operand(arguments, 0);
+        _cleanup_free_ char *path = alloc_printf("/hosts/%s/confirm-down", host);
+        _cleanup_json_ json_t *answer = NULL;
+        int r = arguments_flag(arguments, "yes") ? 0 : ask_if_down(cli, host, ret_error);
+
+        if (r < 0)
+                return r;
+        if (!path)
+                return error_from_errno(ret_error, ENOMEM, "cannot make the request");
+        r = api_call(cli->api, "POST", path, NULL, &answer, NULL, ret_error);
+        if (r < 0)
+                return r;
+        if (cli->format != OUTPUT_TABLE)
+                return output_document(cli, answer, ret_error);
+        fputs("Host ", cli->out);
+        output_text(cli->out, host, false);
+        fputs(" is confirmed down until its agent answers again.\n", cli->out);
+        return 0;
+}
+
 int command_host_remove(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
         return collection_act(cli, "DELETE", "/hosts", arguments_operand(arguments, 0),

@@ -67,6 +67,11 @@ static const struct option_spec host_add_options[] = {
         END,
 };
 
+static const struct option_spec host_confirm_down_options[] = {
+        {.name = "yes", .help = "do not ask"},
+        END,
+};
+
 static const struct option_spec host_remove_options[] = {
         {.name = "force", .help = "also with VMs on it, or when it is unreachable"},
         END,
@@ -337,6 +342,20 @@ const struct command command_table[] = {
                 .summary = "make a new enrolment token; the old one ends",
                 .operands = {OPERAND("HOST", "hosts")},
                 .run = command_host_enrol_token},
+        {.words = "host confirm-down",
+                .summary = "state that an unreachable host is down, with all that ran there",
+                .details =
+                        "For a host that does not come back: you state that it is powered off, or that for "
+                        "another reason none of its virtual machines can be running. They count as crashed "
+                        "then and may be started on other hosts or deleted, and migrations from or to the "
+                        "host are settled without it. That a host cannot be reached is not enough: a "
+                        "virtual machine that still runs there could then run twice and destroy its "
+                        "disks. The command is refused while the host's agent answers, and the statement is "
+                        "withdrawn as soon as the agent answers again.\n\n"
+                        "It asks before it does so; without a terminal it needs --yes.",
+                .operands = {OPERAND("HOST", "hosts")},
+                .options = host_confirm_down_options,
+                .run = command_host_confirm_down},
         {.words = "host remove",
                 .summary = "remove a host from the inventory",
                 .operands = {OPERAND("HOST", "hosts")},

@@ -27,8 +27,9 @@ int main(int argc, char **argv)
                 fputs("drover: error: cannot initialise the HTTP library\n", stderr);
                 return 1;
         }
-        status = program_run(argc, (const char *const *)argv, stdout, stderr, terminal_width(STDOUT_FILENO),
-                terminal_width(STDERR_FILENO));
+        status = program_run(argc, (const char *const *)argv,
+                isatty(STDIN_FILENO) && isatty(STDERR_FILENO) ? stdin : NULL, stdout, stderr,
+                terminal_width(STDOUT_FILENO), terminal_width(STDERR_FILENO));
         curl_global_cleanup();
         return status;
 }

@@ -50,13 +50,17 @@ static int connect_to_server(struct cli *cli, const struct arguments *arguments,
         return r;
 }
 
-int program_run(
-        int argc, const char *const *argv, FILE *out, FILE *err, unsigned int width, unsigned int err_width)
+int program_run(int argc, const char *const *argv, FILE *in, FILE *out, FILE *err, unsigned int width,
+        unsigned int err_width)
 {
         _cleanup_error_ struct error *error = NULL;
         struct arguments arguments;
-        struct cli cli = {
-                .out = out, .err = err, .width = width, .err_width = err_width, .clock = &clock_system};
+        struct cli cli = {.in = in,
+                .out = out,
+                .err = err,
+                .width = width,
+                .err_width = err_width,
+                .clock = &clock_system};
         uint64_t format = OUTPUT_TABLE;
         int r = arguments_parse(&arguments, argc, argv, &error);
 

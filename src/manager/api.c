@@ -27,6 +27,7 @@ static const struct http_route routes[] = {
         {"PUT", V1 "/hosts/{name}", api_host_update},
         {"DELETE", V1 "/hosts/{name}", api_host_delete},
         {"POST", V1 "/hosts/{name}/enrol-token", api_host_enrol_token},
+        {"POST", V1 "/hosts/{name}/confirm-down", api_host_confirm_down},
         {"POST", V1 "/enrol", api_enrol},
         {"GET", V1 "/vms", api_vm_list},
         {"POST", V1 "/vms", api_vm_create},

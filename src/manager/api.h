@@ -75,6 +75,7 @@ API_HANDLER(host_get);
 API_HANDLER(host_update);
 API_HANDLER(host_delete);
 API_HANDLER(host_enrol_token);
+API_HANDLER(host_confirm_down);
 API_HANDLER(enrol);
 API_HANDLER(vm_list);
 API_HANDLER(vm_create);

@@ -202,6 +202,69 @@ void api_host_update(struct http_request *request, void *userdata)
         api_reply_object(request, 200, live(manager, host));
 }
 
+/* What the manager can see for itself must not contradict the administrator. */
+static int refuse_if_up(struct manager *manager, const json_t *host, struct error **ret_error)
+{
+        const char *uid = json_text(host, "uid"), *name = json_text(host, "name");
+        int r;
+
+        if (inventory_unreachable(manager->inventory, uid))
+                return 0;
+        if (inventory_connected(manager->inventory, uid))
+                r = error_set(ret_error, ERROR_CONFLICT,
+                        "A host that is to be switched off is left by its virtual machines first.",
+                        "the agent of host %s answers: the host is not down", name);
+        else
+                r = error_set(ret_error, ERROR_CONFLICT, "Try again in a few seconds.",
+                        "whether the agent of host %s answers is not known yet", name);
+        error_about(ret_error, "host/%s", name);
+        return r;
+}
+
+static int confirm_down(struct http_request *request, struct manager *manager, json_t *host,
+        uint64_t *ret_revision, struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_free_ char *object = alloc_printf("host/%s", json_text(host, "name"));
+        char since[32];
+
+        text_format_time(clock_unix_ms(manager->clock), since);
+        if (!object || json_object_set_new(json_status(host), "confirmed_down",
+                               json_pack("{s:s, s:s}", "since", since, "by", api_caller(request)->name)) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        store_batch_put(&batch, *ret_revision, json_incref(host));
+        return api_commit(request, manager, &batch, "host.confirm-down", object, ret_revision, ret_error);
+}
+
+void api_host_confirm_down(struct http_request *request, void *userdata)
+{
+        static const char *const no_keys[] = {NULL};
+        _cleanup_json_ json_t *host = NULL;
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+        uint64_t revision = 0;
+        json_t *body = NULL;
+        int r;
+
+        r = api_get_object(request, manager, "host", &host, &error);
+        if (r >= 0)
+                r = api_body(request, no_keys, &body, &error);
+        if (r >= 0)
+                r = refuse_if_up(manager, host, &error);
+        revision = json_revision(host);
+        /* Said again, it is as true as before. */
+        if (r >= 0 && !inventory_confirmed_down(manager->inventory, json_text(host, "uid")))
+                r = confirm_down(request, manager, host, &revision, &error);
+        if (r < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        log_warning("host %s was confirmed down by %s", json_text(host, "name"), api_caller(request)->name);
+        inventory_review_host(manager->inventory, json_text(host, "uid"));
+        json_object_set_new(host, "revision", json_integer((json_int_t)revision));
+        api_reply_object(request, 200, live(manager, host));
+}
+
 static int refuse_with_vms(struct manager *manager, const json_t *host, struct error **ret_error)
 {
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);

@@ -136,7 +136,9 @@ static int need_power(
                 if (!strcmp(allowed[i], power))
                         return 0;
         if (!strcmp(power, "unknown"))
-                error_set(ret_error, ERROR_OWNER_UNKNOWN, "Bring the host's agent back first.",
+                error_set(ret_error, ERROR_OWNER_UNKNOWN,
+                        "Bring the host's agent back first. Is the host down for good? `drover host "
+                        "confirm-down` says so.",
                         "the virtual machine cannot be %s: %s", what,
                         json_text_or_null(json_status(vm), "message") ?: "its state is not known");
         else

@@ -81,6 +81,18 @@ static bool in_list(const char *key, const char *const *list, size_t n)
         return false;
 }
 
+/* Why its agent does not answer matters no more. */
+static int add_confirmation(json_t *status)
+{
+        const json_t *down = json_object_get(status, "confirmed_down");
+        _cleanup_free_ char *message = NULL;
+
+        if (!json_is_object(down))
+                return 0;
+        message = alloc_printf("confirmed down by %s", json_text(down, "by"));
+        return message ? json_object_set_new(status, "message", json_string(message)) : -1;
+}
+
 static json_t *live_status(const struct host *host, const json_t *recorded)
 {
         json_t *status = json_copy((json_t *)recorded);
@@ -92,6 +104,10 @@ static json_t *live_status(const struct host *host, const json_t *recorded)
                         json_decref(status);
                         return NULL;
                 }
+        }
+        if (status && add_confirmation(status) < 0) {
+                json_decref(status);
+                return NULL;
         }
         /* Recorded by an earlier start of the manager and not confirmed yet. */
         if (status && !host->connected && !strcmp(json_text(status, "state"), "connected") &&
@@ -180,6 +196,20 @@ bool inventory_connected(const struct inventory *inventory, const char *host_uid
         return host && host->connected;
 }
 
+bool inventory_unreachable(const struct inventory *inventory, const char *host_uid)
+{
+        const struct host *host = map_get(&inventory->hosts, host_uid);
+
+        return host && host_is_unreachable(host);
+}
+
+bool inventory_confirmed_down(const struct inventory *inventory, const char *host_uid)
+{
+        const struct host *host = map_get(&inventory->hosts, host_uid);
+
+        return host && host_is_confirmed_down(host->doc);
+}
+
 static bool host_fresh(const struct host *host, uint64_t since_ms)
 {
         return host->full_round_began_ms >= since_ms && host->full_round_began_ms;
@@ -237,6 +267,47 @@ void inventory_review(struct inventory *inventory, const char *vm_uid)
                 if (*host && !inventory_host(inventory, host))
                         inventory_merge_vm(inventory, item->key);
         }
+}
+
+void inventory_review_host(struct inventory *inventory, const char *host_uid)
+{
+        struct host *host = map_get(&inventory->hosts, host_uid);
+
+        if (host)
+                inventory_merge_host(host);
+}
+
+void host_came_back(struct host *host)
+{
+        struct manager *manager = host->inventory->manager;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_free_ char *object = alloc_printf("host/%s", host_name_of(host));
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_json_ json_t *doc = NULL;
+        uint64_t revision = json_revision(host->doc);
+        int r;
+
+        if (!host_is_confirmed_down(host->doc))
+                return;
+        doc = json_deep_copy(host->doc);
+        if (!doc || json_object_del(json_status(doc), "confirmed_down") < 0)
+                return; /* without memory its next answer does it */
+        r = audit_add(manager->store, manager->clock, &batch,
+                &(struct audit_entry){.who = "system",
+                        .action = "host.withdraw-down",
+                        .object = object,
+                        .why = "the host's agent has answered again",
+                        .result = "done"},
+                &error);
+        if (r >= 0) {
+                store_batch_put(&batch, revision, TAKE_PTR(doc));
+                r = store_commit(manager->store, &batch, NULL, &error);
+        }
+        if (r < 0)
+                log_error("host %s: cannot withdraw that it is down: %s", host_name_of(host),
+                        error_message(error));
+        else
+                log_notice("host %s was confirmed down, and is back", host_name_of(host));
 }
 
 void host_record(struct host *host, const char *state, const char *message)
@@ -340,22 +411,23 @@ static void vm_remove(struct inventory *inventory, const char *uid)
         inventory_merge_forget(inventory, uid);
 }
 
-/* The certificates of removed hosts stay valid for TLS: every agent gets the list of them. */
-static int removed_change(struct inventory *inventory, const char *uid, bool add)
+/* Puts a host on a list or takes it off; every agent gets the new one. */
+static int list_change(struct inventory *inventory, enum host_list_kind kind, const char *uid, bool listed)
 {
+        struct host_list *list = &inventory->lists[kind];
         struct map_item *item, *spare;
         json_t *known;
         size_t i;
 
-        json_array_foreach (inventory->removed, i, known)
+        json_array_foreach (list->uids, i, known)
                 if (!strcmp(json_string_value(known), uid))
                         break;
-        if (add == (i < json_array_size(inventory->removed)))
+        if (listed == (i < json_array_size(list->uids)))
                 return 0;
-        if (add ? json_array_append_new(inventory->removed, json_string(uid)) < 0
-                : json_array_remove(inventory->removed, i) < 0)
+        if (listed ? json_array_append_new(list->uids, json_string(uid)) < 0
+                   : json_array_remove(list->uids, i) < 0)
                 return -ENOMEM;
-        inventory->removed_generation++;
+        list->generation++;
         map_for_each (item, spare, &inventory->hosts)
                 host_poll_soon(item->value);
         return 0;
@@ -367,15 +439,22 @@ static int follow_one(void *userdata, const struct store_event *event)
 
         inventory->followed = event->seq;
         if (!strcmp(event->kind, "host")) {
-                if (!event->removed)
-                        return host_put(inventory, event->uid, event->doc);
-                host_free(map_remove(&inventory->hosts, event->uid));
+                int r = 0;
+
+                if (event->removed)
+                        host_free(map_remove(&inventory->hosts, event->uid));
+                else
+                        r = host_put(inventory, event->uid, event->doc);
+                return r < 0 ? r
+                             : list_change(inventory, HOST_LIST_FENCED, event->uid,
+                                       !event->removed && host_is_confirmed_down(event->doc));
         } else if (!strcmp(event->kind, "vm")) {
                 if (!event->removed)
                         return vm_put(inventory, event->uid, event->doc);
                 vm_remove(inventory, event->uid);
         } else if (!strcmp(event->kind, "removed-host")) {
-                return removed_change(inventory, event->uid, !event->removed);
+                /* Their certificates stay valid for TLS. */
+                return list_change(inventory, HOST_LIST_REMOVED, event->uid, !event->removed);
         }
         return 0;
 }
@@ -417,6 +496,16 @@ static int load_kind(struct inventory *inventory, const char *kind, struct error
         return 0;
 }
 
+static int lists_init(struct inventory *inventory)
+{
+        for (size_t i = 0; i < N_HOST_LISTS; i++) {
+                inventory->lists[i] = (struct host_list){.uids = json_array(), .generation = 1};
+                if (!inventory->lists[i].uids)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
 int inventory_new(struct manager *manager, struct inventory **ret_inventory, struct error **ret_error)
 {
         struct inventory *inventory = ALLOC(struct inventory);
@@ -428,10 +517,8 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
         map_init(&inventory->hosts);
         map_init(&inventory->vms);
         map_init(&inventory->suspects);
-        inventory->removed = json_array();
-        inventory->removed_generation = 1;
-        r = inventory->removed ? store_revision(manager->store, &inventory->followed, ret_error)
-                               : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = lists_init(inventory) < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
+                                      : store_revision(manager->store, &inventory->followed, ret_error);
         if (r >= 0)
                 r = load_kind(inventory, "removed-host", ret_error);
         if (r >= 0)
@@ -461,6 +548,7 @@ void inventory_free(struct inventory *inventory)
         inventory_merge_deinit(inventory);
         map_deinit(&inventory->hosts);
         map_deinit(&inventory->vms);
-        json_decref(inventory->removed);
+        for (size_t i = 0; i < N_HOST_LISTS; i++)
+                json_decref(inventory->lists[i].uids);
         free(inventory);
 }

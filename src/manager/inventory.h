@@ -11,7 +11,8 @@
  * The status of a VM is merged from all reports. A VM is where an agent says it runs; a host that cannot be asked makes
  * its VMs `unknown`, never `stopped`, but for those that were stopped already: only the manager starts them. A VM that
  * its host, when asked, does not have and that no task works on does not run: `crashed`, or `stopped` if it was being
- * started. A report never replaces a newer one: each bears the moment at which it was asked for. */
+ * started; so is one on a host that was confirmed down. A report never replaces a newer one: each bears the moment at which
+ * it was asked for. What a host says that ran the VM once counts nothing against a later owner epoch. */
 
 #include <jansson.h>
 
@@ -38,6 +39,10 @@ json_t *inventory_vms(const struct inventory *inventory);
 const json_t *inventory_host(const struct inventory *inventory, const char *name_or_uid);
 const json_t *inventory_vm(const struct inventory *inventory, const char *uid);
 bool inventory_connected(const struct inventory *inventory, const char *host_uid);
+/* It was asked and did not answer; false also for a host that nobody was asked about yet, and for one that is not known. */
+bool inventory_unreachable(const struct inventory *inventory, const char *host_uid);
+/* An administrator has stated that the host is down with all that ran there, and its agent has not answered since. */
+bool inventory_confirmed_down(const struct inventory *inventory, const char *host_uid);
 
 /* What a host answered to a task about one of its VMs (a document; NULL: the host does not have it): as good as an event,
  * and newer than any list that is under way. */
@@ -46,6 +51,8 @@ void inventory_told(
 /* Looks at the reports about the VM again: the task that worked on it has ended. NULL: at all VMs whose host is not in the
  * inventory any more. */
 void inventory_review(struct inventory *inventory, const char *vm_uid);
+/* The same for all VMs that the host reports or that are recorded there. */
+void inventory_review_host(struct inventory *inventory, const char *host_uid);
 
 /* Polls the host (NULL: all hosts) at once, datastores and networks included. */
 void inventory_refresh(struct inventory *inventory, const char *host_uid);

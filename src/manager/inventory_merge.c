@@ -31,6 +31,7 @@ static const struct {
         {"incoming", 3}, {"crashed", 2}, {"stopped", 1}};
 
 #define RANK_LIVE 6 /* `starting` and more: it is there, whatever a silent host would say */
+#define RANK_QEMU 5 /* a process that has the guest, or may have it */
 
 static const char *power_of(const json_t *vm)
 {
@@ -139,13 +140,20 @@ struct reports {
         struct host *recorded; /* where the VM is recorded; NULL: nowhere, or that host was removed */
 };
 
+/* A process counts more than none; then the later owner, for of a host that was away too long an old copy may be left. */
 static bool better(
         const struct reports *reports, const struct host *host, const json_t *report, const char *recorded)
 {
-        if (!reports->best || rank_of(report) != rank_of(reports->report))
-                return !reports->best || rank_of(report) > rank_of(reports->report);
+        int rank = rank_of(report), best_rank = rank_of(reports->report);
+
+        if (!reports->best)
+                return true;
+        if ((rank >= RANK_QEMU) != (best_rank >= RANK_QEMU))
+                return rank >= RANK_QEMU;
         if (epoch_of(report) != epoch_of(reports->report))
                 return epoch_of(report) > epoch_of(reports->report);
+        if (rank != best_rank)
+                return rank > best_rank;
         return !strcmp(host_name_of(host), recorded);
 }
 
@@ -363,6 +371,19 @@ static json_t *status_gone(const json_t *vm, const char *host)
         return message ? status_with(vm, "crashed", message) : NULL;
 }
 
+/* A start that it could not tell of any more may have taken the next epoch: that one counts as used. */
+static json_t *status_confirmed_down(const json_t *vm, const char *host)
+{
+        _cleanup_free_ char *message = alloc_printf("host %s was confirmed down", host);
+        json_t *status = message ? status_with(vm, "crashed", message) : NULL;
+
+        if (status && json_object_set_new(status, "owner_epoch", json_integer(epoch_of(vm) + 1)) < 0) {
+                json_decref(status);
+                return NULL;
+        }
+        return status;
+}
+
 static json_t *status_removed_host(const json_t *vm, const char *host)
 {
         _cleanup_free_ char *message = alloc_printf(
@@ -389,6 +410,14 @@ static json_t *status_absent(
         return json_incref(json_status(vm->doc));
 }
 
+/* A copy that should have ended, on a host that had the VM before: the one that has it since, under a later epoch, cannot
+ * be asked. */
+static bool is_outdated(const struct reports *reports, const json_t *vm)
+{
+        return reports->recorded && !reports->recorded->connected && reports->best != reports->recorded &&
+               epoch_of(reports->report) < epoch_of(vm);
+}
+
 static json_t *merged_status(
         struct inventory *inventory, const struct vm_entry *vm, const struct reports *reports)
 {
@@ -397,7 +426,8 @@ static json_t *merged_status(
         bool starts = !strcmp(power, "starting") && is_held(inventory, json_text(vm->doc, "uid"));
         bool ended = !strcmp(power, "stopped") || !strcmp(power, "crashed");
 
-        if (reports->best && rank_of(reports->report) >= RANK_LIVE)
+        if (reports->best && rank_of(reports->report) >= RANK_LIVE &&
+                (ended || !is_outdated(reports, vm->doc)))
                 return status_reported(reports);
         if (reports->recorded && !reports->recorded->connected) {
                 _cleanup_free_ char *message =
@@ -405,6 +435,8 @@ static json_t *merged_status(
 
                 if (ended)
                         return json_incref(json_status(vm->doc));
+                if (host_is_confirmed_down(reports->recorded->doc))
+                        return status_confirmed_down(vm->doc, host_name_of(reports->recorded));
                 return message ? status_with(vm->doc, "unknown", message) : NULL;
         }
         if (reports->best && !starts)

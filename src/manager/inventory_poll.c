@@ -36,6 +36,7 @@ static const struct {
 } poll_steps[] = {
         [POLL_HOST] = {"/agent/v1/host", NULL},
         [POLL_REMOVED_HOSTS] = {"/agent/v1/removed-hosts", NULL},
+        [POLL_FENCED_HOSTS] = {"/agent/v1/fenced-hosts", NULL},
         [POLL_VMS] = {"/agent/v1/vms", NULL},
         [POLL_DATASTORES] = {"/agent/v1/datastores", "datastores"},
         [POLL_SWITCHES] = {"/agent/v1/switches", "switches"},
@@ -43,6 +44,19 @@ static const struct {
 };
 
 static void round_next(struct host *host);
+
+/* The list that the step sends; N_HOST_LISTS: it asks for something. */
+static enum host_list_kind list_of(enum poll_step step)
+{
+        switch (step) {
+        case POLL_REMOVED_HOSTS:
+                return HOST_LIST_REMOVED;
+        case POLL_FENCED_HOSTS:
+                return HOST_LIST_FENCED;
+        default:
+                return N_HOST_LISTS;
+        }
+}
 
 static bool is_enrolling(const struct host *host)
 {
@@ -145,7 +159,7 @@ static void round_failed(struct host *host, const char *why)
                 return;
         }
         host->connected = false;
-        host->removed_sent = 0;
+        memset(host->lists_sent, 0, sizeof(host->lists_sent));
         stream_close(host);
         round_ended(host);
         if (was_connected)
@@ -217,23 +231,25 @@ static int take_answer(struct host *host, json_t *body)
 }
 
 /* Whether the round may go on. */
-static bool removed_answered(struct host *host, int status, const struct error *error)
+static bool list_answered(struct host *host, enum host_list_kind list, int status, const struct error *error)
 {
         if (!status || (error && error->code == ERROR_STALE_EPOCH))
                 return false;
-        /* An agent of an older version does not know of removed hosts; one that cannot write is asked again. */
+        /* An agent of an older version does not know of such a list; one that cannot write is asked again. */
         if (!error || status == 404 || status == 405)
-                host->removed_sent = host->removed_sending;
+                host->lists_sent[list] = host->list_sending;
         else if (host->this_full)
-                log_warning("host %s did not take the list of removed hosts: %s", host_name_of(host),
-                        error_message(error));
+                log_warning("host %s did not take the list %s: %s", host_name_of(host),
+                        poll_steps[host->step].path, error_message(error));
         return true;
 }
 
 static bool is_wanted(const struct host *host, enum poll_step step)
 {
-        if (step == POLL_REMOVED_HOSTS)
-                return host->removed_sent != host->inventory->removed_generation;
+        enum host_list_kind list = list_of(step);
+
+        if (list != N_HOST_LISTS)
+                return host->lists_sent[list] != host->inventory->lists[list].generation;
         if (step == POLL_VMS)
                 return host->this_full || !host->stream_works;
         return step == POLL_HOST || host->this_full;
@@ -242,16 +258,19 @@ static bool is_wanted(const struct host *host, enum poll_step step)
 static void on_answer(void *userdata, int status, json_t *body, struct error *error)
 {
         struct host *host = userdata;
+        enum host_list_kind list = list_of(host->step);
 
         host->call = NULL;
-        if (host->step == POLL_REMOVED_HOSTS ? !removed_answered(host, status, error) : error != NULL) {
+        if (list != N_HOST_LISTS ? !list_answered(host, list, status, error) : error != NULL) {
                 round_failed(host, error_message(error));
                 return;
         }
-        if (host->step != POLL_REMOVED_HOSTS && take_answer(host, body) < 0) {
+        if (list == N_HOST_LISTS && take_answer(host, body) < 0) {
                 round_failed(host, "its agent's answer is not understood, or it is another host's agent");
                 return;
         }
+        if (host->step == POLL_HOST)
+                host_came_back(host);
         host->step++;
         round_next(host);
 }
@@ -269,6 +288,7 @@ static void round_next(struct host *host)
         _cleanup_error_ struct error *error = NULL;
         _cleanup_json_ json_t *body = NULL;
         struct agent_request request = {.host_uid = host_uid_of(host), .method = "GET"};
+        enum host_list_kind list;
 
         while (host->step < N_POLL_STEPS && !is_wanted(host, host->step))
                 host->step++;
@@ -276,11 +296,12 @@ static void round_next(struct host *host)
                 round_done(host);
                 return;
         }
-        if (host->step == POLL_REMOVED_HOSTS) {
-                body = json_pack("{s:O}", "hosts", inventory->removed);
+        list = list_of(host->step);
+        if (list != N_HOST_LISTS) {
+                body = json_pack("{s:O}", "hosts", inventory->lists[list].uids);
                 request.method = "PUT";
                 request.body = body;
-                host->removed_sending = inventory->removed_generation;
+                host->list_sending = inventory->lists[list].generation;
         }
         request.path = poll_steps[host->step].path;
         request.timeout_ms = timeout_of(host);
@@ -304,6 +325,13 @@ static void on_timer(void *userdata)
         host->step = POLL_HOST;
         host->round_began_ms = inventory_now_ms(host->inventory);
         round_next(host);
+}
+
+bool host_is_unreachable(const struct host *host)
+{
+        bool answers = host->connected || (host->call && host->step > POLL_HOST);
+
+        return !answers && host->n_failures >= FAILURES_UNTIL_UNREACHABLE;
 }
 
 void host_poll_soon(struct host *host)

@@ -12,11 +12,24 @@
 #include "manager/inventory.h"
 #include "manager/manager.h"
 
+/* Lists of hosts that every agent is given (docs/internals/agent-api.md). */
+enum host_list_kind {
+        HOST_LIST_REMOVED, /* their certificates count no more */
+        HOST_LIST_FENCED,  /* confirmed down: migrations do not wait for them */
+        N_HOST_LISTS
+};
+
+struct host_list {
+        json_t *uids; /* array */
+        uint64_t generation;
+};
+
 /* The calls of one round, in order. The lists from POLL_DATASTORES on are asked for in full rounds only, the VMs also
- * while the event stream is down, the removed hosts when the agent does not have the newest list of them. */
+ * while the event stream is down; a list of hosts is sent when the agent does not have the newest one. */
 enum poll_step {
         POLL_HOST,
-        POLL_REMOVED_HOSTS,
+        POLL_REMOVED_HOSTS, /* the lists in the order of host_list_kind */
+        POLL_FENCED_HOSTS,
         POLL_VMS,
         POLL_DATASTORES,
         POLL_SWITCHES,
@@ -42,9 +55,9 @@ struct host {
         unsigned int n_rounds;
         unsigned int n_failures; /* since the last round that ended well */
         uint64_t round_began_ms;
-        uint64_t full_round_began_ms; /* of the last one that ended well; 0: none */
-        uint64_t removed_sent;        /* inventory->removed_generation that the agent has; 0: none */
-        uint64_t removed_sending;     /* likewise, under way */
+        uint64_t full_round_began_ms;      /* of the last one that ended well; 0: none */
+        uint64_t lists_sent[N_HOST_LISTS]; /* generation that the agent has; 0: none */
+        uint64_t list_sending;             /* of the list that is under way */
         bool want_full;
         bool this_full;
         bool connected;
@@ -67,8 +80,7 @@ struct inventory {
         struct map hosts;    /* uid -> struct host */
         struct map vms;      /* uid -> struct vm_entry */
         struct map suspects; /* VM uid -> struct suspicion */
-        json_t *removed;     /* array of uids: hosts whose certificates count no more */
-        uint64_t removed_generation;
+        struct host_list lists[N_HOST_LISTS];
         uint64_t followed; /* change log position */
 };
 
@@ -82,6 +94,12 @@ static inline const char *host_name_of(const struct host *host)
         return json_string_value(json_object_get(host->doc, "name")) ?: "";
 }
 
+/* The host's document says that it is known to be down, with all that ran there. */
+static inline bool host_is_confirmed_down(const json_t *doc)
+{
+        return json_is_object(json_object_get(json_object_get(doc, "status"), "confirmed_down"));
+}
+
 static inline uint64_t inventory_now_ms(const struct inventory *inventory)
 {
         return clock_now_ms(inventory->manager->clock);
@@ -89,6 +107,8 @@ static inline uint64_t inventory_now_ms(const struct inventory *inventory)
 
 /* inventory.c: records the host's state and lasting facts when they differ from what is recorded. */
 void host_record(struct host *host, const char *state, const char *message);
+/* Its agent answers: that it was confirmed down is withdrawn, on record. Without effect unless it was. */
+void host_came_back(struct host *host);
 /* The keys of a host's status that its agent tells. */
 extern const char *const inventory_live_keys[];
 extern const size_t inventory_n_live_keys;
@@ -96,6 +116,8 @@ extern const size_t inventory_n_live_keys;
 /* inventory_poll.c */
 int host_poll_init(struct host *host);
 void host_poll_deinit(struct host *host);
+/* It was asked again after it had not answered, in vain, and does not answer now either. */
+bool host_is_unreachable(const struct host *host);
 /* A round now, or right after the one under way. */
 void host_poll_soon(struct host *host);
 

@@ -2,11 +2,13 @@
 
 /* vm.migrate: checks, one specification to the source's agent, then the two agents do it; the manager looks on. The
  * agents' journals decide what happened (docs/internals/agent-api.md), so the task never fails before both of them
- * were asked where the virtual machine is, however often the manager was restarted meanwhile.
+ * were asked where the virtual machine is, however often the manager was restarted meanwhile. Of a host that was confirmed
+ * down no answer is waited for: it has neither the migration nor the virtual machine.
  *
  * Data: vm_uid; to (asked for; absent: the best host); host_uid, from: the source; to_uid, to_name: the destination;
- * outcome: the source's (or, when that is lost, the destination's) last migration status; where: "from" or "to". The
- * migration's id is the task's uid. */
+ * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
+ * "from", "to" or "nowhere"; from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
+ * destination had not settled when it was asked. The migration's id is the task's uid. */
 
 #include <errno.h>
 #include <string.h>
@@ -124,7 +126,14 @@ static bool may_start(const struct task *task, void *userdata)
         return !*count.host_uid || count.n < manager->config->migrations_per_host;
 }
 
-static int remember_hosts(struct task *task, struct manager *manager, const json_t *report)
+static json_int_t number_or(const json_t *object, const char *key, json_int_t otherwise)
+{
+        const json_t *value = json_object_get(object, key);
+
+        return json_is_integer(value) ? json_integer_value(value) : otherwise;
+}
+
+static int remember_hosts(struct task *task, struct manager *manager, const json_t *vm, const json_t *report)
 {
         const json_t *from = inventory_host(manager->inventory, json_text(report, "from"));
         const json_t *to = inventory_host(manager->inventory, json_text(report, "to"));
@@ -135,7 +144,8 @@ static int remember_hosts(struct task *task, struct manager *manager, const json
         return json_object_set_new(data, "host_uid", json_string(json_text(from, "uid"))) |
                json_object_set_new(data, "from", json_string(json_text(from, "name"))) |
                json_object_set_new(data, "to_uid", json_string(json_text(to, "uid"))) |
-               json_object_set_new(data, "to_name", json_string(json_text(to, "name")));
+               json_object_set_new(data, "to_name", json_string(json_text(to, "name"))) |
+               json_object_set_new(data, "epoch", json_integer(number_or(json_status(vm), "owner_epoch", 0)));
 }
 
 static void run_check(struct task *task, void *userdata)
@@ -154,7 +164,7 @@ static void run_check(struct task *task, void *userdata)
                         manager, vm, json_text_or_null(task_data(task), "to"), &report, &error);
         if (r >= 0)
                 r = checks_to_error(json_object_get(report, "checks"), &error);
-        if (r >= 0 && remember_hosts(task, manager, report) < 0)
+        if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
         if (r < 0)
                 task_step_failed(task, error);
@@ -170,13 +180,6 @@ static json_t *side(struct manager *manager, const char *host_uid, bool destinat
                 return json_pack("{s:s, s:s}", "host", host_uid, "address", json_text(spec, "address"));
         return json_pack("{s:s, s:s, s:s?}", "host", host_uid, "address", json_text(spec, "address"),
                 "migration_address", json_text_or_null(spec, "migration_address"));
-}
-
-static json_int_t number_or(const json_t *object, const char *key, json_int_t otherwise)
-{
-        const json_t *value = json_object_get(object, key);
-
-        return json_is_integer(value) ? json_integer_value(value) : otherwise;
 }
 
 static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
@@ -307,19 +310,33 @@ static int keep_outcome(struct task *task, json_t *status)
         return json_object_set(task_data(task), "outcome", status);
 }
 
+static bool is_down(const struct task *task, struct manager *manager, const char *host_key)
+{
+        return inventory_confirmed_down(manager->inventory, json_text(task_data(task), host_key));
+}
+
+/* What was asked for is not there, and will not come. */
+static bool has_none(
+        const struct task *task, struct manager *manager, const char *host_key, const struct error *error)
+{
+        return error && (error->code == ERROR_NOT_FOUND || is_down(task, manager, host_key));
+}
+
 /* The source cannot be asked, or knows nothing of it any more: the destination may know how it ended. */
 static void on_destination_status(
         struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        if (body && !strcmp(json_text(body, "phase"), "done")) {
+        bool forgot = json_is_true(json_object_get(task_data(task), "source_forgot"));
+        const char *phase = json_text(body, "phase");
+
+        if (!strcmp(phase, "done") || (forgot && is_terminal(phase))) {
                 if (keep_outcome(task, body) < 0)
                         task_step_failed(task, NULL);
                 else
                         task_step_done(task);
                 return;
         }
-        if (error && error->code == ERROR_NOT_FOUND &&
-                json_is_true(json_object_get(task_data(task), "source_forgot"))) {
+        if (forgot && has_none(task, manager, "to_uid", error)) {
                 task_step_done(task); /* neither knows it: where the machine is, settles it */
                 return;
         }
@@ -330,7 +347,7 @@ static void on_destination_status(
 
 static void on_source_status(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        bool forgot = error && error->code == ERROR_NOT_FOUND;
+        bool forgot = has_none(task, manager, "host_uid", error);
 
         if (json_object_set_new(task_data(task), "source_forgot", json_boolean(forgot)) < 0) {
                 task_step_failed(task, NULL);
@@ -387,9 +404,51 @@ static void call_vm(struct task *task, struct manager *manager, const char *host
                         fn);
 }
 
-static void settled(struct task *task, const char *where)
+static bool flag(const struct task *task, const char *key)
 {
-        if (json_object_set_new(task_data(task), "where", json_string(where)) < 0)
+        return json_is_true(json_object_get(task_data(task), key));
+}
+
+/* The latest owner epoch that the migration may have led to: the destination's claim, or that of a source that took the VM
+ * back and did not live to tell. Too high is harmless, for nobody has the VM; too low, and its owner record would be
+ * taken for a living owner's. */
+static json_int_t last_epoch(const struct task *task, const json_t *vm)
+{
+        json_int_t known = number_or(json_status(vm), "owner_epoch", 0);
+        json_int_t began = number_or(task_data(task), "epoch", known);
+
+        return MAX(known, began + (flag(task, "from_down") ? 2 : 1));
+}
+
+/* Nobody has it: so that it can be started again, what is known of its last owner is recorded with the step's end. */
+static int record_lost(struct task *task, struct manager *manager)
+{
+        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
+        bool at_source = !flag(task, "to_down");
+        const char *host = json_text(task_data(task), at_source ? "from" : "to_name");
+        _cleanup_json_ json_t *doc = json_deep_copy(vm), *message = NULL;
+        json_t *status = json_status(doc);
+
+        if (!vm)
+                return 0;
+        message =
+                flag(task, "from_down") || flag(task, "to_down")
+                        ? json_sprintf("host %s was confirmed down", host)
+                        : json_sprintf("it was lost in a migration from host %s to host %s",
+                                  json_text(task_data(task), "from"), json_text(task_data(task), "to_name"));
+        if (!message || json_object_set_new(status, "power", json_string("crashed")) < 0 ||
+                json_object_set_new(status, "host", json_string(host)) < 0 ||
+                json_object_set_new(status, "owner_epoch", json_integer(last_epoch(task, vm))) < 0 ||
+                json_object_set(status, "message", message) < 0)
+                return -ENOMEM;
+        store_batch_put(task_batch(task), json_revision(vm), TAKE_PTR(doc));
+        return 0;
+}
+
+static void settled(struct task *task, struct manager *manager, const char *where)
+{
+        if (json_object_set_new(task_data(task), "where", json_string(where)) < 0 ||
+                (!strcmp(where, "nowhere") && record_lost(task, manager) < 0))
                 task_step_failed(task, NULL);
         else
                 task_step_done(task);
@@ -411,31 +470,42 @@ static const char *power_there(const json_t *body, const struct error *error)
 static void on_vm_at_source(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         const char *power = power_there(body, error);
+        bool none = has_none(task, manager, "host_uid", error);
 
-        if (error && error->code != ERROR_NOT_FOUND)
+        if (json_object_set_new(
+                    task_data(task), "from_down", json_boolean(none && error->code != ERROR_NOT_FOUND)) < 0)
+                task_step_failed(task, NULL);
+        else if (error && !none)
                 wait_for_hosts(task,
                         "the source's agent cannot be reached; where the virtual machine runs is not known");
-        else if (power && (!strcmp(power, "outgoing-done") || !strcmp(power, "incoming")))
+        else if (power ? !strcmp(power, "outgoing-done") || !strcmp(power, "incoming")
+                       : flag(task, "to_incoming"))
                 wait_for_hosts(task, "the hosts have not settled yet who owns the virtual machine");
         else
-                settled(task, power ? "from" : "nowhere");
+                settled(task, manager, power ? "from" : "nowhere");
 }
 
 static void on_vm_at_destination(
         struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         const char *power = power_there(body, error);
+        bool none = has_none(task, manager, "to_uid", error);
+        bool incoming = power && !strcmp(power, "incoming");
         bool done = !strcmp(json_text(json_object_get(task_data(task), "outcome"), "phase"), "done");
         bool runs = power && (!strcmp(power, "running") || !strcmp(power, "paused"));
 
         if (runs)
                 inventory_told(manager->inventory, json_text(task_data(task), "to_uid"),
                         json_text(task_data(task), "vm_uid"), body);
-        if (error && error->code != ERROR_NOT_FOUND)
+        if (json_object_set_new(
+                    task_data(task), "to_down", json_boolean(none && error->code != ERROR_NOT_FOUND)) < 0 ||
+                json_object_set_new(task_data(task), "to_incoming", json_boolean(incoming)) < 0)
+                task_step_failed(task, NULL);
+        else if (error && !none)
                 wait_for_hosts(task, "the destination's agent cannot be reached; where the virtual machine "
                                      "runs is not known");
-        else if (runs || (done && power && strcmp(power, "incoming")))
-                settled(task, "to");
+        else if (runs || (done && power && !incoming))
+                settled(task, manager, "to");
         else
                 call_vm(task, manager, "host_uid", on_vm_at_source);
 }
@@ -494,6 +564,45 @@ static json_t *result_document(struct task *task)
         return r < 0 ? NULL : TAKE_PTR(result);
 }
 
+/* Nobody has it. */
+static struct error *loss_of(const struct task *task)
+{
+        const char *from = json_text(task_data(task), "from"), *to = json_text(task_data(task), "to_name");
+        struct error *error = NULL;
+
+        if (flag(task, "to_down") && flag(task, "from_down"))
+                error_set(&error, ERROR_PEER_FAILED, "Start it again.",
+                        "the hosts %s and %s were both confirmed down; the virtual machine has ended", from,
+                        to);
+        else if (flag(task, "to_down"))
+                error_set(&error, ERROR_PEER_FAILED, "Start it again.",
+                        "the virtual machine was handed over to host %s, which was confirmed down; it has "
+                        "ended",
+                        to);
+        else if (flag(task, "from_down"))
+                error_set(&error, ERROR_PEER_FAILED, "Start it again.",
+                        "host %s was confirmed down before host %s had the virtual machine; it has ended",
+                        from, to);
+        else
+                error_set(&error, ERROR_OWNER_UNKNOWN,
+                        "Look for its owner record in its folder, then start it where it is.",
+                        "neither the source nor the destination has the virtual machine any more");
+        return error;
+}
+
+/* It stays at the source, since the destination is no more. */
+static struct error *staying_of(const struct task *task, const json_t *problem)
+{
+        _cleanup_error_ struct error *cause = json_is_object(problem) ? error_from_json(problem) : NULL;
+        struct error *error = NULL;
+
+        error_set(&error, cause ? cause->code : ERROR_PEER_FAILED, NULL,
+                "host %s was confirmed down; the virtual machine stays on host %s%s%s",
+                json_text(task_data(task), "to_name"), json_text(task_data(task), "from"), cause ? ": " : "",
+                cause ? error_message(cause) : "");
+        return error;
+}
+
 static struct error *failure_of(const struct task *task)
 {
         const json_t *outcome = json_object_get(task_data(task), "outcome");
@@ -501,9 +610,9 @@ static struct error *failure_of(const struct task *task)
         struct error *error = NULL;
 
         if (!strcmp(json_text(task_data(task), "where"), "nowhere"))
-                error_set(&error, ERROR_OWNER_UNKNOWN,
-                        "Look for its owner record in its folder, then start it where it is.",
-                        "neither the source nor the destination has the virtual machine any more");
+                error = loss_of(task);
+        else if (flag(task, "to_down") && strcmp(json_text(outcome, "phase"), "cancelled"))
+                error = staying_of(task, problem);
         else if (!strcmp(json_text(outcome, "phase"), "cancelled"))
                 error_set(&error, ERROR_CANCELLED, NULL,
                         "the migration was cancelled; the virtual machine is on host %s",
@@ -519,8 +628,12 @@ static struct error *failure_of(const struct task *task)
 
 static void run_conclude(struct task *task, void *userdata)
 {
+        struct manager *manager = userdata;
+
         if (strcmp(json_text(task_data(task), "where"), "to")) {
-                task_step_failed(task, failure_of(task));
+                _cleanup_error_ struct error *failure = failure_of(task);
+
+                task_step_failed(task, error_with_names(manager, failure));
                 return;
         }
         task_set_result(task, result_document(task));

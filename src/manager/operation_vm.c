@@ -250,7 +250,7 @@ static void on_document(struct task *task, struct manager *manager, json_t *body
         if (!error)
                 take_document(task, manager, body);
         else if (error->code != ERROR_CONFLICT)
-                task_step_failed(task, error_copy(error));
+                task_step_failed(task, error_with_names(manager, error));
         else if (json_object_set_new(task_data(task), "refusal", error_to_json(error)) < 0)
                 task_step_failed(task, NULL);
         else
@@ -278,7 +278,8 @@ static void on_created(struct task *task, struct manager *manager, json_t *body,
         struct error *cancelled = NULL;
 
         if (error) {
-                (void)json_object_set_new(task_data(task), "refused", json_true());
+                if (error->code != ERROR_UNREACHABLE)
+                        (void)json_object_set_new(task_data(task), "refused", json_true());
                 task_step_failed(task, error_copy(error));
                 return;
         }
@@ -508,7 +509,7 @@ const struct task_kind operation_vm_resume = {
 static void on_deleted(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         if (error && error->code != ERROR_NOT_FOUND) {
-                task_step_failed(task, error_copy(error));
+                task_step_failed(task, error_with_names(manager, error));
                 return;
         }
         inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
@@ -516,13 +517,64 @@ static void on_deleted(struct task *task, struct manager *manager, json_t *body,
         task_step_done(task);
 }
 
+/* Whether the host can be asked and has the VM's files; whether the VM could run there does not matter. */
+static bool sees_files(const json_t *checks)
+{
+        json_t *check;
+        size_t i;
+
+        json_array_foreach ((json_t *)checks, i, check) {
+                const char *code = json_text(check, "code");
+
+                if ((!strcmp(code, "host-connected") || !strcmp(code, "datastore")) &&
+                        !json_is_true(json_object_get(check, "ok")))
+                        return false;
+        }
+        return true;
+}
+
+/* A host that deletes in place of the VM's own one, which is down. */
+static int find_deputy(struct manager *manager, const json_t *vm, const json_t *home, const json_t **ret_host,
+        struct error **ret_error)
+{
+        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory),
+                              *live_home = inventory_live_host(manager->inventory, home);
+        json_t *host;
+        size_t i;
+
+        if (!hosts || !live_home)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        json_array_foreach (hosts, i, host) {
+                _cleanup_json_ json_t *checks =
+                        checks_run(&(struct checks_input){.vm = vm, .home = live_home, .target = host});
+
+                if (!checks)
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                if (!sees_files(checks))
+                        continue;
+                *ret_host = inventory_host(manager->inventory, json_text(host, "uid"));
+                return 0;
+        }
+        return error_set(ret_error, ERROR_UNREACHABLE,
+                "Bring the host back, or remove it from the inventory: the virtual machine can then be "
+                "deleted "
+                "and its files stay.",
+                "host %s was confirmed down, and no other host that is connected has the virtual machine's "
+                "datastores",
+                json_text(home, "name"));
+}
+
 /* A VM that was never made on any host has nothing to delete there. */
 static void run_delete(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
-        const json_t *host = home_of(manager, vm_of(task, manager));
+        const json_t *vm = vm_of(task, manager), *host = home_of(manager, vm);
+        struct error *error = NULL;
 
-        if (!host)
+        if (host && inventory_confirmed_down(manager->inventory, json_text(host, "uid")) &&
+                find_deputy(manager, vm, host, &host, &error) < 0)
+                task_step_failed(task, error);
+        else if (!host)
                 task_step_done(task);
         else if (remember_host(task, host) < 0)
                 task_step_failed(task, NULL);

@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/text.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 
@@ -63,13 +64,30 @@ static void cancel_step_call(void *pending)
         free(call);
 }
 
+/* Nobody will answer, and nothing that the host has is left: that is an answer. */
+static void answer_for_dead(
+        struct task *task, struct manager *manager, const char *host_uid, step_reply_fn fn)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        error_set(&error, ERROR_UNREACHABLE, "Bring the host's agent back first.",
+                "host %s was confirmed down",
+                json_text(inventory_host(manager->inventory, host_uid), "name"));
+        fn(task, manager, NULL, error);
+}
+
 static void call_agent(struct task *task, struct manager *manager, const struct agent_request *request,
         step_reply_fn fn, bool once)
 {
-        struct step_call *call = ALLOC(struct step_call);
+        struct step_call *call;
         struct error *error = NULL;
         int r;
 
+        if (inventory_confirmed_down(manager->inventory, request->host_uid)) {
+                answer_for_dead(task, manager, request->host_uid, fn);
+                return;
+        }
+        call = ALLOC(struct step_call);
         if (!call) {
                 task_step_failed(task, NULL);
                 return;
@@ -128,6 +146,44 @@ struct error *error_copy(const struct error *error)
         _cleanup_json_ json_t *json = error_to_json(error);
 
         return json ? error_from_json(json) : NULL;
+}
+
+/* The first "host UID" in the text that is one of ours, and where its uid begins; NULL: there is none. */
+static const json_t *find_host(const struct manager *manager, const char *text, const char **ret_at)
+{
+        static const char word[] = "host ";
+
+        for (const char *at = strstr(text, word); at; at = strstr(at, word)) {
+                char uid[UUID_STRING_SIZE];
+                const json_t *host;
+
+                at += strlen(word);
+                snprintf(uid, sizeof(uid), "%s", at);
+                host = text_is_uuid(uid) ? inventory_host(manager->inventory, uid) : NULL;
+                if (host) {
+                        *ret_at = at;
+                        return host;
+                }
+        }
+        return NULL;
+}
+
+struct error *error_with_names(const struct manager *manager, const struct error *error)
+{
+        struct error *copy = error_copy(error);
+        const char *at = NULL;
+        const json_t *host = copy ? find_host(manager, error_message(copy), &at) : NULL;
+        char *message;
+
+        if (!host)
+                return copy;
+        message = alloc_printf("%.*s%s%s", (int)(at - error_message(copy)), error_message(copy),
+                json_text(host, "name"), at + strlen(json_text(host, "uid")));
+        if (message) {
+                free(copy->message);
+                copy->message = message;
+        }
+        return copy;
 }
 
 void step_say(struct task *task, const char *fmt, ...)

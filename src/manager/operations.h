@@ -42,7 +42,8 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
 typedef void (*step_reply_fn)(struct task *task, struct manager *manager, json_t *body, struct error *error);
 
 /* Calls an agent for a step; the task waits. Without an answer the step runs again after a second (hence the request id
- * of task_request_id()), until the task's time limit; an answer, good or bad, goes to fn. */
+ * of task_request_id()), until the task's time limit; an answer, good or bad, goes to fn. Of a host that was confirmed
+ * down the answer is UNREACHABLE, at once. */
 void step_call(
         struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn);
 /* The same, but fn also learns that there was no answer (UNREACHABLE, TIMED_OUT). */
@@ -54,6 +55,8 @@ void step_call_once(
 void step_refresh(struct task *task, void *userdata);
 
 struct error *error_copy(const struct error *error);
+/* The same for an agent's answer to people: hosts, which agents know by their uids alone, are called by their names. */
+struct error *error_with_names(const struct manager *manager, const struct error *error);
 
 /* Progress of a step in one sentence. */
 void step_say(struct task *task, const char *fmt, ...) _printf_(2, 3);

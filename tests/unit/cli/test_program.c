@@ -60,6 +60,13 @@ static void start_vm(struct http_request *request, void *userdata)
         http_request_reply_json(request, 202, task_document(http_request_param(request, "name"), "queued"));
 }
 
+static void confirm_down(struct http_request *request, void *userdata)
+{
+        http_request_reply_json(request, 200,
+                json_pack("{s:s, s:s, s:{s:{s:s}}}", "kind", "host", "name",
+                        http_request_param(request, "name"), "status", "confirmed_down", "by", "admin"));
+}
+
 static void get_task(struct http_request *request, void *userdata)
 {
         static unsigned int asked;
@@ -142,6 +149,7 @@ static void events(struct http_request *request, void *userdata)
 static const struct http_route routes[] = {
         {"GET", "/api/v1/vms", list_vms},
         {"GET", "/api/v1/vms/{name}", get_vm},
+        {"POST", "/api/v1/hosts/{name}/confirm-down", confirm_down},
         {"POST", "/api/v1/vms/{name}/start", start_vm},
         {"POST", "/api/v1/vms/{name}/migrate", migrate},
         {"GET", "/api/v1/tasks/{name}", get_task},
@@ -204,6 +212,9 @@ static int default_environment(void **state)
         return 0;
 }
 
+/* What is typed at the terminal; NULL: there is none. */
+static FILE *answers;
+
 /* Runs "drover LINE" (words split at blanks); out and err are to be freed. */
 static int run(const char *line, char **ret_out, char **ret_err)
 {
@@ -216,7 +227,7 @@ static int run(const char *line, char **ret_out, char **ret_err)
                 argv[argc++] = word;
         capture_begin(&out);
         capture_begin(&err);
-        status = program_run(argc, argv, out.file, err.file, 0, 0);
+        status = program_run(argc, argv, answers, out.file, err.file, 0, 0);
         *ret_out = alloc_strdup(capture_text(&out));
         *ret_err = alloc_strdup(capture_text(&err));
         capture_end(&out);
@@ -392,6 +403,46 @@ static void test_events_are_followed_across_a_reconnect(void **state)
         assert_run("events", 4, "5  vm  put  web1\n6  vm  delete  web1\n", "the token was revoked");
 }
 
+static void type_in(const char *text)
+{
+        answers = fmemopen((void *)(uintptr_t)text, strlen(text), "r");
+        assert_non_null(answers);
+}
+
+static int leave_terminal(void **state)
+{
+        if (answers)
+                fclose(answers);
+        answers = NULL;
+        return 0;
+}
+
+static void test_a_host_is_confirmed_down_by_typing_yes(void **state)
+{
+        type_in("yes\n");
+        assert_run("host confirm-down host2", 0, "Host host2 is confirmed down", "powered off");
+}
+
+static void test_any_other_answer_leaves_the_host_as_it_is(void **state)
+{
+        static const char *const refusals[] = {"no\n", "y\n", "yes please\n", "\n", "yes"};
+
+        /* The server cannot be reached: a request would fail with another message. */
+        setenv("DROVER_SERVER", "http://127.0.0.1:1", 1);
+        for (size_t i = 0; i < ARRAY_SIZE(refusals); i++) {
+                type_in(refusals[i]);
+                assert_run("host confirm-down host2", 1, "", "nothing was changed");
+                leave_terminal(state);
+        }
+}
+
+static void test_without_a_terminal_a_host_is_confirmed_down_with_yes_only(void **state)
+{
+        assert_run("host confirm-down host2", 2, "", "add --yes");
+        assert_run("host confirm-down host2 --yes", 0, "Host host2 is confirmed down", "");
+        assert_run("-o json host confirm-down host2 --yes", 0, "\"by\": \"admin\"", "");
+}
+
 static void test_help_is_status_0(void **state)
 {
         assert_run("--help", 0, "usage: drover [global options] COMMAND", "");
@@ -426,6 +477,12 @@ int main(void)
                 cmocka_unit_test_setup(
                         test_the_configuration_file_is_read_and_the_environment_wins, default_environment),
                 cmocka_unit_test_setup(test_events_are_followed_across_a_reconnect, default_environment),
+                cmocka_unit_test_setup_teardown(
+                        test_a_host_is_confirmed_down_by_typing_yes, default_environment, leave_terminal),
+                cmocka_unit_test_setup_teardown(
+                        test_any_other_answer_leaves_the_host_as_it_is, default_environment, leave_terminal),
+                cmocka_unit_test_setup(
+                        test_without_a_terminal_a_host_is_confirmed_down_with_yes_only, default_environment),
                 cmocka_unit_test_setup(test_help_is_status_0, default_environment),
         };
 

@@ -85,9 +85,14 @@ static void on_network(struct http_request *request, void *userdata)
 static void set_power(json_t *vm, const char *power)
 {
         json_object_update_new(json_object_get(vm, "status"),
-                json_pack("{s:s, s:s, s:s, s:i, s:I, s:s, s:s, s:n}", "power", power, "host", "double",
-                        "machine", "pc-q35-7.2", "owner_epoch", 1, "memory_effective_bytes",
-                        (json_int_t)64 << 20, "accelerator", "tcg", "qemu_version", "7.2.0", "message"));
+                json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:n}", "power", power, "host", "double", "machine",
+                        "pc-q35-7.2", "memory_effective_bytes", (json_int_t)64 << 20, "accelerator", "tcg",
+                        "qemu_version", "7.2.0", "message"));
+}
+
+static void set_epoch(json_t *vm, json_int_t epoch)
+{
+        json_object_set_new(json_object_get(vm, "status"), "owner_epoch", json_integer(epoch));
 }
 
 static void reply_or_not_found(struct http_request *request, json_t *doc)
@@ -108,6 +113,10 @@ static bool refuse_start(struct http_request *request, const struct agent_double
 
         if (agent->refuse_start)
                 error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU does not want to");
+        else if (agent->refuse_for)
+                error_set(&error, ERROR_STALE_EPOCH, "Ask that host.",
+                        "host %s took the virtual machine with epoch 9, the last one known here is 2",
+                        agent->refuse_for);
         else if (vm && !strcmp(json_text(json_status(vm), "power"), "running"))
                 error_set(&error, ERROR_CONFLICT, NULL, "it is running");
         else
@@ -134,6 +143,7 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
                 vm = json_deep_copy(body);
                 set_power(vm, "stopped");
+                set_epoch(vm, 0);
                 http_request_reply_json(request, 200, vm);
                 return;
         }
@@ -143,7 +153,9 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
                 vm = json_deep_copy(body);
                 json_object_set_new(agent->vms, uid, vm);
+                agent->started_knowing = json_integer_value(json_object_get(json_status(vm), "owner_epoch"));
                 set_power(vm, "running");
+                set_epoch(vm, agent->started_knowing + 1);
         } else if (!strcmp(verb, "delete"))
                 json_object_del(agent->vms, uid);
         else if (vm)
@@ -166,6 +178,10 @@ static void on_migrate(struct http_request *request, void *userdata)
         struct agent_double *agent = userdata;
         json_t *body = NULL;
 
+        if (agent->hold_migrations) {
+                agent->held = request;
+                return;
+        }
         assert_int_equal(http_request_json(request, &body, NULL), 0);
         if (!agent->migration)
                 agent->migration = json_pack("{s:O, s:s, s:s, s:{s:i, s:i, s:i}, s:[], s:n, s:n, s:O}", "id",
@@ -216,15 +232,28 @@ void agent_double_event(struct agent_double *agent, const char *event, const jso
         free(line);
 }
 
-static void on_removed_hosts(struct http_request *request, void *userdata)
+static void take_list(struct http_request *request, json_t **list)
 {
-        struct agent_double *agent = userdata;
         json_t *body = NULL;
 
         assert_int_equal(http_request_json(request, &body, NULL), 0);
-        json_decref(agent->removed);
-        agent->removed = json_incref(json_object_get(body, "hosts"));
+        json_decref(*list);
+        *list = json_incref(json_object_get(body, "hosts"));
         http_request_reply_json(request, 200, json_object());
+}
+
+static void on_removed_hosts(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        take_list(request, &agent->removed);
+}
+
+static void on_fenced_hosts(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        take_list(request, &agent->fenced);
 }
 
 static void on_migration_cancel(struct http_request *request, void *userdata)
@@ -265,6 +294,7 @@ static const struct http_route routes[] = {
         {"PUT", "/agent/v1/switches/{name}", on_network},
         {"PUT", "/agent/v1/port-groups/{name}", on_network},
         {"PUT", "/agent/v1/removed-hosts", on_removed_hosts},
+        {"PUT", "/agent/v1/fenced-hosts", on_fenced_hosts},
         {"GET", "/agent/v1/events", on_events},
         {"GET", "/agent/v1/vms/{uid}", on_vm},
         {"POST", "/agent/v1/vms/{uid}/{verb}", on_vm_verb},
@@ -333,6 +363,7 @@ void agent_double_deinit(struct agent_double *agent)
 {
         agent_double_stop(agent);
         json_decref(agent->removed);
+        json_decref(agent->fenced);
         free(agent->cert_pem);
         free(agent->ca_pem);
         fd_closep(&agent->listen_fd);

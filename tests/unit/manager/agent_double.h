@@ -25,12 +25,16 @@ struct agent_double {
         char epoch[32];             /* of the last call */
         char peer[64];              /* certificate name of the last caller */
         json_t *removed;            /* the list of removed hosts; NULL: never sent */
+        json_t *fenced;             /* the list of hosts that are confirmed down; NULL: never sent */
         struct http_stream *stream; /* to the manager; NULL: none */
         bool streams;               /* offers events */
         bool refuse_start;
-        bool forgetful;            /* answers 404 for what it does not have */
-        const char *hold;          /* this verb is not answered, but kept in `held` */
-        struct http_request *held; /* to be answered by the test */
+        const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
+        json_int_t started_knowing; /* owner epoch of the document that was to be started last */
+        bool forgetful;             /* answers 404 for what it does not have */
+        const char *hold;           /* this verb is not answered, but kept in `held` */
+        bool hold_migrations;       /* nor is a request for a migration */
+        struct http_request *held;  /* to be answered by the test */
         char *cert_pem, *ca_pem;
         const char *shared_id; /* what is on the disk of shared datastores */
 };

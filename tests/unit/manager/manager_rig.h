@@ -29,7 +29,7 @@ struct state {
         int status;
         json_t *body;
         char code[64];
-        const char *removal; /* path that a test tries to delete until it may */
+        const char *path; /* what a condition that is waited for asks about */
 };
 
 void start_manager(struct state *state);

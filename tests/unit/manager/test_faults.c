@@ -304,7 +304,7 @@ static bool told_of_removal(struct state *state)
 /* A sync of the host may be under way, which keeps it for a moment. */
 static bool removal_accepted(struct state *state)
 {
-        int status = call(state, "DELETE", state->removal, NULL);
+        int status = call(state, "DELETE", state->path, NULL);
 
         assert_true(status == 202 || (status == 409 && !strcmp(state->code, "busy")));
         return status == 202;
@@ -312,7 +312,7 @@ static bool removal_accepted(struct state *state)
 
 static void remove_host(struct state *state, const char *path)
 {
-        state->removal = path;
+        state->path = path;
         wait_until(state, removal_accepted);
 }
 

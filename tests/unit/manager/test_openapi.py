@@ -123,6 +123,8 @@ class Answers(unittest.TestCase):
         self.assertRegex(answer["enrol_token"], r"^drv1\.[0-9a-f]{64}\.[0-9a-f]{64}$")
         self.call("GET", "/api/v1/hosts/{name}", name="h1")
         self.assertEqual(self.call("POST", "/api/v1/hosts/{name}/enrol-token", name="h1")[0], 201)
+        status, problem = self.call("POST", "/api/v1/hosts/{name}/confirm-down", name="h1")
+        self.assertEqual((status, problem["code"], problem["object"]), (409, "conflict", "host/h1"))
         status, host = self.call("PUT", "/api/v1/hosts/{name}", {"spec": {"address": "127.0.0.2"}}, name="h1")
         self.assertEqual((status, host["spec"]["address"]), (200, "127.0.0.2:8444"))
         self.assertEqual(self.call("GET", "/api/v1/hosts")[1]["items"][0]["name"], "h1")

@@ -29,7 +29,7 @@ end
 
 complete -c drover -f
 complete -c drover -n '__drover_at ""' -a 'host vm task datastore network token audit events version completion help'
-complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token remove'
+complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down remove'
 complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console migrate'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
@@ -52,6 +52,8 @@ complete -c drover -n '__drover_at "host show"' -a '(drover names hosts 2>/dev/n
 complete -c drover -n '__drover_in "host add"' -l name -x -d 'what to call it; default: the address without its port'
 complete -c drover -n '__drover_in "host add"' -l migration-address -x -d 'address for migration data, if not the same'
 complete -c drover -n '__drover_at "host enrol-token"' -a '(drover names hosts 2>/dev/null)'
+complete -c drover -n '__drover_at "host confirm-down"' -a '(drover names hosts 2>/dev/null)'
+complete -c drover -n '__drover_in "host confirm-down"' -l yes -d 'do not ask'
 complete -c drover -n '__drover_at "host remove"' -a '(drover names hosts 2>/dev/null)'
 complete -c drover -n '__drover_in "host remove"' -l force -d 'also with VMs on it, or when it is unreachable'
 complete -c drover -n '__drover_in "vm list"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only those on this host'

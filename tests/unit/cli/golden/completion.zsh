@@ -4,7 +4,7 @@
 _drover_words() {
     case "$1" in
     '') echo 'host vm task datastore network token audit events version completion help' ;;
-    'host') echo 'list show add enrol-token remove' ;;
+    'host') echo 'list show add enrol-token confirm-down remove' ;;
     'vm') echo 'list show create start stop pause resume delete console migrate' ;;
     'task') echo 'list show watch cancel' ;;
     'datastore') echo 'list show add remove' ;;
@@ -19,6 +19,7 @@ _drover_words() {
 _drover_options() {
     case "$1" in
     'host add') echo '--name --migration-address ' ;;
+    'host confirm-down') echo '--yes ' ;;
     'host remove') echo '--force ' ;;
     'vm list') echo '--host --power ' ;;
     'vm create') echo '--cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --start ' ;;
@@ -41,6 +42,7 @@ _drover_operand() {
     case "$1 $2" in
     'host show 0') echo 'names hosts' ;;
     'host enrol-token 0') echo 'names hosts' ;;
+    'host confirm-down 0') echo 'names hosts' ;;
     'host remove 0') echo 'names hosts' ;;
     'vm show 0') echo 'names vms' ;;
     'vm start 0') echo 'names vms' ;;
