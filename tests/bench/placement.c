@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Bench for docs/decisions/0001-guest-ram-access.md: how fast another process can write a guest's memory, and
- * how fast the guest's process works on it afterwards.
+/* Bench for docs/decisions/0001-guest-ram-access.md and 0004-guest-ram-stays-anonymous.md: how fast another process can
+ * write a guest's memory, how fast the guest's process works on it afterwards, and what it costs to look at memory that was
+ * never used.
  *
  *   memfd          shared mapping of a memfd in both processes
  *   memfd+populate the same, MADV_POPULATE_WRITE for each 256 KiB before it is written
  *   memfd+huge     the same with MADV_HUGEPAGE (needs shmem_enabled=advise)
  *   vm_writev      anonymous memory of the guest's process, written by process_vm_writev
  *   vm_writev+huge the same with MADV_HUGEPAGE in the guest's process
+ *   proc_mem       anonymous memory, written by pwrite() on /proc/PID/mem
+ *   proc_mem+huge  the same with MADV_HUGEPAGE
  *
  * Usage: placement [MIB [FOLDER]]   FOLDER: files there instead of memfds, to try a tmpfs with huge=always; prints one line of JSON per method, rates in MB per second of
  * CPU time */
@@ -37,9 +40,9 @@ static uint64_t cpu_ns(void)
         return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-enum method { MEMFD, MEMFD_POPULATE, MEMFD_HUGE, WRITEV, WRITEV_HUGE, N_METHODS };
+enum method { MEMFD, MEMFD_POPULATE, MEMFD_HUGE, WRITEV, WRITEV_HUGE, PROC_MEM, PROC_MEM_HUGE, N_METHODS };
 static const char *const names[N_METHODS] = {
-        "memfd", "memfd+populate", "memfd+huge", "vm_writev", "vm_writev+huge"};
+        "memfd", "memfd+populate", "memfd+huge", "vm_writev", "vm_writev+huge", "proc_mem", "proc_mem+huge"};
 
 /* The guest's process: waits for a byte, works on the memory, answers with the time of each phase. */
 struct times {
@@ -109,8 +112,23 @@ static int place_writev(pid_t pid, uint8_t *memory, size_t bytes, const uint8_t 
         return 0;
 }
 
+static int place_proc_mem(pid_t pid, const uint8_t *memory, size_t bytes, const uint8_t *stripe)
+{
+        _cleanup_fd_ int fd = -1;
+        char path[32];
+
+        snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+        fd = open(path, O_WRONLY | O_CLOEXEC);
+        for (size_t at = 0; fd >= 0 && at < bytes; at += STRIPE)
+                if (pwrite(fd, stripe, STRIPE, (off_t)((uintptr_t)memory + at)) != STRIPE)
+                        return -errno;
+        return fd < 0 ? -errno : 0;
+}
+
 static int place(enum method method, pid_t pid, uint8_t *memory, size_t bytes, const uint8_t *stripe)
 {
+        if (method >= PROC_MEM)
+                return place_proc_mem(pid, memory, bytes, stripe);
         if (method >= WRITEV)
                 return place_writev(pid, memory, bytes, stripe);
         return place_mapped(memory, bytes, stripe, method == MEMFD_POPULATE);
@@ -138,15 +156,27 @@ static uint8_t *make_memory(enum method method, size_t bytes, const char *folder
         if (memory == MAP_FAILED)
                 return NULL;
         (void)madvise(memory, bytes,
-                method == MEMFD_HUGE || method == WRITEV_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+                method == MEMFD_HUGE || method == WRITEV_HUGE || method == PROC_MEM_HUGE ? MADV_HUGEPAGE
+                                                                                         : MADV_NOHUGEPAGE);
         return memory;
+}
+
+/* What QEMU does to find the zero pages. */
+static uint64_t look_at_unused(enum method method, size_t bytes, const char *folder)
+{
+        uint8_t *memory = make_memory(method, bytes, folder);
+        uint64_t ns = memory ? work_read(memory, bytes) : 0;
+
+        if (memory)
+                munmap(memory, bytes);
+        return ns;
 }
 
 static int measure(enum method method, size_t bytes, const char *folder, const uint8_t *stripe)
 {
         uint8_t *memory = make_memory(method, bytes, folder);
         int to_guest[2], from_guest[2], r;
-        uint64_t started, first_ns, again_ns;
+        uint64_t started, first_ns, again_ns, unused_ns = look_at_unused(method, bytes, folder);
         struct times t;
         pid_t pid;
 
@@ -173,11 +203,12 @@ static int measure(enum method method, size_t bytes, const char *folder, const u
         }
         if (r < 0)
                 return r;
-        printf("{\"method\": \"%s\", \"first_touch\": %.0f, \"rewrite\": %.0f, \"guest_first_read\": %.0f, "
+        printf("{\"method\": \"%s\", \"unused_read\": %.0f, \"first_touch\": %.0f, \"rewrite\": %.0f, "
+               "\"guest_first_read\": %.0f, "
                "\"guest_read\": %.0f, \"guest_write\": %.0f, \"guest_random_ns\": %.1f}\n",
-                names[method], mb_per_s(bytes, first_ns), mb_per_s(bytes, again_ns),
-                mb_per_s(bytes, t.first_read_ns), mb_per_s(bytes, t.read_ns), mb_per_s(bytes, t.write_ns),
-                (double)t.random_ns / 2000000);
+                names[method], mb_per_s(bytes, unused_ns), mb_per_s(bytes, first_ns),
+                mb_per_s(bytes, again_ns), mb_per_s(bytes, t.first_read_ns), mb_per_s(bytes, t.read_ns),
+                mb_per_s(bytes, t.write_ns), (double)t.random_ns / 2000000);
         return 0;
 }
 
