@@ -5,10 +5,12 @@
  * facts, asks here what to do, does it, and asks again; there is no other place that decides. The same rules
  * are the model handoff.pml, which `make test` checks with spin; docs/handoff.md explains them.
  *
- * Why it is safe, in three sentences. COMMIT is sent only after the source's QEMU reported its migration
+ * Why it is safe, in four sentences. COMMIT is sent only after the source's QEMU reported its migration
  * completed, from where it never resumes by itself. The destination takes over only with COMMIT in hand, or
- * when the source confirms that it wrote `handed-off` and its QEMU cannot resume. The source takes back only
- * what provably never got COMMIT, or what the destination has durably abandoned after it killed its own QEMU.
+ * when the source confirms that it wrote `handed-off` and its QEMU completed; and only with its claim in the owner
+ * record on the datastore. The source takes back only what provably never got COMMIT, or what the destination has durably
+ * abandoned after it killed its own QEMU. When nobody can tell, the record decides: claimed, the source lets go of its copy;
+ * not claimed, the source's own claim keeps the destination from ever running it.
  */
 
 #include "base/macros.h"

@@ -640,7 +640,8 @@ void migration_vm_gone(struct agent *agent, struct vm *vm)
         qmp_call_cancel(TAKE_PTR(m->refresh_call));
         m->refreshing = false;
         m->qemu = HANDOFF_QEMU_GONE;
-        if (m->record == HANDOFF_OUTGOING || m->record == HANDOFF_PREPARED) {
+        if (m->record == HANDOFF_OUTGOING || m->record == HANDOFF_PREPARED ||
+                (m->record == HANDOFF_HANDED_OFF && !m->source.completed)) {
                 struct error *e = NULL;
                 char words[512];
 
@@ -741,8 +742,7 @@ static void recover_one(void *userdata, const char *id, const char *vm_uid)
         if (m->role == MIGRATION_SOURCE_SIDE) {
                 m->source.stage = STAGE_RUNNING;
                 m->source.commit_sent = true; /* not known: so it may have been */
-                m->source.completed =
-                        migration_vm(m) && vm_power(migration_vm(m)) == VM_POWER_OUTGOING_DONE;
+                m->source.completed = migration_vm(m) && vm_power(migration_vm(m)) == VM_POWER_OUTGOING_DONE;
         } else {
                 m->destination.may_have_run = m->record == HANDOFF_OWNER;
                 m->destination.recovered = true;

@@ -53,6 +53,57 @@ static void cancel_before_the_record_aborts(void **state _unused_)
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_FAILED);
 }
 
+static void source_qemu_that_completed_and_ended_is_committed(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_GONE,
+                .completed = true,
+                .mover_alive = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_COMMIT);
+        assert_int_equal(handoff_source_tells(&f), HANDOFF_QEMU_COMPLETED);
+        f.mover_alive = false;
+        f.stop_wanted = true; /* the destination has the only copy: it is not asked to give that up */
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
+}
+
+static void source_qemu_that_just_ended_may_have_run_the_guest_on(void **state _unused_)
+{
+        struct handoff_source_facts f = {
+                .record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_GONE, .mover_alive = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ABORT);
+        assert_int_equal(handoff_source_tells(&f), HANDOFF_QEMU_GONE);
+}
+
+static void nobody_tells_then_the_owner_record_decides(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_COMPLETED,
+                .commit_sent = true,
+                .peer_fenced = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED);
+        f.peer_fenced = false;
+        f.peer = (struct handoff_peer){true, HANDOFF_NONE, HANDOFF_QEMU_UNKNOWN};
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED);
+        f.qemu = HANDOFF_QEMU_GONE;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+}
+
+static void what_the_destination_said_counts_more_than_its_host_being_down(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_COMPLETED,
+                .commit_sent = true,
+                .peer_fenced = true,
+                .peer = {true, HANDOFF_OWNER, HANDOFF_QEMU_RUNNING}};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+        f.peer.record = HANDOFF_ABANDONED;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+}
+
 static void destination_needs_commit_or_confirmation(void **state _unused_)
 {
         struct handoff_destination_facts f = {
@@ -67,6 +118,26 @@ static void destination_needs_commit_or_confirmation(void **state _unused_)
         assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_OWN);
         f.peer = (struct handoff_peer){};
         f.commit_read = true;
+        assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_OWN);
+}
+
+static void source_that_cannot_confirm_ends_the_wait(void **state _unused_)
+{
+        static const struct handoff_peer answers[] = {
+                {true, HANDOFF_HANDED_OFF, HANDOFF_QEMU_GONE},
+                {true, HANDOFF_RELEASED, HANDOFF_QEMU_GONE},
+                {true, HANDOFF_RELEASED, HANDOFF_QEMU_COMPLETED},
+                {true, HANDOFF_TAKEN_BACK, HANDOFF_QEMU_RUNNING},
+                {true, HANDOFF_OUTGOING, HANDOFF_QEMU_RUNNING},
+                {true, HANDOFF_NONE, HANDOFF_QEMU_UNKNOWN},
+        };
+        struct handoff_destination_facts f = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADED};
+
+        for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
+                f.peer = answers[i];
+                assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_ABANDON);
+        }
+        f.commit_read = true; /* that is enough by itself */
         assert_int_equal(handoff_destination_decide(&f), HANDOFF_DESTINATION_OWN);
 }
 
@@ -113,9 +184,10 @@ struct world {
         struct handoff_destination_facts d;
         enum claim claim;
         bool s_up, d_up, link, voted, all_data, fed, commit_net;
-        bool d_down; /* its host, for good */
-        bool d_ran;  /* ever */
-        bool d_lost; /* the destination forgot all: its disk was replaced */
+        bool d_down;   /* its host, for good */
+        bool d_ran;    /* ever */
+        bool s_ran_on; /* after its last page was taken: what the destination has is out of date */
+        bool d_lost;   /* the destination forgot all: its disk was replaced */
         bool s_settled, d_settled, lost;
         unsigned int faults_left;
 };
@@ -134,13 +206,9 @@ static void check_safety(const struct world *w)
         assert_false(w->s.qemu == HANDOFF_QEMU_MIGRATING && !w->voted && w->d.qemu == HANDOFF_QEMU_RUNNING);
         assert_false(w->d.record == HANDOFF_OWNER &&
                      (w->s.record == HANDOFF_OUTGOING || w->s.record == HANDOFF_TAKEN_BACK));
-}
-
-/* What was paused at the source is out of date once the guest ran at the destination. */
-static void continue_source(struct world *w)
-{
-        assert_false(w->d_ran);
-        w->s.qemu = HANDOFF_QEMU_RUNNING;
+        /* A copy that was left behind never runs. */
+        assert_false(w->d_ran && w->s.qemu == HANDOFF_QEMU_RUNNING);
+        assert_false(w->s_ran_on && w->d.qemu == HANDOFF_QEMU_RUNNING);
 }
 
 static void source_record(struct world *w, enum handoff_record record)
@@ -195,7 +263,7 @@ static void step_source(struct world *w)
                 if (w->claim != SOURCE_CLAIMED)
                         w->claim = SOURCE_CLAIMED;
                 else if (s->record == HANDOFF_TAKEN_BACK && s->qemu == HANDOFF_QEMU_COMPLETED)
-                        continue_source(w);
+                        s->qemu = HANDOFF_QEMU_RUNNING;
                 else
                         source_record(w, HANDOFF_TAKEN_BACK);
                 break;
@@ -235,7 +303,7 @@ static void step_destination(struct world *w)
                 break;
         case HANDOFF_DESTINATION_ASK:
                 if (w->s_up && w->link)
-                        d->peer = (struct handoff_peer){true, w->s.record, w->s.qemu};
+                        d->peer = (struct handoff_peer){true, w->s.record, handoff_source_tells(&w->s)};
                 break;
         case HANDOFF_DESTINATION_OWN:
                 if (w->claim == SOURCE_CLAIMED)
@@ -274,8 +342,11 @@ static void step_world(struct world *w)
                         s->qemu = HANDOFF_QEMU_MIGRATING;
                 else if (s->qemu == HANDOFF_QEMU_MIGRATING && w->voted && (s->mover_alive || pick(2)))
                         s->qemu = HANDOFF_QEMU_COMPLETED;
-                else if (s->qemu == HANDOFF_QEMU_MIGRATING && !s->mover_alive)
+                else if (s->qemu == HANDOFF_QEMU_MIGRATING && !s->mover_alive) {
                         s->qemu = HANDOFF_QEMU_RUNNING;
+                        w->s_ran_on = true;
+                }
+                s->completed |= w->s_up && s->qemu == HANDOFF_QEMU_COMPLETED;
                 break;
         case 1: /* QEMU at the destination */
                 if (d->qemu == HANDOFF_QEMU_LOADING && w->fed)
@@ -289,7 +360,8 @@ static void step_world(struct world *w)
                                 s->mover_alive = d->mover_alive = false;
                                 w->commit_net = false;
                         }
-                } else if (s->qemu == HANDOFF_QEMU_MIGRATING || s->qemu == HANDOFF_QEMU_COMPLETED) {
+                } else if (s->qemu == HANDOFF_QEMU_MIGRATING || s->qemu == HANDOFF_QEMU_COMPLETED ||
+                           w->commit_net) {
                         w->all_data = true;
                 }
                 break;
@@ -305,6 +377,8 @@ static void step_world(struct world *w)
                 if (w->commit_net && d->mover_alive && w->d_up && w->all_data) {
                         w->commit_net = false;
                         d->commit_read = true;
+                } else if (w->voted && w->claim == OLD_OWNER) { /* begun when HANDED_OFF was told */
+                        w->claim = DESTINATION_CLAIMED;
                 }
                 break;
         case 5:
@@ -313,7 +387,7 @@ static void step_world(struct world *w)
         case 6:
                 step_destination(w);
                 break;
-        default: /* what broke comes back; what does not, somebody says so in the end */
+        default: /* what broke comes back; what does not, somebody says so in the end, and what is wrong is taken back */
                 w->s_up = w->link = true;
                 w->d_up = !w->d_down && !w->d_lost;
                 w->s.peer_fenced = w->d_down;
@@ -324,6 +398,7 @@ static void crash_source_agent(struct world *w)
 {
         w->s_up = false;
         w->s.mover_alive = w->s.stop_wanted = false;
+        w->s.completed &= w->s.commit_sent; /* in the runtime file before COMMIT leaves */
         w->s.commit_sent = true;
         w->s.result_running = w->s.result_abandoned = false;
         w->s.peer = (struct handoff_peer){};
@@ -331,12 +406,26 @@ static void crash_source_agent(struct world *w)
                 w->s.stop_wanted = true;
 }
 
+static void kill_source_qemu(struct world *w)
+{
+        w->lost |= w->d.qemu != HANDOFF_QEMU_RUNNING &&
+                   (w->d.record != HANDOFF_OWNER || w->d.qemu != HANDOFF_QEMU_LOADED);
+        w->s.qemu = HANDOFF_QEMU_GONE;
+        w->s.stop_wanted |= w->s_up && (w->s.record == HANDOFF_OUTGOING || !w->s.completed);
+}
+
 static void fault(struct world *w)
 {
         if (!w->faults_left || pick(12))
                 return;
         w->faults_left--;
-        switch (pick(8)) {
+        switch (pick(10)) {
+        case 9: /* the manager is wrong */
+                w->s.peer_fenced = true;
+                break;
+        case 8:
+                kill_source_qemu(w);
+                break;
         case 7: /* power off, and never back; or the disk with the journals is gone, and so is all that ran */
                 w->d_down = pick(2);
                 w->d_lost = !w->d_down;
@@ -378,7 +467,7 @@ static void random_walks_keep_one_owner_and_settle(void **state _unused_)
 {
         unsigned int moved = 0, kept = 0;
 
-        for (unsigned int run = 0; run < 20000; run++) {
+        for (unsigned int run = 0; run < 200000; run++) {
                 struct world w = {
                         .s = {.record = HANDOFF_OUTGOING, .qemu = HANDOFF_QEMU_RUNNING, .mover_alive = true},
                         .d = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADING, .mover_alive = true},
@@ -434,7 +523,12 @@ int main(void)
                 cmocka_unit_test(silence_is_no_answer),
                 cmocka_unit_test(self_resumed_source_takes_back),
                 cmocka_unit_test(cancel_before_the_record_aborts),
+                cmocka_unit_test(source_qemu_that_completed_and_ended_is_committed),
+                cmocka_unit_test(source_qemu_that_just_ended_may_have_run_the_guest_on),
+                cmocka_unit_test(nobody_tells_then_the_owner_record_decides),
+                cmocka_unit_test(what_the_destination_said_counts_more_than_its_host_being_down),
                 cmocka_unit_test(destination_needs_commit_or_confirmation),
+                cmocka_unit_test(source_that_cannot_confirm_ends_the_wait),
                 cmocka_unit_test(commit_without_loaded_state_is_not_enough),
                 cmocka_unit_test(owner_that_never_ran_gives_back),
                 cmocka_unit_test(records_only_go_forward),
