@@ -1,47 +1,75 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The handoff of a VM between two agents, for spin. It states the rules of handoff.c with what surrounds them: two QEMUs,
- * two movers, two agents with durable journals and volatile memory, a network that can be cut, and faults at any step.
+ * two movers, two agents with durable journals and volatile memory, the owner record on the datastore, a network that can be
+ * cut, a manager that says (rightly or wrongly) that the destination's host is down, and faults at any step.
  *
- * Safety:   the guest never runs on both hosts, and the two journals never both claim it.
- * Liveness: when faults stop and both agents are back and connected, the guest runs on exactly one host for ever, unless a
- *           fault killed the only QEMU that held it.
+ * Safety:   the guest never runs on both hosts, the two journals never both claim it, and a copy that was left behind never
+ *           runs: the source's once the guest ran at the destination, the destination's once it ran on at the source.
+ * Liveness: when faults stop and what can come back is back, the guest runs on exactly one host and the other keeps nothing,
+ *           or it is gone everywhere, which only a fault can bring about that `lost` counts. No run is endless (faults are
+ *           bounded, every step is taken for something new), so this needs no fairness; it is checked in every final state.
  *
- * dev/spin runs it. The C code's crash points are the boundaries between the atomic steps here; their names stand beside. */
+ * Each BREAK_ takes one rule away, and must be found by the check, or the check proves nothing. dev/spin runs it all. The C
+ * code's crash points are the boundaries between the atomic steps here; their names stand beside. */
 
 #ifndef FAULTS
 #define FAULTS 3
 #endif
 
 mtype = { OUTGOING, HANDED_OFF, TAKEN_BACK, RELEASED };         /* source journal */
-mtype = { PREPARED, OWNER, ABANDONED };                         /* destination journal */
-mtype = { RUN, FINAL, COMPLETED, LOADING, LOADED, GONE, NOTHING }; /* QEMUs; NOTHING: no answer yet */
+mtype = { PREPARED, OWNER, ABANDONED, FORGOTTEN };              /* destination journal; FORGOTTEN: the file is gone */
+mtype = { OLD, CLAIMED, RECLAIMED };                            /* owner record: epoch e; e + 1, destination; e + 2, source */
+mtype = { RUN, FINAL, COMPLETED, LOADING, LOADED, GONE };       /* QEMUs */
+mtype = { NOTHING, CONFIRMS, REFUSES };                         /* answers; NOTHING: none yet, or one that decides nothing */
 
 /* durable */
 mtype sj = OUTGOING, dj = PREPARED;
+mtype record = OLD;
 /* processes and network */
 mtype sq = RUN, dq = LOADING;
 bool sa = true, da = true;   /* agents */
 bool sm = true, dm = true;   /* movers; each dies with its agent */
 bool link = true;
+bool d_down = false;         /* the destination's host, for good */
+bool fenced = false;         /* the manager's word that it is */
 /* in QEMU, movers and sockets */
-bool voted = false;          /* the source's QEMU was given SHUT(0) */
+bool voted = false;          /* the source's QEMU was given SHUT(0); HANDED_OFF left for the destination with it */
 bool all_data = false;       /* the whole stream is in the destination mover's hands */
 bool fed = false;            /* ... and in the destination QEMU's socket */
-bool commit_net = false;     /* COMMIT is on its way */
-/* volatile memory of the agents */
-bool s_stop = false, s_commit_sent = false;
+bool commit_net = false;     /* COMMIT is on its way, behind all data */
+/* memory of the agents; what is volatile is cleared when they end */
+bool s_stop = false, s_commit_sent = false, s_claimed = false;
+bool s_completed = false;    /* the source's QEMU was seen completed */
 mtype s_peer = NOTHING;
-bool d_stop = false, d_commit_read = false;
-mtype d_peer = NOTHING, d_peer_qemu = NOTHING;
-bool d_may_have_run = false;
-
-/* The destination says `owner` only once its guest may have run. */
-#define GIVE_BACK (!d_may_have_run && (dq == GONE || dq == LOADED))
-#define TOLD ((dj == OWNER && (GIVE_BACK || dq == LOADED)) -> PREPARED : dj)
-
-bool lost = false;           /* a fault killed the QEMU that alone could run the guest */
+bool d_stop = false, d_commit_read = false, d_claimed = false, d_may_have_run = false;
+mtype d_peer = NOTHING;
+/* for the properties alone */
+bool d_ran = false;          /* the guest ran at the destination */
+bool s_ran_on = false;       /* ... and at the source after the last page was taken */
+bool lost = false;           /* a fault took what alone could run the guest */
 bool cancelled = false;
 byte faults = 0;
+
+/* handoff_destination_tells(): `owner` only once its guest may have run. */
+#define D_TELLS ((dj == PREPARED || (dj == OWNER && (dq == LOADED || (dq == GONE && !d_may_have_run)))) -> NOTHING : dj)
+/* handoff_source_tells(), and what the destination makes of it. A QEMU that ended tells nothing, unless it is known to have
+ * completed: it may have resumed the guest before. */
+#ifdef BREAK_GONE_CONFIRMS
+#define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE))
+#else
+#define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || (sq == GONE && s_completed)))
+#endif
+#ifdef BREAK_RELEASED_UNHEARD
+#define CANNOT (sj == OUTGOING || sj == TAKEN_BACK || (sj == HANDED_OFF && sq == GONE))
+#else
+#define CANNOT (sj != HANDED_OFF || sq == GONE)
+#endif
+#define S_TELLS (CAN_CONFIRM -> CONFIRMS : (CANNOT -> REFUSES : NOTHING))
+
+#define UNSURE (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE))
+#define GIVEN_BACK (sj == HANDED_OFF && (sq == RUN || (UNSURE && s_peer == ABANDONED)))
+#define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && (fenced || s_peer == FORGOTTEN))
+#define MAY_OWN (dj == PREPARED && dq == LOADED && !d_stop && (d_commit_read || d_peer == CONFIRMS))
 
 /* The source's QEMU by itself: migration/migration.c, return-path on. */
 active proctype SourceQemu()
@@ -49,7 +77,7 @@ active proctype SourceQemu()
   do
   :: atomic { sq == RUN && sm && sj == OUTGOING && !s_stop -> sq = FINAL }   /* crash point source-switching */
   :: atomic { sq == FINAL && voted -> sq = COMPLETED }      /* also when the mover died after the vote was read */
-  :: atomic { sq == FINAL && !sm -> sq = RUN }              /* stream or return path closed: resumes */
+  :: atomic { sq == FINAL && !sm -> sq = RUN; s_ran_on = true } /* stream or return path closed: resumes */
   od
 }
 
@@ -65,11 +93,10 @@ active proctype DestinationQemu()
 active proctype DataPath()
 {
   do
-  :: atomic { sm && dm && link && (sq == FINAL || sq == COMPLETED) && !all_data -> all_data = true }
+  :: atomic { dm && link && !all_data && ((sm && (sq == FINAL || sq == COMPLETED)) || commit_net) -> all_data = true }
   :: atomic { dm && all_data && !fed -> fed = true }
   :: atomic { commit_net && dm && da && all_data && link -> commit_net = false; d_commit_read = true }
-  :: atomic { commit_net && !dm -> commit_net = false }
-  :: atomic { commit_net && !link -> commit_net = false }
+  :: atomic { commit_net && !(sm && dm) -> commit_net = false }
   :: atomic { !link && (sm || dm) -> sm = false; dm = false }  /* peer silent: both give up */
   :: atomic { sm && !dm -> sm = false }
   :: atomic { dm && !sm && !commit_net -> dm = false }
@@ -80,30 +107,44 @@ active proctype SourceAgent()
 {
   do
   /* OUTGOING */
-  :: atomic { sa && sj == OUTGOING && sm && s_stop -> sm = false }                       /* ABORT */
+  :: atomic { sa && sj == OUTGOING && sm && (s_stop || sq == GONE) -> sm = false }       /* ABORT */
   :: atomic { sa && sj == OUTGOING && sq == FINAL && sm && !s_stop -> sj = HANDED_OFF }  /* crash point source-handed-off */
-  :: atomic { sa && sj == OUTGOING && sq == COMPLETED -> sj = TAKEN_BACK }
   /* HANDED_OFF */
   :: atomic { sa && sj == HANDED_OFF && sq == FINAL && sm && !voted -> voted = true }
-  :: atomic { sa && sj == HANDED_OFF && sq == RUN -> sj = TAKEN_BACK }
-#ifdef BREAK_COMMIT_EARLY /* what the rules forbid: each BREAK_ must be found by the check, or the check proves nothing */
+#ifdef BREAK_COMMIT_EARLY
   :: atomic { sa && sj == HANDED_OFF && sq == FINAL && sm && !s_commit_sent -> s_commit_sent = true; commit_net = true }
 #endif
 #ifdef BREAK_BELIEVE_SILENCE
-  :: atomic { sa && sj == HANDED_OFF && sq == COMPLETED && !link -> sj = TAKEN_BACK }
+  :: atomic { sa && UNSURE && !link -> sj = TAKEN_BACK }
 #endif
-  :: atomic { sa && sj == HANDED_OFF && sq == COMPLETED && sm && !s_commit_sent ->       /* crash point source-commit */
+  :: atomic { sa && sj == HANDED_OFF && sq == COMPLETED && !s_completed -> s_completed = true }
+  :: atomic { sa && sj == HANDED_OFF && s_completed && sm && !s_commit_sent ->           /* crash point source-commit */
        s_commit_sent = true; commit_net = true }
-  :: atomic { sa && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer == OWNER ->
-       sj = RELEASED }                                                                   /* crash point source-done */
-  :: atomic { sa && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer == ABANDONED -> sj = TAKEN_BACK }
-  :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_peer != TOLD ->
-       s_peer = TOLD }                                                                     /* ASK (also the RESULT frame) */
-  :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || sq == GONE) && s_stop &&
-              dj == PREPARED && !d_stop -> d_stop = true }                               /* ASK_ABORT */
+#ifndef BREAK_DEAD_SOURCE_WAITS
+  :: atomic { sa && sj == HANDED_OFF && sq == GONE && !s_completed && sm && !s_commit_sent -> sm = false } /* ABORT */
+#endif
+#ifndef BREAK_NEVER_ASK
+  :: atomic { sa && da && link && UNSURE && D_TELLS != NOTHING && s_peer != D_TELLS -> s_peer = D_TELLS } /* ASK, or RESULT */
+#endif
+  :: atomic { sa && da && link && sj == HANDED_OFF && sq == COMPLETED && s_stop && dj == PREPARED && !d_stop ->
+       d_stop = true }                                                                   /* ASK_ABORT */
+  :: atomic { sa && UNSURE && s_peer == OWNER -> sj = RELEASED }                         /* crash point source-done */
+  /* TAKE_BACK: claim, record, continue. The claim may fail: what the destination abandoned needs no other proof. */
+  :: atomic { sa && (GIVEN_BACK || sj == TAKEN_BACK) && (sq == RUN || sq == COMPLETED) && !s_claimed ->
+       s_claimed = true; if :: record = RECLAIMED :: skip fi }
+  :: atomic { sa && GIVEN_BACK && (s_claimed || sq == GONE) -> sj = TAKEN_BACK }
+  :: atomic { sa && sj == TAKEN_BACK && sq == COMPLETED && s_claimed -> sq = RUN }
+  /* TAKE_BACK_UNCLAIMED: the same, but only with the record, and only from the old one. */
+#ifdef BREAK_FENCED_BLIND
+  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && !s_claimed -> s_claimed = true; record = RECLAIMED }
+#else
+  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && !s_claimed && record != CLAIMED -> s_claimed = true; record = RECLAIMED }
+#endif
+  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && !s_claimed && record == CLAIMED -> sj = RELEASED; lost = true }
+  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && s_claimed -> sj = TAKEN_BACK }
+  :: atomic { sa && NOBODY_TELLS && sq == GONE -> sj = RELEASED }
   /* after the record */
-  :: atomic { sa && sj == TAKEN_BACK && sq == COMPLETED -> sq = RUN }                    /* epoch + 2, cont */
-  :: atomic { sa && sj == TAKEN_BACK && sm -> sm = false }
+  :: atomic { sa && (sj == TAKEN_BACK || sj == RELEASED) && sm -> sm = false }
   :: atomic { sa && sj == RELEASED && sq != GONE -> sq = GONE }
   od
 }
@@ -114,50 +155,90 @@ active proctype DestinationAgent()
   /* PREPARED */
   :: atomic { da && dj == PREPARED && dq == GONE -> dj = ABANDONED }
   :: atomic { da && dj == PREPARED && d_stop && dq != GONE -> dq = GONE }                /* kill first */
-  :: atomic { da && dj == PREPARED && dq == LOADED && !d_stop && d_commit_read -> dj = OWNER } /* crash point destination-owner */
-  :: atomic { da && dj == PREPARED && dq == LOADED && !d_stop && d_peer == HANDED_OFF &&
-              (d_peer_qemu == COMPLETED || d_peer_qemu == GONE) -> dj = OWNER }
-  :: atomic { da && dj == PREPARED && dq == LOADED && !dm && !d_commit_read &&
-              (d_peer == OUTGOING || d_peer == TAKEN_BACK) -> dq = GONE }
-#ifdef BREAK_TAKE_OVER_UNCONFIRMED
-  :: atomic { da && dj == PREPARED && dq == LOADED && !d_stop && !dm && d_peer == HANDED_OFF -> dj = OWNER }
+  :: atomic { da && dj == PREPARED && !d_stop && !d_claimed && (voted || MAY_OWN) ->     /* claim: early, or when it is needed */
+#ifdef BREAK_CLAIM_BLIND
+       record = CLAIMED; d_claimed = true }
+#else
+       if :: record == RECLAIMED -> d_stop = true :: else -> record = CLAIMED; d_claimed = true fi }
 #endif
-  :: atomic { da && sa && link && dj == PREPARED && dq == LOADED && !dm && !d_commit_read &&
-              (d_peer != sj || d_peer_qemu != sq) -> d_peer = sj; d_peer_qemu = sq }     /* ASK */
+#ifdef BREAK_OWN_UNCLAIMED
+  :: atomic { da && MAY_OWN -> dj = OWNER }
+#else
+  :: atomic { da && MAY_OWN && d_claimed -> dj = OWNER }                                 /* crash point destination-owner */
+#endif
+#ifdef BREAK_TAKE_OVER_UNCONFIRMED
+  :: atomic { da && sa && link && dj == PREPARED && dq == LOADED && !d_stop && !dm && d_claimed && sj == HANDED_OFF -> dj = OWNER }
+#endif
+  :: atomic { da && sa && link && dj == PREPARED && dq == LOADED && !dm && !d_commit_read && S_TELLS != NOTHING &&
+              d_peer != S_TELLS -> d_peer = S_TELLS }                                    /* ASK */
+  :: atomic { da && dj == PREPARED && dq == LOADED && !dm && !d_commit_read && d_peer == REFUSES -> dq = GONE }
   :: atomic { da && dj == PREPARED && dq == LOADING && !dm && fed && !d_stop && faults > 0 -> d_stop = true } /* time limit */
   /* OWNER, ABANDONED */
-  :: atomic { da && dj == OWNER && dq == LOADED -> dq = RUN; d_may_have_run = true }     /* crash point destination-done */
+  :: atomic { da && dj == OWNER && dq == LOADED -> dq = RUN; d_may_have_run = true; d_ran = true } /* crash point destination-done */
   :: atomic { da && dj == OWNER && dq == GONE && !d_may_have_run -> dj = ABANDONED }
   :: atomic { da && dj == ABANDONED && dq != GONE -> dq = GONE }
+  /* no journal: what waits for a migration that nobody knows is removed; a guest that runs is left alone */
+  :: atomic { da && dj == FORGOTTEN && (dq == LOADING || dq == LOADED) -> dq = GONE }
   od
 }
+
+/* A claim is written by a child process: one that was begun may land late, whatever became of its agent. */
+active proctype Claim()
+{
+  atomic { voted && record == OLD -> record = CLAIMED }
+}
+
+/* What the end of the destination's agent takes with it. Afterwards `owner` may mean that the guest ran. */
+#define FORGET_DESTINATION da = false; dm = false; d_stop = false; d_commit_read = false; d_claimed = false; \
+       d_peer = NOTHING; d_may_have_run = (dj == OWNER)
 
 active proctype Faults()
 {
   do
   :: atomic { !cancelled && sa -> cancelled = true; s_stop = true }                      /* cancel, or the source's time limit */
-  :: atomic { faults < FAULTS && sa -> faults++; sa = false; sm = false;
-       s_stop = false; s_peer = NOTHING; s_commit_sent = true }                          /* after a restart: possibly sent */
-  :: atomic { faults < FAULTS && da -> faults++; da = false; dm = false;
-       d_stop = false; d_commit_read = false; d_peer = NOTHING; d_peer_qemu = NOTHING;
-       d_may_have_run = (dj == OWNER) }                                                  /* after a restart: not known */
+  /* agents */
+  :: atomic { faults < FAULTS && sa -> faults++; sa = false; sm = false; s_stop = false; s_peer = NOTHING; s_claimed = false;
+       s_completed = s_completed && s_commit_sent;  /* the VM's runtime file says so before COMMIT leaves */
+       s_commit_sent = true }                       /* after a restart: possibly */
+  :: atomic { faults < FAULTS && da -> faults++; FORGET_DESTINATION;
+       if :: dj == OWNER && dq == GONE -> lost = true :: else fi }
+  /* movers, network */
   :: atomic { faults < FAULTS && sm -> faults++; sm = false }
   :: atomic { faults < FAULTS && dm -> faults++; dm = false }
-  :: atomic { faults < FAULTS && dq != GONE -> faults++;
-       if :: dj == OWNER && (d_may_have_run || !da || sj != HANDED_OFF) -> lost = true :: sq == GONE -> lost = true :: else fi; dq = GONE }
-  :: atomic { faults < FAULTS && sq != GONE -> faults++;
-       if :: dj != OWNER && dq != LOADED && dq != RUN -> lost = true
-          :: sj != HANDED_OFF && dj != OWNER -> lost = true
-          :: else fi; sq = GONE }
   :: atomic { faults < FAULTS && link -> faults++; link = false }
+  /* QEMUs; a guest whose destination gave up while its source died is lost as well */
+  :: atomic { faults < FAULTS && dq != GONE -> faults++;
+       if :: sq == GONE || d_ran || (dj == OWNER && (d_may_have_run || !da)) -> lost = true :: else fi; dq = GONE }
+  :: atomic { faults < FAULTS && sq != GONE -> faults++;
+       if :: dq == RUN || (dj == OWNER && dq == LOADED) :: else -> lost = true fi; sq = GONE }
+  /* the datastore does not answer to the destination's claim */
+  :: atomic { faults < FAULTS && da && dj == PREPARED && !d_stop && !d_claimed && (voted || MAY_OWN) -> faults++; d_stop = true }
+  /* the destination's host goes down for good, or comes back without its journals */
+  :: atomic { faults < FAULTS && !d_down -> faults++; FORGET_DESTINATION; d_down = true;
+       if :: sq == GONE || d_ran -> lost = true :: else fi; dq = GONE }
+  :: atomic { faults < FAULTS && dj != FORGOTTEN -> faults++; FORGET_DESTINATION; dj = FORGOTTEN;
+       if :: sq == GONE && dq != RUN -> lost = true :: else fi }
+  /* the manager is wrong, and may take its word back */
+  :: atomic { faults < FAULTS && !fenced -> faults++; fenced = true }
+  :: atomic { fenced && !d_down -> fenced = false }
+  /* what comes back, comes back */
+  :: atomic { d_down && !fenced -> fenced = true }
   :: atomic { !sa -> sa = true }
-  :: atomic { !da -> da = true }
+  :: atomic { !da && !d_down -> da = true }
   :: atomic { !link -> link = true }
   od
 }
 
-ltl one_runs { [] !(sq == RUN && dq == RUN) }
+#define ONE_RUNS !(sq == RUN && dq == RUN)
+#define ONE_CLAIMS !(dj == OWNER && (sj == OUTGOING || sj == TAKEN_BACK))
+#define NEVER_STALE !(d_ran && sq == RUN)
+#define NEVER_REWOUND !(s_ran_on && dq == RUN)
+
+ltl safe { [] (ONE_RUNS && ONE_CLAIMS && NEVER_STALE && NEVER_REWOUND) } /* the next four in one search */
+ltl one_runs { [] ONE_RUNS }
+ltl one_claims { [] ONE_CLAIMS }
+ltl never_stale { [] NEVER_STALE }
+ltl never_rewound { [] NEVER_REWOUND }
 ltl never_arrives { [] (dq != RUN) }     /* must be found false: the way is open */
-ltl one_claims { [] !(dj == OWNER && (sj == OUTGOING || sj == TAKEN_BACK)) }
-ltl settles { <> [] (lost || (sq == RUN && dq != RUN && dj != OWNER) || (dq == RUN && sq != RUN) ||
-                     (sq == GONE && dq == GONE)) }
+ltl settles { <> [] ((sq == RUN && dq == GONE && dj != OWNER) || (dq == RUN && sq == GONE) ||
+                     (lost && sq == GONE && dq == GONE)) }
