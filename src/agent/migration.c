@@ -781,6 +781,12 @@ static void on_discarded(void *userdata _unused_, struct error *error)
                         error_message(error));
 }
 
+void migration_discard_orphan(struct agent *agent, struct vm *vm)
+{
+        if (vm_power(vm) == VM_POWER_INCOMING && !migration_vm_busy(agent, vm->uid))
+                (void)vm_discard_incoming(vm, on_discarded, NULL, NULL);
+}
+
 int migration_recover_all(struct agent *agent)
 {
         struct migrations *all = ALLOC(struct migrations);
@@ -798,12 +804,8 @@ int migration_recover_all(struct agent *agent)
                 r = journal_for_each(all->folder, recover_one, agent);
         if (r < 0)
                 return r;
-        map_for_each (item, spare, &agent->vms) {
-                struct vm *vm = item->value;
-
-                if (vm_power(vm) == VM_POWER_INCOMING && !migration_vm_busy(agent, vm->uid))
-                        (void)vm_discard_incoming(vm, on_discarded, NULL, NULL);
-        }
+        map_for_each (item, spare, &agent->vms)
+                migration_discard_orphan(agent, item->value);
         return 0;
 }
 

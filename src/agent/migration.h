@@ -27,6 +27,8 @@ void migration_api_peer_get(struct agent *agent, struct http_request *request);
 void migration_api_peer_abort(struct agent *agent, struct http_request *request);
 void migration_api_peer_released(struct agent *agent, struct http_request *request);
 
+/* Begins to remove the VM if it is a guest that waits for a migration of which this host knows nothing. */
+void migration_discard_orphan(struct agent *agent, struct vm *vm);
 /* After the VMs of an earlier run were adopted and before the API is open: takes up every journal, and discards incoming
  * guests that have none. 0 or negative errno (a journal that cannot be read is logged and left alone). */
 int migration_recover_all(struct agent *agent);

@@ -66,12 +66,12 @@ struct vm {
         bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
         bool disk_full;      /* the last I/O error that QEMU reported was ENOSPC */
 
-        struct vm_folder *folder; /* on its datastore; NULL until first needed */
-        struct vm_job *job;       /* the operation under way; vm_job.h */
-        struct loop_source *reconnect;
-        struct announce **announces; /* n_taps of them, each may be NULL */
-        int stream_fd;               /* see vm_take_stream_fd() */
-        bool unwatched; /* QEMU lives but its pidfd could not be had after a restart: only another one helps */
+        struct vm_folder *folder;      /* on its datastore; NULL until first needed */
+        struct vm_job *job;            /* the operation under way; vm_job.h */
+        struct loop_source *reconnect; /* tries again: the monitor, or the pidfd while `unwatched` */
+        struct announce **announces;   /* n_taps of them, each may be NULL */
+        int stream_fd;                 /* see vm_take_stream_fd() */
+        bool unwatched;  /* QEMU lives, or may, but its pidfd could not be had (yet) after a restart */
         bool qmp_failed; /* the last attempt to connect did */
         bool exited;     /* QEMU has; its last messages are still being read */
         bool exited_by_itself, exited_well;

@@ -85,4 +85,5 @@ void vm_start_failed(struct vm *vm, struct error *error); /* taken over */
 /* vm_state.c */
 int vm_state_write(const struct vm *vm, struct error **ret_error);
 void vm_state_remove(const struct vm *vm);
+/* Makes the VM that the file describes. BAD_DOCUMENT: it makes no sense; any other error may pass. */
 int vm_state_read(struct agent *agent, const char *path, struct vm **ret_vm, struct error **ret_error);

@@ -257,8 +257,12 @@ static void on_already_gone(void *userdata)
 static int begin_end(
         struct vm *vm, enum vm_job_kind kind, vm_done_fn done, void *userdata, struct error **ret_error)
 {
-        int r = vm_job_begin(vm, kind, done, userdata, ret_error);
+        int r;
 
+        if (vm->unwatched) /* it could not even be said when it has ended */
+                return error_set(ret_error, ERROR_BUSY, "It is tried again.",
+                        "QEMU %d of VM %s cannot be watched now, so it cannot be ended", vm->pid, vm->name);
+        r = vm_job_begin(vm, kind, done, userdata, ret_error);
         if (r < 0)
                 return r;
         vm->job->ending = true;

@@ -127,10 +127,17 @@ int vm_state_read(struct agent *agent, const char *path, struct vm **ret_vm, str
         _cleanup_json_ json_t *state = NULL;
         _cleanup_free_ char *text = NULL;
         size_t len;
+        _cleanup_error_ struct error *error = NULL;
         int r = file_read(path, STATE_MAX_BYTES, &text, &len);
 
+        if (r == -E2BIG || r == -EISDIR || r == -EINVAL)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "runtime file: %s", strerror(-r));
         if (r < 0)
                 return error_from_errno(ret_error, r, "runtime file %s", path);
-        r = doc_parse(text, len, &state, ret_error);
-        return r < 0 ? r : parse_state(agent, state, ret_vm, ret_error);
+        r = doc_parse(text, len, &state, &error);
+        if (r < 0)
+                return error_set(ret_error,
+                        error && error->code == ERROR_BAD_REQUEST ? ERROR_BAD_DOCUMENT : ERROR_NO_MEMORY,
+                        NULL, "runtime file %s: %s", path, error_message(error));
+        return parse_state(agent, state, ret_vm, ret_error);
 }

@@ -15,6 +15,8 @@ int doc_parse(const char *text, size_t len, json_t **ret_json, struct error **re
         if (torture_point())
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory while parsing JSON");
         j = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+        if (!j && (!*e.text || json_error_code(&e) == json_error_out_of_memory))
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory while parsing JSON");
         if (!j)
                 return error_set(ret_error, ERROR_BAD_REQUEST, "Send one JSON object in UTF-8.",
                         "the JSON text is not valid: %s (line %d, column %d)", e.text, e.line, e.column);
