@@ -84,7 +84,8 @@ static void undo(struct creation *creation)
         }
         if (creation->made_folder &&
                 stores_get(creation->agent->stores, config->datastore, &store, NULL) == 0)
-                (void)vm_folder_delete(store, config->name, config->uid, NULL);
+                (void)vm_folder_delete(
+                        store, config->name, config->uid, agent_host_uid(creation->agent), 0, NULL);
 }
 
 /* Takes the error over. */
@@ -296,14 +297,11 @@ static int delete_in_child(void *arg, json_t **ret_result, struct error **ret_er
 {
         const struct delete_args *args = arg;
         _cleanup_(datastore_freep) struct datastore *store = NULL;
-        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         int r = datastore_open(args->store_name, args->store_path, args->store_id, &store, ret_error);
 
-        if (r == 0)
-                r = vm_folder_open(store, args->name, args->uid, &folder, ret_error);
-        if (r == 0)
-                r = vm_folder_check_owner(folder, args->host_uid, args->known_epoch, ret_error);
-        return r < 0 ? r : vm_folder_delete(store, args->name, args->uid, ret_error);
+        return r < 0 ? r
+                     : vm_folder_delete(
+                               store, args->name, args->uid, args->host_uid, args->known_epoch, ret_error);
 }
 
 static void on_deleted(void *userdata, json_t *result, struct error *error)

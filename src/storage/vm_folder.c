@@ -182,32 +182,43 @@ void vm_folder_free(struct vm_folder *folder)
         free(folder);
 }
 
-int vm_folder_delete(
-        const struct datastore *datastore, const char *name, const char *uid, struct error **ret_error)
+/* Is the folder this VM's, and its owner no later one than the caller knows? An empty folder, without any record, is what
+ * a deletion leaves that broke off before its last step. */
+static int check_deletable(const struct vm_folder *folder, const char *datastore, const char *host,
+        uint64_t known_epoch, struct error **ret_error)
 {
-        _cleanup_fd_ int fd = -1;
         bool empty;
-        int r = check_names(name, uid, ret_error);
+        int r = check_marker(folder->fd, datastore, folder->name, folder->uid, ERROR_CONFLICT, ret_error);
+
+        if (r == 0)
+                return vm_folder_check_owner(folder, host, known_epoch, ret_error);
+        if (r != -ENOENT)
+                return r;
+        r = beneath_is_empty(folder->fd, &empty);
+        if (r < 0)
+                return beneath_failed(r, datastore, folder->name, ret_error);
+        return empty ? 0 : foreign(datastore, folder->name, ERROR_CONFLICT, ret_error);
+}
+
+int vm_folder_delete(const struct datastore *datastore, const char *name, const char *uid, const char *host,
+        uint64_t known_epoch, struct error **ret_error)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        int fd, r = check_names(name, uid, ret_error);
 
         if (r < 0)
                 return r;
         r = beneath_open(datastore->fd, name, O_RDONLY | O_DIRECTORY, 0, &fd);
         if (r < 0)
                 return beneath_failed(r, datastore->name, name, ret_error);
-        r = check_marker(fd, datastore->name, name, uid, ERROR_CONFLICT, ret_error);
-        if (r < 0 && r != -ENOENT)
+        r = new_folder(datastore, name, uid, fd, &folder, ret_error);
+        if (r == 0)
+                r = check_deletable(folder, datastore->name, host, known_epoch, ret_error);
+        if (r < 0)
                 return r;
-        /* An empty folder is a deletion that broke off before its last step. */
-        if (r == -ENOENT) {
-                r = beneath_is_empty(fd, &empty);
-                if (r < 0)
-                        return beneath_failed(r, datastore->name, name, ret_error);
-                if (!empty)
-                        return foreign(datastore->name, name, ERROR_CONFLICT, ret_error);
-        }
-        r = beneath_clear(fd, VM_FOLDER_DOC);
+        r = beneath_clear(folder->fd, VM_FOLDER_DOC);
         if (!r)
-                r = beneath_unlink(fd, VM_FOLDER_DOC);
+                r = beneath_unlink(folder->fd, VM_FOLDER_DOC);
         if (!r || r == -ENOENT)
                 r = unlinkat(datastore->fd, name, AT_REMOVEDIR) < 0 ? -errno : 0;
         if (!r && fsync(datastore->fd) < 0)

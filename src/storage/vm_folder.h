@@ -36,10 +36,11 @@ void vm_folder_free(struct vm_folder *folder);
 DEFINE_CLEANUP(struct vm_folder *, vm_folder_free)
 
 /* Removes the folder of this VM with everything in it; vm.json goes last, so that a deletion that broke off can be
- * repeated. NOT_FOUND if it is gone, CONFLICT for a foreign one. Never follows symbolic links, never crosses a
- * mount. The caller has made sure that no host runs the VM. */
-int vm_folder_delete(
-        const struct datastore *datastore, const char *name, const char *uid, struct error **ret_error);
+ * repeated, also when only the empty folder is left. NOT_FOUND if it is gone, CONFLICT for a foreign one. Refused as by
+ * vm_folder_check_owner() for `host` (a uid) and known_epoch, before anything is removed. Never follows symbolic links,
+ * never crosses a mount. The caller has made sure that no host runs the VM. */
+int vm_folder_delete(const struct datastore *datastore, const char *name, const char *uid, const char *host,
+        uint64_t known_epoch, struct error **ret_error);
 
 /* The document; the caller's. */
 int vm_folder_read_doc(const struct vm_folder *folder, json_t **ret_doc, struct error **ret_error);

@@ -6,6 +6,8 @@
 
 #define UID "6f1cb2a4-0d5e-4c8f-9a55-0c5b6a1f2e3d"
 #define OTHER_UID "6f1cb2a4-0d5e-4c8f-9a55-0c5b6a1f2e3e"
+#define HOST "b64e2c9e-97f5-4a0e-8a35-6d5a4b0f6f10"
+#define OTHER_HOST "b64e2c9e-97f5-4a0e-8a35-6d5a4b0f6f11"
 
 static json_t *doc_of(const char *uid, int revision)
 {
@@ -98,8 +100,8 @@ static void test_foreign_folders_are_refused(void **state)
         assert_error(error, ERROR_CONFLICT, "does not belong");
         assert_int_equal(vm_folder_open(s->datastore, "web1", OTHER_UID, &opened, NULL), -EBUSY);
         assert_int_equal(vm_folder_open(s->datastore, "none", OTHER_UID, &opened, NULL), -ENOENT);
-        assert_int_equal(vm_folder_delete(s->datastore, "photos", UID, NULL), -EBUSY);
-        assert_int_equal(vm_folder_delete(s->datastore, "web1", OTHER_UID, NULL), -EBUSY);
+        assert_int_equal(vm_folder_delete(s->datastore, "photos", UID, HOST, 0, NULL), -EBUSY);
+        assert_int_equal(vm_folder_delete(s->datastore, "web1", OTHER_UID, HOST, 0, NULL), -EBUSY);
         assert_true(scratch_exists(s, "store/photos/cat.jpg"));
         assert_true(scratch_exists(s, "store/web1/vm.json"));
         assert_null(opened);
@@ -115,7 +117,7 @@ static void test_a_folder_that_is_a_link_is_refused(void **state)
         scratch_link(s, "../outside", "store/web1");
         create_fails(s, "web1", UID, ERROR_EXISTS, "does not belong");
         assert_true(vm_folder_open(s->datastore, "web1", UID, &opened, NULL) < 0);
-        assert_true(vm_folder_delete(s->datastore, "web1", UID, NULL) < 0);
+        assert_true(vm_folder_delete(s->datastore, "web1", UID, HOST, 0, NULL) < 0);
         assert_true(scratch_exists(s, "outside/vm.json"));
 }
 
@@ -159,10 +161,10 @@ static void test_a_deletion_removes_everything_but_follows_no_link(void **state)
         scratch_write(s, "outside/precious", "x");
         scratch_write(s, "store/web1/disk0.qcow2", "x");
         scratch_link(s, "../../outside", "store/web1/link");
-        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, NULL), 0);
+        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, HOST, 0, NULL), 0);
         assert_false(scratch_exists(s, "store/web1"));
         assert_true(scratch_exists(s, "outside/precious"));
-        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, NULL), -ENOENT);
+        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, HOST, 0, NULL), -ENOENT);
 }
 
 static void test_a_deletion_that_broke_off_is_finished(void **state)
@@ -170,7 +172,35 @@ static void test_a_deletion_that_broke_off_is_finished(void **state)
         struct scratch *s = *state;
 
         scratch_make_dir(s, "store/web1");
-        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, NULL), 0);
+        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, HOST, 0, NULL), 0);
+        assert_false(scratch_exists(s, "store/web1"));
+}
+
+static void test_a_deletion_that_knows_too_old_an_owner_removes_nothing(void **state)
+{
+        struct scratch *s = *state;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = create(s, "web1", UID);
+        _cleanup_error_ struct error *error = NULL;
+
+        scratch_write(s, "store/web1/disk0.qcow2", "x");
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 0, 3, 1000, NULL), 0);
+        assert_true(vm_folder_delete(s->datastore, "web1", UID, HOST, 2, &error) < 0);
+        assert_error(error, ERROR_STALE_EPOCH, OTHER_HOST);
+        assert_true(scratch_exists(s, "store/web1/vm.json"));
+        assert_true(scratch_exists(s, "store/web1/owner.json"));
+        assert_true(scratch_exists(s, "store/web1/owner.lock"));
+        assert_true(scratch_exists(s, "store/web1/disk0.qcow2"));
+        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, HOST, 3, NULL), 0);
+        assert_false(scratch_exists(s, "store/web1"));
+}
+
+static void test_a_deletion_by_the_owner_itself_needs_no_epoch(void **state)
+{
+        struct scratch *s = *state;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = create(s, "web1", UID);
+
+        assert_int_equal(vm_folder_take_owner(folder, HOST, 0, 3, 1000, NULL), 0);
+        assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, HOST, 0, NULL), 0);
         assert_false(scratch_exists(s, "store/web1"));
 }
 
@@ -256,6 +286,8 @@ int main(void)
                 SCRATCH_TEST(test_a_creation_without_room_leaves_no_folder),
                 SCRATCH_TEST(test_a_deletion_removes_everything_but_follows_no_link),
                 SCRATCH_TEST(test_a_deletion_that_broke_off_is_finished),
+                SCRATCH_TEST(test_a_deletion_that_knows_too_old_an_owner_removes_nothing),
+                SCRATCH_TEST(test_a_deletion_by_the_owner_itself_needs_no_epoch),
                 SCRATCH_TEST(test_a_damaged_document_is_reported),
                 SCRATCH_TEST(test_nvram_is_copied_once),
                 SCRATCH_TEST(test_missing_firmware_is_named),
