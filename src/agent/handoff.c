@@ -98,8 +98,9 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
                 return HANDOFF_SOURCE_RELEASE;
         if (f->result_abandoned || (f->peer.answered && f->peer.record == HANDOFF_ABANDONED))
                 return HANDOFF_SOURCE_TAKE_BACK;
-        /* Nobody will ever say what became of it: a host that is down, or one that has forgotten the migration. */
-        if (f->peer_fenced || (f->peer.answered && f->peer.record == HANDOFF_NONE))
+        /* Nobody will ever say what became of it: a host that is down, or one that has forgotten the migration. While the
+         * data path works, the host is not down, whatever the manager was told. */
+        if ((f->peer_fenced && !f->mover_alive) || (f->peer.answered && f->peer.record == HANDOFF_NONE))
                 return f->qemu == HANDOFF_QEMU_GONE ? HANDOFF_SOURCE_RELEASE
                                                     : HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED;
         /* Usually the data path brings the answer before we get to ask. Without it the destination completes by itself

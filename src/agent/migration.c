@@ -232,7 +232,20 @@ void migration_refused(struct migration *m)
 
 struct vm *migration_vm(const struct migration *m)
 {
-        return vm_find(m->agent, m->vm_uid);
+        return m->detached ? NULL : vm_find(m->agent, m->vm_uid);
+}
+
+void migration_detach(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+
+        if (m->detached)
+                return;
+        qmp_call_cancel(TAKE_PTR(m->refresh_call));
+        m->refreshing = false;
+        m->detached = true;
+        if (vm)
+                vm_refresh(vm); /* what its QEMU did meanwhile was ours to judge; not any more */
 }
 
 static void on_tick(void *userdata)
@@ -334,8 +347,11 @@ int migration_set_record(
         struct migration *m, enum handoff_record record, uint64_t epoch, struct error **ret_error)
 {
         _cleanup_json_ json_t *json = record_json(m, record, epoch);
+        bool lost = m->role == MIGRATION_SOURCE_SIDE && m->source.lost;
         int r;
 
+        if (json && lost && json_object_set_new(json, "lost", json_true()) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
         assert(handoff_record_may_follow(m->record, record));
         if (!json)
                 return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
@@ -541,7 +557,7 @@ void migration_refresh_qemu(struct migration *m)
 {
         struct vm *vm = migration_vm(m);
 
-        if (m->role == MIGRATION_DESTINATION_SIDE && m->destination.starting)
+        if (m->detached || (m->role == MIGRATION_DESTINATION_SIDE && m->destination.starting))
                 return;
         if (!vm || !vm_has_qemu(vm) || (m->role == MIGRATION_DESTINATION_SIDE && !m->destination.made_vm)) {
                 m->qemu = HANDOFF_QEMU_GONE;
@@ -560,16 +576,6 @@ bool migration_peer_fenced(const struct migration *m)
         return host_list_has(m->agent->fenced_hosts, m->peer_uid);
 }
 
-/* The VM's part in it is over; only the peer has still to hear of it. */
-static bool waits_for_peer_only(const struct migration *m)
-{
-        if (m->role == MIGRATION_SOURCE_SIDE)
-                return m->record == HANDOFF_RELEASED && m->qemu == HANDOFF_QEMU_GONE && !m->source.continuing;
-        return m->record == HANDOFF_ABANDONED
-                       ? m->qemu == HANDOFF_QEMU_GONE && !m->destination.discarding
-                       : m->record == HANDOFF_OWNER && m->destination.announced && !m->destination.continuing;
-}
-
 /* The migration that holds the VM (there is at most one), or NULL. */
 static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
 {
@@ -580,7 +586,7 @@ static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
         map_for_each (item, spare, &agent->migrations->by_id) {
                 struct migration *m = item->value;
 
-                if (!m->settled && !waits_for_peer_only(m) && !strcmp(m->vm_uid, vm_uid))
+                if (!m->settled && !m->detached && !strcmp(m->vm_uid, vm_uid))
                         return m;
         }
         return NULL;
@@ -588,15 +594,21 @@ static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
 
 void migration_end_earlier(struct agent *agent, const struct migration *newer)
 {
-        struct migration *m = find_by_vm(agent, newer->vm_uid);
-        struct error *e = NULL;
+        struct map_item *item, *spare;
 
-        if (!m || m->role != MIGRATION_DESTINATION_SIDE || m->record == HANDOFF_OWNER ||
-                strcmp(m->peer_uid, newer->peer_uid) != 0 || newer->epoch < m->epoch)
-                return;
-        error_set(&e, ERROR_CANCELLED, NULL, "the source began another migration of the virtual machine");
-        m->destination.released = true;
-        migration_stop(m, e);
+        map_for_each (item, spare, &agent->migrations->by_id) {
+                struct migration *m = item->value;
+                struct error *e = NULL;
+
+                if (m->settled || m->role != MIGRATION_DESTINATION_SIDE || m->record == HANDOFF_OWNER ||
+                        strcmp(m->vm_uid, newer->vm_uid) != 0 || strcmp(m->peer_uid, newer->peer_uid) != 0 ||
+                        newer->epoch < m->epoch)
+                        continue;
+                error_set(&e, ERROR_CANCELLED, NULL,
+                        "the source began another migration of the virtual machine");
+                m->destination.released = true;
+                migration_stop(m, e);
+        }
 }
 
 void migration_vm_event(
@@ -622,7 +634,7 @@ void migration_vm_leave_monitor(struct agent *agent, const struct vm *vm)
         map_for_each (item, spare, &agent->migrations->by_id) {
                 struct migration *m = item->value;
 
-                if (strcmp(m->vm_uid, vm->uid))
+                if (m->detached || strcmp(m->vm_uid, vm->uid))
                         continue;
                 qmp_call_cancel(TAKE_PTR(m->refresh_call));
                 m->refreshing = false;
@@ -691,6 +703,8 @@ static void restore_records(struct migration *m)
 
                 (void)handoff_record_from_string(
                         json_string_value(json_object_get(line, "record")), &m->record);
+                if (m->role == MIGRATION_SOURCE_SIDE && json_is_true(json_object_get(line, "lost")))
+                        m->source.lost = true;
                 if (!settled)
                         continue;
                 m->settled = true;
@@ -712,6 +726,47 @@ static void note_unreadable(
                 id, vm_uid, error_message(error));
         if (!uid || map_put(&agent->migrations->unreadable, id, uid, NULL) < 0)
                 free(uid);
+}
+
+/* After a restart: whether what bears the VM's uid here, if anything, is a later incarnation, begun when this migration only
+ * waited for its peer. The runtime file has the epoch: e until the guest was taken over or had left. */
+static bool vm_moved_on(const struct migration *m)
+{
+        const struct vm *vm = vm_find(m->agent, m->vm_uid);
+        uint64_t epoch = vm ? vm->config->status.owner_epoch : 0;
+
+        switch (m->record) {
+        case HANDOFF_RELEASED:
+                return vm && epoch != m->epoch;
+        case HANDOFF_OWNER:
+                return vm && epoch > m->epoch;
+        case HANDOFF_ABANDONED: /* its QEMU was dead before the record was written */
+                return true;
+        default:
+                return false;
+        }
+}
+
+static void restore_side(struct migration *m)
+{
+        const struct vm *vm = migration_vm(m);
+        enum vm_power power = vm ? vm_power(vm) : VM_POWER_STOPPED;
+
+        m->path_alive = false;
+        if (m->role == MIGRATION_SOURCE_SIDE) {
+                m->source.stage = STAGE_RUNNING;
+                m->source.commit_sent = true; /* not known: so it may have been */
+                m->source.completed = power == VM_POWER_OUTGOING_DONE;
+        } else {
+                m->destination.may_have_run = m->record == HANDOFF_OWNER;
+                m->destination.recovered = true;
+                m->destination.made_vm = vm && (m->record == HANDOFF_OWNER || power == VM_POWER_INCOMING ||
+                                                       power == VM_POWER_UNKNOWN);
+        }
+        if (vm_moved_on(m)) {
+                m->qemu = HANDOFF_QEMU_GONE;
+                m->detached = true;
+        }
 }
 
 /* After a restart: movers are gone, memory is gone; what is durable and what QEMU says must do. */
@@ -738,22 +793,11 @@ static void recover_one(void *userdata, const char *id, const char *vm_uid)
         }
         m->journal = TAKE_PTR(journal);
         restore_records(m);
-        m->path_alive = false;
-        if (m->role == MIGRATION_SOURCE_SIDE) {
-                m->source.stage = STAGE_RUNNING;
-                m->source.commit_sent = true; /* not known: so it may have been */
-                m->source.completed = migration_vm(m) && vm_power(migration_vm(m)) == VM_POWER_OUTGOING_DONE;
-        } else {
-                m->destination.may_have_run = m->record == HANDOFF_OWNER;
-                m->destination.recovered = true;
-                m->destination.made_vm =
-                        migration_vm(m) &&
-                        (m->record == HANDOFF_OWNER || vm_power(migration_vm(m)) == VM_POWER_INCOMING ||
-                                vm_power(migration_vm(m)) == VM_POWER_UNKNOWN);
-        }
+        restore_side(m);
         if (map_put(&agent->migrations->by_id, m->id, m, NULL) < 0 || (!m->settled && add_timers(m) < 0)) {
-                log_error("migration %s cannot be recovered: out of memory", id);
                 map_remove(&agent->migrations->by_id, m->id);
+                error_from_errno(&e, ENOMEM, "it cannot be recovered");
+                note_unreadable(agent, id, vm_uid, e);
                 return;
         }
         if (!m->settled) {

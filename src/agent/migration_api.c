@@ -68,6 +68,9 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
         if (migration_vm_busy(agent, m->vm_uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
                         "another migration of %s is under way", vm->name);
+        if (migration_peer_fenced(m))
+                return error_set(ret_error, ERROR_CONFLICT, "Choose another destination.",
+                        "the destination is known to be down");
         if (vm_power(vm) != VM_POWER_RUNNING)
                 return error_set(ret_error, ERROR_CONFLICT,
                         vm_power(vm) == VM_POWER_PAUSED ? "Resume it first." : "Start it first.",
@@ -154,7 +157,9 @@ void migration_api_cancel(struct agent *agent, struct http_request *request)
 
         if (!m)
                 return;
-        if (m->settled || m->role != MIGRATION_SOURCE_SIDE || m->record != HANDOFF_OUTGOING) {
+        if (m->settled || m->role != MIGRATION_SOURCE_SIDE ||
+                (m->record != HANDOFF_OUTGOING &&
+                        (m->record != HANDOFF_HANDED_OFF || m->source.commit_sent))) {
                 error_set(&e, ERROR_CONFLICT, NULL,
                         m->role != MIGRATION_SOURCE_SIDE ? "only the source can cancel migration %s"
                         : m->settled                     ? "migration %s has ended already"

@@ -416,6 +416,7 @@ static void fail(struct migration *m)
 {
         const struct handoff_peer *p = &m->peer;
 
+        migration_detach(m);
         if (m->destination.released || migration_peer_fenced(m) ||
                 (p->answered && (p->record == HANDOFF_TAKEN_BACK || p->record == HANDOFF_NONE)))
                 return migration_settle(m, MIGRATION_FAILED);
@@ -431,9 +432,10 @@ static void finish(struct migration *m)
         take_possession(m);
         if (m->qemu == HANDOFF_QEMU_RUNNING && migration_hold(m, "destination-done"))
                 return;
+        if (vm && m->qemu == HANDOFF_QEMU_GONE)
+                vm_set_ended(vm, "QEMU ended when the virtual machine had just arrived");
+        migration_detach(m);
         if (m->destination.released || migration_peer_fenced(m)) {
-                if (vm)
-                        vm_set_ended(vm, "QEMU ended when the virtual machine had just arrived");
                 error_free(TAKE_PTR(m->stop_reason));
                 return migration_settle(m, MIGRATION_DONE);
         }

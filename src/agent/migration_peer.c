@@ -239,6 +239,10 @@ static int check_prepare(
         if (!caller || strcmp(caller, wanted))
                 return error_set(ret_error, ERROR_DENIED, NULL,
                         "%.64s is not the source that the migration names", caller ?: "the caller");
+        if (migration_peer_fenced(m))
+                return error_set(ret_error, ERROR_CONFLICT,
+                        "Try again when the manager has seen the source again.",
+                        "the destination was told that the source is down");
         if (migration_find(agent, m->id))
                 return error_set(ret_error, ERROR_EXISTS, "Begin again under a new id.",
                         "migration %s exists already here", m->id);

@@ -648,13 +648,13 @@ static void take_back(struct migration *m, uint64_t known_epoch)
                 error_free(e);
                 return;
         }
+        if (vm && vm_set_epoch(vm, epoch, &e) < 0) {
+                log_warning("%s", error_message(e));
+                error_free(TAKE_PTR(e));
+        }
         if (!vm || !vm_has_qemu(vm)) {
                 m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
-        }
-        if (vm_set_epoch(vm, epoch, &e) < 0) {
-                log_warning("%s", error_message(e));
-                error_free(TAKE_PTR(e));
         }
         if (m->qemu != HANDOFF_QEMU_COMPLETED)
                 return migration_kick(m);
@@ -814,6 +814,7 @@ static void fail(struct migration *m)
 
 static void finish(struct migration *m)
 {
+        migration_detach(m);
         if (!m->source.notified && !migration_peer_fenced(m))
                 return migration_peer_notify_released(m);
         if (m->source.lost) {

@@ -155,6 +155,9 @@ struct migration {
         /* Destination: epoch + 1 in the owner record, before `owner`; source: epoch + 2, before `taken-back`. */
         struct owner_record_change *claim;
         bool claimed;
+        /* The VM's part in this is over, for good: it may be started, stopped, moved on, and whatever bears its uid is looked at
+         * no more. Only the peer has still to hear of the end. */
+        bool detached;
 
         bool refreshing;
         struct qmp_call *refresh_call;
@@ -215,7 +218,9 @@ void migration_refresh_qemu(struct migration *m);
 /* True while a step that QEMU refused has to wait before it is tried again; migration_refused() notes a refusal. */
 bool migration_must_wait(const struct migration *m);
 void migration_refused(struct migration *m);
-struct vm *migration_vm(const struct migration *m); /* NULL when the VM is gone */
+struct vm *migration_vm(const struct migration *m); /* NULL when the VM is gone, or this is detached */
+/* See `detached`. */
+void migration_detach(struct migration *m);
 /* The manager says that the peer's host is down: it will never answer, and nothing runs there. */
 bool migration_peer_fenced(const struct migration *m);
 /* Ends the mover if there is one; the data path is gone. */

@@ -26,6 +26,7 @@
 #define START_TIMEOUT_MS 60000u
 #define POLL_MS 500
 #define WAIT_MS 1000
+#define SOURCE_MISSES_MAX 10 /* one each WAIT_MS, or slower */
 #define MAX_PAUSE_MS_DEFAULT 300
 
 static int add_refusal(
@@ -322,6 +323,28 @@ static bool has_none(
         return error && (error->code == ERROR_NOT_FOUND || is_down(task, manager, host_key));
 }
 
+/* The guest runs at the destination, whose agent only waits for the source to hear of it. */
+static bool taken_over(const json_t *status)
+{
+        return !strcmp(json_text(status, "record"), "owner") &&
+               !strcmp(json_text(status, "phase"), "settling");
+}
+
+/* It was asked often enough: what it measured is not worth keeping the virtual machine for. */
+static bool source_is_away(struct task *task)
+{
+        json_int_t n = json_integer_value(json_object_get(task_data(task), "source_misses"));
+
+        return n >= SOURCE_MISSES_MAX;
+}
+
+static int count_miss(struct task *task, bool missed)
+{
+        json_int_t n = json_integer_value(json_object_get(task_data(task), "source_misses"));
+
+        return json_object_set_new(task_data(task), "source_misses", json_integer(missed ? n + 1 : 0));
+}
+
 /* The source cannot be asked, or knows nothing of it any more: the destination may know how it ended. */
 static void on_destination_status(
         struct task *task, struct manager *manager, json_t *body, struct error *error)
@@ -329,7 +352,8 @@ static void on_destination_status(
         bool forgot = json_is_true(json_object_get(task_data(task), "source_forgot"));
         const char *phase = json_text(body, "phase");
 
-        if (!strcmp(phase, "done") || (forgot && is_terminal(phase))) {
+        if (!strcmp(phase, "done") || (forgot && is_terminal(phase)) ||
+                (taken_over(body) && source_is_away(task))) {
                 if (keep_outcome(task, body) < 0)
                         task_step_failed(task, NULL);
                 else
@@ -349,7 +373,8 @@ static void on_source_status(struct task *task, struct manager *manager, json_t 
 {
         bool forgot = has_none(task, manager, "host_uid", error);
 
-        if (json_object_set_new(task_data(task), "source_forgot", json_boolean(forgot)) < 0) {
+        if (json_object_set_new(task_data(task), "source_forgot", json_boolean(forgot)) < 0 ||
+                count_miss(task, error != NULL) < 0) {
                 task_step_failed(task, NULL);
                 return;
         }

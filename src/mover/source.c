@@ -22,10 +22,13 @@
 
 void source_fail(struct source *source, struct error *error, bool from_peer)
 {
-        if (source->stopping)
+        if (source->stopping) {
                 error_free(error);
-        else
-                mailbox_fail(&source->mailbox, error, from_peer);
+                return;
+        }
+        mailbox_fail(&source->mailbox, error, from_peer);
+        batch_pool_stop(
+                &source->pool); /* nobody gives batches back any more: neither reader nor main may wait for one */
 }
 
 static int level_for_codec(const char *codec, enum codec_level *ret_level)
@@ -211,10 +214,10 @@ static int handle_control(
                 return r;
         switch (message.op) {
         case CONTROL_HANDED_OFF:
-                if (!source->handed_off)
-                        queue_mark(source, BATCH_HANDED_OFF);
-                source->handed_off = true;
-                (void)eventfd_write(source->reader_fd, 1);
+                if (atomic_exchange(&source->handed_off, true))
+                        break;
+                (void)eventfd_write(source->reader_fd, 1); /* first: queueing may have to wait for room */
+                queue_mark(source, BATCH_HANDED_OFF);
                 break;
         case CONTROL_STOPPED:
                 if (stats->tunnel)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source that went away when all was handed over: the destination's agent has to keep the migration in mind until the source
+hears of its end, but the guest there is as free as any other meanwhile, and nothing that the old migration does may touch it."""
+
+import time
+
+from fault_matrix import PATIENCE_S
+from labkit.lab import wait_for
+
+
+def stays(check, seconds=3):
+    """The old migration looks at its world twice a second: whatever it would do, it does in this time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert check()
+        time.sleep(0.1)
+
+
+def test_guest_is_free_before_the_source_has_heard(cell):
+    guest, lab = cell.guest, cell.lab
+    session = guest.session(patience_s=PATIENCE_S)
+    cell.begin("done")
+    lab.kill(cell.source, "agent")
+    task = guest.wait_task(cell.task)
+    assert task["status"]["state"] == "succeeded", task["status"]
+    assert task["status"]["result"]["measured"] is False
+    assert guest.host() == cell.destination
+
+    lab.drover("vm", "pause", guest.name)
+    count = session.count
+    stays(lambda: guest.power() == "paused" and session.count <= count + 1)
+    lab.kill(cell.destination, "agent")
+    lab.start(cell.destination, "agent")
+    wait_for("the destination's agent to be back", lambda: guest.power() == "paused")
+    stays(lambda: guest.power() == "paused" and session.count <= count + 1)
+    lab.drover("vm", "resume", guest.name)
+    wait_for("the guest to go on", lambda: session.count > count + 5)
+
+    # Stopped and started anew: another QEMU, which the old migration has even less to do with.
+    session.abandon()
+    lab.drover("vm", "stop", guest.name, "--force")
+    guest.start(cell.destination)
+    stays(lambda: guest.power() == "running" and cell.qemus()[cell.destination])
+
+    cell.gate.touch()
+    lab.start(cell.source, "agent")
+    lab.wait_connected()
+    wait_for(f"{cell.source} to be clean", lambda: cell.leftovers(cell.source) == [], 60)
+    stays(lambda: guest.power() == "running" and guest.host() == cell.destination)
+    guest.verify()
+    cell.passed = True
