@@ -68,8 +68,7 @@ int vm_new(struct agent *agent, struct vm_config *config, struct vm **ret_vm)
 
         if (!vm)
                 return -ENOMEM;
-        *vm = (struct vm){
-                .agent = agent, .stream_fd = -1, .uid = config->uid, .name = config->name};
+        *vm = (struct vm){.agent = agent, .stream_fd = -1, .uid = config->uid, .name = config->name};
         r = map_put(&agent->vms, vm->uid, vm, NULL);
         if (r < 0)
                 return r;
