@@ -185,6 +185,7 @@ static void stop_timers(struct migration *m)
         loop_source_free(TAKE_PTR(m->deadline));
         loop_source_free(TAKE_PTR(m->tick));
         loop_source_free(TAKE_PTR(m->step));
+        loop_source_free(TAKE_PTR(m->report));
         owner_record_change_free(TAKE_PTR(m->claim));
         crash_hold_free(TAKE_PTR(m->hold));
         qmp_call_cancel(TAKE_PTR(m->refresh_call));
@@ -202,6 +203,7 @@ void migration_free(struct migration *m)
                 migration_destination_deinit(m);
         http_call_cancel(m->call);
         mover_process_free(m->mover);
+        mover_process_free(m->leaving);
         journal_free(m->journal);
         json_decref(m->spec);
         json_decref(m->progress);
@@ -332,6 +334,7 @@ int migration_register(struct migration *m, struct error **ret_error)
         if (r < 0)
                 return r;
         m->record = first;
+        m->record_epoch = m->epoch;
         r = add_timers(m);
         if (r == 0)
                 r = map_put(&all->by_id, m->id, m, NULL);
@@ -359,6 +362,7 @@ int migration_set_record(
         if (r < 0)
                 return r;
         m->record = record;
+        m->record_epoch = epoch;
         log_info("migration %s of vm %s: %s, epoch %llu", m->id, m->vm_uid, handoff_record_to_string(record),
                 (unsigned long long)epoch);
         return 0;
@@ -390,25 +394,49 @@ void migration_stop(struct migration *m, struct error *reason)
         migration_kick(m);
 }
 
+static int write_report(struct migration *m, struct error **ret_error)
+{
+        _cleanup_json_ json_t *line = record_json(m, m->record, m->record_epoch);
+
+        if (!line || json_object_set_new(line, "settled", json_string(phase_names[m->phase])) < 0 ||
+                (m->result && json_object_set(line, "result", m->result) < 0) ||
+                (m->stop_reason && json_object_set_new(line, "error", error_to_json(m->stop_reason)) < 0))
+                return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
+        return journal_append(m->journal, line, ret_error);
+}
+
+static void on_report(void *userdata)
+{
+        struct migration *m = userdata;
+
+        if (write_report(m, NULL) < 0)
+                loop_source_rearm(m->report, TICK_MS);
+        else
+                loop_source_free(TAKE_PTR(m->report));
+}
+
+/* Without this line nothing is wrong, but an agent that starts again would ask the peer about all of it once more. */
+static void report(struct migration *m)
+{
+        _cleanup_error_ struct error *e = NULL;
+
+        if (write_report(m, &e) == 0)
+                return;
+        log_warning("migration %s of vm %s has settled, which is written down later: %s", m->id, m->vm_uid,
+                error_message(e));
+        if (loop_add_timer(m->agent->loop, TICK_MS, on_report, m, &m->report) < 0)
+                log_warning("migration %s: no timer for that", m->id);
+}
+
 void migration_settle(struct migration *m, enum migration_phase phase)
 {
-        _cleanup_json_ json_t *line = NULL;
-
         if (m->settled)
                 return;
         m->settled = true;
         stop_timers(m);
         migration_close_path(m);
         migration_set_phase(m, phase);
-        line = record_json(m, m->record, m->epoch);
-        if (line) {
-                json_object_set_new(line, "settled", json_string(phase_names[phase]));
-                if (m->result)
-                        json_object_set(line, "result", m->result);
-                if (m->stop_reason)
-                        json_object_set_new(line, "error", error_to_json(m->stop_reason));
-                (void)journal_append(m->journal, line, NULL); /* only the report would be lost */
-        }
+        report(m);
         if (migration_vm(m))
                 vm_refresh(migration_vm(m)); /* what its QEMU did meanwhile was ours to judge; not any more */
         log_info("migration %s of vm %s: %s%s%s", m->id, m->vm_uid, phase_names[phase],
@@ -464,6 +492,30 @@ void migration_close_path(struct migration *m)
 {
         mover_process_free(TAKE_PTR(m->mover));
         m->path_alive = false;
+}
+
+static void on_left(void *userdata, struct error *failure _unused_)
+{
+        struct migration *m = userdata;
+
+        mover_process_free(TAKE_PTR(m->leaving));
+        if (!m->settled)
+                migration_refresh_qemu(m);
+}
+
+void migration_abort_path(struct migration *m)
+{
+        const struct mover_process_handler handler = {.ended = on_left, .userdata = m};
+
+        m->path_alive = false;
+        if (!m->mover)
+                return;
+        (void)mover_process_send(m->mover,
+                json_pack("{s:s, s:s}", "op", "abort", "reason",
+                        m->stop_reason ? error_message(m->stop_reason) : "aborted"),
+                NULL, 0, NULL);
+        mover_process_let_end(m->mover, &handler);
+        m->leaving = TAKE_PTR(m->mover);
 }
 
 void migration_take_stats(struct migration *m, const json_t *message)
@@ -705,6 +757,7 @@ static void restore_records(struct migration *m)
                         json_string_value(json_object_get(line, "record")), &m->record);
                 if (m->role == MIGRATION_SOURCE_SIDE && json_is_true(json_object_get(line, "lost")))
                         m->source.lost = true;
+                m->record_epoch = (uint64_t)json_integer_value(json_object_get(line, "epoch"));
                 if (!settled)
                         continue;
                 m->settled = true;
@@ -803,12 +856,13 @@ static void recover_one(void *userdata, const char *id, const char *vm_uid)
         if (!m->settled) {
                 log_notice("migration %s of vm %s: taken up after a restart, journal says %s", m->id,
                         m->vm_uid, handoff_record_to_string(m->record));
-                if (m->record == HANDOFF_OUTGOING || m->record == HANDOFF_PREPARED) {
+                if (m->record == HANDOFF_OUTGOING || m->record == HANDOFF_HANDED_OFF ||
+                        m->record == HANDOFF_PREPARED) {
                         struct error *why = NULL;
 
                         error_set(&why, ERROR_MOVER_FAILED, "Start the migration again.",
                                 "the agent was restarted during the migration");
-                        if (m->role == MIGRATION_SOURCE_SIDE)
+                        if (m->record == HANDOFF_OUTGOING)
                                 migration_stop(m, why);
                         else
                                 m->stop_reason = why;

@@ -78,7 +78,7 @@ static void answer_source(struct migration *m)
         if (migration_hold(m, "destination-prepare"))
                 return;
         answer = json_pack("{s:s, s:s, s:i, s:I}", "data_address", m->destination.data_address, "fingerprint",
-                m->destination.source_fingerprint, "max_channels", MIGRATION_MAX_CHANNELS, "realtime_ns",
+                m->destination.own_fingerprint, "max_channels", MIGRATION_MAX_CHANNELS, "realtime_ns",
                 (json_int_t)clock_realtime_ns());
         http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);
         migration_set_phase(m, MIGRATION_COPYING);
@@ -199,7 +199,7 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
 
         r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, ret_error);
         if (r == 0)
-                r = pki_fingerprint(m->cert_pem, m->destination.source_fingerprint, ret_error);
+                r = pki_fingerprint(m->cert_pem, m->destination.own_fingerprint, ret_error);
         if (r == 0)
                 r = vm_open_ram(vm, &ram, ret_error);
         if (r == 0)

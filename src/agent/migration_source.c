@@ -539,14 +539,7 @@ static void abort_path(struct migration *m)
                 m->source.stage_busy = false;
                 m->source.stage = STAGE_RUNNING;
         }
-        if (m->mover) {
-                (void)mover_process_send(m->mover,
-                        json_pack("{s:s, s:s}", "op", "abort", "reason",
-                                m->stop_reason ? error_message(m->stop_reason) : "aborted"),
-                        NULL, 0, NULL);
-                migration_close_path(m); /* closes QEMU's stream: it resumes the guest by itself */
-        }
-        m->path_alive = false;
+        migration_abort_path(m); /* with the mover ends QEMU's stream: it resumes the guest by itself */
         m->stop_wanted = true;
         /* A migration whose stream is still full of our silence may need a push; harmless when it has ended. */
         if (vm && vm->qmp && m->qemu != HANDOFF_QEMU_RUNNING)

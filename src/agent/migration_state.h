@@ -98,7 +98,7 @@ struct migration_destination_state {
         struct http_request *prepare; /* unanswered request of the source */
         int listen_fd;
         char data_address[64];
-        char source_fingerprint[PKI_FINGERPRINT_SIZE];
+        char own_fingerprint[PKI_FINGERPRINT_SIZE]; /* of our mover's certificate */
         bool commit_read;
         bool starting;     /* QEMU is being started */
         bool made_vm;      /* the VM here is this migration's own: it alone may be discarded */
@@ -125,6 +125,7 @@ struct migration {
 
         struct journal *journal;
         enum handoff_record record;
+        uint64_t record_epoch; /* that the last record was written with */
         enum handoff_qemu qemu;
         struct handoff_peer peer;
 
@@ -141,11 +142,14 @@ struct migration {
         bool stop_wanted;
         bool cancelled;
         bool settled;
+        struct loop_source *report; /* tries again to write the last line of the journal */
         unsigned int
                 n_pending; /* operations of the VM whose call-back is still to come: not to be freed before */
 
         struct mover_process *mover;
-        bool path_alive; /* the data path works, or will */
+        struct mover_process
+                *leaving; /* a mover that was told to end, and is not part of the path any more */
+        bool path_alive;  /* the data path works, or will */
         char *cert_pem;
         char *key_pem;
 
@@ -225,6 +229,8 @@ void migration_detach(struct migration *m);
 bool migration_peer_fenced(const struct migration *m);
 /* Ends the mover if there is one; the data path is gone. */
 void migration_close_path(struct migration *m);
+/* The same, but the mover tells its peer why first, if it can. */
+void migration_abort_path(struct migration *m);
 /* Takes the mover's `stats` into m->progress. */
 void migration_take_stats(struct migration *m, const json_t *message);
 /* The error of the mover's `failed`; the caller's. */

@@ -16,6 +16,7 @@
 #define MESSAGE_MAX_BYTES 65536
 #define QUEUE_MAX 64          /* ops that wait for room in the socket; a mover that reads none is stuck */
 #define CONTROL_FD_OF_MOVER 3 /* docs/internals/mover-control.md */
+#define END_GRACE_MS 300      /* what a mover on a network that works needs many times less of */
 
 struct queued_op {
         struct list order;
@@ -30,6 +31,7 @@ struct mover_process {
         int fd; /* our end of the control socket */
         struct loop_source *io;
         struct mover_process_handler handler;
+        struct loop_source *grace; /* until it is killed; it was told to end */
         struct list queue;
         size_t n_queued;
         struct error *broken; /* protocol breach seen by us: we killed it */
@@ -58,6 +60,7 @@ static void mover_destroy(struct mover_process *mover)
                 queued_op_free(op);
         }
         error_free(mover->broken);
+        loop_source_free(mover->grace);
         fd_closep(&mover->fd);
         free(mover);
 }
@@ -90,7 +93,8 @@ static int deliver(struct mover_process *mover, const char *text, size_t len, st
                 r = doc_need_string(message, "message", "event", 64, &event, ret_error);
         if (r < 0)
                 return r;
-        mover->handler.event(mover->handler.userdata, event, message);
+        if (mover->handler.event)
+                mover->handler.event(mover->handler.userdata, event, message);
         return 0;
 }
 
@@ -168,6 +172,7 @@ static void on_mover_exit(void *userdata, const struct child_result *result)
         if (mover->io)
                 receive_all(mover); /* what it said last */
         loop_source_free(TAKE_PTR(mover->io));
+        loop_source_free(TAKE_PTR(mover->grace));
         if (mover->broken)
                 failure = TAKE_PTR(mover->broken);
         else if (!result->exited || result->code != 0)
@@ -266,6 +271,22 @@ int mover_process_send(
         return r < 0 ? error_from_errno(ret_error, r, "message to the data mover") : 0;
 }
 
+static void on_grace_over(void *userdata)
+{
+        struct mover_process *mover = userdata;
+
+        loop_source_free(TAKE_PTR(mover->grace));
+        mover_process_kill(mover);
+}
+
+void mover_process_let_end(struct mover_process *mover, const struct mover_process_handler *handler)
+{
+        mover->handler = *handler;
+        mover->handler.event = NULL;
+        if (loop_add_timer(mover->loop, END_GRACE_MS, on_grace_over, mover, &mover->grace) < 0)
+                mover_process_kill(mover);
+}
+
 void mover_process_kill(struct mover_process *mover)
 {
         (void)child_kill(mover->child, SIGKILL);
@@ -282,6 +303,7 @@ void mover_process_free(struct mover_process *mover)
                 return;
         mover->dead = true;
         loop_source_free(TAKE_PTR(mover->io));
+        loop_source_free(TAKE_PTR(mover->grace));
         child_free(TAKE_PTR(mover->child));
         if (mover->n_pins == 0)
                 mover_destroy(mover);

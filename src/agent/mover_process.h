@@ -34,6 +34,9 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
 int mover_process_send(
         struct mover_process *mover, json_t *op, const int *fds, size_t n_fds, struct error **ret_error);
 
+/* For one that was told to end (op abort): it gets the time to tell its peer, then SIGKILL. Its events count no more, and
+ * `handler` takes the place of the old one (its `event` is not used). */
+void mover_process_let_end(struct mover_process *mover, const struct mover_process_handler *handler);
 /* SIGKILL; `ended` follows. */
 void mover_process_kill(struct mover_process *mover);
 pid_t mover_process_pid(const struct mover_process *mover);

@@ -14,6 +14,7 @@
 #include "agent/mover_process.h"
 #include "base/alloc.h"
 #include "io/child.h"
+#include "io/file.h"
 
 #define TIMEOUT_MS 20000
 
@@ -27,6 +28,7 @@ struct seen {
 };
 
 static struct loop *loop;
+static char folder[] = "/tmp/drover-moverXXXXXX";
 
 static void on_event(void *userdata, const char *event, const json_t *message)
 {
@@ -126,6 +128,55 @@ static void test_freed_mover_is_killed(void **state)
         assert_int_equal(child_start_time(pid, &start_time), -ESRCH);
 }
 
+/* A script in the place of the mover. */
+static void run_script(struct seen *seen, const char *text)
+{
+        const struct mover_process_handler handler = {on_event, on_ended, seen};
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "%s/script", folder);
+        assert_int_equal(file_write_atomic(path, text, strlen(text), 0700), 0);
+        assert_int_equal(mover_process_start(loop, path, MOVER_SOURCE, &handler, &seen->mover, NULL), 0);
+}
+
+static void let_end(struct seen *seen)
+{
+        const struct mover_process_handler handler = {.ended = on_ended, .userdata = seen};
+
+        mover_process_let_end(seen->mover, &handler);
+        assert_int_equal(loop_wait(loop, &seen->ended, TIMEOUT_MS), 0);
+        mover_process_free(seen->mover);
+}
+
+static void test_mover_that_is_to_end_gets_the_time_for_it(void **state)
+{
+        struct seen seen = start();
+
+        run_script(&seen, "#!/bin/sh\nsleep 0.05\nexit 0\n");
+        let_end(&seen);
+        assert_true(seen.ended_well);
+}
+
+static void test_mover_that_does_not_end_is_killed(void **state)
+{
+        struct seen seen = start();
+
+        run_script(&seen, "#!/bin/sh\nexec sleep 600\n");
+        let_end(&seen);
+        assert_false(seen.ended_well);
+}
+
+static void test_last_words_of_a_mover_that_is_to_end_do_not_count(void **state)
+{
+        struct seen seen = start();
+
+        run(&seen);
+        assert_int_equal(
+                mover_process_send(seen.mover, json_pack("{s:s}", "op", "nonsense"), NULL, 0, NULL), 0);
+        let_end(&seen);
+        assert_false(seen.failed_event);
+}
+
 static void test_program_that_is_not_there_is_named(void **state)
 {
         const struct mover_process_handler handler = {on_event, on_ended, NULL};
@@ -140,13 +191,13 @@ static void test_program_that_is_not_there_is_named(void **state)
 
 static int setup(void **state)
 {
-        return loop_new(&loop);
+        return mkdtemp(folder) ? loop_new(&loop) : -1;
 }
 
 static int teardown(void **state)
 {
         loop_free(loop);
-        return 0;
+        return file_remove_tree(folder);
 }
 
 int main(void)
@@ -157,6 +208,9 @@ int main(void)
                 cmocka_unit_test(test_sending_to_a_mover_that_is_gone_fails),
                 cmocka_unit_test(test_freeing_from_inside_an_event_is_safe),
                 cmocka_unit_test(test_freed_mover_is_killed),
+                cmocka_unit_test(test_mover_that_is_to_end_gets_the_time_for_it),
+                cmocka_unit_test(test_mover_that_does_not_end_is_killed),
+                cmocka_unit_test(test_last_words_of_a_mover_that_is_to_end_do_not_count),
                 cmocka_unit_test(test_program_that_is_not_there_is_named),
         };
 
