@@ -68,7 +68,7 @@ byte faults = 0;
 
 #define UNSURE (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE))
 #define GIVEN_BACK (sj == HANDED_OFF && (sq == RUN || (UNSURE && s_peer == ABANDONED)))
-#define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && (fenced || s_peer == FORGOTTEN))
+#define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && ((fenced && !sm) || s_peer == FORGOTTEN))
 #define MAY_OWN (dj == PREPARED && dq == LOADED && !d_stop && (d_commit_read || d_peer == CONFIRMS))
 
 /* The source's QEMU by itself: migration/migration.c, return-path on. */
