@@ -6,6 +6,7 @@ import os
 import time
 
 from labkit import network
+from labkit.lab import wait_for
 from labkit.plain_qemu import PlainGuest
 
 from .usage import Usage, wire_bytes
@@ -116,12 +117,19 @@ class PeerGuest:
                     return status
         return "did not end"
 
-    @staticmethod
-    def _give_up(source, target):
-        if not source.qmp.find_event("MIGRATION", status="failed"):
+    def _give_up(self, source, target):
+        def status():
+            return source.qmp.execute("query-migrate").get("status")
+
+        if status() == "active":
             source.qmp.execute("migrate_cancel")
-            source.qmp.wait_event("MIGRATION", status="cancelled")
-        target.kill()
+        if status() in ("completed", "device"):  # it made up its mind in the last moment
+            target.qmp.wait_event("RESUME")
+            source.kill()
+            self._guest = target
+            return
+        target.kill()  # a cancel can hang while the other side does not read
+        wait_for("QEMU to have cancelled its migration", lambda: status() in ("cancelled", "failed"), 60)
 
     def quit(self):
         if self._guest:
