@@ -19,6 +19,7 @@
 
 struct owner_record_change {
         struct offload *offload;
+        uint64_t likely_epoch; /* what the child is about to write, as far as is known here */
         owner_record_fn done;
         void *userdata;
 };
@@ -73,12 +74,21 @@ static int write_document(
         return vm_folder_write_doc(folder, copy, ret_error);
 }
 
-static int take_in_child(void *arg, json_t **ret_result, struct error **ret_error)
+/* After a failed attempt: may it have been written nevertheless (renamed, but not known to be durable)? */
+static bool may_have(const struct vm_folder *folder, const struct args *args, uint64_t epoch)
+{
+        struct vm_owner owner;
+
+        if (vm_folder_read_owner(folder, &owner, NULL) < 0)
+                return epoch > 0;
+        return owner.epoch == epoch && !strcmp(owner.host, args->host_uid);
+}
+
+static int take(const struct args *args, uint64_t *ret_epoch, struct error **ret_error)
 {
         const struct timespec pause = {.tv_nsec = BUSY_PAUSE_MS * 1000000L};
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         _cleanup_(datastore_freep) struct datastore *store = NULL;
-        const struct args *args = arg;
         _cleanup_error_ struct error *error = NULL;
         uint64_t epoch = 0;
         int r = datastore_open(args->store_name, args->store_path, args->store_id, &store, ret_error);
@@ -93,22 +103,40 @@ static int take_in_child(void *arg, json_t **ret_result, struct error **ret_erro
                 (void)nanosleep(&pause, NULL);
                 r = try_take(folder, args, &epoch, &error);
         }
-        if (r < 0) {
-                *ret_error = TAKE_PTR(error);
-                return r;
-        }
-        if (args->document)
-                r = write_document(folder, args->document, epoch, ret_error);
-        *ret_result = json_pack("{s:I}", "epoch", (json_int_t)epoch);
+        if (r == 0 && args->document)
+                r = write_document(folder, args->document, epoch, &error);
+        if (r == 0 || may_have(folder, args, epoch))
+                *ret_epoch = epoch;
+        *ret_error = TAKE_PTR(error);
         return r;
+}
+
+/* A failure is part of the result, for it comes with an epoch: {"epoch": N, "error": problem document or null}. */
+static int take_in_child(void *arg, json_t **ret_result, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        uint64_t epoch = 0;
+        int r = take(arg, &epoch, &error);
+
+        if (r < 0 && !error)
+                (void)error_from_errno(&error, r, "owner record");
+        *ret_result = json_pack(
+                "{s:I, s:o?}", "epoch", (json_int_t)epoch, "error", error ? error_to_json(error) : NULL);
+        return *ret_result ? 0 : error_from_errno(ret_error, ENOMEM, "owner record");
 }
 
 static void on_taken(void *userdata, json_t *result, struct error *error)
 {
         struct owner_record_change *change = userdata, mine = *change;
+        const json_t *problem = json_object_get(result, "error");
+        _cleanup_error_ struct error *failure = json_is_object(problem) ? error_from_json(problem) : NULL;
+        uint64_t epoch =
+                error ? mine.likely_epoch : (uint64_t)json_integer_value(json_object_get(result, "epoch"));
 
+        if (json_is_object(problem) && !failure)
+                (void)error_set(&failure, ERROR_NO_MEMORY, NULL, "owner record: out of memory");
         free(change);
-        mine.done(mine.userdata, (uint64_t)json_integer_value(json_object_get(result, "epoch")), error);
+        mine.done(mine.userdata, epoch, error ?: failure);
 }
 
 static int begin(struct vm *vm, struct args *args, owner_record_fn done, void *userdata,
@@ -123,6 +151,7 @@ static int begin(struct vm *vm, struct args *args, owner_record_fn done, void *u
         r = stores_get(vm->agent->stores, vm->config->datastore, &store, ret_error);
         if (r < 0)
                 return r;
+        change->likely_epoch = args->epoch ?: args->known_epoch + 1;
         change->done = done;
         change->userdata = userdata;
         args->store_name = store->name;

@@ -15,7 +15,9 @@ struct vm;
 /* A child that does not answer is given up then. */
 #define OWNER_RECORD_TIMEOUT_MS 5000
 
-typedef void (*owner_record_fn)(void *userdata, uint64_t epoch, struct error *error); /* error: borrowed */
+/* With an error (borrowed): `epoch` is what the record has or, where the child did not live to tell, may have all the same;
+ * 0 if it was surely not changed. */
+typedef void (*owner_record_fn)(void *userdata, uint64_t epoch, struct error *error);
 
 /* This host becomes owner with `epoch`, unless the record has one later than known_epoch (STALE_EPOCH). `done` is called once
  * from the loop. The VM is not needed after the call, nor changed. */

@@ -59,6 +59,7 @@ struct vm {
         pid_t pid;
         uint64_t start_time;  /* with pid: identifies the process */
         uint64_t ram_address; /* of guest RAM in QEMU's address space; 0: not known (yet) */
+        bool ram_asked;       /* the monitor owes the answer */
         char *qemu_status;    /* RunState as last reported: "running", "inmigrate", "postmigrate", ... */
         struct vm_tap *taps;  /* one per NIC, in the document's order */
         size_t n_taps;
@@ -143,7 +144,7 @@ int vm_continue(struct vm *vm, vm_done_fn done, void *userdata, struct error **r
 int vm_set_handed_off(struct vm *vm, struct error **ret_error);
 
 /* Asks QEMU for its run state again: while migration_vm_busy() the VM's power does not follow what QEMU does by
- * itself. To be called when a migration ended with the guest here. */
+ * itself. To be called when a migration ended with the guest here. Where its RAM is, is asked too while that is not known. */
 void vm_refresh(struct vm *vm);
 
 /* Tells the network where the MACs are: QEMU's announce-self and our own RARP / gratuitous ARP on the switch.

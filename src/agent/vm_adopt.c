@@ -123,8 +123,7 @@ static void settle_ended(struct vm *vm)
                 kill_unnoted(vm);
         vm_clear_process(vm);
         if (power == VM_POWER_STARTING)
-                vm_set_power(vm, VM_POWER_STOPPED,
-                        "the agent ended during the start of this VM; its guest never ran");
+                vm_start_broke_off(vm);
         else if (power == VM_POWER_RUNNING || power == VM_POWER_PAUSED || power == VM_POWER_UNKNOWN)
                 vm_set_power(vm, VM_POWER_CRASHED, "QEMU ended while the agent did not watch it");
         migration_vm_gone(vm->agent, vm);

@@ -81,6 +81,8 @@ int vm_kill(struct vm *vm);
 /* vm_start.c: steps that vm_monitor.c triggers */
 void vm_start_connected(struct vm *vm);
 void vm_start_failed(struct vm *vm, struct error *error); /* taken over */
+/* A start that an earlier agent began and did not finish; no QEMU is left of it. STARTING becomes STOPPED. */
+void vm_start_broke_off(struct vm *vm);
 
 /* vm_state.c */
 int vm_state_write(const struct vm *vm, struct error **ret_error);

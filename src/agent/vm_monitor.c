@@ -23,6 +23,11 @@
 
 static void settle_exit(struct vm *vm);
 
+static bool starting(const struct vm *vm)
+{
+        return vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING);
+}
+
 int vm_kill(struct vm *vm)
 {
         int r = vm->qemu ? child_kill(vm->qemu, SIGKILL) : -ENOENT;
@@ -75,10 +80,48 @@ static void on_status(void *userdata, const json_t *result, const struct error *
                 apply_status(vm, status);
 }
 
+/* False: the connection was lost, of which on_lost() is told next; nothing more is to be begun on it. */
+static bool note_ram(struct vm *vm, const json_t *reply, const struct error *error)
+{
+        _cleanup_error_ struct error *unclear = NULL;
+
+        vm->ram_asked = false;
+        if (!qmp_is_ready(vm->qmp))
+                return false;
+        if (error || guest_ram_read_reply(reply, &vm->ram_address, &unclear) < 0)
+                log_error("VM %s: %s; it cannot be migrated", vm->name, error_message(error ?: unclear));
+        return true;
+}
+
+static void on_ram_found(void *userdata, const json_t *reply, const struct error *error)
+{
+        (void)note_ram(userdata, reply, error);
+}
+
+static void on_ram_found_at_start(void *userdata, const json_t *reply, const struct error *error)
+{
+        struct vm *vm = userdata;
+
+        if (note_ram(vm, reply, error) && starting(vm))
+                vm_start_connected(vm);
+}
+
+static void ask_ram(struct vm *vm, qmp_reply_fn reply)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        vm->ram_asked = true;
+        if (guest_ram_ask(vm->qmp, QUERY_TIMEOUT_MS, reply, vm, &error) < 0)
+                reply(vm, NULL, error);
+}
+
 void vm_refresh(struct vm *vm)
 {
         struct error *error = NULL;
 
+        /* It may not have been answered in time, which need not be the last word on it. */
+        if (vm->qmp && qmp_is_ready(vm->qmp) && !vm->ram_address && !vm->ram_asked)
+                ask_ram(vm, on_ram_found);
         if (vm->qmp && qmp_command(vm->qmp, "query-status", NULL, -1, QUERY_TIMEOUT_MS, on_status, vm, NULL,
                                &error) < 0)
                 log_warning("VM %s: %s", vm->name, error_message(error));
@@ -111,39 +154,20 @@ static void on_event(void *userdata, const char *name, const json_t *data, int64
         migration_vm_event(vm->agent, vm, name, data, unix_us);
 }
 
-static bool starting(const struct vm *vm)
-{
-        return vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING);
-}
-
-static void on_ram_found(void *userdata, const json_t *reply, const struct error *error)
-{
-        struct error *unclear = NULL;
-        struct vm *vm = userdata;
-
-        if (error || guest_ram_read_reply(reply, &vm->ram_address, &unclear) < 0)
-                log_error("VM %s: %s; it cannot be migrated", vm->name, error_message(error ?: unclear));
-        error_free(unclear);
-        if (starting(vm))
-                vm_start_connected(vm);
-}
-
 static void on_ready(void *userdata, unsigned int major, unsigned int minor, unsigned int micro)
 {
         struct vm *vm = userdata;
         char *version = alloc_printf("%u.%u.%u", major, minor, micro);
-        struct error *error = NULL;
 
         vm->qmp_failed = false;
         if (version) {
                 free(vm->config->status.qemu_version);
                 vm->config->status.qemu_version = version;
         }
-        if (guest_ram_ask(vm->qmp, QUERY_TIMEOUT_MS, on_ram_found, vm, &error) < 0)
-                on_ram_found(vm, NULL, error);
-        error_free(error);
-        if (starting(vm))
-                return; /* it goes on when the RAM is found */
+        if (starting(vm)) {
+                ask_ram(vm, on_ram_found_at_start); /* and goes on with the answer */
+                return;
+        }
         vm_refresh(vm);
         migration_vm_connected(vm->agent, vm);
 }
@@ -229,6 +253,7 @@ int vm_connect(struct vm *vm, struct error **ret_error)
 
         if (!path)
                 return error_from_errno(ret_error, ENOMEM, "monitor of VM %s", vm->name);
+        vm->ram_asked = false; /* of another connection */
         return qmp_connect(vm->agent->loop, path, CONNECT_TIMEOUT_MS, &callbacks, &vm->qmp, ret_error);
 }
 
@@ -283,8 +308,7 @@ static void settle_power(struct vm *vm, bool orderly, const char *how)
         if (power == VM_POWER_OUTGOING_DONE || power == VM_POWER_INCOMING)
                 vm_set_power(vm, power, how); /* what becomes of it is the handoff's business */
         else if (power == VM_POWER_STARTING)
-                vm_set_power(vm, VM_POWER_STOPPED,
-                        "the agent ended during the start of this VM; its guest never ran");
+                vm_start_broke_off(vm);
         else if (orderly)
                 vm_set_power(vm, VM_POWER_STOPPED, NULL);
         else

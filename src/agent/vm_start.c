@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Starting a VM: (1) its datastores are checked, from a child process; (2) folder, images, taps and RAM are opened and
- * QEMU is spawned with stopped vCPUs; (3) once its monitor answers, this host writes itself down as owner under the
- * next epoch and continues the guest. For a migration step 3 is: capabilities are set and QEMU waits on one end of a
- * socket pair; nothing is written. Whatever fails, QEMU is killed first, and the start ends when it is gone. */
+/* Starting a VM: (1) its datastores are checked, from a child process; (2) folder, images and taps are opened and QEMU is
+ * spawned with stopped vCPUs; (3) once its monitor answers and has told where the guest's RAM is, this host writes itself
+ * down as owner under the next epoch and continues the guest. For a migration step 3 is: capabilities are set and QEMU
+ * waits on one end of a socket pair; nothing is written. Whatever fails, QEMU is killed first, and the start ends when it
+ * is gone. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -235,6 +236,20 @@ static void on_stores_ready(void *userdata, struct error *error)
 
 /* --- Undo --------------------------------------------------------------------------------------------------- */
 
+/* The record may have the next epoch by now. Whoever starts the VM, here or elsewhere, has to know one that is not below
+ * the record's; one that was never written does no harm. */
+static void claim_is_unclear(struct vm *vm)
+{
+        vm->config->status.owner_epoch++;
+}
+
+void vm_start_broke_off(struct vm *vm)
+{
+        claim_is_unclear(vm);
+        vm_set_power(
+                vm, VM_POWER_STOPPED, "the agent ended during the start of this VM; its guest never ran");
+}
+
 /* Called with the cause; and again, without, when the QEMU that was killed for it is gone. */
 void vm_start_failed(struct vm *vm, struct error *error)
 {
@@ -247,6 +262,10 @@ void vm_start_failed(struct vm *vm, struct error *error)
         if (vm->qemu && vm_kill(vm) == 0)
                 return; /* its end comes back here */
         vm_clear_process(vm);
+        if (job->owner) {
+                owner_record_change_free(TAKE_PTR(job->owner));
+                claim_is_unclear(vm);
+        }
         error = TAKE_PTR(job->error);
         if (job->kind == VM_JOB_INCOMING) {
                 struct vm_job mine = *job;
@@ -294,11 +313,13 @@ static void on_owner_taken(void *userdata, uint64_t epoch, struct error *error)
         int r = 0;
 
         vm->job->owner = NULL;
+        vm->config->status.owner_epoch = MAX(epoch, vm->config->status.owner_epoch);
+        if (vm->job->ending)
+                return;
         if (error) {
                 fail_with(vm, error);
                 return;
         }
-        vm->config->status.owner_epoch = epoch;
         if (vm->qmp)
                 r = vm_state_write(vm, &cause); /* an agent that adopts the guest knows its epoch */
         else

@@ -9,11 +9,13 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
-#include "agent/vm.h"
+#include "agent/vm_job.h"
 #include "io/child.h"
 #include "rig.h"
 
@@ -74,6 +76,21 @@ static bool process_exists(pid_t pid)
         uint64_t start_time;
 
         return child_start_time(pid, &start_time) == 0;
+}
+
+struct outcome {
+        bool came;
+        enum error_code code;
+        bool failed;
+};
+
+static void on_done(void *userdata, struct error *error)
+{
+        struct outcome *outcome = userdata;
+
+        outcome->came = true;
+        outcome->failed = error != NULL;
+        outcome->code = error ? error->code : 0;
 }
 
 static void test_start_answers_with_running_vm_and_its_epoch(void **state)
@@ -200,6 +217,116 @@ static void test_failed_start_takes_no_epoch(void **state)
         json_decref(answer);
 }
 
+static int open_in_folder(const char *file, int flags)
+{
+        char path[96];
+        int fd;
+
+        (void)snprintf(path, sizeof(path), "%s/store/t1/%s", rig.folder, file);
+        fd = open(path, flags | O_CLOEXEC, 0640);
+        assert_true(fd >= 0);
+        return fd;
+}
+
+/* What another host does that changes the owner record right now; until the descriptor is closed. */
+static int hold_owner_lock(void)
+{
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+        int fd = open_in_folder("owner.lock", O_RDWR | O_CREAT);
+
+        assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+        return fd;
+}
+
+static uint64_t epoch_here(void)
+{
+        return vm_find(rig.agent, RIG_VM_UID)->config->status.owner_epoch;
+}
+
+static void test_refused_claim_leaves_the_epoch_as_it_was(void **state)
+{
+        json_t *problem;
+        int lock;
+
+        if (!possible)
+                skip();
+        lock = hold_owner_lock();
+        assert_true(rig_vm(&rig, "start", rig_vm_document(), &problem) >= 400);
+        (void)close(lock);
+        assert_string_equal(json_string_value(json_object_get(problem, "code")), "busy");
+        assert_int_equal(epoch_here(), 0);
+        json_decref(problem);
+}
+
+static void test_claim_that_is_given_up_counts_as_taken(void **state)
+{
+        struct outcome started = {0};
+        json_t *document;
+        struct vm *vm;
+        int lock;
+
+        if (!possible)
+                skip();
+        lock = hold_owner_lock();
+        document = rig_vm_document();
+        assert_int_equal(vm_start(rig.agent, document, on_done, &started, &vm, NULL), 0);
+        json_decref(document);
+        for (int i = 0; i < 400 && !vm->job->owner; i++)
+                (void)loop_iterate(rig.loop, 50);
+        assert_non_null(vm->job->owner);
+        assert_int_equal(kill(vm->pid, SIGKILL), 0);
+        assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
+        (void)close(lock);
+        assert_true(started.failed);
+        assert_int_equal(vm_power(vm), VM_POWER_STOPPED);
+        assert_int_equal(epoch_here(), 1);
+}
+
+static void test_epoch_of_a_claim_whose_document_was_not_written_is_known(void **state)
+{
+        int fd, flags, status, immutable, undone;
+        char owner[256] = "";
+
+        if (!possible)
+                skip();
+        fd = open_in_folder("vm.json", O_RDONLY);
+        immutable = FS_IMMUTABLE_FL;
+        if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+                skip(); /* this file system has no such thing */
+        immutable |= flags;
+        if (ioctl(fd, FS_IOC_SETFLAGS, &immutable) < 0)
+                skip();
+        status = rig_vm(&rig, "start", rig_vm_document(), NULL);
+        undone = ioctl(fd, FS_IOC_SETFLAGS, &flags);
+        (void)close(fd);
+        assert_int_equal(undone, 0);
+        assert_true(status >= 400);
+        fd = open_in_folder("owner.json", O_RDONLY);
+        assert_true(read(fd, owner, sizeof(owner) - 1) > 0);
+        (void)close(fd);
+        assert_non_null(strstr(owner, "\"epoch\":1,"));
+        assert_int_equal(epoch_here(), 1);
+}
+
+static void test_ram_that_was_not_found_is_asked_for_again(void **state)
+{
+        struct vm *vm;
+        uint64_t address;
+
+        if (!possible)
+                skip();
+        start();
+        vm = vm_find(rig.agent, RIG_VM_UID);
+        address = vm->ram_address;
+        assert_true(address != 0);
+        vm->ram_address = 0;
+        vm_refresh(vm);
+        for (int i = 0; i < 200 && !vm->ram_address; i++)
+                (void)loop_iterate(rig.loop, 50);
+        assert_int_equal(vm->ram_address, address);
+        assert_false(vm->ram_asked);
+}
+
 static void test_vm_runs_on_and_is_adopted_by_the_next_agent(void **state)
 {
         const struct vm *vm;
@@ -276,6 +403,7 @@ static void test_unfinished_start_is_undone_by_the_next_agent(void **state)
         for (int i = 0; i < 200 && process_exists(pid); i++)
                 (void)loop_iterate(rig.loop, 50);
         assert_false(process_exists(pid));
+        assert_int_equal(epoch_here(), 1); /* nobody can tell whether it was taken */
 }
 
 /* Changes the runtime file to what it was before the process was started. */
@@ -309,6 +437,7 @@ static void test_qemu_whose_pid_was_never_noted_is_found_and_ended(void **state)
         for (int i = 0; i < 200 && process_exists(pid); i++)
                 (void)loop_iterate(rig.loop, 50);
         assert_false(process_exists(pid));
+        assert_int_equal(epoch_here(), 2);
 }
 
 struct heard {
@@ -378,21 +507,6 @@ static void test_console_shows_the_end_of_the_serial_log(void **state)
 }
 
 /* --- Incoming --------------------------------------------------------------------------------------------------- */
-
-struct outcome {
-        bool came;
-        enum error_code code;
-        bool failed;
-};
-
-static void on_done(void *userdata, struct error *error)
-{
-        struct outcome *outcome = userdata;
-
-        outcome->came = true;
-        outcome->failed = error != NULL;
-        outcome->code = error ? error->code : 0;
-}
 
 static json_t *migrated_document(void)
 {
@@ -500,6 +614,10 @@ int main(void)
                 TEST(test_killed_qemu_is_noticed_with_the_reason),
                 TEST(test_unknown_port_group_is_named_and_nothing_is_left),
                 TEST(test_failed_start_takes_no_epoch),
+                TEST(test_refused_claim_leaves_the_epoch_as_it_was),
+                TEST(test_claim_that_is_given_up_counts_as_taken),
+                TEST(test_epoch_of_a_claim_whose_document_was_not_written_is_known),
+                TEST(test_ram_that_was_not_found_is_asked_for_again),
                 TEST(test_vm_runs_on_and_is_adopted_by_the_next_agent),
                 TEST(test_paused_vm_is_adopted_as_paused),
                 TEST(test_qemu_that_died_without_agent_is_reported_as_crashed),
