@@ -434,15 +434,15 @@ static bool flag(const struct task *task, const char *key)
         return json_is_true(json_object_get(task_data(task), key));
 }
 
-/* The latest owner epoch that the migration may have led to: the destination's claim, or that of a source that took the VM
- * back and did not live to tell. Too high is harmless, for nobody has the VM; too low, and its owner record would be
- * taken for a living owner's. */
+/* The latest owner epoch that the migration may have led to: that of a source that took the VM back, which comes after the
+ * destination's claim, and neither lived to tell. Too high is harmless, for nobody has the VM; too low, and its owner record
+ * would be taken for a living owner's. */
 static json_int_t last_epoch(const struct task *task, const json_t *vm)
 {
         json_int_t known = number_or(json_status(vm), "owner_epoch", 0);
         json_int_t began = number_or(task_data(task), "epoch", known);
 
-        return MAX(known, began + (flag(task, "from_down") ? 2 : 1));
+        return MAX(known, began + 2);
 }
 
 /* Nobody has it: so that it can be started again, what is known of its last owner is recorded with the step's end. */

@@ -483,6 +483,7 @@ static void machine_stays_when_its_destination_is_down(void **data)
         assert_string_equal(home(state), "host1");
 }
 
+/* Which of the two wrote the last record is not known: the source may have taken the VM back and ended, too. */
 static void machine_that_its_dead_destination_owned_can_be_started(void **data)
 {
         struct state *state = *data;
@@ -499,11 +500,11 @@ static void machine_that_its_dead_destination_owned_can_be_started(void **data)
         assert_string_equal(power(state), "crashed");
         assert_string_equal(home(state), "host2");
         assert_string_equal(json_text(status_of_vm(state), "message"), "host host2 was confirmed down");
-        assert_int_equal(epoch(state), before + 1);
+        assert_int_equal(epoch(state), before + 2);
         call(state, "POST", "/api/v1/vms/web/start", NULL);
         assert_string_equal(finish(state), "succeeded");
         assert_string_equal(home(state), "host1");
-        assert_int_equal(state->agents[0].started_knowing, before + 1);
+        assert_int_equal(state->agents[0].started_knowing, before + 2);
 }
 
 static void destination_of_a_dead_source_has_the_machine(void **data)
