@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* What a VM's QEMU process is given: guest RAM, taps, images, sockets, its cgroup. Everything it opens on a datastore
+/* What a VM's QEMU process is given: taps, images, sockets, its cgroup. Everything it opens on a datastore
  * is handed over as a descriptor that was looked up safely, and named /proc/self/fd/N: nobody who can write to the
  * datastore can make QEMU open another file by planting a symbolic link. The numbers in the child are fixed by the
- * order of opening; RAM is always CHILD_RAM_FD, so that an agent started later finds it in /proc/PID/fd. */
+ * order of opening, from CHILD_FIRST_FD on. Guest RAM is QEMU's own (docs/decisions/0004-guest-ram-stays-anonymous.md). */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "agent/agent.h"
 #include "agent/cgroup.h"
@@ -29,8 +28,8 @@
 #include "vmm/command_line.h"
 #include "vmm/qmp.h"
 
-#define CHILD_RAM_FD 10
-#define CHILD_FDS_MAX (1 + VM_DISKS_MAX + 2 * VM_NICS_MAX + 6)
+#define CHILD_FIRST_FD 10
+#define CHILD_FDS_MAX (VM_DISKS_MAX + 2 * VM_NICS_MAX + 5) /* 5: CD-ROM, kernel, initrd, serial log, nvram */
 
 /* Everything that one spawn needs, freed in one go. */
 struct spawn {
@@ -57,7 +56,7 @@ static void spawn_deinit(struct spawn *spawn)
 /* Takes over `fd`; returns its number in the child. */
 static int spawn_fd(struct spawn *spawn, int fd)
 {
-        int target = CHILD_RAM_FD + (int)spawn->n_fds;
+        int target = CHILD_FIRST_FD + (int)spawn->n_fds;
 
         spawn->fds[spawn->n_fds++] = (struct child_fd){.fd = fd, .target = target};
         return target;

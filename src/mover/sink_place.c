@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* What the sink does with the payload of a frame. Everything here comes from the network: each number is
- * checked before it is used, and a frame is checked whole before its first byte is placed. */
+ * checked before it is used. A PAGES frame is checked whole before its first byte is placed; the runs of a ZERO frame are
+ * checked and placed one page after the other, for every page that is this channel's may be overwritten anyway, and a frame
+ * that turns out to be invalid ends the migration. */
 
 #include <errno.h>
 #include <poll.h>
