@@ -18,6 +18,7 @@ from labkit.workload import Ping
 
 from . import database, peers
 from .drover import DroverGuest
+from .usage import warm_memory
 
 VERSIONS = ("7.2", "10.0")
 HOSTS = {"7.2": ("host1", "host2"), "10.0": ("host3", "host4")}
@@ -185,6 +186,7 @@ class Bench:
     def _measure(self, lab, guest, work, case, system, number):
         workload, link = case
         work.settle()
+        warm_memory()
         ping = Ping(lab, guest.address, PING_INTERVAL_S)
         time.sleep(0.2)
         load = os.getloadavg()[0]
