@@ -56,11 +56,10 @@ static int confine_ram(const struct ram *ram, bool write_ram, struct error **ret
         enum { SUM_LOW, SUM_HIGH }; /* scratch memory */
         struct sock_filter code[] = {
                 LOAD(offsetof(struct seccomp_data, nr)),
-                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_pread64, 4, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_pread64, 3, 0),
                 BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_pwrite64, 1, 0),
                 ALLOW, /* every other call: the main filter's business */
-                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS), /* pwrite: see below */
-                KILL,
+                KILL,  /* pwrite: see below */
                 LOAD(LOW(0)),
                 BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)ram->fd, 1, 0),
                 KILL,
@@ -102,8 +101,8 @@ static int confine_ram(const struct ram *ram, bool write_ram, struct error **ret
         };
         struct sock_fprog program = {.len = ARRAY_SIZE(code), .filter = code};
 
-        if (write_ram) /* to the checks instead */
-                code[4] = (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, 1);
+        if (write_ram) /* on to the checks instead */
+                code[4] = (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, 0);
         if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
                 return error_from_errno(ret_error, errno, "Cannot confine the guest's memory");
         return 0;

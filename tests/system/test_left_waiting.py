@@ -4,7 +4,7 @@ hears of its end, but the guest there is as free as any other meanwhile, and not
 
 import time
 
-from fault_matrix import PATIENCE_S
+from fault_matrix import PATIENCE_S, STAYS, look
 from labkit.lab import wait_for
 
 
@@ -49,3 +49,14 @@ def test_guest_is_free_before_the_source_has_heard(cell):
     stays(lambda: guest.power() == "running" and guest.host() == cell.destination)
     guest.verify()
     cell.passed = True
+
+
+def test_cancel_counts_until_the_source_has_voted(cell):
+    """The record says handed-off already, but QEMU at the source cannot have completed: it goes on there."""
+    session = cell.guest.session(patience_s=PATIENCE_S)
+    cell.begin("handed-off")
+    cell.lab.drover("--no-wait", "task", "cancel", cell.task)
+    log = cell.lab.log_of(cell.source, "agent")
+    wait_for("the source's agent to be told", lambda: "the migration was cancelled" in log.read_text(encoding="utf-8"), 20)
+    cell.gate.touch()
+    look(cell, STAYS, session)
