@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMU on a lab's machine without drover: to test the guests themselves, and to compare with QEMU's own migration."""
 
+import collections
 import itertools
 import json
 import re
@@ -28,36 +29,29 @@ class Qmp:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(path))
         self._pending = b""
+        self._answers = collections.deque()
         self.events = []
         self._answer()
         self.execute("qmp_capabilities")
 
     def _receive(self, wait_s):
-        """Reads what has come, waiting for at most wait_s; False when nothing came."""
+        """Takes what has come, all whole messages of it, waiting for at most wait_s; False when nothing came."""
         if not select.select([self._socket], [], [], wait_s)[0]:
             return False
         data = self._socket.recv(65536)
         if not data:
             raise LabError("QEMU closed its QMP connection")
-        self._pending += data
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for message in map(json.loads, lines):
+            (self.events if "event" in message else self._answers).append(message)
         return True
-
-    def _take(self):
-        """The next whole message that is an answer, or None; events before it are kept."""
-        while b"\n" in self._pending:
-            line, self._pending = self._pending.split(b"\n", 1)
-            message = json.loads(line)
-            if "event" not in message:
-                return message
-            self.events.append(message)
-        return None
 
     def _answer(self):
         deadline = time.monotonic() + self.ANSWER_TIMEOUT_S
-        while (message := self._take()) is None:
+        while not self._answers:
             if not self._receive(max(deadline - time.monotonic(), 0)):
                 raise LabError(f"QEMU did not answer for {self.ANSWER_TIMEOUT_S} s")
-        return message
+        return self._answers.popleft()
 
     def execute(self, command, **arguments):
         self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
@@ -68,8 +62,7 @@ class Qmp:
 
     def poll(self, wait_s=0.0):
         """Takes the events of one read, waiting for it."""
-        if self._receive(wait_s):
-            self._take()
+        self._receive(wait_s)
 
     def find_event(self, name, **data):
         """The last event of this name with these data, or None."""

@@ -150,6 +150,14 @@ static void send_result(struct source *source)
                 false);
 }
 
+/* In a tunnel nothing but the end of the guest's time tells where the device state begins; either of the two may be
+ * known first. */
+static void tunnel_stopped(struct source *source, const struct source_stats *stats)
+{
+        if (stats->tunnel && stats->guest_stopped)
+                mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
+}
+
 /* Tells the agent what the threads posted. Returns 0 to go on, 1 when all is done, -1 when it failed. */
 static int handle_mail(struct source *source, struct source_stats *stats)
 {
@@ -157,8 +165,10 @@ static int handle_mail(struct source *source, struct source_stats *stats)
 
         if (mail & MAIL_READY)
                 send_ready(source, stats);
-        if (mail & MAIL_TUNNEL)
+        if (mail & MAIL_TUNNEL) {
                 stats->tunnel = true;
+                tunnel_stopped(source, stats);
+        }
         if (mail & MAIL_DEVICE_STATE)
                 send_event(source, "device-state");
         if (mail & MAIL_STREAM_END)
@@ -220,8 +230,8 @@ static int handle_control(
                 queue_mark(source, BATCH_HANDED_OFF);
                 break;
         case CONTROL_STOPPED:
-                if (stats->tunnel)
-                        mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
+                stats->guest_stopped = true;
+                tunnel_stopped(source, stats);
                 break;
         case CONTROL_COMMIT:
                 if (!*committed)

@@ -33,7 +33,7 @@ struct source_stats {
         uint64_t rtt_us;
         struct switchover switchover;
         struct switchover_status status; /* from the last qemu-status */
-        bool tunnel;
+        bool tunnel, guest_stopped;
         uint64_t limit_sent_ms;
         unsigned int n_ticks;
 };
