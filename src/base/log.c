@@ -30,6 +30,8 @@ void log_init(const char *program, enum log_level level)
         program_name = program;
         max_level = level;
         to_journal = getenv("JOURNAL_STREAM") != NULL;
+        /* gmtime_r() reads /etc/localtime at its first use (glibc, time/tzset.c): not later, in a sandbox. */
+        tzset();
 }
 
 int log_level_from_string(const char *s, enum log_level *ret_level)

@@ -11,10 +11,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "mover/sandbox.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -58,6 +60,13 @@ static void try_map(const struct attempt *a)
 {
         (void)a;
         _exit(mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+}
+
+static void try_log(const struct attempt *a)
+{
+        (void)a;
+        log_notice("a line from inside the sandbox");
+        _exit(0);
 }
 
 /* The exit code, or minus the signal that ended it. */
@@ -150,6 +159,11 @@ static void test_no_way_around(void **state)
         assert_int_equal(run(try_map, (struct attempt){.writable = true}), -SIGSYS);
 }
 
+static void test_the_mover_can_log(void **state)
+{
+        assert_int_equal(run(try_log, (struct attempt){.writable = true}), 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -158,7 +172,10 @@ int main(void)
                 cmocka_unit_test(test_memory_across_a_multiple_of_4_gib),
                 cmocka_unit_test(test_a_source_only_reads),
                 cmocka_unit_test(test_no_way_around),
+                cmocka_unit_test(test_the_mover_can_log),
         };
 
+        unsetenv("JOURNAL_STREAM"); /* lines with a time, which reads the time zone at first use */
+        log_init("test", LOG_LEVEL_INFO);
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
