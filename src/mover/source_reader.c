@@ -235,18 +235,24 @@ static int wait_for_stream(struct reader *reader)
 {
         struct pollfd pfds[] = {{.fd = reader->source->qemu_fd, .events = POLLIN},
                 {.fd = reader->source->reader_fd, .events = POLLIN}};
-        bool must_vote = reader->source->handed_off && !reader->voted;
         eventfd_t ignored;
-        int n = poll(pfds, ARRAY_SIZE(pfds),
+        bool must_vote;
+        int n, r;
+
+        /* All that is there was read, and the handoff may have been recorded meanwhile. */
+        r = vote_if_due(reader);
+        if (r < 0)
+                return r;
+        must_vote = reader->source->handed_off && !reader->voted;
+        n = poll(pfds, ARRAY_SIZE(pfds),
                 reader->something_partial ? IDLE_FLUSH_MS
                 : must_vote               ? SILENT_END_MS / 4
                                           : -1);
-
         if (n == 0)
                 flush_partial(reader);
         if (pfds[1].revents)
                 (void)eventfd_read(reader->source->reader_fd, &ignored);
-        return pfds[0].revents ? 0 : vote_if_due(reader);
+        return 0;
 }
 
 static int stream_ended(struct reader *reader, struct error **ret_error)
