@@ -16,7 +16,10 @@
 #define MESSAGE_MAX_BYTES 65536
 #define QUEUE_MAX 64          /* ops that wait for room in the socket; a mover that reads none is stuck */
 #define CONTROL_FD_OF_MOVER 3 /* docs/internals/mover-control.md */
-#define END_GRACE_MS 300      /* what a mover on a network that works needs many times less of */
+/* Guests on a busy host would otherwise take the processors from what is to relieve it; the wire bounds what a mover uses.
+ * Measured in docs/decisions/0005-movers-come-before-guests.md. */
+#define MOVER_NICE (-10)
+#define END_GRACE_MS 300 /* what a mover on a network that works needs many times less of */
 
 struct queued_op {
         struct list order;
@@ -215,6 +218,8 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
         spec.fds = &control;
         spec.n_fds = 1;
         spec.output_fd = STDERR_FILENO;
+        spec.own_session = true;
+        spec.nice = MOVER_NICE;
         r = child_start(loop, &spec, on_mover_exit, mover, &mover->child, ret_error);
         if (r < 0)
                 return r;

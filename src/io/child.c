@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "base/alloc.h"
@@ -126,6 +127,19 @@ static int enter_cgroup(const char *procs_path)
         return write(fd, "0", 1) == 1 ? 0 : -1; /* "0" is the writer itself, in cgroup v1 and v2 */
 }
 
+/* Where processes are in no group of their own, the kernel shares processor time between sessions first (sched(7),
+ * "The autogroup feature"), and a process's own nice value only counts within its session. */
+static void prefer(int nice_value)
+{
+        char text[8] = {nice_value < 0 ? '-' : '+', (char)('0' + abs(nice_value) / 10),
+                (char)('0' + abs(nice_value) % 10)};
+        int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+
+        (void)setpriority(PRIO_PROCESS, 0, nice_value);
+        if (fd >= 0)
+                (void)!write(fd, text, 3);
+}
+
 static _Noreturn void run_child(struct plan *p)
 {
         const struct child_spec *spec = p->spec;
@@ -139,6 +153,8 @@ static _Noreturn void run_child(struct plan *p)
         }
         if (spec->own_session && setsid() < 0)
                 die(error_fd, STAGE_SESSION);
+        if (spec->nice != 0)
+                prefer(spec->nice);
         if (spec->cgroup_procs && enter_cgroup(spec->cgroup_procs) < 0)
                 die(error_fd, STAGE_CGROUP);
         if (place_descriptors(p) < 0)

@@ -27,6 +27,8 @@ struct child_spec {
         const char *
                 cgroup_procs; /* path of a cgroup.procs file that the child enters before exec; may be NULL */
         bool own_session;     /* setsid: signals and the end of our session do not reach it */
+        int nice; /* 0: as ours. Also that of its session, which it should own: see prefer() in child.c. A wish: not
+                               * every host grants it */
         bool outlive; /* child_free() and our end leave it running; else it is killed (PR_SET_PDEATHSIG too)
                        */
         uint64_t timeout_ms; /* SIGKILL after it; 0: no limit */

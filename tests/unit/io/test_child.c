@@ -361,6 +361,25 @@ static void an_outliving_child_runs_on_and_can_be_adopted(void **state)
         wait_until_gone(*state, pid);
 }
 
+static void a_preferred_child_has_its_nice_value_and_its_sessions(void **state)
+{
+        struct child_spec spec = CHILD_SPEC_INIT;
+        struct probe p = {};
+        struct child *c;
+
+        if (geteuid() != 0)
+                skip();
+        spec.argv = SH("nice; cat /proc/self/autogroup 2>/dev/null || echo nice -10");
+        spec.output_max = 100;
+        spec.own_session = true;
+        spec.nice = -10;
+        c = start(*state, &p, &spec);
+        assert_int_equal(loop_wait(*state, &p.done, WAIT_MS), 0);
+        child_free(c);
+        assert_non_null(strstr(p.output, "-10\n"));
+        assert_non_null(strstr(p.output, "nice -10\n"));
+}
+
 static void a_process_that_is_not_ours_is_watched_too(void **state)
 {
         struct child_spec spec = CHILD_SPEC_INIT;
@@ -485,6 +504,7 @@ int main(void)
                 TEST(a_child_may_be_freed_in_its_handler),
                 TEST(freeing_kills_and_leaves_no_zombie),
                 TEST(an_outliving_child_runs_on_and_can_be_adopted),
+                TEST(a_preferred_child_has_its_nice_value_and_its_sessions),
                 TEST(a_process_that_is_not_ours_is_watched_too),
                 TEST(a_process_that_is_gone_cannot_be_adopted),
                 TEST(our_death_kills_an_ordinary_child_only),
