@@ -8,6 +8,7 @@
  * final phase; the way to abort is to close the stream, upon which QEMU resumes the guest by itself. */
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "agent/agent.h"
@@ -19,6 +20,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "io/file.h"
 #include "io/sock.h"
 #include "vmm/migration_params.h"
 #include "vmm/qmp.h"
@@ -300,13 +302,36 @@ static void setup_qemu(struct migration *m)
         m->source.stage_busy = true;
 }
 
+/* Processors of this host that nobody used since the last call; false when there is no telling yet. /proc/uptime has the
+ * idle time of all processors, in hundredths of a second (proc(5)). */
+static bool measure_idle(struct migration *m, double *ret_cores)
+{
+        _cleanup_free_ char *text = NULL;
+        double uptime_s = 0, idle_s = 0, elapsed_s;
+        bool known;
+
+        if (file_read("/proc/uptime", 64, &text, NULL) < 0 ||
+                sscanf(text, "%lf %lf", &uptime_s, &idle_s) != 2)
+                return false;
+        elapsed_s = uptime_s - m->source.uptime_s;
+        known = m->source.uptime_s > 0 && elapsed_s > POLL_MS / 2000.0;
+        if (known)
+                *ret_cores = MAX(0.0, (idle_s - m->source.idle_s) / elapsed_s);
+        m->source.uptime_s = uptime_s;
+        m->source.idle_s = idle_s;
+        return known;
+}
+
 static void send_qemu_status(struct migration *m, const struct migration_info *info)
 {
         json_t *op = json_pack("{s:s, s:I, s:I, s:I, s:f}", "op", "qemu-status", "remaining_bytes",
                 (json_int_t)info->ram_remaining_bytes, "dirty_pages_per_s",
                 (json_int_t)info->dirty_pages_per_s, "dirty_sync_count", (json_int_t)info->dirty_sync_count,
                 "mbps", info->mbps);
+        double idle_cores;
 
+        if (op && measure_idle(m, &idle_cores))
+                json_object_set_new(op, "idle_cores", json_real(idle_cores));
         (void)mover_process_send(m->mover, op, NULL, 0, NULL); /* `ended` tells if it is gone */
         if (!m->progress)
                 m->progress = json_object();

@@ -74,6 +74,7 @@ struct migration_source_state {
         unsigned int n_connected;
         struct migration_setup *setup;
         struct loop_source *poll; /* query-migrate, five times a second while copying */
+        double uptime_s, idle_s;  /* of the host's processors together, at the last poll; 0: not known */
         struct qmp_call *poll_call;
         struct qmp_call *stage_call;
 

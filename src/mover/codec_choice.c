@@ -8,6 +8,8 @@
 /* What a measurement keeps of its weight with each call of codec_sample_add(): 3 % after a second. */
 #define SAMPLE_FADE 0.7
 #define PROBE_EVERY 24
+/* Packing that has hardly begun has not shown yet what it gets. */
+#define MIN_CORES 0.1
 #define PROBE_EVERY_BLOCKED 8
 
 static const struct {
@@ -43,11 +45,13 @@ void codec_sample_add(struct codec_sample *sample, const struct codec_sample *mo
                 .cpu_ns = fade(sample->cpu_ns) + more->cpu_ns};
 }
 
-double codec_cores(unsigned int n_cpus, unsigned int n_senders, double cpu_share, bool wire_blocks)
+double codec_cores(const struct codec_room *room)
 {
-        double available = wire_blocks ? n_cpus : MAX(n_cpus, 2u) - 1;
+        double available = room->wire_blocks ? room->n_cpus : MAX(room->n_cpus, 2u) - 1;
 
-        return MIN(available, n_senders * cpu_share);
+        if (!room->wire_blocks && room->idle_cores >= 0)
+                available = CLAMP(room->packing_cores + room->idle_cores, MIN_CORES, available);
+        return MIN(available, room->n_senders * room->cpu_share);
 }
 
 /* Weight of the measurement against the guess, 0 to 1. */
@@ -96,7 +100,7 @@ static double rate_of(const struct codec_choice_input *input, enum codec_level l
 {
         const struct codec_sample *s = &input->samples[level];
         double speed = guesses[level].bytes_per_s;
-        double ratio = 1;
+        double ratio = 1, plain_share = MIN(input->plain_share, 0.99);
 
         if (level != CODEC_NONE) {
                 double weight = trust(s);
@@ -108,7 +112,8 @@ static double rate_of(const struct codec_choice_input *input, enum codec_level l
                         ratio = blend(ratio, measured_ratio(s), weight);
                 }
         }
-        return MIN(speed * input->n_cores, ratio * (double)input->wire_bytes_per_s);
+        return MIN(speed * input->n_cores / (1 - plain_share),
+                (double)input->wire_bytes_per_s / (plain_share + (1 - plain_share) / ratio));
 }
 
 enum codec_level codec_choose(const struct codec_choice_input *input)

@@ -3,8 +3,8 @@
 
 /* Chooses the codec level that moves most guest memory a second. Pure: numbers in, level out.
  *
- * A level's rate is bounded by the cores that pack (cores x MB/s a core) and by the wire (bytes/s x ratio);
- * the level with the highest bound wins. What this migration has measured for a level lately replaces the
+ * A level's rate is bounded by the cores that pack (cores x MB/s a core) and by the wire (bytes/s x ratio), counting the
+ * pages that no level packs; the level with the highest bound wins. What this migration has measured for a level lately replaces the
  * table's guess; the guess is scaled by how far off the one for the best known level is. Numbers that nothing
  * new comes for lose their weight within about two seconds, so that one bad moment does not rule out a level
  * for good; and now and then a batch goes at a neighbouring level (codec_probe()). */
@@ -23,6 +23,7 @@ struct codec_choice_input {
         enum codec_level current;
         uint64_t wire_bytes_per_s; /* what the connections take together when kept busy; 0: not known yet */
         double n_cores;            /* that can pack at a time: codec_cores() */
+        double plain_share;        /* of the bytes, 0 to 1: not worth packing */
         uint32_t features;         /* WIRE_FEATURE_* */
 };
 
@@ -30,10 +31,19 @@ struct codec_choice_input {
  * times a second. */
 void codec_sample_add(struct codec_sample *sample, const struct codec_sample *more);
 
-/* How many cores can pack. `n_cpus`: that the process may use; `cpu_share`: part (above 0, up to 1) of the
- * time in which a sender wanted to compute that it was running. While the wire blocks, QEMU and the reader
- * stand still as well; otherwise one core is theirs. */
-double codec_cores(unsigned int n_cpus, unsigned int n_senders, double cpu_share, bool wire_blocks);
+struct codec_room {
+        unsigned int n_cpus; /* that the process may use */
+        unsigned int n_senders;
+        double cpu_share; /* part (above 0, up to 1) of the time in which a sender wanted to compute that it was running */
+        bool wire_blocks;     /* the connections, not the processors, set the pace */
+        double packing_cores; /* in use for packing now */
+        double idle_cores;    /* of the host, unused now; below 0: not known */
+};
+
+/* How many cores can pack. While the wire blocks, QEMU and the reader stand still as well; otherwise one core is theirs, and
+ * on a host without idle processors packing gets no more than it has: what a cheaper level leaves over, all that feeds the
+ * senders can use. */
+double codec_cores(const struct codec_room *room);
 
 enum codec_level codec_choose(const struct codec_choice_input *input);
 

@@ -47,6 +47,7 @@ struct sender_counters {
         counter write_cpu_ns; /* of write_ns: the thread computed */
         counter pace_ns;      /* waited for the rate limit */
         counter pack_ns;
+        counter plain_bytes; /* not worth packing */
         struct {
                 counter raw, packed;
                 counter cpu_ns; /* of pack_ns: the thread computed */

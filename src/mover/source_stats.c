@@ -46,8 +46,10 @@ void source_stats_init(struct source_stats *stats, struct source *source)
                 .n_cpus = usable_cpus(),
                 .time_at_ns = now_ns,
                 .write_at_ns = now_ns,
-                .cpu_share = 1};
-        stats->choice.n_cores = codec_cores(stats->n_cpus, source->n_channels, 1, false);
+                .cpu_share = 1,
+                .idle_cores = -1};
+        stats->choice.n_cores = codec_cores(&(struct codec_room){
+                .n_cpus = stats->n_cpus, .n_senders = source->n_channels, .cpu_share = 1, .idle_cores = -1});
         stats->choice.features = source->features;
         switchover_init(&stats->switchover, source->start.max_pause_ms);
 }
@@ -119,6 +121,23 @@ static void measure_levels(struct source_stats *stats)
         }
 }
 
+static void measure_plain(struct source_stats *stats)
+{
+        uint64_t total = SUM(stats->source, plain_bytes);
+        struct codec_sample more = {.raw_bytes = total - stats->plain_bytes_before};
+        double packed = 0;
+
+        stats->plain_bytes_before = total;
+        codec_sample_add(&stats->plain, &more);
+        for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++)
+                packed += (double)stats->choice.samples[i].raw_bytes;
+        if (stats->plain.raw_bytes > 0)
+                stats->choice.plain_share =
+                        (double)stats->plain.raw_bytes / ((double)stats->plain.raw_bytes + packed);
+        else
+                stats->choice.plain_share = 0;
+}
+
 static void fade_in(struct sender_times *recent, const struct sender_times *now, struct sender_times *before)
 {
         recent->pack_ns = recent->pack_ns * TIME_FADE + now->pack_ns - before->pack_ns;
@@ -150,8 +169,12 @@ static void measure_waiting(struct source_stats *stats, uint64_t now_ns)
                 stats->cpu_share += (1 - stats->cpu_share) * (1 - TIME_FADE);
         blocked_ns = recent->write_ns - recent->write_cpu_ns / stats->cpu_share;
         source->wire_blocks = blocked_ns >= BLOCKED_PART * stats->time_ns;
-        stats->choice.n_cores =
-                codec_cores(stats->n_cpus, source->n_channels, stats->cpu_share, source->wire_blocks);
+        stats->choice.n_cores = codec_cores(&(struct codec_room){.n_cpus = stats->n_cpus,
+                .n_senders = source->n_channels,
+                .cpu_share = stats->cpu_share,
+                .wire_blocks = source->wire_blocks,
+                .packing_cores = recent->pack_cpu_ns / stats->time_ns,
+                .idle_cores = stats->idle_cores});
 }
 
 static void choose_level(struct source_stats *stats)
@@ -225,6 +248,7 @@ void source_stats_tick(struct source_stats *stats)
         measure_waiting(stats, now_ns);
         measure_wire(stats, now_ns);
         measure_levels(stats);
+        measure_plain(stats);
         choose_level(stats);
         bound_buffers(stats);
         if (++stats->n_ticks % STATS_EVERY_TICKS == 0)
@@ -233,12 +257,15 @@ void source_stats_tick(struct source_stats *stats)
 
 void source_stats_qemu(struct source_stats *stats, const json_t *message)
 {
+        const json_t *idle = json_object_get(message, "idle_cores");
+
         stats->status.remaining_bytes =
                 (uint64_t)MAX(0, json_integer_value(json_object_get(message, "remaining_bytes")));
         stats->status.dirty_sync_count =
                 (uint64_t)MAX(0, json_integer_value(json_object_get(message, "dirty_sync_count")));
         stats->status.qemu_bytes_per_s =
                 MAX(0.0, json_number_value(json_object_get(message, "mbps"))) * 1e6 / 8;
+        stats->idle_cores = json_is_number(idle) ? json_number_value(idle) : -1;
         decide_switchover(stats);
 }
 

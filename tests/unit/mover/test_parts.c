@@ -10,6 +10,7 @@
 #include <cmocka.h>
 // clang-format on
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 #include "io/file.h"
@@ -212,20 +213,58 @@ static void test_fresh_measurement_corrects_a_bad_one(void **state)
         assert_true(codec_choose(&input) >= CODEC_LZ4);
 }
 
+static double cores(unsigned int n_cpus, unsigned int n_senders, double cpu_share, bool wire_blocks)
+{
+        return codec_cores(&(struct codec_room){.n_cpus = n_cpus,
+                .n_senders = n_senders,
+                .cpu_share = cpu_share,
+                .wire_blocks = wire_blocks,
+                .idle_cores = -1});
+}
+
 static void test_busy_machine_gets_a_cheaper_level(void **state)
 {
         /* Two processors of which the senders get a tenth. */
-        double n_cores = codec_cores(2, 2, 0.1, true);
+        double n_cores = cores(2, 2, 0.1, true);
 
         assert_true(level_at(117 * 1000 * 1000, n_cores) < level_at(117 * 1000 * 1000, 2));
 }
 
 static void test_all_cores_pack_while_the_wire_blocks(void **state)
 {
-        assert_true(codec_cores(4, 4, 1, true) > 3.9);
-        assert_true(codec_cores(4, 4, 1, false) < 3.1);
-        assert_true(codec_cores(1, 4, 1, false) > 0.9); /* never none */
-        assert_true(codec_cores(8, 2, 1, true) < 2.1);  /* a sender packs on one core */
+        assert_true(cores(4, 4, 1, true) > 3.9);
+        assert_true(cores(4, 4, 1, false) < 3.1);
+        assert_true(cores(1, 4, 1, false) > 0.9); /* never none */
+        assert_true(cores(8, 2, 1, true) < 2.1);  /* a sender packs on one core */
+}
+
+static void test_without_idle_processors_packing_gets_what_it_has(void **state)
+{
+        struct codec_room room = {.n_cpus = 4, .n_senders = 4, .cpu_share = 1, .packing_cores = 0.5};
+
+        assert_true(fabs(codec_cores(&room) - 0.5) < 0.01);
+        room.idle_cores = 1;
+        assert_true(fabs(codec_cores(&room) - 1.5) < 0.01);
+        room.idle_cores = 4;
+        assert_true(fabs(codec_cores(&room) - 3) < 0.01); /* one is QEMU's and the reader's */
+        room.idle_cores = room.packing_cores = 0;
+        assert_true(codec_cores(&room) > 0.05); /* never none */
+        room.wire_blocks = true;
+        assert_true(fabs(codec_cores(&room) - 4) < 0.01);
+}
+
+static void test_pages_that_nothing_packs_make_the_wire_matter(void **state)
+{
+        struct codec_choice_input input = {
+                .wire_bytes_per_s = 118 * 1000 * 1000, .n_cores = 1, .features = WIRE_FEATURES_ALL};
+
+        /* As measured for a guest a quarter of which is random: packed alone, lz4 would not be bound by the wire. */
+        input.samples[CODEC_LZ4] = (struct codec_sample){64 << 20, (64 << 20) / 3, 160 * 1000 * 1000};
+        input.samples[CODEC_ZSTD_1] = (struct codec_sample){64 << 20, (64 << 20) / 5, 200 * 1000 * 1000};
+        input.current = CODEC_LZ4;
+        assert_int_equal(codec_choose(&input), CODEC_LZ4);
+        input.plain_share = 0.25;
+        assert_int_equal(codec_choose(&input), CODEC_ZSTD_1);
 }
 
 static unsigned int n_probes(enum codec_level level, bool wire_blocks, enum codec_level probe)
@@ -443,6 +482,8 @@ int main(void)
                 cmocka_unit_test(test_fresh_measurement_corrects_a_bad_one),
                 cmocka_unit_test(test_busy_machine_gets_a_cheaper_level),
                 cmocka_unit_test(test_all_cores_pack_while_the_wire_blocks),
+                cmocka_unit_test(test_without_idle_processors_packing_gets_what_it_has),
+                cmocka_unit_test(test_pages_that_nothing_packs_make_the_wire_matter),
                 cmocka_unit_test(test_uncompressed_migration_still_probes_lz4),
                 cmocka_unit_test(test_blocked_wire_probes_the_next_stronger_level),
                 cmocka_unit_test(test_downtime_limit_stays_within_the_users_bound),
