@@ -119,7 +119,7 @@ static double rate_of(const struct codec_choice_input *input, enum codec_level l
 enum codec_level codec_choose(const struct codec_choice_input *input)
 {
         double speed_scale, ratio_scale, best_rate;
-        enum codec_level best = input->current;
+        enum codec_level best = input->current, next;
 
         if (input->wire_bytes_per_s == 0)
                 return input->current;
@@ -133,7 +133,14 @@ enum codec_level codec_choose(const struct codec_choice_input *input)
                         best_rate = rate;
                 }
         }
-        return best;
+        /* One step: the next level's own numbers come before a guess about the one after it is acted on. */
+        next = input->current;
+        while (next != best) {
+                next = best > next ? next + 1 : next - 1;
+                if (allowed(input, next))
+                        break;
+        }
+        return next;
 }
 
 enum codec_level codec_probe(enum codec_level level, unsigned int n, bool wire_blocks)

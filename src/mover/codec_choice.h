@@ -45,6 +45,7 @@ struct codec_room {
  * senders can use. */
 double codec_cores(const struct codec_room *room);
 
+/* The level to use now: one step from the present one towards the best. Called ten times a second. */
 enum codec_level codec_choose(const struct codec_choice_input *input);
 
 /* The level for a sender's `n`th batch when `level` is in use: mostly that, now and then a neighbour, to keep

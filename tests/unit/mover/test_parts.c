@@ -197,6 +197,8 @@ static void test_old_measurement_gives_way_to_the_table(void **state)
         assert_int_equal(input.current, CODEC_NONE);
         for (int tick = 0; tick < 25; tick++)
                 codec_sample_add(&input.samples[CODEC_LZ4], &(struct codec_sample){0});
+        input.current = codec_choose(&input);
+        assert_int_equal(input.current, CODEC_LZ4); /* a step at a time */
         assert_int_equal(codec_choose(&input), CODEC_ZSTD_1);
 }
 
