@@ -162,11 +162,13 @@ int migration_new(struct agent *agent, enum migration_role role, const json_t *s
         m->role = role;
         m->epoch = epoch;
         m->path_alive = true;
-        if (role == MIGRATION_SOURCE_SIDE)
+        if (role == MIGRATION_SOURCE_SIDE) {
+                m->source.qemu_fd = -1;
                 for (size_t i = 0; i < MIGRATION_MAX_CHANNELS; i++)
                         m->source.sockets[i] = -1;
-        else
+        } else {
                 m->destination.listen_fd = -1;
+        }
         snprintf(m->id, sizeof(m->id), "%s", id);
         snprintf(m->vm_uid, sizeof(m->vm_uid), "%s",
                 json_string_value(json_object_get(json_object_get(spec, "vm"), "uid")));
@@ -491,6 +493,8 @@ bool migration_hold(struct migration *m, const char *point)
 void migration_close_path(struct migration *m)
 {
         mover_process_free(TAKE_PTR(m->mover));
+        if (m->role == MIGRATION_SOURCE_SIDE)
+                fd_closep(&m->source.qemu_fd);
         m->path_alive = false;
 }
 

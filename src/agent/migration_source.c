@@ -31,6 +31,10 @@
 #define CONNECT_TIMEOUT_MS 10000
 #define QMP_TIMEOUT_MS 10000
 #define POLL_MS 200
+/* The stream's room: what the connections take in STREAM_MS, STREAM_PACKS bytes of memory for each on the wire. */
+#define STREAM_MS 10
+#define STREAM_PACKS 4
+#define MIN_STREAM_BYTES (128 * 1024)
 #define THROTTLE_INITIAL_PERCENT 40
 #define THROTTLE_INCREMENT_PERCENT 20
 #define CLOCK_SAMPLES 5
@@ -82,6 +86,7 @@ void migration_source_leave_monitor(struct migration *m)
 
 void migration_source_deinit(struct migration *m)
 {
+        fd_closep(&m->source.qemu_fd);
         close_connections(m);
         loop_source_free(TAKE_PTR(m->source.poll));
         migration_source_leave_monitor(m);
@@ -244,10 +249,10 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
                 (json_int_t)CONNECT_TIMEOUT_MS);
 }
 
-static void on_stream(void *userdata, int stream_fd, struct error *error)
+static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *error)
 {
         struct mover_process_handler handler = {on_mover_event, on_mover_ended, userdata};
-        _cleanup_fd_ int stream = stream_fd, ram = -1;
+        _cleanup_fd_ int stream = stream_fd, qemu_end = qemu_fd, ram = -1;
         struct migration *m = userdata;
         struct vm *vm = migration_vm(m);
         int fds[2 + MIGRATION_MAX_CHANNELS];
@@ -270,6 +275,7 @@ static void on_stream(void *userdata, int stream_fd, struct error *error)
                 mover_process_send(m->mover, start_message(m, vm), fds, 2 + m->source.n_channels, &e) < 0)
                 return stage_failed(m, e);
         close_connections(m); /* the mover has its own copies */
+        m->source.qemu_fd = TAKE_FD(qemu_end);
 }
 
 static void start_mover(struct migration *m)
@@ -423,6 +429,20 @@ static void advance(struct migration *m)
 
 /* --- Events ---------------------------------------------------------------------------------------------- */
 
+/* The connections' speed is known: the room between QEMU and the mover, made for a fast one, becomes what these take in
+ * STREAM_MS. Large enough, and the two need not wait for each other's turns on a busy host (docs/decisions/0005); too
+ * large, and it adds to the pause. Then our descriptor goes: see vm_stream_fn. */
+static void fit_stream(struct migration *m, const json_t *stats)
+{
+        uint64_t bytes_per_s = (uint64_t)json_integer_value(json_object_get(stats, "capacity_bps")) / 8;
+
+        if (m->source.qemu_fd < 0 || bytes_per_s == 0)
+                return;
+        vm_stream_set_room(m->source.qemu_fd,
+                MAX(bytes_per_s * STREAM_PACKS * STREAM_MS / 1000, (uint64_t)MIN_STREAM_BYTES));
+        fd_closep(&m->source.qemu_fd);
+}
+
 static void set_downtime_limit(struct migration *m, const json_t *message)
 {
         json_int_t limit_ms = json_integer_value(json_object_get(message, "downtime_limit_ms"));
@@ -477,6 +497,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
 
         if (!strcmp(event, "stats")) {
                 migration_take_stats(m, message);
+                fit_stream(m, message);
                 return throttle_if_needed(m, message);
         }
         if (!strcmp(event, "failed"))
@@ -518,6 +539,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
         const char *status = json_string_value(json_object_get(data, "status")) ?: "";
 
         if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING && !m->source.stopped_unix_us) {
+                fd_closep(&m->source.qemu_fd);
                 m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
                 migration_set_phase(m, MIGRATION_SWITCHING);
                 if (m->mover)

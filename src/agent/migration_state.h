@@ -73,6 +73,7 @@ struct migration_source_state {
         struct loop_source *connecting[MIGRATION_MAX_CHANNELS];
         unsigned int n_connected;
         struct migration_setup *setup;
+        int qemu_fd;              /* -1; of QEMU's end of the stream, until its room is fitted */
         struct loop_source *poll; /* query-migrate, five times a second while copying */
         double uptime_s, idle_s;  /* of the host's processors together, at the last poll; 0: not known */
         struct qmp_call *poll_call;

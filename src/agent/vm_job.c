@@ -35,6 +35,7 @@ int vm_job_begin(
                 .done = done,
                 .userdata = userdata,
                 .stream_fd = -1,
+                .qemu_fd = -1,
                 .before = vm_power(vm)};
         vm->job = job;
         return 0;
@@ -65,18 +66,26 @@ static struct vm_job *detach(struct vm *vm)
         return job;
 }
 
+static void job_free(struct vm_job *job)
+{
+        if (!job)
+                return;
+        fd_closep(&job->stream_fd);
+        fd_closep(&job->qemu_fd);
+        free(job);
+}
+
 void vm_job_end(struct vm *vm, struct error *error)
 {
         struct vm_job *job = detach(vm);
 
         error_about(&error, "vm/%s", vm->name);
         if (job && job->stream_done)
-                job->stream_done(job->userdata, error ? -1 : TAKE_FD(job->stream_fd), error);
+                job->stream_done(job->userdata, error ? -1 : TAKE_FD(job->stream_fd),
+                        error ? -1 : TAKE_FD(job->qemu_fd), error);
         else if (job && job->done)
                 job->done(job->userdata, error);
-        if (job)
-                fd_closep(&job->stream_fd);
-        free(job);
+        job_free(job);
         error_free(error);
 }
 
@@ -96,7 +105,5 @@ void vm_job_drop(struct vm *vm)
 {
         struct vm_job *job = detach(vm);
 
-        if (job)
-                fd_closep(&job->stream_fd);
-        free(job);
+        job_free(job);
 }

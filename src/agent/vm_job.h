@@ -42,6 +42,7 @@ struct vm_job {
         struct error *error;  /* why a start is being undone */
         enum vm_power before; /* what to fall back to when a start fails */
         int stream_fd;        /* -1; our end, until it is handed over */
+        int qemu_fd;          /* -1; of VM_JOB_STREAM, see vm_stream_fn */
 };
 
 /* BUSY when another is under way. */

@@ -217,10 +217,18 @@ static void on_stream_fd(void *userdata, const json_t *result, const struct erro
         vm_job_end(vm, copy_error(error));
 }
 
+void vm_stream_set_room(int qemu_fd, uint64_t bytes)
+{
+        int size = (int)MIN(bytes, (uint64_t)VM_STREAM_BYTES);
+
+        /* A UNIX socket's data count as the sender's (net/unix/af_unix.c). FORCE: above net.core.wmem_max. */
+        if (setsockopt(qemu_fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
+                (void)setsockopt(qemu_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
 int vm_open_outgoing_stream(
         struct vm *vm, const char *fdname, vm_stream_fn done, void *userdata, struct error **ret_error)
 {
-        _cleanup_fd_ int theirs = -1;
         int pair[2], r;
 
         if (!vm->qmp)
@@ -236,8 +244,9 @@ int vm_open_outgoing_stream(
                 return r;
         }
         vm->job->stream_fd = pair[0];
-        theirs = pair[1];
-        r = qmp_command(vm->qmp, "getfd", json_pack("{s:s}", "fdname", fdname), theirs, QMP_TIMEOUT_MS,
+        vm->job->qemu_fd = pair[1];
+        vm_stream_set_room(pair[1], VM_STREAM_BYTES);
+        r = qmp_command(vm->qmp, "getfd", json_pack("{s:s}", "fdname", fdname), pair[1], QMP_TIMEOUT_MS,
                 on_stream_fd, vm, &vm->job->call, ret_error);
         if (r < 0)
                 vm_job_drop(vm);

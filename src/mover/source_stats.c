@@ -190,11 +190,19 @@ static void choose_level(struct source_stats *stats)
         source->level = codec_choose(&stats->choice);
 }
 
+/* Bytes that QEMU wrote and the reader has not read. */
+static uint64_t stream_backlog(struct source *source)
+{
+        int pending = 0;
+
+        return ioctl(source->qemu_fd, SIOCINQ, &pending) == 0 ? (uint64_t)pending : 0;
+}
+
 static void bound_buffers(struct source_stats *stats)
 {
         struct source *source = stats->source;
         uint64_t backlog = socket_backlog(source, &stats->rtt_us);
-        uint64_t queued = batch_pool_under_way(&source->pool);
+        uint64_t queued = batch_pool_under_way(&source->pool) + stream_backlog(source);
         /* Guest bytes become wire bytes in this proportion. */
         double ratio = stats->retired_bytes_per_s > 0
                                ? CLAMP((double)stats->wire_bytes_per_s / (double)stats->retired_bytes_per_s,
