@@ -19,10 +19,13 @@
 #define OVERHEAD_BYTES (UINT64_C(512) << 20)
 #define TASKS_BASE 256 /* I/O threads: QEMU's pool alone has up to 64 */
 #define TASKS_PER_VCPU 4
+#define WEIGHT_PER_VCPU 100
+#define MOVERS_VCPUS 10 /* about what nice -10 is against 0, see docs/decisions/0005 */
 
 struct cgroup {
         char *root; /* absolute; NULL: not available */
         char *status;
+        char *movers; /* cgroup.procs; NULL: not available */
 };
 
 static int write_text(const char *path, const char *text)
@@ -79,6 +82,23 @@ static int prepare_root(const char *root, char **ret_status)
         }
 }
 
+static void make_movers_group(struct cgroup *cgroup)
+{
+        _cleanup_free_ char *folder = alloc_printf("%s/movers", cgroup->root);
+        char weight[16];
+        int r = folder ? 0 : -ENOMEM;
+
+        (void)snprintf(weight, sizeof(weight), "%d", WEIGHT_PER_VCPU * MOVERS_VCPUS);
+        if (r == 0 && mkdir(folder, 0755) < 0 && errno != EEXIST)
+                r = -errno;
+        if (r == 0)
+                r = write_file(folder, "cpu.weight", weight);
+        if (r == 0)
+                cgroup->movers = alloc_printf("%s/cgroup.procs", folder);
+        else
+                log_warning("no control group for data movers: %s", strerror(-r));
+}
+
 int cgroup_new(const char *root, struct cgroup **ret_cgroup)
 {
         _cleanup_(cgroup_freep) struct cgroup *cgroup = ALLOC(struct cgroup);
@@ -91,6 +111,7 @@ int cgroup_new(const char *root, struct cgroup **ret_cgroup)
         else if (prepare_root(path, &cgroup->status) == 0) {
                 cgroup->status = alloc_printf("cgroup v2 at %s: memory, cpu, pids", path);
                 cgroup->root = TAKE_PTR(path);
+                make_movers_group(cgroup);
         }
         if (!cgroup->status)
                 return -ENOMEM;
@@ -104,7 +125,13 @@ void cgroup_free(struct cgroup *cgroup)
                 return;
         free(cgroup->root);
         free(cgroup->status);
+        free(cgroup->movers);
         free(cgroup);
+}
+
+const char *cgroup_movers(const struct cgroup *cgroup)
+{
+        return cgroup->movers;
 }
 
 bool cgroup_available(const struct cgroup *cgroup)
@@ -129,7 +156,7 @@ static int set_limits(const char *folder, uint64_t memory_bytes, unsigned int cp
                 r = write_file(folder, "pids.max", text);
         }
         if (r == 0) {
-                (void)snprintf(text, sizeof(text), "%u", MIN(100 * cpus, 10000U));
+                (void)snprintf(text, sizeof(text), "%u", MIN(WEIGHT_PER_VCPU * cpus, 10000U));
                 r = write_file(folder, "cpu.weight", text);
         }
         return r;

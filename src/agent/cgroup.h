@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* A cgroup (v2) for each VM under one root, with limits of memory, processors and processes. Where the host has no
+/* A cgroup (v2) for each VM under one root, with limits of memory, processors and processes, and one for movers. Where the host has no
  * cgroup v2, or no right to it, VMs run without and the status says why. */
 
 #include "base/error.h"
@@ -14,6 +14,8 @@ int cgroup_new(const char *root, struct cgroup **ret_cgroup);
 void cgroup_free(struct cgroup *cgroup);
 DEFINE_CLEANUP(struct cgroup *, cgroup_free)
 
+/* cgroup.procs of the group for data movers, which weighs as much as guests with ten vCPUs; NULL where there is none. */
+const char *cgroup_movers(const struct cgroup *cgroup);
 bool cgroup_available(const struct cgroup *cgroup);
 /* "cgroup v2 at /sys/fs/cgroup/drover.slice: memory, cpu, pids", or why there is none. */
 const char *cgroup_status(const struct cgroup *cgroup);

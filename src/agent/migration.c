@@ -490,12 +490,17 @@ bool migration_hold(struct migration *m, const char *point)
         return crash_point_hold(m->agent->loop, point, on_hold_over, m, &m->hold);
 }
 
+static void path_ended(struct migration *m)
+{
+        m->path_alive = false;
+        if (m->role == MIGRATION_SOURCE_SIDE)
+                fd_closep(&m->source.qemu_fd);
+}
+
 void migration_close_path(struct migration *m)
 {
         mover_process_free(TAKE_PTR(m->mover));
-        if (m->role == MIGRATION_SOURCE_SIDE)
-                fd_closep(&m->source.qemu_fd);
-        m->path_alive = false;
+        path_ended(m);
 }
 
 static void on_left(void *userdata, struct error *failure _unused_)
@@ -511,7 +516,7 @@ void migration_abort_path(struct migration *m)
 {
         const struct mover_process_handler handler = {.ended = on_left, .userdata = m};
 
-        m->path_alive = false;
+        path_ended(m);
         if (!m->mover)
                 return;
         (void)mover_process_send(m->mover,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/cgroup.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
@@ -205,8 +206,8 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         if (r == 0)
                 r = listen_for_data(m, ret_error);
         if (r == 0)
-                r = mover_process_start(
-                        m->agent->loop, m->agent->config.mover, MOVER_SINK, &handler, &m->mover, ret_error);
+                r = mover_process_start(m->agent->loop, m->agent->config.mover, MOVER_SINK,
+                        cgroup_movers(m->agent->cgroup), &handler, &m->mover, ret_error);
         if (r < 0)
                 return r;
         fds[0] = stream;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/cgroup.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
@@ -31,10 +32,11 @@
 #define CONNECT_TIMEOUT_MS 10000
 #define QMP_TIMEOUT_MS 10000
 #define POLL_MS 200
-/* The stream's room: what the connections take in STREAM_MS, STREAM_PACKS bytes of memory for each on the wire. */
+/* The stream's room: what the connections take in STREAM_MS, up to MAX_STREAM_PACKS bytes of memory for each on the wire. */
 #define STREAM_MS 10
-#define STREAM_PACKS 4
-#define MIN_STREAM_BYTES (128 * 1024)
+#define MAX_STREAM_PACKS 4.0
+#define MIN_STREAM_BYTES (256 * 1024.0)
+#define STATS_TO_FIT 3 /* two a second */
 #define THROTTLE_INITIAL_PERCENT 40
 #define THROTTLE_INCREMENT_PERCENT 20
 #define CLOCK_SAMPLES 5
@@ -270,8 +272,8 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         fds[0] = stream;
         fds[1] = ram;
         memcpy(fds + 2, m->source.sockets, m->source.n_channels * sizeof(int));
-        if (mover_process_start(
-                    m->agent->loop, m->agent->config.mover, MOVER_SOURCE, &handler, &m->mover, &e) < 0 ||
+        if (mover_process_start(m->agent->loop, m->agent->config.mover, MOVER_SOURCE,
+                    cgroup_movers(m->agent->cgroup), &handler, &m->mover, &e) < 0 ||
                 mover_process_send(m->mover, start_message(m, vm), fds, 2 + m->source.n_channels, &e) < 0)
                 return stage_failed(m, e);
         close_connections(m); /* the mover has its own copies */
@@ -308,8 +310,9 @@ static void setup_qemu(struct migration *m)
         m->source.stage_busy = true;
 }
 
-/* Processors of this host that nobody used since the last call; false when there is no telling yet. /proc/uptime has the
- * idle time of all processors, in hundredths of a second (proc(5)). */
+/* Processors of this host that were idle since the last call, those that wait for a disk not counted; false when there is no
+ * telling yet. /proc/uptime has the idle time of all processors (proc(5)); /proc/stat would tell more, but costs milliseconds
+ * on large hosts. */
 static bool measure_idle(struct migration *m, double *ret_cores)
 {
         _cleanup_free_ char *text = NULL;
@@ -429,17 +432,20 @@ static void advance(struct migration *m)
 
 /* --- Events ---------------------------------------------------------------------------------------------- */
 
-/* The connections' speed is known: the room between QEMU and the mover, made for a fast one, becomes what these take in
- * STREAM_MS. Large enough, and the two need not wait for each other's turns on a busy host (docs/decisions/0005); too
- * large, and it adds to the pause. Then our descriptor goes: see vm_stream_fn. */
+/* After the first moments, in which connections only pick up speed, the room between QEMU and the mover becomes what the
+ * connections take in STREAM_MS. Large enough, and the two need not wait for each other's turns on a busy host
+ * (docs/decisions/0005); too large, and it adds to the pause. Then our descriptor goes: see vm_stream_fn. */
 static void fit_stream(struct migration *m, const json_t *stats)
 {
-        uint64_t bytes_per_s = (uint64_t)json_integer_value(json_object_get(stats, "capacity_bps")) / 8;
+        double capacity = (double)json_integer_value(json_object_get(stats, "capacity_bps")) / 8;
+        double wire = (double)json_integer_value(json_object_get(stats, "rate_bps"));
+        double memory = (double)json_integer_value(json_object_get(stats, "effective_bps"));
+        double packs = wire > 0 ? CLAMP(memory / wire, 1.0, MAX_STREAM_PACKS) : 1;
 
-        if (m->source.qemu_fd < 0 || bytes_per_s == 0)
+        if (m->source.qemu_fd < 0 || capacity <= 0 || ++m->source.n_stats < STATS_TO_FIT)
                 return;
-        vm_stream_set_room(m->source.qemu_fd,
-                MAX(bytes_per_s * STREAM_PACKS * STREAM_MS / 1000, (uint64_t)MIN_STREAM_BYTES));
+        vm_stream_set_room(
+                m->source.qemu_fd, (uint64_t)MAX(capacity * packs * STREAM_MS / 1000, MIN_STREAM_BYTES));
         fd_closep(&m->source.qemu_fd);
 }
 

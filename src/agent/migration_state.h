@@ -74,6 +74,7 @@ struct migration_source_state {
         unsigned int n_connected;
         struct migration_setup *setup;
         int qemu_fd;              /* -1; of QEMU's end of the stream, until its room is fitted */
+        unsigned int n_stats;     /* seen with that */
         struct loop_source *poll; /* query-migrate, five times a second while copying */
         double uptime_s, idle_s;  /* of the host's processors together, at the last poll; 0: not known */
         struct qmp_call *poll_call;

@@ -16,8 +16,8 @@
 #define MESSAGE_MAX_BYTES 65536
 #define QUEUE_MAX 64          /* ops that wait for room in the socket; a mover that reads none is stuck */
 #define CONTROL_FD_OF_MOVER 3 /* docs/internals/mover-control.md */
-/* Guests on a busy host would otherwise take the processors from what is to relieve it; the wire bounds what a mover uses.
- * Measured in docs/decisions/0005-movers-come-before-guests.md. */
+/* Guests on a busy host would otherwise take the processors from what is to relieve it: see
+ * docs/decisions/0005-movers-come-before-guests.md. */
 #define MOVER_NICE (-10)
 #define END_GRACE_MS 300 /* what a mover on a network that works needs many times less of */
 
@@ -188,7 +188,7 @@ static void on_mover_exit(void *userdata, const struct child_result *result)
         mover_unpin(mover);
 }
 
-int mover_process_start(struct loop *loop, const char *binary, enum mover_role role,
+int mover_process_start(struct loop *loop, const char *binary, enum mover_role role, const char *cgroup_procs,
         const struct mover_process_handler *handler, struct mover_process **ret_mover,
         struct error **ret_error)
 {
@@ -220,6 +220,7 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
         spec.output_fd = STDERR_FILENO;
         spec.own_session = true;
         spec.nice = MOVER_NICE;
+        spec.cgroup_procs = cgroup_procs;
         r = child_start(loop, &spec, on_mover_exit, mover, &mover->child, ret_error);
         if (r < 0)
                 return r;

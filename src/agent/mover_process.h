@@ -23,7 +23,8 @@ struct mover_process_handler {
 enum mover_role { MOVER_SOURCE, MOVER_SINK };
 
 /* Runs `binary` source|sink. */
-int mover_process_start(struct loop *loop, const char *binary, enum mover_role role,
+/* cgroup_procs: of the group it is to be in (cgroup_movers()); may be NULL. */
+int mover_process_start(struct loop *loop, const char *binary, enum mover_role role, const char *cgroup_procs,
         const struct mover_process_handler *handler, struct mover_process **ret_mover,
         struct error **ret_error);
 

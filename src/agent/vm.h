@@ -123,10 +123,10 @@ int vm_open_ram(const struct vm *vm, int *ret_fd, struct error **ret_error);
 /* The mover's end of QEMU's incoming stream; the caller's. -1 if taken already (or after adoption). */
 int vm_take_stream_fd(struct vm *vm);
 
-/* Source: makes a socket pair with VM_STREAM_BYTES of room, hands one end to QEMU with `getfd` under `fdname`, and gives the
+/* Source: makes a socket pair with VM_STREAM_BYTES of room (as the kernel counts, overhead included), hands one end to QEMU with `getfd` under `fdname`, and gives the
  * other to `done` as stream_fd; `migrate` with uri "fd:FDNAME" uses it. qemu_fd: a second descriptor of QEMU's end, to change
  * the room; while it is open, the mover does not see that QEMU closed its own. Both are owned by the callee, -1 on error. */
-#define VM_STREAM_BYTES (4 * 1024 * 1024)
+#define VM_STREAM_BYTES (8 * 1024 * 1024)
 typedef void (*vm_stream_fn)(void *userdata, int stream_fd, int qemu_fd, struct error *error);
 /* Best effort: without privileges, the kernel allows less. */
 void vm_stream_set_room(int qemu_fd, uint64_t bytes);

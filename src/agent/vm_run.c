@@ -219,7 +219,7 @@ static void on_stream_fd(void *userdata, const json_t *result, const struct erro
 
 void vm_stream_set_room(int qemu_fd, uint64_t bytes)
 {
-        int size = (int)MIN(bytes, (uint64_t)VM_STREAM_BYTES);
+        int size = (int)(MIN(bytes, (uint64_t)VM_STREAM_BYTES) / 2); /* the kernel doubles it, socket(7) */
 
         /* A UNIX socket's data count as the sender's (net/unix/af_unix.c). FORCE: above net.core.wmem_max. */
         if (setsockopt(qemu_fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)

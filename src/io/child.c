@@ -131,13 +131,18 @@ static int enter_cgroup(const char *procs_path)
  * "The autogroup feature"), and a process's own nice value only counts within its session. */
 static void prefer(int nice_value)
 {
-        char text[8] = {nice_value < 0 ? '-' : '+', (char)('0' + abs(nice_value) / 10),
-                (char)('0' + abs(nice_value) % 10)};
+        unsigned int size = (unsigned int)abs(nice_value) % 100;
+        char text[4];
+        size_t n = 0;
         int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
 
         (void)setpriority(PRIO_PROCESS, 0, nice_value);
+        text[n++] = nice_value < 0 ? '-' : '+'; /* no stdio after fork */
+        if (size >= 10)
+                text[n++] = (char)('0' + size / 10);
+        text[n++] = (char)('0' + size % 10);
         if (fd >= 0)
-                (void)!write(fd, text, 3);
+                (void)!write(fd, text, n);
 }
 
 static _Noreturn void run_child(struct plan *p)

@@ -8,9 +8,9 @@
 /* What a measurement keeps of its weight with each call of codec_sample_add(): 3 % after a second. */
 #define SAMPLE_FADE 0.7
 #define PROBE_EVERY 24
+#define PROBE_EVERY_BLOCKED 8
 /* Packing that has hardly begun has not shown yet what it gets. */
 #define MIN_CORES 0.1
-#define PROBE_EVERY_BLOCKED 8
 
 static const struct {
         double bytes_per_s;

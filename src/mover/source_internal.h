@@ -47,7 +47,8 @@ struct sender_counters {
         counter write_cpu_ns; /* of write_ns: the thread computed */
         counter pace_ns;      /* waited for the rate limit */
         counter pack_ns;
-        counter plain_bytes; /* not worth packing */
+        counter plain_bytes;    /* not worth packing */
+        counter packable_bytes; /* packed or, at level none, not */
         struct {
                 counter raw, packed;
                 counter cpu_ns; /* of pack_ns: the thread computed */

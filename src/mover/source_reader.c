@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* The reader: takes QEMU's stream apart and deals the pages out to the senders; speaks the return path. It
- * is the only one that uses QEMU's socket. Nothing here waits for the agent: QEMU holds its big lock while it
+ * is the only one that reads and writes QEMU's socket. Nothing here waits for the agent: QEMU holds its big lock while it
  * writes the last phase, and whoever waits for QMP then without reading the stream waits for ever. */
 
 #include <errno.h>
@@ -275,8 +275,9 @@ static int read_stream(struct reader *reader, struct error **ret_error)
                 int r;
 
                 if (n > 0) {
-                        reader->last_read_ms = clock_now_ms(&clock_system);
                         r = stream_parser_feed(reader->parser, reader->buffer, (size_t)n, ret_error);
+                        reader->last_read_ms =
+                                clock_now_ms(&clock_system); /* feeding may have waited for room */
                         /* The guest stands still: nothing may wait for company any more. */
                         if (r >= 0 && (size_t)n < READ_BYTES &&
                                 stream_parser_mode(reader->parser) == STREAM_OPAQUE)

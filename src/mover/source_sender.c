@@ -154,8 +154,7 @@ static int flush_stage(struct sender *sender, struct stage *stage, bool packable
 
         if (stage->n_entries == 0)
                 return 0;
-        if (!packable)
-                counter_add(&sender->counters.plain_bytes, raw_len);
+        counter_add(packable ? &sender->counters.packable_bytes : &sender->counters.plain_bytes, raw_len);
         memmove(raw, stage->entries, entries_len);
         body = pack(sender, packable ? next_level(sender) : CODEC_NONE, raw, raw_len, &len, &head.packing);
         stage->n_entries = 0;

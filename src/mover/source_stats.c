@@ -123,19 +123,15 @@ static void measure_levels(struct source_stats *stats)
 
 static void measure_plain(struct source_stats *stats)
 {
-        uint64_t total = SUM(stats->source, plain_bytes);
-        struct codec_sample more = {.raw_bytes = total - stats->plain_bytes_before};
-        double packed = 0;
+        uint64_t plain = SUM(stats->source, plain_bytes), packable = SUM(stats->source, packable_bytes);
+        struct codec_sample more = {
+                .raw_bytes = plain - stats->plain_before, .packed_bytes = packable - stats->packable_before};
 
-        stats->plain_bytes_before = total;
+        stats->plain_before = plain;
+        stats->packable_before = packable;
         codec_sample_add(&stats->plain, &more);
-        for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++)
-                packed += (double)stats->choice.samples[i].raw_bytes;
-        if (stats->plain.raw_bytes > 0)
-                stats->choice.plain_share =
-                        (double)stats->plain.raw_bytes / ((double)stats->plain.raw_bytes + packed);
-        else
-                stats->choice.plain_share = 0;
+        stats->choice.plain_share = (double)stats->plain.raw_bytes /
+                                    MAX(1.0, (double)(stats->plain.raw_bytes + stats->plain.packed_bytes));
 }
 
 static void fade_in(struct sender_times *recent, const struct sender_times *now, struct sender_times *before)

@@ -29,8 +29,8 @@ struct source_stats {
         struct sender_times times, times_before; /* of late (fading); in total */
         double time_ns;                          /* that passed meanwhile, fading alike */
         double idle_cores;                       /* of the host; below 0: not told */
-        struct codec_sample plain;               /* raw_bytes alone: not worth packing */
-        uint64_t plain_bytes_before;
+        struct codec_sample plain; /* raw_bytes: not worth packing; packed_bytes: the others; fading */
+        uint64_t plain_before, packable_before;
         uint64_t time_at_ns;
         uint64_t drain_ms, buffered_bytes;
         uint64_t rtt_us;

@@ -61,7 +61,8 @@ static void run(struct seen *seen)
         const struct mover_process_handler handler = {on_event, on_ended, seen};
         struct error *error = NULL;
 
-        if (mover_process_start(loop, getenv("DROVER_MOVER"), MOVER_SINK, &handler, &seen->mover, &error) < 0)
+        if (mover_process_start(
+                    loop, getenv("DROVER_MOVER"), MOVER_SINK, NULL, &handler, &seen->mover, &error) < 0)
                 fail_msg("%s", error_message(error));
 }
 
@@ -136,7 +137,8 @@ static void run_script(struct seen *seen, const char *text)
 
         (void)snprintf(path, sizeof(path), "%s/script", folder);
         assert_int_equal(file_write_atomic(path, text, strlen(text), 0700), 0);
-        assert_int_equal(mover_process_start(loop, path, MOVER_SOURCE, &handler, &seen->mover, NULL), 0);
+        assert_int_equal(
+                mover_process_start(loop, path, MOVER_SOURCE, NULL, &handler, &seen->mover, NULL), 0);
 }
 
 static void let_end(struct seen *seen)
@@ -183,8 +185,8 @@ static void test_program_that_is_not_there_is_named(void **state)
         struct mover_process *mover;
         struct error *error = NULL;
 
-        assert_true(
-                mover_process_start(loop, "/nonexistent/mover", MOVER_SINK, &handler, &mover, &error) < 0);
+        assert_true(mover_process_start(
+                            loop, "/nonexistent/mover", MOVER_SINK, NULL, &handler, &mover, &error) < 0);
         assert_non_null(strstr(error_message(error), "/nonexistent/mover"));
         error_free(error);
 }
