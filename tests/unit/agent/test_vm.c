@@ -13,7 +13,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "agent/vm_job.h"
 #include "io/child.h"
@@ -485,6 +487,23 @@ static void test_events_tell_of_start_and_end(void **state)
         assert_int_equal(rig_vm(&rig, "create", rig_vm_document(), NULL), 200); /* for the teardown */
 }
 
+/* Counted as the kernel does, which doubles what it is asked for. */
+static void test_stream_has_the_room_that_it_is_given(void **state)
+{
+        int pair[2], size = 0;
+        socklen_t len = sizeof(size);
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        vm_stream_set_room(pair[1], 100000);
+        assert_int_equal(getsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, &len), 0);
+        assert_int_equal(size, 100000);
+        vm_stream_set_room(pair[1], UINT64_MAX);
+        assert_int_equal(getsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, &len), 0);
+        assert_true(size > 100000 && size <= VM_STREAM_BYTES); /* without privileges, the kernel's limit */
+        close(pair[0]);
+        close(pair[1]);
+}
+
 static void test_console_shows_the_end_of_the_serial_log(void **state)
 {
         char path[96];
@@ -624,6 +643,7 @@ int main(void)
                 TEST(test_unfinished_start_is_undone_by_the_next_agent),
                 TEST(test_qemu_whose_pid_was_never_noted_is_found_and_ended),
                 TEST(test_events_tell_of_start_and_end),
+                TEST(test_stream_has_the_room_that_it_is_given),
                 TEST(test_console_shows_the_end_of_the_serial_log),
                 TEST(test_incoming_waits_for_its_stream_and_can_be_discarded),
                 TEST(test_incoming_without_the_sources_decisions_is_refused),
