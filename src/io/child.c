@@ -141,8 +141,10 @@ static void prefer(int nice_value)
         if (size >= 10)
                 text[n++] = (char)('0' + size / 10);
         text[n++] = (char)('0' + size % 10);
-        if (fd >= 0)
-                (void)!write(fd, text, n);
+        if (fd < 0)
+                return;
+        (void)!write(fd, text, n);
+        close(fd);
 }
 
 static _Noreturn void run_child(struct plan *p)

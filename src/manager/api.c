@@ -378,7 +378,7 @@ static void reply_task(struct http_request *request, json_t *doc)
 bool api_repeated(struct http_request *request, struct manager *manager)
 {
         _cleanup_json_ json_t *record = NULL;
-        struct idempotency idempotency;
+        struct idempotency idempotency = {0};
         struct error *error = NULL;
         json_t *task = NULL;
         int r;
@@ -420,7 +420,7 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
 {
         _cleanup_batch_ struct store_batch own = STORE_BATCH_INIT;
         _cleanup_free_ char *reason = NULL;
-        struct idempotency idempotency;
+        struct idempotency idempotency = {0};
         char uid[UUID_STRING_SIZE];
         struct error *error = NULL;
         json_t *doc = NULL;
