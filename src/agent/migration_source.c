@@ -8,7 +8,7 @@
  * final phase; the way to abort is to close the stream, upon which QEMU resumes the guest by itself. */
 
 #include <errno.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "agent/agent.h"
@@ -316,12 +316,14 @@ static void setup_qemu(struct migration *m)
 static bool measure_idle(struct migration *m, double *ret_cores)
 {
         _cleanup_free_ char *text = NULL;
-        double uptime_s = 0, idle_s = 0, elapsed_s;
+        double uptime_s, idle_s, elapsed_s;
+        char *end;
         bool known;
 
-        if (file_read("/proc/uptime", 64, &text, NULL) < 0 ||
-                sscanf(text, "%lf %lf", &uptime_s, &idle_s) != 2)
+        if (file_read("/proc/uptime", 64, &text, NULL) < 0)
                 return false;
+        uptime_s = strtod(text, &end);
+        idle_s = strtod(end, NULL);
         elapsed_s = uptime_s - m->source.uptime_s;
         known = m->source.uptime_s > 0 && elapsed_s > POLL_MS / 2000.0;
         if (known)

@@ -177,7 +177,7 @@ static int check_current(const struct vm_folder *folder, const struct vm_owner *
 int vm_folder_check_owner(
         const struct vm_folder *folder, const char *host, uint64_t known_epoch, struct error **ret_error)
 {
-        struct vm_owner owner;
+        struct vm_owner owner = {};
         int r = vm_folder_read_owner(folder, &owner, ret_error);
 
         if (r < 0 || owner.epoch <= known_epoch || !strcmp(owner.host, host))
