@@ -93,7 +93,7 @@ static int take(const struct args *args, uint64_t *ret_epoch, struct error **ret
         uint64_t epoch = 0;
         int r = datastore_open(args->store_name, args->store_path, args->store_id, &store, ret_error);
 
-        if (r == 0)
+        if (r >= 0)
                 r = vm_folder_open(store, args->folder_name, args->vm_uid, &folder, ret_error);
         if (r < 0)
                 return r;
