@@ -70,6 +70,10 @@ class DroverGuest:
     def address(self):
         return self._vm.address
 
+    @property
+    def pid(self):
+        return self.lab.find(self._host, f"qemu:{self._vm.name}")[0]
+
     def ask(self, command, timeout_s=120):
         return self._vm.ask(command, timeout_s)
 

@@ -14,6 +14,7 @@ import time
 
 from labkit import qemu
 from labkit.lab import Lab, LabError
+from labkit.machines import command_line
 from labkit.workload import Ping
 
 from . import database, peers
@@ -75,6 +76,13 @@ def machine():
             "commit": commit or None}
 
 
+def devices(pid):
+    """Of a QEMU process: [(driver, bus, address), ...]"""
+    words = command_line(pid)
+    found = [json.loads(word) for option, word in zip(words, words[1:]) if option == "-device"]
+    return sorted((device["driver"], device.get("bus", ""), device.get("addr", "")) for device in found)
+
+
 class Bench:
     """rows is what was measured, notes what was left out and why."""
 
@@ -83,6 +91,7 @@ class Bench:
         self.workloads, self.links, self.systems, self.runs = workloads, links, systems, runs
         self.say, self.save = say, save
         self.rows, self.checks, self.notes = [], [], []
+        self._machine = None  # the devices that all guests have
 
     def run(self):
         for link in self.links:
@@ -140,12 +149,20 @@ class Bench:
         """All cases of one guest."""
         guest = self._boot(lab, version, database_guest, ours)
         try:
+            self._compare_machine(devices(guest.pid))
             for workload, systems in cases.items():
                 if systems:
                     work = database.Work(lab, guest) if database_guest else MemoryWork(lab, guest, WORKLOADS[workload])
                     self._run_workload(lab, guest, work, (workload, link), systems)
         finally:
             guest.quit()
+
+    def _compare_machine(self, found):
+        """The state of every device is part of the pause: a guest that has fewer proves nothing about the others."""
+        self._machine = self._machine or found
+        different = set(found).symmetric_difference(self._machine)
+        if different:
+            raise LabError(f"the peers' machine and drover's differ: {', '.join(' '.join(device) for device in different)}")
 
     @staticmethod
     def _boot(lab, version, database_guest, ours):

@@ -2,6 +2,7 @@
 """QEMU's own migrations, as the peers of a bench: two QEMU processes on two of the lab's hosts, each mode set up as QEMU's
 documents recommend (docs/devel/migration, qapi/migration.json), over the same cable that drover uses."""
 
+import json
 import os
 import time
 
@@ -29,6 +30,34 @@ MODES = {
 CAPABILITIES = sorted({name for names, _ in MODES.values() for name in names})
 
 
+def _device(driver, **properties):
+    return ["-device", json.dumps({"driver": driver, **properties})]
+
+
+def _on_root_port(name, slot, driver, **properties):
+    number = slot * 8  # and function 0
+    return [*_device("pcie-root-port", id=f"rp-{name}", bus="pcie.0", addr=f"{slot:#x}.0x0", multifunction=True,
+                     chassis=number, port=number, slot=0),
+            *_device(driver, bus=f"rp-{name}", addr="0x0", **properties)]
+
+
+class SameMachine(PlainGuest):
+    """Has the devices of drover's machines (src/vmm/command_line.c): the state of each is saved and loaded in the pause."""
+
+    def _devices(self):
+        return ["-chardev", f"socket,id=agent,path={self.folder / self._name}.agent,server=on,wait=off",
+                "-object", "rng-builtin,id=entropy0", "-vnc", f"unix:{self.folder / self._name}.vnc",
+                *_device("isa-serial", id="serial0", chardev="serial"),
+                *_device("VGA", id="video0", bus="pcie.0", addr="0x1"),
+                *_on_root_port("serial", 5, "virtio-serial-pci", id="vserial0"),
+                *_device("virtserialport", id="agent0", bus="vserial0.0", nr=1, chardev="agent",
+                         name="org.qemu.guest_agent.0"),
+                *_on_root_port("rng", 6, "virtio-rng-pci", id="rng0", rng="entropy0"),
+                *_on_root_port("balloon", 7, "virtio-balloon-pci", id="balloon0", **{"deflate-on-oom": True}),
+                *_on_root_port("disk0", 16, "virtio-blk-pci", id="dev-disk0", drive="disk", bootindex=1, serial="disk0"),
+                *_on_root_port("nic0", 2, "virtio-net-pci", id="nic0", netdev="n", mac=self.mac, romfile="")]
+
+
 class PeerGuest:
     """One guest under plain QEMU, moved to and fro between two hosts by any mode."""
 
@@ -47,7 +76,11 @@ class PeerGuest:
         self._guest.wait_ready()
 
     def _make(self, host):
-        return PlainGuest(self.lab, host, self.folder, private_memory=True, **self.options)
+        return SameMachine(self.lab, host, self.folder, private_memory=True, **self.options)
+
+    @property
+    def pid(self):
+        return self._guest.pid
 
     @property
     def address(self):

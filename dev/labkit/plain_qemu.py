@@ -125,19 +125,24 @@ class PlainGuest:
         self._plug_tap()
         files = guest.build(self.image)
         line = f"{(files / 'append').read_text(encoding='ascii')} {append}".strip()
-        socket_path, serial = self.folder / f"{self._name}.qmp", self.folder / f"{self._name}.serial.log"
+        socket_path = self.folder / f"{self._name}.qmp"
         words = [self.binary, "-name", f"guest={self._name},debug-threads=on", "-accel", "tcg", "-cpu", "qemu64",
-                 *self._memory(), "-display", "none", "-nodefaults", "-serial", f"file:{serial}", "-qmp", f"unix:{socket_path},server=on,wait=off",
+                 *self._memory(), "-display", "none", "-nodefaults", "-qmp", f"unix:{socket_path},server=on,wait=off",
                  "-kernel", files / "vmlinuz", "-initrd", files / "initrd", "-append", line,
-                 "-drive", f"file={disk},{drive},if=virtio",
-                 "-netdev", f"tap,id=n,ifname={self._name},script=no,downscript=no",
-                 "-device", f"virtio-net-pci,netdev=n,mac={self.mac}", "-device", "virtio-balloon-pci", *more]
+                 "-chardev", f"file,id=serial,path={self.folder / self._name}.serial.log",
+                 "-drive", f"file={disk},{drive},if=none,id=disk",
+                 "-netdev", f"tap,id=n,ifname={self._name},script=no,downscript=no", *self._devices(), *more]
         if incoming:
             words += ["-incoming", incoming]
         self.lab.machines.start(self.machine, self.folder / f"{self._name}.log", *words)
         self.qmp = wait_for("QEMU's QMP socket", lambda: _try_qmp(socket_path), 20)
         self.pid = self.lab.find(self.machine, f"qemu:{self._name}")[0]
         return self
+
+    def _devices(self):
+        """For chardev serial, drive disk, netdev n."""
+        return ["-device", "isa-serial,chardev=serial", "-device", "virtio-blk-pci,drive=disk",
+                "-device", f"virtio-net-pci,netdev=n,mac={self.mac}", "-device", "virtio-balloon-pci"]
 
     def _plug_tap(self):
         run = self.lab.machines.run
