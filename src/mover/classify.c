@@ -31,10 +31,13 @@ bool classify_compressible(const uint8_t *data, size_t len)
         uint16_t count[256] = {0};
         int sum = 0, least = INT_MAX;
 
-        for (size_t i = 0; i < RUNS; i++)
-                sum += tally(count, data + i * step, 1);
-        if (sum <= RANDOM_MAX || sum > SURELY_NOT_RANDOM)
-                return sum > RANDOM_MAX;
+        for (size_t i = 0; i < RUNS; i++) {
+                sum += tally(count, data + i * step, 1); /* it only grows: most pages are decided early */
+                if (sum > SURELY_NOT_RANDOM)
+                        return true;
+        }
+        if (sum <= RANDOM_MAX)
+                return false;
         /* A header before random data (a compressed file's, a database page's) must not speak for all of it: whichever
          * run stands out is left out. */
         for (size_t i = 0; i < RUNS; i++) {
