@@ -72,7 +72,10 @@ class DroverGuest:
 
     @property
     def pid(self):
-        return self.lab.find(self._host, f"qemu:{self._vm.name}")[0]
+        pids = self.lab.find(self._host, f"qemu:{self._vm.name}")
+        if not pids:
+            raise LabError(f"{self._vm.name} has no QEMU on {self._host}")
+        return pids[0]
 
     def ask(self, command, timeout_s=120):
         return self._vm.ask(command, timeout_s)

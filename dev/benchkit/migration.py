@@ -76,11 +76,20 @@ def machine():
             "commit": commit or None}
 
 
+# Names of what is behind a device, and what differs by purpose.
+BACK_ENDS = {"chardev", "rng", "drive", "netdev", "mac"}
+
+
 def devices(pid):
-    """Of a QEMU process: [(driver, bus, address), ...]"""
+    """Of a QEMU process: what its guest sees, a line each."""
     words = command_line(pid)
-    found = [json.loads(word) for option, word in zip(words, words[1:]) if option == "-device"]
-    return sorted((device["driver"], device.get("bus", ""), device.get("addr", "")) for device in found)
+    pairs = list(zip(words, words[1:]))
+    found = [json.loads(word) for option, word in pairs if option == "-device"]
+    lines = [json.dumps({key: device[key] for key in sorted(device.keys() - BACK_ENDS)}) for device in found]
+    machine = next(word for option, word in pairs if option == "-machine").split(",")
+    # QEMU's version is part of the machine's name. The other options name the memory, or are for the host.
+    return sorted(["machine " + machine[0].rpartition("-")[0] + "".join(f" {word}" for word in machine if word.startswith("vmport")),
+                   "cpu " + next(word for option, word in pairs if option == "-cpu").removesuffix(",enforce"), *lines])
 
 
 class Bench:
@@ -91,7 +100,7 @@ class Bench:
         self.workloads, self.links, self.systems, self.runs = workloads, links, systems, runs
         self.say, self.save = say, save
         self.rows, self.checks, self.notes = [], [], []
-        self._machine = None  # the devices that all guests have
+        self._devices = None  # that all guests have
 
     def run(self):
         for link in self.links:
@@ -102,7 +111,7 @@ class Bench:
                 self._run_link(link, versions)
 
     def document(self, about):
-        return {"machine": about, "max_pause_ms": MAX_PAUSE_MS, "memory_kib": MEMORY_KIB, "runs": self.rows,
+        return {"machine": about, "devices": self._devices, "max_pause_ms": MAX_PAUSE_MS, "memory_kib": MEMORY_KIB, "runs": self.rows,
                 "untimed_checks": self.checks, "notes": self.notes}
 
     def _note(self, text):
@@ -149,7 +158,7 @@ class Bench:
         """All cases of one guest."""
         guest = self._boot(lab, version, database_guest, ours)
         try:
-            self._compare_machine(devices(guest.pid))
+            self._compare_devices(devices(guest.pid))
             for workload, systems in cases.items():
                 if systems:
                     work = database.Work(lab, guest) if database_guest else MemoryWork(lab, guest, WORKLOADS[workload])
@@ -157,12 +166,12 @@ class Bench:
         finally:
             guest.quit()
 
-    def _compare_machine(self, found):
+    def _compare_devices(self, found):
         """The state of every device is part of the pause: a guest that has fewer proves nothing about the others."""
-        self._machine = self._machine or found
-        different = set(found).symmetric_difference(self._machine)
-        if different:
-            raise LabError(f"the peers' machine and drover's differ: {', '.join(' '.join(device) for device in different)}")
+        self._devices = self._devices or found
+        if found != self._devices:
+            only = [", ".join(sorted(set(one) - set(other))) for one, other in ((self._devices, found), (found, self._devices))]
+            raise LabError(f"not all guests have the same machine. Only the first: {only[0]}. Only this one: {only[1]}")
 
     @staticmethod
     def _boot(lab, version, database_guest, ours):

@@ -44,6 +44,8 @@ def _on_root_port(name, slot, driver, **properties):
 class SameMachine(PlainGuest):
     """Has the devices of drover's machines (src/vmm/command_line.c): the state of each is saved and loaded in the pause."""
 
+    MACHINE_OPTIONS = ",vmport=off"
+
     def _devices(self):
         return ["-chardev", f"socket,id=agent,path={self.folder / self._name}.agent,server=on,wait=off",
                 "-object", "rng-builtin,id=entropy0", "-vnc", f"unix:{self.folder / self._name}.vnc",

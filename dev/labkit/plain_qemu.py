@@ -98,6 +98,8 @@ class PlainGuest:
     """A guest in a QEMU process of its own on a machine of the lab, with a tap on the bridge of that machine's uplink vm0.
     Its memory is a file (memory_file) that tests look into, or with private_memory what QEMU has by default."""
 
+    MACHINE_OPTIONS = ""
+
     def __init__(self, lab, machine, folder, mac="52:54:00:77:00:63", binary=None, machine_type="pc-q35-7.2",
                  memory_kib=MEMORY_KIB, private_memory=False, image="workload"):
         self.lab, self.machine, self.folder, self.mac = lab, machine, folder, mac
@@ -115,8 +117,8 @@ class PlainGuest:
 
     def _memory(self):
         if self.private_memory:
-            return ["-machine", self.machine_type, "-m", f"{self.memory_kib}K"]
-        return ["-machine", f"{self.machine_type},memory-backend=pc.ram", "-m", f"{self.memory_kib}K", "-object",
+            return ["-machine", f"{self.machine_type}{self.MACHINE_OPTIONS}", "-m", f"{self.memory_kib}K"]
+        return ["-machine", f"{self.machine_type}{self.MACHINE_OPTIONS},memory-backend=pc.ram", "-m", f"{self.memory_kib}K", "-object",
                 f"memory-backend-file,id=pc.ram,size={self.memory_kib}K,mem-path={self.memory_file},share=on"]
 
     def start(self, disk, append="", incoming=None, more=(), drive="format=raw"):

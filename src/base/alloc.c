@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/torture.h"
 
@@ -64,16 +63,6 @@ int alloc_replace(char **p, const char *s)
         free(*p);
         *p = copy;
         return 0;
-}
-
-void alloc_prefer_huge(void *memory, size_t size_bytes)
-{
-        uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-        uintptr_t start = ((uintptr_t)memory + page - 1) & ~(page - 1);
-        uintptr_t end = ((uintptr_t)memory + size_bytes) & ~(page - 1);
-
-        if (start < end)
-                (void)madvise((void *)start, end - start, MADV_HUGEPAGE); /* EINVAL: a kernel without them */
 }
 
 void fd_closep(int *fd)

@@ -24,7 +24,4 @@ char *alloc_printf(const char *fmt, ...) _printf_(1, 2) _warn_unused_;
 /* Replaces *p (freed) by a copy of s (may be NULL). 0 or -ENOMEM; *p is untouched on failure. */
 int alloc_replace(char **p, const char *s) _warn_unused_;
 
-/* Asks for huge pages where `memory` is large enough to have any: one fault in place of 512. A wish: the kernel may refuse. */
-void alloc_prefer_huge(void *memory, size_t size_bytes);
-
 #define ALLOC(type) ((type *)alloc_zero(sizeof(type)))

@@ -12,7 +12,6 @@ int batch_pool_init(struct batch_pool *pool, unsigned int n_batches)
 
         if (!batches)
                 return -ENOMEM;
-        alloc_prefer_huge(batches, n_batches * sizeof(*batches));
         *pool = (struct batch_pool){.memory = batches, .limit_bytes = SIZE_MAX};
         pthread_mutex_init(&pool->lock, NULL);
         pthread_cond_init(&pool->changed, NULL);

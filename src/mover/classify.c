@@ -32,7 +32,8 @@ bool classify_compressible(const uint8_t *data, size_t len)
         int sum = 0, least = INT_MAX;
 
         for (size_t i = 0; i < RUNS; i++) {
-                sum += tally(count, data + i * step, 1); /* it only grows: most pages are decided early */
+                sum += tally(
+                        count, data + i * step, 1); /* the sum only grows: most pages are decided early */
                 if (sum > SURELY_NOT_RANDOM)
                         return true;
         }

@@ -5,7 +5,7 @@
 
 #include "base/macros.h"
 
-/* True if packing `len` bytes (a multiple of 256, at least 256) is worth a try. Looks at 256 bytes in 8 runs spread over
- * the data, the one that stands out most left out: bytes of random data collide rarely, those of text, code and tables
+/* True if packing `len` bytes (a multiple of 256, at least 256) is worth a try. Looks at up to 256 bytes in 8 runs spread
+ * over the data, the one that stands out most left out: bytes of random data collide rarely, those of text, code and tables
  * often. */
 bool classify_compressible(const uint8_t *data, size_t len);

@@ -16,7 +16,7 @@ static const struct {
         double bytes_per_s;
         double ratio;
 } guesses[] = {
-#define X(name, text, packing, level, mbps, ratio) {mbps * 1e6, ratio},
+#define X(name, text, packing, level, hash_log, mbps, ratio) {mbps * 1e6, ratio},
         CODEC_LEVELS(X)
 #undef X
 };

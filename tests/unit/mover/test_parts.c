@@ -97,6 +97,29 @@ static void test_every_level_packs_and_unpacks(void **state)
         }
 }
 
+/* One context packs at all levels in turn, and some packing fails in between: nothing of it may stay. */
+static void test_a_level_packs_the_same_after_any_other(void **state)
+{
+        static uint8_t raw[256 * 1024], random[sizeof(raw)], first[sizeof(raw)], later[sizeof(raw)];
+
+        fill_text(raw, sizeof(raw));
+        fill_random(random, sizeof(random));
+        for (enum codec_level i = CODEC_LZ4; i < N_CODEC_LEVELS; i++) {
+                _cleanup_(codec_freep) struct codec *fresh = NULL, *used = NULL;
+                size_t n;
+
+                assert_int_equal(codec_new(false, &fresh), 0);
+                assert_int_equal(codec_new(false, &used), 0);
+                n = codec_pack(fresh, i, raw, sizeof(raw), first);
+                for (enum codec_level before = CODEC_LZ4; before < N_CODEC_LEVELS; before++) {
+                        (void)codec_pack(used, before, raw, sizeof(raw), later);
+                        assert_int_equal(codec_pack(used, before, random, sizeof(random), later), 0);
+                        assert_int_equal(codec_pack(used, i, raw, sizeof(raw), later), n);
+                        assert_memory_equal(first, later, n);
+                }
+        }
+}
+
 static void test_random_data_is_not_packed(void **state)
 {
         static uint8_t raw[65536], packed[sizeof(raw)];
@@ -472,6 +495,7 @@ int main(void)
                 cmocka_unit_test(test_only_changed_blocks_go_again),
                 cmocka_unit_test(test_zero_page_goes_only_where_something_else_was),
                 cmocka_unit_test(test_every_level_packs_and_unpacks),
+                cmocka_unit_test(test_a_level_packs_the_same_after_any_other),
                 cmocka_unit_test(test_random_data_is_not_packed),
                 cmocka_unit_test(test_random_pages_are_recognised),
                 cmocka_unit_test(test_gigabit_link_gets_zstd_1),
