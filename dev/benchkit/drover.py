@@ -16,7 +16,7 @@ from .usage import Usage, wire_bytes
 
 POLL_S = 0.1
 # Of a migration's result: what belongs in a bench's row.
-FIELDS = ("passes", "codec", "channels", "cipher", "bytes_ram", "bytes_zero", "bytes_duplicate", "bytes_delta",
+FIELDS = ("passes", "codec", "channels", "reconnects", "cipher", "bytes_ram", "bytes_zero", "bytes_duplicate", "bytes_delta",
           "converged_by", "throttle_percent", "verified", "verify_ms", "ram_hash", "pages_resent_by_verify")
 
 

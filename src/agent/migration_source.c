@@ -13,6 +13,7 @@
 
 #include "agent/agent.h"
 #include "agent/cgroup.h"
+#include "agent/data_connector.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
@@ -74,7 +75,7 @@ static struct error *copy_error(const struct error *error)
 static void close_connections(struct migration *m)
 {
         for (size_t i = 0; i < MIGRATION_MAX_CHANNELS; i++) {
-                loop_source_free(TAKE_PTR(m->source.connecting[i]));
+                data_connector_free(TAKE_PTR(m->source.connectors[i]));
                 fd_closep(&m->source.sockets[i]);
         }
 }
@@ -180,48 +181,74 @@ static void measure_clock(struct migration *m)
                 handoff_peer){}; /* only the clock matters here; the answer is asked for again when it counts */
 }
 
-static void on_connected(void *userdata, int fd, uint32_t events _unused_)
+static void on_connected(void *userdata, unsigned int channel, int fd, struct error *error)
 {
         struct migration *m = userdata;
-        int r = sock_connect_result(fd);
 
-        for (size_t i = 0; i < m->source.n_channels; i++)
-                if (m->source.sockets[i] == fd)
-                        loop_source_free(TAKE_PTR(m->source.connecting[i]));
-        if (r < 0) {
-                struct error *e = NULL;
-
+        data_connector_free(TAKE_PTR(m->source.connectors[channel]));
+        if (error) {
                 close_connections(m);
-                error_from_errno(
-                        &e, r, "cannot connect to the destination's data address %s", m->source.data_address);
-                return stage_failed(m, e);
+                return stage_failed(m, copy_error(error));
         }
+        m->source.sockets[channel] = fd;
         if (++m->source.n_connected == m->source.n_channels)
                 next_stage(m);
 }
 
-static void connect_channels(struct migration *m)
+static int connect_channel(struct migration *m, unsigned int channel, bool persist, data_connector_fn fn,
+        struct error **ret_error)
 {
         struct sock_address address;
-        struct error *e = NULL;
-        int r = sock_address_parse(m->source.data_address, 0, false, &address, &e);
+        int r = sock_address_parse(m->source.data_address, 0, false, &address, ret_error);
 
-        for (unsigned int i = 0; r == 0 && i < m->source.n_channels; i++) {
-                r = sock_connect_tcp_start(&address, &m->source.sockets[i]);
-                if (r == 0)
-                        r = sock_set_peer_limit(m->source.sockets[i], MIGRATION_PEER_LIMIT_MS);
-                if (r == 0)
-                        r = loop_add_io(m->agent->loop, m->source.sockets[i], EPOLLOUT, on_connected, m,
-                                &m->source.connecting[i]);
-        }
-        if (r < 0) {
-                close_connections(m);
-                if (!e)
-                        error_from_errno(&e, r, "cannot connect to the destination's data address %s",
-                                m->source.data_address);
-                return stage_failed(m, e);
-        }
+        return r < 0 ? r
+                     : data_connector_start(m->agent->loop, &address, MIGRATION_PEER_LIMIT_MS, channel,
+                               persist, fn, m, &m->source.connectors[channel], ret_error);
+}
+
+static void connect_channels(struct migration *m)
+{
+        struct error *e = NULL;
+
+        for (unsigned int i = 0; i < m->source.n_channels; i++)
+                if (connect_channel(m, i, false, on_connected, &e) < 0) {
+                        close_connections(m);
+                        return stage_failed(m, e);
+                }
         m->source.stage_busy = true;
+}
+
+static void on_reconnected(void *userdata, unsigned int channel, int fd, struct error *error)
+{
+        struct migration *m = userdata;
+        _cleanup_fd_ int owned = fd;
+        struct error *e = NULL;
+
+        data_connector_free(TAKE_PTR(m->source.connectors[channel]));
+        if (!m->mover || m->source.commit_sent)
+                return; /* it is over, or it no longer matters */
+        if (error) {
+                error_set(&e, ERROR_PEER_FAILED, "See the agent's log on the destination's host.",
+                        "a data connection was lost, and the mover at the destination takes no other: %s",
+                        error_message(error));
+                return migration_stop(m, e);
+        }
+        log_notice("migration %s: channel %u has another connection", m->id, channel);
+        (void)mover_process_send(m->mover, json_pack("{s:s, s:i}", "op", "channel", "channel", (int)channel),
+                &fd, 1, NULL); /* `ended` tells if it is gone */
+}
+
+/* The mover lost a connection: it gets another one. */
+static void reconnect(struct migration *m, const json_t *message)
+{
+        json_int_t channel = json_integer_value(json_object_get(message, "channel"));
+        struct error *e = NULL;
+
+        if (channel < 0 || channel >= m->source.n_channels || m->source.connectors[channel])
+                return;
+        log_notice("migration %s: channel %d lost its connection", m->id, (int)channel);
+        if (connect_channel(m, (unsigned int)channel, true, on_reconnected, &e) < 0)
+                migration_stop(m, e);
 }
 
 static void on_mover_event(void *userdata, const char *event, const json_t *message);
@@ -520,6 +547,8 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 set_downtime_limit(m, message);
         } else if (!strcmp(event, "device-state")) {
                 m->source.device_state = true;
+        } else if (!strcmp(event, "channel-lost")) {
+                reconnect(m, message);
         } else if (!strcmp(event, "result")) {
                 take_result(m, message);
         }
@@ -531,6 +560,7 @@ static void on_mover_ended(void *userdata, struct error *failure)
         struct migration *m = userdata;
 
         migration_close_path(m);
+        close_connections(m);
         if (failure && !m->source.result_running) {
                 struct error *e = NULL;
 
@@ -801,8 +831,9 @@ static int64_t pause_ns(const struct migration *m)
 static void build_result(struct migration *m)
 {
         static const char *const copied[] = {"bytes_ram", "bytes_wire", "bytes_zero", "bytes_duplicate",
-                "bytes_delta", "bytes_device", "pages_sent", "pages_resent_by_verify", "channels", "cipher",
-                "rtt_us", "codec", "tunnel", "verified", "verify_ms", "ram_hash", "cpu_ms", NULL};
+                "bytes_delta", "bytes_device", "pages_sent", "pages_resent_by_verify", "channels",
+                "reconnects", "cipher", "rtt_us", "codec", "tunnel", "verified", "verify_ms", "ram_hash",
+                "cpu_ms", NULL};
         json_t *result = json_object();
         uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
         int64_t pause = pause_ns(m);

@@ -19,6 +19,7 @@
 
 struct agent;
 struct crash_hold;
+struct data_connector;
 struct mover_process;
 struct owner_record_change;
 struct qmp_call;
@@ -70,7 +71,7 @@ struct migration_source_state {
         char peer_fingerprint[PKI_FINGERPRINT_SIZE];
         unsigned int n_channels;
         int sockets[MIGRATION_MAX_CHANNELS]; /* -1 where not, or no longer, ours */
-        struct loop_source *connecting[MIGRATION_MAX_CHANNELS];
+        struct data_connector *connectors[MIGRATION_MAX_CHANNELS];
         unsigned int n_connected;
         struct migration_setup *setup;
         int qemu_fd;              /* -1; of QEMU's end of the stream, until its room is fitted */

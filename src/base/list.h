@@ -30,6 +30,11 @@ static inline void list_append(struct list *head, struct list *link)
         head->prev = link;
 }
 
+static inline void list_prepend(struct list *head, struct list *link)
+{
+        list_append(head->next, link);
+}
+
 /* Unlinks; harmless for a link that is in no list (initialised with list_init, or removed before). */
 static inline void list_remove(struct list *link)
 {

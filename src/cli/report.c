@@ -86,7 +86,7 @@ static void print_memory(const struct cli *cli, const json_t *result)
 
 static void print_path(const struct cli *cli, const json_t *result)
 {
-        double channels = number_of(result, "channels");
+        double channels = number_of(result, "channels"), reconnects = number_of(result, "reconnects");
         const char *cipher = text_of(result, "cipher");
 
         if (channels >= 0) {
@@ -94,6 +94,8 @@ static void print_path(const struct cli *cli, const json_t *result)
                 fprintf(cli->out, "%.0f connection%s", channels, channels > 1 ? "s" : "");
                 fputs(cipher ? ", " : "", cli->out);
                 output_text(cli->out, cipher ?: "", false);
+                if (reconnects > 0)
+                        fprintf(cli->out, ", %.0f lost and replaced", reconnects);
                 fputc('\n', cli->out);
         }
         field(cli, result, "converged_by", "converged by");

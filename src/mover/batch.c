@@ -47,6 +47,7 @@ struct batch *batch_pool_get(struct batch_pool *pool)
                 batch->next = NULL;
                 batch->n_entries = 0;
                 batch->n_bytes = 0;
+                batch->sent = false;
         }
         return batch;
 }

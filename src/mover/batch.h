@@ -28,6 +28,7 @@ struct batch {
         enum batch_kind kind;
         unsigned int n_entries;
         size_t n_bytes; /* in data */
+        bool sent; /* its frame, if it has one of its own, went out or will go again with what was lost */
         uint64_t entries[BATCH_MAX_ENTRIES];
         uint8_t data[BATCH_DATA_BYTES];
 };

@@ -23,15 +23,21 @@ void channel_deinit(struct channel *channel)
         tls_stream_free(TAKE_PTR(channel->tls));
 }
 
-static int io_failed(int r, struct error **ret_error)
+int channel_set_silent(struct channel *channel, uint64_t limit_ms, struct error **ret_error)
+{
+        channel->lost = true;
+        return error_set(ret_error, ERROR_UNREACHABLE, "Check the migration network between the two hosts",
+                "The peer said nothing for %llu s", (unsigned long long)(limit_ms / 1000));
+}
+
+static int io_failed(struct channel *channel, int r, struct error **ret_error)
 {
         switch (r) {
         case -ETIMEDOUT:
-                return error_set(ret_error, ERROR_UNREACHABLE,
-                        "Check the migration network between the two hosts",
-                        "The peer did not answer for %d s", CHANNEL_SILENCE_MS / 1000);
+                return channel_set_silent(channel, CHANNEL_SILENCE_MS, ret_error);
         case -ENODATA:
         case -ECONNRESET:
+                channel->lost = true;
                 return error_set(ret_error, ERROR_UNREACHABLE,
                         "Check the migration network and the mover on the other host",
                         "A data connection to the peer was lost");
@@ -57,7 +63,7 @@ int channel_send(struct channel *channel, enum wire_frame type, const void *head
                 memcpy(start + sizeof(struct wire_header_v1), head, head_len);
         r = tls_stream_write(channel->tls, start, front + body_len);
         if (r < 0)
-                return io_failed(r, ret_error);
+                return io_failed(channel, r, ret_error);
         channel->last_sent_ms = clock_now_ms(&clock_system);
         atomic_fetch_add_explicit(&channel->bytes_sent, front + body_len, memory_order_relaxed);
         return 0;
@@ -72,13 +78,13 @@ int channel_receive(struct channel *channel, enum wire_frame *ret_type, struct e
 
         r = tls_stream_read(channel->tls, &header, sizeof(header));
         if (r < 0)
-                return io_failed(r, ret_error);
+                return io_failed(channel, r, ret_error);
         r = wire_header_read(&header, WIRE_BOTH & ~channel->side, &type, &len, ret_error);
         if (r < 0)
                 return r;
         r = tls_stream_read(channel->tls, channel->payload, len);
         if (r < 0)
-                return io_failed(r, ret_error);
+                return io_failed(channel, r, ret_error);
         channel->payload_len = len;
         channel->last_received_ms = clock_now_ms(&clock_system);
         atomic_fetch_add_explicit(&channel->bytes_received, sizeof(header) + len, memory_order_relaxed);

@@ -12,10 +12,13 @@
  * CHANNEL_KEEPALIVE_MS. */
 #define CHANNEL_SILENCE_MS 30000
 #define CHANNEL_KEEPALIVE_MS 3000
+/* A connection on which nothing came for so long is replaced, while the guest runs. */
+#define CHANNEL_STALL_MS 10000
 
 struct channel {
         struct tls_stream *tls;
         enum wire_side side; /* ours */
+        bool lost;           /* the connection ended or stands still; nobody broke the protocol */
         uint64_t last_sent_ms;
         uint64_t last_received_ms;
         atomic_uint_fast64_t bytes_sent; /* frames, without TLS */
@@ -34,6 +37,8 @@ int channel_send(struct channel *channel, enum wire_frame type, const void *head
         size_t body_len, struct error **ret_error);
 /* The next frame; its payload is in channel->payload until the next call. Waits up to CHANNEL_SILENCE_MS. */
 int channel_receive(struct channel *channel, enum wire_frame *ret_type, struct error **ret_error);
+/* Notes that the peer has been silent for too long; returns UNREACHABLE. */
+int channel_set_silent(struct channel *channel, uint64_t limit_ms, struct error **ret_error);
 /* ABORT frame, as far as the connection still takes it. */
 void channel_send_abort(struct channel *channel, enum error_code code, const char *text);
 /* Turns a received ABORT into the error that the peer meant. */

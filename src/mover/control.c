@@ -21,6 +21,7 @@ static const char *const op_names[] = {
         [CONTROL_ABORT] = "abort",
         [CONTROL_RESULT] = "result",
         [CONTROL_QEMU_STATUS] = "qemu-status",
+        [CONTROL_CHANNEL] = "channel",
 };
 static_assert(ARRAY_SIZE(op_names) == N_CONTROL_OPS, "one name an op");
 

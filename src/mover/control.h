@@ -20,6 +20,7 @@ enum control_op {
         CONTROL_ABORT,
         CONTROL_RESULT,
         CONTROL_QEMU_STATUS,
+        CONTROL_CHANNEL,
         N_CONTROL_OPS,
 };
 

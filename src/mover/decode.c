@@ -61,6 +61,14 @@ static void print_zero(struct cursor cursor, FILE *out)
                 fprintf(out, " %" PRIu64 "+%u", first, n);
 }
 
+static void print_references(struct cursor cursor, FILE *out)
+{
+        uint64_t page, from;
+
+        while (cursor_u64le(&cursor, &page) && cursor_u64le(&cursor, &from))
+                fprintf(out, " %" PRIu64 "=%" PRIu64, page, from);
+}
+
 static void print_bytes(struct cursor cursor, FILE *out)
 {
         struct wire_bytes_v1 h;
@@ -147,6 +155,7 @@ static void (*const printers[])(struct cursor cursor, FILE *out) = {
         [WIRE_RESULT] = print_result,
         [WIRE_ABORT] = print_abort,
         [WIRE_KEEPALIVE] = print_nothing,
+        [WIRE_REFERENCES] = print_references,
         [WIRE_HANDED_OFF] = print_nothing,
 };
 

@@ -2,6 +2,7 @@
 #include "mover/page_index.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <xxhash.h>
 
@@ -87,4 +88,15 @@ bool page_index_set_zero(struct page_index *index, uint64_t page)
 bool page_index_is_sent(const struct page_index *index, uint64_t page)
 {
         return index->nonzero[page / 64] >> (page % 64) & 1;
+}
+
+uint64_t page_index_digest(const struct page_index *index, uint64_t page)
+{
+        return XXH3_64bits(&index->rows[page], sizeof(struct row));
+}
+
+bool page_index_same(const struct page_index *index, uint64_t a, uint64_t b)
+{
+        return page_index_is_sent(index, a) && page_index_is_sent(index, b) &&
+               memcmp(&index->rows[a], &index->rows[b], sizeof(struct row)) == 0;
 }

@@ -7,6 +7,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
+#include <malloc.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
@@ -170,6 +171,9 @@ int sandbox_enter(int listen_fd, const struct ram *ram, bool write_ram, struct e
         /* setresuid() clears the parent-death signal and dumpability as it should; no one may attach. */
         if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
                 return error_from_errno(ret_error, errno, "Cannot enter the sandbox");
+        /* glibc asks /proc/sys/vm/overcommit_memory before it gives back a part of a thread's heap (malloc/arena.c,
+         * shrink_heap()): it is not to. Whole heaps still go. */
+        (void)mallopt(M_TRIM_THRESHOLD, -1);
         if (UNDER_SANITIZER)
                 return 0;
         r = confine_ram(ram, write_ram, ret_error);

@@ -18,6 +18,10 @@
 #include "mover/sink_internal.h"
 
 #define STATS_MS 500
+/* How long a channel may be without a connection. The source tries to make another for 30 s, or 3 s once its guest is stopped
+ * (source_resume.c), from when it noticed: that may be 10 s later. */
+#define LOST_MS 60000
+#define LOST_PAUSED_MS 10000
 /* Receivers that hang in the network are cut off after this. */
 #define STOP_GRACE_S 1
 
@@ -82,7 +86,7 @@ static void receiver_deinit(struct receiver *receiver)
         receiver->state = RECEIVER_FREE;
 }
 
-/* Frees the places of connections that never became channels, and counts those that run. */
+/* Frees the places of connections that have ended, and counts those that run. */
 static unsigned int reap(struct sink *sink)
 {
         unsigned int n_running = 0;
@@ -99,6 +103,21 @@ static unsigned int reap(struct sink *sink)
         return n_running;
 }
 
+/* All places are taken, by strangers for the most part: one of them has to go, so that the source, which tries again, finds
+ * one. */
+static void turn_one_away(struct sink *sink)
+{
+        bool done = false;
+
+        pthread_mutex_lock(&sink->lock);
+        for (unsigned int i = 0; !done && i < SINK_MAX_CONNECTIONS; i++) {
+                done = sink->receivers[i].state == RECEIVER_RUNNING && sink->receivers[i].number < 0;
+                if (done)
+                        (void)shutdown(sink->receivers[i].wake_fd, SHUT_RDWR);
+        }
+        pthread_mutex_unlock(&sink->lock);
+}
+
 static void start_receiver(struct sink *sink, int fd)
 {
         _cleanup_fd_ int owned = fd;
@@ -108,8 +127,10 @@ static void start_receiver(struct sink *sink, int fd)
         for (unsigned int i = 0; !receiver && i < SINK_MAX_CONNECTIONS; i++)
                 if (sink->receivers[i].state == RECEIVER_FREE)
                         receiver = &sink->receivers[i];
-        if (!receiver)
-                return; /* too many strangers: this one is turned away */
+        if (!receiver) {
+                turn_one_away(sink);
+                return;
+        }
         *receiver = (struct receiver){.sink = sink, .socket_fd = -1, .number = -1};
         receiver->wake_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (receiver->wake_fd < 0)
@@ -170,14 +191,16 @@ static int handle_mail(struct sink *sink)
         unsigned int mail = mailbox_take(&sink->mailbox);
 
         reap(sink);
-        if (mail & MAIL_READY)
+        if (mail & MAIL_READY && !sink->resumable)
                 fd_closep(&sink->listen_fd); /* nobody else has business here */
         if (mail & MAIL_PLACED)
                 send_event(sink, "placed");
         if (mail & MAIL_HANDED_OFF)
                 send_event(sink, "handed-off");
-        if (mail & MAIL_COMMIT)
+        if (mail & MAIL_COMMIT) {
+                fd_closep(&sink->listen_fd);
                 send_event(sink, "commit");
+        }
         if (mail & MAIL_RESULT_SENT)
                 return 1;
         return mail & MAIL_FAILED ? -1 : 0;
@@ -223,6 +246,26 @@ static int handle_control(struct sink *sink, struct error **ret_error)
         return r;
 }
 
+/* UNREACHABLE when a channel has been without a connection for too long. */
+static int check_lost_channels(struct sink *sink, struct error **ret_error)
+{
+        uint64_t limit_ms = sink->bytes_device > 0 ? LOST_PAUSED_MS : LOST_MS, now_ms;
+        bool too_long = false;
+
+        if (sink->committed)
+                return 0;
+        pthread_mutex_lock(&sink->lock);
+        now_ms = clock_now_ms(&clock_system); /* not before the time of any loss */
+        for (unsigned int i = 0; i < sink->n_channels; i++)
+                too_long |= sink->present >> i & 1 && !sink->channels[i].receiver &&
+                            now_ms - sink->channels[i].lost_ms > limit_ms;
+        pthread_mutex_unlock(&sink->lock);
+        return too_long ? error_set(ret_error, ERROR_UNREACHABLE,
+                                  "Check the migration network and the mover on the other host",
+                                  "A data connection was lost and the source did not make another")
+                        : 0;
+}
+
 static int serve(struct sink *sink, struct error **ret_error)
 {
         uint64_t next_stats_ms = clock_now_ms(&clock_system) + STATS_MS;
@@ -238,6 +281,9 @@ static int serve(struct sink *sink, struct error **ret_error)
                 if (now_ms >= next_stats_ms) {
                         send_stats(sink, true);
                         next_stats_ms = now_ms + STATS_MS;
+                        r = check_lost_channels(sink, ret_error);
+                        if (r < 0)
+                                return r;
                 }
                 if (now_ms > connected_by_ms && !mailbox_has(&sink->mailbox, MAIL_READY))
                         return error_set(ret_error, ERROR_TIMED_OUT,

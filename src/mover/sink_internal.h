@@ -32,9 +32,18 @@ struct receiver {
         struct channel channel;
         int number; /* channel number; -1 before HELLO */
         struct codec *codec;
-        uint8_t *raw;    /* WIRE_MAX_RAW bytes, unpacked */
-        uint8_t *stripe; /* WIRE_STRIPE_BYTES, for hashing; made when it is needed */
+        uint8_t *raw;      /* WIRE_MAX_RAW bytes, unpacked */
+        uint8_t *stripe;   /* WIRE_STRIPE_BYTES, for hashing; made when it is needed */
+        uint64_t position; /* see struct sink_channel */
         uint64_t acked_bytes, acked_ms;
+        uint32_t barriers;
+};
+
+/* A channel outlives its connections. */
+struct sink_channel {
+        struct receiver *receiver; /* NULL: its connection is lost */
+        uint64_t position; /* bytes of the frames but HELLO that were dealt with; of lost connections only */
+        uint64_t lost_ms;  /* since when there is no connection */
         uint32_t barriers;
 };
 
@@ -52,10 +61,11 @@ struct sink {
 
         pthread_mutex_t lock; /* guards all in this group */
         pthread_cond_t changed;
-        unsigned int n_channels;          /* 0: no HELLO yet */
-        uint32_t present;                 /* bit a channel */
+        unsigned int n_channels; /* 0: no HELLO yet */
+        uint32_t present;        /* bit a channel: its HELLO came */
+        bool resumable;          /* the source can replace a lost connection */
+        struct sink_channel channels[WIRE_MAX_CHANNELS];
         uint8_t secret[WIRE_SECRET_SIZE]; /* fixed with the first HELLO */
-        uint32_t barriers[WIRE_MAX_CHANNELS];
         uint64_t channel_hashes[WIRE_MAX_CHANNELS];
         uint32_t hashed; /* bit a channel */
         struct mail_result result;
@@ -78,6 +88,7 @@ void *sink_receiver_main(void *receiver);
 /* Frames that change guest memory; on the receiver's thread. PROTOCOL for anything out of bounds. */
 int sink_place_pages(struct receiver *receiver, struct error **ret_error);
 int sink_place_zero(struct receiver *receiver, struct error **ret_error);
+int sink_place_references(struct receiver *receiver, struct error **ret_error);
 /* SKELETON and DEVICE. */
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
 /* VERIFY: the hashes asked for (le64, up to WIRE_MAX_HASHES). */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* What the sink does with the payload of a frame. Everything here comes from the network: each number is
- * checked before it is used. A PAGES frame is checked whole before its first byte is placed; the runs of a ZERO frame are
- * checked and placed one page after the other, for every page that is this channel's may be overwritten anyway, and a frame
+ * checked before it is used. A PAGES frame is checked whole before its first byte is placed; the entries of ZERO and REFERENCES
+ * frames are checked and placed one page after the other, for every page that is this channel's may be overwritten anyway, and a frame
  * that turns out to be invalid ends the migration. */
 
 #include <errno.h>
@@ -158,6 +158,33 @@ int sink_place_zero(struct receiver *receiver, struct error **ret_error)
                                 return r;
                 }
         }
+        return 0;
+}
+
+int sink_place_references(struct receiver *receiver, struct error **ret_error)
+{
+        struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
+        const struct ram *ram = &receiver->sink->ram;
+        uint8_t content[WIRE_PAGE_SIZE];
+        uint64_t page, from, in_content = UINT64_MAX; /* page whose content it is */
+        uint32_t n = 0;
+
+        while (cursor.left > 0) {
+                int r = 0;
+
+                if (!cursor_u64le(&cursor, &page) || !cursor_u64le(&cursor, &from) || page == from ||
+                        !page_is_ours(receiver, page) || !page_is_ours(receiver, from))
+                        return invalid(WIRE_REFERENCES, "a page is out of bounds", ret_error);
+                if (from != in_content)
+                        r = ram_read(ram, from * WIRE_PAGE_SIZE, content, sizeof(content), ret_error);
+                in_content = from;
+                if (r >= 0)
+                        r = ram_write(ram, page * WIRE_PAGE_SIZE, content, sizeof(content), ret_error);
+                if (r < 0)
+                        return r;
+                n++;
+        }
+        atomic_fetch_add_explicit(&receiver->sink->pages_placed, n, memory_order_relaxed);
         return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -45,31 +46,86 @@ static int check_hello(
         return 0;
 }
 
-/* Takes its place among the channels; all must agree on what they have in common. */
-static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, struct error **ret_error)
+/* The source has given the channel's connection up: what has it still comes to an end. False: it takes too long. */
+static bool replace_locked(struct sink *sink, struct sink_channel *channel)
+{
+        struct timespec deadline;
+        int r = 0;
+
+        clock_gettime(CLOCK_REALTIME, &deadline);
+        deadline.tv_sec += CHANNEL_SILENCE_MS / 1000;
+        while (channel->receiver && r == 0 && !sink->stopping) {
+                (void)shutdown(channel->receiver->wake_fd, SHUT_RDWR);
+                r = pthread_cond_timedwait(&sink->changed, &sink->lock, &deadline);
+        }
+        return !channel->receiver;
+}
+
+/* Takes its place among the channels; all must agree on what they have in common. A channel that comes again replaces its lost
+ * connection. */
+static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, bool *ret_again,
+        struct error **ret_error)
 {
         struct sink *sink = receiver->sink;
         unsigned int n = le16toh(hello->n_channels), number = le16toh(hello->channel);
-        bool agreed, complete;
+        bool resumable = le32toh(hello->features) & WIRE_FEATURE_RESUME;
+        struct sink_channel *channel = &sink->channels[number];
+        bool agreed, again, in_time, complete;
 
         pthread_mutex_lock(&sink->lock);
         if (sink->n_channels == 0) {
                 sink->n_channels = n;
+                sink->resumable = resumable;
                 memcpy(sink->secret, hello->secret, sizeof(sink->secret));
         }
-        agreed = sink->n_channels == n && memcmp(sink->secret, hello->secret, sizeof(sink->secret)) == 0 &&
-                 !(sink->present >> number & 1);
-        if (agreed)
+        again = sink->present >> number & 1;
+        agreed = sink->n_channels == n && sink->resumable == resumable &&
+                 memcmp(sink->secret, hello->secret, sizeof(sink->secret)) == 0 && (!again || resumable);
+        in_time = !agreed || !again || replace_locked(sink, channel);
+        if (agreed && in_time) {
                 sink->present |= 1u << number;
+                channel->receiver = receiver;
+                receiver->position = receiver->acked_bytes = channel->position;
+                receiver->barriers = channel->barriers;
+                receiver->number = (int)number;
+        }
         complete = sink->present == (1u << n) - 1;
         pthread_mutex_unlock(&sink->lock);
         if (!agreed)
                 return error_set(
                         ret_error, ERROR_PROTOCOL, NULL, "The source's channels contradict each other");
-        receiver->number = (int)number;
+        if (!in_time)
+                return channel_set_silent(&receiver->channel, CHANNEL_SILENCE_MS, ret_error);
         if (complete)
                 mailbox_post(&sink->mailbox, MAIL_READY);
+        *ret_again = again;
         return 0;
+}
+
+/* The connection is gone, the channel is not. */
+static void leave(struct receiver *receiver)
+{
+        struct sink *sink = receiver->sink;
+        struct sink_channel *channel;
+
+        if (receiver->number < 0)
+                return;
+        pthread_mutex_lock(&sink->lock);
+        channel = &sink->channels[receiver->number];
+        channel->receiver = NULL;
+        channel->position = receiver->position;
+        channel->lost_ms = clock_now_ms(&clock_system);
+        pthread_cond_broadcast(&sink->changed);
+        pthread_mutex_unlock(&sink->lock);
+}
+
+static int send_ack(struct receiver *receiver, struct error **ret_error)
+{
+        struct wire_ack_v1 ack = {.bytes_received = htole64(receiver->position)};
+
+        receiver->acked_bytes = receiver->position;
+        receiver->acked_ms = clock_now_ms(&clock_system);
+        return channel_send(&receiver->channel, WIRE_ACK, &ack, sizeof(ack), NULL, 0, ret_error);
 }
 
 static int greet(struct receiver *receiver, struct error **ret_error)
@@ -79,6 +135,7 @@ static int greet(struct receiver *receiver, struct error **ret_error)
                 .compatible = htole16(WIRE_COMPATIBLE)};
         struct wire_hello_v1 hello;
         enum wire_frame type;
+        bool again = false;
         int r = channel_receive(&receiver->channel, &type, ret_error);
 
         if (r < 0)
@@ -88,19 +145,20 @@ static int greet(struct receiver *receiver, struct error **ret_error)
         memcpy(&hello, receiver->channel.payload, sizeof(hello));
         r = check_hello(receiver, &hello, ret_error);
         if (r >= 0)
-                r = join(receiver, &hello, ret_error);
+                r = join(receiver, &hello, &again, ret_error);
         if (r < 0)
                 return r;
         reply.features = htole32(le32toh(hello.features) & WIRE_FEATURES_ALL);
         reply.channel = hello.channel;
         reply.n_channels = hello.n_channels;
-        return channel_send(&receiver->channel, WIRE_HELLO_REPLY, &reply, sizeof(reply), NULL, 0, ret_error);
+        r = channel_send(&receiver->channel, WIRE_HELLO_REPLY, &reply, sizeof(reply), NULL, 0, ret_error);
+        return r >= 0 && again ? send_ack(receiver, ret_error) : r;
 }
 
 static bool all_reached(const struct sink *sink, uint32_t barriers)
 {
         for (unsigned int i = 0; i < sink->n_channels; i++)
-                if (sink->barriers[i] < barriers)
+                if (sink->channels[i].barriers < barriers)
                         return false;
         return true;
 }
@@ -114,7 +172,7 @@ static int pass_barrier(struct receiver *receiver, struct error **ret_error)
         clock_gettime(CLOCK_REALTIME, &deadline);
         deadline.tv_sec += CHANNEL_SILENCE_MS / 1000;
         pthread_mutex_lock(&sink->lock);
-        receiver->barriers = ++sink->barriers[receiver->number];
+        receiver->barriers = ++sink->channels[receiver->number].barriers;
         pthread_cond_broadcast(&sink->changed);
         while (receiver->number == 0 && r == 0 && !sink->stopping && !all_reached(sink, receiver->barriers))
                 r = pthread_cond_timedwait(&sink->changed, &sink->lock, &deadline);
@@ -166,13 +224,8 @@ static int answer_verify(struct receiver *receiver, struct error **ret_error)
                 n * sizeof(wire_le64), ret_error);
 }
 
-static int handle_frame(struct receiver *receiver, struct error **ret_error)
+static int deal_with(struct receiver *receiver, enum wire_frame type, struct error **ret_error)
 {
-        enum wire_frame type;
-        int r = channel_receive(&receiver->channel, &type, ret_error);
-
-        if (r < 0)
-                return r;
         atomic_fetch_add_explicit(&receiver->sink->bytes_received,
                 sizeof(struct wire_header_v1) + receiver->channel.payload_len, memory_order_relaxed);
         switch (type) {
@@ -180,6 +233,8 @@ static int handle_frame(struct receiver *receiver, struct error **ret_error)
                 return sink_place_pages(receiver, ret_error);
         case WIRE_ZERO:
                 return sink_place_zero(receiver, ret_error);
+        case WIRE_REFERENCES:
+                return sink_place_references(receiver, ret_error);
         case WIRE_SKELETON:
         case WIRE_DEVICE:
                 return sink_feed_qemu(receiver, type, ret_error);
@@ -202,18 +257,26 @@ static int handle_frame(struct receiver *receiver, struct error **ret_error)
         }
 }
 
-/* ACK: after so many bytes or so much time; it also is what keeps the source from taking us for dead. */
+static int handle_frame(struct receiver *receiver, struct error **ret_error)
+{
+        enum wire_frame type;
+        int r = channel_receive(&receiver->channel, &type, ret_error);
+
+        if (r >= 0)
+                r = deal_with(receiver, type, ret_error);
+        if (r >= 0)
+                receiver->position += sizeof(struct wire_header_v1) + receiver->channel.payload_len;
+        return r;
+}
+
+/* After so many bytes or so much time; it also is what keeps the source from taking us for dead. */
 static int acknowledge(struct receiver *receiver, struct error **ret_error)
 {
-        uint64_t received = atomic_load_explicit(&receiver->channel.bytes_received, memory_order_relaxed);
         uint64_t now_ms = clock_now_ms(&clock_system);
-        struct wire_ack_v1 ack = {.bytes_received = htole64(received)};
 
-        if (received - receiver->acked_bytes < ACK_BYTES && now_ms - receiver->acked_ms < ACK_MS)
+        if (receiver->position - receiver->acked_bytes < ACK_BYTES && now_ms - receiver->acked_ms < ACK_MS)
                 return 0;
-        receiver->acked_bytes = received;
-        receiver->acked_ms = now_ms;
-        return channel_send(&receiver->channel, WIRE_ACK, &ack, sizeof(ack), NULL, 0, ret_error);
+        return send_ack(receiver, ret_error);
 }
 
 static int send_result(struct receiver *receiver, struct error **ret_error)
@@ -259,9 +322,7 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
                 return pfds[0].revents != 0;
         now_ms = clock_now_ms(&clock_system);
         if (now_ms - receiver->channel.last_received_ms > CHANNEL_SILENCE_MS)
-                return error_set(ret_error, ERROR_UNREACHABLE,
-                        "Check the migration network between the two hosts",
-                        "The source said nothing for %d s", CHANNEL_SILENCE_MS / 1000);
+                return channel_set_silent(&receiver->channel, CHANNEL_SILENCE_MS, ret_error);
         return 0;
 }
 
@@ -314,6 +375,15 @@ static void tell_source(struct receiver *receiver)
         pthread_mutex_unlock(&sink->lock);
 }
 
+/* The source may replace the connection; main waits for that. */
+static bool may_come_back(const struct receiver *receiver)
+{
+        const struct sink *sink = receiver->sink;
+
+        return receiver->channel.lost && receiver->number >= 0 && sink->resumable && !sink->stopping &&
+               !sink->committed;
+}
+
 void *sink_receiver_main(void *userdata)
 {
         struct receiver *receiver = userdata;
@@ -321,7 +391,14 @@ void *sink_receiver_main(void *userdata)
         _cleanup_error_ struct error *error = NULL;
 
         if (connect_channel(receiver) >= 0) {
-                if (receive(receiver, &error) < 0 && !sink->stopping && !sink->committed)
+                int r = receive(receiver, &error);
+
+                if (r < 0 && may_come_back(receiver)) {
+                        log_notice("Channel %d: %s", receiver->number, error_message(error));
+                        error_free(TAKE_PTR(error));
+                        r = 0;
+                }
+                if (r < 0 && !sink->stopping && !sink->committed)
                         channel_send_abort(&receiver->channel, error ? error->code : ERROR_NO_MEMORY,
                                 error_message(error));
                 if (error)
@@ -329,6 +406,7 @@ void *sink_receiver_main(void *userdata)
                 else
                         tell_source(receiver);
         }
+        leave(receiver);
         receiver->state = RECEIVER_DONE;
         (void)eventfd_write(sink->mailbox.event_fd, 1); /* main frees the place */
         return NULL;

@@ -2,6 +2,7 @@
 #include "mover/source.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -91,6 +92,11 @@ static int set_up(struct source *source, struct error **ret_error)
         r = batch_pool_init(&source->pool, 3 * (unsigned int)MAX(source->start_message.n_fds, 4u) + 4);
         if (r < 0)
                 return error_from_errno(ret_error, r, "Cannot set up the batches");
+        for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++) {
+                source->marks[i] = ALLOC(struct batch);
+                if (!source->marks[i])
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the batches");
+        }
         r = take_descriptors(source, ret_error);
         if (r < 0)
                 return r;
@@ -134,8 +140,7 @@ static void send_ready(struct source *source, struct source_stats *stats)
                 stats->rtt_us = info.tcpi_rtt;
         control_send(source->control_fd,
                 json_pack("{s:s, s:i, s:s, s:I}", "event", "ready", "channels", (int)source->n_channels,
-                        "cipher", tls_stream_cipher(source->senders[0].channel.tls), "rtt_us",
-                        (json_int_t)stats->rtt_us),
+                        "cipher", source->senders[0].cipher, "rtt_us", (json_int_t)stats->rtt_us),
                 false);
 }
 
@@ -158,11 +163,22 @@ static void tunnel_stopped(struct source *source, const struct source_stats *sta
                 mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
 }
 
+static void tell_lost_channels(struct source *source)
+{
+        unsigned int lost = atomic_exchange(&source->channels_lost, 0);
+
+        for (unsigned int i = 0; i < source->n_channels; i++)
+                if (lost >> i & 1)
+                        control_send(source->control_fd,
+                                json_pack("{s:s, s:i}", "event", "channel-lost", "channel", (int)i), false);
+}
+
 /* Tells the agent what the threads posted. Returns 0 to go on, 1 when all is done, -1 when it failed. */
 static int handle_mail(struct source *source, struct source_stats *stats)
 {
         unsigned int mail = mailbox_take(&source->mailbox);
 
+        tell_lost_channels(source);
         if (mail & MAIL_READY)
                 send_ready(source, stats);
         if (mail & MAIL_TUNNEL) {
@@ -186,10 +202,8 @@ static int handle_mail(struct source *source, struct source_stats *stats)
 /* A frame without payload behind all that was queued for channel 0. */
 static void queue_mark(struct source *source, enum batch_kind kind)
 {
-        struct batch *batch = batch_pool_get(&source->pool);
+        struct batch *batch = source->marks[kind == BATCH_COMMIT];
 
-        if (!batch)
-                return;
         batch->kind = kind;
         batch_queue_push(&source->senders[0].queue, batch);
 }
@@ -214,6 +228,33 @@ static void aborted(struct source *source, const json_t *message)
         mailbox_fail(&source->mailbox, error, false);
 }
 
+/* A connection in the place of a lost one. */
+static int take_channel(struct source *source, struct control_message *message, struct error **ret_error)
+{
+        uint64_t number;
+        struct sender *sender;
+        int one = 1, old, wake_fd;
+        int r = doc_need_u64(
+                message->json, "message", "channel", 0, source->n_channels - 1, &number, ret_error);
+
+        if (r < 0)
+                return r;
+        if (message->n_fds != 1)
+                return error_set(ret_error, ERROR_PROTOCOL, NULL,
+                        "The agent sent %zu connections for a channel", message->n_fds);
+        sender = &source->senders[number];
+        wake_fd = fcntl(message->fds[0], F_DUPFD_CLOEXEC, 3);
+        if (wake_fd < 0)
+                return error_from_errno(ret_error, errno, "Cannot take a connection");
+        fd_closep(&sender->wake_fd);
+        sender->wake_fd = wake_fd;
+        (void)setsockopt(message->fds[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        old = atomic_exchange(&sender->offered_fd, TAKE_FD(message->fds[0]));
+        fd_closep(&old);
+        (void)eventfd_write(sender->queue.event_fd, 1);
+        return 0;
+}
+
 static int handle_control(
         struct source *source, struct source_stats *stats, bool *committed, struct error **ret_error)
 {
@@ -226,7 +267,7 @@ static int handle_control(
         case CONTROL_HANDED_OFF:
                 if (atomic_exchange(&source->handed_off, true))
                         break;
-                (void)eventfd_write(source->reader_fd, 1); /* first: queueing may have to wait for room */
+                (void)eventfd_write(source->reader_fd, 1);
                 queue_mark(source, BATCH_HANDED_OFF);
                 break;
         case CONTROL_STOPPED:
@@ -243,6 +284,9 @@ static int handle_control(
                 break;
         case CONTROL_QEMU_STATUS:
                 source_stats_qemu(stats, message.json);
+                break;
+        case CONTROL_CHANNEL:
+                r = take_channel(source, &message, ret_error);
                 break;
         case CONTROL_ABORT:
                 if (!*committed)
@@ -322,6 +366,8 @@ static void source_deinit(struct source *source)
         for (unsigned int i = 0; i < source->n_channels; i++)
                 sender_deinit(&source->senders[i]);
         batch_pool_deinit(&source->pool);
+        for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++)
+                free(TAKE_PTR(source->marks[i]));
         page_index_free(TAKE_PTR(source->index));
         tls_context_free(TAKE_PTR(source->tls));
         mailbox_deinit(&source->mailbox);

@@ -13,13 +13,16 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/buf.h"
 #include "mover/batch.h"
 #include "mover/channel.h"
 #include "mover/codec.h"
 #include "mover/control.h"
+#include "mover/duplicates.h"
 #include "mover/mailbox.h"
 #include "mover/page_index.h"
 #include "mover/ram.h"
+#include "mover/sent_log.h"
 #include "mover/switchover.h"
 
 typedef atomic_uint_fast64_t counter;
@@ -39,9 +42,10 @@ struct sender_counters {
         counter bytes_retired; /* guest bytes that were dealt with: sent, partly sent, found unchanged */
         counter zero_retired;  /* guest bytes of zero pages that were dealt with; not in bytes_retired */
         counter pages_sent;
-        counter bytes_delta;     /* guest bytes of pages of which only blocks went */
-        counter bytes_unchanged; /* guest bytes of pages that were dirty but equal */
-        counter pages_verify;    /* resent by verification */
+        counter bytes_delta;      /* guest bytes of pages of which only blocks went */
+        counter bytes_unchanged;  /* guest bytes of pages that were dirty but equal */
+        counter bytes_referenced; /* guest bytes of pages that went as references */
+        counter pages_verify;     /* resent by verification */
         counter write_ns;
         counter wire_bytes;   /* in write_ns */
         counter write_cpu_ns; /* of write_ns: the thread computed */
@@ -66,6 +70,8 @@ struct stage {
 static_assert(offsetof(struct stage, blocks) == offsetof(struct stage, entries) + WIRE_MAX_PAGES * 8,
         "entries and blocks touch");
 
+#define MAX_LOST_BYTES (64 * 1024 * 1024) /* of runs of lost pages */
+
 struct source;
 
 struct sender {
@@ -81,15 +87,28 @@ struct sender {
         /* The thread's own. */
         struct channel channel;
         struct codec *codec;
+        struct duplicates *duplicates; /* NULL: the sink takes no references */
         struct stage *packable, *plain;
         struct wire_run_v1 runs[WIRE_MAX_RUNS];
         unsigned int n_runs;
+        struct wire_reference_v1 references[WIRE_MAX_REFERENCES];
+        unsigned int n_references;
         uint64_t last_page; /* newest in the stages; they are flushed before page numbers go down */
         bool stages_empty;
         unsigned int n_packed;
         uint8_t *out; /* packed batch, behind WIRE_HEADROOM bytes */
         uint64_t channel_hash;
         uint8_t *stripe; /* WIRE_STRIPE_BYTES of the guest's memory, while verifying */
+
+        /* source_resume.c */
+        const char *cipher; /* once HELLO was answered; NULL before */
+        bool resumable;     /* a lost connection may be replaced: the sink can do it */
+        struct sent_log log;
+        struct buf lost;       /* struct wire_run_v1: pages that may not have arrived */
+        struct list again;     /* struct sent_frame: other frames that have not */
+        atomic_int offered_fd; /* main: a new connection; -1: none */
+        uint64_t acknowledged; /* when the connection was lost last */
+        unsigned int n_futile; /* losses since something was acknowledged */
 };
 
 struct source {
@@ -102,6 +121,8 @@ struct source {
         struct tls_context *tls;
         struct mailbox mailbox;
         struct batch_pool pool;
+        struct batch
+                *marks[2]; /* for HANDED_OFF and COMMIT: main must not have to wait for one of the pool's */
         struct page_index *index;
         struct sender senders[WIRE_MAX_CHANNELS];
         unsigned int n_channels;
@@ -116,6 +137,8 @@ struct source {
         atomic_bool committed;             /* sender 0: COMMIT goes out */
         atomic_uint n_up;                  /* senders whose HELLO was answered */
         atomic_uint n_verified;            /* senders whose verification succeeded */
+        atomic_uint channels_lost;         /* bit a channel: main has still to tell the agent */
+        atomic_uint n_reconnects;          /* lost connections that were replaced */
         atomic_uint level;                 /* enum codec_level in use */
         atomic_bool wire_blocks;           /* the connections, not the processors, set the pace */
         atomic_uint_fast64_t pace_next_ns; /* when the next byte may go, under a rate limit */
@@ -149,6 +172,28 @@ int sender_add_whole_page(
 int sender_flush(struct sender *sender, struct error **ret_error);
 /* Handles frames until one of the given type came, which stays in the channel's payload. */
 int sender_await(struct sender *sender, enum wire_frame type, struct error **ret_error);
+
+/* Sends a frame; see channel_send(). The second one is for those that must not be missed when the connection is lost and that
+ * hold no pages but zero ones. */
+int sender_send(struct sender *sender, enum wire_frame type, const void *head, size_t head_len, void *body,
+        size_t body_len, struct error **ret_error);
+int sender_send_kept(struct sender *sender, enum wire_frame type, const void *head, size_t head_len,
+        void *body, size_t body_len, struct error **ret_error);
+/* TLS and HELLO over sender->socket_fd within limit_ms; after the first time also what the sink has received is learned. */
+int sender_connect(struct sender *sender, uint64_t limit_ms, struct error **ret_error);
+/* KEEPALIVE when it is due. */
+int sender_keep_alive(struct sender *sender, struct error **ret_error);
+/* Handles what the sink has sent, without waiting. */
+int sender_listen(struct sender *sender, struct error **ret_error);
+
+/* source_resume.c */
+/* True when the last failure was the connection's, and another one may take its place. */
+bool sender_can_resume(const struct sender *sender);
+/* Has the agent make another connection and sends again, as it is now, what did not arrive. `batch` (or NULL): under way when
+ * the connection was lost; its pages are among it, and it is marked as sent. Takes the failure's error and returns 0, or the
+ * reason why it cannot be mended (sender_can_resume() tells whether this can be tried again). */
+int sender_resume(struct sender *sender, struct batch *batch, struct error **ret_error);
+void sender_deinit_resume(struct sender *sender);
 
 /* Reads the RESULT frame in the channel's payload; PROTOCOL when it is not valid. */
 int source_read_result(

@@ -5,7 +5,9 @@
  *
  * Order: pages are staged (packable and plain ones apart, zero pages in runs) and the stages are sent in any
  * order; so two versions of a page must never be staged at a time. QEMU walks its bitmap upwards, a page comes
- * again only after the walk has begun anew: the stages are flushed whenever the page number goes down. */
+ * again only after the walk has begun anew: the stages are flushed whenever the page number goes down. References are staged as
+ * well, and sent after all else that was staged before them: what they name is a page further down, whose content is
+ * either at the sink already or in the same stages, and cannot change before the page number goes down. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +25,8 @@
 #define IDLE_FLUSH_MS 5
 #define NSEC_PER_SEC UINT64_C(1000000000)
 #define MAX_PACE_SLEEP_NS (50 * 1000 * 1000)
+/* A page of which fewer blocks changed goes as a delta: looking for its like costs more than that packs to. */
+#define MIN_BLOCKS_TO_REFER 4
 
 int sender_init(struct sender *sender, struct source *source, unsigned int number, int socket_fd)
 {
@@ -32,6 +36,10 @@ int sender_init(struct sender *sender, struct source *source, unsigned int numbe
         sender->number = number;
         sender->socket_fd = socket_fd;
         sender->stages_empty = true;
+        sender->offered_fd = -1;
+        sent_log_init(&sender->log);
+        buf_init(&sender->lost, MAX_LOST_BYTES);
+        list_init(&sender->again);
         sender->wake_fd = fcntl(socket_fd, F_DUPFD_CLOEXEC, 3);
         if (sender->wake_fd < 0)
                 return -errno;
@@ -53,10 +61,12 @@ void sender_deinit(struct sender *sender)
         channel_deinit(&sender->channel);
         batch_queue_deinit(&sender->queue);
         codec_free(TAKE_PTR(sender->codec));
+        duplicates_free(TAKE_PTR(sender->duplicates));
         free(TAKE_PTR(sender->packable));
         free(TAKE_PTR(sender->plain));
         free(TAKE_PTR(sender->out));
         free(TAKE_PTR(sender->stripe));
+        sender_deinit_resume(sender);
         fd_closep(&sender->wake_fd);
         fd_closep(&sender->socket_fd);
         sender->source = NULL;
@@ -90,21 +100,74 @@ static void pace(struct source *source, size_t bytes)
         }
 }
 
-static int send_frame(struct sender *sender, enum wire_frame type, const void *head, size_t head_len,
-        void *body, size_t body_len, struct error **ret_error)
+int sender_send(struct sender *sender, enum wire_frame type, const void *head, size_t head_len, void *body,
+        size_t body_len, struct error **ret_error)
 {
+        size_t bytes = sizeof(struct wire_header_v1) + head_len + body_len;
         uint64_t paced = clock_monotonic_ns(), started, started_cpu;
         int r;
 
         pace(sender->source, head_len + body_len);
         started = clock_monotonic_ns();
         started_cpu = thread_cpu_ns();
+        sent_log_sent(&sender->log, bytes);
         r = channel_send(&sender->channel, type, head, head_len, body, body_len, ret_error);
         counter_add(&sender->counters.pace_ns, started - paced);
         counter_add(&sender->counters.write_ns, clock_monotonic_ns() - started);
         counter_add(&sender->counters.write_cpu_ns, thread_cpu_ns() - started_cpu);
-        counter_add(&sender->counters.wire_bytes, sizeof(struct wire_header_v1) + head_len + body_len);
+        counter_add(&sender->counters.wire_bytes, bytes);
         return r;
+}
+
+static int take_ack(struct sender *sender, struct error **ret_error)
+{
+        struct cursor cursor = cursor_of(sender->channel.payload, sender->channel.payload_len);
+        uint64_t position = 0;
+
+        if (!sender->resumable)
+                return 0;
+        if (!cursor_u64le(&cursor, &position) || sent_log_acknowledge(&sender->log, position) < 0)
+                return error_set(
+                        ret_error, ERROR_PROTOCOL, NULL, "The peer acknowledges what it cannot have");
+        return 0;
+}
+
+/* Makes room in a full log: the sink acknowledges at least once a second. */
+static int await_room(struct sender *sender, struct error **ret_error)
+{
+        int r = 0;
+
+        while (r >= 0 && sent_log_is_full(&sender->log)) {
+                r = sender_await(sender, WIRE_ACK, ret_error);
+                if (r >= 0)
+                        r = take_ack(sender, ret_error);
+        }
+        return r;
+}
+
+int sender_send_kept(struct sender *sender, enum wire_frame type, const void *head, size_t head_len,
+        void *body, size_t body_len, struct error **ret_error)
+{
+        int r = await_room(sender, ret_error);
+
+        if (r < 0)
+                return r;
+        if (sender->resumable && sent_log_add(&sender->log, type, head, head_len, body, body_len) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
+        return sender_send(sender, type, head, head_len, body, body_len, ret_error);
+}
+
+/* Before the frame with these pages is sent. */
+static int log_pages(struct sender *sender, enum wire_frame type, const uint64_t *pages, size_t n,
+        struct error **ret_error)
+{
+        int r = await_room(sender, ret_error);
+
+        if (r < 0)
+                return r;
+        return sender->resumable && sent_log_add_pages(&sender->log, type, pages, n) < 0
+                       ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel")
+                       : 0;
 }
 
 static enum codec_level next_level(struct sender *sender)
@@ -150,16 +213,22 @@ static int flush_stage(struct sender *sender, struct stage *stage, bool packable
         size_t raw_len = entries_len + stage->n_bytes, len;
         struct wire_pages_v1 head = {
                 .n_pages = htole32(stage->n_entries), .raw_len = htole32((uint32_t)raw_len)};
+        uint64_t pages[WIRE_MAX_PAGES];
+        unsigned int n_pages = stage->n_entries;
         void *body;
+        int r;
 
-        if (stage->n_entries == 0)
+        if (n_pages == 0)
                 return 0;
+        for (unsigned int i = 0; i < n_pages; i++)
+                pages[i] = le64toh(stage->entries[i]) >> 16;
         counter_add(packable ? &sender->counters.packable_bytes : &sender->counters.plain_bytes, raw_len);
         memmove(raw, stage->entries, entries_len);
         body = pack(sender, packable ? next_level(sender) : CODEC_NONE, raw, raw_len, &len, &head.packing);
         stage->n_entries = 0;
         stage->n_bytes = 0;
-        return send_frame(sender, WIRE_PAGES, &head, sizeof(head), body, len, ret_error);
+        r = log_pages(sender, WIRE_PAGES, pages, n_pages, ret_error);
+        return r < 0 ? r : sender_send(sender, WIRE_PAGES, &head, sizeof(head), body, len, ret_error);
 }
 
 static int flush_runs(struct sender *sender, struct error **ret_error)
@@ -171,7 +240,26 @@ static int flush_runs(struct sender *sender, struct error **ret_error)
                 return 0;
         memcpy(buffer + WIRE_HEADROOM, sender->runs, len);
         sender->n_runs = 0;
-        return send_frame(sender, WIRE_ZERO, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
+        return sender_send_kept(sender, WIRE_ZERO, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
+}
+
+static int flush_references(struct sender *sender, struct error **ret_error)
+{
+        uint8_t buffer[WIRE_HEADROOM + sizeof(sender->references)];
+        size_t len = sender->n_references * sizeof(sender->references[0]);
+        uint64_t pages[WIRE_MAX_REFERENCES];
+        unsigned int n_pages = sender->n_references;
+        int r;
+
+        if (len == 0)
+                return 0;
+        for (unsigned int i = 0; i < n_pages; i++)
+                pages[i] = le64toh(sender->references[i].page);
+        memcpy(buffer + WIRE_HEADROOM, sender->references, len);
+        sender->n_references = 0;
+        r = log_pages(sender, WIRE_REFERENCES, pages, n_pages, ret_error);
+        return r < 0 ? r
+                     : sender_send(sender, WIRE_REFERENCES, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
 }
 
 int sender_flush(struct sender *sender, struct error **ret_error)
@@ -182,6 +270,8 @@ int sender_flush(struct sender *sender, struct error **ret_error)
                 r = flush_stage(sender, sender->packable, true, ret_error);
         if (r >= 0)
                 r = flush_stage(sender, sender->plain, false, ret_error);
+        if (r >= 0)
+                r = flush_references(sender, ret_error);
         sender->stages_empty = true;
         return r;
 }
@@ -233,12 +323,36 @@ static int stage_blocks(
         return 0;
 }
 
+static int stage_reference(struct sender *sender, uint64_t page, uint64_t from, struct error **ret_error)
+{
+        int r = keep_order(sender, page, ret_error);
+
+        if (r >= 0 && sender->n_references == WIRE_MAX_REFERENCES) {
+                r = sender_flush(sender, ret_error);
+                sender->stages_empty = false;
+        }
+        if (r < 0)
+                return r;
+        sender->references[sender->n_references++] =
+                (struct wire_reference_v1){.page = htole64(page), .from = htole64(from)};
+        counter_add(&sender->counters.pages_sent, 1);
+        counter_add(&sender->counters.bytes_referenced, WIRE_PAGE_SIZE);
+        return 0;
+}
+
 int sender_add_changed_page(
         struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
 {
+        const struct page_index *index = sender->source->index;
         uint16_t mask = page_index_update(sender->source->index, page, data);
+        uint64_t from;
 
-        return mask == 0 ? 0 : stage_blocks(sender, page, mask, data, ret_error);
+        if (mask == 0)
+                return 0;
+        if (sender->duplicates && __builtin_popcount(mask) >= MIN_BLOCKS_TO_REFER &&
+                duplicates_find(sender->duplicates, index, page, &from))
+                return stage_reference(sender, page, from, ret_error);
+        return stage_blocks(sender, page, mask, data, ret_error);
 }
 
 int sender_add_whole_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
@@ -285,18 +399,21 @@ static int send_pages(struct sender *sender, const struct batch *batch, struct e
         const uint8_t *data = batch->data;
         int r = 0;
 
-        for (unsigned int i = 0; r >= 0 && i < batch->n_entries; i++) {
+        /* All of it counts as dealt with: what fails either goes again (source_resume.c) or not at all. */
+        for (unsigned int i = 0; i < batch->n_entries; i++) {
                 uint64_t page = batch->entries[i] & ~BATCH_ZERO;
 
                 if (batch->entries[i] & BATCH_ZERO) {
-                        r = sender_add_zero(sender, page, ret_error);
+                        if (r >= 0)
+                                r = sender_add_zero(sender, page, ret_error);
                         counter_add(&sender->counters.zero_retired, WIRE_PAGE_SIZE);
                 } else {
                         uint64_t before = counter_get(&sender->counters.pages_sent);
 
-                        r = sender_add_changed_page(sender, page, data, ret_error);
+                        if (r >= 0)
+                                r = sender_add_changed_page(sender, page, data, ret_error);
                         data += WIRE_PAGE_SIZE;
-                        if (counter_get(&sender->counters.pages_sent) == before)
+                        if (r >= 0 && counter_get(&sender->counters.pages_sent) == before)
                                 counter_add(&sender->counters.bytes_unchanged, WIRE_PAGE_SIZE);
                         counter_add(&sender->counters.bytes_retired, WIRE_PAGE_SIZE);
                 }
@@ -316,7 +433,8 @@ static int send_bytes(
                 memcpy(sender->out + WIRE_HEADROOM, batch->data, len);
                 body = sender->out + WIRE_HEADROOM;
         }
-        return send_frame(sender, type, &head, sizeof(head), body, len, ret_error);
+        batch->sent = true;
+        return sender_send_kept(sender, type, &head, sizeof(head), body, len, ret_error);
 }
 
 static int send_batch(struct sender *sender, struct batch *batch, struct error **ret_error)
@@ -335,14 +453,18 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
         case BATCH_DEVICE:
                 return send_bytes(sender, WIRE_DEVICE, batch, ret_error);
         case BATCH_VERIFY:
-                return source_verify_channel(sender, ret_error);
+                r = source_verify_channel(sender, ret_error);
+                batch->sent = r >= 0; /* once is enough; without success all of it is done again */
+                return r;
         case BATCH_BARRIER:
-                return send_frame(sender, WIRE_BARRIER, &barrier, sizeof(barrier), NULL, 0, ret_error);
+                batch->sent = true;
+                return sender_send_kept(sender, WIRE_BARRIER, &barrier, sizeof(barrier), NULL, 0, ret_error);
         case BATCH_HANDED_OFF:
-                return send_frame(sender, WIRE_HANDED_OFF, NULL, 0, NULL, 0, ret_error);
+                batch->sent = true;
+                return sender_send_kept(sender, WIRE_HANDED_OFF, NULL, 0, NULL, 0, ret_error);
         case BATCH_COMMIT:
                 sender->source->committed = true;
-                return send_frame(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);
+                return sender_send(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);
         case BATCH_PAGES:
                 break;
         }
@@ -391,6 +513,7 @@ static int handle_frame(
                 return 0;
         switch (type) {
         case WIRE_ACK:
+                return take_ack(sender, ret_error);
         case WIRE_KEEPALIVE:
                 return 0;
         case WIRE_ABORT:
@@ -421,7 +544,23 @@ int sender_await(struct sender *sender, enum wire_frame type, struct error **ret
         return r < 0 ? r : got == type ? 0 : -ECANCELED;
 }
 
-static int connect_channel(struct sender *sender, struct error **ret_error)
+/* What the sink's first answer makes possible. */
+static int set_up_features(struct sender *sender, uint32_t features, struct error **ret_error)
+{
+        struct source *source = sender->source;
+        uint64_t n_stripes = wire_channel_stripes(source->ram.bytes, sender->number, source->n_channels);
+
+        sender->cipher = tls_stream_cipher(sender->channel.tls);
+        sender->resumable = features & WIRE_FEATURE_RESUME;
+        if (features & WIRE_FEATURE_REFERENCES &&
+                duplicates_new(n_stripes * WIRE_STRIPE_PAGES, &sender->duplicates) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
+        if (atomic_fetch_add(&source->n_up, 1) + 1 == source->n_channels)
+                mailbox_post(&source->mailbox, MAIL_READY);
+        return 0;
+}
+
+int sender_connect(struct sender *sender, uint64_t limit_ms, struct error **ret_error)
 {
         struct source *source = sender->source;
         struct wire_hello_v1 hello = {.magic = WIRE_MAGIC,
@@ -436,8 +575,8 @@ static int connect_channel(struct sender *sender, struct error **ret_error)
         struct tls_stream *stream;
         int r;
 
-        r = tls_stream_new(source->tls, TAKE_FD(sender->socket_fd), source->start.timeout_ms,
-                CHANNEL_SILENCE_MS, &stream, ret_error);
+        r = tls_stream_new(
+                source->tls, TAKE_FD(sender->socket_fd), limit_ms, CHANNEL_SILENCE_MS, &stream, ret_error);
         if (r < 0)
                 return r;
         r = channel_init(&sender->channel, stream, WIRE_SOURCE);
@@ -451,19 +590,29 @@ static int connect_channel(struct sender *sender, struct error **ret_error)
         r = channel_send(&sender->channel, WIRE_HELLO, &hello, sizeof(hello), NULL, 0, ret_error);
         if (r < 0)
                 return r;
+        if (sender->cipher && !tls_stream_wait_readable(stream, (int)limit_ms))
+                return channel_set_silent(&sender->channel, limit_ms, ret_error);
         r = sender_await(sender, WIRE_HELLO_REPLY, ret_error);
         if (r < 0)
                 return r;
         memcpy(&reply, sender->channel.payload, sizeof(reply));
         if (memcmp(reply.magic, WIRE_MAGIC, sizeof(reply.magic)) != 0 ||
                 le16toh(reply.compatible) > WIRE_VERSION || le16toh(reply.channel) != sender->number ||
-                (le32toh(reply.features) & source->features) != source->features)
+                (le32toh(reply.features) & WIRE_FEATURES_BASE) != WIRE_FEATURES_BASE)
                 return error_set(ret_error, ERROR_PROTOCOL, "Use the same drover version on both hosts",
                         "The peer's mover (version %u) does not fit ours (version %u)",
                         le16toh(reply.version), WIRE_VERSION);
-        if (atomic_fetch_add(&source->n_up, 1) + 1 == source->n_channels)
-                mailbox_post(&source->mailbox, MAIL_READY);
-        return 0;
+        if (!sender->cipher)
+                return set_up_features(sender, le32toh(reply.features) & source->features, ret_error);
+        r = sender_await(sender, WIRE_ACK, ret_error); /* how far it got over the connection before */
+        return r < 0 ? r : take_ack(sender, ret_error);
+}
+
+int sender_keep_alive(struct sender *sender, struct error **ret_error)
+{
+        if (clock_now_ms(&clock_system) - sender->channel.last_sent_ms <= CHANNEL_KEEPALIVE_MS)
+                return 0;
+        return sender_send(sender, WIRE_KEEPALIVE, NULL, 0, NULL, 0, ret_error);
 }
 
 /* Nothing is queued: waits for the queue or the sink, and does what is due by time. */
@@ -471,7 +620,7 @@ static int idle(struct sender *sender, struct error **ret_error)
 {
         struct pollfd pfds[] = {{.fd = sender->queue.event_fd, .events = POLLIN},
                 {.fd = tls_stream_fd(sender->channel.tls), .events = POLLIN}};
-        uint64_t now_ms;
+        uint64_t now_ms, silence_ms;
         int n = poll(pfds, ARRAY_SIZE(pfds), sender->stages_empty ? 500 : IDLE_FLUSH_MS);
 
         if (n != 0)
@@ -479,34 +628,45 @@ static int idle(struct sender *sender, struct error **ret_error)
         if (!sender->stages_empty)
                 return sender_flush(sender, ret_error);
         now_ms = clock_now_ms(&clock_system);
-        if (now_ms - sender->channel.last_received_ms > CHANNEL_SILENCE_MS)
-                return error_set(ret_error, ERROR_UNREACHABLE,
-                        "Check the migration network between the two hosts", "The peer said nothing for %d s",
-                        CHANNEL_SILENCE_MS / 1000);
-        if (now_ms - sender->channel.last_sent_ms > CHANNEL_KEEPALIVE_MS)
-                return send_frame(sender, WIRE_KEEPALIVE, NULL, 0, NULL, 0, ret_error);
-        return 0;
+        /* Once the guest is stopped, the sink may be busy for longer: it hashes, and waits for its QEMU. */
+        silence_ms =
+                sender->resumable && !sender->source->device_state ? CHANNEL_STALL_MS : CHANNEL_SILENCE_MS;
+        if (now_ms - sender->channel.last_received_ms > silence_ms)
+                return channel_set_silent(&sender->channel, silence_ms, ret_error);
+        return sender_keep_alive(sender, ret_error);
+}
+
+int sender_listen(struct sender *sender, struct error **ret_error)
+{
+        enum wire_frame type;
+        int r = 0;
+
+        while (r >= 0 && !sender->source->stopping && tls_stream_wait_readable(sender->channel.tls, 0))
+                r = handle_frame(sender, 0, &type, ret_error);
+        return r;
 }
 
 static int run(struct sender *sender, struct error **ret_error)
 {
         struct source *source = sender->source;
-        int r = connect_channel(sender, ret_error);
+        int r = sender_connect(sender, source->start.timeout_ms, ret_error);
 
         while (r >= 0 && !source->stopping) {
                 struct batch *batch = batch_queue_pop(&sender->queue);
 
-                if (batch) {
+                if (batch)
                         r = send_batch(sender, batch, ret_error);
-                        batch_pool_put(&source->pool, batch);
-                } else if (!source->stopping) { /* pop() may have swallowed the wake-up */
+                else if (!source->stopping) /* pop() may have swallowed the wake-up */
                         r = idle(sender, ret_error);
+                if (r >= 0)
+                        r = sender_listen(sender, ret_error);
+                while (r < 0 && sender_can_resume(sender)) {
+                        r = sender_resume(sender, batch, ret_error);
+                        if (r >= 0 && batch && !batch->sent)
+                                r = send_batch(sender, batch, ret_error);
                 }
-                while (r >= 0 && !source->stopping && tls_stream_wait_readable(sender->channel.tls, 0)) {
-                        enum wire_frame type;
-
-                        r = handle_frame(sender, 0, &type, ret_error);
-                }
+                if (batch)
+                        batch_pool_put(&source->pool, batch);
         }
         return r;
 }

@@ -321,7 +321,8 @@ void source_stats_send(struct source_stats *stats, bool droppable)
                 {"bytes_ram", counter_get(&source->bytes_ram)},
                 {"bytes_wire", with_tls(SUM(source, wire_bytes))},
                 {"bytes_zero", counter_get(&source->bytes_zero)},
-                {"bytes_duplicate", SUM(source, bytes_unchanged)}, {"bytes_delta", SUM(source, bytes_delta)},
+                {"bytes_duplicate", SUM(source, bytes_unchanged) + SUM(source, bytes_referenced)},
+                {"bytes_delta", SUM(source, bytes_delta)},
                 {"bytes_device", counter_get(&source->bytes_device)}, {"pages_sent", SUM(source, pages_sent)},
                 {"pages_resent_by_verify", SUM(source, pages_verify)},
                 {"rate_bps", stats->wire_bytes_per_s * 8},
@@ -330,7 +331,8 @@ void source_stats_send(struct source_stats *stats, bool droppable)
                 {"buffered_bytes", stats->buffered_bytes}, {"drain_ms", stats->drain_ms},
                 {"remaining_bytes", stats->status.remaining_bytes},
                 {"passes_without_progress", stats->switchover.passes_without_progress},
-                {"channels", source->n_channels}, {"rtt_us", stats->rtt_us}, {"cpu_ms", cpu_ms()}};
+                {"channels", source->n_channels}, {"reconnects", source->n_reconnects},
+                {"rtt_us", stats->rtt_us}, {"cpu_ms", cpu_ms()}};
         json_t *event = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b}", "event", "stats", "phase", phase(source),
                 "codec", codec_level_name(source->level), "converging",
                 switchover_converging(&stats->switchover), "tunnel", stats->tunnel, "verified", verified);

@@ -50,7 +50,7 @@ static int ask(struct sender *sender, enum wire_verify_kind kind, uint64_t first
         struct wire_verify_v1 request = {
                 .kind = htole32(kind), .n_stripes = htole32(n), .first = htole64(first)};
 
-        return channel_send(&sender->channel, WIRE_VERIFY, &request, sizeof(request), NULL, 0, ret_error);
+        return sender_send(sender, WIRE_VERIFY, &request, sizeof(request), NULL, 0, ret_error);
 }
 
 /* Waits for the answer to the request and points *ret_hashes at its n hashes. */
@@ -115,8 +115,11 @@ int source_verify_channel(struct sender *sender, struct error **ret_error)
         sender->stripe = sender->stripe ?: alloc_zero(WIRE_STRIPE_BYTES);
         if (!sender->stripe)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for verification");
-        for (uint64_t stripe = sender->number; r >= 0 && stripe < n_stripes; stripe += source->n_channels)
+        for (uint64_t stripe = sender->number; r >= 0 && stripe < n_stripes; stripe += source->n_channels) {
                 r = resend_stripe(sender, stripe, false, ret_error);
+                if (r >= 0)
+                        r = sender_keep_alive(sender, ret_error);
+        }
         if (r >= 0)
                 r = sender_flush(sender, ret_error);
         for (unsigned int round = 0; r >= 0; round++) {

@@ -28,8 +28,9 @@
 #define WIRE_MAX_PAGES 1024 /* in one PAGES frame */
 #define WIRE_MAX_PAGE_DATA (256 * 1024)
 #define WIRE_MAX_RAW (WIRE_MAX_PAGE_DATA + WIRE_MAX_PAGES * 8)
-#define WIRE_MAX_RUNS 1024   /* in one ZERO frame */
-#define WIRE_MAX_HASHES 4096 /* in one VERIFY_REPLY frame */
+#define WIRE_MAX_RUNS 1024       /* in one ZERO frame */
+#define WIRE_MAX_HASHES 4096     /* in one VERIFY_REPLY frame */
+#define WIRE_MAX_REFERENCES 1024 /* in one REFERENCES frame */
 #define WIRE_MAX_TEXT 1024
 #define WIRE_SECRET_SIZE 192 /* XXH3 secret */
 /* Room that a sender keeps in front of a payload for the frame header and the payload's head. */
@@ -43,8 +44,8 @@ typedef uint64_t wire_le64;
 /* Who may send a frame. */
 enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
 
-/* The frames: NAME, number, sender, smallest and largest payload. Numbers 16 to 19 are kept for references
- * to content that was sent before, 32 to 47 for disk streams. */
+/* The frames: NAME, number, sender, smallest and largest payload. Numbers 17 to 19 are kept for references
+ * to content that the sink has from elsewhere, 32 to 47 for disk streams. */
 #define WIRE_FRAMES(X) \
         X(HELLO, 1, WIRE_SOURCE, sizeof(struct wire_hello_v1), sizeof(struct wire_hello_v1)) \
         X(HELLO_REPLY, 2, WIRE_SINK, sizeof(struct wire_hello_reply_v1), sizeof(struct wire_hello_reply_v1)) \
@@ -66,6 +67,8 @@ enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
                 sizeof(struct wire_result_v1) + WIRE_MAX_TEXT) \
         X(ABORT, 14, WIRE_BOTH, sizeof(struct wire_abort_v1), sizeof(struct wire_abort_v1) + WIRE_MAX_TEXT) \
         X(KEEPALIVE, 15, WIRE_BOTH, 0, 0) \
+        X(REFERENCES, 16, WIRE_SOURCE, sizeof(struct wire_reference_v1), \
+                WIRE_MAX_REFERENCES * sizeof(struct wire_reference_v1)) \
         X(HANDED_OFF, 20, WIRE_SOURCE, 0, 0)
 
 enum wire_frame {
@@ -87,8 +90,12 @@ struct _packed_ wire_header_v1 {
 #define WIRE_FEATURE_ZSTD (1u << 1)
 #define WIRE_FEATURE_PARTIAL_PAGES (1u << 2) /* PAGES entries with some of the blocks */
 #define WIRE_FEATURE_VERIFY (1u << 3)
-#define WIRE_FEATURES_ALL \
+#define WIRE_FEATURE_REFERENCES (1u << 4)
+#define WIRE_FEATURE_RESUME (1u << 5) /* a lost connection may be replaced */
+/* What every version has; a peer without one of these is refused. */
+#define WIRE_FEATURES_BASE \
         (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD | WIRE_FEATURE_PARTIAL_PAGES | WIRE_FEATURE_VERIFY)
+#define WIRE_FEATURES_ALL (WIRE_FEATURES_BASE | WIRE_FEATURE_REFERENCES | WIRE_FEATURE_RESUME)
 
 /* First frame of each channel. */
 struct _packed_ wire_hello_v1 {
@@ -132,6 +139,12 @@ struct _packed_ wire_run_v1 {
         wire_le32 n_pages; /* at least 1, all in one stripe or in stripes of this channel */
 };
 
+/* A page that becomes what another page of the same channel is at the sink. */
+struct _packed_ wire_reference_v1 {
+        wire_le64 page;
+        wire_le64 from;
+};
+
 /* SKELETON and DEVICE: bytes for the destination's QEMU, channel 0 only. */
 struct _packed_ wire_bytes_v1 {
         wire_le32 raw_len;
@@ -154,7 +167,8 @@ struct _packed_ wire_verify_v1 {
 };
 
 struct _packed_ wire_ack_v1 {
-        wire_le64 bytes_received; /* payload and headers on this channel so far, all of it placed */
+        wire_le64
+                bytes_received; /* of the channel's frames but HELLO, headers and payloads, over all its connections; all is placed */
 };
 
 enum wire_outcome { WIRE_RUNNING = 1, WIRE_ABANDONED = 2 };
@@ -175,6 +189,7 @@ static_assert(sizeof(struct wire_hello_v1) == 296, "wire format");
 static_assert(sizeof(struct wire_hello_reply_v1) == 20, "wire format");
 static_assert(sizeof(struct wire_pages_v1) == 12, "wire format");
 static_assert(sizeof(struct wire_run_v1) == 12, "wire format");
+static_assert(sizeof(struct wire_reference_v1) == 16, "wire format");
 static_assert(sizeof(struct wire_bytes_v1) == 8, "wire format");
 static_assert(sizeof(struct wire_barrier_v1) == 4, "wire format");
 static_assert(sizeof(struct wire_verify_v1) == 16, "wire format");

@@ -41,6 +41,8 @@ static int handle(struct receiver *receiver, enum wire_frame type)
                 return sink_place_pages(receiver, NULL);
         case WIRE_ZERO:
                 return sink_place_zero(receiver, NULL);
+        case WIRE_REFERENCES:
+                return sink_place_references(receiver, NULL);
         case WIRE_SKELETON:
         case WIRE_DEVICE:
                 receiver->barriers = 1;

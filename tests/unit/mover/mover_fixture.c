@@ -147,7 +147,7 @@ struct fixture *fixture_new(const struct fixture_options *options)
         (void)signal(SIGPIPE, SIG_IGN); /* as drover-mover does */
         f->options = *options;
         f->options.n_channels = options->n_channels ?: 2;
-        f->options.ram_bytes = options->ram_bytes ?: 8 * 1024 * 1024 + 2 * WIRE_PAGE_SIZE;
+        f->options.ram_bytes = options->ram_bytes ?: (uint64_t)FIXTURE_PAGES * WIRE_PAGE_SIZE;
         f->source_qemu = f->sink_qemu = -1;
         f->source.control_fd = f->sink.control_fd = -1;
         for (size_t i = 0; i < ARRAY_SIZE(f->channel_fds); i++)
@@ -221,6 +221,7 @@ json_t *fixture_wait(struct fixture_mover *mover, const char *event)
                 message = json_loadb(text, (size_t)n, 0, NULL);
                 assert_non_null(message);
                 name = json_string_value(json_object_get(message, "event"));
+                mover->device_state |= strcmp(name, "device-state") == 0;
                 if (strcmp(name, event) == 0)
                         return message;
                 if (strcmp(name, "failed") == 0)
@@ -258,7 +259,8 @@ void fixture_finish(struct fixture *f)
 {
         uint32_t vote = 1;
 
-        json_decref(fixture_wait(&f->source, "device-state"));
+        if (!f->source.device_state)
+                json_decref(fixture_wait(&f->source, "device-state"));
         fixture_send(&f->source, json_pack("{s:s}", "op", "handed-off"));
         assert_true(fixture_vote(f, &vote, WAIT_MS));
         assert_int_equal(vote, 0);
@@ -427,4 +429,62 @@ struct tls_stream *fixture_connect(struct fixture *f)
 uint64_t fixture_pages(const struct fixture *f)
 {
         return f->options.ram_bytes / WIRE_PAGE_SIZE;
+}
+
+void fixture_assert_ram_equal(struct fixture *f)
+{
+        for (uint64_t page = 0; page < fixture_pages(f); page++)
+                if (memcmp(f->source_ram + page * WIRE_PAGE_SIZE, f->sink_ram + page * WIRE_PAGE_SIZE,
+                            WIRE_PAGE_SIZE) != 0)
+                        fail_msg("page %lu differs", (unsigned long)page);
+}
+
+void fixture_cut(struct fixture *f, unsigned int channel)
+{
+        json_t *lost;
+
+        assert_int_equal(shutdown(f->channel_fds[channel], SHUT_RDWR), 0);
+        lost = fixture_wait(&f->source, "channel-lost");
+        assert_int_equal(json_integer_value(json_object_get(lost, "channel")), channel);
+        json_decref(lost);
+}
+
+void fixture_reconnect(struct fixture *f, unsigned int channel, bool good)
+{
+        json_t *message = json_pack("{s:s, s:i}", "op", "channel", "channel", (int)channel);
+        char *text = json_dumps(message, JSON_COMPACT);
+
+        fd_closep(&f->channel_fds[channel]);
+        f->channel_fds[channel] = connect_socket(f);
+        if (!good)
+                assert_int_equal(shutdown(f->channel_fds[channel], SHUT_RDWR), 0);
+        assert_int_equal(
+                sock_send_fds(f->source.control_fd, text, strlen(text), &f->channel_fds[channel], 1), 0);
+        free(text);
+        json_decref(message);
+}
+
+struct wire_hello_v1 fixture_hello(void)
+{
+        struct wire_hello_v1 hello = {.magic = WIRE_MAGIC,
+                .version = htole16(WIRE_VERSION),
+                .compatible = htole16(WIRE_COMPATIBLE),
+                .features = htole32(WIRE_FEATURES_ALL),
+                .n_channels = htole16(2),
+                .page_size = htole32(WIRE_PAGE_SIZE),
+                .ram_bytes = htole64((uint64_t)FIXTURE_PAGES * WIRE_PAGE_SIZE)};
+
+        memcpy(hello.migration, FIXTURE_MIGRATION, sizeof(hello.migration));
+        memcpy(hello.vm, FIXTURE_VM, sizeof(hello.vm));
+        return hello;
+}
+
+void fixture_frame(struct tls_stream *stream, enum wire_frame type, const void *payload, size_t len)
+{
+        uint8_t frame[sizeof(struct wire_header_v1) + 4096];
+
+        assert_true(len <= 4096);
+        wire_header_write((struct wire_header_v1 *)frame, type, (uint32_t)len);
+        memcpy(frame + sizeof(struct wire_header_v1), payload, len);
+        assert_int_equal(tls_stream_write(stream, frame, sizeof(struct wire_header_v1) + len), 0);
 }

@@ -21,10 +21,11 @@
 #define FIXTURE_MIGRATION "11111111-2222-4333-8444-555555555555"
 #define FIXTURE_VM "66666666-7777-4888-9999-aaaaaaaaaaaa"
 #define FIXTURE_SECTION 2 /* section id of "ram" */
+#define FIXTURE_PAGES 2050
 
 struct fixture_options {
         unsigned int n_channels; /* 0: 2 */
-        uint64_t ram_bytes;      /* 0: 8 MiB and two pages */
+        uint64_t ram_bytes;      /* 0: FIXTURE_PAGES */
         const char *codec;       /* NULL: "auto" */
         bool verify, tunnel;
         uint64_t rate_limit_bps;
@@ -38,7 +39,8 @@ struct fixture_mover {
         pthread_t thread;
         bool started;
         int exit_code;
-        json_t *stats; /* the newest */
+        json_t *stats;     /* the newest */
+        bool device_state; /* this event came */
 };
 
 struct fixture {
@@ -88,4 +90,13 @@ bool fixture_vote(struct fixture *f, uint32_t *ret_value, int timeout_ms);
 void fixture_fill(struct fixture *f, uint64_t first, uint64_t n, uint32_t seed);
 /* A TLS connection to the sink as the source would make it. */
 struct tls_stream *fixture_connect(struct fixture *f);
+/* What it says first, as channel 0 of 2, and how it says anything. */
+struct wire_hello_v1 fixture_hello(void);
+void fixture_frame(struct tls_stream *stream, enum wire_frame type, const void *payload, size_t len);
 uint64_t fixture_pages(const struct fixture *f);
+void fixture_assert_ram_equal(struct fixture *f);
+
+/* Ends a channel's connection; returns when the source has noticed. */
+void fixture_cut(struct fixture *f, unsigned int channel);
+/* Hands the source another connection for it: a good one, or one that ends at once. */
+void fixture_reconnect(struct fixture *f, unsigned int channel, bool good);

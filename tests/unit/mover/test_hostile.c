@@ -9,32 +9,7 @@
 
 #include "io/pki.h"
 
-#define RAM_PAGES 2050 /* the fixture's */
-
-static struct wire_hello_v1 good_hello(void)
-{
-        struct wire_hello_v1 hello = {.magic = WIRE_MAGIC,
-                .version = htole16(WIRE_VERSION),
-                .compatible = htole16(WIRE_COMPATIBLE),
-                .features = htole32(WIRE_FEATURES_ALL),
-                .n_channels = htole16(2),
-                .page_size = htole32(WIRE_PAGE_SIZE),
-                .ram_bytes = htole64((uint64_t)RAM_PAGES * WIRE_PAGE_SIZE)};
-
-        memcpy(hello.migration, FIXTURE_MIGRATION, sizeof(hello.migration));
-        memcpy(hello.vm, FIXTURE_VM, sizeof(hello.vm));
-        return hello;
-}
-
-static void send_frame(struct tls_stream *stream, enum wire_frame type, const void *payload, size_t len)
-{
-        uint8_t frame[sizeof(struct wire_header_v1) + 4096];
-
-        assert_true(len <= 4096);
-        wire_header_write((struct wire_header_v1 *)frame, type, (uint32_t)len);
-        memcpy(frame + sizeof(struct wire_header_v1), payload, len);
-        assert_int_equal(tls_stream_write(stream, frame, sizeof(struct wire_header_v1) + len), 0);
-}
+#define RAM_PAGES FIXTURE_PAGES
 
 static struct fixture *sink_only(void)
 {
@@ -46,7 +21,7 @@ static void assert_hello_refused(const struct wire_hello_v1 *hello)
         struct fixture *f = sink_only();
         struct tls_stream *stream = fixture_connect(f);
 
-        send_frame(stream, WIRE_HELLO, hello, sizeof(*hello));
+        fixture_frame(stream, WIRE_HELLO, hello, sizeof(*hello));
         fixture_wait_failed(&f->sink, "code", "protocol");
         tls_stream_free(stream);
         fixture_free(f);
@@ -57,10 +32,10 @@ static void assert_frame_refused(enum wire_frame type, const void *payload, size
 {
         struct fixture *f = sink_only();
         struct tls_stream *stream = fixture_connect(f);
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
 
-        send_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
-        send_frame(stream, type, payload, len);
+        fixture_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
+        fixture_frame(stream, type, payload, len);
         fixture_wait_failed(&f->sink, "code", "protocol");
         assert_int_equal(fixture_join(&f->sink), 1);
         tls_stream_free(stream);
@@ -69,7 +44,7 @@ static void assert_frame_refused(enum wire_frame type, const void *payload, size
 
 static void test_hello_of_a_newer_incompatible_version_is_refused(void **state)
 {
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
 
         hello.compatible = htole16(WIRE_VERSION + 1);
         assert_hello_refused(&hello);
@@ -77,7 +52,7 @@ static void test_hello_of_a_newer_incompatible_version_is_refused(void **state)
 
 static void test_hello_for_another_migration_is_refused(void **state)
 {
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
 
         hello.migration[0] = 'f';
         assert_hello_refused(&hello);
@@ -85,7 +60,7 @@ static void test_hello_for_another_migration_is_refused(void **state)
 
 static void test_hello_with_another_memory_size_is_refused(void **state)
 {
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
 
         hello.ram_bytes = htole64(WIRE_PAGE_SIZE);
         assert_hello_refused(&hello);
@@ -93,7 +68,7 @@ static void test_hello_with_another_memory_size_is_refused(void **state)
 
 static void test_hello_with_too_many_channels_is_refused(void **state)
 {
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
 
         hello.n_channels = htole16(WIRE_MAX_CHANNELS + 1);
         assert_hello_refused(&hello);
@@ -103,10 +78,11 @@ static void test_channel_that_comes_twice_is_refused(void **state)
 {
         struct fixture *f = sink_only();
         struct tls_stream *first = fixture_connect(f), *second = fixture_connect(f);
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
 
-        send_frame(first, WIRE_HELLO, &hello, sizeof(hello));
-        send_frame(second, WIRE_HELLO, &hello, sizeof(hello));
+        hello.features &= htole32(~WIRE_FEATURE_RESUME); /* with it, the second takes the first one's place */
+        fixture_frame(first, WIRE_HELLO, &hello, sizeof(hello));
+        fixture_frame(second, WIRE_HELLO, &hello, sizeof(hello));
         fixture_wait_failed(&f->sink, "message", "contradict");
         tls_stream_free(first);
         tls_stream_free(second);
@@ -164,6 +140,19 @@ static void test_zero_run_beyond_memory_is_refused(void **state)
         assert_frame_refused(WIRE_ZERO, &run, sizeof(run));
 }
 
+static void test_reference_to_a_page_that_is_not_the_channels_is_refused(void **state)
+{
+        const uint64_t others[] = {0 /* itself */, WIRE_STRIPE_PAGES, RAM_PAGES, UINT64_MAX};
+
+        for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+                struct wire_reference_v1 to = {.page = htole64(0), .from = htole64(others[i])};
+                struct wire_reference_v1 of = {.page = htole64(others[i]), .from = htole64(0)};
+
+                assert_frame_refused(WIRE_REFERENCES, &to, sizeof(to));
+                assert_frame_refused(WIRE_REFERENCES, &of, sizeof(of));
+        }
+}
+
 static void test_device_state_before_the_barrier_is_refused(void **state)
 {
         struct __attribute__((packed)) {
@@ -183,11 +172,11 @@ static void test_handed_off_twice_is_refused(void **state)
 {
         struct fixture *f = sink_only();
         struct tls_stream *stream = fixture_connect(f);
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
 
-        send_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
-        send_frame(stream, WIRE_HANDED_OFF, "", 0);
-        send_frame(stream, WIRE_HANDED_OFF, "", 0);
+        fixture_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
+        fixture_frame(stream, WIRE_HANDED_OFF, "", 0);
+        fixture_frame(stream, WIRE_HANDED_OFF, "", 0);
         fixture_wait_failed(&f->sink, "message", "HANDED_OFF");
         assert_int_equal(fixture_join(&f->sink), 1);
         tls_stream_free(stream);
@@ -216,7 +205,7 @@ static void test_strangers_do_not_disturb_the_migration(void **state)
 {
         struct fixture *f = sink_only();
         struct tls_stream *stream;
-        struct wire_hello_v1 hello = good_hello();
+        struct wire_hello_v1 hello = fixture_hello();
         struct wire_header_v1 header;
 
         for (int i = 0; i < 5; i++) {
@@ -228,7 +217,7 @@ static void test_strangers_do_not_disturb_the_migration(void **state)
                 close(fd);
         }
         stream = fixture_connect(f);
-        send_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
+        fixture_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
         assert_int_equal(tls_stream_read(stream, &header, sizeof(header)), 0);
         assert_int_equal(header.type, WIRE_HELLO_REPLY);
         tls_stream_free(stream);
@@ -257,6 +246,7 @@ int main(void)
                 cmocka_unit_test(test_pages_whose_lengths_do_not_add_up_are_refused),
                 cmocka_unit_test(test_garbage_instead_of_packed_pages_is_refused),
                 cmocka_unit_test(test_zero_run_beyond_memory_is_refused),
+                cmocka_unit_test(test_reference_to_a_page_that_is_not_the_channels_is_refused),
                 cmocka_unit_test(test_device_state_before_the_barrier_is_refused),
                 cmocka_unit_test(test_commit_before_the_barrier_is_refused),
                 cmocka_unit_test(test_handed_off_twice_is_refused),

@@ -10,14 +10,6 @@
 
 #define MARK "device state"
 
-static void assert_ram_equal(struct fixture *f)
-{
-        for (uint64_t page = 0; page < fixture_pages(f); page++)
-                if (memcmp(f->source_ram + page * WIRE_PAGE_SIZE, f->sink_ram + page * WIRE_PAGE_SIZE,
-                            WIRE_PAGE_SIZE) != 0)
-                        fail_msg("page %lu differs", (unsigned long)page);
-}
-
 /* Sends all of memory, then passes over changed parts of it, then stops the guest. */
 static void copy_with_dirty_passes(struct fixture *f)
 {
@@ -43,7 +35,7 @@ static void migrate(const struct fixture_options *options)
         json_decref(fixture_wait(&f->source, "ready"));
         copy_with_dirty_passes(f);
         fixture_finish(f);
-        assert_ram_equal(f);
+        fixture_assert_ram_equal(f);
         fixture_free(f);
 }
 
@@ -121,6 +113,89 @@ static void test_unchanged_pages_are_not_sent_again(void **state)
         fixture_free(f);
 }
 
+/* `content` 0 is zero. */
+static void fill_page(struct fixture *f, uint64_t page, uint8_t content)
+{
+        uint8_t *data = f->source_ram + page * WIRE_PAGE_SIZE;
+
+        memset(data, content, WIRE_PAGE_SIZE);
+        for (size_t i = 0; content && i < WIRE_PAGE_SIZE; i += WIRE_BLOCK_SIZE)
+                data[i] = (uint8_t)(i / WIRE_BLOCK_SIZE);
+}
+
+static json_int_t source_stat(const struct fixture *f, const char *name)
+{
+        return json_integer_value(json_object_get(f->source.stats, name));
+}
+
+static void test_equal_pages_go_once(void **state)
+{
+        struct fixture *f = fixture_new(&(struct fixture_options){.n_channels = 1, .codec = "none"});
+        uint64_t n = fixture_pages(f);
+
+        json_decref(fixture_wait(&f->source, "ready"));
+        fixture_stream_start(f);
+        for (uint64_t page = 0; page < n; page++)
+                fill_page(f, page, (uint8_t)(1 + page % 5));
+        fixture_stream_pages(f, 0, n, true);
+        fixture_stream_device(f, MARK, sizeof(MARK));
+        fixture_finish(f);
+        fixture_assert_ram_equal(f);
+        assert_int_equal(source_stat(f, "bytes_duplicate"), (json_int_t)((n - 5) * WIRE_PAGE_SIZE));
+        assert_true(source_stat(f, "bytes_wire") < (json_int_t)(n * WIRE_PAGE_SIZE / 50));
+        fixture_free(f);
+}
+
+/* The page that another equals changes in the same pass, before or behind it. */
+static void test_reference_means_the_content_of_its_time(void **state)
+{
+        struct fixture *f = fixture_new(&(struct fixture_options){.n_channels = 1});
+
+        json_decref(fixture_wait(&f->source, "ready"));
+        fixture_stream_start(f);
+        fill_page(f, 10, 1);
+        fill_page(f, 20, 2);
+        fixture_stream_pages(f, 0, fixture_pages(f), false);
+        fill_page(f, 10, 2); /* as 20 was */
+        fill_page(f, 20, 3);
+        fixture_stream_pages(f, 0, fixture_pages(f), false);
+        fill_page(f, 30, 2); /* as 10 is */
+        fixture_stream_pages(f, 0, fixture_pages(f), false);
+        fill_page(f, 10, 0);
+        fill_page(f, 40, 2); /* as 30 is */
+        fixture_stream_pages(f, 0, fixture_pages(f), true);
+        fixture_stream_device(f, MARK, sizeof(MARK));
+        fixture_finish(f);
+        fixture_assert_ram_equal(f);
+        assert_int_equal(source_stat(f, "bytes_duplicate") % WIRE_PAGE_SIZE, 0);
+        fixture_free(f);
+}
+
+/* Few contents, so that nearly every page is a duplicate of one that changes soon. */
+static void test_equal_pages_that_change_arrive(void **state)
+{
+        struct fixture *f = fixture_new(&(struct fixture_options){.n_channels = 3});
+        uint64_t n = fixture_pages(f);
+        uint32_t random = 1;
+
+        json_decref(fixture_wait(&f->source, "ready"));
+        fixture_stream_start(f);
+        for (unsigned int pass = 0; pass < 30; pass++) {
+                uint64_t first = pass * 50 % n;
+
+                for (uint64_t page = first; page < n; page++) {
+                        random = random * 1664525 + 1013904223;
+                        if (random >> 30 == 0 || pass == 0)
+                                fill_page(f, page, (uint8_t)(random >> 24 & 7));
+                }
+                fixture_stream_pages(f, first, n - first, pass == 29);
+        }
+        fixture_stream_device(f, MARK, sizeof(MARK));
+        fixture_finish(f);
+        fixture_assert_ram_equal(f);
+        fixture_free(f);
+}
+
 static void test_zero_pages_leave_the_memory_unallocated(void **state)
 {
         struct fixture *f = fixture_new(&(struct fixture_options){0});
@@ -152,7 +227,7 @@ static void test_verification_repairs_what_qemu_forgot(void **state)
         memset(f->source_ram + 7 * WIRE_PAGE_SIZE, 0, WIRE_PAGE_SIZE);
         fixture_stream_device(f, MARK, sizeof(MARK));
         fixture_finish(f);
-        assert_ram_equal(f);
+        fixture_assert_ram_equal(f);
         assert_int_equal(json_integer_value(json_object_get(f->source.stats, "pages_resent_by_verify")), 2);
         fixture_free(f);
 }
@@ -172,7 +247,7 @@ static void test_verification_repairs_what_the_destination_lost(void **state)
         f->sink_ram[9 * WIRE_PAGE_SIZE] = 1; /* a zero page */
         fixture_stream_device(f, MARK, sizeof(MARK));
         fixture_finish(f);
-        assert_ram_equal(f);
+        fixture_assert_ram_equal(f);
         fixture_free(f);
 }
 
@@ -263,6 +338,8 @@ static void test_lost_connection_fails_both_sides_without_a_vote(void **state)
 
         json_decref(fixture_wait(&f->source, "ready"));
         copy_once(f);
+        fixture_stream_device(f, MARK, sizeof(MARK)); /* a stopped guest does not wait long for another one */
+        json_decref(fixture_wait(&f->source, "device-state"));
         assert_int_equal(shutdown(f->channel_fds[1], SHUT_RDWR), 0);
         json_decref(fixture_wait(&f->source, "failed"));
         json_decref(fixture_wait(&f->sink, "failed"));
@@ -339,6 +416,9 @@ int main(void)
                 cmocka_unit_test(test_memory_arrives_with_verification),
                 cmocka_unit_test(test_destination_qemu_gets_skeleton_and_device_state_in_order),
                 cmocka_unit_test(test_unchanged_pages_are_not_sent_again),
+                cmocka_unit_test(test_equal_pages_go_once),
+                cmocka_unit_test(test_reference_means_the_content_of_its_time),
+                cmocka_unit_test(test_equal_pages_that_change_arrive),
                 cmocka_unit_test(test_zero_pages_leave_the_memory_unallocated),
                 cmocka_unit_test(test_verification_repairs_what_qemu_forgot),
                 cmocka_unit_test(test_verification_repairs_what_the_destination_lost),

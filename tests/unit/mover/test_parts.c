@@ -17,6 +17,7 @@
 #include "mover/classify.h"
 #include "mover/codec_choice.h"
 #include "mover/decode.h"
+#include "mover/duplicates.h"
 #include "mover/meters.h"
 #include "mover/page_index.h"
 #include "mover/switchover.h"
@@ -74,6 +75,65 @@ static void test_zero_page_goes_only_where_something_else_was(void **state)
         assert_true(page_index_set_zero(index, 3));
         assert_false(page_index_set_zero(index, 3));
         assert_int_equal(page_index_update(index, 3, page), 0xffff); /* all blocks: zeros lie there now */
+}
+
+static void test_page_of_a_content_sent_before_is_found(void **state)
+{
+        _cleanup_(page_index_freep) struct page_index *index = NULL;
+        struct duplicates *duplicates = NULL;
+        uint8_t a[WIRE_PAGE_SIZE] = {1}, b[WIRE_PAGE_SIZE] = {2};
+        uint64_t from = 0;
+
+        assert_int_equal(page_index_new(100, secret, &index), 0);
+        assert_int_equal(duplicates_new(100, &duplicates), 0);
+        (void)page_index_update(index, 5, a);
+        assert_false(duplicates_find(duplicates, index, 5, &from));
+        assert_false(duplicates_find(duplicates, index, 5, &from)); /* not of itself */
+        (void)page_index_update(index, 6, b);
+        assert_false(duplicates_find(duplicates, index, 6, &from));
+        (void)page_index_update(index, 7, a);
+        assert_true(duplicates_find(duplicates, index, 7, &from));
+        assert_int_equal(from, 5);
+        duplicates_free(duplicates);
+}
+
+static void test_page_that_has_changed_since_is_no_duplicate(void **state)
+{
+        _cleanup_(page_index_freep) struct page_index *index = NULL;
+        struct duplicates *duplicates = NULL;
+        uint8_t a[WIRE_PAGE_SIZE] = {1}, b[WIRE_PAGE_SIZE] = {2};
+        uint64_t from = 0;
+
+        assert_int_equal(page_index_new(100, secret, &index), 0);
+        assert_int_equal(duplicates_new(100, &duplicates), 0);
+        (void)page_index_update(index, 5, a);
+        assert_false(duplicates_find(duplicates, index, 5, &from));
+        (void)page_index_update(index, 5, b);
+        (void)page_index_update(index, 7, a);
+        assert_false(duplicates_find(duplicates, index, 7, &from)); /* and 7 is remembered now */
+        (void)page_index_set_zero(index, 7);
+        (void)page_index_update(index, 8, a);
+        assert_false(duplicates_find(duplicates, index, 8, &from));
+        duplicates_free(duplicates);
+}
+
+static void test_page_behind_is_no_duplicate(void **state)
+{
+        _cleanup_(page_index_freep) struct page_index *index = NULL;
+        struct duplicates *duplicates = NULL;
+        uint8_t a[WIRE_PAGE_SIZE] = {1};
+        uint64_t from = 0;
+
+        assert_int_equal(page_index_new(100, secret, &index), 0);
+        assert_int_equal(duplicates_new(100, &duplicates), 0);
+        (void)page_index_update(index, 50, a);
+        assert_false(duplicates_find(duplicates, index, 50, &from));
+        (void)page_index_update(index, 7, a);
+        assert_false(duplicates_find(duplicates, index, 7, &from));
+        (void)page_index_update(index, 8, a);
+        assert_true(duplicates_find(duplicates, index, 8, &from));
+        assert_int_equal(from, 7);
+        duplicates_free(duplicates);
 }
 
 static void test_every_level_packs_and_unpacks(void **state)
@@ -496,6 +556,9 @@ int main(void)
                 cmocka_unit_test(test_first_version_of_a_page_goes_whole),
                 cmocka_unit_test(test_only_changed_blocks_go_again),
                 cmocka_unit_test(test_zero_page_goes_only_where_something_else_was),
+                cmocka_unit_test(test_page_of_a_content_sent_before_is_found),
+                cmocka_unit_test(test_page_that_has_changed_since_is_no_duplicate),
+                cmocka_unit_test(test_page_behind_is_no_duplicate),
                 cmocka_unit_test(test_every_level_packs_and_unpacks),
                 cmocka_unit_test(test_a_level_packs_the_same_after_any_other),
                 cmocka_unit_test(test_random_data_is_not_packed),

@@ -10,8 +10,10 @@
 // clang-format on
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -66,6 +68,35 @@ static void try_log(const struct attempt *a)
 {
         (void)a;
         log_notice("a line from inside the sandbox");
+        _exit(0);
+}
+
+#define N_PIECES 400
+
+static void *allocate(void *userdata)
+{
+        void **pieces = userdata;
+
+        for (size_t i = 0; i < N_PIECES; i++) {
+                pieces[i] = malloc(100 * 1024);
+                if (pieces[i])
+                        memset(pieces[i], 1, 100 * 1024);
+        }
+        return NULL;
+}
+
+/* A channel's thread leaves its memory to main, as when a connection is replaced. */
+static void try_memory(const struct attempt *a)
+{
+        void *pieces[N_PIECES];
+        pthread_t thread;
+
+        (void)a;
+        if (pthread_create(&thread, NULL, allocate, pieces) != 0)
+                _exit(98);
+        pthread_join(thread, NULL);
+        for (size_t i = N_PIECES; i > 0; i--)
+                free(pieces[i - 1]);
         _exit(0);
 }
 
@@ -164,6 +195,11 @@ static void test_the_mover_can_log(void **state)
         assert_int_equal(run(try_log, (struct attempt){.writable = true}), 0);
 }
 
+static void test_memory_of_a_thread_can_be_given_back(void **state)
+{
+        assert_int_equal(run(try_memory, (struct attempt){.writable = true}), 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -173,6 +209,7 @@ int main(void)
                 cmocka_unit_test(test_a_source_only_reads),
                 cmocka_unit_test(test_no_way_around),
                 cmocka_unit_test(test_the_mover_can_log),
+                cmocka_unit_test(test_memory_of_a_thread_can_be_given_back),
         };
 
         unsetenv("JOURNAL_STREAM"); /* lines with a time, which reads the time zone at first use */
