@@ -27,7 +27,8 @@ STAYS, MOVES, EITHER, CRASHES = {"source"}, {"destination"}, {"source", "destina
 # victim: what it leads to at each of the points above, in their order; None: there is nothing to kill yet
 OUTCOMES = {
     "source mover": (None, STAYS, STAYS, STAYS, EITHER, MOVES, MOVES, None),
-    "destination mover": (STAYS, STAYS, STAYS, STAYS, EITHER, MOVES, MOVES, None),
+    # Handed off: the source waits for another connection, so it may complete; the destination may have everything.
+    "destination mover": (STAYS, STAYS, STAYS, EITHER, EITHER, MOVES, MOVES, None),
     "source agent": (STAYS, STAYS, STAYS, STAYS, EITHER, MOVES, MOVES, MOVES),
     "destination agent": (STAYS, STAYS, STAYS, STAYS, EITHER, MOVES, MOVES, MOVES),
     "manager": (MOVES, MOVES, MOVES, MOVES, MOVES, MOVES, MOVES, MOVES),
