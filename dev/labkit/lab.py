@@ -88,7 +88,8 @@ class Lab:
 
     # Up and down
 
-    def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None):
+    def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None,
+           checkpoint_space="0"):
         self._check_programs()
         if self.machines.root() is not None or (self.folder / "lab.json").exists():
             raise LabError(f"there is a lab in {self.folder} already: dev/lab down")
@@ -106,7 +107,7 @@ class Lab:
             self._connect(network.parse_rate(link), rtt_ms, loss_percent)
             self._start_manager()
             for name, version in versions.items():
-                self._start_host(name, qemu.find(version) if version else qemu.BINARY)
+                self._start_host(name, qemu.find(version) if version else qemu.BINARY, checkpoint_space)
             self._configure()
         except BaseException:
             self.machines.destroy()
@@ -156,12 +157,12 @@ class Lab:
                                pass_fds=[listener.fileno()], check=True)
         (self.folder / "port").write_text(str(port), encoding="ascii")
 
-    def _start_host(self, host, qemu_binary):
+    def _start_host(self, host, qemu_binary, checkpoint_space):
         folder = self.folder_of(host)
         (folder / "agent.conf").write_text(
             f"[agent]\nname = {host}\nlisten = 0.0.0.0:{AGENT_PORT}\nstate-dir = {folder}/state\n"
             f"runtime-dir = {folder}/run\nqemu = {qemu_binary}\nmover = {self.program('drover-mover')}\n"
-            "accelerator = tcg\nlog-level = debug\n", encoding="utf-8")
+            f"accelerator = tcg\nlog-level = debug\ncheckpoint-space = {checkpoint_space}\n", encoding="utf-8")
         for path in (self.folder / "shared", self.shared_path(host), self.local_path(host)):
             path.mkdir(parents=True, exist_ok=True)
         self.machines.run(host, "mount", "--bind", self.folder / "shared", self.shared_path(host))

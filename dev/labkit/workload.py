@@ -169,6 +169,9 @@ class Workload:
     def document(self):
         return self.lab.drover_json("vm", "show", self.name)
 
+    def uid(self):
+        return self.document()["uid"]
+
     def host(self):
         return self.document()["status"]["host"]
 

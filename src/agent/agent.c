@@ -8,6 +8,7 @@
 
 #include "agent/api.h"
 #include "agent/cgroup.h"
+#include "agent/checkpoints.h"
 #include "agent/events.h"
 #include "agent/host.h"
 #include "agent/host_list.h"
@@ -20,6 +21,7 @@
 #include "agent/vm_job.h"
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "fabric/vswitch.h"
 #include "io/file.h"
 #include "io/http_client.h"
@@ -87,6 +89,15 @@ static int make_client(struct agent *agent, struct error **ret_error)
         return http_client_new(agent->loop, &config, &agent->client, ret_error);
 }
 
+static int make_checkpoints(struct agent *agent, struct error **ret_error)
+{
+        uint64_t space = 0, hours = 1; /* checked when they were read */
+
+        (void)text_parse_size(agent->config.checkpoint_space, &space);
+        (void)text_parse_u64(agent->config.checkpoint_hours, 1, 8760, &hours);
+        return checkpoints_new(agent->config.state_dir, space, hours * 3600, &agent->checkpoints, ret_error);
+}
+
 static int make_networks(struct agent *agent, struct error **ret_error)
 {
         int r = netlink_new(&agent->netlink, ret_error);
@@ -111,6 +122,8 @@ static int make_parts(struct agent *agent, struct error **ret_error)
                 r = host_list_new(agent->config.state_dir, "removed-hosts", &agent->removed_hosts, ret_error);
         if (r == 0)
                 r = host_list_new(agent->config.state_dir, "fenced-hosts", &agent->fenced_hosts, ret_error);
+        if (r == 0)
+                r = make_checkpoints(agent, ret_error);
         if (r == 0)
                 r = make_client(agent, ret_error);
         if (r == 0)
@@ -230,6 +243,7 @@ void agent_free(struct agent *agent)
         request_cache_free(agent->requests);
         host_list_free(agent->removed_hosts);
         host_list_free(agent->fenced_hosts);
+        checkpoints_free(agent->checkpoints);
         stores_free(agent->stores);
         host_free(agent->host);
         cgroup_free(agent->cgroup);

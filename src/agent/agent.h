@@ -15,6 +15,7 @@
 
 struct agent_startup;
 struct cgroup;
+struct checkpoints;
 struct events;
 struct host;
 struct http_client;
@@ -47,6 +48,7 @@ struct agent {
         struct request_cache *requests;  /* request_cache.h: answers by X-Drover-Request */
         struct host_list *removed_hosts; /* host_list.h: whose certificates count no more */
         struct host_list *fenced_hosts;  /* which are known to be down */
+        struct checkpoints *checkpoints; /* checkpoints.h: memory of guests that left */
         uint64_t manager_epoch;          /* highest seen, durable before it is acted on; api.c */
         struct migrations *migrations;   /* migration.c's own state; NULL until migration_recover_all() */
 

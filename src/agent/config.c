@@ -12,7 +12,7 @@
 
 #define CONFIG_MAX_BYTES 65536
 
-enum key_kind { KEY_TEXT, KEY_NAME, KEY_PATH, KEY_ACCELERATOR, KEY_LOG_LEVEL };
+enum key_kind { KEY_SIZE, KEY_HOURS, KEY_TEXT, KEY_NAME, KEY_PATH, KEY_ACCELERATOR, KEY_LOG_LEVEL };
 
 static const struct key {
         const char *name;
@@ -31,6 +31,8 @@ static const struct key {
         {"ovmf-code", KEY_PATH, offsetof(struct agent_config, ovmf_code), "/usr/share/OVMF/OVMF_CODE_4M.fd"},
         {"ovmf-vars", KEY_PATH, offsetof(struct agent_config, ovmf_vars), "/usr/share/OVMF/OVMF_VARS_4M.fd"},
         {"cgroup-root", KEY_TEXT, offsetof(struct agent_config, cgroup_root), "drover.slice"},
+        {"checkpoint-space", KEY_SIZE, offsetof(struct agent_config, checkpoint_space), "0"},
+        {"checkpoint-hours", KEY_HOURS, offsetof(struct agent_config, checkpoint_hours), "48"},
         {"log-level", KEY_LOG_LEVEL, 0, NULL},
 };
 
@@ -110,6 +112,7 @@ struct reading {
 static char *check_value(const struct key *key, const char *value)
 {
         enum log_level level;
+        uint64_t number;
 
         if (!*value)
                 return alloc_printf("%s has no value", key->name);
@@ -120,6 +123,10 @@ static char *check_value(const struct key *key, const char *value)
         if (key->kind == KEY_ACCELERATOR && strcmp(value, "auto") != 0 && strcmp(value, "kvm") != 0 &&
                 strcmp(value, "tcg") != 0)
                 return alloc_printf("accelerator must be auto, kvm or tcg, not '%.64s'", value);
+        if (key->kind == KEY_SIZE && strcmp(value, "0") != 0 && text_parse_size(value, &number) < 0)
+                return alloc_printf("%s must be a size like 8G, or 0, not '%.64s'", key->name, value);
+        if (key->kind == KEY_HOURS && text_parse_u64(value, 1, 8760, &number) < 0)
+                return alloc_printf("%s must be 1 to 8760, not '%.64s'", key->name, value);
         if (key->kind == KEY_LOG_LEVEL && log_level_from_string(value, &level) < 0)
                 return alloc_printf(
                         "log-level must be error, warning, notice, info or debug, not '%.64s'", value);

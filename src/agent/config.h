@@ -22,7 +22,9 @@ struct agent_config {
         char *accelerator;       /* "auto", "kvm", "tcg" */
         char *ovmf_code;
         char *ovmf_vars;
-        char *cgroup_root; /* relative to /sys/fs/cgroup, or absolute */
+        char *cgroup_root;      /* relative to /sys/fs/cgroup, or absolute */
+        char *checkpoint_space; /* size, as text_parse_size() takes it; 0: no checkpoints */
+        char *checkpoint_hours; /* number */
         enum log_level log_level;
 };
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/checkpoints.h"
 #include "agent/crash_point.h"
 #include "agent/host_list.h"
 #include "agent/migration_state.h"
@@ -90,7 +91,7 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
 {
         static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
                 "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
-                NULL};
+                "checkpoint_keys", NULL};
         const char *source_uid = "", *source_address = "", *destination_uid = "", *destination_address = "";
         const char *codec = "auto", *text = NULL;
         uint64_t number = 0;
@@ -127,6 +128,8 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
                         spec, "", "source_fingerprint", PKI_FINGERPRINT_SIZE - 1, &text, ret_error);
         if (r == 0)
                 r = doc_opt_bool(spec, "", "verify", &flag, ret_error);
+        if (r == 0 && json_object_get(spec, "checkpoint_keys"))
+                r = checkpoints_check_keys(json_object_get(spec, "checkpoint_keys"), ret_error);
         if (r < 0)
                 return -EINVAL;
         if (strcmp(codec, "auto") && strcmp(codec, "none") && strcmp(codec, "lz4") && strcmp(codec, "zstd"))

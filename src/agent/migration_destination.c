@@ -15,6 +15,7 @@
 #include "agent/owner_record.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
+#include "base/doc.h"
 #include "base/log.h"
 #include "io/sock.h"
 #include "vmm/migration_params.h"
@@ -192,11 +193,33 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
                 (json_int_t)CONNECT_TIMEOUT_MS);
 }
 
+/* Of what this host kept of the guest; NULL: none. */
+static const char *checkpoint_key(const struct migration *m)
+{
+        return json_string_value(
+                json_object_get(json_object_get(m->spec, "checkpoint_keys"), agent_host_uid(m->agent)));
+}
+
+/* The guest runs here: what was kept of it is out of date, and other hosts' keys are ours to keep. */
+static void settle_checkpoints(struct migration *m)
+{
+        _cleanup_json_ json_t *keys = json_copy(json_object_get(m->spec, "checkpoint_keys"));
+
+        if (keys)
+                json_object_del(keys, agent_host_uid(m->agent));
+        checkpoints_drop(m->agent->checkpoints, m->vm_uid);
+        checkpoints_set_keys(m->agent->checkpoints, m->vm_uid, keys);
+}
+
 static int start_mover(struct migration *m, struct vm *vm, struct error **ret_error)
 {
         const struct mover_process_handler handler = {on_mover_event, on_mover_ended, m};
         _cleanup_fd_ int stream = vm_take_stream_fd(vm), ram = -1;
-        int fds[3], r;
+        const char *key = checkpoint_key(m);
+        _cleanup_fd_ int checkpoint = -1;
+        size_t n_fds = 3;
+        json_t *start;
+        int fds[4], r;
 
         r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, ret_error);
         if (r == 0)
@@ -213,7 +236,12 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         fds[0] = stream;
         fds[1] = ram;
         fds[2] = m->destination.listen_fd;
-        r = mover_process_send(m->mover, start_message(m, vm), fds, ARRAY_SIZE(fds), ret_error);
+        start = start_message(m, vm);
+        if (start && key && checkpoints_open(m->agent->checkpoints, m->vm_uid, &checkpoint) == 0) {
+                json_object_set_new(start, "checkpoint_key", json_string(key));
+                fds[n_fds++] = checkpoint;
+        }
+        r = mover_process_send(m->mover, start, fds, n_fds, ret_error);
         fd_closep(&m->destination.listen_fd);
         return r;
 }
@@ -298,6 +326,7 @@ static void take_possession(struct migration *m)
                 return;
         m->destination.announced = true;
         vm_announce(vm);
+        settle_checkpoints(m);
         if (vm_set_epoch(vm, m->epoch + 1, &e) < 0)
                 log_warning("%s", error_message(e));
         error_free(e);

@@ -46,6 +46,7 @@
 #define DEFAULT_MAX_PAUSE_MS 300
 #define STREAM_NAME "drover-migration"
 #define CERTIFICATE_HOURS (8 * 24)
+#define KEEP_LIMIT_MS 120000 /* for writing the guest's memory to a file, once it has left */
 
 static void next_stage(struct migration *m)
 {
@@ -87,8 +88,23 @@ void migration_source_leave_monitor(struct migration *m)
         migration_setup_free(TAKE_PTR(m->source.setup));
 }
 
+/* The file with the guest's memory, if one was begun, is complete or of no use. */
+static void end_keeping(struct migration *m, bool complete)
+{
+        loop_source_free(TAKE_PTR(m->source.keep_limit));
+        if (!m->source.keeping)
+                return;
+        m->source.keeping = false;
+        if (complete)
+                checkpoints_commit(m->agent->checkpoints, m->vm_uid);
+        else
+                checkpoints_abandon(m->agent->checkpoints, m->vm_uid);
+}
+
 void migration_source_deinit(struct migration *m)
 {
+        end_keeping(m, false);
+        json_decref(TAKE_PTR(m->source.kept));
         fd_closep(&m->source.qemu_fd);
         close_connections(m);
         loop_source_free(TAKE_PTR(m->source.poll));
@@ -132,7 +148,17 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
 static json_t *peer_spec(struct migration *m, const char *fingerprint)
 {
         json_t *spec = json_deep_copy(m->spec), *vm = vm_document(migration_vm(m));
+        json_t *keys = checkpoints_keys(m->agent->checkpoints, m->vm_uid);
 
+        if (checkpoints_wanted(m->agent->checkpoints) && !m->source.checkpoint_key[0] &&
+                text_random_hex(CHECKPOINT_KEY_HEX / 2, m->source.checkpoint_key) < 0)
+                m->source.checkpoint_key[0] = '\0';
+        if (keys && m->source.checkpoint_key[0])
+                json_object_set_new(keys, agent_host_uid(m->agent), json_string(m->source.checkpoint_key));
+        /* A destination of an earlier version does not know of them. */
+        if (spec && keys && json_object_size(keys) > 0)
+                json_object_set(spec, "checkpoint_keys", keys);
+        json_decref(keys);
         if (!spec || !vm || json_object_set(spec, "vm", vm) < 0 ||
                 json_object_set_new(spec, "source_fingerprint", json_string(fingerprint)) < 0) {
                 json_decref(spec);
@@ -278,14 +304,32 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
                 (json_int_t)CONNECT_TIMEOUT_MS);
 }
 
+/* True with a file for the guest's memory. */
+static bool begin_keeping(struct migration *m, const struct vm *vm, int *ret_fd)
+{
+        int r;
+
+        if (!m->source.checkpoint_key[0])
+                return false;
+        r = checkpoints_begin(m->agent->checkpoints, m->vm_uid,
+                (uint64_t)vm->config->status.memory_effective_bytes, ret_fd);
+        if (r < 0)
+                log_notice("migration %s: the guest's memory will not be kept: %s", m->id, strerror(-r));
+        m->source.keeping = r == 0;
+        return r == 0;
+}
+
 static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *error)
 {
         struct mover_process_handler handler = {on_mover_event, on_mover_ended, userdata};
         _cleanup_fd_ int stream = stream_fd, qemu_end = qemu_fd, ram = -1;
         struct migration *m = userdata;
         struct vm *vm = migration_vm(m);
-        int fds[2 + MIGRATION_MAX_CHANNELS];
+        _cleanup_fd_ int checkpoint = -1;
+        int fds[3 + MIGRATION_MAX_CHANNELS];
+        size_t n_fds = 2 + m->source.n_channels;
         struct error *e = NULL;
+        _cleanup_json_ json_t *start = NULL;
 
         m->n_pending--;
         if (error)
@@ -299,9 +343,14 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         fds[0] = stream;
         fds[1] = ram;
         memcpy(fds + 2, m->source.sockets, m->source.n_channels * sizeof(int));
+        start = start_message(m, vm);
+        if (start && begin_keeping(m, vm, &checkpoint)) {
+                json_object_set_new(start, "checkpoint_key", json_string(m->source.checkpoint_key));
+                fds[n_fds++] = checkpoint;
+        }
         if (mover_process_start(m->agent->loop, m->agent->config.mover, MOVER_SOURCE,
                     cgroup_movers(m->agent->cgroup), &handler, &m->mover, &e) < 0 ||
-                mover_process_send(m->mover, start_message(m, vm), fds, 2 + m->source.n_channels, &e) < 0)
+                mover_process_send(m->mover, TAKE_PTR(start), fds, n_fds, &e) < 0)
                 return stage_failed(m, e);
         close_connections(m); /* the mover has its own copies */
         m->source.qemu_fd = TAKE_FD(qemu_end);
@@ -526,6 +575,16 @@ static void take_result(struct migration *m, const json_t *message)
         }
 }
 
+/* 0 bytes: it did not work out. */
+static void take_checkpoint(struct migration *m, const json_t *message)
+{
+        json_int_t bytes = json_integer_value(json_object_get(message, "bytes"));
+        json_int_t ms = json_integer_value(json_object_get(message, "ms"));
+
+        if (bytes > 0 && !m->source.kept)
+                m->source.kept = json_pack("{s:I, s:I}", "bytes", bytes, "ms", ms);
+}
+
 static void on_mover_event(void *userdata, const char *event, const json_t *message)
 {
         struct migration *m = userdata;
@@ -547,6 +606,8 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 set_downtime_limit(m, message);
         } else if (!strcmp(event, "device-state")) {
                 m->source.device_state = true;
+        } else if (!strcmp(event, "checkpoint")) {
+                take_checkpoint(m, message);
         } else if (!strcmp(event, "channel-lost")) {
                 reconnect(m, message);
         } else if (!strcmp(event, "result")) {
@@ -561,6 +622,7 @@ static void on_mover_ended(void *userdata, struct error *failure)
 
         migration_close_path(m);
         close_connections(m);
+        end_keeping(m, m->source.kept != NULL);
         if (failure && !m->source.result_running) {
                 struct error *e = NULL;
 
@@ -757,6 +819,26 @@ static void on_released(void *userdata, struct error *error)
         migration_kick(m);
 }
 
+static void on_keeping_too_long(void *userdata)
+{
+        struct migration *m = userdata;
+
+        log_notice("migration %s: keeping the guest's memory takes too long", m->id);
+        if (m->mover)
+                mover_process_kill(m->mover);
+}
+
+/* The mover still writes the guest's memory to a file, out of its QEMU. Its end comes back here. */
+static bool still_keeping(struct migration *m)
+{
+        if (!m->source.keeping || !m->mover || !m->source.result_running)
+                return false;
+        if (!m->source.keep_limit && loop_add_timer(m->agent->loop, KEEP_LIMIT_MS, on_keeping_too_long, m,
+                                             &m->source.keep_limit) < 0)
+                mover_process_kill(m->mover);
+        return true;
+}
+
 static void release(struct migration *m)
 {
         struct vm *vm = migration_vm(m);
@@ -775,7 +857,10 @@ static void release(struct migration *m)
                 }
                 migration_set_phase(m, MIGRATION_SETTLING);
                 m->ask_not_before_ms = 0;
+                checkpoints_set_keys(m->agent->checkpoints, m->vm_uid, NULL);
         }
+        if (still_keeping(m))
+                return;
         if (!vm) {
                 m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
@@ -831,9 +916,9 @@ static int64_t pause_ns(const struct migration *m)
 static void build_result(struct migration *m)
 {
         static const char *const copied[] = {"bytes_ram", "bytes_wire", "bytes_zero", "bytes_duplicate",
-                "bytes_delta", "bytes_device", "pages_sent", "pages_resent_by_verify", "channels",
-                "reconnects", "cipher", "rtt_us", "codec", "tunnel", "verified", "verify_ms", "ram_hash",
-                "cpu_ms", NULL};
+                "bytes_recalled", "bytes_delta", "bytes_device", "pages_sent", "pages_resent_by_verify",
+                "channels", "reconnects", "cipher", "rtt_us", "codec", "tunnel", "verified", "verify_ms",
+                "ram_hash", "cpu_ms", NULL};
         json_t *result = json_object();
         uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
         int64_t pause = pause_ns(m);
@@ -844,7 +929,8 @@ static void build_result(struct migration *m)
         json_object_set_new(result, "pause_ms", pause < 0 ? json_null() : json_real((double)pause / 1e6));
         json_object_set_new(result, "pause_clock",
                 json_pack("{s:s, s:I, s:I}", "method",
-                        "STOP and RESUME as stamped by each QEMU, corrected by the offset between the hosts' "
+                        "STOP and RESUME as stamped by each QEMU, corrected by the offset between "
+                        "the hosts' "
                         "clocks "
                         "(shortest of several exchanges)",
                         "offset_us", (json_int_t)(m->clock_offset_ns / 1000), "error_us",
@@ -859,6 +945,8 @@ static void build_result(struct migration *m)
         json_object_set_new(
                 result, "converged_by", json_string(m->source.throttle_percent ? "throttle" : "pre-copy"));
         json_object_set_new(result, "throttle_percent", json_integer(m->source.throttle_percent));
+        if (m->source.kept)
+                json_object_set(result, "checkpoint", m->source.kept);
         json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));
         json_object_set_new(result, "to", json_string(m->peer_uid));
         json_object_set_new(result, "data_address", json_string(m->source.data_address ?: ""));
@@ -884,8 +972,8 @@ static void fail(struct migration *m)
         if (vm && vm_power(vm) == VM_POWER_RUNNING && m->source.stopped_unix_us)
                 vm_announce(vm);
         if (vm)
-                vm_set_ended(
-                        vm, "QEMU ended while the virtual machine was being handed over; it is this host's");
+                vm_set_ended(vm, "QEMU ended while the virtual machine was being handed over; it is "
+                                 "this host's");
         close_connections(m); /* the setup stays until its settings are back */
         loop_source_free(TAKE_PTR(m->source.poll));
         migration_settle(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);

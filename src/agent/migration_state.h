@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "agent/checkpoints.h"
 #include "agent/handoff.h"
 #include "agent/journal.h"
 #include "base/error.h"
@@ -93,6 +94,10 @@ struct migration_source_state {
         int64_t stopped_unix_us; /* QEMU's own stamp of STOP */
         int64_t resumed_unix_ns; /* the destination's stamp of RESUME, on its clock */
         uint64_t resumed_ms;     /* our monotonic clock when we learned of it */
+        char checkpoint_key[CHECKPOINT_KEY_HEX + 1]; /* "": the guest's memory is not kept */
+        bool keeping;                                /* its file is begun */
+        json_t *kept;                                /* {bytes, ms}, when it is complete */
+        struct loop_source *keep_limit;
         uint64_t n_passes;
         bool throttling;               /* QEMU was told to slow the guest down */
         unsigned int throttle_percent; /* highest that QEMU reported */

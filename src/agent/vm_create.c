@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/checkpoints.h"
 #include "agent/migration.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
@@ -314,6 +315,7 @@ static void on_deleted(void *userdata, json_t *result, struct error *error)
                 finish_with(creation, error);
                 return;
         }
+        checkpoints_set_keys(creation->agent->checkpoints, creation->config->uid, NULL);
         if (vm && !vm_has_qemu(vm) && !vm->job)
                 vm_forget(vm);
         finish(creation, NULL, NULL);

@@ -53,8 +53,11 @@ static const char *pause_text(double ms, char ret[static 24])
 
 static void print_memory(const struct cli *cli, const json_t *result)
 {
-        static const char *const saved[][2] = {
-                {"bytes_zero", "zero pages"}, {"bytes_duplicate", "duplicates"}, {"bytes_delta", "deltas"}};
+        static const struct {
+                const char *key, *words;
+                bool if_any;
+        } saved[] = {{"bytes_zero", "zero pages", false}, {"bytes_duplicate", "duplicates", false},
+                {"bytes_recalled", "of them kept there", true}, {"bytes_delta", "deltas", false}};
         double ram = number_of(result, "bytes_ram"), wire = number_of(result, "bytes_wire"),
                passes = number_of(result, "passes");
         char a[16], b[16];
@@ -71,13 +74,13 @@ static void print_memory(const struct cli *cli, const json_t *result)
                 fputc('\n', cli->out);
         }
         for (size_t i = 0; i < ARRAY_SIZE(saved); i++) {
-                double bytes = number_of(result, saved[i][0]);
+                double bytes = number_of(result, saved[i].key);
 
-                if (bytes < 0)
+                if (bytes < 0 || (bytes < 1 && saved[i].if_any))
                         continue;
                 if (!any)
                         label(cli, "of that");
-                fprintf(cli->out, "%s%s %s", any ? ", " : "", size_text(bytes, a), saved[i][1]);
+                fprintf(cli->out, "%s%s %s", any ? ", " : "", size_text(bytes, a), saved[i].words);
                 any = true;
         }
         if (any)

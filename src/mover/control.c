@@ -97,6 +97,21 @@ void control_send_failed(int fd, const struct error *error, bool from_peer)
         control_send(fd, event, false);
 }
 
+/* Optional: 64 hex digits. */
+static int parse_checkpoint_key(const json_t *json, struct control_start *start, struct error **ret_error)
+{
+        const char *hex = NULL;
+        int r = doc_opt_string(json, "start", "checkpoint_key", 2 * AEAD_KEY_SIZE, &hex, ret_error);
+
+        if (r < 0 || !hex)
+                return r;
+        if (text_hex_decode(hex, start->checkpoint_key, AEAD_KEY_SIZE) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "start.checkpoint_key must be %d hexadecimal digits", 2 * AEAD_KEY_SIZE);
+        start->has_checkpoint = true;
+        return 0;
+}
+
 int control_parse_start(
         const struct control_message *message, struct control_start *ret_start, struct error **ret_error)
 {
@@ -138,6 +153,8 @@ int control_parse_start(
                 r = doc_opt_bool(json, "start", "verify", &s.verify, ret_error);
         if (r >= 0)
                 r = doc_opt_bool(json, "start", "tunnel", &s.tunnel, ret_error);
+        if (r >= 0)
+                r = parse_checkpoint_key(json, &s, ret_error);
         if (r < 0)
                 return r;
         *ret_start = s;

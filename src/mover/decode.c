@@ -52,7 +52,7 @@ static void print_pages(struct cursor cursor, FILE *out)
         }
 }
 
-static void print_zero(struct cursor cursor, FILE *out)
+static void print_runs(struct cursor cursor, FILE *out)
 {
         uint64_t first;
         uint32_t n;
@@ -67,6 +67,17 @@ static void print_references(struct cursor cursor, FILE *out)
 
         while (cursor_u64le(&cursor, &page) && cursor_u64le(&cursor, &from))
                 fprintf(out, " %" PRIu64 "=%" PRIu64, page, from);
+}
+
+static void print_held(struct cursor cursor, FILE *out)
+{
+        struct wire_held_stripe_v1 stripe;
+        uint64_t covered;
+
+        if (cursor_u64le(&cursor, &covered))
+                fprintf(out, " covered=%" PRIu64, covered);
+        while (cursor_copy(&cursor, &stripe, sizeof(stripe)))
+                fprintf(out, " %" PRIu64, le64toh(stripe.stripe));
 }
 
 static void print_bytes(struct cursor cursor, FILE *out)
@@ -143,7 +154,7 @@ static void (*const printers[])(struct cursor cursor, FILE *out) = {
         [WIRE_HELLO] = print_hello,
         [WIRE_HELLO_REPLY] = print_hello_reply,
         [WIRE_PAGES] = print_pages,
-        [WIRE_ZERO] = print_zero,
+        [WIRE_ZERO] = print_runs,
         [WIRE_SKELETON] = print_bytes,
         [WIRE_DEVICE] = print_bytes,
         [WIRE_BARRIER] = print_barrier,
@@ -156,6 +167,8 @@ static void (*const printers[])(struct cursor cursor, FILE *out) = {
         [WIRE_ABORT] = print_abort,
         [WIRE_KEEPALIVE] = print_nothing,
         [WIRE_REFERENCES] = print_references,
+        [WIRE_HELD] = print_held,
+        [WIRE_RECALL] = print_runs,
         [WIRE_HANDED_OFF] = print_nothing,
 };
 

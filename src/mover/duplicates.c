@@ -46,10 +46,9 @@ void duplicates_free(struct duplicates *duplicates)
         free(duplicates);
 }
 
-bool duplicates_find(
-        struct duplicates *duplicates, const struct page_index *index, uint64_t page, uint64_t *ret_from)
+bool duplicates_find(struct duplicates *duplicates, const struct page_index *index, uint64_t page,
+        uint64_t digest, uint64_t *ret_from)
 {
-        uint64_t digest = page_index_digest(index, page);
         uint64_t *slot = &duplicates->slots[digest & duplicates->mask];
         uint64_t from = (*slot & PAGE_MASK) - 1;
 

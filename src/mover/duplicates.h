@@ -15,7 +15,7 @@ struct duplicates;
 int duplicates_new(uint64_t n_pages, struct duplicates **ret_duplicates);
 void duplicates_free(struct duplicates *duplicates);
 
-/* A page before `page` (which the index must have recorded just now) of the same content; otherwise remembers `page` and
+/* A page before `page` (which the index must have recorded just now; `digest`: page_index_digest() of it) of the same content; otherwise remembers `page` and
  * returns false. Pages behind it never count: they may be sent anew before a reference to their old content is. */
-bool duplicates_find(
-        struct duplicates *duplicates, const struct page_index *index, uint64_t page, uint64_t *ret_from);
+bool duplicates_find(struct duplicates *duplicates, const struct page_index *index, uint64_t page,
+        uint64_t digest, uint64_t *ret_from);

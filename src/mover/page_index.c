@@ -54,6 +54,12 @@ void page_index_free(struct page_index *index)
         free(index);
 }
 
+static uint64_t block_hash(const uint8_t *secret, const uint8_t *page, unsigned int block)
+{
+        return XXH3_64bits_withSecret(
+                page + (size_t)block * WIRE_BLOCK_SIZE, WIRE_BLOCK_SIZE, secret, WIRE_SECRET_SIZE);
+}
+
 uint16_t page_index_update(struct page_index *index, uint64_t page, const uint8_t *data)
 {
         struct row *row = &index->rows[page];
@@ -61,8 +67,7 @@ uint16_t page_index_update(struct page_index *index, uint64_t page, const uint8_
         unsigned int mask = 0;
 
         for (unsigned int i = 0; i < WIRE_BLOCKS_PER_PAGE; i++) {
-                uint64_t hash = XXH3_64bits_withSecret(
-                        data + (size_t)i * WIRE_BLOCK_SIZE, WIRE_BLOCK_SIZE, index->secret, WIRE_SECRET_SIZE);
+                uint64_t hash = block_hash(index->secret, data, i);
 
                 if (row->block[i] != hash)
                         mask |= 1u << i;
@@ -90,9 +95,27 @@ bool page_index_is_sent(const struct page_index *index, uint64_t page)
         return index->nonzero[page / 64] >> (page % 64) & 1;
 }
 
+static uint64_t row_digest(const struct row *row)
+{
+        wire_le64 hashes[WIRE_BLOCKS_PER_PAGE];
+
+        for (unsigned int i = 0; i < WIRE_BLOCKS_PER_PAGE; i++)
+                hashes[i] = htole64(row->block[i]);
+        return XXH3_64bits(hashes, sizeof(hashes));
+}
+
 uint64_t page_index_digest(const struct page_index *index, uint64_t page)
 {
-        return XXH3_64bits(&index->rows[page], sizeof(struct row));
+        return row_digest(&index->rows[page]);
+}
+
+uint64_t page_content_digest(const uint8_t *secret, const uint8_t *data)
+{
+        struct row row;
+
+        for (unsigned int i = 0; i < WIRE_BLOCKS_PER_PAGE; i++)
+                row.block[i] = block_hash(secret, data, i);
+        return row_digest(&row);
 }
 
 bool page_index_same(const struct page_index *index, uint64_t a, uint64_t b)

@@ -25,7 +25,9 @@ uint16_t page_index_update(struct page_index *index, uint64_t page, const uint8_
 bool page_index_set_zero(struct page_index *index, uint64_t page);
 /* True if the last version sent was not zero. */
 bool page_index_is_sent(const struct page_index *index, uint64_t page);
-/* Of the page's last version sent: pages of the same content have the same digest. It tells where to look, no more. */
+/* Of the page's last version sent: page_content_digest() of it. */
 uint64_t page_index_digest(const struct page_index *index, uint64_t page);
+/* Of one page's content, 64 bits, as in docs/protocol.md (HELD). */
+uint64_t page_content_digest(const uint8_t *secret, const uint8_t *data);
 /* True if neither page is zero at the sink and both have the same content there, as far as the hashes tell. */
 bool page_index_same(const struct page_index *index, uint64_t a, uint64_t b);

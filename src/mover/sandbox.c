@@ -50,8 +50,8 @@ static const int fcntl_commands[] = {F_GETFL, F_SETFL, F_DUPFD_CLOEXEC};
 #define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
 /* A filter of its own for pread() and pwrite(), in the kernel's classic BPF, since a libseccomp rule cannot add up: on
- * this file only, at most a stripe, and from address <= offset to offset + length <= end, in 64 bits. */
-static int confine_ram(const struct ram *ram, bool write_ram, struct error **ret_error)
+ * a checkpoint, which is open for reading only, and on the memory's file, at most a stripe, and from address <= offset to offset + length <= end, in 64 bits. */
+static int confine_ram(const struct ram *ram, int checkpoint_fd, bool write_ram, struct error **ret_error)
 {
         uint64_t start = ram->address, end = ram->address + ram->bytes;
         enum { SUM_LOW, SUM_HIGH }; /* scratch memory */
@@ -62,7 +62,9 @@ static int confine_ram(const struct ram *ram, bool write_ram, struct error **ret
                 ALLOW, /* every other call: the main filter's business */
                 KILL,  /* pwrite: see below */
                 LOAD(LOW(0)),
-                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)ram->fd, 1, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)ram->fd, 3, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)checkpoint_fd, 0, 1),
+                ALLOW, /* opened for reading */
                 KILL,
                 LOAD(HIGH(2)),
                 BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0),
@@ -161,7 +163,8 @@ static int drop_privileges(struct error **ret_error)
         return 0;
 }
 
-int sandbox_enter(int listen_fd, const struct ram *ram, bool write_ram, struct error **ret_error)
+int sandbox_enter(
+        int listen_fd, int checkpoint_fd, const struct ram *ram, bool write_ram, struct error **ret_error)
 {
         scmp_filter_ctx filter;
         int r = drop_privileges(ret_error);
@@ -176,7 +179,7 @@ int sandbox_enter(int listen_fd, const struct ram *ram, bool write_ram, struct e
         (void)mallopt(M_TRIM_THRESHOLD, -1);
         if (UNDER_SANITIZER)
                 return 0;
-        r = confine_ram(ram, write_ram, ret_error);
+        r = confine_ram(ram, checkpoint_fd, write_ram, ret_error);
         if (r < 0)
                 return r;
         filter = seccomp_init(SCMP_ACT_KILL_PROCESS);

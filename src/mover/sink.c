@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -42,7 +43,7 @@ static int take_descriptors(struct sink *sink, struct error **ret_error)
         struct timeval limit = {.tv_sec = CHANNEL_SILENCE_MS / 1000};
         int flags;
 
-        if (message->n_fds != 3)
+        if (message->n_fds != 3 + (size_t)sink->start.has_checkpoint)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
                         "The start message brought %zu descriptors, not QEMU's socket, the RAM file and a "
                         "listening socket",
@@ -50,6 +51,8 @@ static int take_descriptors(struct sink *sink, struct error **ret_error)
         sink->qemu_fd = TAKE_FD(message->fds[0]);
         sink->ram_fd = TAKE_FD(message->fds[1]);
         sink->listen_fd = TAKE_FD(message->fds[2]);
+        if (sink->start.has_checkpoint)
+                sink->checkpoint_fd = TAKE_FD(message->fds[3]);
         flags = fcntl(sink->qemu_fd, F_GETFL);
         if (flags < 0 || fcntl(sink->qemu_fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ||
                 setsockopt(sink->qemu_fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
@@ -58,6 +61,22 @@ static int take_descriptors(struct sink *sink, struct error **ret_error)
         if (flags < 0 || fcntl(sink->listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
                 return error_from_errno(ret_error, errno, "Cannot use the listening socket");
         return 0;
+}
+
+/* One that is of no use is none. */
+static void open_checkpoint(struct sink *sink)
+{
+        struct stat st;
+        int r;
+
+        if (sink->checkpoint_fd < 0)
+                return;
+        r = fstat(sink->checkpoint_fd, &st) < 0
+                    ? -errno
+                    : checkpoint_open(sink->checkpoint_fd, (uint64_t)st.st_size, sink->start.checkpoint_key,
+                              sink->ram.bytes, &sink->checkpoint);
+        if (r < 0)
+                log_notice("The guest's memory from its earlier stay cannot be used: %s", strerror(-r));
 }
 
 static int set_up(struct sink *sink, struct error **ret_error)
@@ -71,6 +90,7 @@ static int set_up(struct sink *sink, struct error **ret_error)
                         &sink->ram, sink->ram_fd, sink->start.ram_address, sink->start.ram_bytes, ret_error);
         if (r < 0)
                 return r;
+        open_checkpoint(sink);
         return tls_context_new(true, sink->start.cert_pem, sink->start.key_pem, sink->start.peer_fingerprint,
                 &sink->tls, ret_error);
 }
@@ -81,6 +101,8 @@ static void receiver_deinit(struct receiver *receiver)
         codec_free(TAKE_PTR(receiver->codec));
         free(TAKE_PTR(receiver->raw));
         free(TAKE_PTR(receiver->stripe));
+        free(TAKE_PTR(receiver->packed));
+        free(TAKE_PTR(receiver->recalled));
         fd_closep(&receiver->socket_fd);
         fd_closep(&receiver->wake_fd);
         receiver->state = RECEIVER_FREE;
@@ -339,6 +361,8 @@ static void sink_deinit(struct sink *sink)
         for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++)
                 if (sink->receivers[i].state != RECEIVER_FREE)
                         receiver_deinit(&sink->receivers[i]);
+        checkpoint_free(TAKE_PTR(sink->checkpoint));
+        fd_closep(&sink->checkpoint_fd);
         tls_context_free(TAKE_PTR(sink->tls));
         mailbox_deinit(&sink->mailbox);
         pthread_cond_destroy(&sink->changed);
@@ -361,7 +385,7 @@ static int run(struct sink *sink, bool sandbox, struct error **ret_error)
         if (r >= 0)
                 r = set_up(sink, ret_error);
         if (r >= 0 && sandbox)
-                r = sandbox_enter(sink->listen_fd, &sink->ram, true, ret_error);
+                r = sandbox_enter(sink->listen_fd, sink->checkpoint_fd, &sink->ram, true, ret_error);
         if (r < 0)
                 return r;
         send_event(sink, "ready");
@@ -379,7 +403,7 @@ int sink_run(int control_fd, bool sandbox)
 
         if (sink) {
                 sink->control_fd = control_fd;
-                sink->qemu_fd = sink->ram_fd = sink->listen_fd = -1;
+                sink->qemu_fd = sink->ram_fd = sink->listen_fd = sink->checkpoint_fd = -1;
                 pthread_mutex_init(&sink->lock, NULL);
                 pthread_cond_init(&sink->changed, NULL);
                 sink->result_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "mover/channel.h"
+#include "mover/checkpoint.h"
 #include "mover/codec.h"
 #include "mover/control.h"
 #include "mover/mailbox.h"
@@ -37,6 +38,10 @@ struct receiver {
         uint64_t position; /* see struct sink_channel */
         uint64_t acked_bytes, acked_ms;
         uint32_t barriers;
+        uint64_t n_offered; /* of the channel's stripes: what the checkpoint has of so many was said */
+        bool offers;        /* there is more to say */
+        uint8_t *packed, *recalled; /* WIRE_STRIPE_BYTES each; made when they are needed */
+        uint64_t recalled_stripe;   /* which is in `recalled` */
 };
 
 /* A channel outlives its connections. */
@@ -52,6 +57,8 @@ struct sink {
         struct control_message start_message;
         int control_fd, qemu_fd, ram_fd, listen_fd;
         struct ram ram;
+        int checkpoint_fd;             /* -1: none */
+        struct checkpoint *checkpoint; /* what we hold of the guest from before; NULL: nothing */
         struct tls_context *tls;
         struct mailbox mailbox;
         struct receiver receivers[SINK_MAX_CONNECTIONS];
@@ -89,6 +96,10 @@ void *sink_receiver_main(void *receiver);
 int sink_place_pages(struct receiver *receiver, struct error **ret_error);
 int sink_place_zero(struct receiver *receiver, struct error **ret_error);
 int sink_place_references(struct receiver *receiver, struct error **ret_error);
+/* Says what the checkpoint has of the channel's next stripes. */
+int sink_offer(struct receiver *receiver, struct error **ret_error);
+int sink_place_recalled(struct receiver *receiver, struct error **ret_error);
+bool sink_page_is_ours(const struct receiver *receiver, uint64_t page);
 /* SKELETON and DEVICE. */
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
 /* VERIFY: the hashes asked for (le64, up to WIRE_MAX_HASHES). */

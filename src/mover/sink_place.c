@@ -41,7 +41,7 @@ static uint64_t entry_at(const uint8_t *raw, uint32_t i)
         return le64toh(entry);
 }
 
-static bool page_is_ours(const struct receiver *receiver, uint64_t page)
+bool sink_page_is_ours(const struct receiver *receiver, uint64_t page)
 {
         const struct sink *sink = receiver->sink;
 
@@ -59,7 +59,7 @@ static bool entries_are_valid(
         for (uint32_t i = 0; i < n_pages; i++) {
                 uint64_t entry = entry_at(raw, i);
 
-                if ((entry & 0xffff) == 0 || !page_is_ours(receiver, entry >> 16))
+                if ((entry & 0xffff) == 0 || !sink_page_is_ours(receiver, entry >> 16))
                         return false;
                 need += (size_t)__builtin_popcountll(entry & 0xffff) * WIRE_BLOCK_SIZE;
         }
@@ -149,7 +149,7 @@ int sink_place_zero(struct receiver *receiver, struct error **ret_error)
                         return invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
                 left -= n;
                 for (uint64_t page = first; page - first < n; page++) {
-                        int r = page_is_ours(receiver, page)
+                        int r = sink_page_is_ours(receiver, page)
                                         ? ram_write(&sink->ram, page * WIRE_PAGE_SIZE, zeros, sizeof(zeros),
                                                   ret_error)
                                         : invalid(WIRE_ZERO, "a run is out of bounds", ret_error);
@@ -173,7 +173,7 @@ int sink_place_references(struct receiver *receiver, struct error **ret_error)
                 int r = 0;
 
                 if (!cursor_u64le(&cursor, &page) || !cursor_u64le(&cursor, &from) || page == from ||
-                        !page_is_ours(receiver, page) || !page_is_ours(receiver, from))
+                        !sink_page_is_ours(receiver, page) || !sink_page_is_ours(receiver, from))
                         return invalid(WIRE_REFERENCES, "a page is out of bounds", ret_error);
                 if (from != in_content)
                         r = ram_read(ram, from * WIRE_PAGE_SIZE, content, sizeof(content), ret_error);

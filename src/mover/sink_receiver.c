@@ -135,6 +135,7 @@ static int greet(struct receiver *receiver, struct error **ret_error)
                 .compatible = htole16(WIRE_COMPATIBLE)};
         struct wire_hello_v1 hello;
         enum wire_frame type;
+        uint32_t features;
         bool again = false;
         int r = channel_receive(&receiver->channel, &type, ret_error);
 
@@ -148,7 +149,11 @@ static int greet(struct receiver *receiver, struct error **ret_error)
                 r = join(receiver, &hello, &again, ret_error);
         if (r < 0)
                 return r;
-        reply.features = htole32(le32toh(hello.features) & WIRE_FEATURES_ALL);
+        features = le32toh(hello.features) & WIRE_FEATURES_ALL;
+        if (!receiver->sink->checkpoint)
+                features &= ~WIRE_FEATURE_CHECKPOINT;
+        receiver->offers = !again && features & WIRE_FEATURE_CHECKPOINT;
+        reply.features = htole32(features);
         reply.channel = hello.channel;
         reply.n_channels = hello.n_channels;
         r = channel_send(&receiver->channel, WIRE_HELLO_REPLY, &reply, sizeof(reply), NULL, 0, ret_error);
@@ -235,6 +240,8 @@ static int deal_with(struct receiver *receiver, enum wire_frame type, struct err
                 return sink_place_zero(receiver, ret_error);
         case WIRE_REFERENCES:
                 return sink_place_references(receiver, ret_error);
+        case WIRE_RECALL:
+                return sink_place_recalled(receiver, ret_error);
         case WIRE_SKELETON:
         case WIRE_DEVICE:
                 return sink_feed_qemu(receiver, type, ret_error);
@@ -313,6 +320,8 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
 
         if (tls_stream_wait_readable(receiver->channel.tls, 0))
                 return 1;
+        if (receiver->offers)
+                return sink_offer(receiver, ret_error);
         n = poll(pfds, ARRAY_SIZE(pfds), WAIT_MS);
         if (n > 0 && pfds[1].revents) {
                 (void)eventfd_read(receiver->sink->result_fd, &ignored);

@@ -52,14 +52,16 @@ static int take_descriptors(struct source *source, struct error **ret_error)
         struct control_message *message = &source->start_message;
         int one = 1;
 
-        if (message->n_fds < 3)
+        size_t n_other = 2 + source->start.has_checkpoint;
+
+        if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_CHANNELS)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
                         "The start message brought %zu descriptors, not QEMU's socket, the RAM file and "
                         "1 to %d connections",
                         message->n_fds, WIRE_MAX_CHANNELS);
         source->qemu_fd = TAKE_FD(message->fds[0]);
         source->ram_fd = TAKE_FD(message->fds[1]);
-        source->n_channels = (unsigned int)(message->n_fds - 2);
+        source->n_channels = (unsigned int)(message->n_fds - n_other);
         for (unsigned int i = 0; i < source->n_channels; i++) {
                 int fd = TAKE_FD(message->fds[2 + i]);
                 int r;
@@ -68,6 +70,10 @@ static int take_descriptors(struct source *source, struct error **ret_error)
                 r = sender_init(&source->senders[i], source, i, fd);
                 if (r < 0)
                         return error_from_errno(ret_error, r, "Cannot set up a channel");
+        }
+        if (source->start.has_checkpoint) {
+                source->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - 1]);
+                memcpy(source->checkpoint_key, source->start.checkpoint_key, sizeof(source->checkpoint_key));
         }
         return 0;
 }
@@ -102,6 +108,9 @@ static int set_up(struct source *source, struct error **ret_error)
                 return r;
         r = ram_init(
                 &source->ram, source->ram_fd, source->start.ram_address, source->start.ram_bytes, ret_error);
+        if (r < 0)
+                return r;
+        r = source_checkpoint_init(source, ret_error);
         if (r < 0)
                 return r;
         r = page_index_new(ram_pages(&source->ram), source->secret, &source->index);
@@ -369,6 +378,7 @@ static void source_deinit(struct source *source)
         for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++)
                 free(TAKE_PTR(source->marks[i]));
         page_index_free(TAKE_PTR(source->index));
+        source_checkpoint_deinit(source);
         tls_context_free(TAKE_PTR(source->tls));
         mailbox_deinit(&source->mailbox);
         fd_closep(&source->qemu_fd);
@@ -392,13 +402,15 @@ static int run(struct source *source, bool sandbox, struct error **ret_error)
                 return r;
         source_stats_init(&stats, source); /* asks for the number of cores: a file */
         if (sandbox)
-                r = sandbox_enter(-1, &source->ram, false, ret_error);
+                r = sandbox_enter(-1, -1, &source->ram, false, ret_error);
         if (r < 0)
                 return r;
         r = start_threads(source, ret_error);
         if (r >= 0)
                 r = serve(source, &stats, ret_error);
         stop_threads(source);
+        if (r > 0 && source->mailbox.result.outcome == WIRE_RUNNING)
+                source_keep_checkpoint(source);
         return r;
 }
 
@@ -410,7 +422,7 @@ int source_run(int control_fd, bool sandbox)
 
         if (source) {
                 source->control_fd = control_fd;
-                source->qemu_fd = source->ram_fd = -1;
+                source->qemu_fd = source->ram_fd = source->checkpoint_fd = -1;
                 source->reader_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
                 r = source->reader_fd < 0 ? -errno : mailbox_init(&source->mailbox);
         }

@@ -16,6 +16,7 @@
 #include "base/buf.h"
 #include "mover/batch.h"
 #include "mover/channel.h"
+#include "mover/checkpoint.h"
 #include "mover/codec.h"
 #include "mover/control.h"
 #include "mover/duplicates.h"
@@ -45,6 +46,7 @@ struct sender_counters {
         counter bytes_delta;      /* guest bytes of pages of which only blocks went */
         counter bytes_unchanged;  /* guest bytes of pages that were dirty but equal */
         counter bytes_referenced; /* guest bytes of pages that went as references */
+        counter bytes_recalled;   /* guest bytes of pages that the sink had from before */
         counter pages_verify;     /* resent by verification */
         counter write_ns;
         counter wire_bytes;   /* in write_ns */
@@ -72,6 +74,13 @@ static_assert(offsetof(struct stage, blocks) == offsetof(struct stage, entries) 
 
 #define MAX_LOST_BYTES (64 * 1024 * 1024) /* of runs of lost pages */
 
+/* Pages that need no content: zero ones, and those that the sink has a checkpoint of. */
+struct run_stage {
+        enum wire_frame type;
+        unsigned int n;
+        struct wire_run_v1 runs[WIRE_MAX_RUNS];
+};
+
 struct source;
 
 struct sender {
@@ -89,8 +98,7 @@ struct sender {
         struct codec *codec;
         struct duplicates *duplicates; /* NULL: the sink takes no references */
         struct stage *packable, *plain;
-        struct wire_run_v1 runs[WIRE_MAX_RUNS];
-        unsigned int n_runs;
+        struct run_stage zero, recall;
         struct wire_reference_v1 references[WIRE_MAX_REFERENCES];
         unsigned int n_references;
         uint64_t last_page; /* newest in the stages; they are flushed before page numbers go down */
@@ -99,6 +107,11 @@ struct sender {
         uint8_t *out; /* packed batch, behind WIRE_HEADROOM bytes */
         uint64_t channel_hash;
         uint8_t *stripe; /* WIRE_STRIPE_BYTES of the guest's memory, while verifying */
+
+        /* source_checkpoint.c */
+        bool awaits_held;      /* the sink still says what it holds */
+        uint64_t held_covered; /* of the channel's stripes: of so many it has said all */
+        uint64_t held_wait_ns; /* spent waiting for that */
 
         /* source_resume.c */
         const char *cipher; /* once HELLO was answered; NULL before */
@@ -124,6 +137,10 @@ struct source {
         struct batch
                 *marks[2]; /* for HANDED_OFF and COMMIT: main must not have to wait for one of the pool's */
         struct page_index *index;
+        uint64_t *
+                held; /* mapped: digest of each page in the sink's checkpoint, 0: not in it. A stripe has one owner */
+        int checkpoint_fd; /* to keep the guest's memory in afterwards; -1: not wanted */
+        uint8_t checkpoint_key[AEAD_KEY_SIZE];
         struct sender senders[WIRE_MAX_CHANNELS];
         unsigned int n_channels;
         pthread_t reader;
@@ -185,6 +202,18 @@ int sender_connect(struct sender *sender, uint64_t limit_ms, struct error **ret_
 int sender_keep_alive(struct sender *sender, struct error **ret_error);
 /* Handles what the sink has sent, without waiting. */
 int sender_listen(struct sender *sender, struct error **ret_error);
+
+/* source_checkpoint.c */
+/* Room for what the sink holds. */
+int source_checkpoint_init(struct source *source, struct error **ret_error);
+void source_checkpoint_deinit(struct source *source);
+/* Takes the HELD frame in the channel's payload. */
+int source_take_held(struct sender *sender, struct error **ret_error);
+/* Whether the sink has a page of this digest in the page's place; waits until it has said so. */
+int source_is_held(
+        struct sender *sender, uint64_t page, uint64_t digest, bool *ret_held, struct error **ret_error);
+/* Keeps the stopped guest's memory, if that is wanted, and tells the agent. */
+void source_keep_checkpoint(struct source *source);
 
 /* source_resume.c */
 /* True when the last failure was the connection's, and another one may take its place. */

@@ -83,10 +83,12 @@ static int lose_what_was_staged(struct sender *sender, struct batch *batch)
         if (r >= 0)
                 r = lose_stage(sender, sender->plain);
         if (r >= 0)
-                r = lose_runs(sender, sender->runs, sender->n_runs);
+                r = lose_runs(sender, sender->zero.runs, sender->zero.n);
+        if (r >= 0)
+                r = lose_runs(sender, sender->recall.runs, sender->recall.n);
         for (unsigned int i = 0; r >= 0 && i < sender->n_references; i++)
                 r = lose_page(sender, le64toh(sender->references[i].page));
-        sender->n_runs = sender->n_references = 0;
+        sender->zero.n = sender->recall.n = sender->n_references = 0;
         sender->stages_empty = true;
         if (!batch || batch->kind != BATCH_PAGES || batch->sent)
                 return r;
@@ -248,6 +250,7 @@ int sender_resume(struct sender *sender, struct batch *batch, struct error **ret
                 sender->resumable = false; /* that was it */
                 return *ret_error ? r : error_from_errno(ret_error, r, "Cannot replace a lost connection");
         }
+        sender->awaits_held = false; /* what was still to come of it is lost */
         atomic_fetch_add(&sender->source->n_reconnects, 1);
         log_notice("Channel %u: connected again", sender->number);
         r = resend_pages(sender, ret_error);

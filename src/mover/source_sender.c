@@ -36,6 +36,8 @@ int sender_init(struct sender *sender, struct source *source, unsigned int numbe
         sender->number = number;
         sender->socket_fd = socket_fd;
         sender->stages_empty = true;
+        sender->zero.type = WIRE_ZERO;
+        sender->recall.type = WIRE_RECALL;
         sender->offered_fd = -1;
         sent_log_init(&sender->log);
         buf_init(&sender->lost, MAX_LOST_BYTES);
@@ -231,16 +233,16 @@ static int flush_stage(struct sender *sender, struct stage *stage, bool packable
         return r < 0 ? r : sender_send(sender, WIRE_PAGES, &head, sizeof(head), body, len, ret_error);
 }
 
-static int flush_runs(struct sender *sender, struct error **ret_error)
+static int flush_runs(struct sender *sender, struct run_stage *stage, struct error **ret_error)
 {
-        uint8_t buffer[WIRE_HEADROOM + sizeof(sender->runs)];
-        size_t len = sender->n_runs * sizeof(sender->runs[0]);
+        uint8_t buffer[WIRE_HEADROOM + sizeof(stage->runs)];
+        size_t len = stage->n * sizeof(stage->runs[0]);
 
         if (len == 0)
                 return 0;
-        memcpy(buffer + WIRE_HEADROOM, sender->runs, len);
-        sender->n_runs = 0;
-        return sender_send_kept(sender, WIRE_ZERO, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
+        memcpy(buffer + WIRE_HEADROOM, stage->runs, len);
+        stage->n = 0;
+        return sender_send_kept(sender, stage->type, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
 }
 
 static int flush_references(struct sender *sender, struct error **ret_error)
@@ -264,8 +266,10 @@ static int flush_references(struct sender *sender, struct error **ret_error)
 
 int sender_flush(struct sender *sender, struct error **ret_error)
 {
-        int r = flush_runs(sender, ret_error);
+        int r = flush_runs(sender, &sender->zero, ret_error);
 
+        if (r >= 0)
+                r = flush_runs(sender, &sender->recall, ret_error);
         if (r >= 0)
                 r = flush_stage(sender, sender->packable, true, ret_error);
         if (r >= 0)
@@ -323,6 +327,34 @@ static int stage_blocks(
         return 0;
 }
 
+static int stage_run(struct sender *sender, struct run_stage *stage, uint64_t page, struct error **ret_error)
+{
+        struct wire_run_v1 *last;
+        int r = keep_order(sender, page, ret_error);
+
+        if (r < 0)
+                return r;
+        last = stage->n > 0 ? &stage->runs[stage->n - 1] : NULL;
+        if (last && le64toh(last->first_page) + le32toh(last->n_pages) == page) {
+                last->n_pages = htole32(le32toh(last->n_pages) + 1);
+                return 0;
+        }
+        if (stage->n == WIRE_MAX_RUNS) {
+                r = flush_runs(sender, stage, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        stage->runs[stage->n++] = (struct wire_run_v1){.first_page = htole64(page), .n_pages = htole32(1)};
+        return 0;
+}
+
+static int stage_recall(struct sender *sender, uint64_t page, struct error **ret_error)
+{
+        counter_add(&sender->counters.pages_sent, 1);
+        counter_add(&sender->counters.bytes_recalled, WIRE_PAGE_SIZE);
+        return stage_run(sender, &sender->recall, page, ret_error);
+}
+
 static int stage_reference(struct sender *sender, uint64_t page, uint64_t from, struct error **ret_error)
 {
         int r = keep_order(sender, page, ret_error);
@@ -343,14 +375,21 @@ static int stage_reference(struct sender *sender, uint64_t page, uint64_t from, 
 int sender_add_changed_page(
         struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
 {
-        const struct page_index *index = sender->source->index;
-        uint16_t mask = page_index_update(sender->source->index, page, data);
-        uint64_t from;
+        struct source *source = sender->source;
+        uint16_t mask = page_index_update(source->index, page, data);
+        uint64_t digest, from;
+        bool held = false;
+        int r;
 
-        if (mask == 0)
-                return 0;
-        if (sender->duplicates && __builtin_popcount(mask) >= MIN_BLOCKS_TO_REFER &&
-                duplicates_find(sender->duplicates, index, page, &from))
+        if (__builtin_popcount(mask) < MIN_BLOCKS_TO_REFER)
+                return mask == 0 ? 0 : stage_blocks(sender, page, mask, data, ret_error);
+        digest = page_index_digest(source->index, page);
+        r = source_is_held(sender, page, digest, &held, ret_error);
+        if (r < 0)
+                return r;
+        if (held)
+                return stage_recall(sender, page, ret_error);
+        if (sender->duplicates && duplicates_find(sender->duplicates, source->index, page, digest, &from))
                 return stage_reference(sender, page, from, ret_error);
         return stage_blocks(sender, page, mask, data, ret_error);
 }
@@ -361,37 +400,17 @@ int sender_add_whole_page(struct sender *sender, uint64_t page, const uint8_t *d
         return stage_blocks(sender, page, 0xffff, data, ret_error);
 }
 
-static int stage_zero(struct sender *sender, uint64_t page, struct error **ret_error)
-{
-        struct wire_run_v1 *last;
-        int r = keep_order(sender, page, ret_error);
-
-        if (r < 0)
-                return r;
-        last = sender->n_runs > 0 ? &sender->runs[sender->n_runs - 1] : NULL;
-        if (last && le64toh(last->first_page) + le32toh(last->n_pages) == page) {
-                last->n_pages = htole32(le32toh(last->n_pages) + 1);
-                return 0;
-        }
-        if (sender->n_runs == WIRE_MAX_RUNS) {
-                r = flush_runs(sender, ret_error);
-                if (r < 0)
-                        return r;
-        }
-        sender->runs[sender->n_runs++] =
-                (struct wire_run_v1){.first_page = htole64(page), .n_pages = htole32(1)};
-        return 0;
-}
-
 int sender_add_zero(struct sender *sender, uint64_t page, struct error **ret_error)
 {
-        return page_index_set_zero(sender->source->index, page) ? stage_zero(sender, page, ret_error) : 0;
+        return page_index_set_zero(sender->source->index, page)
+                       ? stage_run(sender, &sender->zero, page, ret_error)
+                       : 0;
 }
 
 int sender_add_whole_zero(struct sender *sender, uint64_t page, struct error **ret_error)
 {
         (void)page_index_set_zero(sender->source->index, page);
-        return stage_zero(sender, page, ret_error);
+        return stage_run(sender, &sender->zero, page, ret_error);
 }
 
 static int send_pages(struct sender *sender, const struct batch *batch, struct error **ret_error)
@@ -514,6 +533,8 @@ static int handle_frame(
         switch (type) {
         case WIRE_ACK:
                 return take_ack(sender, ret_error);
+        case WIRE_HELD:
+                return source_take_held(sender, ret_error);
         case WIRE_KEEPALIVE:
                 return 0;
         case WIRE_ABORT:
@@ -552,6 +573,7 @@ static int set_up_features(struct sender *sender, uint32_t features, struct erro
 
         sender->cipher = tls_stream_cipher(sender->channel.tls);
         sender->resumable = features & WIRE_FEATURE_RESUME;
+        sender->awaits_held = features & WIRE_FEATURE_CHECKPOINT;
         if (features & WIRE_FEATURE_REFERENCES &&
                 duplicates_new(n_stripes * WIRE_STRIPE_PAGES, &sender->duplicates) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");

@@ -28,7 +28,8 @@
 #define WIRE_MAX_PAGES 1024 /* in one PAGES frame */
 #define WIRE_MAX_PAGE_DATA (256 * 1024)
 #define WIRE_MAX_RAW (WIRE_MAX_PAGE_DATA + WIRE_MAX_PAGES * 8)
-#define WIRE_MAX_RUNS 1024       /* in one ZERO frame */
+#define WIRE_MAX_RUNS 1024       /* in one ZERO or RECALL frame */
+#define WIRE_MAX_HELD 32         /* stripes in one HELD frame */
 #define WIRE_MAX_HASHES 4096     /* in one VERIFY_REPLY frame */
 #define WIRE_MAX_REFERENCES 1024 /* in one REFERENCES frame */
 #define WIRE_MAX_TEXT 1024
@@ -44,8 +45,8 @@ typedef uint64_t wire_le64;
 /* Who may send a frame. */
 enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
 
-/* The frames: NAME, number, sender, smallest and largest payload. Numbers 17 to 19 are kept for references
- * to content that the sink has from elsewhere, 32 to 47 for disk streams. */
+/* The frames: NAME, number, sender, smallest and largest payload. Number 19 is kept for references to pages of other guests, 32
+ * to 47 for disk streams. */
 #define WIRE_FRAMES(X) \
         X(HELLO, 1, WIRE_SOURCE, sizeof(struct wire_hello_v1), sizeof(struct wire_hello_v1)) \
         X(HELLO_REPLY, 2, WIRE_SINK, sizeof(struct wire_hello_reply_v1), sizeof(struct wire_hello_reply_v1)) \
@@ -69,6 +70,9 @@ enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
         X(KEEPALIVE, 15, WIRE_BOTH, 0, 0) \
         X(REFERENCES, 16, WIRE_SOURCE, sizeof(struct wire_reference_v1), \
                 WIRE_MAX_REFERENCES * sizeof(struct wire_reference_v1)) \
+        X(HELD, 17, WIRE_SINK, sizeof(struct wire_held_v1), \
+                sizeof(struct wire_held_v1) + WIRE_MAX_HELD * sizeof(struct wire_held_stripe_v1)) \
+        X(RECALL, 18, WIRE_SOURCE, sizeof(struct wire_run_v1), WIRE_MAX_RUNS * sizeof(struct wire_run_v1)) \
         X(HANDED_OFF, 20, WIRE_SOURCE, 0, 0)
 
 enum wire_frame {
@@ -91,11 +95,13 @@ struct _packed_ wire_header_v1 {
 #define WIRE_FEATURE_PARTIAL_PAGES (1u << 2) /* PAGES entries with some of the blocks */
 #define WIRE_FEATURE_VERIFY (1u << 3)
 #define WIRE_FEATURE_REFERENCES (1u << 4)
-#define WIRE_FEATURE_RESUME (1u << 5) /* a lost connection may be replaced */
+#define WIRE_FEATURE_RESUME (1u << 5)     /* a lost connection may be replaced */
+#define WIRE_FEATURE_CHECKPOINT (1u << 6) /* the sink has memory of this guest from before, and sends HELD */
 /* What every version has; a peer without one of these is refused. */
 #define WIRE_FEATURES_BASE \
         (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD | WIRE_FEATURE_PARTIAL_PAGES | WIRE_FEATURE_VERIFY)
-#define WIRE_FEATURES_ALL (WIRE_FEATURES_BASE | WIRE_FEATURE_REFERENCES | WIRE_FEATURE_RESUME)
+#define WIRE_FEATURES_ALL \
+        (WIRE_FEATURES_BASE | WIRE_FEATURE_REFERENCES | WIRE_FEATURE_RESUME | WIRE_FEATURE_CHECKPOINT)
 
 /* First frame of each channel. */
 struct _packed_ wire_hello_v1 {
@@ -133,7 +139,7 @@ struct _packed_ wire_pages_v1 {
         uint8_t reserved[3];
 };
 
-/* Pages that became zero. */
+/* ZERO: pages that became zero. RECALL: pages that are what they are in the sink's checkpoint. */
 struct _packed_ wire_run_v1 {
         wire_le64 first_page;
         wire_le32 n_pages; /* at least 1, all in one stripe or in stripes of this channel */
@@ -143,6 +149,16 @@ struct _packed_ wire_run_v1 {
 struct _packed_ wire_reference_v1 {
         wire_le64 page;
         wire_le64 from;
+};
+
+/* What the sink's checkpoint holds: a head, then stripes of the channel. A page's digest is XXH3-64 over the 16 hashes of its
+ * blocks (le64; XXH3-64 with the secret of HELLO); 0: the page is not held. */
+struct _packed_ wire_held_v1 {
+        wire_le64 covered; /* of the channel's stripes, counted from its first, all was said up to this one */
+};
+struct _packed_ wire_held_stripe_v1 {
+        wire_le64 stripe;
+        wire_le64 digests[WIRE_STRIPE_PAGES];
 };
 
 /* SKELETON and DEVICE: bytes for the destination's QEMU, channel 0 only. */
@@ -190,6 +206,8 @@ static_assert(sizeof(struct wire_hello_reply_v1) == 20, "wire format");
 static_assert(sizeof(struct wire_pages_v1) == 12, "wire format");
 static_assert(sizeof(struct wire_run_v1) == 12, "wire format");
 static_assert(sizeof(struct wire_reference_v1) == 16, "wire format");
+static_assert(sizeof(struct wire_held_v1) == 8, "wire format");
+static_assert(sizeof(struct wire_held_stripe_v1) == 520, "wire format");
 static_assert(sizeof(struct wire_bytes_v1) == 8, "wire format");
 static_assert(sizeof(struct wire_barrier_v1) == 4, "wire format");
 static_assert(sizeof(struct wire_verify_v1) == 16, "wire format");

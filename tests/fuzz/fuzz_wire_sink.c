@@ -14,12 +14,26 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
+/* A checkpoint of what the memory is at first, which is not all zero. */
+static void keep(struct sink *sink)
+{
+        static const uint8_t key[AEAD_KEY_SIZE] = {1};
+        uint64_t size;
+
+        sink->checkpoint_fd = memfd_create("checkpoint", MFD_CLOEXEC);
+        if (ram_write(&sink->ram, 70 * WIRE_PAGE_SIZE, "x", 1, NULL) < 0 ||
+                checkpoint_write(sink->checkpoint_fd, key, &sink->ram, &size, NULL) < 0 ||
+                checkpoint_open(sink->checkpoint_fd, size, key, RAM_BYTES, &sink->checkpoint) < 0)
+                abort();
+}
+
 static void set_up(struct sink *sink, struct receiver *receiver)
 {
         int fd = memfd_create("ram", MFD_CLOEXEC);
 
         if (fd < 0 || ftruncate(fd, RAM_BYTES) < 0 || ram_init(&sink->ram, fd, 0, RAM_BYTES, NULL) < 0)
                 abort();
+        keep(sink);
         sink->qemu_fd = -1; /* whatever passes the checks is refused there */
         sink->n_channels = 2;
         pthread_mutex_init(&sink->lock, NULL);
@@ -43,6 +57,8 @@ static int handle(struct receiver *receiver, enum wire_frame type)
                 return sink_place_zero(receiver, NULL);
         case WIRE_REFERENCES:
                 return sink_place_references(receiver, NULL);
+        case WIRE_RECALL:
+                return sink_place_recalled(receiver, NULL);
         case WIRE_SKELETON:
         case WIRE_DEVICE:
                 receiver->barriers = 1;

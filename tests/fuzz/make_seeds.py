@@ -16,7 +16,7 @@ RAM = 512 * PAGE
 
 HELLO, FRAME, AGENT, WAIT, QEMU, QEMU_HEAD, PAGES, DEVICE = range(1, 9)
 F_PAGES, F_ZERO, F_SKELETON, F_DEVICE, F_BARRIER, F_VERIFY, F_VERIFY_REPLY = 3, 4, 5, 6, 7, 8, 9
-F_REFERENCES = 16
+F_REFERENCES, F_HELD, F_RECALL = 16, 17, 18
 F_ACK, F_COMMIT, F_DELIVERED, F_RESULT, F_ABORT, F_KEEPALIVE, F_HANDED_OFF = 10, 11, 12, 13, 14, 15, 20
 
 
@@ -114,6 +114,7 @@ def sink_seeds():
          frame(F_ZERO, struct.pack("<QIQI", 0, 64, 190, 4)) + frame(F_ZERO, struct.pack("<QI", 194, 1)))
     save("mover_sink", "references", one + hellos + frame(F_PAGES, pages([(3, 0xffff)])) +
          frame(F_REFERENCES, struct.pack("<QQQQ", 4, 3, 5, 4)) + frame(F_REFERENCES, struct.pack("<QQ", 6, 6)))
+    save("mover_sink", "recall-without-checkpoint", one + hellos + frame(F_RECALL, struct.pack("<QI", 3, 2)))
     save("mover_sink", "commit-too-early", one + hellos + frame(F_COMMIT))
     save("mover_sink", "wrong-channel", two + frame(F_PAGES, pages([(0, 1)]), 1))
     save("mover_sink", "hello-other-version", one + step(HELLO, bytes(8) + b"\x07\0\x06"))
@@ -140,6 +141,10 @@ def source_seeds():
          step(AGENT, b'{"op": "stopped"}') + end)
     save("mover_source", "tunnel-later", b"\x00" + hello + some + step(QEMU, b"\x01\0\0\0\x09\5block" + bytes(99)) +
          step(AGENT, b'{"op": "stopped"}') + step(WAIT) + answer)
+    holds = step(HELLO, bytes(12) + b"\x40")  # the feature that mover_world.c leaves out
+    save("mover_source", "held", b"\x00" + holds + frame(F_HELD, struct.pack("<QQ", 2, 0) + bytes(512)) +
+         frame(F_HELD, struct.pack("<QQ", 4, 3) + b"\7" * 512) + some + again + end)
+    save("mover_source", "held-out-of-bounds", b"\x00" + holds + frame(F_HELD, struct.pack("<QQ", 2, 4) + bytes(512)))
     save("mover_source", "abort", b"\x00" + hello + some + frame(F_ABORT, struct.pack("<HH", 3, 2) + b"no"))
     save("mover_source", "delivered-too-early", b"\x00" + hello + frame(F_DELIVERED))
     save("mover_source", "other-version", b"\x00" + step(HELLO, bytes(8) + b"\x07\0\x06"))

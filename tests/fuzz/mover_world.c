@@ -144,7 +144,8 @@ static void say_hello(struct world *world, unsigned int channel, const uint8_t *
         struct wire_hello_reply_v1 reply = {.magic = WIRE_MAGIC,
                 .version = htole16(WIRE_VERSION),
                 .compatible = htole16(WIRE_COMPATIBLE),
-                .features = htole32(WIRE_FEATURES_ALL),
+                /* With a checkpoint, the source would wait for HELD: an input that has some sets the bit. */
+                .features = htole32(WIRE_FEATURES_ALL & ~WIRE_FEATURE_CHECKPOINT),
                 .channel = htole16((uint16_t)channel),
                 .n_channels = htole16((uint16_t)world->n_channels)};
 

@@ -115,15 +115,15 @@ static void test_quiet_writes_nothing(void **state)
 
 static void test_report_of_a_migration(void **state)
 {
-        _cleanup_json_ json_t *result =
-                document("{\"total_ms\":2100,\"pause_ms\":3.24,\"passes\":4,\"bytes_ram\":805306368,\"bytes_"
-                         "wire\":268435456,"
-                         "\"bytes_zero\":1048576,\"bytes_duplicate\":0,\"bytes_delta\":2048,\"channels\":4,"
-                         "\"reconnects\":2,"
-                         "\"cipher\":\"TLS_AES_128_GCM_SHA256\",\"converged_by\":\"pre-copy\",\"from\":"
-                         "\"h1\",\"to\":\"h2\","
-                         "\"verified\":true,\"phases\":[{\"name\":\"copying\",\"ms\":1800},{\"name\":"
-                         "\"switching\",\"ms\":14}]}");
+        _cleanup_json_ json_t *result = document(
+                "{\"total_ms\":2100,\"pause_ms\":3.24,\"passes\":4,\"bytes_ram\":805306368,\"bytes_"
+                "wire\":268435456,"
+                "\"bytes_zero\":1048576,\"bytes_duplicate\":8192,\"bytes_delta\":2048,\"channels\":4,"
+                "\"reconnects\":2,\"bytes_recalled\":4096,"
+                "\"cipher\":\"TLS_AES_128_GCM_SHA256\",\"converged_by\":\"pre-copy\",\"from\":"
+                "\"h1\",\"to\":\"h2\","
+                "\"verified\":true,\"phases\":[{\"name\":\"copying\",\"ms\":1800},{\"name\":"
+                "\"switching\",\"ms\":14}]}");
         struct capture out;
         struct cli cli = {0};
 
@@ -133,7 +133,8 @@ static void test_report_of_a_migration(void **state)
         assert_string_equal(capture_text(&out),
                 "web1 moved from h1 to h2 in 2.1 s, paused for 3.2 ms\n"
                 "  memory        768 MiB read in 4 passes, 256 MiB sent (3.0 : 1)\n"
-                "  of that       1.0 MiB zero pages, 0 B duplicates, 2.0 KiB deltas\n"
+                "  of that       1.0 MiB zero pages, 8.0 KiB duplicates, 4.0 KiB of them kept there, 2.0 KiB "
+                "deltas\n"
                 "  path          4 connections, TLS_AES_128_GCM_SHA256, 2 lost and replaced\n"
                 "  converged by  pre-copy\n"
                 "  verified      memory is equal on both sides\n"

@@ -94,6 +94,7 @@ static void start_sink(struct fixture *f)
 {
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t len = sizeof(f->sink_address);
+        json_t *message;
         int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), stream[2];
 
         assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
@@ -104,7 +105,11 @@ static void start_sink(struct fixture *f)
         assert_int_equal(pthread_create(&f->reader, NULL, destination_qemu, f), 0);
         f->reader_started = true;
         start_mover(&f->sink, sink_main);
-        send_start(&f->sink, start_message(f, 1), (int[]){stream[1], f->sink_ram_fd, listener}, 3);
+        message = start_message(f, 1);
+        if (f->options.held_fd)
+                json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
+        send_start(&f->sink, message, (int[]){stream[1], f->sink_ram_fd, listener, f->options.held_fd},
+                f->options.held_fd ? 4 : 3);
         close(stream[1]);
         close(listener);
         json_decref(fixture_wait(&f->sink, "ready"));
@@ -121,8 +126,8 @@ static int connect_socket(struct fixture *f)
 static void start_source(struct fixture *f)
 {
         json_t *message = start_message(f, 0);
-        int fds[2 + WIRE_MAX_CHANNELS], stream[2];
-        unsigned int n = f->options.n_channels;
+        int fds[3 + WIRE_MAX_CHANNELS], stream[2];
+        unsigned int n = f->options.n_channels, n_fds = 2 + n;
 
         json_object_set_new(message, "verify", json_boolean(f->options.verify));
         json_object_set_new(message, "tunnel", json_boolean(f->options.tunnel));
@@ -134,8 +139,12 @@ static void start_source(struct fixture *f)
         fds[1] = f->source_ram_fd;
         for (unsigned int i = 0; i < n; i++)
                 fds[2 + i] = f->channel_fds[i] = connect_socket(f);
+        if (f->options.keep_fd) {
+                json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
+                fds[n_fds++] = f->options.keep_fd;
+        }
         start_mover(&f->source, source_main);
-        send_start(&f->source, message, fds, 2 + n);
+        send_start(&f->source, message, fds, n_fds);
         close(stream[1]);
 }
 

@@ -22,6 +22,7 @@
 #define FIXTURE_VM "66666666-7777-4888-9999-aaaaaaaaaaaa"
 #define FIXTURE_SECTION 2 /* section id of "ram" */
 #define FIXTURE_PAGES 2050
+#define FIXTURE_KEY "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f" /* of checkpoints */
 
 struct fixture_options {
         unsigned int n_channels; /* 0: 2 */
@@ -31,6 +32,8 @@ struct fixture_options {
         uint64_t rate_limit_bps;
         const char *wrong_pin; /* the sink expects this fingerprint */
         bool no_source;        /* the test connects by itself */
+        int keep_fd,
+                held_fd; /* checkpoint files: of the source, to be written; of the sink, to be used; 0: none */
 };
 
 struct fixture_mover {

@@ -77,6 +77,12 @@ static void test_zero_page_goes_only_where_something_else_was(void **state)
         assert_int_equal(page_index_update(index, 3, page), 0xffff); /* all blocks: zeros lie there now */
 }
 
+static bool find(
+        struct duplicates *duplicates, const struct page_index *index, uint64_t page, uint64_t *ret_from)
+{
+        return duplicates_find(duplicates, index, page, page_index_digest(index, page), ret_from);
+}
+
 static void test_page_of_a_content_sent_before_is_found(void **state)
 {
         _cleanup_(page_index_freep) struct page_index *index = NULL;
@@ -87,12 +93,12 @@ static void test_page_of_a_content_sent_before_is_found(void **state)
         assert_int_equal(page_index_new(100, secret, &index), 0);
         assert_int_equal(duplicates_new(100, &duplicates), 0);
         (void)page_index_update(index, 5, a);
-        assert_false(duplicates_find(duplicates, index, 5, &from));
-        assert_false(duplicates_find(duplicates, index, 5, &from)); /* not of itself */
+        assert_false(find(duplicates, index, 5, &from));
+        assert_false(find(duplicates, index, 5, &from)); /* not of itself */
         (void)page_index_update(index, 6, b);
-        assert_false(duplicates_find(duplicates, index, 6, &from));
+        assert_false(find(duplicates, index, 6, &from));
         (void)page_index_update(index, 7, a);
-        assert_true(duplicates_find(duplicates, index, 7, &from));
+        assert_true(find(duplicates, index, 7, &from));
         assert_int_equal(from, 5);
         duplicates_free(duplicates);
 }
@@ -107,13 +113,13 @@ static void test_page_that_has_changed_since_is_no_duplicate(void **state)
         assert_int_equal(page_index_new(100, secret, &index), 0);
         assert_int_equal(duplicates_new(100, &duplicates), 0);
         (void)page_index_update(index, 5, a);
-        assert_false(duplicates_find(duplicates, index, 5, &from));
+        assert_false(find(duplicates, index, 5, &from));
         (void)page_index_update(index, 5, b);
         (void)page_index_update(index, 7, a);
-        assert_false(duplicates_find(duplicates, index, 7, &from)); /* and 7 is remembered now */
+        assert_false(find(duplicates, index, 7, &from)); /* and 7 is remembered now */
         (void)page_index_set_zero(index, 7);
         (void)page_index_update(index, 8, a);
-        assert_false(duplicates_find(duplicates, index, 8, &from));
+        assert_false(find(duplicates, index, 8, &from));
         duplicates_free(duplicates);
 }
 
@@ -127,11 +133,11 @@ static void test_page_behind_is_no_duplicate(void **state)
         assert_int_equal(page_index_new(100, secret, &index), 0);
         assert_int_equal(duplicates_new(100, &duplicates), 0);
         (void)page_index_update(index, 50, a);
-        assert_false(duplicates_find(duplicates, index, 50, &from));
+        assert_false(find(duplicates, index, 50, &from));
         (void)page_index_update(index, 7, a);
-        assert_false(duplicates_find(duplicates, index, 7, &from));
+        assert_false(find(duplicates, index, 7, &from));
         (void)page_index_update(index, 8, a);
-        assert_true(duplicates_find(duplicates, index, 8, &from));
+        assert_true(find(duplicates, index, 8, &from));
         assert_int_equal(from, 7);
         duplicates_free(duplicates);
 }
