@@ -20,17 +20,21 @@
 #define UNFINISHED ".new" /* follows the guest's uid */
 #define MAX_HOSTS 32      /* that keep something of one guest */
 #define MAX_KEYS_BYTES 16384
+#define KEEP_FREE_BYTES (256 * 1024 * 1024) /* of the file system: journals are on it */
 
 struct checkpoints {
         char *folder, *keys_folder;
         int folder_fd;
         uint64_t max_bytes, max_age_s;
+        uint64_t reserved_bytes; /* what the files that are being written may come to */
 };
 
-static void remove_file(const struct checkpoints *c, const char *name)
+static bool remove_file(const struct checkpoints *c, const char *name)
 {
-        if (unlinkat(c->folder_fd, name, 0) < 0 && errno != ENOENT)
-                log_warning("%s/%s cannot be removed: %s", c->folder, name, strerror(errno));
+        if (unlinkat(c->folder_fd, name, 0) == 0 || errno == ENOENT)
+                return true;
+        log_warning("%s/%s cannot be removed: %s", c->folder, name, strerror(errno));
+        return false;
 }
 
 static bool is_unfinished(const char *name)
@@ -40,7 +44,8 @@ static bool is_unfinished(const char *name)
         return len > tail && strcmp(name + len - tail, UNFINISHED) == 0;
 }
 
-/* Looks at each file: adds up the sizes, and finds the oldest. `unfinished`: removes those that are not complete. */
+/* Looks at each complete file: removes those that are too old, adds up the sizes of the others, and finds the oldest. `unfinished`:
+ * removes those that are not complete. */
 static int look(
         const struct checkpoints *c, bool unfinished, uint64_t *ret_bytes, char ret_oldest[static 256])
 {
@@ -55,16 +60,20 @@ static int look(
         while ((entry = readdir(dir))) {
                 struct stat st;
 
-                if (entry->d_name[0] == '.' ||
-                        fstatat(c->folder_fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                if (fstatat(c->folder_fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+                        !S_ISREG(st.st_mode))
                         continue;
-                if ((unfinished && is_unfinished(entry->d_name)) ||
-                        now - st.st_mtime > (time_t)c->max_age_s) {
-                        remove_file(c, entry->d_name);
+                if (is_unfinished(entry->d_name)) {
+                        if (unfinished)
+                                (void)remove_file(c, entry->d_name);
+                        continue;
+                }
+                if (now - st.st_mtime > (time_t)c->max_age_s) {
+                        (void)remove_file(c, entry->d_name);
                         continue;
                 }
                 *ret_bytes += (uint64_t)st.st_blocks * 512;
-                if (!is_unfinished(entry->d_name) && (!ret_oldest[0] || st.st_mtime < oldest)) {
+                if (!ret_oldest[0] || st.st_mtime < oldest) {
                         oldest = st.st_mtime;
                         snprintf(ret_oldest, 256, "%s", entry->d_name);
                 }
@@ -79,7 +88,8 @@ static void prune(const struct checkpoints *c, bool unfinished)
         char oldest[256];
 
         while (look(c, unfinished, &bytes, oldest) == 0 && bytes > c->max_bytes && oldest[0])
-                remove_file(c, oldest);
+                if (!remove_file(c, oldest))
+                        return;
 }
 
 int checkpoints_new(const char *state_dir, uint64_t max_bytes, uint64_t max_age_s,
@@ -138,33 +148,36 @@ int checkpoints_begin(struct checkpoints *c, const char *vm_uid, uint64_t ram_by
                 return -EOPNOTSUPP;
         if (fstatvfs(c->folder_fd, &fs) < 0)
                 return -errno;
-        if ((uint64_t)fs.f_bavail * fs.f_frsize < ram_bytes)
+        if ((uint64_t)fs.f_bavail * fs.f_frsize < ram_bytes + c->reserved_bytes + KEEP_FREE_BYTES)
                 return -ENOSPC;
         unfinished_name(vm_uid, name);
-        remove_file(c, name); /* a mover that hangs may still have one open */
+        (void)remove_file(c, name); /* a mover that hangs may still have one open */
         fd = openat(c->folder_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0)
                 return -errno;
+        c->reserved_bytes += ram_bytes;
         *ret_fd = fd;
         return 0;
 }
 
-void checkpoints_commit(struct checkpoints *c, const char *vm_uid)
+bool checkpoints_end(struct checkpoints *c, const char *vm_uid, uint64_t ram_bytes, bool complete)
 {
         char name[UUID_STRING_SIZE + sizeof(UNFINISHED)];
+        struct stat st;
 
+        c->reserved_bytes -= MIN(ram_bytes, c->reserved_bytes);
         unfinished_name(vm_uid, name);
-        if (renameat(c->folder_fd, name, c->folder_fd, vm_uid) < 0)
-                log_warning("%s/%s cannot be renamed: %s", c->folder, name, strerror(errno));
-        prune(c, false);
-}
-
-void checkpoints_abandon(struct checkpoints *c, const char *vm_uid)
-{
-        char name[UUID_STRING_SIZE + sizeof(UNFINISHED)];
-
-        unfinished_name(vm_uid, name);
-        remove_file(c, name);
+        if (complete && fstatat(c->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+                (uint64_t)st.st_blocks * 512 <= c->max_bytes &&
+                renameat(c->folder_fd, name, c->folder_fd, vm_uid) == 0) {
+                prune(c, false);
+                return true;
+        }
+        if (complete)
+                log_notice("%s/%s is not kept: it is larger than checkpoint-space, or cannot be renamed",
+                        c->folder, name);
+        (void)remove_file(c, name);
+        return false;
 }
 
 int checkpoints_open(struct checkpoints *c, const char *vm_uid, int *ret_fd)
@@ -183,7 +196,7 @@ int checkpoints_open(struct checkpoints *c, const char *vm_uid, int *ret_fd)
 
 void checkpoints_drop(struct checkpoints *c, const char *vm_uid)
 {
-        remove_file(c, vm_uid);
+        (void)remove_file(c, vm_uid);
 }
 
 json_t *checkpoints_keys(struct checkpoints *c, const char *vm_uid)

@@ -4,8 +4,8 @@
 /* The memory of guests that left this host, kept so that a guest that comes back sends only what changed (mover/checkpoint.h
  * has the format): a file a guest in STATE-DIR/checkpoints, within a size and an age. Its key is not here: it travels with the
  * guest, from one host to the next (docs/decisions/0006), and of each guest that runs here the keys of all hosts that keep
- * something of it are in STATE-DIR/checkpoint-keys. Nothing here can make a migration fail: what is missing or broken only
- * costs time. */
+ * something of it are in STATE-DIR/checkpoint-keys. What is missing or broken only costs time; a
+ * disk that fails after its data was offered to the source ends the migration, and the guest runs on there. */
 
 #include <jansson.h>
 
@@ -24,12 +24,12 @@ DEFINE_CLEANUP(struct checkpoints *, checkpoints_free)
 
 bool checkpoints_wanted(const struct checkpoints *checkpoints);
 
-/* A file for the memory of a guest that leaves; then one of the other two. -EOPNOTSUPP: not wanted; -ENOSPC: the file system
+/* A file for the memory of a guest that leaves; checkpoints_end() follows. -EOPNOTSUPP: not wanted; -ENOSPC: the file system
  * has no room for all of it. */
 int checkpoints_begin(struct checkpoints *checkpoints, const char *vm_uid, uint64_t ram_bytes, int *ret_fd);
-/* It is complete, and takes the place of an earlier one; the oldest ones make room. */
-void checkpoints_commit(struct checkpoints *checkpoints, const char *vm_uid);
-void checkpoints_abandon(struct checkpoints *checkpoints, const char *vm_uid);
+/* `complete`: it takes the place of an earlier one, and the oldest ones make room; else, or if it is larger than all of the room,
+ * it is removed. True if it is there now. */
+bool checkpoints_end(struct checkpoints *checkpoints, const char *vm_uid, uint64_t ram_bytes, bool complete);
 
 /* What is kept of a guest, for reading. -ENOENT. */
 int checkpoints_open(struct checkpoints *checkpoints, const char *vm_uid, int *ret_fd);

@@ -128,6 +128,9 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
                         spec, "", "source_fingerprint", PKI_FINGERPRINT_SIZE - 1, &text, ret_error);
         if (r == 0)
                 r = doc_opt_bool(spec, "", "verify", &flag, ret_error);
+        if (r == 0 && json_object_get(spec, "checkpoint_keys") && role == MIGRATION_SOURCE_SIDE)
+                r = error_set(
+                        ret_error, ERROR_BAD_DOCUMENT, NULL, "field checkpoint_keys is not for the source");
         if (r == 0 && json_object_get(spec, "checkpoint_keys"))
                 r = checkpoints_check_keys(json_object_get(spec, "checkpoint_keys"), ret_error);
         if (r < 0)

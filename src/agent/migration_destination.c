@@ -37,6 +37,7 @@ void migration_destination_deinit(struct migration *m)
                 http_request_reply_error(TAKE_PTR(m->destination.prepare), e);
         }
         fd_closep(&m->destination.listen_fd);
+        json_decref(TAKE_PTR(m->destination.checkpoint_keys));
         loop_source_free(TAKE_PTR(m->destination.limit));
 }
 
@@ -196,19 +197,15 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
 /* Of what this host kept of the guest; NULL: none. */
 static const char *checkpoint_key(const struct migration *m)
 {
-        return json_string_value(
-                json_object_get(json_object_get(m->spec, "checkpoint_keys"), agent_host_uid(m->agent)));
+        return json_string_value(json_object_get(m->destination.checkpoint_keys, agent_host_uid(m->agent)));
 }
 
 /* The guest runs here: what was kept of it is out of date, and other hosts' keys are ours to keep. */
 static void settle_checkpoints(struct migration *m)
 {
-        _cleanup_json_ json_t *keys = json_copy(json_object_get(m->spec, "checkpoint_keys"));
-
-        if (keys)
-                json_object_del(keys, agent_host_uid(m->agent));
+        json_object_del(m->destination.checkpoint_keys, agent_host_uid(m->agent));
         checkpoints_drop(m->agent->checkpoints, m->vm_uid);
-        checkpoints_set_keys(m->agent->checkpoints, m->vm_uid, keys);
+        checkpoints_set_keys(m->agent->checkpoints, m->vm_uid, m->destination.checkpoint_keys);
 }
 
 static int start_mover(struct migration *m, struct vm *vm, struct error **ret_error)

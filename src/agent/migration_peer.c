@@ -267,6 +267,10 @@ void migration_api_peer_prepare(struct agent *agent, struct http_request *reques
 
         if (r == 0)
                 r = migration_new(agent, MIGRATION_DESTINATION_SIDE, spec, &m, &e);
+        if (r == 0) {
+                m->destination.checkpoint_keys = json_incref(json_object_get(m->spec, "checkpoint_keys"));
+                json_object_del(m->spec, "checkpoint_keys");
+        }
         if (r == 0)
                 r = check_prepare(agent, m, http_request_peer_name(request), &e);
         if (r == 0)

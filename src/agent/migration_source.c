@@ -95,10 +95,8 @@ static void end_keeping(struct migration *m, bool complete)
         if (!m->source.keeping)
                 return;
         m->source.keeping = false;
-        if (complete)
-                checkpoints_commit(m->agent->checkpoints, m->vm_uid);
-        else
-                checkpoints_abandon(m->agent->checkpoints, m->vm_uid);
+        if (!checkpoints_end(m->agent->checkpoints, m->vm_uid, m->source.keeping_bytes, complete))
+                json_decref(TAKE_PTR(m->source.kept));
 }
 
 void migration_source_deinit(struct migration *m)
@@ -128,6 +126,13 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
                 m->source.stage_busy = false;
                 return;
         }
+        if (error && error->code == ERROR_BAD_DOCUMENT && m->source.keys_told) {
+                /* It may be of an earlier version: then what is kept is of no use. */
+                m->source.peer_without_keys = true;
+                m->source.checkpoint_key[0] = '\0';
+                m->source.stage_busy = false;
+                return migration_kick(m);
+        }
         if (error)
                 return stage_failed(m, copy_error(error));
         if (doc_need_string(body, "", "data_address", 80, &address, &e) < 0 ||
@@ -150,13 +155,15 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         json_t *spec = json_deep_copy(m->spec), *vm = vm_document(migration_vm(m));
         json_t *keys = checkpoints_keys(m->agent->checkpoints, m->vm_uid);
 
-        if (checkpoints_wanted(m->agent->checkpoints) && !m->source.checkpoint_key[0] &&
+        if (checkpoints_wanted(m->agent->checkpoints) && !m->source.peer_without_keys &&
+                !m->source.checkpoint_key[0] &&
                 text_random_hex(CHECKPOINT_KEY_HEX / 2, m->source.checkpoint_key) < 0)
                 m->source.checkpoint_key[0] = '\0';
         if (keys && m->source.checkpoint_key[0])
                 json_object_set_new(keys, agent_host_uid(m->agent), json_string(m->source.checkpoint_key));
         /* A destination of an earlier version does not know of them. */
-        if (spec && keys && json_object_size(keys) > 0)
+        m->source.keys_told = spec && keys && json_object_size(keys) > 0 && !m->source.peer_without_keys;
+        if (m->source.keys_told)
                 json_object_set(spec, "checkpoint_keys", keys);
         json_decref(keys);
         if (!spec || !vm || json_object_set(spec, "vm", vm) < 0 ||
@@ -316,6 +323,7 @@ static bool begin_keeping(struct migration *m, const struct vm *vm, int *ret_fd)
         if (r < 0)
                 log_notice("migration %s: the guest's memory will not be kept: %s", m->id, strerror(-r));
         m->source.keeping = r == 0;
+        m->source.keeping_bytes = (uint64_t)vm->config->status.memory_effective_bytes;
         return r == 0;
 }
 
@@ -686,6 +694,7 @@ static void abort_path(struct migration *m)
                 m->source.stage_busy = false;
                 m->source.stage = STAGE_RUNNING;
         }
+        end_keeping(m, false);
         migration_abort_path(m); /* with the mover ends QEMU's stream: it resumes the guest by itself */
         m->stop_wanted = true;
         /* A migration whose stream is still full of our silence may need a push; harmless when it has ended. */
@@ -824,8 +833,10 @@ static void on_keeping_too_long(void *userdata)
         struct migration *m = userdata;
 
         log_notice("migration %s: keeping the guest's memory takes too long", m->id);
+        end_keeping(m, false);
         if (m->mover)
                 mover_process_kill(m->mover);
+        migration_kick(m);
 }
 
 /* The mover still writes the guest's memory to a file, out of its QEMU. Its end comes back here. */
@@ -857,8 +868,8 @@ static void release(struct migration *m)
                 }
                 migration_set_phase(m, MIGRATION_SETTLING);
                 m->ask_not_before_ms = 0;
-                checkpoints_set_keys(m->agent->checkpoints, m->vm_uid, NULL);
         }
+        checkpoints_set_keys(m->agent->checkpoints, m->vm_uid, NULL); /* they are where the guest is now */
         if (still_keeping(m))
                 return;
         if (!vm) {
@@ -959,6 +970,7 @@ static void fail(struct migration *m)
 {
         struct vm *vm = migration_vm(m);
 
+        end_keeping(m, false);
         if (m->mover || m->path_alive)
                 migration_close_path(m);
         if (!m->peer.answered || (m->peer.record != HANDOFF_ABANDONED && m->peer.record != HANDOFF_NONE)) {

@@ -96,6 +96,9 @@ struct migration_source_state {
         uint64_t resumed_ms;     /* our monotonic clock when we learned of it */
         char checkpoint_key[CHECKPOINT_KEY_HEX + 1]; /* "": the guest's memory is not kept */
         bool keeping;                                /* its file is begun */
+        uint64_t keeping_bytes;                      /* of the guest's memory, then */
+        bool keys_told;                              /* the destination got keys of checkpoints */
+        bool peer_without_keys;                      /* it does not know of them */
         json_t *kept;                                /* {bytes, ms}, when it is complete */
         struct loop_source *keep_limit;
         uint64_t n_passes;
@@ -109,6 +112,7 @@ struct migration_destination_state {
         char data_address[64];
         char own_fingerprint[PKI_FINGERPRINT_SIZE]; /* of our mover's certificate */
         bool commit_read;
+        json_t *checkpoint_keys; /* of the guest, by host; not in the spec, which is journalled; NULL: none, or lost in a restart */
         bool starting;     /* QEMU is being started */
         bool made_vm;      /* the VM here is this migration's own: it alone may be discarded */
         bool announced;    /* on the network */

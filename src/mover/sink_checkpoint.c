@@ -67,15 +67,16 @@ int sink_offer(struct receiver *receiver, struct error **ret_error)
         uint8_t buffer[WIRE_HEADROOM + STRIPES_A_FRAME * sizeof(struct wire_held_stripe_v1)];
         struct wire_held_stripe_v1 held;
         struct wire_held_v1 head;
+        unsigned int n_read = 0;
         size_t len = 0;
         int r = make_buffers(receiver, ret_error);
 
         if (r < 0)
                 return r;
-        for (; len < STRIPES_A_FRAME * sizeof(held) && receiver->n_offered < n_stripes;
-                receiver->n_offered++) {
+        for (; n_read < STRIPES_A_FRAME && receiver->n_offered < n_stripes; receiver->n_offered++) {
                 uint64_t stripe = (unsigned int)receiver->number + receiver->n_offered * sink->n_channels;
 
+                n_read += checkpoint_has(sink->checkpoint, stripe);
                 if (!describe(receiver, stripe, &held))
                         continue;
                 memcpy(buffer + WIRE_HEADROOM + len, &held, sizeof(held));

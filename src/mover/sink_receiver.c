@@ -246,8 +246,10 @@ static int deal_with(struct receiver *receiver, enum wire_frame type, struct err
         case WIRE_DEVICE:
                 return sink_feed_qemu(receiver, type, ret_error);
         case WIRE_BARRIER:
+                receiver->offers = false; /* the guest is stopped: nothing may wait for the disk */
                 return pass_barrier(receiver, ret_error);
         case WIRE_VERIFY:
+                receiver->offers = false;
                 return answer_verify(receiver, ret_error);
         case WIRE_HANDED_OFF:
                 return take_handed_off(receiver, ret_error);

@@ -71,9 +71,13 @@ static int await_held(struct sender *sender, uint64_t index, struct error **ret_
         int r = 0;
 
         while (r >= 0 && sender->awaits_held && index >= sender->held_covered) {
-                r = sender_await(sender, WIRE_HELD, ret_error);
-                if (r >= 0)
+                enum wire_frame type;
+
+                r = sender_handle_frame(sender, WIRE_HELD, &type, ret_error);
+                if (r >= 0 && type == WIRE_HELD)
                         r = source_take_held(sender, ret_error);
+                if (sender->source->stopping)
+                        return -ECANCELED;
                 if (sender->held_wait_ns + clock_monotonic_ns() - started_ns > MAX_WAIT_NS)
                         sender->awaits_held = false; /* what comes later still counts */
         }
@@ -87,6 +91,8 @@ int source_is_held(
         struct source *source = sender->source;
         int r = 0;
 
+        if (page < sender->last_page) /* in the second pass it costs more than it saves */
+                sender->awaits_held = false;
         if (sender->awaits_held)
                 r = await_held(sender, page / WIRE_STRIPE_PAGES / source->n_channels, ret_error);
         *ret_held = r >= 0 && digest != 0 && source->held[page] == digest;

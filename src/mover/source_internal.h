@@ -198,6 +198,9 @@ int sender_send_kept(struct sender *sender, enum wire_frame type, const void *he
         void *body, size_t body_len, struct error **ret_error);
 /* TLS and HELLO over sender->socket_fd within limit_ms; after the first time also what the sink has received is learned. */
 int sender_connect(struct sender *sender, uint64_t limit_ms, struct error **ret_error);
+/* Receives one frame from the sink and handles it. `expected`: a type that the caller waits for (0: none) and handles itself. */
+int sender_handle_frame(
+        struct sender *sender, enum wire_frame expected, enum wire_frame *ret_type, struct error **ret_error);
 /* KEEPALIVE when it is due. */
 int sender_keep_alive(struct sender *sender, struct error **ret_error);
 /* Handles what the sink has sent, without waiting. */

@@ -472,6 +472,7 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
         case BATCH_DEVICE:
                 return send_bytes(sender, WIRE_DEVICE, batch, ret_error);
         case BATCH_VERIFY:
+                sender->awaits_held = false; /* the guest is stopped */
                 r = source_verify_channel(sender, ret_error);
                 batch->sent = r >= 0; /* once is enough; without success all of it is done again */
                 return r;
@@ -518,8 +519,7 @@ static int handle_result(struct sender *sender, struct error **ret_error)
         return r;
 }
 
-/* One frame from the sink. `expected`: a type that the caller waits for (0: none); it is not handled here. */
-static int handle_frame(
+int sender_handle_frame(
         struct sender *sender, enum wire_frame expected, enum wire_frame *ret_type, struct error **ret_error)
 {
         enum wire_frame type;
@@ -560,7 +560,7 @@ int sender_await(struct sender *sender, enum wire_frame type, struct error **ret
         int r;
 
         do {
-                r = handle_frame(sender, type, &got, ret_error);
+                r = sender_handle_frame(sender, type, &got, ret_error);
         } while (r >= 0 && got != type && !sender->source->stopping);
         return r < 0 ? r : got == type ? 0 : -ECANCELED;
 }
@@ -664,7 +664,7 @@ int sender_listen(struct sender *sender, struct error **ret_error)
         int r = 0;
 
         while (r >= 0 && !sender->source->stopping && tls_stream_wait_readable(sender->channel.tls, 0))
-                r = handle_frame(sender, 0, &type, ret_error);
+                r = sender_handle_frame(sender, 0, &type, ret_error);
         return r;
 }
 

@@ -119,6 +119,8 @@ int source_verify_channel(struct sender *sender, struct error **ret_error)
                 r = resend_stripe(sender, stripe, false, ret_error);
                 if (r >= 0)
                         r = sender_keep_alive(sender, ret_error);
+                if (r >= 0)
+                        r = sender_listen(sender, ret_error);
         }
         if (r >= 0)
                 r = sender_flush(sender, ret_error);

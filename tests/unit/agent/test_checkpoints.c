@@ -66,13 +66,13 @@ static void fill(int fd, size_t bytes)
         close(fd);
 }
 
-static void keep(struct rig *rig, const char *vm, size_t bytes)
+static bool keep(struct rig *rig, const char *vm, size_t bytes)
 {
         int fd;
 
         assert_int_equal(checkpoints_begin(rig->checkpoints, vm, bytes, &fd), 0);
         fill(fd, bytes);
-        checkpoints_commit(rig->checkpoints, vm);
+        return checkpoints_end(rig->checkpoints, vm, bytes, true);
 }
 
 static bool has(struct rig *rig, const char *vm)
@@ -99,7 +99,7 @@ static void test_kept_until_it_is_dropped(void **state)
         struct rig rig = rig_new(MIB);
 
         assert_false(has(&rig, VM1));
-        keep(&rig, VM1, 8192);
+        (void)keep(&rig, VM1, 8192);
         assert_true(has(&rig, VM1));
         checkpoints_drop(rig.checkpoints, VM1);
         assert_false(has(&rig, VM1));
@@ -129,16 +129,30 @@ static void test_oldest_makes_room(void **state)
 {
         struct rig rig = rig_new(MIB);
 
-        keep(&rig, VM1, MIB / 2);
+        (void)keep(&rig, VM1, MIB / 2);
         age(&rig, VM1, 60);
-        keep(&rig, VM2, MIB / 4);
+        (void)keep(&rig, VM2, MIB / 4);
         assert_true(has(&rig, VM1));
         age(&rig, VM2, 30);
-        keep(&rig, VM2, MIB - 65536);
+        (void)keep(&rig, VM2, MIB - 65536);
         assert_false(has(&rig, VM1));
         assert_true(has(&rig, VM2));
-        keep(&rig, VM2, 2 * MIB); /* more than all of the room */
-        assert_false(has(&rig, VM2));
+        assert_false(keep(&rig, VM1, 2 * MIB)); /* more than all of the room: nobody makes any */
+        assert_false(has(&rig, VM1));
+        assert_true(has(&rig, VM2));
+        rig_free(&rig);
+}
+
+static void test_folder_that_is_no_file_of_ours_is_left_alone(void **state)
+{
+        struct rig rig = rig_new(4096);
+        _cleanup_free_ char *path = alloc_printf("%s/checkpoints/lost+found", rig.folder);
+
+        assert_int_equal(mkdir(path, 0700), 0);
+        age(&rig, "lost+found", 60);
+        assert_true(keep(&rig, VM1, 4096));
+        assert_true(has(&rig, VM1));
+        assert_int_equal(access(path, F_OK), 0);
         rig_free(&rig);
 }
 
@@ -146,7 +160,7 @@ static void test_old_one_is_removed(void **state)
 {
         struct rig rig = rig_new(MIB);
 
-        keep(&rig, VM1, 4096);
+        (void)keep(&rig, VM1, 4096);
         age(&rig, VM1, HOUR - 60);
         assert_true(has(&rig, VM1));
         age(&rig, VM1, HOUR + 60);
@@ -169,7 +183,7 @@ static void test_unfinished_one_is_never_used_and_goes_with_the_next_start(void 
         assert_int_equal(access(path, F_OK), -1);
         assert_int_equal(checkpoints_begin(rig.checkpoints, VM1, 4096, &fd), 0);
         close(fd);
-        checkpoints_abandon(rig.checkpoints, VM1);
+        assert_false(checkpoints_end(rig.checkpoints, VM1, 4096, false));
         assert_int_equal(access(path, F_OK), -1);
         rig_free(&rig);
 }
@@ -178,7 +192,7 @@ static void test_switching_it_off_removes_what_was_kept(void **state)
 {
         struct rig rig = rig_new(MIB);
 
-        keep(&rig, VM1, 4096);
+        (void)keep(&rig, VM1, 4096);
         checkpoints_free(rig.checkpoints);
         rig.checkpoints = open_at(&rig, 0);
         checkpoints_free(rig.checkpoints);
@@ -226,6 +240,7 @@ int main(void)
                 cmocka_unit_test(test_nothing_is_kept_unless_it_is_wanted),
                 cmocka_unit_test(test_memory_larger_than_the_disk_is_not_begun),
                 cmocka_unit_test(test_oldest_makes_room),
+                cmocka_unit_test(test_folder_that_is_no_file_of_ours_is_left_alone),
                 cmocka_unit_test(test_old_one_is_removed),
                 cmocka_unit_test(test_unfinished_one_is_never_used_and_goes_with_the_next_start),
                 cmocka_unit_test(test_switching_it_off_removes_what_was_kept),
