@@ -65,7 +65,6 @@ int channel_send(struct channel *channel, enum wire_frame type, const void *head
         if (r < 0)
                 return io_failed(channel, r, ret_error);
         channel->last_sent_ms = clock_now_ms(&clock_system);
-        atomic_fetch_add_explicit(&channel->bytes_sent, front + body_len, memory_order_relaxed);
         return 0;
 }
 
@@ -87,7 +86,6 @@ int channel_receive(struct channel *channel, enum wire_frame *ret_type, struct e
                 return io_failed(channel, r, ret_error);
         channel->payload_len = len;
         channel->last_received_ms = clock_now_ms(&clock_system);
-        atomic_fetch_add_explicit(&channel->bytes_received, sizeof(header) + len, memory_order_relaxed);
         *ret_type = type;
         return 0;
 }

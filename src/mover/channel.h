@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Frames over one TLS connection. One thread owns a channel; its counters may be read by others. */
-
-#include <stdatomic.h>
+/* Frames over one TLS connection. One thread owns a channel. */
 
 #include "io/tls.h"
 #include "mover/wire.h"
@@ -21,8 +19,6 @@ struct channel {
         bool lost;           /* the connection ended or stands still; nobody broke the protocol */
         uint64_t last_sent_ms;
         uint64_t last_received_ms;
-        atomic_uint_fast64_t bytes_sent; /* frames, without TLS */
-        atomic_uint_fast64_t bytes_received;
         uint8_t *payload; /* of the frame received last; WIRE_MAX_PAYLOAD bytes */
         uint32_t payload_len;
 };

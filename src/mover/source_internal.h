@@ -190,12 +190,14 @@ int sender_flush(struct sender *sender, struct error **ret_error);
 /* Handles frames until one of the given type came, which stays in the channel's payload. */
 int sender_await(struct sender *sender, enum wire_frame type, struct error **ret_error);
 
-/* Sends a frame; see channel_send(). The second one is for those that must not be missed when the connection is lost and that
- * hold no pages but zero ones. */
+/* Sends a frame; see channel_send(). The second one is for those that are kept whole until the sink has them: whose pages, if there
+ * are any, are runs. */
 int sender_send(struct sender *sender, enum wire_frame type, const void *head, size_t head_len, void *body,
         size_t body_len, struct error **ret_error);
 int sender_send_kept(struct sender *sender, enum wire_frame type, const void *head, size_t head_len,
         void *body, size_t body_len, struct error **ret_error);
+/* Waits for room among what is kept; the sink acknowledges at least once a second. */
+int sender_await_room(struct sender *sender, struct error **ret_error);
 /* TLS and HELLO over sender->socket_fd within limit_ms; after the first time also what the sink has received is learned. */
 int sender_connect(struct sender *sender, uint64_t limit_ms, struct error **ret_error);
 /* Receives one frame from the sink and handles it. `expected`: a type that the caller waits for (0: none) and handles itself. */

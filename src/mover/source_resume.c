@@ -146,7 +146,7 @@ static int resend_pages(struct sender *sender, struct error **ret_error)
 
 static int resend_frames(struct sender *sender, struct error **ret_error)
 {
-        int r = 0;
+        int r = sender_await_room(sender, ret_error);
 
         while (r >= 0 && !list_empty(&sender->again)) {
                 struct sent_frame *frame = LIST_FIRST(&sender->again, struct sent_frame, order);
@@ -158,6 +158,8 @@ static int resend_frames(struct sender *sender, struct error **ret_error)
                 r = sender_send_kept(sender, frame->type, frame->data, head_len, sender->out + WIRE_HEADROOM,
                         body_len, ret_error);
                 free(frame);
+                if (r >= 0)
+                        r = sender_await_room(sender, ret_error);
         }
         return r;
 }

@@ -134,8 +134,8 @@ static int take_ack(struct sender *sender, struct error **ret_error)
         return 0;
 }
 
-/* Makes room in a full log: the sink acknowledges at least once a second. */
-static int await_room(struct sender *sender, struct error **ret_error)
+/* Comes before anything is taken out of a stage or batch: a connection that is lost in here must not take it along. */
+int sender_await_room(struct sender *sender, struct error **ret_error)
 {
         int r = 0;
 
@@ -150,10 +150,6 @@ static int await_room(struct sender *sender, struct error **ret_error)
 int sender_send_kept(struct sender *sender, enum wire_frame type, const void *head, size_t head_len,
         void *body, size_t body_len, struct error **ret_error)
 {
-        int r = await_room(sender, ret_error);
-
-        if (r < 0)
-                return r;
         if (sender->resumable && sent_log_add(&sender->log, type, head, head_len, body, body_len) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
         return sender_send(sender, type, head, head_len, body, body_len, ret_error);
@@ -163,10 +159,6 @@ int sender_send_kept(struct sender *sender, enum wire_frame type, const void *he
 static int log_pages(struct sender *sender, enum wire_frame type, const uint64_t *pages, size_t n,
         struct error **ret_error)
 {
-        int r = await_room(sender, ret_error);
-
-        if (r < 0)
-                return r;
         return sender->resumable && sent_log_add_pages(&sender->log, type, pages, n) < 0
                        ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel")
                        : 0;
@@ -222,6 +214,9 @@ static int flush_stage(struct sender *sender, struct stage *stage, bool packable
 
         if (n_pages == 0)
                 return 0;
+        r = sender_await_room(sender, ret_error);
+        if (r < 0)
+                return r;
         for (unsigned int i = 0; i < n_pages; i++)
                 pages[i] = le64toh(stage->entries[i]) >> 16;
         counter_add(packable ? &sender->counters.packable_bytes : &sender->counters.plain_bytes, raw_len);
@@ -237,9 +232,13 @@ static int flush_runs(struct sender *sender, struct run_stage *stage, struct err
 {
         uint8_t buffer[WIRE_HEADROOM + sizeof(stage->runs)];
         size_t len = stage->n * sizeof(stage->runs[0]);
+        int r;
 
         if (len == 0)
                 return 0;
+        r = sender_await_room(sender, ret_error);
+        if (r < 0)
+                return r;
         memcpy(buffer + WIRE_HEADROOM, stage->runs, len);
         stage->n = 0;
         return sender_send_kept(sender, stage->type, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
@@ -255,6 +254,9 @@ static int flush_references(struct sender *sender, struct error **ret_error)
 
         if (len == 0)
                 return 0;
+        r = sender_await_room(sender, ret_error);
+        if (r < 0)
+                return r;
         for (unsigned int i = 0; i < n_pages; i++)
                 pages[i] = le64toh(sender->references[i].page);
         memcpy(buffer + WIRE_HEADROOM, sender->references, len);
@@ -464,6 +466,8 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
         if (batch->kind == BATCH_PAGES)
                 return send_pages(sender, batch, ret_error);
         r = sender_flush(sender, ret_error);
+        if (r >= 0)
+                r = sender_await_room(sender, ret_error);
         if (r < 0)
                 return r;
         switch (batch->kind) {

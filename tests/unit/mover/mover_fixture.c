@@ -42,6 +42,8 @@ static void *destination_qemu(void *userdata)
         char data[65536];
         ssize_t n;
 
+        while (f->qemu_held)
+                usleep(1000);
         while ((n = read(f->sink_qemu, data, sizeof(data))) > 0)
                 if (buf_append(&f->fed, data, (size_t)n) < 0)
                         break;
@@ -98,10 +100,14 @@ static void start_sink(struct fixture *f)
         int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), stream[2];
 
         assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+        if (f->options.receive_buffer)
+                (void)setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &f->options.receive_buffer,
+                        sizeof(f->options.receive_buffer));
         assert_int_equal(listen(listener, 64), 0);
         assert_int_equal(getsockname(listener, (struct sockaddr *)&f->sink_address, &len), 0);
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream), 0);
         f->sink_qemu = stream[0];
+        f->qemu_held = f->options.hold_qemu;
         assert_int_equal(pthread_create(&f->reader, NULL, destination_qemu, f), 0);
         f->reader_started = true;
         start_mover(&f->sink, sink_main);
@@ -115,7 +121,7 @@ static void start_sink(struct fixture *f)
         json_decref(fixture_wait(&f->sink, "ready"));
 }
 
-static int connect_socket(struct fixture *f)
+int fixture_connect_socket(struct fixture *f)
 {
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -138,7 +144,7 @@ static void start_source(struct fixture *f)
         fds[0] = stream[1];
         fds[1] = f->source_ram_fd;
         for (unsigned int i = 0; i < n; i++)
-                fds[2 + i] = f->channel_fds[i] = connect_socket(f);
+                fds[2 + i] = f->channel_fds[i] = fixture_connect_socket(f);
         if (f->options.keep_fd) {
                 json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
                 fds[n_fds++] = f->options.keep_fd;
@@ -183,6 +189,7 @@ static void mover_deinit(struct fixture_mover *mover)
 
 void fixture_free(struct fixture *f)
 {
+        f->qemu_held = false;
         mover_deinit(&f->source);
         mover_deinit(&f->sink);
         (void)shutdown(f->sink_qemu, SHUT_RDWR);
@@ -289,6 +296,11 @@ void fixture_finish(struct fixture *f)
         assert_int_equal(fixture_join(&f->sink), 0);
         /* What QEMU was fed is complete only when its socket has ended. */
         (void)shutdown(f->sink_qemu, SHUT_RD);
+}
+
+void fixture_release_qemu(struct fixture *f)
+{
+        f->qemu_held = false;
 }
 
 void fixture_join_reader(struct fixture *f)
@@ -430,7 +442,7 @@ struct tls_stream *fixture_connect(struct fixture *f)
         struct tls_stream *stream = NULL;
 
         assert_int_equal(tls_context_new(false, f->certs[0], f->keys[0], f->pins[1], &context, NULL), 0);
-        assert_int_equal(tls_stream_new(context, connect_socket(f), 5000, 5000, &stream, NULL), 0);
+        assert_int_equal(tls_stream_new(context, fixture_connect_socket(f), 5000, 5000, &stream, NULL), 0);
         tls_context_free(context); /* the stream holds its own reference of what it needs */
         return stream;
 }
@@ -464,7 +476,7 @@ void fixture_reconnect(struct fixture *f, unsigned int channel, bool good)
         char *text = json_dumps(message, JSON_COMPACT);
 
         fd_closep(&f->channel_fds[channel]);
-        f->channel_fds[channel] = connect_socket(f);
+        f->channel_fds[channel] = fixture_connect_socket(f);
         if (!good)
                 assert_int_equal(shutdown(f->channel_fds[channel], SHUT_RDWR), 0);
         assert_int_equal(

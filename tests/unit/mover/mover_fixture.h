@@ -12,6 +12,7 @@
 // clang-format on
 #include <jansson.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "base/buf.h"
@@ -32,8 +33,10 @@ struct fixture_options {
         uint64_t rate_limit_bps;
         const char *wrong_pin; /* the sink expects this fingerprint */
         bool no_source;        /* the test connects by itself */
-        int keep_fd,
-                held_fd; /* checkpoint files: of the source, to be written; of the sink, to be used; 0: none */
+        int receive_buffer;    /* of the sink's sockets, beyond the system's limit: needs root; 0: as usual */
+        bool hold_qemu;        /* the destination's QEMU reads nothing before fixture_release_qemu() */
+        int keep_fd;           /* checkpoint that the source writes; 0: none */
+        int held_fd;           /* checkpoint that the sink uses; 0: none */
 };
 
 struct fixture_mover {
@@ -58,6 +61,7 @@ struct fixture {
         char pins[2][65];
         pthread_t reader; /* destination QEMU: collects what it is fed */
         bool reader_started;
+        atomic_bool qemu_held;
         struct buf fed;
 };
 
@@ -76,6 +80,7 @@ int fixture_join(struct fixture_mover *mover);
 /* handed-off, stream-end, commit, result: from the device state to the end; both must exit with 0. */
 void fixture_finish(struct fixture *f);
 
+void fixture_release_qemu(struct fixture *f);
 /* Destination QEMU: waits for the end of its stream; then f->fed is complete. */
 void fixture_join_reader(struct fixture *f);
 
@@ -91,6 +96,8 @@ bool fixture_vote(struct fixture *f, uint32_t *ret_value, int timeout_ms);
 
 /* Fills source RAM: zero, text-like and random pages; `seed` changes it. */
 void fixture_fill(struct fixture *f, uint64_t first, uint64_t n, uint32_t seed);
+/* A connection to the sink, as anybody can make one. */
+int fixture_connect_socket(struct fixture *f);
 /* A TLS connection to the sink as the source would make it. */
 struct tls_stream *fixture_connect(struct fixture *f);
 /* What it says first, as channel 0 of 2, and how it says anything. */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MARK "device state"
 #define PASSES 6
@@ -166,6 +167,80 @@ static void test_connection_is_replaced_while_the_guest_is_stopped(void **state)
         }
 }
 
+#define MUCH (44 * 1024 * 1024) /* more than the source keeps unacknowledged (sent_log.c) */
+
+static uint8_t much[MUCH];
+
+static void *stream_much(void *userdata)
+{
+        fixture_stream(userdata, much, sizeof(much));
+        return NULL;
+}
+
+/* The destination's QEMU takes nothing, so nothing is acknowledged; the source waits with a frame in hand when its connection
+ * ends. */
+static void test_connection_is_lost_while_the_log_is_full(void **state)
+{
+        struct fixture *f;
+        uint32_t random = 11;
+        pthread_t streamer;
+
+        if (geteuid() != 0)
+                skip(); /* large receive buffers */
+        for (size_t i = 0; i < sizeof(much); i++)
+                much[i] = (uint8_t)next_random(&random);
+        f = fixture_new(&(struct fixture_options){.n_channels = 1,
+                .tunnel = true,
+                .codec = "none",
+                .hold_qemu = true,
+                .receive_buffer = 64 * 1024 * 1024});
+        json_decref(fixture_wait(&f->source, "ready"));
+        assert_int_equal(pthread_create(&streamer, NULL, stream_much, f), 0);
+        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+        fixture_cut(f, 0);
+        fixture_release_qemu(f);
+        fixture_reconnect(f, 0, true);
+        pthread_join(streamer, NULL);
+        fixture_send(&f->source, json_pack("{s:s}", "op", "stopped"));
+        fixture_finish(f);
+        fixture_join_reader(f);
+        assert_int_equal(f->fed.len, sizeof(much));
+        assert_memory_equal(f->fed.data, much, sizeof(much));
+        assert_true(source_stat(f, "reconnects") >= 1);
+        fixture_free(f);
+}
+
+/* Whoever connects without being the source takes places, but cannot keep the source from its own. */
+static void test_strangers_do_not_keep_a_connection_from_being_replaced(void **state)
+{
+        enum { STRANGERS = 40 };
+        struct fixture *f = fixture_new(&(struct fixture_options){SLOWLY});
+        int strangers[STRANGERS];
+        pthread_t streamer;
+
+        json_decref(fixture_wait(&f->source, "ready"));
+        assert_int_equal(pthread_create(&streamer, NULL, stream_passes, f), 0);
+        for (unsigned int i = 0; i < STRANGERS; i++)
+                strangers[i] = fixture_connect_socket(f);
+        fixture_cut(f, 1);
+        for (unsigned int i = 0; i < 10 && source_stat(f, "reconnects") == 0; i++) {
+                fixture_reconnect(f, 1, true); /* the agent tries again whenever the mover asks */
+                for (unsigned int n = 0; n < 2; n++) {
+                        json_t *stats = fixture_wait(&f->source, "stats");
+
+                        json_decref(f->source.stats);
+                        f->source.stats = stats;
+                }
+        }
+        assert_int_equal(source_stat(f, "reconnects"), 1);
+        pthread_join(streamer, NULL);
+        fixture_finish(f);
+        fixture_assert_ram_equal(f);
+        for (unsigned int i = 0; i < STRANGERS; i++)
+                close(strangers[i]);
+        fixture_free(f);
+}
+
 /* The source gave the connection up, but the destination does not know: it ends what it has of it. */
 static void test_destination_may_not_have_noticed(void **state)
 {
@@ -204,6 +279,8 @@ int main(void)
                 cmocka_unit_test(test_all_are_lost_at_once),
                 cmocka_unit_test(test_connection_that_ends_at_once_is_replaced_again),
                 cmocka_unit_test(test_connection_is_replaced_while_the_guest_is_stopped),
+                cmocka_unit_test(test_connection_is_lost_while_the_log_is_full),
+                cmocka_unit_test(test_strangers_do_not_keep_a_connection_from_being_replaced),
                 cmocka_unit_test(test_destination_may_not_have_noticed),
         };
 

@@ -20,6 +20,7 @@
 #include "mover/duplicates.h"
 #include "mover/meters.h"
 #include "mover/page_index.h"
+#include "mover/sent_log.h"
 #include "mover/switchover.h"
 
 static uint8_t secret[WIRE_SECRET_SIZE] = {1, 2, 3};
@@ -77,69 +78,146 @@ static void test_zero_page_goes_only_where_something_else_was(void **state)
         assert_int_equal(page_index_update(index, 3, page), 0xffff); /* all blocks: zeros lie there now */
 }
 
-static bool find(
-        struct duplicates *duplicates, const struct page_index *index, uint64_t page, uint64_t *ret_from)
+/* An index and a table of what was sent. */
+struct pages {
+        struct page_index *index;
+        struct duplicates *duplicates;
+        uint64_t from; /* found last */
+};
+
+static struct pages pages_new(void)
 {
-        return duplicates_find(duplicates, index, page, page_index_digest(index, page), ret_from);
+        struct pages p = {0};
+
+        assert_int_equal(page_index_new(100, secret, &p.index), 0);
+        assert_int_equal(duplicates_new(100, &p.duplicates), 0);
+        return p;
+}
+
+static void pages_free(struct pages *p)
+{
+        duplicates_free(p->duplicates);
+        page_index_free(p->index);
+}
+
+static void record(struct pages *p, uint64_t page, uint8_t content)
+{
+        uint8_t data[WIRE_PAGE_SIZE] = {content};
+
+        (void)page_index_update(p->index, page, data);
+}
+
+static bool find(struct pages *p, uint64_t page)
+{
+        return duplicates_find(p->duplicates, p->index, page, page_index_digest(p->index, page), &p->from);
 }
 
 static void test_page_of_a_content_sent_before_is_found(void **state)
 {
-        _cleanup_(page_index_freep) struct page_index *index = NULL;
-        struct duplicates *duplicates = NULL;
-        uint8_t a[WIRE_PAGE_SIZE] = {1}, b[WIRE_PAGE_SIZE] = {2};
-        uint64_t from = 0;
+        struct pages p = pages_new();
 
-        assert_int_equal(page_index_new(100, secret, &index), 0);
-        assert_int_equal(duplicates_new(100, &duplicates), 0);
-        (void)page_index_update(index, 5, a);
-        assert_false(find(duplicates, index, 5, &from));
-        assert_false(find(duplicates, index, 5, &from)); /* not of itself */
-        (void)page_index_update(index, 6, b);
-        assert_false(find(duplicates, index, 6, &from));
-        (void)page_index_update(index, 7, a);
-        assert_true(find(duplicates, index, 7, &from));
-        assert_int_equal(from, 5);
-        duplicates_free(duplicates);
+        record(&p, 5, 'a');
+        assert_false(find(&p, 5));
+        assert_false(find(&p, 5)); /* not of itself */
+        record(&p, 6, 'b');
+        assert_false(find(&p, 6));
+        record(&p, 7, 'a');
+        assert_true(find(&p, 7));
+        assert_int_equal(p.from, 5);
+        pages_free(&p);
 }
 
 static void test_page_that_has_changed_since_is_no_duplicate(void **state)
 {
-        _cleanup_(page_index_freep) struct page_index *index = NULL;
-        struct duplicates *duplicates = NULL;
-        uint8_t a[WIRE_PAGE_SIZE] = {1}, b[WIRE_PAGE_SIZE] = {2};
-        uint64_t from = 0;
+        struct pages p = pages_new();
 
-        assert_int_equal(page_index_new(100, secret, &index), 0);
-        assert_int_equal(duplicates_new(100, &duplicates), 0);
-        (void)page_index_update(index, 5, a);
-        assert_false(find(duplicates, index, 5, &from));
-        (void)page_index_update(index, 5, b);
-        (void)page_index_update(index, 7, a);
-        assert_false(find(duplicates, index, 7, &from)); /* and 7 is remembered now */
-        (void)page_index_set_zero(index, 7);
-        (void)page_index_update(index, 8, a);
-        assert_false(find(duplicates, index, 8, &from));
-        duplicates_free(duplicates);
+        record(&p, 5, 'a');
+        assert_false(find(&p, 5));
+        record(&p, 5, 'b');
+        record(&p, 7, 'a');
+        assert_false(find(&p, 7)); /* and 7 is remembered now */
+        (void)page_index_set_zero(p.index, 7);
+        record(&p, 8, 'a');
+        assert_false(find(&p, 8));
+        pages_free(&p);
 }
 
 static void test_page_behind_is_no_duplicate(void **state)
 {
-        _cleanup_(page_index_freep) struct page_index *index = NULL;
-        struct duplicates *duplicates = NULL;
-        uint8_t a[WIRE_PAGE_SIZE] = {1};
-        uint64_t from = 0;
+        struct pages p = pages_new();
 
-        assert_int_equal(page_index_new(100, secret, &index), 0);
-        assert_int_equal(duplicates_new(100, &duplicates), 0);
-        (void)page_index_update(index, 50, a);
-        assert_false(find(duplicates, index, 50, &from));
-        (void)page_index_update(index, 7, a);
-        assert_false(find(duplicates, index, 7, &from));
-        (void)page_index_update(index, 8, a);
-        assert_true(find(duplicates, index, 8, &from));
-        assert_int_equal(from, 7);
-        duplicates_free(duplicates);
+        record(&p, 50, 'a');
+        assert_false(find(&p, 50));
+        record(&p, 7, 'a');
+        assert_false(find(&p, 7));
+        record(&p, 8, 'a');
+        assert_true(find(&p, 8));
+        assert_int_equal(p.from, 7);
+        pages_free(&p);
+}
+
+static size_t n_frames(struct list *frames)
+{
+        struct sent_frame *frame;
+        size_t n = 0;
+
+        list_for_each (frame, frames, order)
+                n++;
+        return n;
+}
+
+static void test_log_keeps_what_was_not_acknowledged_in_order(void **state)
+{
+        const uint64_t pages[] = {7, 8, 9, 20, 3};
+        struct sent_frame *frame, *spare;
+        struct wire_run_v1 runs[3];
+        struct sent_log log;
+        struct list again;
+
+        sent_log_init(&log);
+        list_init(&again);
+        assert_int_equal(sent_log_add(&log, WIRE_SKELETON, "he", 2, "ad", 2), 0);
+        sent_log_sent(&log, 12);
+        sent_log_sent(&log, 8); /* KEEPALIVE */
+        assert_int_equal(sent_log_add_pages(&log, WIRE_PAGES, pages, ARRAY_SIZE(pages)), 0);
+        sent_log_sent(&log, 1000);
+        assert_int_equal(sent_log_add(&log, WIRE_BARRIER, "zero", 4, NULL, 0), 0);
+        sent_log_sent(&log, 12);
+        assert_int_equal(log.position, 1032);
+        assert_int_equal(sent_log_acknowledge(&log, 1033), -EPROTO); /* never sent */
+        assert_int_equal(sent_log_acknowledge(&log, 1019), 0);       /* a part of PAGES is none */
+        assert_int_equal(n_frames(&log.frames), 2);
+        assert_int_equal(sent_log_acknowledge(&log, 12), -EPROTO); /* taken back */
+        sent_log_rewind(&log, &again);
+        assert_int_equal(log.position, 1019);
+        assert_int_equal(n_frames(&log.frames), 0);
+        assert_int_equal(n_frames(&again), 2);
+        frame = CONTAINER_OF(again.next, struct sent_frame, order);
+        assert_true(sent_frame_has_pages(frame));
+        assert_int_equal(frame->len, sizeof(runs));
+        memcpy(runs, frame->data, sizeof(runs));
+        assert_int_equal(le64toh(runs[0].first_page), 7);
+        assert_int_equal(le32toh(runs[0].n_pages), 3);
+        assert_int_equal(le64toh(runs[2].first_page), 3);
+        list_for_each_safe (frame, spare, &again, order)
+                free(frame);
+        sent_log_deinit(&log);
+}
+
+static void test_log_that_is_full_says_so(void **state)
+{
+        static uint8_t body[WIRE_MAX_RAW];
+        struct sent_log log;
+
+        sent_log_init(&log);
+        while (!sent_log_is_full(&log)) {
+                assert_int_equal(sent_log_add(&log, WIRE_DEVICE, NULL, 0, body, sizeof(body)), 0);
+                sent_log_sent(&log, sizeof(body));
+                assert_true(log.position < UINT64_C(64) << 20);
+        }
+        assert_int_equal(sent_log_acknowledge(&log, log.position), 0);
+        assert_false(sent_log_is_full(&log));
+        sent_log_deinit(&log);
 }
 
 static void test_every_level_packs_and_unpacks(void **state)
@@ -565,6 +643,8 @@ int main(void)
                 cmocka_unit_test(test_page_of_a_content_sent_before_is_found),
                 cmocka_unit_test(test_page_that_has_changed_since_is_no_duplicate),
                 cmocka_unit_test(test_page_behind_is_no_duplicate),
+                cmocka_unit_test(test_log_keeps_what_was_not_acknowledged_in_order),
+                cmocka_unit_test(test_log_that_is_full_says_so),
                 cmocka_unit_test(test_every_level_packs_and_unpacks),
                 cmocka_unit_test(test_a_level_packs_the_same_after_any_other),
                 cmocka_unit_test(test_random_data_is_not_packed),
