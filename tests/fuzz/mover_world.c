@@ -101,7 +101,11 @@ static void settle(struct world *world)
 
 static void say(struct world *world, int fd, const void *data, size_t len)
 {
-        for (int idle = 0; len > 0 && idle < PATIENCE_TURNS && !world->over; idle++) {
+        int idle = 0;
+
+        if (fd == world->deaf_fd)
+                return;
+        for (; len > 0 && idle < PATIENCE_TURNS && !world->over; idle++) {
                 ssize_t n = send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 
                 if (n < 0 && errno != EAGAIN)
@@ -115,6 +119,8 @@ static void say(struct world *world, int fd, const void *data, size_t len)
                 if (n < 0)
                         turn();
         }
+        if (idle == PATIENCE_TURNS)
+                world->deaf_fd = fd; /* a script may have thousands of things to say to it */
 }
 
 static void say_frame(struct world *world, int fd, uint8_t type, const void *payload, size_t len)
@@ -273,8 +279,10 @@ static void *play(void *userdata)
 
 void world_init(struct world *world, bool source, const uint8_t *script, size_t size)
 {
-        *world = (struct world){
-                .source = source, .n_channels = (script[0] & 3) % WORLD_CHANNELS_MAX + 1, .qemu_fd = -1};
+        *world = (struct world){.source = source,
+                .n_channels = (script[0] & 3) % WORLD_CHANNELS_MAX + 1,
+                .qemu_fd = -1,
+                .deaf_fd = -1};
         world->script = cursor_of(script + 1, size - 1);
         for (unsigned int i = 0; i < WORLD_CHANNELS_MAX; i++)
                 world->channel_fds[i] = -1;

@@ -39,6 +39,7 @@ struct world {
         unsigned int n_channels;
         int control_fd;
         int qemu_fd;
+        int deaf_fd; /* that takes nothing more: the world is silent on it; -1 */
         int channel_fds[WORLD_CHANNELS_MAX];
         int ram_fd;
         uint8_t *ram;
