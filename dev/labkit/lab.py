@@ -89,7 +89,7 @@ class Lab:
     # Up and down
 
     def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None,
-           checkpoint_space="0"):
+           checkpoint_space="0", migration_nics=0):
         self._check_programs()
         if self.machines.root() is not None or (self.folder / "lab.json").exists():
             raise LabError(f"there is a lab in {self.folder} already: dev/lab down")
@@ -104,10 +104,11 @@ class Lab:
              "build": str(self.build)}), encoding="utf-8")
         try:
             self.machines.create(self.program("labinit"), ["manager", "client", *versions])
-            self._connect(network.parse_rate(link), rtt_ms, loss_percent)
+            self._connect(network.parse_rate(link), rtt_ms, loss_percent, migration_nics)
             self._start_manager()
             for name, version in versions.items():
-                self._start_host(name, qemu.find(version) if version else qemu.BINARY, checkpoint_space)
+                self._start_host(name, qemu.find(version) if version else qemu.BINARY, checkpoint_space,
+                                 migration_nics)
             self._configure()
         except BaseException:
             self.machines.destroy()
@@ -119,8 +120,8 @@ class Lab:
         if (self.folder / "lab.json").exists():
             shutil.rmtree(self.folder)
 
-    def _connect(self, rate_bps, rtt_ms, loss_percent):
-        self.network.create_switches()
+    def _connect(self, rate_bps, rtt_ms, loss_percent, migration_nics):
+        self.network.create_switches(migration_nics)
         for name in ("manager", "client", *self.hosts):
             self.folder_of(name).mkdir()
         self.network.plug("manager", "eth0", network.MGMT, f"{network.MANAGER_ADDRESS}/16")
@@ -129,6 +130,9 @@ class Lab:
         for number, host in enumerate(self.hosts, 1):
             self.network.plug_link(host, "eth0", network.MGMT, f"{network.host_address(number)}/16",
                                    self.log_of(host, "link"), rate_bps, rtt_ms, loss_percent)
+            for nic in range(1, migration_nics + 1):
+                self.network.plug_link(host, f"eth{nic}", f"mig{nic}", f"{network.migration_address(number, nic)}/16",
+                                       self.log_of(host, f"link{nic}"), rate_bps, rtt_ms, loss_percent)
             self.network.plug(host, "vm0", network.VMNET)
         self.network.watch(self.folder / "switches.log")
 
@@ -157,16 +161,18 @@ class Lab:
                                pass_fds=[listener.fileno()], check=True)
         (self.folder / "port").write_text(str(port), encoding="ascii")
 
-    def _start_host(self, host, qemu_binary, checkpoint_space):
+    def _start_host(self, host, qemu_binary, checkpoint_space, migration_nics):
         folder = self.folder_of(host)
+        number = self.hosts.index(host) + 1
+        addresses = ", ".join(network.migration_address(number, nic + 1) for nic in range(migration_nics))
         (folder / "agent.conf").write_text(
             f"[agent]\nname = {host}\nlisten = 0.0.0.0:{AGENT_PORT}\nstate-dir = {folder}/state\n"
             f"runtime-dir = {folder}/run\nqemu = {qemu_binary}\nmover = {self.program('drover-mover')}\n"
-            f"accelerator = tcg\nlog-level = debug\ncheckpoint-space = {checkpoint_space}\n", encoding="utf-8")
+            f"accelerator = tcg\nlog-level = debug\ncheckpoint-space = {checkpoint_space}\n"
+            + (f"migration-address = {addresses}\n" if addresses else ""), encoding="utf-8")
         for path in (self.folder / "shared", self.shared_path(host), self.local_path(host)):
             path.mkdir(parents=True, exist_ok=True)
         self.machines.run(host, "mount", "--bind", self.folder / "shared", self.shared_path(host))
-        number = self.hosts.index(host) + 1
         wait_for("the manager to answer", lambda: self.try_drover("host", "list"))
         enrol = self.drover_json("host", "add", f"{network.host_address(number)}:{AGENT_PORT}", "--name", host)
         self.machines.run(host, self.program("drover-agent"), "--config", folder / "agent.conf", "enrol", "--manager",

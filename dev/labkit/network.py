@@ -2,9 +2,9 @@
 """The lab's cables and switches, all inside the lab's own network namespaces.
 
 Two learning switches (Linux bridges) stand in the fabric: "mgmt", for management and migration, and "vmnet", the
-network of the guests. They learn like any switch does: a MAC stays on the port it was last seen on for 300 s, so a
+network of the guests; where it is asked for, migrations have one or more of their own, "mig1", "mig2", ... They learn like any switch does: a MAC stays on the port it was last seen on for 300 s, so a
 guest that moved without an announcement is not reachable until it speaks. Every machine is plugged into them by a
-port called MACHINE-m or MACHINE-v; its own end is eth0 (mgmt) or vm0 (vmnet).
+port called MACHINE-m, MACHINE-v or MACHINE-1 and so on; its own end is eth0 (mgmt), vm0 (vmnet) or eth1 and so on.
 
 Rate by tbf on both ends of a host's cable; where delay or loss is asked for, which the kernel here may not be
 able to do, the cable is tests/lab/lablink.c instead."""
@@ -24,6 +24,15 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 def host_address(number):
     return f"10.77.1.{number}"
+
+
+def migration_address(number, network):
+    """Of a host in mig1, mig2, ..."""
+    return f"10.{77 + network}.1.{number}"
+
+
+def port_of(machine, switch):
+    return f"{machine}-{switch.removeprefix('mig') if switch.startswith('mig') else switch[0]}"
 
 
 def parse_rate(text):
@@ -52,18 +61,18 @@ class Network:
         if done.returncode != 0:
             raise LabError(f"{machine}: {program}: {done.stdout.strip()}")
 
-    def create_switches(self):
+    def create_switches(self, n_migration=0):
         self.machines.run(FABRIC, "sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1",
                           "net.ipv6.conf.default.disable_ipv6=1")
         lines = ["link set lo up"]
-        for switch in (MGMT, VMNET):
+        for switch in (MGMT, VMNET, *(f"mig{number + 1}" for number in range(n_migration))):
             lines += [f"link add {switch} type bridge stp_state 0 forward_delay 0 mcast_snooping 0 "
                       f"ageing_time {AGEING_S * 100}", f"link set {switch} up"]
         self._ip(FABRIC, *lines)
 
     def plug(self, machine, interface, switch, address=None):
         """A cable from a machine's new interface to a port of a switch."""
-        port = f"{machine}-{switch[0]}"
+        port = port_of(machine, switch)
         self._ip(FABRIC, f"link add {port} type veth peer name {interface} netns {self.machines.pid(machine)}",
                  f"link set {port} master {switch} up")
         self._finish(machine, interface, address)
@@ -71,7 +80,7 @@ class Network:
     def plug_link(self, machine, interface, switch, address, log, rate_bps=0, rtt_ms=0.0, loss_percent=0.0):
         """As plug(), by a cable of a set rate, delay and loss. Two machines talk over two cables, so each has a quarter of the
         round trip in each direction, and half of the loss."""
-        port = f"{machine}-{switch[0]}"
+        port = port_of(machine, switch)
         if not rtt_ms and not loss_percent:
             self.plug(machine, interface, switch, address)
             self.shape(machine, interface, switch, rate_bps)
@@ -109,18 +118,18 @@ class Network:
         if not rate_bps:
             return
         burst = max(rate_bps // 8 // 250, 131072)
-        for place, device in ((machine, interface), (FABRIC, f"{machine}-{switch[0]}")):
+        for place, device in ((machine, interface), (FABRIC, port_of(machine, switch))):
             self._batch(place, "tc", [f"qdisc replace dev {device} root tbf rate {rate_bps}bit burst {burst} "
                                       f"latency 50ms"])
 
     def ports_of(self, machine):
         text = self.machines.run(FABRIC, "ip", "-brief", "link")
         return [found for found in re.findall(r"^(\S+?)(?:@\S+)? ", text, re.M)
-                if found in (f"{machine}-m", f"{machine}-v")]
+                if re.fullmatch(rf"{machine}-([mv]|\d+)", found)]
 
     def cut(self, machine, up=False, network=None):
         """Pulls (or plugs in) all cables of a machine, or only the one to `network`."""
-        ports = [port for port in self.ports_of(machine) if network is None or port.endswith(f"-{network[0]}")]
+        ports = [port for port in self.ports_of(machine) if network is None or port == port_of(machine, network)]
         if not ports:
             raise LabError(f"{machine} has no cable to {network or 'any switch'}")
         self._ip(FABRIC, *(f"link set {port} {'up' if up else 'down'}" for port in ports))

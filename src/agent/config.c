@@ -6,13 +6,23 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/data_paths.h"
 #include "base/alloc.h"
 #include "base/text.h"
 #include "io/file.h"
 
 #define CONFIG_MAX_BYTES 65536
 
-enum key_kind { KEY_SIZE, KEY_HOURS, KEY_TEXT, KEY_NAME, KEY_PATH, KEY_ACCELERATOR, KEY_LOG_LEVEL };
+enum key_kind {
+        KEY_SIZE,
+        KEY_HOURS,
+        KEY_TEXT,
+        KEY_NAME,
+        KEY_PATH,
+        KEY_ACCELERATOR,
+        KEY_ADDRESSES,
+        KEY_LOG_LEVEL
+};
 
 static const struct key {
         const char *name;
@@ -26,7 +36,7 @@ static const struct key {
         {"runtime-dir", KEY_PATH, offsetof(struct agent_config, runtime_dir), "/run/drover-agent"},
         {"qemu", KEY_TEXT, offsetof(struct agent_config, qemu), "qemu-system-x86_64"},
         {"mover", KEY_TEXT, offsetof(struct agent_config, mover), NULL},
-        {"migration-address", KEY_TEXT, offsetof(struct agent_config, migration_address), NULL},
+        {"migration-address", KEY_ADDRESSES, offsetof(struct agent_config, migration_address), NULL},
         {"accelerator", KEY_ACCELERATOR, offsetof(struct agent_config, accelerator), "auto"},
         {"ovmf-code", KEY_PATH, offsetof(struct agent_config, ovmf_code), "/usr/share/OVMF/OVMF_CODE_4M.fd"},
         {"ovmf-vars", KEY_PATH, offsetof(struct agent_config, ovmf_vars), "/usr/share/OVMF/OVMF_VARS_4M.fd"},
@@ -111,8 +121,10 @@ struct reading {
 
 static char *check_value(const struct key *key, const char *value)
 {
+        struct sock_address addresses[DATA_PATHS_MAX];
         enum log_level level;
         uint64_t number;
+        size_t n;
 
         if (!*value)
                 return alloc_printf("%s has no value", key->name);
@@ -123,6 +135,11 @@ static char *check_value(const struct key *key, const char *value)
         if (key->kind == KEY_ACCELERATOR && strcmp(value, "auto") != 0 && strcmp(value, "kvm") != 0 &&
                 strcmp(value, "tcg") != 0)
                 return alloc_printf("accelerator must be auto, kvm or tcg, not '%.64s'", value);
+        if (key->kind == KEY_ADDRESSES &&
+                sock_address_list_parse(value, 0, ARRAY_SIZE(addresses), addresses, &n, NULL) < 0)
+                return alloc_printf(
+                        "%s must be 1 to %d different IP addresses with commas between, not '%.200s'",
+                        key->name, DATA_PATHS_MAX, value);
         if (key->kind == KEY_SIZE && strcmp(value, "0") != 0 && text_parse_size(value, &number) < 0)
                 return alloc_printf("%s must be a size like 8G, or 0, not '%.64s'", key->name, value);
         if (key->kind == KEY_HOURS && text_parse_u64(value, 1, 8760, &number) < 0)

@@ -11,15 +11,15 @@
 
 /* All strings are owned and never NULL after agent_config_load() unless said otherwise. */
 struct agent_config {
-        char *name;              /* of the host; default: host name without the domain */
-        char *listen;            /* "0.0.0.0:8444" */
-        char *state_dir;         /* durable: identity, epoch, journals, configured switches */
-        char *runtime_dir;       /* until the next boot: sockets, runtime files of VMs */
-        char *qemu;              /* qemu-system-x86_64 */
-        char *mover;             /* drover-mover */
-        char *migration_address; /* address that data connections use; NULL: that of `listen`, or the API's
-                                    peer */
-        char *accelerator;       /* "auto", "kvm", "tcg" */
+        char *name;        /* of the host; default: host name without the domain */
+        char *listen;      /* "0.0.0.0:8444" */
+        char *state_dir;   /* durable: identity, epoch, journals, configured switches */
+        char *runtime_dir; /* until the next boot: sockets, runtime files of VMs */
+        char *qemu;        /* qemu-system-x86_64 */
+        char *mover;       /* drover-mover */
+        char *migration_address; /* addresses that data connections use, with commas between; NULL: that of `listen`, or
+                                    the API's peer */
+        char *accelerator; /* "auto", "kvm", "tcg" */
         char *ovmf_code;
         char *ovmf_vars;
         char *cgroup_root;      /* relative to /sys/fs/cgroup, or absolute */

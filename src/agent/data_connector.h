@@ -3,20 +3,33 @@
 
 /* Makes one of a migration's data connections, from the source's agent to the destination's mover. */
 
+#include "agent/data_paths.h"
 #include "base/error.h"
 #include "io/loop.h"
-#include "io/sock.h"
 
 struct data_connector;
 
-/* Once, from the loop: `fd` is connected and becomes the callee's, or it is -1 and `error` (borrowed) says why. The connector
- * may be freed inside. */
+/* Once, from the loop: `fd` is connected, on paths->path_of[channel], and becomes the callee's, or it is -1 and `error` (borrowed)
+ * says why. The connector may be freed inside. */
 typedef void (*data_connector_fn)(void *userdata, unsigned int channel, int fd, struct error *error);
 
-/* `limit_ms`: see sock_set_peer_limit(). With `persist`, failures are no reason to stop trying, unless nobody listens at the
- * address any more. */
-int data_connector_start(struct loop *loop, const struct sock_address *address, uint64_t limit_ms,
-        unsigned int channel, bool persist, data_connector_fn fn, void *userdata,
+enum data_connector_mode {
+        DATA_CONNECT,   /* once on each path, until it works */
+        DATA_RECONNECT, /* until it works, or nobody listens any more */
+        DATA_TRY,       /* once, on `path` */
+};
+
+struct data_connector_spec {
+        struct data_paths *paths; /* borrowed; which are up, and where the channel is, are noted there */
+        uint64_t limit_ms;        /* see sock_set_peer_limit() */
+        unsigned int channel;
+        unsigned int path; /* for DATA_TRY */
+        enum data_connector_mode mode;
+        data_connector_fn fn;
+        void *userdata;
+};
+
+int data_connector_start(struct loop *loop, const struct data_connector_spec *spec,
         struct data_connector **ret_connector, struct error **ret_error);
 /* No call-back afterwards. Accepts NULL. */
 void data_connector_free(struct data_connector *connector);

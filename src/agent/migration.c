@@ -26,6 +26,7 @@
 #define QUERY_TIMEOUT_MS 5000 /* QMP is silent while QEMU writes its final phase */
 #define SETTLED_MAX 256       /* remembered for the manager; the oldest go first */
 #define ADDRESS_MAX 80
+#define ADDRESSES_MAX 640
 
 struct migrations {
         char *folder; /* of the journals */
@@ -78,7 +79,7 @@ static int check_side(const json_t *spec, const char *side, const char **ret_uid
         if (r == 0)
                 r = doc_need_string(obj, side, "address", ADDRESS_MAX, ret_address, ret_error);
         if (r == 0)
-                r = doc_opt_string(obj, side, "migration_address", ADDRESS_MAX, &unused, ret_error);
+                r = doc_opt_string(obj, side, "migration_address", ADDRESSES_MAX, &unused, ret_error);
         if (r == 0 && !text_is_uuid(*ret_uid))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field %s.host is not a UUID", side);
         return r;
@@ -116,7 +117,7 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
         if (r == 0)
                 r = doc_opt_u64(spec, "", "max_pause_ms", 1, 60000, &number, ret_error);
         if (r == 0)
-                r = doc_opt_u64(spec, "", "channels", 0, MIGRATION_MAX_CHANNELS, &number, ret_error);
+                r = doc_opt_u64(spec, "", "channels", 0, DATA_CHANNELS_MAX, &number, ret_error);
         if (r == 0)
                 r = doc_opt_u64(spec, "", "rate_limit_bps", 0, INT64_MAX, &number, ret_error);
         if (r == 0)
@@ -168,13 +169,8 @@ int migration_new(struct agent *agent, enum migration_role role, const json_t *s
         m->role = role;
         m->epoch = epoch;
         m->path_alive = true;
-        if (role == MIGRATION_SOURCE_SIDE) {
+        if (role == MIGRATION_SOURCE_SIDE)
                 m->source.qemu_fd = -1;
-                for (size_t i = 0; i < MIGRATION_MAX_CHANNELS; i++)
-                        m->source.sockets[i] = -1;
-        } else {
-                m->destination.listen_fd = -1;
-        }
         snprintf(m->id, sizeof(m->id), "%s", id);
         snprintf(m->vm_uid, sizeof(m->vm_uid), "%s",
                 json_string_value(json_object_get(json_object_get(spec, "vm"), "uid")));

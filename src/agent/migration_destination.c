@@ -9,6 +9,7 @@
 
 #include "agent/agent.h"
 #include "agent/cgroup.h"
+#include "agent/data_connections.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
@@ -23,10 +24,17 @@
 
 #define CERTIFICATE_HOURS (8 * 24)
 #define CONNECT_TIMEOUT_MS 60000 /* the source compares clocks and connects meanwhile */
-#define LISTEN_BACKLOG MIGRATION_MAX_CHANNELS
+#define LISTEN_BACKLOG DATA_CHANNELS_MAX
 #define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
 #define ERROR_TEXT_MAX 1024
+
+static void close_listening(struct migration *m)
+{
+        for (size_t i = 0; i < m->destination.n_listen_fds; i++)
+                fd_closep(&m->destination.listen_fds[i]);
+        m->destination.n_listen_fds = 0;
+}
 
 void migration_destination_deinit(struct migration *m)
 {
@@ -36,8 +44,9 @@ void migration_destination_deinit(struct migration *m)
                 error_set(&e, ERROR_CANCELLED, NULL, "the destination's agent is ending");
                 http_request_reply_error(TAKE_PTR(m->destination.prepare), e);
         }
-        fd_closep(&m->destination.listen_fd);
+        close_listening(m);
         json_decref(TAKE_PTR(m->destination.checkpoint_keys));
+        json_decref(TAKE_PTR(m->destination.data_addresses));
         loop_source_free(TAKE_PTR(m->destination.limit));
 }
 
@@ -80,9 +89,11 @@ static void answer_source(struct migration *m)
 
         if (migration_hold(m, "destination-prepare"))
                 return;
-        answer = json_pack("{s:s, s:s, s:i, s:I}", "data_address", m->destination.data_address, "fingerprint",
-                m->destination.own_fingerprint, "max_channels", MIGRATION_MAX_CHANNELS, "realtime_ns",
-                (json_int_t)clock_realtime_ns());
+        answer = json_pack("{s:O, s:O, s:s, s:i, s:I, s:I}", "data_address",
+                json_array_get(m->destination.data_addresses, 0), "data_addresses",
+                m->destination.data_addresses, "fingerprint", m->destination.own_fingerprint, "max_channels",
+                DATA_CHANNELS_MAX, "window_bytes", (json_int_t)data_connections_receive_window(),
+                "realtime_ns", (json_int_t)clock_realtime_ns());
         http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);
         migration_set_phase(m, MIGRATION_COPYING);
 }
@@ -159,29 +170,55 @@ static void on_mover_ended(void *userdata, struct error *failure)
         migration_kick(m);
 }
 
-/* Where the source's connections go: the address for migrations, else the one that the source reached us at. */
+static int listen_on(struct migration *m, struct sock_address *address, struct error **ret_error)
+{
+        struct sock_address local;
+        char text[64];
+        int fd = -1, r;
+
+        sock_address_set_port(address, 0);
+        r = sock_listen_tcp(address, LISTEN_BACKLOG, &fd, ret_error);
+        if (r < 0)
+                return r;
+        m->destination.listen_fds[m->destination.n_listen_fds++] = fd;
+        r = sock_set_peer_limit(fd, MIGRATION_PEER_LIMIT_MS);
+        if (r == 0)
+                r = sock_local_address(fd, &local);
+        if (r == 0)
+                r = json_array_append_new(
+                        m->destination.data_addresses, json_string(sock_address_format(&local, text)));
+        return r < 0 ? error_from_errno(ret_error, r, "cannot listen for the migration's data") : 0;
+}
+
+/* Where the source's connections go: the addresses for migrations, else the one that the source reached us at. One that cannot
+ * be listened on, such as that of an interface that is down, is left out while there are others. */
 static int listen_for_data(struct migration *m, struct error **ret_error)
 {
         const json_t *own = json_object_get(m->spec, "destination");
-        const char *address = json_string_value(json_object_get(own, "migration_address"))
+        const char *text = json_string_value(json_object_get(own, "migration_address"))
                 ?: m->agent->config.migration_address
                 ?: json_string_value(json_object_get(own, "address"));
-        struct sock_address listen, local;
-        int r = sock_address_parse(address, 0, false, &listen, ret_error);
+        struct sock_address addresses[DATA_PATHS_MAX];
+        struct error *first = NULL;
+        size_t n = 0;
+        int r = sock_address_list_parse(text, 0, DATA_PATHS_MAX, addresses, &n, ret_error);
 
-        if (r < 0)
-                return r;
-        sock_address_set_port(&listen, 0);
-        r = sock_listen_tcp(&listen, LISTEN_BACKLOG, &m->destination.listen_fd, ret_error);
-        if (r < 0)
-                return r;
-        r = sock_set_peer_limit(m->destination.listen_fd, MIGRATION_PEER_LIMIT_MS);
-        if (r == 0)
-                r = sock_local_address(m->destination.listen_fd, &local);
-        if (r < 0)
-                return error_from_errno(ret_error, r, "cannot listen for the migration's data");
-        sock_address_format(&local, m->destination.data_address);
-        return 0;
+        m->destination.data_addresses = json_array();
+        for (size_t i = 0; r == 0 && i < n; i++) {
+                struct error *e = NULL;
+
+                if (listen_on(m, &addresses[i], &e) < 0)
+                        log_warning("migration %s: %s", m->id, error_message(e));
+                if (!first)
+                        first = TAKE_PTR(e);
+                error_free(e);
+        }
+        if (r == 0 && json_array_size(m->destination.data_addresses) == 0) {
+                *ret_error = TAKE_PTR(first);
+                r = -EADDRNOTAVAIL;
+        }
+        error_free(first);
+        return r;
 }
 
 static json_t *start_message(struct migration *m, const struct vm *vm)
@@ -214,9 +251,9 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         _cleanup_fd_ int stream = vm_take_stream_fd(vm), ram = -1;
         const char *key = checkpoint_key(m);
         _cleanup_fd_ int checkpoint = -1;
-        size_t n_fds = 3;
+        size_t n_fds = 2;
         json_t *start;
-        int fds[4], r;
+        int fds[3 + DATA_PATHS_MAX], r;
 
         r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, ret_error);
         if (r == 0)
@@ -232,14 +269,15 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
                 return r;
         fds[0] = stream;
         fds[1] = ram;
-        fds[2] = m->destination.listen_fd;
+        for (size_t i = 0; i < m->destination.n_listen_fds; i++)
+                fds[n_fds++] = m->destination.listen_fds[i];
         start = start_message(m, vm);
         if (start && key && checkpoints_open(m->agent->checkpoints, m->vm_uid, &checkpoint) == 0) {
                 json_object_set_new(start, "checkpoint_key", json_string(key));
                 fds[n_fds++] = checkpoint;
         }
         r = mover_process_send(m->mover, start, fds, n_fds, ret_error);
-        fd_closep(&m->destination.listen_fd);
+        close_listening(m);
         return r;
 }
 

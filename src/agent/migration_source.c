@@ -13,7 +13,7 @@
 
 #include "agent/agent.h"
 #include "agent/cgroup.h"
-#include "agent/data_connector.h"
+#include "agent/data_connections.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
@@ -42,7 +42,6 @@
 #define THROTTLE_INCREMENT_PERCENT 20
 #define CLOCK_SAMPLES 5
 #define FIRST_ASK_AFTER_COMMIT_MS 1000
-#define DEFAULT_CHANNELS 3
 #define DEFAULT_MAX_PAUSE_MS 300
 #define STREAM_NAME "drover-migration"
 #define CERTIFICATE_HOURS (8 * 24)
@@ -73,12 +72,14 @@ static struct error *copy_error(const struct error *error)
         return copy;
 }
 
+/* What was used goes into the record. */
 static void close_connections(struct migration *m)
 {
-        for (size_t i = 0; i < MIGRATION_MAX_CHANNELS; i++) {
-                data_connector_free(TAKE_PTR(m->source.connectors[i]));
-                fd_closep(&m->source.sockets[i]);
-        }
+        if (!m->source.connections)
+                return;
+        json_decref(m->source.paths);
+        m->source.paths = data_connections_document(m->source.connections);
+        data_connections_free(TAKE_PTR(m->source.connections));
 }
 
 void migration_source_leave_monitor(struct migration *m)
@@ -105,18 +106,41 @@ void migration_source_deinit(struct migration *m)
         json_decref(TAKE_PTR(m->source.kept));
         fd_closep(&m->source.qemu_fd);
         close_connections(m);
+        json_decref(TAKE_PTR(m->source.paths));
         loop_source_free(TAKE_PTR(m->source.poll));
         migration_source_leave_monitor(m);
-        free(TAKE_PTR(m->source.data_address));
 }
 
 /* --- The way to the running copy ------------------------------------------------------------------------- */
 
+/* A destination of an earlier version names one address. */
+static int read_data_addresses(struct migration *m, const json_t *body, struct error **ret_error)
+{
+        const json_t *list = json_object_get(body, "data_addresses");
+        const char *only = NULL;
+        int r;
+
+        if (!json_is_array(list) || json_array_size(list) == 0) {
+                r = doc_need_string(body, "", "data_address", 80, &only, ret_error);
+                m->source.n_data_addresses = 1;
+                return r < 0 ? r
+                             : sock_address_parse(only, 0, false, &m->source.data_addresses[0], ret_error);
+        }
+        m->source.n_data_addresses = MIN(json_array_size(list), (size_t)DATA_PATHS_MAX);
+        for (size_t i = 0; i < m->source.n_data_addresses; i++) {
+                r = sock_address_parse(json_string_value(json_array_get(list, i)) ?: "", 0, false,
+                        &m->source.data_addresses[i], ret_error);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
 static void on_prepared(void *userdata, int status _unused_, json_t *body, struct error *error)
 {
         struct migration *m = userdata;
-        const char *address = NULL, *fingerprint = NULL;
-        uint64_t max_channels = MIGRATION_MAX_CHANNELS;
+        const char *fingerprint = NULL;
+        uint64_t max_channels = DATA_CHANNELS_MAX, window_bytes = 0;
         struct error *e = NULL;
 
         m->call = NULL;
@@ -135,16 +159,14 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         }
         if (error)
                 return stage_failed(m, copy_error(error));
-        if (doc_need_string(body, "", "data_address", 80, &address, &e) < 0 ||
+        if (read_data_addresses(m, body, &e) < 0 ||
                 doc_need_string(body, "", "fingerprint", PKI_FINGERPRINT_SIZE - 1, &fingerprint, &e) < 0 ||
-                doc_opt_u64(body, "", "max_channels", 1, MIGRATION_MAX_CHANNELS, &max_channels, &e) < 0)
+                doc_opt_u64(body, "", "max_channels", 1, UINT16_MAX, &max_channels, &e) < 0 ||
+                doc_opt_u64(body, "", "window_bytes", 0, INT64_MAX, &window_bytes, &e) < 0)
                 return stage_failed(m, e);
         snprintf(m->source.peer_fingerprint, sizeof(m->source.peer_fingerprint), "%s", fingerprint);
-        m->source.data_address = alloc_strdup(address);
-        if (!m->source.data_address)
-                return stage_failed(m, NULL);
-        m->source.n_channels =
-                (unsigned int)MIN(migration_spec_u64(m, "channels", DEFAULT_CHANNELS), max_channels);
+        m->source.max_channels = (unsigned int)MIN(max_channels, (uint64_t)DATA_CHANNELS_MAX);
+        m->source.window_bytes = MIN(window_bytes, data_connections_send_window());
         m->source.clock_samples_left = CLOCK_SAMPLES;
         next_stage(m);
 }
@@ -214,50 +236,21 @@ static void measure_clock(struct migration *m)
                 handoff_peer){}; /* only the clock matters here; the answer is asked for again when it counts */
 }
 
-static void on_connected(void *userdata, unsigned int channel, int fd, struct error *error)
+static void on_connected(void *userdata, struct error *error)
 {
         struct migration *m = userdata;
 
-        data_connector_free(TAKE_PTR(m->source.connectors[channel]));
-        if (error) {
-                close_connections(m);
+        if (error)
                 return stage_failed(m, copy_error(error));
-        }
-        m->source.sockets[channel] = fd;
-        if (++m->source.n_connected == m->source.n_channels)
-                next_stage(m);
+        next_stage(m);
 }
 
-static int connect_channel(struct migration *m, unsigned int channel, bool persist, data_connector_fn fn,
-        struct error **ret_error)
-{
-        struct sock_address address;
-        int r = sock_address_parse(m->source.data_address, 0, false, &address, ret_error);
-
-        return r < 0 ? r
-                     : data_connector_start(m->agent->loop, &address, MIGRATION_PEER_LIMIT_MS, channel,
-                               persist, fn, m, &m->source.connectors[channel], ret_error);
-}
-
-static void connect_channels(struct migration *m)
-{
-        struct error *e = NULL;
-
-        for (unsigned int i = 0; i < m->source.n_channels; i++)
-                if (connect_channel(m, i, false, on_connected, &e) < 0) {
-                        close_connections(m);
-                        return stage_failed(m, e);
-                }
-        m->source.stage_busy = true;
-}
-
-static void on_reconnected(void *userdata, unsigned int channel, int fd, struct error *error)
+/* The mover gets another connection for a channel. */
+static void on_replaced(void *userdata, unsigned int channel, unsigned int path, int fd, struct error *error)
 {
         struct migration *m = userdata;
-        _cleanup_fd_ int owned = fd;
         struct error *e = NULL;
 
-        data_connector_free(TAKE_PTR(m->source.connectors[channel]));
         if (!m->mover || m->source.commit_sent)
                 return; /* it is over, or it no longer matters */
         if (error) {
@@ -266,22 +259,46 @@ static void on_reconnected(void *userdata, unsigned int channel, int fd, struct 
                         error_message(error));
                 return migration_stop(m, e);
         }
-        log_notice("migration %s: channel %u has another connection", m->id, channel);
-        (void)mover_process_send(m->mover, json_pack("{s:s, s:i}", "op", "channel", "channel", (int)channel),
+        log_notice("migration %s: channel %u has another connection, on path %u", m->id, channel, path);
+        (void)mover_process_send(m->mover,
+                json_pack("{s:s, s:i, s:i}", "op", "channel", "channel", (int)channel, "path", (int)path),
                 &fd, 1, NULL); /* `ended` tells if it is gone */
+}
+
+static void connect_channels(struct migration *m)
+{
+        const struct data_connections_spec spec = {.addresses = m->source.data_addresses,
+                .n_addresses = m->source.n_data_addresses,
+                .n_channels = (unsigned int)migration_spec_u64(m, "channels", 0),
+                .max_channels = m->source.max_channels,
+                .window_bytes = m->source.window_bytes,
+                .limit_ms = MIGRATION_PEER_LIMIT_MS};
+        const struct data_connections_handler handler = {on_connected, on_replaced, m};
+        struct error *e = NULL;
+
+        if (data_connections_new(m->agent->loop, &spec, &handler, &m->source.connections, &e) < 0)
+                return stage_failed(m, e);
+        m->source.stage_busy = true;
 }
 
 /* The mover lost a connection: it gets another one. */
 static void reconnect(struct migration *m, const json_t *message)
 {
         json_int_t channel = json_integer_value(json_object_get(message, "channel"));
-        struct error *e = NULL;
 
-        if (channel < 0 || channel >= m->source.n_channels || m->source.connectors[channel])
+        if (!m->source.connections || channel < 0 || channel >= data_connections_count(m->source.connections))
                 return;
         log_notice("migration %s: channel %d lost its connection", m->id, (int)channel);
-        if (connect_channel(m, (unsigned int)channel, true, on_reconnected, &e) < 0)
-                migration_stop(m, e);
+        data_connections_lost(m->source.connections, (unsigned int)channel,
+                json_is_true(json_object_get(message, "stalled")));
+}
+
+static void take_stats(struct migration *m, const json_t *message)
+{
+        if (m->source.connections)
+                data_connections_take_stats(m->source.connections, message,
+                        m->source.replaces && m->record == HANDOFF_OUTGOING && !m->source.device_state);
+        migration_take_stats(m, message);
 }
 
 static void on_mover_event(void *userdata, const char *event, const json_t *message);
@@ -334,8 +351,9 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         struct migration *m = userdata;
         struct vm *vm = migration_vm(m);
         _cleanup_fd_ int checkpoint = -1;
-        int fds[3 + MIGRATION_MAX_CHANNELS];
-        size_t n_fds = 2 + m->source.n_channels;
+        unsigned int n_channels = data_connections_count(m->source.connections);
+        int fds[3 + DATA_CHANNELS_MAX];
+        size_t n_fds = 2 + n_channels;
         struct error *e = NULL;
         _cleanup_json_ json_t *start = NULL;
 
@@ -350,8 +368,10 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
                 return stage_failed(m, e);
         fds[0] = stream;
         fds[1] = ram;
-        memcpy(fds + 2, m->source.sockets, m->source.n_channels * sizeof(int));
+        memcpy(fds + 2, data_connections_sockets(m->source.connections), n_channels * sizeof(int));
         start = start_message(m, vm);
+        if (start)
+                json_object_set_new(start, "paths", data_connections_paths(m->source.connections));
         if (start && begin_keeping(m, vm, &checkpoint)) {
                 json_object_set_new(start, "checkpoint_key", json_string(m->source.checkpoint_key));
                 fds[n_fds++] = checkpoint;
@@ -360,7 +380,7 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
                     cgroup_movers(m->agent->cgroup), &handler, &m->mover, &e) < 0 ||
                 mover_process_send(m->mover, TAKE_PTR(start), fds, n_fds, &e) < 0)
                 return stage_failed(m, e);
-        close_connections(m); /* the mover has its own copies */
+        data_connections_handed_over(m->source.connections);
         m->source.qemu_fd = TAKE_FD(qemu_end);
 }
 
@@ -598,7 +618,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
         struct migration *m = userdata;
 
         if (!strcmp(event, "stats")) {
-                migration_take_stats(m, message);
+                take_stats(m, message);
                 fit_stream(m, message);
                 return throttle_if_needed(m, message);
         }
@@ -609,6 +629,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                         m->progress = json_object();
                 json_object_update(m->progress, (json_t *)message);
                 json_object_del(m->progress, "event");
+                m->source.replaces = json_is_true(json_object_get(message, "replaces"));
                 next_stage(m);
         } else if (!strcmp(event, "switchover")) {
                 set_downtime_limit(m, message);
@@ -933,6 +954,7 @@ static void build_result(struct migration *m)
         json_t *result = json_object();
         uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
         int64_t pause = pause_ns(m);
+        char address[64];
 
         if (!result)
                 return;
@@ -960,7 +982,10 @@ static void build_result(struct migration *m)
                 json_object_set(result, "checkpoint", m->source.kept);
         json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));
         json_object_set_new(result, "to", json_string(m->peer_uid));
-        json_object_set_new(result, "data_address", json_string(m->source.data_address ?: ""));
+        json_object_set_new(result, "data_address",
+                json_string(sock_address_format(&m->source.data_addresses[0], address)));
+        if (m->source.paths)
+                json_object_set(result, "paths", m->source.paths);
         json_decref(m->result);
         m->result = result;
 }
@@ -1001,6 +1026,7 @@ static void finish(struct migration *m)
                 return migration_settle(m, MIGRATION_FAILED);
         }
         error_free(TAKE_PTR(m->stop_reason)); /* what came too late to matter */
+        close_connections(m);
         build_result(m);
         migration_source_deinit(m);
         migration_settle(m, MIGRATION_DONE);

@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "agent/checkpoints.h"
+#include "agent/data_paths.h"
 #include "agent/handoff.h"
 #include "agent/journal.h"
 #include "base/error.h"
@@ -20,13 +21,12 @@
 
 struct agent;
 struct crash_hold;
-struct data_connector;
+struct data_connections;
 struct mover_process;
 struct owner_record_change;
 struct qmp_call;
 struct vm;
 
-#define MIGRATION_MAX_CHANNELS 16
 #define MIGRATION_MAX_PHASES 12
 /* How long a data connection may go unacknowledged. Between STOP and the vote the guest waits this long for a network that was cut. */
 #define MIGRATION_PEER_LIMIT_MS 10000
@@ -68,12 +68,14 @@ struct migration_source_state {
         bool stage_busy;        /* an asynchronous operation of the stage is under way */
         unsigned int n_refused; /* attempts that found the destination away or busy */
         unsigned int clock_samples_left;
-        char *data_address;
+        struct sock_address data_addresses[DATA_PATHS_MAX]; /* of the destination's mover */
+        size_t n_data_addresses;
+        uint64_t window_bytes; /* of a connection, the smaller of what both ends allow; 0: not known */
+        unsigned int max_channels;
         char peer_fingerprint[PKI_FINGERPRINT_SIZE];
-        unsigned int n_channels;
-        int sockets[MIGRATION_MAX_CHANNELS]; /* -1 where not, or no longer, ours */
-        struct data_connector *connectors[MIGRATION_MAX_CHANNELS];
-        unsigned int n_connected;
+        struct data_connections *connections;
+        json_t *paths; /* what was used, once they are closed */
+        bool replaces; /* the destination takes other connections for its channels */
         struct migration_setup *setup;
         int qemu_fd;              /* -1; of QEMU's end of the stream, until its room is fitted */
         unsigned int n_stats;     /* seen with that */
@@ -108,8 +110,9 @@ struct migration_source_state {
 
 struct migration_destination_state {
         struct http_request *prepare; /* unanswered request of the source */
-        int listen_fd;
-        char data_address[64];
+        int listen_fds[DATA_PATHS_MAX];
+        size_t n_listen_fds;
+        json_t *data_addresses;                     /* where they listen, ports and all */
         char own_fingerprint[PKI_FINGERPRINT_SIZE]; /* of our mover's certificate */
         bool commit_read;
         json_t *checkpoint_keys; /* of the guest, by host; not in the spec, which is journalled; NULL: none, or lost in a restart */

@@ -62,8 +62,8 @@ static const struct option_spec host_add_options[] = {
                 .help = "what to call it; default: the address without its port"},
         {.name = "migration-address",
                 .kind = VALUE_TEXT,
-                .value = "ADDRESS",
-                .help = "address for migration data, if not the same"},
+                .value = "ADDRESS,...",
+                .help = "1 to 8 addresses for migration data, if not the same"},
         END,
 };
 

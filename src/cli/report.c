@@ -87,6 +87,27 @@ static void print_memory(const struct cli *cli, const json_t *result)
                 fputc('\n', cli->out);
 }
 
+/* With one address there is nothing to tell apart. */
+static void print_addresses(const struct cli *cli, const json_t *paths)
+{
+        size_t i;
+        json_t *path;
+        char bytes[32];
+
+        json_array_foreach (paths, i, path) {
+                const char *device = text_of(path, "device"), *address = text_of(path, "address");
+
+                if (json_array_size(paths) < 2)
+                        continue;
+                label(cli, device && *device ? device : "address");
+                fprintf(cli->out, "%s to ", size_text(number_of(path, "bytes"), bytes));
+                output_text(cli->out, address ?: "", false);
+                if (number_of(path, "mtu") > 0)
+                        fprintf(cli->out, ", packets of %.0f bytes", number_of(path, "mtu"));
+                fputs(json_is_false(json_object_get(path, "up")) ? ", failed\n" : "\n", cli->out);
+        }
+}
+
 static void print_path(const struct cli *cli, const json_t *result)
 {
         double channels = number_of(result, "channels"), reconnects = number_of(result, "reconnects");
@@ -98,9 +119,10 @@ static void print_path(const struct cli *cli, const json_t *result)
                 fputs(cipher ? ", " : "", cli->out);
                 output_text(cli->out, cipher ?: "", false);
                 if (reconnects > 0)
-                        fprintf(cli->out, ", %.0f lost and replaced", reconnects);
+                        fprintf(cli->out, ", %.0f replaced", reconnects);
                 fputc('\n', cli->out);
         }
+        print_addresses(cli, json_object_get(result, "paths"));
         field(cli, result, "converged_by", "converged by");
         if (json_is_true(json_object_get(result, "verified"))) {
                 label(cli, "verified");

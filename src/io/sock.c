@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
@@ -77,6 +78,47 @@ int sock_address_parse(const char *s, uint16_t default_port, bool resolve, struc
         memcpy(&ret->storage, info->ai_addr, info->ai_addrlen);
         freeaddrinfo(info);
         sock_address_set_port(ret, (uint16_t)port);
+        return 0;
+}
+
+static bool is_listed(const struct sock_address *list, size_t n, const struct sock_address *address)
+{
+        char text[64], other[64];
+
+        sock_address_format(address, text);
+        for (size_t i = 0; i < n; i++)
+                if (strcmp(sock_address_format(&list[i], other), text) == 0)
+                        return true;
+        return false;
+}
+
+int sock_address_list_parse(const char *s, uint16_t default_port, size_t max, struct sock_address *ret,
+        size_t *ret_n, struct error **ret_error)
+{
+        _cleanup_free_ char *copy = alloc_strdup(s);
+        char *rest = copy, *word;
+        size_t n = 0;
+
+        if (!copy)
+                return error_from_errno(ret_error, ENOMEM, "addresses %.100s", s);
+        while ((word = strsep(&rest, ","))) {
+                struct sock_address address;
+                int r;
+
+                word += strspn(word, " \t");
+                word[strcspn(word, " \t")] = '\0';
+                r = sock_address_parse(word, default_port, false, &address, ret_error);
+                if (r < 0)
+                        return r;
+                if (is_listed(ret, n, &address))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name each address once.",
+                                "the address %s is listed twice", word);
+                if (n == max)
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "\"%.100s\" has more than %zu addresses", s, max);
+                ret[n++] = address;
+        }
+        *ret_n = n;
         return 0;
 }
 
@@ -188,12 +230,23 @@ int sock_peer_address(int fd, struct sock_address *ret)
 
 int sock_connect_tcp_start(const struct sock_address *address, int *ret_fd)
 {
+        return sock_connect_tcp_via(address, "", 0, ret_fd);
+}
+
+int sock_connect_tcp_via(
+        const struct sock_address *address, const char *device, unsigned int mtu, int *ret_fd)
+{
         _cleanup_fd_ int fd = new_socket(address->storage.ss_family, SOCK_STREAM);
-        int on = 1;
+        int headers = address->storage.ss_family == AF_INET6 ? 60 : 40;
+        int on = 1, segment = (int)mtu - headers;
 
         if (fd < 0)
                 return fd;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* speed only */
+        if (mtu > 0 && setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof(segment)) < 0)
+                return -errno;
+        if (*device && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, (socklen_t)strlen(device)) < 0)
+                return -errno;
         if (connect(fd, sockaddr_of(address), address->len) < 0 && errno != EINPROGRESS)
                 return -errno;
         *ret_fd = TAKE_FD(fd);
@@ -211,6 +264,85 @@ int sock_set_peer_limit(int fd, uint64_t limit_ms)
                 setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit)) < 0)
                 return -errno;
         return 0;
+}
+
+int sock_measure_tcp(int fd, uint64_t *ret_rtt_us, unsigned int *ret_mtu)
+{
+        struct tcp_info info = {0};
+        socklen_t len = sizeof(info);
+        struct sock_address peer;
+        int r = sock_peer_address(fd, &peer);
+
+        if (r < 0)
+                return r;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+                return -errno;
+        *ret_rtt_us = info.tcpi_rtt;
+        /* The segment size leaves out the time stamps that go with each (RFC 7323). */
+        *ret_mtu = info.tcpi_snd_mss + (peer.storage.ss_family == AF_INET6 ? 60 : 40) +
+                   (info.tcpi_options & TCPI_OPT_TIMESTAMPS ? 12 : 0);
+        return 0;
+}
+
+static const uint8_t *ip_of(const struct sockaddr *address)
+{
+        if (address->sa_family == AF_INET6)
+                return (const uint8_t *)&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr;
+        return (const uint8_t *)&((const struct sockaddr_in *)(const void *)address)->sin_addr;
+}
+
+static size_t ip_size(const struct sockaddr *address)
+{
+        return address->sa_family == AF_INET6 ? sizeof(struct in6_addr) : sizeof(struct in_addr);
+}
+
+static bool same_network(const struct sockaddr *a, const struct sockaddr *b, const struct sockaddr *mask)
+{
+        const uint8_t *x = ip_of(a), *y = ip_of(b), *m = ip_of(mask);
+        bool same = a->sa_family == b->sa_family;
+
+        for (size_t i = 0; same && i < ip_size(a); i++)
+                same = same && ((x[i] ^ y[i]) & m[i]) == 0;
+        return same;
+}
+
+static bool is_ip(const struct ifaddrs *entry)
+{
+        return entry->ifa_addr && entry->ifa_netmask &&
+               (entry->ifa_addr->sa_family == AF_INET || entry->ifa_addr->sa_family == AF_INET6);
+}
+
+size_t sock_devices_on_link(const struct sock_address *address, char ret[][IFNAMSIZ], size_t max)
+{
+        struct ifaddrs *list = NULL;
+        size_t n = 0;
+
+        if (getifaddrs(&list) < 0)
+                return 0;
+        for (const struct ifaddrs *i = list; i && n < max; i = i->ifa_next)
+                if (is_ip(i) && !(i->ifa_flags & IFF_LOOPBACK) &&
+                        same_network(i->ifa_addr, sockaddr_of(address), i->ifa_netmask))
+                        snprintf(ret[n++], IFNAMSIZ, "%s", i->ifa_name);
+        freeifaddrs(list);
+        return n;
+}
+
+bool sock_local_device(int fd, char ret[static IFNAMSIZ])
+{
+        struct ifaddrs *list = NULL;
+        struct sock_address local;
+        bool found = false;
+
+        if (sock_local_address(fd, &local) < 0 || getifaddrs(&list) < 0)
+                return false;
+        for (const struct ifaddrs *i = list; i && !found; i = i->ifa_next) {
+                found = is_ip(i) && i->ifa_addr->sa_family == local.storage.ss_family &&
+                        memcmp(ip_of(i->ifa_addr), ip_of(sockaddr_of(&local)), ip_size(i->ifa_addr)) == 0;
+                if (found)
+                        snprintf(ret, IFNAMSIZ, "%s", i->ifa_name);
+        }
+        freeifaddrs(list);
+        return found;
 }
 
 int sock_connect_result(int fd)

@@ -4,6 +4,7 @@
 /* Sockets: addresses, listening, connecting, passing descriptors. All descriptors are CLOEXEC; those for a
  * loop are non-blocking. */
 
+#include <net/if.h>
 #include <sys/socket.h>
 
 #include "base/error.h"
@@ -20,6 +21,9 @@ struct sock_address {
  * `resolve`, which may block and is for start-up and the CLI. */
 int sock_address_parse(const char *s, uint16_t default_port, bool resolve, struct sock_address *ret,
         struct error **ret_error);
+/* Several of them with commas (and spaces) between, none twice, 1 to `max`. */
+int sock_address_list_parse(const char *s, uint16_t default_port, size_t max, struct sock_address *ret,
+        size_t *ret_n, struct error **ret_error);
 /* "192.0.2.1:8444" */
 char *sock_address_format(const struct sock_address *address, char ret[static 64]);
 uint16_t sock_address_port(const struct sock_address *address);
@@ -33,12 +37,24 @@ int sock_peer_address(int fd, struct sock_address *ret);
 
 /* Starts a non-blocking connect; wait for EPOLLOUT, then ask sock_connect_result(): 0 or negative errno. */
 int sock_connect_tcp_start(const struct sock_address *address, int *ret_fd);
+/* The same through the interface `device` ("": as the routes say), with segments for packets of at most `mtu` bytes (0: of the
+ * interface). */
+int sock_connect_tcp_via(
+        const struct sock_address *address, const char *device, unsigned int mtu, int *ret_fd);
 int sock_connect_result(int fd);
 
 /* A peer that acknowledges nothing for limit_ms, or answers no keep-alive for as long, breaks the connection with ETIMEDOUT
  * (tcp(7): TCP_USER_TIMEOUT), also under a write that blocks. Connections accepted from a listening socket have its
  * limit. 0 or negative errno. */
 int sock_set_peer_limit(int fd, uint64_t limit_ms);
+
+/* What the kernel measured on a TCP connection: its round trip, and the largest packets that it sends. 0 or negative errno. */
+int sock_measure_tcp(int fd, uint64_t *ret_rtt_us, unsigned int *ret_mtu);
+
+/* Interfaces of this host, by the order of their addresses, that reach `address` without a router: up to `max` names. How many. */
+size_t sock_devices_on_link(const struct sock_address *address, char ret[][IFNAMSIZ], size_t max);
+/* Name of the interface that has a connected socket's local address; false when there is none. */
+bool sock_local_device(int fd, char ret[static IFNAMSIZ]);
 
 /* AF_UNIX; `type` is SOCK_STREAM or SOCK_SEQPACKET; a stale socket file is replaced. Paths longer than
  * sun_path are reached through /proc/self/fd. The socket file is for its owner only (0600; chmod it to open it

@@ -18,6 +18,9 @@
 
 #define AGENT_PORT 8444
 #define ADDRESS_MAX 128
+#define ADDRESSES_MAX 640
+/* As many as a migration uses. */
+#define MIGRATION_ADDRESSES_MAX 8
 #define CSR_MAX 16384
 #define REFUSED_AUDIT_MS 60000
 
@@ -53,20 +56,22 @@ void api_host_get(struct http_request *request, void *userdata)
 static int read_spec(const json_t *from, const char *where, json_t **ret_spec, struct error **ret_error)
 {
         const char *address = NULL, *migration = NULL;
-        struct sock_address parsed;
+        struct sock_address parsed, several[MIGRATION_ADDRESSES_MAX];
         char text[64];
+        size_t n;
         int r;
 
         r = doc_need_string(from, where, "address", ADDRESS_MAX, &address, ret_error);
         if (r >= 0)
-                r = doc_opt_string(from, where, "migration_address", ADDRESS_MAX, &migration, ret_error);
+                r = doc_opt_string(from, where, "migration_address", ADDRESSES_MAX, &migration, ret_error);
         if (r >= 0)
                 r = sock_address_parse(address, AGENT_PORT, false, &parsed, ret_error);
         if (r < 0)
                 return r;
         sock_address_format(&parsed, text);
         if (migration)
-                r = sock_address_parse(migration, AGENT_PORT, false, &parsed, ret_error);
+                r = sock_address_list_parse(
+                        migration, AGENT_PORT, ARRAY_SIZE(several), several, &n, ret_error);
         if (r < 0)
                 return r;
         *ret_spec = json_pack("{s:s, s:s?}", "address", text, "migration_address", migration);

@@ -25,7 +25,7 @@ void channel_deinit(struct channel *channel)
 
 int channel_set_silent(struct channel *channel, uint64_t limit_ms, struct error **ret_error)
 {
-        channel->lost = true;
+        channel->lost = channel->silent = true;
         return error_set(ret_error, ERROR_UNREACHABLE, "Check the migration network between the two hosts",
                 "The peer said nothing for %llu s", (unsigned long long)(limit_ms / 1000));
 }

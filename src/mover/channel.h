@@ -17,6 +17,7 @@ struct channel {
         struct tls_stream *tls;
         enum wire_side side; /* ours */
         bool lost;           /* the connection ended or stands still; nobody broke the protocol */
+        bool silent;         /* lost, because it stands still */
         uint64_t last_sent_ms;
         uint64_t last_received_ms;
         uint8_t *payload; /* of the frame received last; WIRE_MAX_PAYLOAD bytes */

@@ -111,7 +111,7 @@ static int confine_ram(const struct ram *ram, int checkpoint_fd, bool write_ram,
         return 0;
 }
 
-static int add_rules(scmp_filter_ctx filter, int listen_fd)
+static int add_rules(scmp_filter_ctx filter, const int *listen_fds, size_t n_listen_fds)
 {
         int r = 0;
 
@@ -139,9 +139,9 @@ static int add_rules(scmp_filter_ctx filter, int listen_fd)
         for (size_t i = 0; r == 0 && i < ARRAY_SIZE(fcntl_commands); i++)
                 r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
                         SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)fcntl_commands[i]));
-        if (r == 0 && listen_fd >= 0)
+        for (size_t i = 0; r == 0 && i < n_listen_fds; i++)
                 r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(accept4), 1,
-                        SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)listen_fd));
+                        SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)listen_fds[i]));
         return r;
 }
 
@@ -163,8 +163,8 @@ static int drop_privileges(struct error **ret_error)
         return 0;
 }
 
-int sandbox_enter(
-        int listen_fd, int checkpoint_fd, const struct ram *ram, bool write_ram, struct error **ret_error)
+int sandbox_enter(const int *listen_fds, size_t n_listen_fds, int checkpoint_fd, const struct ram *ram,
+        bool write_ram, struct error **ret_error)
 {
         scmp_filter_ctx filter;
         int r = drop_privileges(ret_error);
@@ -185,7 +185,7 @@ int sandbox_enter(
         filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
         if (!filter)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the system call filter");
-        r = add_rules(filter, listen_fd);
+        r = add_rules(filter, listen_fds, n_listen_fds);
         if (r == 0)
                 r = seccomp_load(filter);
         seccomp_release(filter);

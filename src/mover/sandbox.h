@@ -7,9 +7,9 @@
 #include "base/error.h"
 #include "mover/ram.h"
 
-/* `listen_fd`: the one socket on which accept4() stays allowed, or -1. `checkpoint_fd`: a file open for reading that may be read
+/* `listen_fds`: the only sockets on which accept4() stays allowed (n_listen_fds may be 0). `checkpoint_fd`: a file open for reading that may be read
  * anywhere, or -1. `ram`: the only other file, and its only range, on which
  * pread() stays allowed, and with write_ram pwrite(): of QEMU's address space nothing but the guest's memory can be
  * reached. */
-int sandbox_enter(
-        int listen_fd, int checkpoint_fd, const struct ram *ram, bool write_ram, struct error **ret_error);
+int sandbox_enter(const int *listen_fds, size_t n_listen_fds, int checkpoint_fd, const struct ram *ram,
+        bool write_ram, struct error **ret_error);

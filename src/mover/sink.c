@@ -41,25 +41,30 @@ static int take_descriptors(struct sink *sink, struct error **ret_error)
 {
         struct control_message *message = &sink->start_message;
         struct timeval limit = {.tv_sec = CHANNEL_SILENCE_MS / 1000};
+        size_t n_other = 2 + (size_t)sink->start.has_checkpoint;
         int flags;
 
-        if (message->n_fds != 3 + (size_t)sink->start.has_checkpoint)
+        if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_PATHS)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                        "The start message brought %zu descriptors, not QEMU's socket, the RAM file and a "
-                        "listening socket",
-                        message->n_fds);
+                        "The start message brought %zu descriptors, not QEMU's socket, the RAM file and "
+                        "1 to %d listening sockets",
+                        message->n_fds, WIRE_MAX_PATHS);
         sink->qemu_fd = TAKE_FD(message->fds[0]);
         sink->ram_fd = TAKE_FD(message->fds[1]);
-        sink->listen_fd = TAKE_FD(message->fds[2]);
+        sink->n_listen_fds = message->n_fds - n_other;
+        for (size_t i = 0; i < sink->n_listen_fds; i++)
+                sink->listen_fds[i] = TAKE_FD(message->fds[2 + i]);
         if (sink->start.has_checkpoint)
-                sink->checkpoint_fd = TAKE_FD(message->fds[3]);
+                sink->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - 1]);
         flags = fcntl(sink->qemu_fd, F_GETFL);
         if (flags < 0 || fcntl(sink->qemu_fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ||
                 setsockopt(sink->qemu_fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
                 return error_from_errno(ret_error, errno, "Cannot use QEMU's socket");
-        flags = fcntl(sink->listen_fd, F_GETFL);
-        if (flags < 0 || fcntl(sink->listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
-                return error_from_errno(ret_error, errno, "Cannot use the listening socket");
+        for (size_t i = 0; i < sink->n_listen_fds; i++) {
+                flags = fcntl(sink->listen_fds[i], F_GETFL);
+                if (flags < 0 || fcntl(sink->listen_fds[i], F_SETFL, flags | O_NONBLOCK) < 0)
+                        return error_from_errno(ret_error, errno, "Cannot use a listening socket");
+        }
         return 0;
 }
 
@@ -164,12 +169,19 @@ static void start_receiver(struct sink *sink, int fd)
                 receiver_deinit(receiver);
 }
 
-static void accept_one(struct sink *sink)
+static void accept_one(struct sink *sink, int listen_fd)
 {
-        int fd = accept4(sink->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
         if (fd >= 0)
                 start_receiver(sink, fd);
+}
+
+static void stop_listening(struct sink *sink)
+{
+        for (size_t i = 0; i < sink->n_listen_fds; i++)
+                fd_closep(&sink->listen_fds[i]);
+        sink->n_listen_fds = 0;
 }
 
 static void send_stats(struct sink *sink, bool droppable)
@@ -191,7 +203,7 @@ static void send_stats(struct sink *sink, bool droppable)
                 (json_int_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
                         (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000);
         pthread_mutex_lock(&sink->lock);
-        hashed = sink->n_channels > 0 && sink->hashed == (1u << sink->n_channels) - 1;
+        hashed = sink->n_channels > 0 && sink->hashed == wire_all_channels(sink->n_channels);
         memcpy(hashes, sink->channel_hashes, sizeof(hashes));
         pthread_mutex_unlock(&sink->lock);
         if (event && hashed) {
@@ -214,13 +226,13 @@ static int handle_mail(struct sink *sink)
 
         reap(sink);
         if (mail & MAIL_READY && !sink->resumable)
-                fd_closep(&sink->listen_fd); /* nobody else has business here */
+                stop_listening(sink); /* nobody else has business here */
         if (mail & MAIL_PLACED)
                 send_event(sink, "placed");
         if (mail & MAIL_HANDED_OFF)
                 send_event(sink, "handed-off");
         if (mail & MAIL_COMMIT) {
-                fd_closep(&sink->listen_fd);
+                stop_listening(sink);
                 send_event(sink, "commit");
         }
         if (mail & MAIL_RESULT_SENT)
@@ -279,7 +291,7 @@ static int check_lost_channels(struct sink *sink, struct error **ret_error)
         pthread_mutex_lock(&sink->lock);
         now_ms = clock_now_ms(&clock_system); /* not before the time of any loss */
         for (unsigned int i = 0; i < sink->n_channels; i++)
-                too_long |= sink->present >> i & 1 && !sink->channels[i].receiver &&
+                too_long |= (sink->present >> i & 1) && !sink->channels[i].receiver &&
                             now_ms - sink->channels[i].lost_ms > limit_ms;
         pthread_mutex_unlock(&sink->lock);
         return too_long ? error_set(ret_error, ERROR_UNREACHABLE,
@@ -294,9 +306,9 @@ static int serve(struct sink *sink, struct error **ret_error)
         uint64_t connected_by_ms = clock_now_ms(&clock_system) + sink->start.timeout_ms;
 
         for (;;) {
-                struct pollfd pfds[] = {{.fd = sink->control_fd, .events = POLLIN},
-                        {.fd = sink->mailbox.event_fd, .events = POLLIN},
-                        {.fd = sink->listen_fd, .events = POLLIN}};
+                struct pollfd pfds[2 + WIRE_MAX_PATHS] = {{.fd = sink->control_fd, .events = POLLIN},
+                        {.fd = sink->mailbox.event_fd, .events = POLLIN}};
+                size_t n_listening = sink->n_listen_fds;
                 uint64_t now_ms = clock_now_ms(&clock_system);
                 int r = 0;
 
@@ -312,12 +324,15 @@ static int serve(struct sink *sink, struct error **ret_error)
                                 "Check the migration network between the two hosts",
                                 "The source did not open its channels within %llu ms",
                                 (unsigned long long)sink->start.timeout_ms);
-                if (poll(pfds, ARRAY_SIZE(pfds), (int)(next_stats_ms - now_ms)) <= 0)
+                for (size_t i = 0; i < n_listening; i++)
+                        pfds[2 + i] = (struct pollfd){.fd = sink->listen_fds[i], .events = POLLIN};
+                if (poll(pfds, 2 + n_listening, (int)(next_stats_ms - now_ms)) <= 0)
                         continue;
                 if (pfds[1].revents)
                         r = handle_mail(sink);
-                if (r == 0 && pfds[2].revents && sink->listen_fd >= 0)
-                        accept_one(sink);
+                for (size_t i = 0; r == 0 && i < MIN(n_listening, sink->n_listen_fds); i++)
+                        if (pfds[2 + i].revents)
+                                accept_one(sink, sink->listen_fds[i]);
                 if (r == 0 && pfds[0].revents)
                         r = handle_control(sink, ret_error);
                 if (r == 0 && sink->peer_gone && sink->have_result)
@@ -369,7 +384,7 @@ static void sink_deinit(struct sink *sink)
         pthread_mutex_destroy(&sink->lock);
         fd_closep(&sink->qemu_fd);
         fd_closep(&sink->ram_fd);
-        fd_closep(&sink->listen_fd);
+        stop_listening(sink);
         fd_closep(&sink->result_fd);
         fd_closep(&sink->stop_fd);
         control_message_deinit(&sink->start_message);
@@ -385,7 +400,8 @@ static int run(struct sink *sink, bool sandbox, struct error **ret_error)
         if (r >= 0)
                 r = set_up(sink, ret_error);
         if (r >= 0 && sandbox)
-                r = sandbox_enter(sink->listen_fd, sink->checkpoint_fd, &sink->ram, true, ret_error);
+                r = sandbox_enter(sink->listen_fds, sink->n_listen_fds, sink->checkpoint_fd, &sink->ram, true,
+                        ret_error);
         if (r < 0)
                 return r;
         send_event(sink, "ready");
@@ -403,7 +419,7 @@ int sink_run(int control_fd, bool sandbox)
 
         if (sink) {
                 sink->control_fd = control_fd;
-                sink->qemu_fd = sink->ram_fd = sink->listen_fd = sink->checkpoint_fd = -1;
+                sink->qemu_fd = sink->ram_fd = sink->checkpoint_fd = -1;
                 pthread_mutex_init(&sink->lock, NULL);
                 pthread_cond_init(&sink->changed, NULL);
                 sink->result_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -55,7 +55,9 @@ struct sink_channel {
 struct sink {
         struct control_start start; /* strings borrowed from start_message */
         struct control_message start_message;
-        int control_fd, qemu_fd, ram_fd, listen_fd;
+        int control_fd, qemu_fd, ram_fd;
+        int listen_fds[WIRE_MAX_PATHS];
+        size_t n_listen_fds; /* 0 once nobody else may come */
         struct ram ram;
         int checkpoint_fd;             /* -1: none */
         struct checkpoint *checkpoint; /* what we hold of the guest from before; NULL: nothing */
@@ -69,12 +71,12 @@ struct sink {
         pthread_mutex_t lock; /* guards all in this group */
         pthread_cond_t changed;
         unsigned int n_channels; /* 0: no HELLO yet */
-        uint32_t present;        /* bit a channel: its HELLO came */
+        uint64_t present;        /* bit a channel: its HELLO came */
         bool resumable;          /* the source can replace a lost connection */
         struct sink_channel channels[WIRE_MAX_CHANNELS];
         uint8_t secret[WIRE_SECRET_SIZE]; /* fixed with the first HELLO */
         uint64_t channel_hashes[WIRE_MAX_CHANNELS];
-        uint32_t hashed; /* bit a channel */
+        uint64_t hashed; /* bit a channel */
         struct mail_result result;
         bool aborted; /* the source is to be told why */
         enum error_code abort_code;

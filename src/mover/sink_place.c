@@ -240,7 +240,7 @@ static int hash_total(struct receiver *receiver, wire_le64 *ret_hash, struct err
                 return r;
         pthread_mutex_lock(&sink->lock);
         sink->channel_hashes[number] = hash;
-        sink->hashed |= 1u << number;
+        sink->hashed |= UINT64_C(1) << number;
         pthread_mutex_unlock(&sink->lock);
         *ret_hash = htole64(hash);
         return 0;

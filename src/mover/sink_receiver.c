@@ -83,13 +83,13 @@ static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, bo
                  memcmp(sink->secret, hello->secret, sizeof(sink->secret)) == 0 && (!again || resumable);
         in_time = !agreed || !again || replace_locked(sink, channel);
         if (agreed && in_time) {
-                sink->present |= 1u << number;
+                sink->present |= UINT64_C(1) << number;
                 channel->receiver = receiver;
                 receiver->position = receiver->acked_bytes = channel->position;
                 receiver->barriers = channel->barriers;
                 receiver->number = (int)number;
         }
-        complete = sink->present == (1u << n) - 1;
+        complete = sink->present == wire_all_channels(n);
         pthread_mutex_unlock(&sink->lock);
         if (!agreed)
                 return error_set(

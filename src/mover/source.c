@@ -50,9 +50,8 @@ static int level_for_codec(const char *codec, enum codec_level *ret_level)
 static int take_descriptors(struct source *source, struct error **ret_error)
 {
         struct control_message *message = &source->start_message;
-        int one = 1;
-
         size_t n_other = 2 + source->start.has_checkpoint;
+        int r;
 
         if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_CHANNELS)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
@@ -61,16 +60,9 @@ static int take_descriptors(struct source *source, struct error **ret_error)
                         message->n_fds, WIRE_MAX_CHANNELS);
         source->qemu_fd = TAKE_FD(message->fds[0]);
         source->ram_fd = TAKE_FD(message->fds[1]);
-        source->n_channels = (unsigned int)(message->n_fds - n_other);
-        for (unsigned int i = 0; i < source->n_channels; i++) {
-                int fd = TAKE_FD(message->fds[2 + i]);
-                int r;
-
-                (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-                r = sender_init(&source->senders[i], source, i, fd);
-                if (r < 0)
-                        return error_from_errno(ret_error, r, "Cannot set up a channel");
-        }
+        r = source_take_connections(source, message, 2, message->n_fds - n_other, ret_error);
+        if (r < 0)
+                return r;
         if (source->start.has_checkpoint) {
                 source->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - 1]);
                 memcpy(source->checkpoint_key, source->start.checkpoint_key, sizeof(source->checkpoint_key));
@@ -148,8 +140,9 @@ static void send_ready(struct source *source, struct source_stats *stats)
         if (getsockopt(source->senders[0].wake_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
                 stats->rtt_us = info.tcpi_rtt;
         control_send(source->control_fd,
-                json_pack("{s:s, s:i, s:s, s:I}", "event", "ready", "channels", (int)source->n_channels,
-                        "cipher", source->senders[0].cipher, "rtt_us", (json_int_t)stats->rtt_us),
+                json_pack("{s:s, s:i, s:s, s:I, s:b}", "event", "ready", "channels", (int)source->n_channels,
+                        "cipher", source->senders[0].cipher, "rtt_us", (json_int_t)stats->rtt_us, "replaces",
+                        source->senders[0].resumable),
                 false);
 }
 
@@ -172,22 +165,12 @@ static void tunnel_stopped(struct source *source, const struct source_stats *sta
                 mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
 }
 
-static void tell_lost_channels(struct source *source)
-{
-        unsigned int lost = atomic_exchange(&source->channels_lost, 0);
-
-        for (unsigned int i = 0; i < source->n_channels; i++)
-                if (lost >> i & 1)
-                        control_send(source->control_fd,
-                                json_pack("{s:s, s:i}", "event", "channel-lost", "channel", (int)i), false);
-}
-
 /* Tells the agent what the threads posted. Returns 0 to go on, 1 when all is done, -1 when it failed. */
 static int handle_mail(struct source *source, struct source_stats *stats)
 {
         unsigned int mail = mailbox_take(&source->mailbox);
 
-        tell_lost_channels(source);
+        source_tell_lost(source);
         if (mail & MAIL_READY)
                 send_ready(source, stats);
         if (mail & MAIL_TUNNEL) {
@@ -237,33 +220,6 @@ static void aborted(struct source *source, const json_t *message)
         mailbox_fail(&source->mailbox, error, false);
 }
 
-/* A connection in the place of a lost one. */
-static int take_channel(struct source *source, struct control_message *message, struct error **ret_error)
-{
-        uint64_t number;
-        struct sender *sender;
-        int one = 1, old, wake_fd;
-        int r = doc_need_u64(
-                message->json, "message", "channel", 0, source->n_channels - 1, &number, ret_error);
-
-        if (r < 0)
-                return r;
-        if (message->n_fds != 1)
-                return error_set(ret_error, ERROR_PROTOCOL, NULL,
-                        "The agent sent %zu connections for a channel", message->n_fds);
-        sender = &source->senders[number];
-        wake_fd = fcntl(message->fds[0], F_DUPFD_CLOEXEC, 3);
-        if (wake_fd < 0)
-                return error_from_errno(ret_error, errno, "Cannot take a connection");
-        fd_closep(&sender->wake_fd);
-        sender->wake_fd = wake_fd;
-        (void)setsockopt(message->fds[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-        old = atomic_exchange(&sender->offered_fd, TAKE_FD(message->fds[0]));
-        fd_closep(&old);
-        (void)eventfd_write(sender->queue.event_fd, 1);
-        return 0;
-}
-
 static int handle_control(
         struct source *source, struct source_stats *stats, bool *committed, struct error **ret_error)
 {
@@ -295,7 +251,7 @@ static int handle_control(
                 source_stats_qemu(stats, message.json);
                 break;
         case CONTROL_CHANNEL:
-                r = take_channel(source, &message, ret_error);
+                r = source_take_connection(source, &message, ret_error);
                 break;
         case CONTROL_ABORT:
                 if (!*committed)
@@ -321,6 +277,7 @@ static int serve(struct source *source, struct source_stats *stats, struct error
 
                 if (now_ms >= next_tick_ms) {
                         source_stats_tick(stats);
+                        source_look_for_stalls(source);
                         next_tick_ms = now_ms + TICK_MS;
                 }
                 if (poll(pfds, ARRAY_SIZE(pfds), (int)(next_tick_ms - now_ms)) <= 0)
@@ -402,7 +359,7 @@ static int run(struct source *source, bool sandbox, struct error **ret_error)
                 return r;
         source_stats_init(&stats, source); /* asks for the number of cores: a file */
         if (sandbox)
-                r = sandbox_enter(-1, -1, &source->ram, false, ret_error);
+                r = sandbox_enter(NULL, 0, -1, &source->ram, false, ret_error);
         if (r < 0)
                 return r;
         r = start_threads(source, ret_error);

@@ -86,8 +86,12 @@ struct source;
 struct sender {
         struct source *source;
         unsigned int number;
-        int socket_fd; /* until the TLS stream takes it */
-        int wake_fd;   /* duplicate of the socket: main shuts it down to interrupt the thread */
+        int socket_fd;        /* until the TLS stream takes it */
+        int wake_fd;          /* duplicate of the socket: main shuts it down to interrupt the thread */
+        unsigned int path;    /* main: which of the sink's addresses the connection goes to */
+        bool given_up;        /* main: it stood still, and was shut down */
+        atomic_bool stalled;  /* the connection was lost because its whole path stands still, as it seems */
+        atomic_bool awaiting; /* the thread: it has no connection and waits for another */
         pthread_t thread;
         bool thread_started;
         struct batch_queue queue;
@@ -114,8 +118,8 @@ struct sender {
         uint64_t held_wait_ns; /* spent waiting for that */
 
         /* source_resume.c */
-        const char *cipher; /* once HELLO was answered; NULL before */
-        bool resumable;     /* a lost connection may be replaced: the sink can do it */
+        const char *cipher;    /* once HELLO was answered; NULL before */
+        atomic_bool resumable; /* a lost connection may be replaced: the sink can do it. Main reads it */
         struct sent_log log;
         struct buf lost;       /* struct wire_run_v1: pages that may not have arrived */
         struct list again;     /* struct sent_frame: other frames that have not */
@@ -143,22 +147,23 @@ struct source {
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
         struct sender senders[WIRE_MAX_CHANNELS];
         unsigned int n_channels;
+        size_t frame_bytes; /* of pages in a batch, and in a frame, at most */
         pthread_t reader;
         bool reader_started;
         uint32_t features; /* offered; fixed before the threads start */
         bool fixed_codec;  /* not "auto"; fixed before the threads start */
 
         atomic_bool stopping;
-        atomic_bool handed_off;            /* main: the vote may be sent */
-        atomic_bool device_state;          /* reader: seen */
-        atomic_bool committed;             /* sender 0: COMMIT goes out */
-        atomic_uint n_up;                  /* senders whose HELLO was answered */
-        atomic_uint n_verified;            /* senders whose verification succeeded */
-        atomic_uint channels_lost;         /* bit a channel: main has still to tell the agent */
-        atomic_uint n_reconnects;          /* lost connections that were replaced */
-        atomic_uint level;                 /* enum codec_level in use */
-        atomic_bool wire_blocks;           /* the connections, not the processors, set the pace */
-        atomic_uint_fast64_t pace_next_ns; /* when the next byte may go, under a rate limit */
+        atomic_bool handed_off;             /* main: the vote may be sent */
+        atomic_bool device_state;           /* reader: seen */
+        atomic_bool committed;              /* sender 0: COMMIT goes out */
+        atomic_uint n_up;                   /* senders whose HELLO was answered */
+        atomic_uint n_verified;             /* senders whose verification succeeded */
+        atomic_uint_fast64_t channels_lost; /* bit a channel: main has still to tell the agent */
+        atomic_uint n_reconnects;           /* lost connections that were replaced */
+        atomic_uint level;                  /* enum codec_level in use */
+        atomic_bool wire_blocks;            /* the connections, not the processors, set the pace */
+        atomic_uint_fast64_t pace_next_ns;  /* when the next byte may go, under a rate limit */
         atomic_uint_fast64_t pace_bytes_per_s;
 
         counter bytes_ram;  /* reader: page bytes read, zero pages not counted */
@@ -219,6 +224,17 @@ int source_is_held(
         struct sender *sender, uint64_t page, uint64_t digest, bool *ret_held, struct error **ret_error);
 /* Keeps the stopped guest's memory, if that is wanted, and tells the agent. */
 void source_keep_checkpoint(struct source *source);
+
+/* source_connections.c, on the main thread */
+/* Descriptors of the start message from `first` on: a connection for each channel, and which path each is on. */
+int source_take_connections(struct source *source, struct control_message *message, size_t first, size_t n,
+        struct error **ret_error);
+/* op channel: a connection in the place of a lost one, or of one that is to be given up for it. */
+int source_take_connection(struct source *source, struct control_message *message, struct error **ret_error);
+/* Tells the agent of channels that lost their connection. */
+void source_tell_lost(struct source *source);
+/* Gives up connections on which nothing arrives any more while others go on. */
+void source_look_for_stalls(struct source *source);
 
 /* source_resume.c */
 /* True when the last failure was the connection's, and another one may take its place. */

@@ -60,7 +60,7 @@ static void push_if_full(struct reader *reader, unsigned int channel)
 {
         struct batch *batch = reader->partial[channel];
 
-        if (batch->n_entries < BATCH_MAX_ENTRIES && batch->n_bytes < BATCH_DATA_BYTES)
+        if (batch->n_entries < BATCH_MAX_ENTRIES && batch->n_bytes < reader->source->frame_bytes)
                 return;
         push(reader, channel, TAKE_PTR(reader->partial[channel]));
 }

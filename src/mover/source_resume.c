@@ -164,21 +164,28 @@ static int resend_frames(struct sender *sender, struct error **ret_error)
         return r;
 }
 
-/* Has main ask the agent for a connection, and waits for it. */
+/* Has main ask the agent for a connection, unless it has one for us already, and waits for it. */
 static int await_connection(struct sender *sender, uint64_t lost_ms, struct error **ret_error)
 {
         struct source *source = sender->source;
         struct pollfd pfd = {.fd = sender->queue.event_fd, .events = POLLIN};
         eventfd_t ignored;
+        bool asked = false;
 
-        atomic_fetch_or(&source->channels_lost, 1u << sender->number);
-        (void)eventfd_write(source->mailbox.event_fd, 1);
+        sender->awaiting = true;
         while (!source->stopping) {
                 uint64_t left_ms = time_left(sender, lost_ms);
 
                 sender->socket_fd = atomic_exchange(&sender->offered_fd, -1);
-                if (sender->socket_fd >= 0)
+                if (sender->socket_fd >= 0) {
+                        sender->awaiting = false;
                         return 0;
+                }
+                if (!asked) {
+                        atomic_fetch_or(&source->channels_lost, UINT64_C(1) << sender->number);
+                        (void)eventfd_write(source->mailbox.event_fd, 1);
+                        asked = true;
+                }
                 if (left_ms == 0)
                         return error_set(ret_error, ERROR_UNREACHABLE,
                                 "Check the migration network between the two hosts",
@@ -242,6 +249,8 @@ int sender_resume(struct sender *sender, struct batch *batch, struct error **ret
                 return -ECONNRESET;
         }
         error_free(TAKE_PTR(*ret_error));
+        if (sender->channel.silent)
+                sender->stalled = true;
         channel_deinit(&sender->channel);
         r = lose_what_was_staged(sender, batch);
         if (r >= 0)

@@ -307,7 +307,7 @@ static int stage_blocks(
 
         if (r < 0)
                 return r;
-        if (stage->n_entries == WIRE_MAX_PAGES || stage->n_bytes + WIRE_PAGE_SIZE > sizeof(stage->blocks)) {
+        if (stage->n_entries == WIRE_MAX_PAGES || stage->n_bytes + WIRE_PAGE_SIZE > source->frame_bytes) {
                 r = flush_stage(sender, stage, packable, ret_error);
                 if (r < 0)
                         return r;

@@ -310,6 +310,22 @@ static void add_verify(json_t *event, struct source *source)
                 json_integer((json_int_t)((source->verify_done_ns - source->verify_started_ns) / 1000000)));
 }
 
+/* What each channel has sent, and how long it took: from that the agent knows what each path can take. */
+static void add_channels(json_t *event, struct source *source)
+{
+        json_t *bytes = json_array(), *write_us = json_array();
+
+        for (unsigned int i = 0; i < source->n_channels; i++) {
+                struct sender_counters *counters = &source->senders[i].counters;
+
+                json_array_append_new(bytes, json_integer((json_int_t)counter_get(&counters->wire_bytes)));
+                json_array_append_new(
+                        write_us, json_integer((json_int_t)counter_get(&counters->write_ns) / 1000));
+        }
+        json_object_set_new(event, "channel_bytes", bytes);
+        json_object_set_new(event, "channel_write_us", write_us);
+}
+
 void source_stats_send(struct source_stats *stats, bool droppable)
 {
         struct source *source = stats->source;
@@ -342,6 +358,7 @@ void source_stats_send(struct source_stats *stats, bool droppable)
                 return;
         for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
                 json_object_set_new(event, numbers[i].name, json_integer((json_int_t)numbers[i].value));
+        add_channels(event, source);
         if (verified)
                 add_verify(event, source);
         control_send(source->control_fd, event, droppable);

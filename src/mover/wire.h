@@ -23,7 +23,8 @@
 #define WIRE_STRIPE_PAGES 64 /* so many consecutive pages belong to one channel */
 #define WIRE_STRIPE_BYTES (WIRE_STRIPE_PAGES * WIRE_PAGE_SIZE)
 
-#define WIRE_MAX_CHANNELS 16
+#define WIRE_MAX_CHANNELS 64
+#define WIRE_MAX_PATHS 8 /* addresses of a sink */
 #define WIRE_MAX_RAM_BYTES (UINT64_C(1) << 46)
 #define WIRE_MAX_PAGES 1024 /* in one PAGES frame */
 #define WIRE_MAX_PAGE_DATA (256 * 1024)
@@ -223,6 +224,12 @@ int wire_header_read(const struct wire_header_v1 *header, enum wire_side side, e
 void wire_header_write(struct wire_header_v1 *ret_header, enum wire_frame type, uint32_t payload_len);
 /* "PAGES"; NULL for a number that is not assigned. */
 const char *wire_frame_name(unsigned int type);
+
+/* A bit for each of n (1 to 64) channels. */
+static inline uint64_t wire_all_channels(unsigned int n)
+{
+        return UINT64_MAX >> (WIRE_MAX_CHANNELS - n);
+}
 
 /* Channel that carries a page, and how pages are counted in stripes. */
 static inline unsigned int wire_page_channel(uint64_t page, unsigned int n_channels)

@@ -106,6 +106,41 @@ static void test_replaced_connections_are_verified(void **state)
         lose_connections(&(struct fixture_options){.n_channels = 2, SLOWLY, .verify = true}, 6);
 }
 
+/* The agent has a better way for a channel. */
+static void test_connection_that_works_is_moved(void **state)
+{
+        struct fixture *f = fixture_new(&(struct fixture_options){SLOWLY, .verify = true});
+        pthread_t streamer;
+
+        json_decref(fixture_wait(&f->source, "ready"));
+        assert_int_equal(pthread_create(&streamer, NULL, stream_passes, f), 0);
+        for (unsigned int i = 0; i < 4; i++) {
+                nanosleep(&(struct timespec){.tv_nsec = 150000000}, NULL);
+                fixture_reconnect(f, i % 2, true);
+        }
+        pthread_join(streamer, NULL);
+        fixture_finish(f);
+        fixture_assert_ram_equal(f);
+        assert_int_equal(source_stat(f, "reconnects"), 4);
+        assert_device_state_came_once(f);
+        fixture_free(f);
+}
+
+/* A stopped guest does not wait for anything that is not needed. */
+static void test_nothing_is_moved_while_the_guest_is_stopped(void **state)
+{
+        struct fixture *f = fixture_new(&(struct fixture_options){0});
+
+        json_decref(fixture_wait(&f->source, "ready"));
+        (void)stream_passes(f);
+        json_decref(fixture_wait(&f->source, "device-state"));
+        fixture_reconnect(f, 1, true);
+        fixture_finish(f);
+        fixture_assert_ram_equal(f);
+        assert_int_equal(source_stat(f, "reconnects"), 0);
+        fixture_free(f);
+}
+
 static void test_all_are_lost_at_once(void **state)
 {
         struct fixture *f = fixture_new(&(struct fixture_options){.n_channels = 4, SLOWLY});
@@ -213,7 +248,7 @@ static void test_connection_is_lost_while_the_log_is_full(void **state)
 /* Whoever connects without being the source takes places, but cannot keep the source from its own. */
 static void test_strangers_do_not_keep_a_connection_from_being_replaced(void **state)
 {
-        enum { STRANGERS = 40 };
+        enum { STRANGERS = WIRE_MAX_CHANNELS + 40 };
         struct fixture *f = fixture_new(&(struct fixture_options){SLOWLY});
         int strangers[STRANGERS];
         pthread_t streamer;
@@ -277,6 +312,8 @@ int main(void)
                 cmocka_unit_test(test_each_of_three_connections_is_replaced),
                 cmocka_unit_test(test_replaced_connections_are_verified),
                 cmocka_unit_test(test_all_are_lost_at_once),
+                cmocka_unit_test(test_connection_that_works_is_moved),
+                cmocka_unit_test(test_nothing_is_moved_while_the_guest_is_stopped),
                 cmocka_unit_test(test_connection_that_ends_at_once_is_replaced_again),
                 cmocka_unit_test(test_connection_is_replaced_while_the_guest_is_stopped),
                 cmocka_unit_test(test_connection_is_lost_while_the_log_is_full),

@@ -49,9 +49,9 @@ static void test_memory_arrives_over_four_channels(void **state)
         migrate(&(struct fixture_options){.n_channels = 4});
 }
 
-static void test_memory_arrives_over_sixteen_channels(void **state)
+static void test_memory_arrives_over_as_many_channels_as_there_may_be(void **state)
 {
-        migrate(&(struct fixture_options){.n_channels = 16});
+        migrate(&(struct fixture_options){.n_channels = WIRE_MAX_CHANNELS});
 }
 
 static void test_memory_arrives_without_compression(void **state)
@@ -408,7 +408,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_memory_arrives_over_one_channel),
                 cmocka_unit_test(test_memory_arrives_over_four_channels),
-                cmocka_unit_test(test_memory_arrives_over_sixteen_channels),
+                cmocka_unit_test(test_memory_arrives_over_as_many_channels_as_there_may_be),
                 cmocka_unit_test(test_memory_arrives_without_compression),
                 cmocka_unit_test(test_memory_arrives_with_lz4),
                 cmocka_unit_test(test_memory_arrives_with_zstd),

@@ -111,7 +111,7 @@ static int run(void (*fn)(const struct attempt *), struct attempt a)
         assert_int_equal(ftruncate(a.ram.fd, (off_t)FILE_BYTES), 0);
         pid = fork();
         if (pid == 0) {
-                if (sandbox_enter(-1, -1, &a.ram, a.writable, NULL) < 0)
+                if (sandbox_enter(NULL, 0, -1, &a.ram, a.writable, NULL) < 0)
                         _exit(99);
                 fn(&a);
         }

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts with several migration NICs: all are used, and a migration goes on over the others when one fails."""
+
+import time
+
+import pytest
+
+LAB = {"hosts": 2, "link": "100mbit", "migration_nics": 2}
+PATIENCE_S = 60
+
+
+def begin(guest, *options):
+    """Takes some seconds: 96 MiB of noise over two cables of 100 Mbit/s."""
+    guest.do("memory 96 random")
+    to = "host2" if guest.host() == "host1" else "host1"
+    task = guest.begin_migration(to, "--verify", *options)
+    guest.wait_phase(task, ("copying",))
+    return task
+
+
+def check_moved(guest, task, session):
+    ended = guest.wait_task(task)
+    assert ended["status"]["state"] == "succeeded", ended["status"]
+    result = ended["status"]["result"]
+    assert result["verified"]
+    guest.verify()
+    session.close()
+    print(f"total {result['total_ms']} ms, pause {result['pause_ms']} ms, reconnects {result['reconnects']}, "
+          f"paths {result['paths']}")
+    return result
+
+
+def by_device(result):
+    return {path["device"]: path for path in result["paths"]}
+
+
+def test_all_nics_are_used(busy_vm):
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    result = check_moved(busy_vm, begin(busy_vm), session)
+    paths = by_device(result)
+    assert set(paths) == {"eth1", "eth2"}
+    assert all(path["mtu"] == 1500 and path["mtu_probed"] and path["up"] for path in paths.values())
+    sent = [path["bytes"] for path in paths.values()]
+    assert min(sent) > 0.5 * max(sent)
+    assert result["channels"] == 4 and all(path["lost"] == 0 for path in paths.values())
+
+
+@pytest.mark.parametrize("victim", ["host1", "host2"])
+def test_migration_goes_on_over_the_other_nic(busy_vm, lab, victim):
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    task = begin(busy_vm)
+    time.sleep(1)
+    lab.network.cut(victim, network="mig2")
+    try:
+        result = check_moved(busy_vm, task, session)
+    finally:
+        lab.network.cut(victim, up=True, network="mig2")
+    paths = by_device(result)
+    assert paths["eth1"]["channels"] == 4 and paths["eth1"]["lost"] == 0
+    assert not paths["eth2"]["up"] and paths["eth2"]["lost"] == 2
+
+
+def test_nic_that_works_again_is_used_again(busy_vm, lab):
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    task = begin(busy_vm, "--rate-limit", "100mbit")
+    time.sleep(1)
+    lab.network.cut("host2", network="mig1")
+    time.sleep(3)
+    lab.network.cut("host2", up=True, network="mig1")
+    result = check_moved(busy_vm, task, session)
+    assert all(path["channels"] > 0 for path in result["paths"])
+    assert all(path["up"] for path in result["paths"])
+
+
+def test_nic_that_is_down_from_the_beginning_is_left_out(busy_vm, lab):
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    lab.network.cut("host2", network="mig2")
+    try:
+        result = check_moved(busy_vm, begin(busy_vm), session)
+    finally:
+        lab.network.cut("host2", up=True, network="mig2")
+    assert by_device(result)["eth1"]["channels"] == 4
+
+
+@pytest.fixture
+def jumbo(lab):
+    """Interfaces of 9000 bytes; the switches' ports as asked for."""
+    def set_up(size):
+        for host in lab.hosts:
+            for nic in ("1", "2"):
+                lab.machines.run("fabric", "ip", "link", "set", f"{host}-{nic}", "mtu", str(size))
+                lab.machines.run(host, "ip", "link", "set", f"eth{nic}", "mtu", "9000")
+    yield set_up
+    for host in lab.hosts:
+        for nic in ("1", "2"):
+            lab.machines.run("fabric", "ip", "link", "set", f"{host}-{nic}", "mtu", "1500")
+            lab.machines.run(host, "ip", "link", "set", f"eth{nic}", "mtu", "1500")
+
+
+def test_switch_that_drops_jumbo_frames_is_noticed(busy_vm, lab, jumbo):
+    """It drops them without a word: a connection that trusts its interface stands still at its first large packet."""
+    jumbo(1500)
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    where = busy_vm.host()
+    result = check_moved(busy_vm, begin(busy_vm), session)
+    assert [path["mtu"] for path in result["paths"]] == [1500, 1500]
+    assert all(path["lost"] == 0 for path in result["paths"])
+    assert "only 1500 reach" in lab.log_of(where, "agent").read_text(encoding="utf-8")
+
+
+def test_jumbo_frames_that_pass_are_used(busy_vm, jumbo):
+    jumbo(9000)
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    result = check_moved(busy_vm, begin(busy_vm), session)
+    assert [(path["mtu"], path["mtu_probed"]) for path in result["paths"]] == [(9000, True)] * 2
