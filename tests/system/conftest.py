@@ -40,6 +40,7 @@ def pytest_unconfigure():
 
 def pytest_addoption(parser):
     parser.addoption("--rounds", type=int, default=6, help="migrations back and forth of the busy guest (30 in full)")
+    parser.addoption("--fault-rounds", type=int, default=1, help="migrations with each fault of the network (10 in full)")
     parser.addoption("--pgbench-rounds", type=int, default=2, help="migrations under pgbench (10 in full)")
 
 

@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from test_lost_channel import end_one
+
 LAB = {"hosts": 2, "link": "100mbit", "migration_nics": 2}
 PATIENCE_S = 60
 
@@ -80,6 +82,48 @@ def test_nic_that_is_down_from_the_beginning_is_left_out(busy_vm, lab):
     finally:
         lab.network.cut("host2", up=True, network="mig2")
     assert by_device(result)["eth1"]["channels"] == 4
+
+
+def end_a_connection(lab, guest):
+    end_one(lab, guest.host())
+
+
+def cut_a_nic(lab, _guest):
+    """It stays cut until the guest has arrived."""
+    lab.network.cut("host2", network="mig2")
+
+
+def stall_all(lab, _guest):
+    for network in ("mig1", "mig2"):
+        lab.network.cut("host1", network=network)
+    time.sleep(5)
+    heal(lab)
+
+
+def heal(lab):
+    for host in lab.hosts:
+        for network in ("mig1", "mig2"):
+            lab.network.cut(host, up=True, network=network)
+
+
+@pytest.mark.parametrize("fault", [end_a_connection, cut_a_nic, stall_all])
+def test_faults_in_turn(busy_vm, lab, fault, request):
+    """--fault-rounds 10 is the full series. Begun at different moments of the copy."""
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    rounds = request.config.getoption("--fault-rounds")
+    for number in range(rounds):
+        task = begin(busy_vm)
+        time.sleep(0.5 + 2.5 * number / rounds)
+        fault(lab, busy_vm)
+        ended = busy_vm.wait_task(task)
+        heal(lab)
+        assert ended["status"]["state"] == "succeeded", ended["status"]
+        result = ended["status"]["result"]
+        print(f"{fault.__name__} {number + 1}: total {result['total_ms']} ms, pause {result['pause_ms']:.1f} ms, reconnects "
+              f"{result['reconnects']}, memory {'equal' if result['verified'] else 'not compared'}")
+        assert result["verified"]
+        busy_vm.verify()
+    session.close()
 
 
 @pytest.fixture
