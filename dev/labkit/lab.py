@@ -89,7 +89,7 @@ class Lab:
     # Up and down
 
     def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None,
-           checkpoint_space="0", migration_nics=0):
+           checkpoint_space="0", migration_nics=0, sibling_space="0"):
         self._check_programs()
         if self.machines.root() is not None or (self.folder / "lab.json").exists():
             raise LabError(f"there is a lab in {self.folder} already: dev/lab down")
@@ -108,7 +108,7 @@ class Lab:
             self._start_manager()
             for name, version in versions.items():
                 self._start_host(name, qemu.find(version) if version else qemu.BINARY, checkpoint_space,
-                                 migration_nics)
+                                 migration_nics, sibling_space)
             self._configure()
         except BaseException:
             self.machines.destroy()
@@ -161,7 +161,7 @@ class Lab:
                                pass_fds=[listener.fileno()], check=True)
         (self.folder / "port").write_text(str(port), encoding="ascii")
 
-    def _start_host(self, host, qemu_binary, checkpoint_space, migration_nics):
+    def _start_host(self, host, qemu_binary, checkpoint_space, migration_nics, sibling_space):
         folder = self.folder_of(host)
         number = self.hosts.index(host) + 1
         addresses = ", ".join(network.migration_address(number, nic + 1) for nic in range(migration_nics))
@@ -169,6 +169,7 @@ class Lab:
             f"[agent]\nname = {host}\nlisten = 0.0.0.0:{AGENT_PORT}\nstate-dir = {folder}/state\n"
             f"runtime-dir = {folder}/run\nqemu = {qemu_binary}\nmover = {self.program('drover-mover')}\n"
             f"accelerator = tcg\nlog-level = debug\ncheckpoint-space = {checkpoint_space}\n"
+            f"sibling-space = {sibling_space}\n"
             + (f"migration-address = {addresses}\n" if addresses else ""), encoding="utf-8")
         for path in (self.folder / "shared", self.shared_path(host), self.local_path(host)):
             path.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/request_cache.h"
+#include "agent/siblings.h"
 #include "agent/stores.h"
 #include "agent/vm_adopt.h"
 #include "agent/vm_create.h"
@@ -98,6 +99,16 @@ static int make_checkpoints(struct agent *agent, struct error **ret_error)
         return checkpoints_new(agent->config.state_dir, space, hours * 3600, &agent->checkpoints, ret_error);
 }
 
+static int make_siblings(struct agent *agent, struct error **ret_error)
+{
+        uint64_t space = 0; /* checked when it was read */
+        int r;
+
+        (void)text_parse_size(agent->config.sibling_space, &space);
+        r = siblings_new(agent->loop, space, &agent->siblings);
+        return r < 0 ? error_from_errno(ret_error, r, "memory for pages of several guests") : 0;
+}
+
 static int make_networks(struct agent *agent, struct error **ret_error)
 {
         int r = netlink_new(&agent->netlink, ret_error);
@@ -124,6 +135,8 @@ static int make_parts(struct agent *agent, struct error **ret_error)
                 r = host_list_new(agent->config.state_dir, "fenced-hosts", &agent->fenced_hosts, ret_error);
         if (r == 0)
                 r = make_checkpoints(agent, ret_error);
+        if (r == 0)
+                r = make_siblings(agent, ret_error);
         if (r == 0)
                 r = make_client(agent, ret_error);
         if (r == 0)
@@ -244,6 +257,7 @@ void agent_free(struct agent *agent)
         host_list_free(agent->removed_hosts);
         host_list_free(agent->fenced_hosts);
         checkpoints_free(agent->checkpoints);
+        siblings_free(agent->siblings);
         stores_free(agent->stores);
         host_free(agent->host);
         cgroup_free(agent->cgroup);

@@ -16,6 +16,7 @@
 struct agent_startup;
 struct cgroup;
 struct checkpoints;
+struct siblings;
 struct events;
 struct host;
 struct http_client;
@@ -49,6 +50,7 @@ struct agent {
         struct host_list *removed_hosts; /* host_list.h: whose certificates count no more */
         struct host_list *fenced_hosts;  /* which are known to be down */
         struct checkpoints *checkpoints; /* checkpoints.h: memory of guests that left */
+        struct siblings *siblings;       /* siblings.h: memory that guests of a tenant have in common */
         uint64_t manager_epoch;          /* highest seen, durable before it is acted on; api.c */
         struct migrations *migrations;   /* migration.c's own state; NULL until migration_recover_all() */
 

@@ -43,6 +43,7 @@ static const struct key {
         {"cgroup-root", KEY_TEXT, offsetof(struct agent_config, cgroup_root), "drover.slice"},
         {"checkpoint-space", KEY_SIZE, offsetof(struct agent_config, checkpoint_space), "0"},
         {"checkpoint-hours", KEY_HOURS, offsetof(struct agent_config, checkpoint_hours), "48"},
+        {"sibling-space", KEY_SIZE, offsetof(struct agent_config, sibling_space), "0"},
         {"log-level", KEY_LOG_LEVEL, 0, NULL},
 };
 

@@ -25,6 +25,7 @@ struct agent_config {
         char *cgroup_root;      /* relative to /sys/fs/cgroup, or absolute */
         char *checkpoint_space; /* size, as text_parse_size() takes it; 0: no checkpoints */
         char *checkpoint_hours; /* number */
+        char *sibling_space;    /* size: pages that guests of one tenant share when they come here; 0: none */
         enum log_level log_level;
 };
 

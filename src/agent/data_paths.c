@@ -35,8 +35,8 @@ static double capacity_of(const struct data_paths *paths, unsigned int path)
         return n > 0 ? sum / n : 1;
 }
 
-/* The path that gets the next channel when they have `counts`; DATA_PATHS_MAX when all are down. `up`: one that counts as up. */
-static unsigned int next_path(const struct data_paths *paths, const unsigned int *counts, unsigned int up)
+/* The path that gets the next channel when they have `counts`; DATA_PATHS_MAX when all are down. */
+static unsigned int next_path(const struct data_paths *paths, const unsigned int *counts)
 {
         unsigned int best = DATA_PATHS_MAX;
         double best_share = 0;
@@ -44,7 +44,7 @@ static unsigned int next_path(const struct data_paths *paths, const unsigned int
         for (unsigned int i = 0; i < paths->n_paths; i++) {
                 double share = capacity_of(paths, i) / (counts[i] + 1);
 
-                if ((paths->paths[i].up || i == up) && share > best_share) {
+                if (paths->paths[i].up && share > best_share) {
                         best = i;
                         best_share = share;
                 }
@@ -64,7 +64,7 @@ void data_paths_add_channels(struct data_paths *paths, unsigned int n_channels)
 
         count_channels(paths, counts);
         for (unsigned int i = paths->n_channels; i < n_channels; i++) {
-                unsigned int path = next_path(paths, counts, DATA_PATHS_MAX);
+                unsigned int path = next_path(paths, counts);
 
                 paths->path_of[i] = (uint8_t)(path < DATA_PATHS_MAX ? path : i % paths->n_paths);
                 counts[paths->path_of[i]]++;
@@ -78,7 +78,7 @@ unsigned int data_paths_pick(struct data_paths *paths, unsigned int channel)
 
         count_channels(paths, counts);
         counts[paths->path_of[channel]]--;
-        path = next_path(paths, counts, DATA_PATHS_MAX);
+        path = next_path(paths, counts);
         if (path == DATA_PATHS_MAX) {
                 path = 0;
                 for (unsigned int i = 1; i < paths->n_paths; i++)
@@ -146,7 +146,7 @@ bool data_paths_find_move(const struct data_paths *paths, unsigned int *ret_chan
         if (from == DATA_PATHS_MAX || (paths->paths[from].up && paths->paths[from].busy < BUSY_TO_LEAVE))
                 return false;
         counts[from]--;
-        to = next_path(paths, counts, DATA_PATHS_MAX);
+        to = next_path(paths, counts);
         if (to == DATA_PATHS_MAX || to == from)
                 return false;
         counts[to]++;

@@ -94,6 +94,8 @@ static void answer_source(struct migration *m)
                 m->destination.data_addresses, "fingerprint", m->destination.own_fingerprint, "max_channels",
                 DATA_CHANNELS_MAX, "window_bytes", (json_int_t)data_connections_receive_window(),
                 "realtime_ns", (json_int_t)clock_realtime_ns());
+        if (answer && m->destination.sibling_key[0])
+                json_object_set_new(answer, "sibling_key", json_string(m->destination.sibling_key));
         http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);
         migration_set_phase(m, MIGRATION_COPYING);
 }
@@ -253,7 +255,7 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         _cleanup_fd_ int checkpoint = -1;
         size_t n_fds = 2;
         json_t *start;
-        int fds[3 + DATA_PATHS_MAX], r;
+        int fds[4 + DATA_PATHS_MAX], shared = -1, r;
 
         r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, ret_error);
         if (r == 0)
@@ -275,6 +277,12 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         if (start && key && checkpoints_open(m->agent->checkpoints, m->vm_uid, &checkpoint) == 0) {
                 json_object_set_new(start, "checkpoint_key", json_string(key));
                 fds[n_fds++] = checkpoint;
+        }
+        if (start && siblings_open_store(m->agent->siblings,
+                             json_string_value(json_object_get(vm->config->labels, SIBLING_LABEL)), &shared,
+                             m->destination.sibling_key) == 0) {
+                json_object_set_new(start, "sibling_key", json_string(m->destination.sibling_key));
+                fds[n_fds++] = shared;
         }
         r = mover_process_send(m->mover, start, fds, n_fds, ret_error);
         close_listening(m);

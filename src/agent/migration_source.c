@@ -139,7 +139,7 @@ static int read_data_addresses(struct migration *m, const json_t *body, struct e
 static void on_prepared(void *userdata, int status _unused_, json_t *body, struct error *error)
 {
         struct migration *m = userdata;
-        const char *fingerprint = NULL;
+        const char *fingerprint = NULL, *sibling_key = NULL;
         uint64_t max_channels = DATA_CHANNELS_MAX, window_bytes = 0;
         struct error *e = NULL;
 
@@ -162,9 +162,11 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         if (read_data_addresses(m, body, &e) < 0 ||
                 doc_need_string(body, "", "fingerprint", PKI_FINGERPRINT_SIZE - 1, &fingerprint, &e) < 0 ||
                 doc_opt_u64(body, "", "max_channels", 1, UINT16_MAX, &max_channels, &e) < 0 ||
-                doc_opt_u64(body, "", "window_bytes", 0, INT64_MAX, &window_bytes, &e) < 0)
+                doc_opt_u64(body, "", "window_bytes", 0, INT64_MAX, &window_bytes, &e) < 0 ||
+                doc_opt_string(body, "", "sibling_key", SIBLING_KEY_HEX, &sibling_key, &e) < 0)
                 return stage_failed(m, e);
         snprintf(m->source.peer_fingerprint, sizeof(m->source.peer_fingerprint), "%s", fingerprint);
+        snprintf(m->source.sibling_key, sizeof(m->source.sibling_key), "%s", sibling_key ?: "");
         m->source.max_channels = (unsigned int)MIN(max_channels, (uint64_t)DATA_CHANNELS_MAX);
         m->source.window_bytes = MIN(window_bytes, data_connections_send_window());
         m->source.clock_samples_left = CLOCK_SAMPLES;
@@ -352,7 +354,7 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         struct vm *vm = migration_vm(m);
         _cleanup_fd_ int checkpoint = -1;
         unsigned int n_channels = data_connections_count(m->source.connections);
-        int fds[3 + DATA_CHANNELS_MAX];
+        int fds[4 + DATA_CHANNELS_MAX], shared = -1;
         size_t n_fds = 2 + n_channels;
         struct error *e = NULL;
         _cleanup_json_ json_t *start = NULL;
@@ -375,6 +377,11 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         if (start && begin_keeping(m, vm, &checkpoint)) {
                 json_object_set_new(start, "checkpoint_key", json_string(m->source.checkpoint_key));
                 fds[n_fds++] = checkpoint;
+        }
+        if (start && m->source.sibling_key[0] &&
+                siblings_open_claims(m->agent->siblings, m->peer_uid, m->source.sibling_key, &shared) == 0) {
+                json_object_set_new(start, "sibling_key", json_string(m->source.sibling_key));
+                fds[n_fds++] = shared;
         }
         if (mover_process_start(m->agent->loop, m->agent->config.mover, MOVER_SOURCE,
                     cgroup_movers(m->agent->cgroup), &handler, &m->mover, &e) < 0 ||
@@ -948,9 +955,9 @@ static int64_t pause_ns(const struct migration *m)
 static void build_result(struct migration *m)
 {
         static const char *const copied[] = {"bytes_ram", "bytes_wire", "bytes_zero", "bytes_duplicate",
-                "bytes_recalled", "bytes_delta", "bytes_device", "pages_sent", "pages_resent_by_verify",
-                "channels", "reconnects", "cipher", "rtt_us", "codec", "tunnel", "verified", "verify_ms",
-                "ram_hash", "cpu_ms", NULL};
+                "bytes_recalled", "bytes_shared", "bytes_delta", "bytes_device", "pages_sent",
+                "pages_resent_by_verify", "channels", "reconnects", "cipher", "rtt_us", "codec", "tunnel",
+                "verified", "verify_ms", "ram_hash", "cpu_ms", NULL};
         json_t *result = json_object();
         uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
         int64_t pause = pause_ns(m);

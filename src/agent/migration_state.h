@@ -10,6 +10,7 @@
 #include "agent/data_paths.h"
 #include "agent/handoff.h"
 #include "agent/journal.h"
+#include "agent/siblings.h"
 #include "base/error.h"
 #include "base/map.h"
 #include "base/text.h"
@@ -73,6 +74,7 @@ struct migration_source_state {
         uint64_t window_bytes; /* of a connection, the smaller of what both ends allow; 0: not known */
         unsigned int max_channels;
         char peer_fingerprint[PKI_FINGERPRINT_SIZE];
+        char sibling_key[SIBLING_KEY_HEX + 1]; /* "": the destination shares nothing */
         struct data_connections *connections;
         json_t *paths; /* what was used, once they are closed */
         bool replaces; /* the destination takes other connections for its channels */
@@ -114,6 +116,7 @@ struct migration_destination_state {
         size_t n_listen_fds;
         json_t *data_addresses;                     /* where they listen, ports and all */
         char own_fingerprint[PKI_FINGERPRINT_SIZE]; /* of our mover's certificate */
+        char sibling_key[SIBLING_KEY_HEX + 1];      /* "": nothing is shared */
         bool commit_read;
         json_t *checkpoint_keys; /* of the guest, by host; not in the spec, which is journalled; NULL: none, or lost in a restart */
         bool starting;     /* QEMU is being started */

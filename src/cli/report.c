@@ -57,7 +57,9 @@ static void print_memory(const struct cli *cli, const json_t *result)
                 const char *key, *words;
                 bool if_any;
         } saved[] = {{"bytes_zero", "zero pages", false}, {"bytes_duplicate", "duplicates", false},
-                {"bytes_recalled", "of them kept there", true}, {"bytes_delta", "deltas", false}};
+                {"bytes_recalled", "of them kept there", true},
+                {"bytes_shared", "of them shared with other machines", true},
+                {"bytes_delta", "deltas", false}};
         double ram = number_of(result, "bytes_ram"), wire = number_of(result, "bytes_wire"),
                passes = number_of(result, "passes");
         char a[16], b[16];

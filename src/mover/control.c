@@ -12,6 +12,8 @@
 #define DEFAULT_PAUSE_MS 100
 #define MAX_TIMEOUT_MS (10 * 60 * 1000)
 
+static_assert(AEAD_KEY_SIZE == 32 && CONTENT_KEY_SIZE == 32, "parse_key()");
+
 static const char *const op_names[] = {
         [CONTROL_START] = "start",
         [CONTROL_HANDED_OFF] = "handed-off",
@@ -98,17 +100,18 @@ void control_send_failed(int fd, const struct error *error, bool from_peer)
 }
 
 /* Optional: 64 hex digits. */
-static int parse_checkpoint_key(const json_t *json, struct control_start *start, struct error **ret_error)
+static int parse_key(const json_t *json, const char *name, uint8_t ret_key[static 32], bool *ret_has,
+        struct error **ret_error)
 {
         const char *hex = NULL;
-        int r = doc_opt_string(json, "start", "checkpoint_key", 2 * AEAD_KEY_SIZE, &hex, ret_error);
+        int r = doc_opt_string(json, "start", name, 64, &hex, ret_error);
 
         if (r < 0 || !hex)
                 return r;
-        if (text_hex_decode(hex, start->checkpoint_key, AEAD_KEY_SIZE) < 0)
-                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                        "start.checkpoint_key must be %d hexadecimal digits", 2 * AEAD_KEY_SIZE);
-        start->has_checkpoint = true;
+        if (text_hex_decode(hex, ret_key, 32) < 0)
+                return error_set(
+                        ret_error, ERROR_BAD_DOCUMENT, NULL, "start.%s must be 64 hexadecimal digits", name);
+        *ret_has = true;
         return 0;
 }
 
@@ -154,7 +157,9 @@ int control_parse_start(
         if (r >= 0)
                 r = doc_opt_bool(json, "start", "tunnel", &s.tunnel, ret_error);
         if (r >= 0)
-                r = parse_checkpoint_key(json, &s, ret_error);
+                r = parse_key(json, "checkpoint_key", s.checkpoint_key, &s.has_checkpoint, ret_error);
+        if (r >= 0)
+                r = parse_key(json, "sibling_key", s.sibling_key, &s.has_siblings, ret_error);
         if (r < 0)
                 return r;
         *ret_start = s;

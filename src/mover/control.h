@@ -7,10 +7,11 @@
 #include "base/doc.h"
 #include "base/text.h"
 #include "io/aead.h"
+#include "io/content_digest.h"
 #include "mover/wire.h"
 
 #define CONTROL_MAX_PACKET (64 * 1024)
-#define CONTROL_MAX_FDS (3 + WIRE_MAX_CHANNELS)
+#define CONTROL_MAX_FDS (4 + WIRE_MAX_CHANNELS)
 
 enum control_op {
         CONTROL_START,
@@ -47,8 +48,10 @@ struct control_start {
         const char *migration, *vm, *block, *cert_pem, *key_pem, *peer_fingerprint, *codec;
         uint64_t ram_address, ram_bytes, max_pause_ms, rate_limit_bps, timeout_ms;
         bool verify, tunnel;
-        bool has_checkpoint; /* its file is the last descriptor, its key this one */
+        bool has_checkpoint; /* its file is the last descriptor but for shared memory, its key this one */
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
+        bool has_siblings; /* memory shared with other guests' movers is the last descriptor; key of the digests */
+        uint8_t sibling_key[CONTENT_KEY_SIZE];
 };
 int control_parse_start(
         const struct control_message *message, struct control_start *ret_start, struct error **ret_error);

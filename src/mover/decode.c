@@ -69,6 +69,22 @@ static void print_references(struct cursor cursor, FILE *out)
                 fprintf(out, " %" PRIu64 "=%" PRIu64, page, from);
 }
 
+static void print_siblings(struct cursor cursor, FILE *out)
+{
+        struct wire_sibling_v1 sibling;
+
+        while (cursor_copy(&cursor, &sibling, sizeof(sibling)))
+                fprintf(out, " %" PRIu64, le64toh(sibling.page));
+}
+
+static void print_missing(struct cursor cursor, FILE *out)
+{
+        uint64_t page;
+
+        while (cursor_u64le(&cursor, &page))
+                fprintf(out, " %" PRIu64, page);
+}
+
 static void print_held(struct cursor cursor, FILE *out)
 {
         struct wire_held_stripe_v1 stripe;
@@ -169,7 +185,9 @@ static void (*const printers[])(struct cursor cursor, FILE *out) = {
         [WIRE_REFERENCES] = print_references,
         [WIRE_HELD] = print_held,
         [WIRE_RECALL] = print_runs,
+        [WIRE_SIBLINGS] = print_siblings,
         [WIRE_HANDED_OFF] = print_nothing,
+        [WIRE_MISSING] = print_missing,
 };
 
 int decode_frames(const uint8_t *data, size_t len, FILE *out, struct error **ret_error)

@@ -16,7 +16,8 @@ struct sent_frame {
         uint64_t end; /* position behind it; UINT64_MAX: not sent yet */
         enum wire_frame type;
         size_t len;
-        uint8_t data[]; /* PAGES, ZERO, REFERENCES, RECALL: struct wire_run_v1, the pages; else the payload */
+        uint8_t data
+                []; /* PAGES, ZERO, REFERENCES, RECALL, SIBLINGS: struct wire_run_v1, the pages; else the payload */
 };
 
 struct sent_log {
@@ -49,5 +50,5 @@ void sent_log_rewind(struct sent_log *log, struct list *ret_frames);
 static inline bool sent_frame_has_pages(const struct sent_frame *frame)
 {
         return frame->type == WIRE_PAGES || frame->type == WIRE_ZERO || frame->type == WIRE_REFERENCES ||
-               frame->type == WIRE_RECALL;
+               frame->type == WIRE_RECALL || frame->type == WIRE_SIBLINGS;
 }

@@ -23,6 +23,8 @@
  * (source_resume.c), from when it noticed: that may be 10 s later. */
 #define LOST_MS 60000
 #define LOST_PAUSED_MS 10000
+/* A channel with more pages missing than this ends the migration: the source stops naming any long before. */
+#define MAX_MISSING_BYTES (16 * 1024 * 1024)
 /* Receivers that hang in the network are cut off after this. */
 #define STOP_GRACE_S 1
 
@@ -37,11 +39,22 @@ void sink_fail(struct sink *sink, struct error *error, bool from_peer)
         mailbox_fail(&sink->mailbox, error, from_peer);
 }
 
+/* One that is of no use is none. */
+static void open_store(struct sink *sink, int fd)
+{
+        struct stat st;
+        int r = fstat(fd, &st) < 0 ? -errno : page_store_open(fd, (uint64_t)st.st_size, &sink->store);
+
+        if (r < 0)
+                log_notice("The pages of other guests cannot be used: %s", strerror(-r));
+}
+
 static int take_descriptors(struct sink *sink, struct error **ret_error)
 {
         struct control_message *message = &sink->start_message;
         struct timeval limit = {.tv_sec = CHANNEL_SILENCE_MS / 1000};
-        size_t n_other = 2 + (size_t)sink->start.has_checkpoint;
+        size_t n_files = (size_t)sink->start.has_checkpoint + sink->start.has_siblings;
+        size_t n_other = 2 + n_files;
         int flags;
 
         if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_PATHS)
@@ -55,7 +68,9 @@ static int take_descriptors(struct sink *sink, struct error **ret_error)
         for (size_t i = 0; i < sink->n_listen_fds; i++)
                 sink->listen_fds[i] = TAKE_FD(message->fds[2 + i]);
         if (sink->start.has_checkpoint)
-                sink->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - 1]);
+                sink->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - n_files]);
+        if (sink->start.has_siblings)
+                open_store(sink, message->fds[message->n_fds - 1]);
         flags = fcntl(sink->qemu_fd, F_GETFL);
         if (flags < 0 || fcntl(sink->qemu_fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ||
                 setsockopt(sink->qemu_fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
@@ -104,6 +119,7 @@ static void receiver_deinit(struct receiver *receiver)
 {
         channel_deinit(&receiver->channel);
         codec_free(TAKE_PTR(receiver->codec));
+        content_digester_free(TAKE_PTR(receiver->digester));
         free(TAKE_PTR(receiver->raw));
         free(TAKE_PTR(receiver->stripe));
         free(TAKE_PTR(receiver->packed));
@@ -158,7 +174,8 @@ static void start_receiver(struct sink *sink, int fd)
                 turn_one_away(sink);
                 return;
         }
-        *receiver = (struct receiver){.sink = sink, .socket_fd = -1, .number = -1};
+        *receiver =
+                (struct receiver){.sink = sink, .socket_fd = -1, .number = -1, .serial = ++sink->n_accepted};
         receiver->wake_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (receiver->wake_fd < 0)
                 return;
@@ -193,13 +210,14 @@ static void send_stats(struct sink *sink, bool droppable)
         json_t *event;
 
         getrusage(RUSAGE_SELF, &usage);
-        event = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "event", "stats", "phase",
+        event = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "event", "stats", "phase",
                 sink->committed                            ? "finishing"
                 : mailbox_has(&sink->mailbox, MAIL_PLACED) ? "switching"
                 : mailbox_has(&sink->mailbox, MAIL_READY)  ? "copying"
                                                            : "connecting",
-                "bytes_wire", (json_int_t)sink->bytes_received, "pages_placed",
-                (json_int_t)sink->pages_placed, "bytes_device", (json_int_t)sink->bytes_device, "cpu_ms",
+                "pages_shared", (json_int_t)sink->pages_shared, "bytes_wire",
+                (json_int_t)sink->bytes_received, "pages_placed", (json_int_t)sink->pages_placed,
+                "bytes_device", (json_int_t)sink->bytes_device, "cpu_ms",
                 (json_int_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
                         (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000);
         pthread_mutex_lock(&sink->lock);
@@ -376,6 +394,9 @@ static void sink_deinit(struct sink *sink)
         for (unsigned int i = 0; i < SINK_MAX_CONNECTIONS; i++)
                 if (sink->receivers[i].state != RECEIVER_FREE)
                         receiver_deinit(&sink->receivers[i]);
+        for (size_t i = 0; i < ARRAY_SIZE(sink->channels); i++)
+                buf_deinit(&sink->channels[i].missing);
+        page_store_close(TAKE_PTR(sink->store));
         checkpoint_free(TAKE_PTR(sink->checkpoint));
         fd_closep(&sink->checkpoint_fd);
         tls_context_free(TAKE_PTR(sink->tls));
@@ -420,6 +441,8 @@ int sink_run(int control_fd, bool sandbox)
         if (sink) {
                 sink->control_fd = control_fd;
                 sink->qemu_fd = sink->ram_fd = sink->checkpoint_fd = -1;
+                for (size_t i = 0; i < ARRAY_SIZE(sink->channels); i++)
+                        buf_init(&sink->channels[i].missing, MAX_MISSING_BYTES);
                 pthread_mutex_init(&sink->lock, NULL);
                 pthread_cond_init(&sink->changed, NULL);
                 sink->result_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

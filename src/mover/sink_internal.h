@@ -8,11 +8,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/buf.h"
 #include "mover/channel.h"
 #include "mover/checkpoint.h"
 #include "mover/codec.h"
 #include "mover/control.h"
 #include "mover/mailbox.h"
+#include "mover/page_store.h"
 #include "mover/ram.h"
 
 /* A few more than channels, so that strangers who connect cannot take all places at once. */
@@ -24,8 +26,9 @@ enum receiver_state { RECEIVER_FREE, RECEIVER_RUNNING, RECEIVER_DONE };
 
 struct receiver {
         struct sink *sink;
-        int socket_fd; /* until the TLS stream takes it */
-        int wake_fd;   /* duplicate, for main to interrupt */
+        int socket_fd;   /* until the TLS stream takes it */
+        int wake_fd;     /* duplicate, for main to interrupt */
+        uint64_t serial; /* of the connections, in the order in which they were accepted, from 1 */
         pthread_t thread;
         _Atomic enum receiver_state state; /* main: FREE to RUNNING and DONE to FREE; the thread: to DONE */
 
@@ -40,16 +43,22 @@ struct receiver {
         uint32_t barriers;
         uint64_t n_offered; /* of the channel's stripes: what the checkpoint has of so many was said */
         bool offers;        /* there is more to say */
-        uint8_t *packed, *recalled; /* WIRE_STRIPE_BYTES each; made when they are needed */
-        uint64_t recalled_stripe;   /* which is in `recalled` */
+        uint8_t *packed, *recalled;        /* WIRE_STRIPE_BYTES each; made when they are needed */
+        uint64_t recalled_stripe;          /* which is in `recalled` */
+        struct content_digester *digester; /* NULL: nothing is shared */
+        unsigned int n_in_vain; /* pages of others that were waited for in turn, and did not come */
+        bool ack_now;
 };
 
 /* A channel outlives its connections. */
 struct sink_channel {
         struct receiver *receiver; /* NULL: its connection is lost */
+        uint64_t serial;           /* of its newest connection */
         uint64_t position; /* bytes of the frames but HELLO that were dealt with; of lost connections only */
         uint64_t lost_ms;  /* since when there is no connection */
         uint32_t barriers;
+        struct buf
+                missing; /* le64, of the channel's thread: pages that SIBLINGS named in vain; they may still be missing */
 };
 
 struct sink {
@@ -61,9 +70,11 @@ struct sink {
         struct ram ram;
         int checkpoint_fd;             /* -1: none */
         struct checkpoint *checkpoint; /* what we hold of the guest from before; NULL: nothing */
+        struct page_store *store;      /* shared with the sinks of the tenant's other guests; NULL: none */
         struct tls_context *tls;
         struct mailbox mailbox;
         struct receiver receivers[SINK_MAX_CONNECTIONS];
+        uint64_t n_accepted;
         bool have_result; /* main: the agent said how it ended */
         int stop_fd;      /* eventfd: readable for ever when the receivers have to stop */
         int result_fd;    /* eventfd: `result` is set, for channel 0's receiver */
@@ -83,8 +94,9 @@ struct sink {
         char abort_text[WIRE_MAX_TEXT + 1];
 
         atomic_bool stopping;
-        atomic_bool committed; /* COMMIT was read: losing the source is no failure any more */
-        atomic_bool peer_gone; /* after that */
+        atomic_bool committed;             /* COMMIT was read: losing the source is no failure any more */
+        atomic_bool peer_gone;             /* after that */
+        atomic_uint_fast64_t pages_shared; /* taken from the store */
         atomic_uint_fast64_t bytes_received, pages_placed, bytes_skeleton, bytes_device;
 };
 
@@ -101,6 +113,11 @@ int sink_place_references(struct receiver *receiver, struct error **ret_error);
 /* Says what the checkpoint has of the channel's next stripes. */
 int sink_offer(struct receiver *receiver, struct error **ret_error);
 int sink_place_recalled(struct receiver *receiver, struct error **ret_error);
+int sink_place_siblings(struct receiver *receiver, struct error **ret_error);
+/* What came whole may serve other guests. */
+void sink_share(struct receiver *receiver, const uint8_t *page);
+/* Says again which pages were missing: the frame that said so may have been lost with its connection. */
+int sink_repeat_missing(struct receiver *receiver, struct error **ret_error);
 bool sink_page_is_ours(const struct receiver *receiver, uint64_t page);
 /* SKELETON and DEVICE. */
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);

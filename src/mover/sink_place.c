@@ -103,6 +103,19 @@ static int place_page(const struct ram *ram, struct run *run, uint64_t entry, st
         return 0;
 }
 
+static void share_pages(struct receiver *receiver, const uint8_t *raw, uint32_t n_pages)
+{
+        const uint8_t *block = raw + n_pages * sizeof(wire_le64);
+
+        for (uint32_t i = 0; i < n_pages; i++) {
+                uint64_t mask = entry_at(raw, i) & 0xffff;
+
+                if (mask == 0xffff)
+                        sink_share(receiver, block);
+                block += (size_t)__builtin_popcountll(mask) * WIRE_BLOCK_SIZE;
+        }
+}
+
 int sink_place_pages(struct receiver *receiver, struct error **ret_error)
 {
         struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
@@ -132,6 +145,8 @@ int sink_place_pages(struct receiver *receiver, struct error **ret_error)
         if (r < 0)
                 return r;
         atomic_fetch_add_explicit(&sink->pages_placed, n_pages, memory_order_relaxed);
+        if (receiver->digester)
+                share_pages(receiver, raw, n_pages);
         return 0;
 }
 

@@ -46,19 +46,20 @@ static int check_hello(
         return 0;
 }
 
-/* The source has given the channel's connection up: what has it still comes to an end. False: it takes too long. */
-static bool replace_locked(struct sink *sink, struct sink_channel *channel)
+/* The source has given the channel's connection up: what has it still comes to an end. False: it takes too long, or the source
+ * has given up this one as well. */
+static bool replace_locked(struct sink *sink, struct sink_channel *channel, uint64_t serial)
 {
         struct timespec deadline;
         int r = 0;
 
         clock_gettime(CLOCK_REALTIME, &deadline);
         deadline.tv_sec += CHANNEL_SILENCE_MS / 1000;
-        while (channel->receiver && r == 0 && !sink->stopping) {
+        while (channel->receiver && r == 0 && !sink->stopping && channel->serial == serial) {
                 (void)shutdown(channel->receiver->wake_fd, SHUT_RDWR);
                 r = pthread_cond_timedwait(&sink->changed, &sink->lock, &deadline);
         }
-        return !channel->receiver;
+        return !channel->receiver && channel->serial == serial;
 }
 
 /* Takes its place among the channels; all must agree on what they have in common. A channel that comes again replaces its lost
@@ -70,7 +71,7 @@ static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, bo
         unsigned int n = le16toh(hello->n_channels), number = le16toh(hello->channel);
         bool resumable = le32toh(hello->features) & WIRE_FEATURE_RESUME;
         struct sink_channel *channel = &sink->channels[number];
-        bool agreed, again, in_time, complete;
+        bool agreed, again, outdated, in_time, complete;
 
         pthread_mutex_lock(&sink->lock);
         if (sink->n_channels == 0) {
@@ -81,7 +82,9 @@ static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, bo
         again = sink->present >> number & 1;
         agreed = sink->n_channels == n && sink->resumable == resumable &&
                  memcmp(sink->secret, hello->secret, sizeof(sink->secret)) == 0 && (!again || resumable);
-        in_time = !agreed || !again || replace_locked(sink, channel);
+        channel->serial = MAX(channel->serial, receiver->serial);
+        in_time = !agreed || !again || replace_locked(sink, channel, receiver->serial);
+        outdated = channel->serial != receiver->serial;
         if (agreed && in_time) {
                 sink->present |= UINT64_C(1) << number;
                 channel->receiver = receiver;
@@ -94,6 +97,10 @@ static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, bo
         if (!agreed)
                 return error_set(
                         ret_error, ERROR_PROTOCOL, NULL, "The source's channels contradict each other");
+        if (outdated) { /* the source has given it up, and made another since */
+                receiver->channel.lost = true;
+                return error_set(ret_error, ERROR_UNREACHABLE, NULL, "A connection came too late");
+        }
         if (!in_time)
                 return channel_set_silent(&receiver->channel, CHANNEL_SILENCE_MS, ret_error);
         if (complete)
@@ -123,6 +130,7 @@ static int send_ack(struct receiver *receiver, struct error **ret_error)
 {
         struct wire_ack_v1 ack = {.bytes_received = htole64(receiver->position)};
 
+        receiver->ack_now = false;
         receiver->acked_bytes = receiver->position;
         receiver->acked_ms = clock_now_ms(&clock_system);
         return channel_send(&receiver->channel, WIRE_ACK, &ack, sizeof(ack), NULL, 0, ret_error);
@@ -152,11 +160,18 @@ static int greet(struct receiver *receiver, struct error **ret_error)
         features = le32toh(hello.features) & WIRE_FEATURES_ALL;
         if (!receiver->sink->checkpoint)
                 features &= ~WIRE_FEATURE_CHECKPOINT;
+        if (!receiver->sink->store)
+                features &= ~WIRE_FEATURE_SIBLINGS;
+        if (features & WIRE_FEATURE_SIBLINGS &&
+                content_digester_new(receiver->sink->start.sibling_key, &receiver->digester) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
         receiver->offers = !again && features & WIRE_FEATURE_CHECKPOINT;
         reply.features = htole32(features);
         reply.channel = hello.channel;
         reply.n_channels = hello.n_channels;
         r = channel_send(&receiver->channel, WIRE_HELLO_REPLY, &reply, sizeof(reply), NULL, 0, ret_error);
+        if (r >= 0 && again)
+                r = sink_repeat_missing(receiver, ret_error);
         return r >= 0 && again ? send_ack(receiver, ret_error) : r;
 }
 
@@ -242,6 +257,8 @@ static int deal_with(struct receiver *receiver, enum wire_frame type, struct err
                 return sink_place_references(receiver, ret_error);
         case WIRE_RECALL:
                 return sink_place_recalled(receiver, ret_error);
+        case WIRE_SIBLINGS:
+                return sink_place_siblings(receiver, ret_error);
         case WIRE_SKELETON:
         case WIRE_DEVICE:
                 return sink_feed_qemu(receiver, type, ret_error);
@@ -283,7 +300,8 @@ static int acknowledge(struct receiver *receiver, struct error **ret_error)
 {
         uint64_t now_ms = clock_now_ms(&clock_system);
 
-        if (receiver->position - receiver->acked_bytes < ACK_BYTES && now_ms - receiver->acked_ms < ACK_MS)
+        if (!receiver->ack_now && receiver->position - receiver->acked_bytes < ACK_BYTES &&
+                now_ms - receiver->acked_ms < ACK_MS)
                 return 0;
         return send_ack(receiver, ret_error);
 }
@@ -386,13 +404,12 @@ static void tell_source(struct receiver *receiver)
         pthread_mutex_unlock(&sink->lock);
 }
 
-/* The source may replace the connection; main waits for that. */
+/* The source may replace the connection; main waits for that. Or it has given up this one before HELLO. */
 static bool may_come_back(const struct receiver *receiver)
 {
         const struct sink *sink = receiver->sink;
 
-        return receiver->channel.lost && receiver->number >= 0 && sink->resumable && !sink->stopping &&
-               !sink->committed;
+        return receiver->channel.lost && sink->resumable && !sink->stopping && !sink->committed;
 }
 
 void *sink_receiver_main(void *userdata)

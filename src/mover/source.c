@@ -50,7 +50,8 @@ static int level_for_codec(const char *codec, enum codec_level *ret_level)
 static int take_descriptors(struct source *source, struct error **ret_error)
 {
         struct control_message *message = &source->start_message;
-        size_t n_other = 2 + source->start.has_checkpoint;
+        size_t n_files = (size_t)source->start.has_checkpoint + source->start.has_siblings;
+        size_t n_other = 2 + n_files;
         int r;
 
         if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_CHANNELS)
@@ -64,7 +65,7 @@ static int take_descriptors(struct source *source, struct error **ret_error)
         if (r < 0)
                 return r;
         if (source->start.has_checkpoint) {
-                source->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - 1]);
+                source->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - n_files]);
                 memcpy(source->checkpoint_key, source->start.checkpoint_key, sizeof(source->checkpoint_key));
         }
         return 0;
@@ -82,7 +83,8 @@ static int set_up(struct source *source, struct error **ret_error)
                         "There is no codec \"%s\"", source->start.codec);
         source->level = level;
         source->fixed_codec = strcmp(source->start.codec, "auto") != 0;
-        source->features = WIRE_FEATURES_ALL;
+        source->features =
+                source->start.has_siblings ? WIRE_FEATURES_ALL : WIRE_FEATURES_ALL & ~WIRE_FEATURE_SIBLINGS;
         source->pace_bytes_per_s = source->start.rate_limit_bps / 8;
         if (getrandom(source->secret, sizeof(source->secret), 0) != sizeof(source->secret))
                 return error_from_errno(ret_error, errno, "Cannot make a random key");
@@ -103,6 +105,9 @@ static int set_up(struct source *source, struct error **ret_error)
         if (r < 0)
                 return r;
         r = source_checkpoint_init(source, ret_error);
+        if (r >= 0 && source->start.has_siblings)
+                r = source_siblings_init(
+                        source, source->start_message.fds[source->start_message.n_fds - 1], ret_error);
         if (r < 0)
                 return r;
         r = page_index_new(ram_pages(&source->ram), source->secret, &source->index);
@@ -336,6 +341,7 @@ static void source_deinit(struct source *source)
                 free(TAKE_PTR(source->marks[i]));
         page_index_free(TAKE_PTR(source->index));
         source_checkpoint_deinit(source);
+        source_siblings_deinit(source);
         tls_context_free(TAKE_PTR(source->tls));
         mailbox_deinit(&source->mailbox);
         fd_closep(&source->qemu_fd);

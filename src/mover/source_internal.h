@@ -21,6 +21,7 @@
 #include "mover/control.h"
 #include "mover/duplicates.h"
 #include "mover/mailbox.h"
+#include "mover/page_claims.h"
 #include "mover/page_index.h"
 #include "mover/ram.h"
 #include "mover/sent_log.h"
@@ -47,6 +48,7 @@ struct sender_counters {
         counter bytes_unchanged;  /* guest bytes of pages that were dirty but equal */
         counter bytes_referenced; /* guest bytes of pages that went as references */
         counter bytes_recalled;   /* guest bytes of pages that the sink had from before */
+        counter bytes_shared;     /* guest bytes of pages that the sink has from other guests */
         counter pages_verify;     /* resent by verification */
         counter write_ns;
         counter wire_bytes;   /* in write_ns */
@@ -117,6 +119,16 @@ struct sender {
         uint64_t held_covered; /* of the channel's stripes: of so many it has said all */
         uint64_t held_wait_ns; /* spent waiting for that */
 
+        /* source_siblings.c */
+        struct content_digester *digester; /* NULL: nothing is shared */
+        struct wire_sibling_v1 siblings[WIRE_MAX_SIBLINGS];
+        unsigned int n_siblings;
+        uint64_t sibling_last;          /* newest page that was asked about */
+        uint64_t sibling_end;           /* position behind the last SIBLINGS frame */
+        bool unconfirmed;               /* bits in source->referred are set */
+        uint64_t n_referred, n_missing; /* pages, in all */
+        struct buf missing;             /* struct wire_run_v1 */
+
         /* source_resume.c */
         const char *cipher;    /* once HELLO was answered; NULL before */
         atomic_bool resumable; /* a lost connection may be replaced: the sink can do it. Main reads it */
@@ -143,6 +155,9 @@ struct source {
         struct page_index *index;
         uint64_t *
                 held; /* mapped: digest of each page in the sink's checkpoint, 0: not in it. A stripe has one owner */
+        struct page_claims *claims; /* shared with the movers of the tenant's other guests; NULL: none */
+        uint64_t *
+                referred; /* mapped, a word a stripe: pages that SIBLINGS named, and the sink has not confirmed. A stripe has one owner */
         int checkpoint_fd; /* to keep the guest's memory in afterwards; -1: not wanted */
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
         struct sender senders[WIRE_MAX_CHANNELS];
@@ -225,6 +240,24 @@ int source_is_held(
 /* Keeps the stopped guest's memory, if that is wanted, and tells the agent. */
 void source_keep_checkpoint(struct source *source);
 
+/* source_siblings.c */
+int source_siblings_init(struct source *source, int fd, struct error **ret_error);
+void source_siblings_deinit(struct source *source);
+/* Whether another guest has sent this page's content to the sink, or is about to; else this one does. */
+bool source_is_shared(struct sender *sender, uint64_t page, const uint8_t *data,
+        uint8_t ret_digest[static CONTENT_DIGEST_SIZE]);
+/* True while it is not known what the sink has in the page's place. */
+bool source_is_unconfirmed(const struct sender *sender, uint64_t page);
+void source_set_unconfirmed(struct sender *sender, uint64_t page, bool unconfirmed);
+/* Takes the MISSING frame in the channel's payload. */
+int source_take_missing(struct sender *sender, struct error **ret_error);
+/* After an acknowledgement, or a flush: notes what is confirmed. */
+void source_confirm_siblings(struct sender *sender);
+/* Sends pages that were missing. */
+int source_send_missing(struct sender *sender, struct error **ret_error);
+/* The same, until nothing is unconfirmed. */
+int source_settle_siblings(struct sender *sender, struct error **ret_error);
+
 /* source_connections.c, on the main thread */
 /* Descriptors of the start message from `first` on: a connection for each channel, and which path each is on. */
 int source_take_connections(struct source *source, struct control_message *message, size_t first, size_t n,
@@ -244,6 +277,8 @@ bool sender_can_resume(const struct sender *sender);
  * reason why it cannot be mended (sender_can_resume() tells whether this can be tried again). */
 int sender_resume(struct sender *sender, struct batch *batch, struct error **ret_error);
 void sender_deinit_resume(struct sender *sender);
+/* Sends the pages in sender->lost again, whole, as they are in the guest now. */
+int sender_resend_lost(struct sender *sender, struct error **ret_error);
 
 /* Reads the RESULT frame in the channel's payload; PROTOCOL when it is not valid. */
 int source_read_result(

@@ -88,7 +88,12 @@ static int lose_what_was_staged(struct sender *sender, struct batch *batch)
                 r = lose_runs(sender, sender->recall.runs, sender->recall.n);
         for (unsigned int i = 0; r >= 0 && i < sender->n_references; i++)
                 r = lose_page(sender, le64toh(sender->references[i].page));
-        sender->zero.n = sender->recall.n = sender->n_references = 0;
+        for (unsigned int i = 0; r >= 0 && i < sender->n_siblings; i++)
+                r = lose_page(sender, le64toh(sender->siblings[i].page));
+        if (r >= 0)
+                r = buf_append(&sender->lost, buf_string(&sender->missing), sender->missing.len);
+        buf_clear(&sender->missing);
+        sender->zero.n = sender->recall.n = sender->n_references = sender->n_siblings = 0;
         sender->stages_empty = true;
         if (!batch || batch->kind != BATCH_PAGES || batch->sent)
                 return r;
@@ -127,7 +132,7 @@ static int resend_page(struct sender *sender, uint64_t page, struct error **ret_
                                                : sender_add_whole_page(sender, page, data, ret_error);
 }
 
-static int resend_pages(struct sender *sender, struct error **ret_error)
+int sender_resend_lost(struct sender *sender, struct error **ret_error)
 {
         struct cursor cursor = cursor_of((const uint8_t *)buf_string(&sender->lost), sender->lost.len);
         uint64_t first;
@@ -262,8 +267,9 @@ int sender_resume(struct sender *sender, struct batch *batch, struct error **ret
                 return *ret_error ? r : error_from_errno(ret_error, r, "Cannot replace a lost connection");
         }
         sender->awaits_held = false; /* what was still to come of it is lost */
+        sender->sibling_end = MIN(sender->sibling_end, sender->log.position);
         atomic_fetch_add(&sender->source->n_reconnects, 1);
         log_notice("Channel %u: connected again", sender->number);
-        r = resend_pages(sender, ret_error);
+        r = sender_resend_lost(sender, ret_error);
         return r < 0 ? r : resend_frames(sender, ret_error);
 }

@@ -41,6 +41,7 @@ int sender_init(struct sender *sender, struct source *source, unsigned int numbe
         sender->offered_fd = -1;
         sent_log_init(&sender->log);
         buf_init(&sender->lost, MAX_LOST_BYTES);
+        buf_init(&sender->missing, MAX_LOST_BYTES);
         list_init(&sender->again);
         sender->wake_fd = fcntl(socket_fd, F_DUPFD_CLOEXEC, 3);
         if (sender->wake_fd < 0)
@@ -64,6 +65,8 @@ void sender_deinit(struct sender *sender)
         batch_queue_deinit(&sender->queue);
         codec_free(TAKE_PTR(sender->codec));
         duplicates_free(TAKE_PTR(sender->duplicates));
+        content_digester_free(TAKE_PTR(sender->digester));
+        buf_deinit(&sender->missing);
         free(TAKE_PTR(sender->packable));
         free(TAKE_PTR(sender->plain));
         free(TAKE_PTR(sender->out));
@@ -131,6 +134,7 @@ static int take_ack(struct sender *sender, struct error **ret_error)
         if (!cursor_u64le(&cursor, &position) || sent_log_acknowledge(&sender->log, position) < 0)
                 return error_set(
                         ret_error, ERROR_PROTOCOL, NULL, "The peer acknowledges what it cannot have");
+        source_confirm_siblings(sender);
         return 0;
 }
 
@@ -266,6 +270,30 @@ static int flush_references(struct sender *sender, struct error **ret_error)
                      : sender_send(sender, WIRE_REFERENCES, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
 }
 
+static int flush_siblings(struct sender *sender, struct error **ret_error)
+{
+        uint8_t buffer[WIRE_HEADROOM + sizeof(sender->siblings)];
+        size_t len = sender->n_siblings * sizeof(sender->siblings[0]);
+        uint64_t pages[WIRE_MAX_SIBLINGS];
+        unsigned int n_pages = sender->n_siblings;
+        int r;
+
+        if (len == 0)
+                return 0;
+        r = sender_await_room(sender, ret_error);
+        if (r < 0)
+                return r;
+        for (unsigned int i = 0; i < n_pages; i++)
+                pages[i] = le64toh(sender->siblings[i].page);
+        memcpy(buffer + WIRE_HEADROOM, sender->siblings, len);
+        sender->n_siblings = 0;
+        r = log_pages(sender, WIRE_SIBLINGS, pages, n_pages, ret_error);
+        if (r >= 0)
+                r = sender_send(sender, WIRE_SIBLINGS, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
+        sender->sibling_end = sender->log.position;
+        return r;
+}
+
 int sender_flush(struct sender *sender, struct error **ret_error)
 {
         int r = flush_runs(sender, &sender->zero, ret_error);
@@ -276,6 +304,8 @@ int sender_flush(struct sender *sender, struct error **ret_error)
                 r = flush_stage(sender, sender->packable, true, ret_error);
         if (r >= 0)
                 r = flush_stage(sender, sender->plain, false, ret_error);
+        if (r >= 0)
+                r = flush_siblings(sender, ret_error);
         if (r >= 0)
                 r = flush_references(sender, ret_error);
         sender->stages_empty = true;
@@ -374,15 +404,41 @@ static int stage_reference(struct sender *sender, uint64_t page, uint64_t from, 
         return 0;
 }
 
+static int stage_sibling(
+        struct sender *sender, uint64_t page, const uint8_t *digest, struct error **ret_error)
+{
+        struct wire_sibling_v1 *sibling;
+        int r = keep_order(sender, page, ret_error);
+
+        if (r >= 0 && sender->n_siblings == WIRE_MAX_SIBLINGS) {
+                r = sender_flush(sender, ret_error);
+                sender->stages_empty = false;
+        }
+        if (r < 0)
+                return r;
+        sibling = &sender->siblings[sender->n_siblings++];
+        sibling->page = htole64(page);
+        memcpy(sibling->digest, digest, sizeof(sibling->digest));
+        source_set_unconfirmed(sender, page, true);
+        counter_add(&sender->counters.pages_sent, 1);
+        counter_add(&sender->counters.bytes_shared, WIRE_PAGE_SIZE);
+        return 0;
+}
+
 int sender_add_changed_page(
         struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
 {
         struct source *source = sender->source;
         uint16_t mask = page_index_update(source->index, page, data);
+        uint8_t content[CONTENT_DIGEST_SIZE];
         uint64_t digest, from;
         bool held = false;
         int r;
 
+        if (mask != 0 && source_is_unconfirmed(sender, page)) { /* a change to what? */
+                source_set_unconfirmed(sender, page, false);
+                return stage_blocks(sender, page, 0xffff, data, ret_error);
+        }
         if (__builtin_popcount(mask) < MIN_BLOCKS_TO_REFER)
                 return mask == 0 ? 0 : stage_blocks(sender, page, mask, data, ret_error);
         digest = page_index_digest(source->index, page);
@@ -391,19 +447,24 @@ int sender_add_changed_page(
                 return r;
         if (held)
                 return stage_recall(sender, page, ret_error);
-        if (sender->duplicates && duplicates_find(sender->duplicates, source->index, page, digest, &from))
+        if (sender->duplicates && duplicates_find(sender->duplicates, source->index, page, digest, &from) &&
+                !source_is_unconfirmed(sender, from))
                 return stage_reference(sender, page, from, ret_error);
+        if (sender->digester && mask == 0xffff && source_is_shared(sender, page, data, content))
+                return stage_sibling(sender, page, content, ret_error);
         return stage_blocks(sender, page, mask, data, ret_error);
 }
 
 int sender_add_whole_page(struct sender *sender, uint64_t page, const uint8_t *data, struct error **ret_error)
 {
         (void)page_index_update(sender->source->index, page, data);
+        source_set_unconfirmed(sender, page, false);
         return stage_blocks(sender, page, 0xffff, data, ret_error);
 }
 
 int sender_add_zero(struct sender *sender, uint64_t page, struct error **ret_error)
 {
+        source_set_unconfirmed(sender, page, false);
         return page_index_set_zero(sender->source->index, page)
                        ? stage_run(sender, &sender->zero, page, ret_error)
                        : 0;
@@ -412,6 +473,7 @@ int sender_add_zero(struct sender *sender, uint64_t page, struct error **ret_err
 int sender_add_whole_zero(struct sender *sender, uint64_t page, struct error **ret_error)
 {
         (void)page_index_set_zero(sender->source->index, page);
+        source_set_unconfirmed(sender, page, false);
         return stage_run(sender, &sender->zero, page, ret_error);
 }
 
@@ -477,10 +539,16 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
                 return send_bytes(sender, WIRE_DEVICE, batch, ret_error);
         case BATCH_VERIFY:
                 sender->awaits_held = false; /* the guest is stopped */
+                r = source_settle_siblings(sender, ret_error);
+                if (r < 0)
+                        return r;
                 r = source_verify_channel(sender, ret_error);
                 batch->sent = r >= 0; /* once is enough; without success all of it is done again */
                 return r;
         case BATCH_BARRIER:
+                r = source_settle_siblings(sender, ret_error);
+                if (r < 0)
+                        return r;
                 batch->sent = true;
                 return sender_send_kept(sender, WIRE_BARRIER, &barrier, sizeof(barrier), NULL, 0, ret_error);
         case BATCH_HANDED_OFF:
@@ -539,6 +607,8 @@ int sender_handle_frame(
                 return take_ack(sender, ret_error);
         case WIRE_HELD:
                 return source_take_held(sender, ret_error);
+        case WIRE_MISSING:
+                return source_take_missing(sender, ret_error);
         case WIRE_KEEPALIVE:
                 return 0;
         case WIRE_ABORT:
@@ -580,6 +650,9 @@ static int set_up_features(struct sender *sender, uint32_t features, struct erro
         sender->awaits_held = features & WIRE_FEATURE_CHECKPOINT;
         if (features & WIRE_FEATURE_REFERENCES &&
                 duplicates_new(n_stripes * WIRE_STRIPE_PAGES, &sender->duplicates) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
+        if (features & WIRE_FEATURE_SIBLINGS &&
+                content_digester_new(source->start.sibling_key, &sender->digester) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
         if (atomic_fetch_add(&source->n_up, 1) + 1 == source->n_channels)
                 mailbox_post(&source->mailbox, MAIL_READY);
@@ -686,6 +759,8 @@ static int run(struct sender *sender, struct error **ret_error)
                         r = idle(sender, ret_error);
                 if (r >= 0)
                         r = sender_listen(sender, ret_error);
+                if (r >= 0)
+                        r = source_send_missing(sender, ret_error);
                 while (r < 0 && sender_can_resume(sender)) {
                         r = sender_resume(sender, batch, ret_error);
                         if (r >= 0 && batch && !batch->sent)

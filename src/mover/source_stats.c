@@ -338,8 +338,9 @@ void source_stats_send(struct source_stats *stats, bool droppable)
                 {"bytes_wire", with_tls(SUM(source, wire_bytes))},
                 {"bytes_zero", counter_get(&source->bytes_zero)},
                 {"bytes_duplicate", SUM(source, bytes_unchanged) + SUM(source, bytes_referenced) +
-                                            SUM(source, bytes_recalled)},
-                {"bytes_recalled", SUM(source, bytes_recalled)}, {"bytes_delta", SUM(source, bytes_delta)},
+                                            SUM(source, bytes_recalled) + SUM(source, bytes_shared)},
+                {"bytes_shared", SUM(source, bytes_shared)}, {"bytes_recalled", SUM(source, bytes_recalled)},
+                {"bytes_delta", SUM(source, bytes_delta)},
                 {"bytes_device", counter_get(&source->bytes_device)}, {"pages_sent", SUM(source, pages_sent)},
                 {"pages_resent_by_verify", SUM(source, pages_verify)},
                 {"rate_bps", stats->wire_bytes_per_s * 8},

@@ -33,6 +33,7 @@
 #define WIRE_MAX_HELD 32         /* stripes in one HELD frame */
 #define WIRE_MAX_HASHES 4096     /* in one VERIFY_REPLY frame */
 #define WIRE_MAX_REFERENCES 1024 /* in one REFERENCES frame */
+#define WIRE_MAX_SIBLINGS 512    /* in one SIBLINGS or MISSING frame */
 #define WIRE_MAX_TEXT 1024
 #define WIRE_SECRET_SIZE 192 /* XXH3 secret */
 /* Room that a sender keeps in front of a payload for the frame header and the payload's head. */
@@ -46,8 +47,7 @@ typedef uint64_t wire_le64;
 /* Who may send a frame. */
 enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
 
-/* The frames: NAME, number, sender, smallest and largest payload. Number 19 is kept for references to pages of other guests, 32
- * to 47 for disk streams. */
+/* The frames: NAME, number, sender, smallest and largest payload. Numbers 32 to 47 are kept for disk streams. */
 #define WIRE_FRAMES(X) \
         X(HELLO, 1, WIRE_SOURCE, sizeof(struct wire_hello_v1), sizeof(struct wire_hello_v1)) \
         X(HELLO_REPLY, 2, WIRE_SINK, sizeof(struct wire_hello_reply_v1), sizeof(struct wire_hello_reply_v1)) \
@@ -74,7 +74,10 @@ enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
         X(HELD, 17, WIRE_SINK, sizeof(struct wire_held_v1), \
                 sizeof(struct wire_held_v1) + WIRE_MAX_HELD * sizeof(struct wire_held_stripe_v1)) \
         X(RECALL, 18, WIRE_SOURCE, sizeof(struct wire_run_v1), WIRE_MAX_RUNS * sizeof(struct wire_run_v1)) \
-        X(HANDED_OFF, 20, WIRE_SOURCE, 0, 0)
+        X(SIBLINGS, 19, WIRE_SOURCE, sizeof(struct wire_sibling_v1), \
+                WIRE_MAX_SIBLINGS * sizeof(struct wire_sibling_v1)) \
+        X(HANDED_OFF, 20, WIRE_SOURCE, 0, 0) \
+        X(MISSING, 21, WIRE_SINK, sizeof(wire_le64), WIRE_MAX_SIBLINGS * sizeof(wire_le64))
 
 enum wire_frame {
 #define X(name, number, side, min, max) WIRE_##name = (number),
@@ -98,11 +101,14 @@ struct _packed_ wire_header_v1 {
 #define WIRE_FEATURE_REFERENCES (1u << 4)
 #define WIRE_FEATURE_RESUME (1u << 5)     /* a lost connection may be replaced */
 #define WIRE_FEATURE_CHECKPOINT (1u << 6) /* the sink has memory of this guest from before, and sends HELD */
+#define WIRE_FEATURE_SIBLINGS \
+        (1u << 7) /* the sink has a store of pages that it shares with other guests' sinks */
 /* What every version has; a peer without one of these is refused. */
 #define WIRE_FEATURES_BASE \
         (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD | WIRE_FEATURE_PARTIAL_PAGES | WIRE_FEATURE_VERIFY)
 #define WIRE_FEATURES_ALL \
-        (WIRE_FEATURES_BASE | WIRE_FEATURE_REFERENCES | WIRE_FEATURE_RESUME | WIRE_FEATURE_CHECKPOINT)
+        (WIRE_FEATURES_BASE | WIRE_FEATURE_REFERENCES | WIRE_FEATURE_RESUME | WIRE_FEATURE_CHECKPOINT | \
+                WIRE_FEATURE_SIBLINGS)
 
 /* First frame of each channel. */
 struct _packed_ wire_hello_v1 {
@@ -150,6 +156,13 @@ struct _packed_ wire_run_v1 {
 struct _packed_ wire_reference_v1 {
         wire_le64 page;
         wire_le64 from;
+};
+
+/* A page of a content that another guest's sink at the same host has, or will have soon; the digest is what
+ * io/content_digest.h makes with the key that both agents know. MISSING: numbers (le64) of pages for which that was not so. */
+struct _packed_ wire_sibling_v1 {
+        wire_le64 page;
+        uint8_t digest[16];
 };
 
 /* What the sink's checkpoint holds: a head, then stripes of the channel. A page's digest is XXH3-64 over the 16 hashes of its
@@ -207,6 +220,7 @@ static_assert(sizeof(struct wire_hello_reply_v1) == 20, "wire format");
 static_assert(sizeof(struct wire_pages_v1) == 12, "wire format");
 static_assert(sizeof(struct wire_run_v1) == 12, "wire format");
 static_assert(sizeof(struct wire_reference_v1) == 16, "wire format");
+static_assert(sizeof(struct wire_sibling_v1) == 24, "wire format");
 static_assert(sizeof(struct wire_held_v1) == 8, "wire format");
 static_assert(sizeof(struct wire_held_stripe_v1) == 520, "wire format");
 static_assert(sizeof(struct wire_bytes_v1) == 8, "wire format");

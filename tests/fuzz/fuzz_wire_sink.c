@@ -57,6 +57,8 @@ static int handle(struct receiver *receiver, enum wire_frame type)
                 return sink_place_zero(receiver, NULL);
         case WIRE_REFERENCES:
                 return sink_place_references(receiver, NULL);
+        case WIRE_SIBLINGS:
+                return sink_place_siblings(receiver, NULL);
         case WIRE_RECALL:
                 return sink_place_recalled(receiver, NULL);
         case WIRE_SKELETON:

@@ -16,7 +16,7 @@ RAM = 512 * PAGE
 
 HELLO, FRAME, AGENT, WAIT, QEMU, QEMU_HEAD, PAGES, DEVICE = range(1, 9)
 F_PAGES, F_ZERO, F_SKELETON, F_DEVICE, F_BARRIER, F_VERIFY, F_VERIFY_REPLY = 3, 4, 5, 6, 7, 8, 9
-F_REFERENCES, F_HELD, F_RECALL = 16, 17, 18
+F_REFERENCES, F_HELD, F_RECALL, F_SIBLINGS, F_MISSING = 16, 17, 18, 19, 21
 F_ACK, F_COMMIT, F_DELIVERED, F_RESULT, F_ABORT, F_KEEPALIVE, F_HANDED_OFF = 10, 11, 12, 13, 14, 15, 20
 
 
@@ -115,6 +115,7 @@ def sink_seeds():
     save("mover_sink", "references", one + hellos + frame(F_PAGES, pages([(3, 0xffff)])) +
          frame(F_REFERENCES, struct.pack("<QQQQ", 4, 3, 5, 4)) + frame(F_REFERENCES, struct.pack("<QQ", 6, 6)))
     save("mover_sink", "recall-without-checkpoint", one + hellos + frame(F_RECALL, struct.pack("<QI", 3, 2)))
+    save("mover_sink", "siblings-without-store", one + hellos + frame(F_SIBLINGS, struct.pack("<Q", 3) + bytes(16)))
     save("mover_sink", "commit-too-early", one + hellos + frame(F_COMMIT))
     save("mover_sink", "wrong-channel", two + frame(F_PAGES, pages([(0, 1)]), 1))
     save("mover_sink", "hello-other-version", one + step(HELLO, bytes(8) + b"\x07\0\x06"))

@@ -94,13 +94,13 @@ def keep_logs(lab, name):
 
 @pytest.fixture
 def vm(lab):
-    """Makes VMs with the workload guest: vm(name="w1", host="host1", ...), see Workload.create. They go with the test."""
+    """Makes VMs with the workload guest: vm("--label", "a=b", name="w1", host="host1", ...), see Workload.create. They go with the test."""
     made = []
 
-    def make(name=None, **options):
+    def make(*words, name=None, **options):
         guest = Workload(lab, name or f"vm{next(_numbers)}")
         made.append(guest)
-        return guest.create(**{"host": "host1", **options})
+        return guest.create(*words, **{"host": "host1", **options})
 
     yield make
     for guest in made:

@@ -97,7 +97,8 @@ static void start_sink(struct fixture *f)
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t len = sizeof(f->sink_address);
         json_t *message;
-        int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), stream[2];
+        int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), stream[2], fds[5];
+        unsigned int n_fds = 3;
 
         assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
         if (f->options.receive_buffer)
@@ -112,10 +113,18 @@ static void start_sink(struct fixture *f)
         f->reader_started = true;
         start_mover(&f->sink, sink_main);
         message = start_message(f, 1);
-        if (f->options.held_fd)
+        fds[0] = stream[1];
+        fds[1] = f->sink_ram_fd;
+        fds[2] = listener;
+        if (f->options.held_fd) {
                 json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
-        send_start(&f->sink, message, (int[]){stream[1], f->sink_ram_fd, listener, f->options.held_fd},
-                f->options.held_fd ? 4 : 3);
+                fds[n_fds++] = f->options.held_fd;
+        }
+        if (f->options.store_fd) {
+                json_object_set_new(message, "sibling_key", json_string(FIXTURE_KEY));
+                fds[n_fds++] = f->options.store_fd;
+        }
+        send_start(&f->sink, message, fds, n_fds);
         close(stream[1]);
         close(listener);
         json_decref(fixture_wait(&f->sink, "ready"));
@@ -132,7 +141,7 @@ int fixture_connect_socket(struct fixture *f)
 static void start_source(struct fixture *f)
 {
         json_t *message = start_message(f, 0);
-        int fds[3 + WIRE_MAX_CHANNELS], stream[2];
+        int fds[4 + WIRE_MAX_CHANNELS], stream[2];
         unsigned int n = f->options.n_channels, n_fds = 2 + n;
 
         json_object_set_new(message, "verify", json_boolean(f->options.verify));
@@ -148,6 +157,10 @@ static void start_source(struct fixture *f)
         if (f->options.keep_fd) {
                 json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
                 fds[n_fds++] = f->options.keep_fd;
+        }
+        if (f->options.claims_fd) {
+                json_object_set_new(message, "sibling_key", json_string(FIXTURE_KEY));
+                fds[n_fds++] = f->options.claims_fd;
         }
         start_mover(&f->source, source_main);
         send_start(&f->source, message, fds, n_fds);

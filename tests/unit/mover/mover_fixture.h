@@ -37,6 +37,8 @@ struct fixture_options {
         bool hold_qemu;        /* the destination's QEMU reads nothing before fixture_release_qemu() */
         int keep_fd;           /* checkpoint that the source writes; 0: none */
         int held_fd;           /* checkpoint that the sink uses; 0: none */
+        int claims_fd;         /* shared with other sources; 0: nothing is shared */
+        int store_fd;          /* shared with other sinks; 0: nothing is shared */
 };
 
 struct fixture_mover {

@@ -153,6 +153,13 @@ static void test_reference_to_a_page_that_is_not_the_channels_is_refused(void **
         }
 }
 
+static void test_siblings_without_a_store_are_refused(void **state)
+{
+        struct wire_sibling_v1 sibling = {.page = htole64(3)};
+
+        assert_frame_refused(WIRE_SIBLINGS, &sibling, sizeof(sibling));
+}
+
 static void test_recall_without_a_checkpoint_is_refused(void **state)
 {
         struct wire_run_v1 run = {.first_page = htole64(3), .n_pages = htole32(1)};
@@ -255,6 +262,7 @@ int main(void)
                 cmocka_unit_test(test_zero_run_beyond_memory_is_refused),
                 cmocka_unit_test(test_reference_to_a_page_that_is_not_the_channels_is_refused),
                 cmocka_unit_test(test_recall_without_a_checkpoint_is_refused),
+                cmocka_unit_test(test_siblings_without_a_store_are_refused),
                 cmocka_unit_test(test_device_state_before_the_barrier_is_refused),
                 cmocka_unit_test(test_commit_before_the_barrier_is_refused),
                 cmocka_unit_test(test_handed_off_twice_is_refused),
