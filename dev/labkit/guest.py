@@ -3,6 +3,7 @@
 
 import functools
 import pathlib
+import random
 import re
 import shutil
 import subprocess
@@ -20,6 +21,12 @@ MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_
 APPLETS = ("sh", "mount", "insmod", "cat", "cut", "ip", "cp", "switch_root")
 APPEND = "console=ttyS0 quiet panic=1"
 POSTGRES_IMAGE_SIZE = "1536M"
+SERVICES_IMAGE_SIZE = "1536M"
+SERVICES = ("web", "redis", "build")  # guest.service= on the kernel command line starts one of them
+SERVICES_PACKAGES = "nginx-light,redis-server,gcc,libc6-dev"
+# What the web service offers: pages of text and pictures, that is, bytes that no codec shrinks.
+WEB_FILES = {"html": 256, "jpg": 256}
+WEB_SEED = 1
 
 
 def _run(*command, **options):
@@ -94,28 +101,59 @@ def build_workload():
         kernel.name, *_workload_sources(), RECIPES / "init", pathlib.Path(__file__)), build)
 
 
+def _build_debian(folder, packages, name, image_size, fill=None):
+    """Files of a guest with a Debian root file system: fill(root) adds to it, dev/guests/NAME-setup runs in it, and NAME-start
+    is the first program."""
+    base = build_workload()
+    for part in ("vmlinuz", "initrd"):
+        shutil.copy(base / part, folder / part)
+    (folder / "append").write_text(f"{APPEND} root=/dev/vda workload.device=none", encoding="ascii")
+    root = folder / "root"
+    _run("debootstrap", "--variant=minbase", f"--include={packages}", apt.codename(), root, apt.mirror())
+    if fill:
+        fill(root)
+    shutil.copy(RECIPES / f"{name}-start", root / "sbin/guest-start")
+    shutil.copy(RECIPES / f"{name}-setup", root / "setup")
+    _run("chroot", root, "sh", "/setup")
+    (root / "setup").unlink()
+    raw = folder / "disk.raw"
+    _run("mke2fs", "-q", "-t", "ext4", "-d", root, raw, image_size)
+    _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, folder / "disk.qcow2")
+    raw.unlink()
+    shutil.rmtree(root)
+
+
 def build_postgres():
     """As workload, and disk.qcow2: a Debian root file system with PostgreSQL on its usual port, open to the guests' network."""
-    base = build_workload()
-
-    def build(folder):
-        for name in ("vmlinuz", "initrd"):
-            shutil.copy(base / name, folder / name)
-        (folder / "append").write_text(f"{APPEND} root=/dev/vda workload.device=none", encoding="ascii")
-        root = folder / "root"
-        _run("debootstrap", "--variant=minbase", "--include=postgresql-15", apt.codename(), root, apt.mirror())
-        shutil.copy(RECIPES / "postgres-start", root / "sbin/guest-start")
-        shutil.copy(RECIPES / "postgres-setup", root / "setup")
-        _run("chroot", root, "sh", "/setup")
-        (root / "setup").unlink()
-        raw = folder / "disk.raw"
-        _run("mke2fs", "-q", "-t", "ext4", "-d", root, raw, POSTGRES_IMAGE_SIZE)
-        _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, folder / "disk.qcow2")
-        raw.unlink()
-        shutil.rmtree(root)
-
     return cache.get("guest-postgres", cache.recipe_hash(
-        base.name, apt.codename(), POSTGRES_IMAGE_SIZE, RECIPES / "postgres-start", RECIPES / "postgres-setup"), build)
+        build_workload().name, apt.codename(), POSTGRES_IMAGE_SIZE, RECIPES / "postgres-start", RECIPES / "postgres-setup"),
+                     lambda folder: _build_debian(folder, "postgresql-15", "postgres", POSTGRES_IMAGE_SIZE))
+
+
+def _fill_services(root):
+    """The files that nginx serves, the same in every build, and what the build service compiles."""
+    numbers = random.Random(WEB_SEED)
+    words = [f"{numbers.getrandbits(40):x}"[:numbers.randint(2, 9)] for _ in range(2000)]
+    web = root / "srv/web"
+    web.mkdir(parents=True)
+    for kind, count in WEB_FILES.items():
+        for number in range(count):
+            size = numbers.randint(4, 256) << 10
+            content = " ".join(numbers.choices(words, k=size // 7)).encode() if kind == "html" else numbers.randbytes(size)
+            (web / f"{number}.{kind}").write_bytes(content)
+    (root / "srv/build/src").mkdir(parents=True)
+    shutil.copy(RECIPES / "build-server", root / "srv/build/server")
+    for source in _workload_sources():
+        shutil.copy(source, root / "srv/build/src")
+
+
+def build_services():
+    """As workload, and disk.qcow2: a Debian root file system with nginx, redis and a build service; guest.service= on the kernel
+    command line says which of them runs."""
+    recipes = sorted(RECIPES.glob("services-*")) + [RECIPES / "build-server"]
+    return cache.get("guest-services", cache.recipe_hash(
+        build_workload().name, apt.codename(), SERVICES_IMAGE_SIZE, SERVICES_PACKAGES, str(WEB_FILES), WEB_SEED, *recipes),
+                     lambda folder: _build_debian(folder, SERVICES_PACKAGES, "services", SERVICES_IMAGE_SIZE, _fill_services))
 
 
 def build_uefi():
@@ -144,7 +182,7 @@ def build_uefi():
     return cache.get("guest-uefi", cache.recipe_hash(base.name, stub.name), build)
 
 
-GUESTS = {"workload": build_workload, "postgres": build_postgres, "uefi": build_uefi}
+GUESTS = {"workload": build_workload, "postgres": build_postgres, "services": build_services, "uefi": build_uefi}
 
 
 @functools.cache
