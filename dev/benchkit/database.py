@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The database workload: PostgreSQL in the guest, pgbench on the client machine, which goes on while the guest is moved."""
 
+import pathlib
 import re
-import shutil
-import statistics
 import subprocess
+import tempfile
 import time
 
-from labkit import guest as guests
 from labkit.lab import LabError, wait_for
 from labkit.machines import command_line
+
+from .clients import both
 
 SCALE = 3
 CLIENTS = 4
@@ -21,19 +22,11 @@ BALANCES = ("SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bb
             "(SELECT sum(tbalance) FROM pgbench_tellers), (SELECT coalesce(sum(delta), 0) FROM pgbench_history)")
 
 
-def disk(lab):
-    """A copy of the guest's disk for one guest, in the shared datastore."""
-    folder = lab.folder / "shared/bench"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"postgres{len(list(folder.iterdir()))}.qcow2"
-    shutil.copy(guests.build("postgres") / "disk.qcow2", path)
-    return path
-
-
 class Work:
     def __init__(self, lab, guest):
         self._lab, self._guest = lab, guest
-        self._pgbench = None
+        self._pgbench = self._log = None
+        self._began = self._mark = 0.0
         self._errors = []
 
     def _run(self, program, *words):
@@ -51,30 +44,44 @@ class Work:
 
     def settle(self):
         """pgbench at work, and has been for a while."""
+        self._log = tempfile.TemporaryDirectory(prefix="drover-pgbench-")
         words = ["pgbench", "-h", self._guest.address, "-U", "postgres", "-n", "-c", str(CLIENTS), "-T", "86400", "-R",
-                 str(TRANSACTIONS_PER_S), "-P", "1", "postgres"]
+                 str(TRANSACTIONS_PER_S), "--log", "--log-prefix", f"{self._log.name}/log", "postgres"]
+        self._began = time.time()
         self._pgbench = subprocess.Popen(
             [*self._lab.machines.enter("client"), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True)
         time.sleep(SETTLE_S)
+        self._mark = time.time()
+
+    def _transactions(self):
+        """(when it ended, its latency in s, 1) of each in pgbench's log; the last line may be cut off."""
+        lines = [line.split() for path in pathlib.Path(self._log.name).iterdir()
+                 for line in path.read_text(encoding="ascii").splitlines()]
+        return [(int(words[4]) + int(words[5]) / 1e6, int(words[2]) / 1e6, 1) for words in lines if len(words) == 7]
 
     def seen(self):
         """Ends pgbench; how it fared while it ran."""
-        alive = self._pgbench.poll() is None
-        self._kill()
+        alive, end = self._pgbench.poll() is None, time.time()
+        self._end_pgbench()
         output = self._pgbench.communicate()[0]
-        seconds = [(float(rate), float(latency)) for rate, latency in re.findall(
-            r"^progress: .* ([\d.]+) tps, lat ([\d.]+) ms", output, re.M)]
         errors = re.findall(r"^pgbench: error.*", output, re.M)
         if not alive and not errors:
             errors = [output[-300:]]
-        self._errors = errors
-        return {"transactions_per_s": round(statistics.mean(rate for rate, _ in seconds), 1) if seconds else None,
-                "slowest_second_ms": max((latency for _, latency in seconds), default=None), "errors": errors}
+        self._errors, self._pgbench = errors, None
+        seen = both(self._transactions(), self._began, self._mark, end, len(errors))
+        self._log.cleanup()
+        return {**seen, "transactions_per_s": seen["per_s"], "errors": errors}
 
-    def _kill(self):
+    def _end_pgbench(self):
+        # SIGINT, after which it writes its log to the end.
         words = {pid: command_line(pid) for pid in self._lab.machines.processes("client")}
-        self._lab.machines.kill([pid for pid, line in words.items() if line and line[0].endswith("pgbench")])
+        mine = [pid for pid, line in words.items() if line and line[0].endswith("pgbench") and self._guest.address in line]
+        subprocess.run(["kill", "-INT", *map(str, mine)], check=False, stderr=subprocess.DEVNULL)
+
+    def rest(self):
+        if self._pgbench:
+            self.seen()
 
     def verify(self):
         """No client saw an error, and all four tables agree on the sum of what was ever added."""
@@ -82,4 +89,4 @@ class Work:
         return not self._errors and len(set(sums)) == 1
 
     def end(self):
-        self._kill()
+        self.rest()

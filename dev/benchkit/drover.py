@@ -12,12 +12,10 @@ import urllib.parse
 from labkit.lab import LabError
 from labkit.workload import Workload
 
-from .usage import Usage, wire_bytes
-
 POLL_S = 0.1
 # Of a migration's result: what belongs in a bench's row.
 FIELDS = ("passes", "codec", "channels", "reconnects", "cipher", "bytes_ram", "bytes_zero", "bytes_duplicate", "bytes_delta",
-          "converged_by", "throttle_percent", "verified", "verify_ms", "ram_hash", "pages_resent_by_verify")
+          "bytes_recalled", "converged_by", "throttle_percent", "verified", "verify_ms", "ram_hash", "pages_resent_by_verify")
 
 
 class Api:
@@ -47,12 +45,6 @@ def _unix_s(text):
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
-def _own(peaks):
-    """Of the peaks of all programs those of drover."""
-    return {host: {name: peak for name, peak in programs.items() if name.startswith("drover-")}
-            for host, programs in peaks.items()}
-
-
 class DroverGuest:
     """One VM, moved to and fro between two hosts."""
 
@@ -80,21 +72,28 @@ class DroverGuest:
     def ask(self, command, timeout_s=120):
         return self._vm.ask(command, timeout_s)
 
-    def migrate(self, _mode, limit_s, verify=False):
-        """One row. The guest is on the other host afterwards, or where it was when the limit passed."""
-        source, target = self._host, next(host for host in self.hosts if host != self._host)
-        usage, wire = Usage(self.lab, self.hosts), wire_bytes(self.lab, source)
+    @property
+    def host(self):
+        return self._host
+
+    def prepare(self, _mode):
+        """drover prepares by itself."""
+
+    def move(self, _mode, limit_s, verify=False):
+        """One move; "began" and "ended" in seconds since 1970. Afterwards settle() must be called."""
+        target = next(host for host in self.hosts if host != self._host)
         name = self._api.call("POST", f"/vms/{self._vm.name}/migrate",
                               {"to": target, "max_pause_ms": self.max_pause_ms, "verify": verify})["name"]
-        task = self._wait(name, limit_s)
-        usage.stop()
-        status = task["status"]
-        row = {"finished": status["state"] == "succeeded", "status": status["state"], "total_ms": None, "pause_ms": None,
-               "bytes_wire": None, "cpu_s_source": None, "cpu_s_destination": None, "memory_kib": _own(usage.peaks_kib())}
-        if not row["finished"]:
-            return {**row, "error": status["error"]}
+        status = self._wait(name, limit_s)["status"]
+        if status["state"] != "succeeded":
+            return {"finished": False, "status": status["state"], "error": status["error"]}
         self._host = target
-        return row | self._measured(status, usage, wire, source, target)
+        return {"finished": True, "status": status["state"], **self._times(status), **{
+            name: status["result"][name] for name in FIELDS if name in status["result"]}}
+
+    def settle(self, _finished):
+        """drover tidies up by itself."""
+        return {}
 
     def _wait(self, name, limit_s):
         deadline, cancelled = time.monotonic() + limit_s, False
@@ -107,23 +106,16 @@ class DroverGuest:
                 cancelled = True
             time.sleep(POLL_S)
 
-    def _measured(self, status, usage, wire, source, target):
+    @staticmethod
+    def _times(status):
         result = status["result"]
         phases = {phase["name"]: phase for phase in result["phases"]}
         copying, stopped = phases["copying"]["start_ms"], phases["switching"]["start_ms"]
-        # As for QEMU: from the command `migrate` to RESUME, which is one pause after STOP.
-        total_ms = stopped - copying + result["pause_ms"]
         began = _unix_s(status["started"]) + copying / 1000
-        ended = began + total_ms / 1000
-        return {"total_ms": round(total_ms, 1), "pause_ms": round(result["pause_ms"], 2),
-                "prepare_ms": copying, "settle_ms": round((_unix_s(status["finished"]) - ended) * 1000),
-                "bytes_wire": wire_bytes(self.lab, source) - wire,
-                "cpu_s_source": round(usage.cpu_s(source, began, ended), 2),
-                "cpu_s_destination": round(usage.cpu_s(target, began, ended), 2),
-                "cpu_s_programs": {"source": usage.cpu_by_program_s(source, began, ended),
-                                   "destination": usage.cpu_by_program_s(target, began, ended)},
-                "others_cpu_s": round(usage.others_cpu_s(began, ended), 2),
-                **{name: result[name] for name in FIELDS if name in result}}
+        # As for QEMU: from the command `migrate` to RESUME, which is one pause after STOP.
+        ended = began + (stopped - copying + result["pause_ms"]) / 1000
+        return {"began": began, "ended": ended, "pause_ms": round(result["pause_ms"], 2), "prepare_ms": copying,
+                "settle_ms": round((_unix_s(status["finished"]) - ended) * 1000)}
 
     def quit(self):
         self._api.close()

@@ -2,9 +2,13 @@
 """The migration bench: the same guest, over the same cable, moved by each system in turn.
 
 A guest is booted once for each link and QEMU version, once under plain QEMU and once under drover, and then moved to and fro
-between the same two hosts: each workload, each run, each mode. After every move it checks all of its memory."""
+between the same two hosts: each workload, each run, each mode. After every move it checks all that it has.
 
-import json
+Four guests at once are as one guest, of which there are four. Guests that come back are booted for each run, and all of them are
+away at the same time, because that takes ten minutes (returns.py)."""
+
+import concurrent.futures
+import contextlib
 import os
 import pathlib
 import platform
@@ -14,52 +18,15 @@ import time
 
 from labkit import qemu
 from labkit.lab import Lab, LabError
-from labkit.machines import command_line
 from labkit.workload import Ping
 
-from . import database, peers
-from .drover import DroverGuest
+from . import limit, moves, plan
+from .boots import MAX_PAUSE_MS, MEMORY_KIB, HOSTS, booted, devices, work_of
+from .plan import LINKS, SYSTEMS, VERSIONS
 from .usage import warm_memory
 
-VERSIONS = ("7.2", "10.0")
-HOSTS = {"7.2": ("host1", "host2"), "10.0": ("host3", "host4")}
-MEMORY_KIB = 1 << 20
-# QEMU before 9.0 loses dirty pages of TCG guests whose memory is a multiple of 256 KiB (docs/vm-document.md); drover
-# adds this by itself, the peers' guest gets the same.
-MEMORY_EXTRA_KIB = {"7.2": 8, "10.0": 0}
-MAX_PAUSE_MS = 300  # QEMU's default, and drover's
 PING_INTERVAL_S = 0.002
-SETTLE_S = 2.0  # after the guest began its work, before the migration
-
-# In the order in which a guest does them: (MiB of memory filled, its content, pages written a second, to how many MiB).
-WORKLOADS = {
-    "writes5k": (512, "mixed", 5000, 64),
-    "idle": (768, "mixed", 0, 1),
-    "writes60k": (768, "mixed", 60000, 256),
-    "pgbench": None,
-}
-LINKS = {"100mbit": "100mbit", "1gbit": "1gbit", "unshaped": None}
-# How long a migration may take before it counts as never ending: several times the copy of all memory in use.
-LIMIT_S = {"100mbit": 150, "1gbit": 40, "unshaped": 40}
-
-SYSTEMS = {f"qemu{version}-{mode}": (version, mode) for version in VERSIONS for mode in peers.MODES}
-SYSTEMS.update({f"drover-{version}": (version, "drover") for version in VERSIONS})
-
-
-def pruned(workload, link, system):
-    """Why a combination is not run, or None: it could teach nothing that another does not."""
-    version, mode = SYSTEMS[system]
-    if link != "1gbit" and version == "7.2" and (mode != "drover" or link == "100mbit"):
-        return "1 Gbit/s compares the versions of QEMU already"
-    if link == "100mbit" and mode in ("plain", "multifd"):
-        return "what sends every page whole repeats at 100 Mbit/s what 1 Gbit/s shows, ten times slower"
-    if link == "100mbit" and mode == "xbzrle" and workload in ("idle", "pgbench"):
-        return "xbzrle is for pages that are sent again, of which there are few here"
-    if link == "100mbit" and mode == "postcopy" and workload in ("idle", "writes5k"):
-        return "post-copy is for guests that change faster than the cable, which these do not"
-    if link == "unshaped" and mode == "xbzrle":
-        return "xbzrle saves bytes, of which an unshaped cable has plenty"
-    return None
+CHECKPOINT_SPACE = "4G"  # on each host, where guests come back
 
 
 def machine():
@@ -76,211 +43,212 @@ def machine():
             "commit": commit or None}
 
 
-# Names of what is behind a device, and what differs by purpose.
-BACK_ENDS = {"chardev", "rng", "drive", "netdev", "mac"}
+def all_at_once(function, items):
+    """function of each, in threads; the results in order."""
+    with concurrent.futures.ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(function, items))
 
 
-def devices(pid):
-    """Of a QEMU process: what its guest sees, a line each."""
-    words = command_line(pid)
-    pairs = list(zip(words, words[1:]))
-    found = [json.loads(word) for option, word in pairs if option == "-device"]
-    lines = [json.dumps({key: device[key] for key in sorted(device.keys() - BACK_ENDS)}) for device in found]
-    machine = next(word for option, word in pairs if option == "-machine").split(",")
-    # QEMU's version is part of the machine's name. The other options name the memory, or are for the host.
-    return sorted(["machine " + machine[0].rpartition("-")[0] + "".join(f" {word}" for word in machine if word.startswith("vmport")),
-                   "cpu " + next(word for option, word in pairs if option == "-cpu").removesuffix(",enforce"), *lines])
+def together(views):
+    """What the clients of several guests saw, as if it were one: the sum of the work, the worst of the rest."""
+    if len(views) == 1:
+        return views[0]
+
+    def worst(name):
+        return max((view[name] for view in views if view.get(name) is not None), default=None)
+
+    return {"per_s": round(sum(view["per_s"] for view in views), 1), "p50_ms": worst("p50_ms"), "p99_ms": worst("p99_ms"),
+            "slowest_ms": worst("slowest_ms"), "lost": sum(view.get("lost", 0) for view in views),
+            "before": {"per_s": round(sum(view["before"]["per_s"] for view in views), 1)}, "each": views}
 
 
 class Bench:
-    """rows is what was measured, notes what was left out and why."""
+    """rows is what was measured, notes what was left out and why, limits what could not be avoided."""
 
-    def __init__(self, workloads, links, systems, runs, say, save):
-        """say(line) tells people; save(bench) is called after each row."""
-        self.workloads, self.links, self.systems, self.runs = workloads, links, systems, runs
-        self.say, self.save = say, save
-        self.rows, self.checks, self.notes = [], [], []
+    def __init__(self, choice, say, save):
+        """choice: plan.Choice. say(line) tells people; save(bench) is called after each row."""
+        self.choice, self.say, self.save = choice, say, save
+        self.rows, self.checks, self.notes, self.limits = [], [], [], {}
         self._devices = None  # that all guests have
+        self._lost = set()  # modes of QEMU that need no slower link
+        self._begun = time.monotonic()
 
     def run(self):
-        for link in self.links:
-            for reason, names in self._pruned(link).items():
-                self._note(f"not run at {link}: {', '.join(names)}: {reason}")
-            versions = [version for version in VERSIONS if any(self._wanted(link, version).values())]
-            if versions:
-                self._run_link(link, versions)
+        for link in self.choice.links:
+            for case in self.choice.cases:
+                for reason, names in self.choice.left_out(case, link).items():
+                    self._note(f"not run at {link}{'' if case == 'single' else f', {case}'}: {', '.join(names)}: {reason}")
+                self._run_link(case, link)
+            if link == "1gbit" and not self.choice.all:
+                self._find_losers()
 
     def document(self, about):
         return {"machine": about, "devices": self._devices, "max_pause_ms": MAX_PAUSE_MS, "memory_kib": MEMORY_KIB, "runs": self.rows,
-                "untimed_checks": self.checks, "notes": self.notes}
+                "untimed_checks": self.checks, "notes": self.notes, "limits": list(self.limits.values())}
 
     def _note(self, text):
         self.notes.append(text)
         self.say(text)
 
-    def _pruned(self, link):
-        """{reason: ["WORKLOAD/SYSTEM", ...]}"""
-        reasons = {}
-        for workload in self.workloads:
-            for system in self.systems:
-                reason = pruned(workload, link, system)
-                if reason:
-                    reasons.setdefault(reason, []).append(f"{workload}/{system}")
-        return reasons
+    def progress(self, text):
+        minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
+        self.say(f"{minutes:3}:{seconds:02} {text}")
 
-    def _wanted(self, link, version):
-        """{workload: systems of this QEMU version}"""
-        return {workload: [system for system in self.systems
-                           if SYSTEMS[system][0] == version and not pruned(workload, link, system)]
-                for workload in WORKLOADS if workload in self.workloads}
+    # What is left of the choice
 
-    def _run_link(self, link, versions):
+    def wanted(self, case, link, version):
+        """{workload: systems}, without those that lost at 1 Gbit/s on slower links."""
+        slower = (LINKS[link].bits_per_s or 1e12) < 1e9
+        found = {workload: [system for system in systems if not slower or system not in self._lost]
+                 for workload, systems in self.choice.wanted(case, link, version).items()}
+        return {workload: systems for workload, systems in found.items() if systems}
+
+    def _find_losers(self):
+        """Modes of QEMU that were neither the fastest nor the thriftiest of any workload."""
+        best, tried = set(), set()
+        for workload in self.choice.workloads:
+            for version in VERSIONS:
+                rows = [row for row in self.rows if (row["workload"], row["link"], row["case"]) == (workload, "1gbit", "single")
+                        and row["system"].startswith(f"qemu{version}")]
+                tried |= {row["system"] for row in rows}
+                ended = [row for row in rows if row["finished"]]
+                best |= {min(ended, key=lambda row, name=name: row[name])["system"] for name in ("total_ms", "bytes_wire") if ended}
+        self._lost = tried - best
+        if self._lost:
+            self._note(f"not run on slower links: {', '.join(sorted(self._lost))}: at 1 Gbit/s neither the fastest nor the one "
+                       "with the fewest bytes, whatever the workload")
+
+    # Labs and guests
+
+    def _run_link(self, case, link):
+        versions = [version for version in VERSIONS if self.wanted(case, link, version)]
+        if not versions:
+            return
+        it = LINKS[link]
+        self.progress(f"{link}, {case}: a lab of its own")
         with tempfile.TemporaryDirectory(prefix="drover-bench-", dir="/run") as folder:
             lab = Lab(pathlib.Path(folder) / "lab")
             try:
-                lab.up(hosts=4, link=LINKS[link],
-                       qemu_versions={host: version for version in VERSIONS for host in HOSTS[version]})
+                lab.up(hosts=4, link=it.rate, rtt_ms=it.rtt_ms, loss_percent=it.loss_percent,
+                       qemu_versions={host: version for version in VERSIONS for host in HOSTS[version]},
+                       checkpoint_space=CHECKPOINT_SPACE if case == "return" else "0")
                 for version in versions:
-                    self._run_version(lab, link, version)
+                    self._run_version(lab, case, link, version)
             finally:
                 lab.down()
 
-    def _run_version(self, lab, link, version):
-        wanted = self._wanted(link, version)
-        for database_guest in (False, True):
+    def _run_version(self, lab, case, link, version):
+        wanted = self.wanted(case, link, version)
+        if case == "return":
+            from .returns import run_returns
+            run_returns(self, lab, link, version, wanted)
+            return
+        for kind in dict.fromkeys(plan.WORKLOADS[workload].guest for workload in wanted):
             for ours in (False, True):
                 cases = {workload: [system for system in systems if (SYSTEMS[system][1] == "drover") == ours]
-                         for workload, systems in wanted.items() if (workload == "pgbench") == database_guest}
+                         for workload, systems in wanted.items() if plan.WORKLOADS[workload].guest == kind}
                 if any(cases.values()):
-                    self._run_guest(lab, link, version, cases, database_guest, ours)
+                    self._run_guests(lab, case, link, version, kind, ours, cases)
 
-    def _run_guest(self, lab, link, version, cases, database_guest, ours):
-        """All cases of one guest."""
-        guest = self._boot(lab, version, database_guest, ours)
-        try:
-            self._compare_devices(devices(guest.pid))
+    def _run_guests(self, lab, case, link, version, kind, ours, cases):
+        """All that one boot of the guests is for."""
+        count = 4 if case == "four" else 1
+        with contextlib.ExitStack() as stack:
+            guests = [stack.enter_context(booted(lab, version, kind, ours, number)) for number in range(count)]
+            self.compare_devices(guests)
             for workload, systems in cases.items():
                 if systems:
-                    work = database.Work(lab, guest) if database_guest else MemoryWork(lab, guest, WORKLOADS[workload])
-                    self._run_workload(lab, guest, work, (workload, link), systems)
-        finally:
-            guest.quit()
+                    works = [work_of(workload, LINKS[link], lab, guest) for guest in guests]
+                    self._run_workload(lab, guests, works, (case, workload, link), systems)
 
-    def _compare_devices(self, found):
+    def compare_devices(self, guests):
         """The state of every device is part of the pause: a guest that has fewer proves nothing about the others."""
-        self._devices = self._devices or found
-        if found != self._devices:
-            only = [", ".join(sorted(set(one) - set(other))) for one, other in ((self._devices, found), (found, self._devices))]
-            raise LabError(f"not all guests have the same machine. Only the first: {only[0]}. Only this one: {only[1]}")
+        for found in (devices(guest.pid) for guest in guests):
+            self._devices = self._devices or found
+            if found != self._devices:
+                only = [", ".join(sorted(set(one) - set(other)))
+                        for one, other in ((self._devices, found), (found, self._devices))]
+                raise LabError(f"not all guests have the same machine. Only the first: {only[0]}. Only this one: {only[1]}")
 
-    @staticmethod
-    def _boot(lab, version, database_guest, ours):
-        disk, image = ((database.disk(lab), "postgres") if database_guest else (None, "workload"))
-        if ours:
-            guest = DroverGuest(lab, HOSTS[version], "postgres" if database_guest else "workload", MAX_PAUSE_MS)
-            disks = [f"shared:{disk.relative_to(lab.folder / 'shared')}"] if disk else ["shared:64M,format=raw"]
-            guest.start(memory=f"{MEMORY_KIB}K", image=image, disks=disks)
-            return guest
-        folder = lab.folder / "peers" / f"{version}-{image}"
-        guest = peers.PeerGuest(lab, HOSTS[version], folder, MAX_PAUSE_MS, binary=qemu.find(version), image=image,
-                                machine_type=f"pc-q35-{version}", memory_kib=MEMORY_KIB + MEMORY_EXTRA_KIB[version])
-        if disk is None:
-            disk = folder / "disk.raw"
-            with open(disk, "wb") as file:
-                file.truncate(64 << 20)
-        drive = f"format={'qcow2' if database_guest else 'raw'},cache.direct=on,discard=unmap"
-        guest.start(disk, drive=drive)
-        return guest
+    # One workload
 
-    def _run_workload(self, lab, guest, work, case, systems):
-        work.begin()
-        endless = set()
+    def _run_workload(self, lab, guests, works, key, systems):
+        all_at_once(lambda work: work.begin(), works)
+        endless, runs = set(), self.choice.n_runs(key[2], key[0])
         try:
-            for number in range(1, self.runs + 1):
+            for number in range(1, runs + 1):
                 for system in systems:
                     if system in endless:
                         continue
-                    row = self._measure(lab, guest, work, case, system, number)
+                    row = self.measure(lab, guests, works, key, system, number)
                     if not row["finished"]:
                         endless.add(system)
-                        if number < self.runs:
-                            self._note(f"{case[0]}/{system} at {case[1]}: did not end in run {number}, not repeated")
-            self._check(guest, work, case, [system for system in systems if SYSTEMS[system][1] == "drover"])
+                        if number < runs:
+                            self._note(f"{key[1]}/{system} at {key[2]}: did not end in run {number}, not repeated")
+            for system in systems:
+                if SYSTEMS[system][1] == "drover":
+                    self.check(lab, guests, works, key, system)
         finally:
-            work.end()
+            for work in works:
+                work.end()
 
-    def _measure(self, lab, guest, work, case, system, number):
-        workload, link = case
-        work.settle()
+    def limit_of(self, key, guests, left=None):
+        """What is measured once for each case, workload and size of the guest. left: see limit.measure()."""
+        case, workload, link = key
+        it = LINKS[link]
+        name = case, workload, it.divisor if plan.WORKLOADS[workload].memory else 1
+        if name not in self.limits:
+            began = time.monotonic()
+            found = limit.measure([guest.pid for guest in guests], MEMORY_KIB << 10, left)
+            self.limits[name] = {"case": case, "workload": workload, "divisor": name[2], "pages": found.pages,
+                                 "zero": found.zero, "known": found.known, "bytes": found.bytes}
+            self.progress(f"{workload:<15}{case:<7} cannot be avoided: {found.bytes / 1e6:.1f} MB "
+                          f"(read in {time.monotonic() - began:.0f} s)")
+        found = self.limits[name]["bytes"]
+        return {"limit_bytes": found, "limit_ms": it.bits_per_s and round(found * 8000 / it.bits_per_s, 1)}
+
+    def measure(self, lab, guests, works, key, system, number, left=None, **more):
+        """One row: the guests move to the other host. more: further fields of it."""
+        case, workload, link = key
+        all_at_once(lambda work: work.settle(), works)
+        bound = self.limit_of(key, guests, left)
+        if left or not self._has_row(key):
+            all_at_once(lambda work: work.settle(), works)  # reading took seconds
         warm_memory()
-        ping = Ping(lab, guest.address, PING_INTERVAL_S)
+        pings = [Ping(lab, guest.address, PING_INTERVAL_S) for guest in guests]
         time.sleep(0.2)
         load = os.getloadavg()[0]
         try:
-            row = guest.migrate(SYSTEMS[system][1], LIMIT_S[link])
-            guest.ask("status")  # an answer from the new place, so that the pings there have one too
+            row = moves.measure(lab, guests, SYSTEMS[system][1], LINKS[link].limit_s)
+            for guest in guests:
+                guest.ask("status")  # an answer from the new place, so that the pings there have one too
         finally:
-            gap = ping.stop()
-        seen = work.seen()
-        row = {"workload": workload, "link": link, "system": system, "run": number, **row,
-               "gap_ms": round(gap["longest_gap_ms"], 1) if row["finished"] else None,
-               "pings_lost": gap["lost"] if row["finished"] else None, "load1": load, "guest": seen,
-               "verified": work.verify() if row["finished"] else None}
+            gaps = [ping.stop() for ping in pings]
+        seen = together([work.seen() for work in works])
+        row = {"case": case, "workload": workload, "link": link, "system": system, "run": number, **row, **bound, **more,
+               "gap_ms": round(max(gap["longest_gap_ms"] for gap in gaps), 1) if row["finished"] else None,
+               "pings_lost": sum(gap["lost"] for gap in gaps) if row["finished"] else None, "load1": load, "guest": seen,
+               "verified": all(all_at_once(lambda work: work.verify(), works)) if row["finished"] else None}
         self.rows.append(row)
         self.save(self)
-        self.say(f"{link:<9}{workload:<10}{system:<22}run {number}: " + (
+        self.progress(f"{link:<18}{case:<7}{workload:<15}{system:<24}run {number}: " + (
             f"{row['total_ms']:>8.0f} ms, pause {row['pause_ms']:>7.1f} ms, gap {row['gap_ms']:>6.1f} ms, "
-            f"{row['bytes_wire'] / 1e6:>6.0f} MB, guest {'intact' if row['verified'] else 'DAMAGED'}, "
+            f"{row['bytes_wire'] / 1e6:>6.1f} MB, guest {'intact' if row['verified'] else 'DAMAGED'}, "
             f"others' CPU {row['others_cpu_s']:.1f} s" if row["finished"] else f"{row['status']}"))
         return row
 
-    def _check(self, guest, work, case, systems):
+    def _has_row(self, key):
+        return any((row["case"], row["workload"], row["link"]) == key for row in self.rows)
+
+    def check(self, lab, guests, works, key, system):
         """One move more, not timed, in which drover compares the memory of both sides: it would lengthen the pause."""
-        for system in systems:
-            work.settle()
-            row = guest.migrate("drover", LIMIT_S[case[1]], verify=True)
-            self.checks.append({"workload": case[0], "link": case[1], "system": system, "finished": row["finished"],
-                                **{name: row.get(name) for name in ("verified", "ram_hash", "pages_resent_by_verify")},
-                                "guest_intact": work.verify()})
-            self.say(f"{case[1]:<9}{case[0]:<10}{system:<22}untimed: memory of both sides "
-                     f"{'equal' if row.get('verified') else 'NOT COMPARED'}")
-
-
-class MemoryWork:
-    """The workload program of the guest fills memory and goes on writing to a part of it."""
-
-    def __init__(self, _lab, guest, workload):
-        self._guest = guest
-        self._memory, self._content, self._rate, self._span = workload
-
-    def _do(self, command):
-        answer = self._guest.ask(command)
-        if answer != "ok":
-            raise LabError(f"the guest answered {command!r} with {answer!r}")
-
-    def begin(self):
-        self._do("dirty 0")
-        self._do(f"memory {self._memory} {self._content}")
-
-    def settle(self):
-        """Hard at work, and has been for a while."""
-        self._do(f"dirty {self._rate} {self._span} random line")
-        time.sleep(SETTLE_S)
-        self._do("clock-reset")
-        self._before = json.loads(self._guest.ask("status")), time.monotonic()
-
-    def seen(self):
-        """How the guest fared since settle()."""
-        before, since = self._before
-        after = json.loads(self._guest.ask("status"))
-        seconds = time.monotonic() - since
-        return {"writes_per_s": round((after["page_writes"] - before["page_writes"]) / seconds),
-                "records_per_s": round((after["records_written"] - before["records_written"]) / seconds, 1),
-                "longest_tick_ms": after["longest_tick_ms"]}
-
-    def verify(self):
-        return self._guest.ask("verify") == "ok"
-
-    def end(self):
-        self._do("dirty 0")
-
+        case, workload, link = key
+        all_at_once(lambda work: work.settle(), works)
+        row = moves.measure(lab, guests, "drover", LINKS[link].limit_s, verify=True)
+        for work in works:
+            work.rest()
+        self.checks.append({"case": case, "workload": workload, "link": link, "system": system, "finished": row["finished"],
+                            **{name: row.get(name) for name in ("verified", "ram_hash", "pages_resent_by_verify")},
+                            "guest_intact": all(all_at_once(lambda work: work.verify(), works))})
+        self.progress(f"{link:<18}{case:<7}{workload:<15}{system:<24}untimed: memory of both sides "
+                      f"{'equal' if row.get('verified') else 'NOT COMPARED'}")

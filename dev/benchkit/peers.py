@@ -10,8 +10,6 @@ from labkit import network
 from labkit.lab import wait_for
 from labkit.plain_qemu import PlainGuest
 
-from .usage import Usage, wire_bytes
-
 PORT = 4711
 # One stream for each core of the machine that this runs on, at least QEMU's default of two.
 MULTIFD_CHANNELS = max(2, os.cpu_count() or 2)
@@ -24,6 +22,9 @@ MODES = {
     "multifd": (["multifd"], {"multifd-channels": MULTIFD_CHANNELS}),
     "multifd-zstd": (["multifd"], {"multifd-channels": MULTIFD_CHANNELS, "multifd-compression": "zstd",
                                    "multifd-zstd-level": 1}),
+    "multifd-zstd3": (["multifd"], {"multifd-channels": MULTIFD_CHANNELS, "multifd-compression": "zstd",
+                                    "multifd-zstd-level": 3}),
+    "autoconverge": (["auto-converge"], {}),
     "postcopy": (["postcopy-ram"], {}),
 }
 # All that any mode switches on, to switch the others off.
@@ -63,12 +64,14 @@ class SameMachine(PlainGuest):
 class PeerGuest:
     """One guest under plain QEMU, moved to and fro between two hosts by any mode."""
 
-    def __init__(self, lab, hosts, folder, max_pause_ms, **options):
-        """options: PlainGuest's."""
+    def __init__(self, lab, hosts, folder, max_pause_ms, number=0, **options):
+        """number: of the guests that are there at a time. options: PlainGuest's."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.lab, self.hosts, self.folder, self.max_pause_ms, self.options = lab, hosts, folder, max_pause_ms, options
+        self.lab, self.hosts, self.folder, self.max_pause_ms = lab, hosts, folder, max_pause_ms
+        self.options = {"mac": f"52:54:00:77:00:{0x63 + number:02x}", **options}
+        self._port = PORT + number
         self._start = {}
-        self._guest = None
+        self._guest = self._target = None
 
     def start(self, disk, **how):
         """how: PlainGuest.start()'s."""
@@ -79,6 +82,10 @@ class PeerGuest:
 
     def _make(self, host):
         return SameMachine(self.lab, host, self.folder, private_memory=True, **self.options)
+
+    @property
+    def host(self):
+        return self._guest.machine
 
     @property
     def pid(self):
@@ -100,42 +107,43 @@ class PeerGuest:
         qmp.execute("migrate-set-parameters", **{"max-bandwidth": 0, "max-postcopy-bandwidth": 0, "downtime-limit":
                                                  self.max_pause_ms, "multifd-compression": "none", **parameters})
 
-    def migrate(self, mode, limit_s):
-        """One row. The guest is on the other host afterwards, or where it was when the limit passed."""
-        source = self._guest
-        target = self._make(next(host for host in self.hosts if host != source.machine))
+    def prepare(self, mode):
+        """The destination's QEMU, ready to be moved to."""
+        target = self._target = self._make(next(host for host in self.hosts if host != self.host))
         target.start(**self._start, incoming="defer")
-        for qmp in (target.qmp, source.qmp):
+        for qmp in (target.qmp, self._guest.qmp):
             self._set_up(qmp, mode)
             qmp.events.clear()
-        target.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{PORT}")
-        usage, wire = Usage(self.lab, self.hosts), wire_bytes(self.lab, source.machine)
-        started = time.time()
+        target.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{self._port}")
+
+    def move(self, mode, limit_s, **_how):
+        """One move; "began" and "ended" in seconds since 1970. Afterwards settle() must be called."""
+        source, target = self._guest, self._target
+        began = time.time()
         address = network.host_address(1 + self.lab.hosts.index(target.machine))
-        source.qmp.execute("migrate", uri=f"tcp:{address}:{PORT}")
-        status = self._follow(source, target, mode, started + limit_s)
+        source.qmp.execute("migrate", uri=f"tcp:{address}:{self._port}")
+        status = self._follow(source, target, mode, began + limit_s)
         if status != "completed":
-            usage.stop()
-            self._give_up(source, target)
-            return {"finished": False, "status": status, "total_ms": None, "pause_ms": None, "bytes_wire": None,
-                    "cpu_s_source": None, "cpu_s_destination": None}
+            return {"finished": False, "status": status}
         resumed = target.qmp.wait_event("RESUME")
         resumed = resumed["timestamp"]["seconds"] + resumed["timestamp"]["microseconds"] / 1e6
         if mode == "postcopy":
             target.qmp.wait_event("MIGRATION", status="completed")
         ended = target.qmp.event_s("MIGRATION", status="completed") if mode == "postcopy" else resumed
-        usage.stop()
+        return {"finished": True, "status": status, "began": began, "ended": ended,
+                "pause_ms": round((resumed - source.qmp.event_s("STOP")) * 1000, 2)}
+
+    def settle(self, finished):
+        """After a move: ends the QEMU that is not needed any more. What else is known of the move."""
+        source, target = self._guest, self._target
+        self._target = None
+        if not finished:
+            self._give_up(source, target)
+            return {}
         info = source.qmp.execute("query-migrate")
-        row = {"finished": True, "status": status, "total_ms": round((ended - started) * 1000, 1),
-               "pause_ms": round((resumed - source.qmp.event_s("STOP")) * 1000, 2),
-               "bytes_wire": wire_bytes(self.lab, source.machine) - wire,
-               "cpu_s_source": round(usage.cpu_s(source.machine, started, ended), 2),
-               "cpu_s_destination": round(usage.cpu_s(target.machine, started, ended), 2),
-               "others_cpu_s": round(usage.others_cpu_s(started, ended), 2),
-               "passes": info.get("ram", {}).get("dirty-sync-count")}
         source.kill()
         self._guest = target
-        return row
+        return {"passes": info.get("ram", {}).get("dirty-sync-count")}
 
     @staticmethod
     def _follow(source, target, mode, deadline):
@@ -167,5 +175,6 @@ class PeerGuest:
         wait_for("QEMU to have cancelled its migration", lambda: status() in ("cancelled", "failed"), 60)
 
     def quit(self):
-        if self._guest:
-            self._guest.kill()
+        for guest in (self._target, self._guest):
+            if guest:
+                guest.kill()

@@ -7,40 +7,63 @@ import statistics
 PLOTS = {"total_ms": "Total time of a migration, ms (median of the runs)",
          "pause_ms": "Pause of the guest, ms (median of the runs; logarithmic)"}
 LOGARITHMIC = {"pause_ms"}
-BAR, GAP, LEFT, WIDTH = 14, 5, 150, 460
+BAR, GAP, LEFT, WIDTH = 14, 5, 165, 475
 COLUMN_GAP = 30
 
 
-def groups(rows):
-    """{(workload, link, system): rows} in order of appearance."""
+def blocks(rows):
+    """{(workload, link, case): {system: rows}} in order of appearance."""
     found = {}
     for row in rows:
-        found.setdefault((row["workload"], row["link"], row["system"]), []).append(row)
+        block = found.setdefault((row["workload"], row["link"], row.get("case", "single")), {})
+        block.setdefault(row["system"], []).append(row)
     return found
 
 
-def blocks(rows):
-    """{(workload, link): {system: rows}}"""
-    found = {}
-    for (workload, link, system), members in groups(rows).items():
-        found.setdefault((workload, link), {})[system] = members
-    return found
+def title(key):
+    workload, link, case = key
+    return f"{workload}, {link}" + ("" if case == "single" else f", {case}")
 
 
-def median(rows, name):
-    """Of the runs that finished; None when one of them did not, or none has the value."""
-    values = [row.get(name) for row in rows]
+def median(rows, value):
+    """Of the runs that finished; None when one of them did not, or none has it. value: a row's field, or a function of a row."""
+    values = [row.get(value) if isinstance(value, str) else value(row) for row in rows]
     return statistics.median(values) if values and None not in values else None
 
 
+def is_precopy(system):
+    """Of QEMU, and the guest has all its memory where it runs."""
+    return system.startswith("qemu") and "postcopy" not in system
+
+
+def fastest(members, prefix="qemu"):
+    """The pre-copy mode with the shortest total among the systems that begin so; None when none ended each time."""
+    totals = {system: median(rows, "total_ms") for system, rows in members.items()
+              if is_precopy(system) and system.startswith(prefix)}
+    ended = {system: total for system, total in totals.items() if total is not None}
+    return min(ended, key=ended.get, default=None)
+
+
 def reference(members):
-    """(system, total_ms, pause_ms) of the fastest pre-copy mode of QEMU 10.0 here, or of any QEMU where that was not measured."""
-    peers = {system: (median(rows, "total_ms"), median(rows, "pause_ms")) for system, rows in members.items()
-             if system.startswith("qemu") and "postcopy" not in system}
-    finished = {system: values for system, values in peers.items() if values[0] is not None}
-    newest = {system: values for system, values in finished.items() if system.startswith("qemu10.0")} or finished
-    best = min(newest, key=lambda system: newest[system][0], default=None)
-    return (best, *newest[best]) if best else None
+    """What a block's ratios are to: the fastest pre-copy mode of QEMU 10.0 here, or of any QEMU where that was not measured."""
+    return fastest(members, "qemu10.0") or fastest(members)
+
+
+def cpu_s(row):
+    """Processor seconds of both hosts."""
+    return row["cpu_s_source"] + row["cpu_s_destination"] if row["finished"] else None
+
+
+def slowdown(row):
+    """How much less the guest, or its clients, got done while it moved: 1 as much as before, 2 half of it."""
+    guest = row.get("guest", {})
+    before, during = guest.get("before", {}).get("per_s"), guest.get("per_s")
+    return before / during if row["finished"] and before and during else None
+
+
+def over_limit(row):
+    """Total time as a multiple of what the link needs for the bytes that nothing avoids."""
+    return row["total_ms"] / row["limit_ms"] if row["finished"] and row.get("limit_ms") else None
 
 
 def _number(value, digits=0):
@@ -51,27 +74,47 @@ def _ratio(value, base):
     return "-" if value is None or not base else f"{value / base:.2f}"
 
 
-HEADER = (f"{'system':<21}{'ended':>6}{'total ms':>10}{'ratio':>7}{'pause ms':>10}{'ratio':>7}{'gap ms':>8}{'wire MB':>9}"
-          f"{'CPU s src':>10}{'dst':>6}{'intact':>8}")
+def _of_guest(name):
+    return lambda row: row.get("guest", {}).get(name) if row["finished"] else None
 
 
-def _line(system, rows, best):
-    total, pause = median(rows, "total_ms"), median(rows, "pause_ms")
-    wire = median(rows, "bytes_wire")
+# Heading, width, value, digits, whether a ratio to the reference follows.
+COLUMNS = (
+    ("total ms", 10, "total_ms", 0, True),
+    ("over limit", 11, over_limit, 2, False),
+    ("pause ms", 10, "pause_ms", 1, True),
+    ("gap ms", 8, "gap_ms", 0, False),
+    ("wire MB", 9, lambda row: row["bytes_wire"] / 1e6 if row["finished"] else None, 1, True),
+    ("CPU s src", 10, "cpu_s_source", 1, False),
+    ("dst", 6, "cpu_s_destination", 1, False),
+    ("both", 6, cpu_s, 1, True),
+    ("slowdown", 9, slowdown, 2, False),
+    ("p50 ms", 8, _of_guest("p50_ms"), 1, False),
+    ("p99 ms", 8, _of_guest("p99_ms"), 1, False),
+    ("lost", 5, _of_guest("lost"), 0, False),
+)
+HEADER = f"{'system':<23}{'ended':>6}" + "".join(
+    f"{heading:>{width}}{'ratio' if ratio else '':>{7 if ratio else 0}}" for heading, width, _, _, ratio in COLUMNS) + f"{'intact':>8}"
+
+
+def _line(system, rows, base):
     ended, intact = sum(row["finished"] for row in rows), sum(bool(row["verified"]) for row in rows)
-    return (f"{system:<21}{f'{ended}/{len(rows)}':>6}{_number(total):>10}{_ratio(total, best and best[1]):>7}"
-            f"{_number(pause, 1):>10}{_ratio(pause, best and best[2]):>7}{_number(median(rows, 'gap_ms')):>8}"
-            f"{_number(wire and wire / 1e6):>9}{_number(median(rows, 'cpu_s_source'), 1):>10}"
-            f"{_number(median(rows, 'cpu_s_destination'), 1):>6}{f'{intact}/{ended}':>8}")
+    text = f"{system:<23}{f'{ended}/{len(rows)}':>6}"
+    for _, width, value, digits, ratio in COLUMNS:
+        found = median(rows, value)
+        text += f"{_number(found, digits):>{width}}"
+        if ratio:
+            text += f"{_ratio(found, base and median(base, value)):>7}"
+    return text + f"{f'{intact}/{ended}':>8}"
 
 
 def text(rows):
-    """A table for each workload and link: medians, and ratios to the best pre-copy of QEMU 10.0."""
+    """A table for each workload, link and case: medians, and ratios to the best pre-copy of QEMU 10.0."""
     lines = []
-    for (workload, link), members in blocks(rows).items():
+    for key, members in blocks(rows).items():
         best = reference(members)
-        lines += ["", f"{workload}, {link}" + (f" (ratios to {best[0]})" if best else ""), HEADER]
-        lines += [_line(system, rows_of, best) for system, rows_of in members.items()]
+        lines += ["", title(key) + (f" (ratios to {best})" if best else ""), HEADER]
+        lines += [_line(system, rows_of, members.get(best)) for system, rows_of in members.items()]
     return "\n".join(lines[1:])
 
 
@@ -101,15 +144,15 @@ def _block(x, y, title, members, name):
 
 
 def svg(rows, name):
-    """Bars: a column for each workload, in it a block for each link."""
+    """Bars: a column for each workload, in it a block for each link and case."""
     found = blocks(rows)
-    columns = list(dict.fromkeys(workload for workload, _ in found))
+    columns = list(dict.fromkeys(workload for workload, _, _ in found))
     parts, bottom = [], 0
     for number, workload in enumerate(columns):
         y = 40
-        for (its_workload, link), members in found.items():
-            if its_workload == workload:
-                part, y = _block(10 + number * (WIDTH + COLUMN_GAP), y, f"{workload}, {link}", members, name)
+        for key, members in found.items():
+            if key[0] == workload:
+                part, y = _block(10 + number * (WIDTH + COLUMN_GAP), y, title(key), members, name)
                 parts.append(part)
         bottom = max(bottom, y)
     width = 20 + len(columns) * (WIDTH + COLUMN_GAP)
