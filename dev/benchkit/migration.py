@@ -23,6 +23,7 @@ from labkit.workload import Ping
 from . import limit, moves, plan
 from .boots import MAX_PAUSE_MS, MEMORY_KIB, HOSTS, booted, devices, work_of
 from .plan import LINKS, SYSTEMS, VERSIONS
+from .returns import run_returns
 from .usage import warm_memory
 
 PING_INTERVAL_S = 0.002
@@ -140,7 +141,6 @@ class Bench:
     def _run_version(self, lab, case, link, version):
         wanted = self.wanted(case, link, version)
         if case == "return":
-            from .returns import run_returns
             run_returns(self, lab, link, version, wanted)
             return
         for kind in dict.fromkeys(plan.WORKLOADS[workload].guest for workload in wanted):
