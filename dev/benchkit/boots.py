@@ -7,7 +7,7 @@ import shutil
 
 from labkit import guest as guests
 from labkit import qemu
-from labkit.machines import command_line
+from labkit.machines import LabError, command_line
 
 from . import builds, database, peers, store, web
 from .drover import DroverGuest
@@ -53,9 +53,13 @@ def booted(lab, version, kind, ours, number=0):
         else:
             guest.start(disk, append=append, drive=f"format={disk_format},cache.direct=on,discard=unmap")
         yield guest
-    finally:
-        guest.quit()
-        disk.unlink(missing_ok=True)
+    except BaseException:
+        # What went wrong is what people should read, not that a guest in the middle of a move cannot be deleted.
+        with contextlib.suppress(LabError):
+            guest.quit()
+        raise
+    guest.quit()
+    disk.unlink(missing_ok=True)
 
 
 def _ours(lab, version, number, kind):
