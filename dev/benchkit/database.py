@@ -74,10 +74,10 @@ class Work:
         return {**seen, "transactions_per_s": seen["per_s"], "errors": errors}
 
     def _end_pgbench(self):
-        # SIGINT, after which it writes its log to the end.
+        # As if its time were up: then it ends its transactions and writes its log to the end.
         words = {pid: command_line(pid) for pid in self._lab.machines.processes("client")}
         mine = [pid for pid, line in words.items() if line and line[0].endswith("pgbench") and self._guest.address in line]
-        subprocess.run(["kill", "-INT", *map(str, mine)], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["kill", "-ALRM", *map(str, mine)], check=False, stderr=subprocess.DEVNULL)
 
     def rest(self):
         if self._pgbench:

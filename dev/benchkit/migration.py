@@ -202,7 +202,7 @@ class Bench:
             found = limit.measure([guest.pid for guest in guests], MEMORY_KIB << 10, left)
             self.limits[name] = {"case": case, "workload": workload, "divisor": name[2], "pages": found.pages,
                                  "zero": found.zero, "known": found.known, "bytes": found.bytes}
-            self.progress(f"{workload:<15}{case:<7} cannot be avoided: {found.bytes / 1e6:.1f} MB "
+            self.progress(f"{workload:<15}{case:<7} cannot be avoided: {found.bytes / 1e6:.3f} MB "
                           f"(read in {time.monotonic() - began:.0f} s)")
         found = self.limits[name]["bytes"]
         return {"limit_bytes": found, "limit_ms": it.bits_per_s and round(found * 8000 / it.bits_per_s, 1)}
