@@ -77,7 +77,8 @@ class DroverGuest:
         return self._host
 
     def prepare(self, _mode):
-        """drover prepares by itself."""
+        """drover prepares by itself. The manager has ended a connection that was idle for long: the next call makes another one."""
+        self._api.close()
 
     def move(self, _mode, limit_s, verify=False):
         """One move; "began" and "ended" in seconds since 1970. Afterwards settle() must be called."""
