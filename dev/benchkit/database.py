@@ -44,6 +44,7 @@ class Work:
 
     def settle(self):
         """pgbench at work, and has been for a while."""
+        self.rest()
         self._log = tempfile.TemporaryDirectory(prefix="drover-pgbench-")
         words = ["pgbench", "-h", self._guest.address, "-U", "postgres", "-n", "-c", str(CLIENTS), "-T", "86400", "-R",
                  str(TRANSACTIONS_PER_S), "--log", "--log-prefix", f"{self._log.name}/log", "postgres"]
