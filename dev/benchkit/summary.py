@@ -4,7 +4,7 @@
 import statistics
 
 from .plan import SYSTEMS
-from .report import blocks, cpu_s, fastest, median, over_limit
+from .report import blocks, cpu_s, fastest, is_precopy, median, over_limit
 
 
 def _share(value, base):
@@ -26,7 +26,8 @@ def _compare(members, system):
     best = fastest(members, f"qemu{version}-")
     theirs = members.get(best, [])
     zstd = [median(members[name], "bytes_wire") for name in members if name.startswith(f"qemu{version}-multifd-zstd")]
-    return {"best": best, "finished": all(row["finished"] for row in ours), "pause_ms": median(ours, "pause_ms"),
+    measured = any(is_precopy(name) and name.startswith(f"qemu{version}-") for name in members)
+    return {"unmoved": measured and best is None, "finished": all(row["finished"] for row in ours), "pause_ms": median(ours, "pause_ms"),
             "over limit": median(ours, over_limit),
             **{what: _share(median(ours, value), median(theirs, value)) for what, value in (
                 ("total", "total_ms"), ("pause", "pause_ms"), ("CPU", cpu_s))},
@@ -53,7 +54,7 @@ def _against_qemu(rows):
         if longest is not None:
             yield f"    {'longest pause':<26}{longest:.1f} ms"
         for workload, ratios in workloads.items():
-            if ratios["best"] is None and ratios["finished"]:
+            if ratios["unmoved"] and ratios["finished"]:
                 yield f"    {workload}: no pre-copy mode of QEMU that was measured ended; {system} did"
             elif not ratios["finished"]:
                 yield f"    {workload}: {system} did not end each time"

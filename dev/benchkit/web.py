@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The web workload: nginx in the guest serves files out of its memory, wrk on the client machine asks for them."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -21,6 +22,7 @@ SETTLE_S = 3.0
 READY_TIMEOUT_S = 120
 # What takes longer counts as lost.
 TIMEOUT_S = 10
+END_TRIES = 30
 
 
 class Work:
@@ -61,12 +63,21 @@ class Work:
         return subprocess.Popen([*self._lab.machines.enter("client"), *words], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def _ended(self):
-        """Ends wrk; what it saw."""
+    def _interrupt(self):
         pids = {pid: command_line(pid) for pid in self._lab.machines.processes("client")}
         mine = [pid for pid, line in pids.items() if line and line[0].endswith("wrk") and f"http://{self._guest.address}" in line]
         subprocess.run(["kill", "-INT", *map(str, mine)], check=False, stderr=subprocess.DEVNULL)
-        output = self._wrk.communicate(timeout=60)[0]
+
+    def _ended(self):
+        """Ends wrk; what it saw."""
+        for _ in range(END_TRIES):
+            self._interrupt()
+            # wrk misses a signal that comes just before it goes to sleep.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output = self._wrk.communicate(timeout=2)[0]
+                break
+        else:
+            raise LabError("wrk did not end")
         self._wrk = None
         lines = [line for line in output.splitlines() if line.startswith("{")]
         if not lines:
