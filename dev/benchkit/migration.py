@@ -70,6 +70,7 @@ class Bench:
         """choice: plan.Choice. say(line) tells people; save(bench) is called after each row."""
         self.choice, self.say, self.save = choice, say, save
         self.rows, self.checks, self.notes, self.limits = [], [], [], {}
+        self.failures = []  # links and cases that ended early
         self._devices = None  # that all guests have
         self._lost = set()  # modes of QEMU that need no slower link
         self._begun = time.monotonic()
@@ -79,13 +80,18 @@ class Bench:
             for case in self.choice.cases:
                 for reason, names in self.choice.left_out(case, link).items():
                     self._note(f"not run at {link}{'' if case == 'single' else f', {case}'}: {', '.join(names)}: {reason}")
-                self._run_link(case, link)
+                try:
+                    self._run_link(case, link)
+                except (LabError, OSError, subprocess.SubprocessError) as error:
+                    # Two hours should not be lost with one guest; what was measured stays, and the exit status tells.
+                    self.failures.append(f"{link}, {case}: {error}")
+                    self._note(f"FAILED, and left: {link}, {case}: {error}")
             if link == "1gbit" and not self.choice.all:
                 self._find_losers()
 
     def document(self, about):
         return {"machine": about, "devices": self._devices, "max_pause_ms": MAX_PAUSE_MS, "memory_kib": MEMORY_KIB, "runs": self.rows,
-                "untimed_checks": self.checks, "notes": self.notes, "limits": list(self.limits.values())}
+                "untimed_checks": self.checks, "notes": self.notes, "failures": self.failures, "limits": list(self.limits.values())}
 
     def _note(self, text):
         self.notes.append(text)
