@@ -48,7 +48,7 @@ def booted(lab, version, kind, ours, number=0):
     guest = _ours(lab, version, number, kind) if ours else _plain(lab, version, number, image)
     try:
         if ours:
-            guest.start(memory=f"{MEMORY_KIB}K", image=image, append=append,
+            guest.start("--label", "tenant=bench", memory=f"{MEMORY_KIB}K", image=image, append=append,
                         disks=[f"shared:{disk.relative_to(lab.folder / 'shared')},format={disk_format}"])
         else:
             guest.start(disk, append=append, drive=f"format={disk_format},cache.direct=on,discard=unmap")

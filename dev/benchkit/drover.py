@@ -15,7 +15,7 @@ from labkit.workload import Workload
 POLL_S = 0.1
 # Of a migration's result: what belongs in a bench's row.
 FIELDS = ("passes", "codec", "channels", "reconnects", "cipher", "bytes_ram", "bytes_zero", "bytes_duplicate", "bytes_delta",
-          "bytes_recalled", "converged_by", "throttle_percent", "verified", "verify_ms", "ram_hash", "pages_resent_by_verify")
+          "bytes_recalled", "bytes_shared", "converged_by", "throttle_percent", "verified", "verify_ms", "ram_hash", "pages_resent_by_verify")
 
 
 class Api:
@@ -54,9 +54,9 @@ class DroverGuest:
         self._api = Api(lab)
         self._host = hosts[0]
 
-    def start(self, **how):
-        """how: Workload.create()'s."""
-        self._vm.create(host=self.hosts[0], **how)
+    def start(self, *options, **how):
+        """options, how: Workload.create()'s."""
+        self._vm.create(*options, host=self.hosts[0], **how)
 
     @property
     def address(self):

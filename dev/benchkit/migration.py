@@ -28,6 +28,7 @@ from .usage import warm_memory
 
 PING_INTERVAL_S = 0.002
 CHECKPOINT_SPACE = "4G"  # on each host, where guests come back
+SIBLING_SPACE = "2G"  # on each host, where several guests of one tenant move at once
 
 
 def machine():
@@ -138,7 +139,8 @@ class Bench:
             try:
                 lab.up(hosts=4, link=it.rate, rtt_ms=it.rtt_ms, loss_percent=it.loss_percent,
                        qemu_versions={host: version for version in VERSIONS for host in HOSTS[version]},
-                       checkpoint_space=CHECKPOINT_SPACE if case == "return" else "0")
+                       checkpoint_space=CHECKPOINT_SPACE if case == "return" else "0",
+                       sibling_space=SIBLING_SPACE if case == "four" else "0")
                 for version in versions:
                     self._run_version(lab, case, link, version)
             finally:
