@@ -79,8 +79,8 @@ class Bench:
     def run(self):
         for link in self.choice.links:
             for case in self.choice.cases:
-                for reason, names in self.choice.left_out(case, link).items():
-                    self._note(f"not run at {link}{'' if case == 'single' else f', {case}'}: {', '.join(names)}: {reason}")
+                for line in self.choice.left_out(case, link):
+                    self._note(line)
                 try:
                     self._run_link(case, link)
                 except (LabError, OSError, subprocess.SubprocessError) as error:

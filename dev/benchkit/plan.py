@@ -165,14 +165,15 @@ class Choice:
         return {workload: systems for workload, systems in found.items() if systems}
 
     def left_out(self, case, link):
-        """{reason: ["WORKLOAD/SYSTEM", ...]}"""
+        """What is not run of a case on a link, and why: lines for people."""
         reasons = collections.defaultdict(list)
         for workload in self.workloads:
             for system in self.systems:
                 reason = self.why_not(case, workload, link, system)
                 if reason:
                     reasons[reason].append(f"{workload}/{system}")
-        return reasons
+        place = link if case == "single" else f"{link}, {case}"
+        return [f"not run at {place}: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
     def estimate_s(self, case, link):
         """(moves, seconds) of a case on a link; (0, 0) when nothing is left of it."""

@@ -29,8 +29,8 @@ def test_pruning_leaves_every_workload_link_case_and_mode_its_say():
 
 
 def test_what_is_left_out_has_a_reason_and_all_leaves_nothing_out():
-    assert all(reason and names for case in plan.CASES for link in plan.LINKS
-               for reason, names in choice().left_out(case, link).items())
+    said = choice(cases=["single"], systems=["qemu7.2-plain"], workloads=["web"]).left_out("single", "unshaped")
+    assert said == ["not run at unshaped: web/qemu7.2-plain: 1 Gbit/s compares the versions of QEMU already"]
     assert not any(choice(all=True).left_out(case, link) for case in plan.CASES for link in plan.LINKS)
 
 
