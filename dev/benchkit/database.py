@@ -56,10 +56,11 @@ class Work:
         self._mark = time.time()
 
     def _transactions(self):
-        """(when it ended, its latency in s, 1) of each in pgbench's log; the last line may be cut off."""
+        """(when it ended, its latency in s, 1) of each in pgbench's log. The time that it waited for its turn, because the guest
+        could not keep up with the rate, is no part of the latency: it would tell how long pgbench has been running."""
         lines = [line.split() for path in pathlib.Path(self._log.name).iterdir()
                  for line in path.read_text(encoding="ascii").splitlines()]
-        return [(int(words[4]) + int(words[5]) / 1e6, int(words[2]) / 1e6, 1) for words in lines if len(words) == 7]
+        return [(int(words[4]) + int(words[5]) / 1e6, (int(words[2]) - int(words[6])) / 1e6, 1) for words in lines if len(words) == 7]
 
     def seen(self):
         """Ends pgbench; how it fared while it ran."""
