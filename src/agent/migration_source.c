@@ -38,11 +38,8 @@
 #define MAX_STREAM_PACKS 4.0
 #define MIN_STREAM_BYTES (256 * 1024.0)
 #define STATS_TO_FIT 3 /* two a second */
-#define THROTTLE_INITIAL_PERCENT 40
-#define THROTTLE_INCREMENT_PERCENT 20
 #define CLOCK_SAMPLES 5
 #define FIRST_ASK_AFTER_COMMIT_MS 1000
-#define DEFAULT_MAX_PAUSE_MS 300
 #define STREAM_NAME "drover-migration"
 #define CERTIFICATE_HOURS (8 * 24)
 #define KEEP_LIMIT_MS 120000 /* for writing the guest's memory to a file, once it has left */
@@ -179,6 +176,7 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         json_t *spec = json_deep_copy(m->spec), *vm = vm_document(migration_vm(m));
         json_t *keys = checkpoints_keys(m->agent->checkpoints, m->vm_uid);
 
+        json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
         if (checkpoints_wanted(m->agent->checkpoints) && !m->source.peer_without_keys &&
                 !m->source.checkpoint_key[0] &&
                 text_random_hex(CHECKPOINT_KEY_HEX / 2, m->source.checkpoint_key) < 0)
@@ -324,7 +322,7 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
                 "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes, "block", VM_RAM_BLOCK,
                 "cert_pem", m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint",
                 m->source.peer_fingerprint, "max_pause_ms",
-                (json_int_t)migration_spec_u64(m, "max_pause_ms", DEFAULT_MAX_PAUSE_MS), "verify",
+                (json_int_t)migration_spec_u64(m, "max_pause_ms", MIGRATION_DEFAULT_MAX_PAUSE_MS), "verify",
                 wants_verify(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto", "rate_limit_bps",
                 (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
                 (json_int_t)CONNECT_TIMEOUT_MS);
@@ -415,8 +413,9 @@ static void setup_qemu(struct migration *m)
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
-        if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE, QMP_TIMEOUT_MS, on_setup, m,
-                                &m->source.setup, &e) < 0)
+        if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE,
+                                convergence_allows(&m->source.convergence, CONVERGE_THROTTLE), QMP_TIMEOUT_MS,
+                                on_setup, m, &m->source.setup, &e) < 0)
                 return stage_failed(m, e);
         m->source.stage_busy = true;
 }
@@ -465,11 +464,10 @@ static void send_qemu_status(struct migration *m, const struct migration_info *i
                 json_object_set_new(m->progress, "pass", json_integer((json_int_t)info->dirty_sync_count));
                 json_object_set_new(
                         m->progress, "ram_total_bytes", json_integer((json_int_t)info->ram_total_bytes));
-                json_object_set_new(
-                        m->progress, "throttle_percent", json_integer(info->cpu_throttle_percent));
+                json_object_set_new(m->progress, "throttle_percent",
+                        json_integer((json_int_t)m->source.convergence.throttle_percent));
         }
         m->source.n_passes = MAX(m->source.n_passes, info->dirty_sync_count);
-        m->source.throttle_percent = MAX(m->source.throttle_percent, info->cpu_throttle_percent);
 }
 
 static void on_poll_answer(void *userdata, const json_t *result, const struct error *error)
@@ -488,6 +486,7 @@ static void on_poll_answer(void *userdata, const json_t *result, const struct er
         }
         if (m->mover)
                 send_qemu_status(m, &info);
+        migration_converge_poll(m, &info);
 }
 
 static void on_poll(void *userdata)
@@ -574,24 +573,6 @@ static void set_downtime_limit(struct migration *m, const json_t *message)
                         -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
 }
 
-/* Several passes brought nothing: from now on every pass that dirties anything slows the guest down, in large steps, until
- * it converges. QEMU takes the throttle away by itself at the end. */
-static void throttle_if_needed(struct migration *m, const json_t *stats)
-{
-        struct vm *vm = migration_vm(m);
-
-        if (!json_is_false(json_object_get(stats, "converging")) || m->source.throttling || !vm || !vm->qmp ||
-                m->record != HANDOFF_OUTGOING)
-                return;
-        m->source.throttling = true;
-        log_notice("migration %s: VM %s changes its memory faster than it can be sent; slowing it down",
-                m->id, vm->name);
-        (void)qmp_command(vm->qmp, "migrate-set-parameters",
-                json_pack("{s:i, s:i, s:i}", "throttle-trigger-threshold", 1, "cpu-throttle-initial",
-                        THROTTLE_INITIAL_PERCENT, "cpu-throttle-increment", THROTTLE_INCREMENT_PERCENT),
-                -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
-}
-
 static void take_result(struct migration *m, const json_t *message)
 {
         const char *outcome = json_string_value(json_object_get(message, "outcome")) ?: "";
@@ -627,7 +608,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
         if (!strcmp(event, "stats")) {
                 take_stats(m, message);
                 fit_stream(m, message);
-                return throttle_if_needed(m, message);
+                return;
         }
         if (!strcmp(event, "failed"))
                 return migration_stop(m, migration_mover_error(message));
@@ -982,9 +963,7 @@ static void build_result(struct migration *m)
                 if (v)
                         json_object_set(result, copied[i], v);
         }
-        json_object_set_new(
-                result, "converged_by", json_string(m->source.throttle_percent ? "throttle" : "pre-copy"));
-        json_object_set_new(result, "throttle_percent", json_integer(m->source.throttle_percent));
+        migration_converge_result(m, result);
         if (m->source.kept)
                 json_object_set(result, "checkpoint", m->source.kept);
         json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));

@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "agent/checkpoints.h"
+#include "agent/convergence.h"
 #include "agent/data_paths.h"
 #include "agent/handoff.h"
 #include "agent/journal.h"
@@ -29,6 +30,7 @@ struct qmp_call;
 struct vm;
 
 #define MIGRATION_MAX_PHASES 12
+#define MIGRATION_DEFAULT_MAX_PAUSE_MS 300
 /* How long a data connection may go unacknowledged. Between STOP and the vote the guest waits this long for a network that was cut. */
 #define MIGRATION_PEER_LIMIT_MS 10000
 
@@ -106,8 +108,7 @@ struct migration_source_state {
         json_t *kept;                                /* {bytes, ms}, when it is complete */
         struct loop_source *keep_limit;
         uint64_t n_passes;
-        bool throttling;               /* QEMU was told to slow the guest down */
-        unsigned int throttle_percent; /* highest that QEMU reported */
+        struct convergence convergence;
 };
 
 struct migration_destination_state {
@@ -272,6 +273,15 @@ void migration_peer_ask(struct migration *m, bool abort);
 void migration_peer_notify_released(struct migration *m);
 /* {id, vm, role, record, epoch, qemu, phase, settled, realtime_ns, ...} */
 json_t *migration_peer_document(const struct migration *m);
+
+/* --- migration_converge.c --- */
+
+/* Reads the policy of the spec, and begins: nothing was needed yet. BAD_DOCUMENT. */
+int migration_converge_init(struct migration *m, struct error **ret_error);
+/* Takes a new answer of query-migrate, and does what it leads to. */
+void migration_converge_poll(struct migration *m, const struct migration_info *info);
+/* {converged_by, convergence, max_pause_ms, throttle_percent} into the result. */
+void migration_converge_result(const struct migration *m, json_t *result);
 
 /* --- migration_source.c, migration_destination.c --- */
 void migration_source_step(struct migration *m);

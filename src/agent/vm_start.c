@@ -413,7 +413,7 @@ void vm_start_connected(struct vm *vm)
                 finish_start(vm);
                 return;
         }
-        if (migration_setup_start(vm->qmp, MIGRATION_DESTINATION, QMP_TIMEOUT_MS, on_capabilities, vm,
+        if (migration_setup_start(vm->qmp, MIGRATION_DESTINATION, false, QMP_TIMEOUT_MS, on_capabilities, vm,
                     &vm->job->setup, &error) < 0)
                 vm_start_failed(vm, error);
 }

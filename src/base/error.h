@@ -45,7 +45,9 @@
         X(OWNER_ELSEWHERE, "owner-elsewhere", 409, EPERM, "Another host owns the virtual machine") \
         X(OWNER_UNKNOWN, "owner-unknown", 409, EBUSY, "It is not known which host owns the virtual machine") \
         X(NO_MEMORY, "no-memory", 503, ENOMEM, "The program ran out of memory") \
-        X(INTERNAL, "internal", 500, EIO, "Internal error")
+        X(INTERNAL, "internal", 500, EIO, "Internal error") \
+        X(NOT_CONVERGING, "not-converging", 409, ETIME, \
+                "The guest changes its memory faster than it can be sent")
 
 enum error_code {
 #define X(name, wire, http, err, title) ERROR_##name,

@@ -192,6 +192,10 @@ static const struct option_spec vm_migrate_options[] = {
                 .min = 1,
                 .max = 600000,
                 .help = "bound on the pause; default 300ms"},
+        {.name = "converge",
+                .kind = VALUE_TEXT,
+                .value = "STEPS",
+                .help = "help for a guest that changes too fast; default wait,throttle"},
         {.name = "check", .help = "only check, and rank the destinations"},
         {.name = "priority",
                 .kind = VALUE_CHOICE,
@@ -419,6 +423,13 @@ const struct command command_table[] = {
                            "With --check nothing is moved: each check is printed with its cause and way out, "
                            "and the "
                            "exit status is 1 if one failed.\n\n"
+                           "--converge says what may be done for a guest that changes its memory faster than "
+                           "it can be sent, as STEP[,STEP...] in the order in which they are tried: "
+                           "wait[=TIME] waits for a quiet moment (without TIME as long as the load "
+                           "rises and falls, 30s at most), pause=TIME doubles the bound on the pause again "
+                           "and again up to TIME, throttle[=PERCENT] slows its processors down, more "
+                           "and more, up to PERCENT of the time (99). When none helps, or with none, "
+                           "the migration ends and the guest runs on where it is.\n\n"
                            "Ctrl-C detaches and the migration goes on; Ctrl-C again within two seconds "
                            "cancels it, "
                            "and the guest stays where it is.",

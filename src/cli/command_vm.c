@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "cli/collection.h"
+#include "cli/converge_option.h"
 #include "cli/report.h"
 #include "cli/task.h"
 #include "cli/vm_spec.h"
@@ -149,6 +150,17 @@ static json_t *migration_request(const struct arguments *arguments)
         return r < 0 ? NULL : TAKE_PTR(body);
 }
 
+static int add_converge(json_t *body, const struct arguments *arguments, struct error **ret_error)
+{
+        const char *text = arguments_text(arguments, "converge");
+        json_t *list = NULL;
+        int r = text ? converge_option(text, &list, ret_error) : 0;
+
+        if (r == 0 && list && json_object_set_new(body, "converge", list) < 0)
+                r = no_memory(ret_error);
+        return r;
+}
+
 static int print_checks(struct cli *cli, const json_t *report, struct error **ret_error)
 {
         if (!json_is_true(json_object_get(report, "ok")))
@@ -166,6 +178,9 @@ int command_vm_migrate(struct cli *cli, const struct arguments *arguments, struc
 
         if (!body || !path)
                 return no_memory(ret_error);
+        r = add_converge(body, arguments, ret_error);
+        if (r < 0)
+                return r;
         if (!arguments_flag(arguments, "check"))
                 return task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
         r = api_call(cli->api, "POST", path, body, &report, NULL, ret_error);

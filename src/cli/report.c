@@ -110,6 +110,41 @@ static void print_addresses(const struct cli *cli, const json_t *paths)
         }
 }
 
+/* "wait from 14 s on, throttle up to 61 % from 44 s on": each step once, with the last that was done in it. */
+static void print_convergence(const struct cli *cli, const json_t *steps)
+{
+        const json_t *step, *next;
+        double began_ms = -1;
+        char text[24];
+        bool any = false;
+        size_t i;
+
+        json_array_foreach (steps, i, step) {
+                const char *name = text_of(step, "step") ?: "?";
+                double pause_ms = number_of(step, "max_pause_ms"),
+                       percent = number_of(step, "throttle_percent");
+
+                began_ms = began_ms < 0 ? number_of(step, "at_ms") : began_ms;
+                next = json_array_get(steps, i + 1);
+                if (next && !strcmp(text_of(next, "step") ?: "?", name))
+                        continue;
+                if (!any)
+                        label(cli, "help");
+                fputs(any ? ", " : "", cli->out);
+                output_text(cli->out, name, false);
+                if (!strcmp(name, "pause") && pause_ms >= 0)
+                        fprintf(cli->out, " up to %s", text_format_duration_ms((uint64_t)pause_ms, text));
+                if (!strcmp(name, "throttle") && percent >= 0)
+                        fprintf(cli->out, " up to %.0f %%", percent);
+                if (began_ms >= 0)
+                        fprintf(cli->out, " from %s on", text_format_duration_ms((uint64_t)began_ms, text));
+                any = true;
+                began_ms = -1;
+        }
+        if (any)
+                fputc('\n', cli->out);
+}
+
 static void print_path(const struct cli *cli, const json_t *result)
 {
         double channels = number_of(result, "channels"), reconnects = number_of(result, "reconnects");
@@ -126,6 +161,7 @@ static void print_path(const struct cli *cli, const json_t *result)
         }
         print_addresses(cli, json_object_get(result, "paths"));
         field(cli, result, "converged_by", "converged by");
+        print_convergence(cli, json_object_get(result, "convergence"));
         if (json_is_true(json_object_get(result, "verified"))) {
                 label(cli, "verified");
                 fputs("memory is equal on both sides\n", cli->out);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/converge.h"
 #include "base/doc.h"
 #include "base/text.h"
 #include "manager/api.h"
@@ -268,12 +269,13 @@ static int check_choice(
 static int read_migrate(struct http_request *request, json_t **ret_body, struct error **ret_error)
 {
         static const char *const keys[] = {"to", "max_pause_ms", "priority", "check", "verify", "codec",
-                "channels", "rate_limit_bps", "timeout_ms", NULL};
+                "channels", "rate_limit_bps", "timeout_ms", "converge", NULL};
         static const char *const priorities[] = {"low", "normal", "high", "critical", NULL};
         static const char *const codecs[] = {"auto", "none", "lz4", "zstd", NULL};
+        uint64_t number, max_pause_ms = OPERATION_MAX_PAUSE_MS_DEFAULT;
+        struct converge_policy policy;
         json_t *body = NULL;
         const char *to = NULL;
-        uint64_t number;
         bool flag;
         int r;
 
@@ -281,7 +283,7 @@ static int read_migrate(struct http_request *request, json_t **ret_body, struct 
         if (r >= 0)
                 r = doc_opt_string(body, "", "to", NAME_MAX_CHARS, &to, ret_error);
         if (r >= 0)
-                r = doc_opt_u64(body, "", "max_pause_ms", 1, 600000, &number, ret_error);
+                r = doc_opt_u64(body, "", "max_pause_ms", 1, 600000, &max_pause_ms, ret_error);
         if (r >= 0)
                 r = check_choice(body, "priority", priorities, ret_error);
         if (r >= 0)
@@ -296,6 +298,8 @@ static int read_migrate(struct http_request *request, json_t **ret_body, struct 
                 r = doc_opt_u64(body, "", "rate_limit_bps", 0, INT64_MAX, &number, ret_error);
         if (r >= 0)
                 r = doc_opt_u64(body, "", "timeout_ms", 0, 7ull * 24 * 3600 * 1000, &number, ret_error);
+        if (r >= 0)
+                r = converge_policy_read(body, max_pause_ms, &policy, ret_error);
         if (r >= 0)
                 *ret_body = body;
         return r;

@@ -27,7 +27,6 @@
 #define POLL_MS 500
 #define WAIT_MS 1000
 #define SOURCE_MISSES_MAX 10 /* one each WAIT_MS, or slower */
-#define MAX_PAUSE_MS_DEFAULT 300
 
 static int add_refusal(
         json_t *ranking, struct error **ret_error, json_t **ret_report, const json_t *vm, const char *from)
@@ -189,14 +188,14 @@ static json_t *specification(struct task *task, struct manager *manager, const j
         json_t *verify = json_object_get(input, "verify");
         json_t *document = vm_for_agent(vm);
 
-        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I}", "id", task_uid(task),
-                "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0), "source",
-                side(manager, json_text(task_data(task), "host_uid"), false), "destination",
+        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*}", "id",
+                task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
+                "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
                 side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
-                number_or(input, "max_pause_ms", MAX_PAUSE_MS_DEFAULT), "channels",
+                number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
                 number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
                 "verify", verify, "rate_limit_bps", number_or(input, "rate_limit_bps", 0), "timeout_ms",
-                number_or(input, "timeout_ms", 0));
+                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"));
 }
 
 static void say_phase(struct task *task, const char *phase, const char *message)

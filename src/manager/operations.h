@@ -35,6 +35,8 @@ bool operations_host_connected(struct manager *manager, const json_t *host);
 
 /* What the checks say about a migration of the VM (document) to host `to` (NULL: the best one): a CheckReport as in
  * docs/openapi.json, the caller's. NOT_FOUND for an unknown host. */
+/* Bound on the pause of a migration that names none. */
+#define OPERATION_MAX_PAUSE_MS_DEFAULT 300
 int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to, json_t **ret_report,
         struct error **ret_error);
 

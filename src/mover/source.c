@@ -209,9 +209,12 @@ static void change_limits(struct source *source, struct source_stats *stats, con
 {
         const json_t *pause = json_object_get(message, "max_pause_ms");
         const json_t *rate = json_object_get(message, "rate_limit_bps");
+        const json_t *whole = json_object_get(message, "whole_pause");
 
         if (json_is_integer(pause) && json_integer_value(pause) > 0)
                 stats->switchover.max_pause_ms = (uint64_t)json_integer_value(pause);
+        if (json_is_boolean(whole))
+                stats->switchover.whole_pause = json_is_true(whole);
         if (json_is_integer(rate) && json_integer_value(rate) >= 0)
                 source->pace_bytes_per_s = (uint64_t)json_integer_value(rate) / 8;
 }

@@ -54,7 +54,7 @@ uint64_t switchover_update(struct switchover *s, const struct switchover_status 
 {
         uint64_t overhead_ms = LOAD_MS + status->drain_ms + status->rtt_us * 2 / 1000;
         uint64_t budget_ms = s->max_pause_ms > overhead_ms ? s->max_pause_ms - overhead_ms : 1;
-        unsigned int share = FIRST_SHARE >> MIN(s->passes_without_progress, 3u);
+        unsigned int share = s->whole_pause ? 1 : FIRST_SHARE >> MIN(s->passes_without_progress, 3u);
         double correction = 1;
 
         count_pass(s, status);

@@ -22,6 +22,7 @@ struct switchover_status {
 
 struct switchover {
         uint64_t max_pause_ms;
+        bool whole_pause; /* all of it is offered at once: the guest was seen not to converge otherwise */
         uint64_t last_sync_count;
         uint64_t least_dirty_bytes; /* smallest dirty set at the start of a pass */
         unsigned int passes_without_progress;

@@ -19,12 +19,16 @@
 
 /* auto-converge slows the guest's vCPUs when two passes dirtied more than this share of what they sent. Backpressure makes
  * QEMU's idea of "sent" the true one; its default of 50 would slow guests down that converge by themselves. The agent
- * lowers it when the mover sees no progress (docs/internals/mover-control.md). */
+ * lowers it when the mover sees no progress and the policy has come to the throttle (docs/internals/mover-control.md); until then
+ * QEMU's own decision comes to MIGRATION_THROTTLE_IDLE_PERCENT. */
 #define THROTTLE_TRIGGER_PERCENT 100
+#define THROTTLE_INITIAL_PERCENT 40
+#define THROTTLE_INCREMENT_PERCENT 20
 
-/* What each side needs on. Everything else that exists and is on is turned off: unknown capabilities of later
+/* What each side needs on, at the source with `auto-converge` where the guest may be throttled. Everything else that exists and is on is turned off: unknown capabilities of later
  * versions too, since each changes the stream or the rules that the mover and the handoff stand on. */
-static const char *const source_on[] = {"events", "return-path", "auto-converge", NULL};
+static const char *const source_on[] = {"events", "return-path", NULL};
+static const char *const throttled_source_on[] = {"events", "return-path", "auto-converge", NULL};
 static const char *const destination_on[] = {"events", "late-block-activate", NULL};
 
 static bool is_in(const char *const *names, const char *name)
@@ -51,10 +55,12 @@ static bool append_capability(json_t *list, const char *name, bool state)
         return json_array_append_new(list, json_pack("{s:s,s:b}", "capability", name, "state", state)) == 0;
 }
 
-int migration_capabilities_build(enum migration_side side, const json_t *current, json_t **ret_set,
-        json_t **ret_restore, struct error **ret_error)
+int migration_capabilities_build(enum migration_side side, bool throttle, const json_t *current,
+        json_t **ret_set, json_t **ret_restore, struct error **ret_error)
 {
-        const char *const *on = side == MIGRATION_SOURCE ? source_on : destination_on;
+        const char *const *on = side == MIGRATION_DESTINATION ? destination_on
+                                : throttle                    ? throttled_source_on
+                                                              : source_on;
         _cleanup_json_ json_t *set = json_array(), *restore = json_array();
         json_t *set_arguments, *restore_arguments;
         bool has_return_path = false;
@@ -96,7 +102,7 @@ int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current
 {
         uint64_t limit = CLAMP(downtime_limit_ms, UINT64_C(1), DOWNTIME_LIMIT_MAX_MS);
         uint64_t old_limit = 300, old_bandwidth = 0, old_trigger = 50;
-        uint64_t old_initial = 20, old_increment = 10; /* QEMU's defaults */
+        uint64_t old_initial = 20, old_increment = 10, old_max = 99; /* QEMU's defaults */
         json_t *set, *restore;
 
         if (doc_opt_u64(current, "", "downtime-limit", 0, DOWNTIME_LIMIT_MAX_MS, &old_limit, NULL) < 0 ||
@@ -104,14 +110,18 @@ int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current
                 doc_opt_u64(current, "", "throttle-trigger-threshold", 1, 100, &old_trigger, NULL) < 0 ||
                 doc_opt_u64(current, "", "cpu-throttle-initial", 1, 99, &old_initial, NULL) < 0 ||
                 doc_opt_u64(current, "", "cpu-throttle-increment", 1, 99, &old_increment, NULL) < 0 ||
+                doc_opt_u64(current, "", "max-cpu-throttle", 1, 99, &old_max, NULL) < 0 ||
                 !json_is_object(current))
                 return bad_answer(ret_error, "query-migrate-parameters");
-        set = json_pack("{s:I,s:I,s:i}", "max-bandwidth", (json_int_t)0, "downtime-limit", (json_int_t)limit,
-                "throttle-trigger-threshold", THROTTLE_TRIGGER_PERCENT);
-        restore = json_pack("{s:I,s:I,s:I,s:I,s:I}", "max-bandwidth", (json_int_t)old_bandwidth,
+        set = json_pack("{s:I,s:I,s:i,s:i,s:i,s:i}", "max-bandwidth", (json_int_t)0, "downtime-limit",
+                (json_int_t)limit, "throttle-trigger-threshold", THROTTLE_TRIGGER_PERCENT,
+                "cpu-throttle-initial", (int)MIGRATION_THROTTLE_IDLE_PERCENT, "cpu-throttle-increment",
+                (int)MIGRATION_THROTTLE_IDLE_PERCENT, "max-cpu-throttle",
+                (int)MIGRATION_THROTTLE_IDLE_PERCENT);
+        restore = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "max-bandwidth", (json_int_t)old_bandwidth,
                 "downtime-limit", (json_int_t)old_limit, "throttle-trigger-threshold",
                 (json_int_t)old_trigger, "cpu-throttle-initial", (json_int_t)old_initial,
-                "cpu-throttle-increment", (json_int_t)old_increment);
+                "cpu-throttle-increment", (json_int_t)old_increment, "max-cpu-throttle", (json_int_t)old_max);
         if (!set || !restore) {
                 json_decref(set);
                 json_decref(restore);
@@ -120,6 +130,13 @@ int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current
         *ret_set = set;
         *ret_restore = restore;
         return 0;
+}
+
+json_t *migration_throttle_build(unsigned int max_percent)
+{
+        return json_pack("{s:i, s:i, s:i, s:i}", "throttle-trigger-threshold", 1, "cpu-throttle-initial",
+                (int)MIN(max_percent, (unsigned int)THROTTLE_INITIAL_PERCENT), "cpu-throttle-increment",
+                THROTTLE_INCREMENT_PERCENT, "max-cpu-throttle", (int)max_percent);
 }
 
 /* The steps over QMP, in order; the destination leaves the parameters out. */
@@ -142,6 +159,7 @@ static_assert(ARRAY_SIZE(step_commands) == N_STEPS);
 struct migration_setup {
         struct qmp *qmp;
         enum migration_side side;
+        bool throttle;
         enum step step;
         struct qmp_call *call;    /* NULL between the steps */
         json_t *set;              /* arguments of the set command to come */
@@ -175,8 +193,8 @@ static int take_answer(struct migration_setup *setup, const json_t *result, stru
 {
         switch (setup->step) {
         case STEP_QUERY_CAPABILITIES:
-                return migration_capabilities_build(
-                        setup->side, result, &setup->set, &setup->old_capabilities, ret_error);
+                return migration_capabilities_build(setup->side, setup->throttle, result, &setup->set,
+                        &setup->old_capabilities, ret_error);
         case STEP_QUERY_PARAMETERS:
                 return migration_parameters_build(
                         DOWNTIME_LIMIT_START_MS, result, &setup->set, &setup->old_parameters, ret_error);
@@ -225,7 +243,7 @@ static void on_answer(void *userdata, const json_t *result, const struct error *
                 finish(setup, failure);
 }
 
-int migration_setup_start(struct qmp *qmp, enum migration_side side, uint64_t timeout_ms,
+int migration_setup_start(struct qmp *qmp, enum migration_side side, bool throttle, uint64_t timeout_ms,
         migration_setup_fn done, void *userdata, struct migration_setup **ret_setup, struct error **ret_error)
 {
         _cleanup_(migration_setup_freep) struct migration_setup *setup = ALLOC(struct migration_setup);
@@ -233,8 +251,12 @@ int migration_setup_start(struct qmp *qmp, enum migration_side side, uint64_t ti
 
         if (!setup)
                 return no_memory(ret_error);
-        *setup = (struct migration_setup){
-                .qmp = qmp, .side = side, .timeout_ms = timeout_ms, .done = done, .userdata = userdata};
+        *setup = (struct migration_setup){.qmp = qmp,
+                .side = side,
+                .throttle = throttle,
+                .timeout_ms = timeout_ms,
+                .done = done,
+                .userdata = userdata};
         r = send_step(setup, NULL, ret_error);
         if (r < 0)
                 return r;

@@ -15,22 +15,29 @@
 enum migration_side { MIGRATION_SOURCE, MIGRATION_DESTINATION };
 
 /* Arguments of migrate-set-capabilities from the answer of query-migrate-capabilities. At the source:
- * events, return-path, auto-converge on; at the destination: events, late-block-activate (where it exists); every other
+ * events, return-path on, and auto-converge if the guest may be throttled (`throttle`); at the destination: events, late-block-activate (where it exists); every other
  * capability that changes the stream or the rules off. *ret_restore has the former values of the changed
  * ones. Both are the caller's. NOT_SUPPORTED when QEMU lacks a capability that we cannot do without. */
-int migration_capabilities_build(enum migration_side side, const json_t *current, json_t **ret_set,
-        json_t **ret_restore, struct error **ret_error);
+int migration_capabilities_build(enum migration_side side, bool throttle, const json_t *current,
+        json_t **ret_set, json_t **ret_restore, struct error **ret_error);
 
 /* Arguments of migrate-set-parameters for the source from the answer of query-migrate-parameters: no bandwidth
- * limit of QEMU's own, a throttle for guests that do not converge, `downtime_limit_ms` (1 to 2,000,000; never 0, which stops the guest too early). */
+ * limit of QEMU's own, a throttle that stays idle until migration_throttle_build(), `downtime_limit_ms` (1 to 2,000,000; never 0, which stops the guest too early). */
 int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current, json_t **ret_set,
         json_t **ret_restore, struct error **ret_error);
+
+/* As far as QEMU throttles by its own decision: the least that it can be told, and nothing that a guest would notice. */
+#define MIGRATION_THROTTLE_IDLE_PERCENT 1u
+
+/* Arguments of migrate-set-parameters that begin to throttle the vCPUs of a guest that does not converge, where a pass ends
+ * and up to `max_percent` (1 to 99) of the time; only with auto-converge on. The caller's; NULL without memory. */
+json_t *migration_throttle_build(unsigned int max_percent);
 
 /* Does the above over QMP: queries, then sets; `done` is called once from the loop with NULL or the error
  * (borrowed). */
 struct migration_setup;
 typedef void (*migration_setup_fn)(void *userdata, const struct error *error);
-int migration_setup_start(struct qmp *qmp, enum migration_side side, uint64_t timeout_ms,
+int migration_setup_start(struct qmp *qmp, enum migration_side side, bool throttle, uint64_t timeout_ms,
         migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
         struct error **ret_error);
 /* Puts the former values back (after a migration that did not happen); `done` may be NULL. */

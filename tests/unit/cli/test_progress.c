@@ -120,8 +120,13 @@ static void test_report_of_a_migration(void **state)
                 "wire\":268435456,"
                 "\"bytes_zero\":1048576,\"bytes_duplicate\":8192,\"bytes_delta\":2048,\"channels\":4,"
                 "\"reconnects\":2,\"bytes_recalled\":4096,"
-                "\"cipher\":\"TLS_AES_128_GCM_SHA256\",\"converged_by\":\"pre-copy\",\"from\":"
+                "\"cipher\":\"TLS_AES_128_GCM_SHA256\",\"converged_by\":\"throttle\",\"from\":"
                 "\"h1\",\"to\":\"h2\","
+                "\"convergence\":[{\"step\":\"wait\",\"at_ms\":1000},"
+                "{\"step\":\"pause\",\"at_ms\":31000,\"max_pause_ms\":600},"
+                "{\"step\":\"pause\",\"at_ms\":33000,\"max_pause_ms\":1000},"
+                "{\"step\":\"throttle\",\"at_ms\":35000,\"throttle_percent\":0},"
+                "{\"step\":\"throttle\",\"at_ms\":38000,\"throttle_percent\":41}],"
                 "\"verified\":true,\"phases\":[{\"name\":\"copying\",\"ms\":1800},{\"name\":"
                 "\"switching\",\"ms\":14}]}");
         struct capture out;
@@ -136,7 +141,9 @@ static void test_report_of_a_migration(void **state)
                 "  of that       1.0 MiB zero pages, 8.0 KiB duplicates, 4.0 KiB of them kept there, 2.0 KiB "
                 "deltas\n"
                 "  path          4 connections, TLS_AES_128_GCM_SHA256, 2 replaced\n"
-                "  converged by  pre-copy\n"
+                "  converged by  throttle\n"
+                "  help          wait from 1.0 s on, pause up to 1.0 s from 31.0 s on, throttle up to 41 % "
+                "from 35.0 s on\n"
                 "  verified      memory is equal on both sides\n"
                 "  phases        copying 1.8 s, switching 14 ms\n");
         capture_end(&out);

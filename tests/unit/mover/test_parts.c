@@ -558,6 +558,18 @@ static void test_shrinking_passes_converge(void **state)
         }
 }
 
+static void test_whole_pause_is_offered_at_once_where_that_is_wanted(void **state)
+{
+        struct switchover_status status = status_at(1, 50000000);
+        struct switchover s;
+        uint64_t part_ms;
+
+        switchover_init(&s, 1000);
+        part_ms = switchover_update(&s, &status);
+        s.whole_pause = true;
+        assert_in_range(switchover_update(&s, &status), part_ms * 7, 1000);
+}
+
 static void test_passes_without_progress_do_not_converge(void **state)
 {
         struct switchover s;
@@ -671,6 +683,7 @@ int main(void)
                 cmocka_unit_test(test_zero_region_does_not_shrink_the_downtime_limit),
                 cmocka_unit_test(test_backlog_shrinks_the_downtime_limit),
                 cmocka_unit_test(test_shrinking_passes_converge),
+                cmocka_unit_test(test_whole_pause_is_offered_at_once_where_that_is_wanted),
                 cmocka_unit_test(test_passes_without_progress_do_not_converge),
                 cmocka_unit_test(test_meter_forgets_what_is_older_than_its_window),
                 cmocka_unit_test(test_busy_wire_teaches_its_capacity),

@@ -27,7 +27,7 @@ static void check_capabilities(
         _cleanup_json_ json_t *list = parse(current), *set = NULL, *restore = NULL;
         _cleanup_json_ json_t *want_set = parse(expected_set), *want_restore = parse(expected_restore);
 
-        assert_int_equal(migration_capabilities_build(side, list, &set, &restore, NULL), 0);
+        assert_int_equal(migration_capabilities_build(side, true, list, &set, &restore, NULL), 0);
         assert_true(json_equal(json_object_get(set, "capabilities"), want_set));
         assert_true(json_equal(json_object_get(restore, "capabilities"), want_restore));
 }
@@ -65,8 +65,8 @@ static void source_without_return_path_is_not_supported(void **state)
         _cleanup_json_ json_t *list = parse("[" CAP("events", "false") "]");
         json_t *set = NULL, *restore = NULL;
 
-        assert_int_equal(
-                migration_capabilities_build(MIGRATION_SOURCE, list, &set, &restore, NULL), -EOPNOTSUPP);
+        assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE, true, list, &set, &restore, NULL),
+                -EOPNOTSUPP);
         assert_null(set);
         assert_null(restore);
 }
@@ -80,7 +80,8 @@ static void answers_that_are_none_are_refused(void **state)
         for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
                 _cleanup_json_ json_t *answer = parse(answers[i]);
 
-                assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE, answer, &set, &restore, NULL),
+                assert_int_equal(
+                        migration_capabilities_build(MIGRATION_SOURCE, true, answer, &set, &restore, NULL),
                         -EPROTO);
         }
         assert_null(set);
@@ -91,10 +92,11 @@ static void downtime_limit_is_never_zero(void **state)
         _cleanup_json_ json_t *current =
                 parse("{\"downtime-limit\": 300, \"max-bandwidth\": 134217728, "
                       "\"throttle-trigger-threshold\": 50, \"cpu-throttle-initial\": 20, "
-                      "\"cpu-throttle-increment\": 10}");
+                      "\"cpu-throttle-increment\": 10, \"max-cpu-throttle\": 99}");
         _cleanup_json_ json_t *set = NULL, *restore = NULL;
         _cleanup_json_ json_t *want_set =
-                parse("{\"max-bandwidth\": 0, \"downtime-limit\": 1, \"throttle-trigger-threshold\": 100}");
+                parse("{\"max-bandwidth\": 0, \"downtime-limit\": 1, \"throttle-trigger-threshold\": 100, "
+                      "\"cpu-throttle-initial\": 1, \"cpu-throttle-increment\": 1, \"max-cpu-throttle\": 1}");
 
         assert_int_equal(migration_parameters_build(0, current, &set, &restore, NULL), 0);
         assert_true(json_equal(set, want_set));

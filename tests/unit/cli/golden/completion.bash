@@ -25,7 +25,7 @@ _drover_options() {
     'vm start') echo '--host ' ;;
     'vm stop') echo '--force --patience ' ;;
     'vm console') echo '--tail ' ;;
-    'vm migrate') echo '--to --max-pause --check --priority --verify --codec --channels --rate-limit --give-up ' ;;
+    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --codec --channels --rate-limit --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'datastore add') echo '--local --host --path-on ' ;;
     'network switch add') echo '--uplink --uplink-on --mtu ' ;;
@@ -86,7 +86,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

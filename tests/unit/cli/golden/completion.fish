@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -88,6 +88,7 @@ complete -c drover -n '__drover_in "vm console"' -l tail -x -d 'how much of the 
 complete -c drover -n '__drover_at "vm migrate"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm migrate"' -l to -x -a '(drover names hosts 2>/dev/null)' -d 'destination; default: the best one'
 complete -c drover -n '__drover_in "vm migrate"' -l max-pause -x -d 'bound on the pause; default 300ms'
+complete -c drover -n '__drover_in "vm migrate"' -l converge -x -d 'help for a guest that changes too fast; default wait,throttle'
 complete -c drover -n '__drover_in "vm migrate"' -l check -d 'only check, and rank the destinations'
 complete -c drover -n '__drover_in "vm migrate"' -l priority -x -a 'low normal high critical' -d 'place in the queue; default normal'
 complete -c drover -n '__drover_in "vm migrate"' -l verify -d 'compare the guest\'s memory on both sides (lengthens the pause)'
