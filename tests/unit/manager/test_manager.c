@@ -220,6 +220,33 @@ static void migration_is_followed_to_its_result(void **data)
         assert_string_equal(json_text(json_status(state->body), "host"), "host2");
 }
 
+static void convergence_policy_reaches_the_source_as_it_was_given(void **data)
+{
+        struct state *state = *data;
+        json_t *policy =
+                json_pack("[{s:s, s:i}, {s:s}]", "step", "pause", "max_ms", 2000, "step", "throttle");
+        char path[128];
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/migrate",
+                                 json_pack("{s:i, s:O}", "max_pause_ms", 2000, "converge", policy)),
+                422); /* it would raise nothing */
+        begin_migration(state, path);
+        assert_null(json_object_get(json_object_get(state->agents[0].migration, "spec"), "converge"));
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        json_decref(TAKE_PTR(state->agents[0].migration));
+        json_decref(TAKE_PTR(state->agents[1].migration));
+        assert_int_equal(
+                call(state, "POST", "/api/v1/vms/web/migrate", json_pack("{s:O}", "converge", policy)), 202);
+        for (int i = 0; i < 500 && !state->agents[1].migration; i++)
+                loop_iterate(state->loop, 20);
+        assert_true(json_equal(
+                json_object_get(json_object_get(state->agents[1].migration, "spec"), "converge"), policy));
+        json_decref(policy);
+}
+
 static void migration_survives_a_restart_of_the_manager(void **data)
 {
         struct state *state = *data;
@@ -415,6 +442,7 @@ int main(void)
                 TEST(mac_address_is_given_once),
                 TEST(check_names_what_stands_in_the_way),
                 TEST(migration_is_followed_to_its_result),
+                TEST(convergence_policy_reaches_the_source_as_it_was_given),
                 TEST(migration_survives_a_restart_of_the_manager),
                 TEST(failure_is_told_after_both_hosts_were_asked),
                 TEST(silent_source_makes_the_task_wait),
