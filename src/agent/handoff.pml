@@ -9,6 +9,8 @@
  *           or it is gone everywhere, which only a fault can bring about that `lost` counts. No run is endless (faults are
  *           bounded, every step is taken for something new), so this needs no fairness; it is checked in every final state.
  *
+ * It also has the rules of post-copy, which no code carries out yet: docs/decisions/0008-post-copy.md.
+ *
  * Each BREAK_ takes one rule away, and must be found by the check, or the check proves nothing. dev/spin runs it all. The C
  * code's crash points are the boundaries between the atomic steps here; their names stand beside. */
 
@@ -19,7 +21,9 @@
 mtype = { OUTGOING, HANDED_OFF, TAKEN_BACK, RELEASED };         /* source journal */
 mtype = { PREPARED, OWNER, ABANDONED, FORGOTTEN };              /* destination journal; FORGOTTEN: the file is gone */
 mtype = { OLD, CLAIMED, RECLAIMED };                            /* owner record: epoch e; e + 1, destination; e + 2, source */
-mtype = { RUN, FINAL, COMPLETED, LOADING, LOADED, GONE };       /* QEMUs */
+mtype = { RUN, FINAL, COMPLETED, HELD, SERVING, LOADING, LOADED, GONE }; /* QEMUs */
+/* Of post-copy: HELD: stopped by the agent before it begins. SERVING: begun, sends what is asked for; QEMU refuses to continue the
+ * guest from then on, and as it was stopped before, QEMU does not do so by itself either (docs/decisions/0008). */
 mtype = { NOTHING, CONFIRMS, REFUSES };                         /* answers; NOTHING: none yet, or one that decides nothing */
 
 /* durable */
@@ -37,6 +41,8 @@ bool voted = false;          /* the source's QEMU was given SHUT(0); HANDED_OFF 
 bool all_data = false;       /* the whole stream is in the destination mover's hands */
 bool fed = false;            /* ... and in the destination QEMU's socket */
 bool commit_net = false;     /* COMMIT is on its way, behind all data */
+bool pc = false;             /* post-copy was begun: "all data" is then the device state, and pages follow */
+bool arrived = false;        /* ... all of them */
 /* memory of the agents; what is volatile is cleared when they end */
 bool s_stop = false, s_commit_sent = false, s_claimed = false;
 bool s_completed = false;    /* the source's QEMU was seen completed */
@@ -66,17 +72,33 @@ byte faults = 0;
 #endif
 #define S_TELLS (CAN_CONFIRM -> CONFIRMS : (CANNOT -> REFUSES : NOTHING))
 
-#define UNSURE (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE))
-#define GIVEN_BACK (sj == HANDED_OFF && (sq == RUN || (UNSURE && s_peer == ABANDONED)))
+/* Where the source's QEMU stays as it is until it is told otherwise. */
+#define STOPPED (sq == COMPLETED || sq == HELD || sq == SERVING)
+#define UNSURE (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE || (sq == SERVING && s_commit_sent)))
+#ifdef BREAK_SERVING_TAKES_BACK
+#define UNCOMMITTED (sq == SERVING && !sm)
+#else
+#define UNCOMMITTED (sq == SERVING && !sm && !s_commit_sent)
+#endif
+#define GIVEN_BACK (sj == HANDED_OFF && (sq == RUN || (sq == HELD && !sm) || UNCOMMITTED || (UNSURE && s_peer == ABANDONED)))
 #define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && ((fenced && !sm) || s_peer == FORGOTTEN))
-#define MAY_OWN (dj == PREPARED && dq == LOADED && !d_stop && (d_commit_read || d_peer == CONFIRMS))
+/* Without a fault nothing may be lost. */
+#define LOST lost = (lost || faults > 0)
+/* In post-copy the guest is of no use without the way to its pages. */
+#define PAGES_COME (!pc || dm)
+#define MAY_OWN (dj == PREPARED && dq == LOADED && !d_stop && \
+                 ((d_commit_read && (!pc || dm)) || (!pc && d_peer == CONFIRMS)))
 
 /* The source's QEMU by itself: migration/migration.c, return-path on. */
 active proctype SourceQemu()
 {
   do
-  :: atomic { sq == RUN && sm && sj == OUTGOING && !s_stop -> sq = FINAL }   /* crash point source-switching */
-  :: atomic { sq == FINAL && voted -> sq = COMPLETED }      /* also when the mover died after the vote was read */
+  :: atomic { sq == RUN && sm && sj == OUTGOING && !s_stop -> sq = FINAL } /* crash point source-switching */
+  :: atomic { sq == FINAL && voted -> sq = COMPLETED } /* also when the mover died after the vote was read */
+#ifdef BREAK_POSTCOPY_WITHOUT_STOP
+  :: atomic { sq == SERVING && !sm -> sq = RUN }            /* QEMU 10.0 continues a guest that it stopped itself */
+#endif
+  :: atomic { sq == SERVING && s_commit_sent && sm && dm && link && dq == RUN -> arrived = true; sq = COMPLETED }
   :: atomic { sq == FINAL && !sm -> sq = RUN; s_ran_on = true } /* stream or return path closed: resumes */
   od
 }
@@ -93,12 +115,14 @@ active proctype DestinationQemu()
 active proctype DataPath()
 {
   do
-  :: atomic { dm && link && !all_data && ((sm && (sq == FINAL || sq == COMPLETED)) || commit_net) -> all_data = true }
+  :: atomic { dm && link && !all_data && ((sm && (sq == FINAL || sq == COMPLETED || sq == SERVING)) || commit_net) -> all_data = true }
   :: atomic { dm && all_data && !fed -> fed = true }
   :: atomic { commit_net && dm && da && all_data && link -> commit_net = false; d_commit_read = true }
   :: atomic { commit_net && !(sm && dm) -> commit_net = false }
   :: atomic { !link && (sm || dm) -> sm = false; dm = false }  /* peer silent: both give up */
   :: atomic { sm && !dm -> sm = false }
+  :: atomic { sm && pc && !arrived && sq == GONE -> sm = false } /* QEMU's stream ended too early */
+  :: atomic { dm && pc && !arrived && dq == GONE -> dm = false }
   :: atomic { dm && !sm && !commit_net -> dm = false }
   od
 }
@@ -120,6 +144,13 @@ active proctype SourceAgent()
   :: atomic { sa && sj == HANDED_OFF && sq == COMPLETED && !s_completed -> s_completed = true }
   :: atomic { sa && sj == HANDED_OFF && s_completed && sm && !s_commit_sent ->           /* crash point source-commit */
        s_commit_sent = true; commit_net = true }
+  /* post-copy: `stop`, the record, then the command that begins it; nothing is cancelled from there on. COMMIT goes when the
+   * destination's QEMU has acknowledged the device state */
+  :: atomic { sa && sj == OUTGOING && sq == RUN && sm && !s_stop -> sq = HELD; sj = HANDED_OFF }
+  :: atomic { sa && sj == HANDED_OFF && sq == HELD && sm && !s_stop -> sq = SERVING; pc = true; voted = true }
+  :: atomic { sa && sj == HANDED_OFF && sq == HELD && sm && s_stop -> sm = false } /* ABORT */
+  :: atomic { sa && sj == HANDED_OFF && sq == SERVING && sm && dm && link && dq == LOADED && !s_commit_sent ->
+       s_commit_sent = true; commit_net = true }
 #ifndef BREAK_DEAD_SOURCE_WAITS
   :: atomic { sa && sj == HANDED_OFF && sq == GONE && !s_completed && sm && !s_commit_sent -> sm = false } /* ABORT */
 #endif
@@ -128,20 +159,29 @@ active proctype SourceAgent()
 #endif
   :: atomic { sa && da && link && sj == HANDED_OFF && sq == COMPLETED && s_stop && dj == PREPARED && !d_stop ->
        d_stop = true }                                                                   /* ASK_ABORT */
-  :: atomic { sa && UNSURE && s_peer == OWNER -> sj = RELEASED }                         /* crash point source-done */
+#ifdef BREAK_SERVING_RELEASED
+  :: atomic { sa && UNSURE && s_peer == OWNER -> sj = RELEASED }
+#else
+  :: atomic { sa && UNSURE && s_peer == OWNER && (sq != SERVING || !sm) -> sj = RELEASED } /* crash point source-done */
+#endif
   /* TAKE_BACK: claim, record, continue. The claim may fail: what the destination abandoned needs no other proof. */
-  :: atomic { sa && (GIVEN_BACK || sj == TAKEN_BACK) && (sq == RUN || sq == COMPLETED) && !s_claimed ->
+  :: atomic { sa && (GIVEN_BACK || sj == TAKEN_BACK) && (sq == RUN || STOPPED) && !s_claimed ->
        s_claimed = true; if :: record = RECLAIMED :: skip fi }
   :: atomic { sa && GIVEN_BACK && (s_claimed || sq == GONE) -> sj = TAKEN_BACK }
-  :: atomic { sa && sj == TAKEN_BACK && sq == COMPLETED && s_claimed -> sq = RUN }
+  :: atomic { sa && sj == TAKEN_BACK && (sq == COMPLETED || sq == HELD) && s_claimed -> sq = RUN }
+#ifdef BREAK_SERVING_TAKES_BACK
+  :: atomic { sa && sj == TAKEN_BACK && sq == SERVING && s_claimed -> sq = RUN }
+#else
+  :: atomic { sa && sj == TAKEN_BACK && sq == SERVING && s_claimed -> sq = GONE; LOST }  /* QEMU cannot go back: started anew */
+#endif
   /* TAKE_BACK_UNCLAIMED: the same, but only with the record, and only from the old one. */
 #ifdef BREAK_FENCED_BLIND
-  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && !s_claimed -> s_claimed = true; record = RECLAIMED }
+  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed -> s_claimed = true; record = RECLAIMED }
 #else
-  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && !s_claimed && record != CLAIMED -> s_claimed = true; record = RECLAIMED }
+  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && record != CLAIMED -> s_claimed = true; record = RECLAIMED }
 #endif
-  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && !s_claimed && record == CLAIMED -> sj = RELEASED; lost = true }
-  :: atomic { sa && NOBODY_TELLS && sq == COMPLETED && s_claimed -> sj = TAKEN_BACK }
+  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && record == CLAIMED -> sj = RELEASED; lost = true }
+  :: atomic { sa && NOBODY_TELLS && STOPPED && s_claimed -> sj = TAKEN_BACK }
   :: atomic { sa && NOBODY_TELLS && sq == GONE -> sj = RELEASED }
   /* after the record */
   :: atomic { sa && (sj == TAKEN_BACK || sj == RELEASED) && sm -> sm = false }
@@ -171,10 +211,14 @@ active proctype DestinationAgent()
 #endif
   :: atomic { da && sa && link && dj == PREPARED && dq == LOADED && !dm && !d_commit_read && S_TELLS != NOTHING &&
               d_peer != S_TELLS -> d_peer = S_TELLS }                                    /* ASK */
+  :: atomic { da && dj == PREPARED && dq == LOADED && pc && !dm -> dq = GONE }            /* no way to its pages */
   :: atomic { da && dj == PREPARED && dq == LOADED && !dm && !d_commit_read && d_peer == REFUSES -> dq = GONE }
   :: atomic { da && dj == PREPARED && dq == LOADING && !dm && fed && !d_stop && faults > 0 -> d_stop = true } /* time limit */
   /* OWNER, ABANDONED */
-  :: atomic { da && dj == OWNER && dq == LOADED -> dq = RUN; d_may_have_run = true; d_ran = true } /* crash point destination-done */
+  :: atomic { da && dj == OWNER && dq == LOADED && PAGES_COME -> dq = RUN; d_may_have_run = true; d_ran = true } /* crash point destination-done */
+  :: atomic { da && dj == OWNER && dq == LOADED && pc && !dm -> dq = GONE; if :: d_may_have_run -> LOST :: else fi }
+  /* LOST: the rest of its memory never comes */
+  :: atomic { da && (dj == OWNER || dj == FORGOTTEN) && dq == RUN && pc && !arrived && !dm -> dq = GONE; LOST }
   :: atomic { da && dj == OWNER && dq == GONE && !d_may_have_run -> dj = ABANDONED }
   :: atomic { da && dj == ABANDONED && dq != GONE -> dq = GONE }
   /* no journal: what waits for a migration that nobody knows is removed; a guest that runs is left alone */
@@ -210,7 +254,7 @@ active proctype Faults()
   :: atomic { faults < FAULTS && dq != GONE -> faults++;
        if :: sq == GONE || d_ran || (dj == OWNER && (d_may_have_run || !da)) -> lost = true :: else fi; dq = GONE }
   :: atomic { faults < FAULTS && sq != GONE -> faults++;
-       if :: dq == RUN || (dj == OWNER && dq == LOADED) :: else -> lost = true fi; sq = GONE }
+       if :: (dq == RUN && (!pc || arrived)) || (dj == OWNER && dq == LOADED && !pc) :: else -> lost = true fi; sq = GONE }
   /* the datastore does not answer to the destination's claim */
   :: atomic { faults < FAULTS && da && dj == PREPARED && !d_stop && !d_claimed && (voted || MAY_OWN) -> faults++; d_stop = true }
   /* the destination's host goes down for good, or comes back without its journals */
@@ -239,6 +283,7 @@ ltl one_runs { [] ONE_RUNS }
 ltl one_claims { [] ONE_CLAIMS }
 ltl never_stale { [] NEVER_STALE }
 ltl never_rewound { [] NEVER_REWOUND }
+ltl never_arrives_later { [] !arrived }  /* ... and this */
 ltl never_arrives { [] (dq != RUN) }     /* must be found false: the way is open */
 ltl settles { <> [] ((sq == RUN && dq == GONE && dj != OWNER) || (dq == RUN && sq == GONE) ||
                      (lost && sq == GONE && dq == GONE)) }
