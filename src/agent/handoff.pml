@@ -9,7 +9,7 @@
  *           or it is gone everywhere, which only a fault can bring about that `lost` counts. No run is endless (faults are
  *           bounded, every step is taken for something new), so this needs no fairness; it is checked in every final state.
  *
- * It also has the rules of post-copy, which no code carries out yet: docs/decisions/0008-post-copy.md.
+ * It also has the rules of post-copy, which no code carries out yet: docs/decisions/0009-post-copy.md.
  *
  * Each BREAK_ takes one rule away, and must be found by the check, or the check proves nothing. dev/spin runs it all. The C
  * code's crash points are the boundaries between the atomic steps here; their names stand beside. */
