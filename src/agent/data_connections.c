@@ -15,6 +15,7 @@
 #define PROBE_LIMIT_MS 300
 /* Paths that are down are tried again, and at most one channel is moved, this often. */
 #define RETURN_MS 1000
+#define MAX_RETURN_MS 30000 /* for one that stood still again and again */
 #define MOVE_MS 2000
 #define BETTER_TO_MOVE 3 /* of the mover's stats in turn, two a second: single measurements swing */
 
@@ -190,10 +191,14 @@ static void choose_device(struct data_connections *c, unsigned int path)
 {
         char devices[DATA_PATHS_MAX][IFNAMSIZ];
         size_t n = sock_devices_on_link(&c->paths.paths[path].address, devices, ARRAY_SIZE(devices));
+        unsigned int n_before = 0; /* paths in this network */
 
         if (n == 0)
                 return;
-        snprintf(c->paths.paths[path].device, IFNAMSIZ, "%s", devices[path % n]);
+        for (unsigned int i = 0; i < path; i++)
+                for (size_t k = 0; k < n; k++)
+                        n_before += strcmp(c->paths.paths[i].device, devices[k]) == 0;
+        memcpy(c->paths.paths[path].device, devices[n_before % n], IFNAMSIZ);
         c->paths.paths[path].bound = c->paths.n_paths > 1;
 }
 
@@ -300,13 +305,18 @@ static void on_replacement(void *userdata, unsigned int channel, int fd, struct 
         replaced(c, channel, fd, error);
 }
 
-void data_connections_lost(struct data_connections *c, unsigned int channel, bool stalled)
+void data_connections_lost(
+        struct data_connections *c, unsigned int channel, unsigned int number, bool stalled)
 {
-        struct data_path *path = &c->paths.paths[c->paths.path_of[channel]];
+        struct data_path *path = &c->paths.paths[MIN(number, c->paths.n_paths - 1)];
 
         path->n_lost++;
-        if (stalled)
+        if (stalled) { /* connections may be made there, and nothing else pass */
                 path->up = false;
+                path->return_delay_ms =
+                        CLAMP(path->return_delay_ms * 2, (uint64_t)RETURN_MS, (uint64_t)MAX_RETURN_MS);
+                path->return_at_ms = clock_now_ms(loop_clock(c->loop)) + path->return_delay_ms;
+        }
         c->lost |= UINT64_C(1) << channel;
         if (!c->connectors[channel])
                 reconnect(c, channel);
@@ -326,10 +336,11 @@ static void move(struct data_connections *c, unsigned int channel, unsigned int 
 static void on_time(void *userdata)
 {
         struct data_connections *c = userdata;
+        uint64_t now_ms = clock_now_ms(loop_clock(c->loop));
 
         loop_source_rearm(c->timer, RETURN_MS);
         for (unsigned int i = 0; c->may_move && i < c->paths.n_paths; i++)
-                if (!c->paths.paths[i].up)
+                if (!c->paths.paths[i].up && now_ms >= c->paths.paths[i].return_at_ms)
                         move(c, data_paths_find_returning(&c->paths, i), i);
 }
 

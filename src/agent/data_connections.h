@@ -46,8 +46,9 @@ const int *data_connections_sockets(const struct data_connections *connections);
 json_t *data_connections_paths(const struct data_connections *connections); /* of each channel */
 void data_connections_handed_over(struct data_connections *connections);
 
-/* The mover lost a channel's connection. `stalled`: its path stands still. */
-void data_connections_lost(struct data_connections *connections, unsigned int channel, bool stalled);
+/* The mover lost a channel's connection, which was on `path`. `stalled`: that stands still. */
+void data_connections_lost(
+        struct data_connections *connections, unsigned int channel, unsigned int path, bool stalled);
 /* The mover's `stats`. `may_move`: the guest runs, and the destination can take other connections. */
 void data_connections_take_stats(struct data_connections *connections, const json_t *stats, bool may_move);
 /* For the record; the caller's. */

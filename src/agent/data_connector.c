@@ -10,12 +10,13 @@
 #define ATTEMPT_MS 2000
 #define ATTEMPT_OF_SEVERAL_MS 1000
 #define PAUSE_MS 250
+#define TRIES_A_PATH 2
 
 struct data_connector {
         struct loop *loop;
         struct data_connector_spec spec;
         unsigned int path;
-        unsigned int n_tries;
+        unsigned int n_tries, n_refused; /* the latter in turn */
         int fd;
         struct loop_source *io, *timer;
 };
@@ -34,13 +35,13 @@ static void end_attempt(struct data_connector *c)
         fd_closep(&c->fd);
 }
 
-static bool may_try_again(const struct data_connector *c, int r)
+static bool may_try_again(const struct data_connector *c)
 {
         switch (c->spec.mode) {
         case DATA_CONNECT:
-                return c->n_tries < c->spec.paths->n_paths;
+                return c->spec.paths->n_paths > 1 && c->n_tries < TRIES_A_PATH * c->spec.paths->n_paths;
         case DATA_RECONNECT:
-                return r != -ECONNREFUSED;
+                return c->n_refused < c->spec.paths->n_paths;
         case DATA_TRY:
                 break;
         }
@@ -55,7 +56,8 @@ static void failed(struct data_connector *c, int r)
 
         end_attempt(c);
         path_of(c)->up = false;
-        if (may_try_again(c, r) && loop_add_timer(c->loop, PAUSE_MS, attempt, c, &c->timer) == 0)
+        c->n_refused = r == -ECONNREFUSED ? c->n_refused + 1 : 0;
+        if (may_try_again(c) && loop_add_timer(c->loop, PAUSE_MS, attempt, c, &c->timer) == 0)
                 return;
         error_from_errno(&error, r, "cannot connect to the destination's data address %s",
                 sock_address_format(&path_of(c)->address, address));

@@ -14,8 +14,8 @@ struct data_connector;
 typedef void (*data_connector_fn)(void *userdata, unsigned int channel, int fd, struct error *error);
 
 enum data_connector_mode {
-        DATA_CONNECT,   /* once on each path, until it works */
-        DATA_RECONNECT, /* until it works, or nobody listens any more */
+        DATA_CONNECT,   /* some times, on paths that seem to work */
+        DATA_RECONNECT, /* until it works, or all paths refused it in turn: nobody listens any more */
         DATA_TRY,       /* once, on `path` */
 };
 

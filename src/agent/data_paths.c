@@ -103,14 +103,20 @@ static void measure_path(struct data_path *path, uint64_t bytes, uint64_t write_
                 path->bytes_per_s > 0 ? path->bytes_per_s + (rate - path->bytes_per_s) * NEW_SHARE : rate;
 }
 
+/* The numbers are the mover's, which may say anything. */
+static uint64_t growth(uint64_t before, uint64_t now)
+{
+        return now > before ? MIN(now - before, (uint64_t)1 << 48) : 0;
+}
+
 void data_paths_measure(struct data_paths *paths, const uint64_t *channel_bytes,
         const uint64_t *channel_write_us, uint64_t elapsed_us)
 {
         uint64_t bytes[DATA_PATHS_MAX] = {0}, write_us[DATA_PATHS_MAX] = {0};
 
         for (unsigned int i = 0; i < paths->n_channels; i++) {
-                bytes[paths->path_of[i]] += channel_bytes[i] - paths->channel_bytes[i];
-                write_us[paths->path_of[i]] += channel_write_us[i] - paths->channel_write_us[i];
+                bytes[paths->path_of[i]] += growth(paths->channel_bytes[i], channel_bytes[i]);
+                write_us[paths->path_of[i]] += growth(paths->channel_write_us[i], channel_write_us[i]);
                 paths->channel_bytes[i] = channel_bytes[i];
                 paths->channel_write_us[i] = channel_write_us[i];
         }

@@ -26,7 +26,8 @@ struct data_path {
         double busy;        /* part of the time that its channels wrote, of late; 0 to 1 */
         uint64_t bytes;     /* sent */
         unsigned int n_lost;
-        uint64_t tried_last; /* number of the attempt */
+        uint64_t return_at_ms, return_delay_ms; /* when a path that stood still is tried again */
+        uint64_t tried_last;                    /* number of the attempt */
 };
 
 struct data_paths {

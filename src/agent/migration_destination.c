@@ -24,6 +24,7 @@
 
 #define CERTIFICATE_HOURS (8 * 24)
 #define CONNECT_TIMEOUT_MS 60000 /* the source compares clocks and connects meanwhile */
+#define OLD_CHANNELS_MAX 16      /* what a source of an earlier version takes for an answer */
 #define LISTEN_BACKLOG DATA_CHANNELS_MAX
 #define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
@@ -89,11 +90,12 @@ static void answer_source(struct migration *m)
 
         if (migration_hold(m, "destination-prepare"))
                 return;
-        answer = json_pack("{s:O, s:O, s:s, s:i, s:I, s:I}", "data_address",
+        answer = json_pack("{s:O, s:O, s:s, s:i, s:i, s:I, s:I}", "data_address",
                 json_array_get(m->destination.data_addresses, 0), "data_addresses",
                 m->destination.data_addresses, "fingerprint", m->destination.own_fingerprint, "max_channels",
-                DATA_CHANNELS_MAX, "window_bytes", (json_int_t)data_connections_receive_window(),
-                "realtime_ns", (json_int_t)clock_realtime_ns());
+                OLD_CHANNELS_MAX, "channel_limit", DATA_CHANNELS_MAX, "window_bytes",
+                (json_int_t)data_connections_receive_window(), "realtime_ns",
+                (json_int_t)clock_realtime_ns());
         if (answer && m->destination.sibling_key[0])
                 json_object_set_new(answer, "sibling_key", json_string(m->destination.sibling_key));
         http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);

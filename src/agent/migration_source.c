@@ -159,11 +159,14 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         if (read_data_addresses(m, body, &e) < 0 ||
                 doc_need_string(body, "", "fingerprint", PKI_FINGERPRINT_SIZE - 1, &fingerprint, &e) < 0 ||
                 doc_opt_u64(body, "", "max_channels", 1, UINT16_MAX, &max_channels, &e) < 0 ||
+                doc_opt_u64(body, "", "channel_limit", 1, UINT16_MAX, &max_channels, &e) < 0 ||
                 doc_opt_u64(body, "", "window_bytes", 0, INT64_MAX, &window_bytes, &e) < 0 ||
                 doc_opt_string(body, "", "sibling_key", SIBLING_KEY_HEX, &sibling_key, &e) < 0)
                 return stage_failed(m, e);
         snprintf(m->source.peer_fingerprint, sizeof(m->source.peer_fingerprint), "%s", fingerprint);
-        snprintf(m->source.sibling_key, sizeof(m->source.sibling_key), "%s", sibling_key ?: "");
+        if (sibling_key &&
+                text_hex_decode(sibling_key, (uint8_t[SIBLING_KEY_HEX / 2]){0}, SIBLING_KEY_HEX / 2) == 0)
+                snprintf(m->source.sibling_key, sizeof(m->source.sibling_key), "%s", sibling_key);
         m->source.max_channels = (unsigned int)MIN(max_channels, (uint64_t)DATA_CHANNELS_MAX);
         m->source.window_bytes = MIN(window_bytes, data_connections_send_window());
         m->source.clock_samples_left = CLOCK_SAMPLES;
@@ -290,6 +293,7 @@ static void reconnect(struct migration *m, const json_t *message)
                 return;
         log_notice("migration %s: channel %d lost its connection", m->id, (int)channel);
         data_connections_lost(m->source.connections, (unsigned int)channel,
+                (unsigned int)json_integer_value(json_object_get(message, "path")),
                 json_is_true(json_object_get(message, "stalled")));
 }
 
@@ -297,7 +301,7 @@ static void take_stats(struct migration *m, const json_t *message)
 {
         if (m->source.connections)
                 data_connections_take_stats(m->source.connections, message,
-                        m->source.replaces && m->record == HANDOFF_OUTGOING && !m->source.device_state);
+                        m->source.replaces && m->record == HANDOFF_OUTGOING && !m->source.stopped_unix_us);
         migration_take_stats(m, message);
 }
 
@@ -351,19 +355,21 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         struct migration *m = userdata;
         struct vm *vm = migration_vm(m);
         _cleanup_fd_ int checkpoint = -1;
-        unsigned int n_channels = data_connections_count(m->source.connections);
         int fds[4 + DATA_CHANNELS_MAX], shared = -1;
-        size_t n_fds = 2 + n_channels;
+        unsigned int n_channels;
+        size_t n_fds;
         struct error *e = NULL;
         _cleanup_json_ json_t *start = NULL;
 
         m->n_pending--;
         if (error)
                 return stage_failed(m, copy_error(error));
-        if (!vm || m->stop_wanted) {
+        if (!vm || m->stop_wanted || !m->source.connections) {
                 m->source.stage_busy = false;
                 return migration_kick(m);
         }
+        n_channels = data_connections_count(m->source.connections);
+        n_fds = 2 + n_channels;
         if (vm_open_ram(vm, &ram, &e) < 0)
                 return stage_failed(m, e);
         fds[0] = stream;
@@ -518,7 +524,9 @@ static void start_migrate(struct migration *m)
 {
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
+        double ignored;
 
+        (void)measure_idle(m, &ignored); /* the first poll tells what was idle since */
         if (!vm->qmp || qmp_command(vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -1,
                                 QMP_TIMEOUT_MS, on_migrate_answer, m, &m->source.stage_call, &e) < 0)
                 return stage_failed(m, e);

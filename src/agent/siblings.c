@@ -11,7 +11,7 @@
 #include "base/text.h"
 #include "mover/page_claims.h"
 
-#define TENANTS_MAX 64 /* at a time; the one that was not asked for the longest makes room */
+#define MEMORIES_MAX 8 /* at a time; the one that was not asked for the longest makes room */
 #define KEEP_MS (10 * 60 * 1000)
 #define LOOK_MS (60 * 1000)
 
@@ -116,7 +116,7 @@ static int make_memory(struct siblings *siblings, char *name, const char *key, u
                 return r;
         }
         memory->name = name;
-        if (siblings->n_memories == TENANTS_MAX)
+        if (siblings->n_memories == MEMORIES_MAX)
                 memory_free(siblings, CONTAINER_OF(siblings->memories.prev, struct shared_memory, list));
         list_prepend(&siblings->memories, &memory->list);
         siblings->n_memories++;

@@ -17,6 +17,7 @@
 #include "base/torture.h"
 
 #define HOST_MAX_CHARS 255
+#define MAX_TCP_WINDOW 32767 /* of the kernel: larger segments cannot be asked for (include/net/tcp.h) */
 
 /* Cuts "host:port" into its parts; a port that is not there leaves *ret_port NULL. */
 static int split_host_port(const char *s, char host[static HOST_MAX_CHARS + 1], const char **ret_port)
@@ -106,6 +107,8 @@ int sock_address_list_parse(const char *s, uint16_t default_port, size_t max, st
                 int r;
 
                 word += strspn(word, " \t");
+                if (word[strcspn(word, " \t") + strspn(word + strcspn(word, " \t"), " \t")] != '\0')
+                        return bad_address(ret_error, word);
                 word[strcspn(word, " \t")] = '\0';
                 r = sock_address_parse(word, default_port, false, &address, ret_error);
                 if (r < 0)
@@ -243,7 +246,8 @@ int sock_connect_tcp_via(
         if (fd < 0)
                 return fd;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* speed only */
-        if (mtu > 0 && setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof(segment)) < 0)
+        if (mtu > 0 && segment <= MAX_TCP_WINDOW &&
+                setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof(segment)) < 0)
                 return -errno;
         if (*device && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, (socklen_t)strlen(device)) < 0)
                 return -errno;
@@ -312,6 +316,14 @@ static bool is_ip(const struct ifaddrs *entry)
                (entry->ifa_addr->sa_family == AF_INET || entry->ifa_addr->sa_family == AF_INET6);
 }
 
+static bool is_among(char names[][IFNAMSIZ], size_t n, const char *name)
+{
+        for (size_t i = 0; i < n; i++)
+                if (strcmp(names[i], name) == 0)
+                        return true;
+        return false;
+}
+
 size_t sock_devices_on_link(const struct sock_address *address, char ret[][IFNAMSIZ], size_t max)
 {
         struct ifaddrs *list = NULL;
@@ -320,8 +332,10 @@ size_t sock_devices_on_link(const struct sock_address *address, char ret[][IFNAM
         if (getifaddrs(&list) < 0)
                 return 0;
         for (const struct ifaddrs *i = list; i && n < max; i = i->ifa_next)
-                if (is_ip(i) && !(i->ifa_flags & IFF_LOOPBACK) &&
-                        same_network(i->ifa_addr, sockaddr_of(address), i->ifa_netmask))
+                if (is_ip(i) &&
+                        (i->ifa_flags & (IFF_LOOPBACK | IFF_UP | IFF_RUNNING)) == (IFF_UP | IFF_RUNNING) &&
+                        same_network(i->ifa_addr, sockaddr_of(address), i->ifa_netmask) &&
+                        !is_among(ret, n, i->ifa_name))
                         snprintf(ret[n++], IFNAMSIZ, "%s", i->ifa_name);
         freeifaddrs(list);
         return n;

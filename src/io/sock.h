@@ -51,7 +51,7 @@ int sock_set_peer_limit(int fd, uint64_t limit_ms);
 /* What the kernel measured on a TCP connection: its round trip, and the largest packets that it sends. 0 or negative errno. */
 int sock_measure_tcp(int fd, uint64_t *ret_rtt_us, unsigned int *ret_mtu);
 
-/* Interfaces of this host, by the order of their addresses, that reach `address` without a router: up to `max` names. How many. */
+/* Interfaces of this host that work, by the order of their addresses, that reach `address` without a router: up to `max` names. How many. */
 size_t sock_devices_on_link(const struct sock_address *address, char ret[][IFNAMSIZ], size_t max);
 /* Name of the interface that has a connected socket's local address; false when there is none. */
 bool sock_local_device(int fd, char ret[static IFNAMSIZ]);

@@ -3,6 +3,8 @@
 
 /* A change must promise this much, so that noise does not make the level swing. */
 #define GAIN_TO_CHANGE 1.08
+/* And so much where it sends more bytes: those are other people's as well. */
+#define GAIN_TO_PACK_LESS 1.2
 /* A measurement over so many bytes counts as much as the guess. */
 #define GUESS_WEIGHT_BYTES (256 * 1024)
 /* What a measurement keeps of its weight with each call of codec_sample_add(): 3 % after a second. */
@@ -95,6 +97,14 @@ static void scale_of(const struct codec_choice_input *input, double *ret_speed, 
         }
 }
 
+/* What the processors allow at this speed of packing. Where they are all busy, a faster level only shortens its own part of the
+ * work (Amdahl's law). */
+static double processor_rate(const struct codec_choice_input *input, double speed)
+{
+        return input->other_s_per_byte > 0 ? input->total_cores / (input->other_s_per_byte + 1 / speed)
+                                           : speed * input->n_cores;
+}
+
 static double rate_of(const struct codec_choice_input *input, enum codec_level level, double speed_scale,
         double ratio_scale)
 {
@@ -112,7 +122,7 @@ static double rate_of(const struct codec_choice_input *input, enum codec_level l
                         ratio = blend(ratio, measured_ratio(s), weight);
                 }
         }
-        return MIN(speed * input->n_cores / (1 - plain_share),
+        return MIN(processor_rate(input, speed) / (1 - plain_share),
                 (double)input->wire_bytes_per_s / (plain_share + (1 - plain_share) / ratio));
 }
 
@@ -124,9 +134,10 @@ enum codec_level codec_choose(const struct codec_choice_input *input)
         if (input->wire_bytes_per_s == 0)
                 return input->current;
         scale_of(input, &speed_scale, &ratio_scale);
-        best_rate = rate_of(input, best, speed_scale, ratio_scale) * GAIN_TO_CHANGE;
+        best_rate = rate_of(input, best, speed_scale, ratio_scale);
         for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++) {
-                double rate = rate_of(input, i, speed_scale, ratio_scale);
+                double rate = rate_of(input, i, speed_scale, ratio_scale) /
+                              (i > input->current ? GAIN_TO_CHANGE : GAIN_TO_PACK_LESS);
 
                 if (i != input->current && allowed(input, i) && rate > best_rate) {
                         best = i;

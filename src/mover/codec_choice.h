@@ -23,8 +23,11 @@ struct codec_choice_input {
         enum codec_level current;
         uint64_t wire_bytes_per_s; /* what the connections take together when kept busy; 0: not known yet */
         double n_cores;            /* that can pack at a time: codec_cores() */
-        double plain_share;        /* of the bytes, 0 to 1: not worth packing */
-        uint32_t features;         /* WIRE_FEATURE_* */
+        double total_cores;        /* of the host; with other_s_per_byte */
+        double other_s_per_byte; /* processor time that goes with each byte packed besides packing it, when there is none to spare: reading,
+                                      placing, the guest, QEMU; 0: there is some to spare */
+        double plain_share; /* of the bytes, 0 to 1: not worth packing */
+        uint32_t features;  /* WIRE_FEATURE_* */
 };
 
 /* Fades what is known and adds what was packed since the last call, in nothing or in something. Called ten

@@ -17,8 +17,9 @@
 #include "mover/page_store.h"
 #include "mover/ram.h"
 
-/* A few more than channels, so that strangers who connect cannot take all places at once. */
-#define SINK_MAX_CONNECTIONS (WIRE_MAX_CHANNELS + 8)
+/* All channels may be replaced at once, while their old connections still have their places; and a few more, so that strangers who
+ * connect cannot take all at once. */
+#define SINK_MAX_CONNECTIONS (2 * WIRE_MAX_CHANNELS + 8)
 
 struct sink;
 
@@ -47,6 +48,9 @@ struct receiver {
         uint64_t recalled_stripe;          /* which is in `recalled` */
         struct content_digester *digester; /* NULL: nothing is shared */
         unsigned int n_in_vain; /* pages of others that were waited for in turn, and did not come */
+        uint64_t waited_ms;     /* for pages of others, in all */
+        uint64_t shared_last;   /* newest page that was shared */
+        bool later_pass;        /* what comes now is of no use to others */
         bool ack_now;
 };
 

@@ -108,9 +108,12 @@ static void share_pages(struct receiver *receiver, const uint8_t *raw, uint32_t 
         const uint8_t *block = raw + n_pages * sizeof(wire_le64);
 
         for (uint32_t i = 0; i < n_pages; i++) {
-                uint64_t mask = entry_at(raw, i) & 0xffff;
+                uint64_t mask = entry_at(raw, i) & 0xffff, page = entry_at(raw, i) >> 16;
 
-                if (mask == 0xffff)
+                receiver->later_pass |=
+                        i == 0 && page + ram_pages(&receiver->sink->ram) / 4 < receiver->shared_last;
+                receiver->shared_last = MAX(receiver->shared_last, page);
+                if (mask == 0xffff && !receiver->later_pass)
                         sink_share(receiver, block);
                 block += (size_t)__builtin_popcountll(mask) * WIRE_BLOCK_SIZE;
         }

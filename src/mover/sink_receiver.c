@@ -244,10 +244,19 @@ static int answer_verify(struct receiver *receiver, struct error **ret_error)
                 n * sizeof(wire_le64), ret_error);
 }
 
+static bool changes_memory(enum wire_frame type)
+{
+        return type == WIRE_PAGES || type == WIRE_ZERO || type == WIRE_REFERENCES || type == WIRE_RECALL ||
+               type == WIRE_SIBLINGS;
+}
+
 static int deal_with(struct receiver *receiver, enum wire_frame type, struct error **ret_error)
 {
         atomic_fetch_add_explicit(&receiver->sink->bytes_received,
                 sizeof(struct wire_header_v1) + receiver->channel.payload_len, memory_order_relaxed);
+        if (receiver->barriers > 0 && changes_memory(type)) /* the guest may run here */
+                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source sent %s at a wrong time",
+                        wire_frame_name(type));
         switch (type) {
         case WIRE_PAGES:
                 return sink_place_pages(receiver, ret_error);

@@ -10,10 +10,11 @@
 #include "base/clock.h"
 #include "mover/sink_internal.h"
 
-/* For one page, and for all of one frame. Longer than what is under way on connections that are kept as full as ours
+/* For one page, for all of one frame, and for all of a channel's connection: what waits here waits with the guest stopped, at worst. Longer than what is under way on connections that are kept as full as ours
  * (source_stats.c). */
 #define PATIENCE_MS 300
 #define FRAME_PATIENCE_MS 1000
+#define TOTAL_PATIENCE_MS 2000
 /* After so many pages in turn for which that was in vain, there is none any more. */
 #define MAX_IN_VAIN 4
 #define LOOK_NS 1000000
@@ -41,6 +42,7 @@ static bool await_page(struct receiver *receiver, const uint8_t *digest, uint64_
                 waited_ms = clock_now_ms(&clock_system) - started_ms;
         }
         *left_ms -= MIN(*left_ms, waited_ms);
+        receiver->waited_ms = MIN(receiver->waited_ms + waited_ms, (uint64_t)TOTAL_PATIENCE_MS);
         receiver->n_in_vain = found ? 0 : receiver->n_in_vain + 1;
         return found;
 }
@@ -60,7 +62,7 @@ int sink_place_siblings(struct receiver *receiver, struct error **ret_error)
         struct sink *sink = receiver->sink;
         struct buf *missing = receiver->number >= 0 ? &sink->channels[receiver->number].missing : NULL;
         size_t first_missing = missing ? missing->len : 0;
-        uint64_t left_ms = FRAME_PATIENCE_MS;
+        uint64_t left_ms = MIN((uint64_t)FRAME_PATIENCE_MS, TOTAL_PATIENCE_MS - receiver->waited_ms);
         struct wire_sibling_v1 sibling;
 
         while (cursor_copy(&cursor, &sibling, sizeof(sibling))) {

@@ -37,7 +37,8 @@ static int level_for_codec(const char *codec, enum codec_level *ret_level)
         static const struct {
                 const char *name;
                 enum codec_level level;
-        } codecs[] = {{"auto", CODEC_LZ4}, {"none", CODEC_NONE}, {"lz4", CODEC_LZ4}, {"zstd", CODEC_ZSTD_1}};
+        } codecs[] = {
+                {"auto", CODEC_ZSTD_1}, {"none", CODEC_NONE}, {"lz4", CODEC_LZ4}, {"zstd", CODEC_ZSTD_1}};
 
         for (size_t i = 0; i < ARRAY_SIZE(codecs); i++)
                 if (strcmp(codecs[i].name, codec) == 0) {

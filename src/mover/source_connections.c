@@ -65,7 +65,7 @@ int source_take_connection(struct source *source, struct control_message *messag
                 return error_set(ret_error, ERROR_PROTOCOL, NULL,
                         "The agent sent %zu connections for a channel", message->n_fds);
         sender = &source->senders[number];
-        /* Nothing is moved while the guest is stopped. */
+        /* Nothing is moved once the last pages are on their way. */
         if (!sender->awaiting && source->device_state)
                 return 0;
         wake_fd = fcntl(message->fds[0], F_DUPFD_CLOEXEC, 3);
@@ -90,8 +90,9 @@ void source_tell_lost(struct source *source)
         for (unsigned int i = 0; i < source->n_channels; i++)
                 if (lost >> i & 1)
                         control_send(source->control_fd,
-                                json_pack("{s:s, s:i, s:b}", "event", "channel-lost", "channel", (int)i,
-                                        "stalled", source->senders[i].stalled),
+                                json_pack("{s:s, s:i, s:i, s:b}", "event", "channel-lost", "channel", (int)i,
+                                        "path", (int)source->senders[i].path, "stalled",
+                                        source->senders[i].stalled),
                                 false);
 }
 

@@ -123,9 +123,10 @@ struct sender {
         struct content_digester *digester; /* NULL: nothing is shared */
         struct wire_sibling_v1 siblings[WIRE_MAX_SIBLINGS];
         unsigned int n_siblings;
-        uint64_t sibling_last;          /* newest page that was asked about */
-        uint64_t sibling_end;           /* position behind the last SIBLINGS frame */
-        bool unconfirmed;               /* bits in source->referred are set */
+        uint64_t sibling_last; /* newest page that was asked about */
+        uint64_t sibling_end;  /* position behind the last SIBLINGS frame */
+        bool unconfirmed;      /* bits in source->referred are set, of stripes from the first to the last */
+        uint64_t first_referred, last_referred;
         uint64_t n_referred, n_missing; /* pages, in all */
         struct buf missing;             /* struct wire_run_v1 */
 

@@ -651,7 +651,7 @@ static int set_up_features(struct sender *sender, uint32_t features, struct erro
         if (features & WIRE_FEATURE_REFERENCES &&
                 duplicates_new(n_stripes * WIRE_STRIPE_PAGES, &sender->duplicates) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
-        if (features & WIRE_FEATURE_SIBLINGS &&
+        if (features & WIRE_FEATURE_SIBLINGS && sender->resumable &&
                 content_digester_new(source->start.sibling_key, &sender->digester) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
         if (atomic_fetch_add(&source->n_up, 1) + 1 == source->n_channels)

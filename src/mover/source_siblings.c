@@ -2,8 +2,8 @@
 
 /* Pages whose content another guest of the same tenant sends, or has sent, from this host to the same destination (page_claims.h):
  * they go as a digest, and the sink takes them from what it shares with the other guest's sink (page_store.h). That works while
- * both are under way as well: within a channel contents go out in the order in which they were claimed, so whoever waits for
- * one waits for something earlier, and never in a circle.
+ * both are under way as well: a channel sends a digest only after all contents that it claimed before, so whoever waits for
+ * one waits for something that was claimed earlier, and never in a circle.
  *
  * Only in the first pass: later the guest may be about to stop, and what changed since is rarely what another guest has. */
 
@@ -18,6 +18,7 @@
  * arrive. */
 #define MIN_TO_JUDGE 2048
 #define MAX_MISSING_PART 0.25
+#define MAX_MISSING 100000 /* in any case */
 
 static size_t map_bytes(const struct source *source)
 {
@@ -55,14 +56,18 @@ bool source_is_unconfirmed(const struct sender *sender, uint64_t page)
 
 void source_set_unconfirmed(struct sender *sender, uint64_t page, bool unconfirmed)
 {
-        uint64_t bit = UINT64_C(1) << page % WIRE_STRIPE_PAGES;
+        uint64_t bit = UINT64_C(1) << page % WIRE_STRIPE_PAGES, stripe = page / WIRE_STRIPE_PAGES;
         uint64_t *word;
 
         if (!unconfirmed && !sender->unconfirmed)
                 return;
-        word = &sender->source->referred[page / WIRE_STRIPE_PAGES];
+        word = &sender->source->referred[stripe];
         *word = unconfirmed ? *word | bit : *word & ~bit;
-        sender->unconfirmed |= unconfirmed;
+        if (!unconfirmed)
+                return;
+        sender->first_referred = sender->unconfirmed ? MIN(sender->first_referred, stripe) : stripe;
+        sender->last_referred = sender->unconfirmed ? MAX(sender->last_referred, stripe) : stripe;
+        sender->unconfirmed = true;
 }
 
 bool source_is_shared(struct sender *sender, uint64_t page, const uint8_t *data,
@@ -93,6 +98,10 @@ int source_take_missing(struct sender *sender, struct error **ret_error)
                         wire_page_channel(page, source->n_channels) != sender->number)
                         return error_set(
                                 ret_error, ERROR_PROTOCOL, NULL, "The peer's MISSING names a wrong page");
+                /* Said again after a connection was lost: it went whole meanwhile, or is among what will. After the barrier nothing
+                 * is unconfirmed, and no page may follow. */
+                if (!source_is_unconfirmed(sender, page))
+                        continue;
                 if (buf_append(&sender->missing, &run, sizeof(run)) < 0)
                         return error_set(
                                 ret_error, ERROR_PROTOCOL, NULL, "The peer misses more pages than there are");
@@ -101,7 +110,8 @@ int source_take_missing(struct sender *sender, struct error **ret_error)
         if (cursor.left > 0 || sender->n_referred == 0)
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The peer's MISSING is not valid");
         if (sender->digester && sender->n_referred > MIN_TO_JUDGE &&
-                (double)sender->n_missing > (double)sender->n_referred * MAX_MISSING_PART) {
+                (sender->n_missing > MAX_MISSING ||
+                        (double)sender->n_missing > (double)sender->n_referred * MAX_MISSING_PART)) {
                 log_notice("Channel %u: what other guests should have sent is not there; no more is shared",
                         sender->number);
                 content_digester_free(TAKE_PTR(sender->digester));
@@ -116,7 +126,7 @@ void source_confirm_siblings(struct sender *sender)
         if (!sender->unconfirmed || sender->n_siblings > 0 || sender->missing.len > 0 ||
                 sender->lost.len > 0 || sender->log.acknowledged < sender->sibling_end)
                 return;
-        for (uint64_t i = sender->number; i < wire_ram_stripes(source->ram.bytes); i += source->n_channels)
+        for (uint64_t i = sender->first_referred; i <= sender->last_referred; i += source->n_channels)
                 source->referred[i] = 0;
         sender->unconfirmed = false;
 }
@@ -136,8 +146,10 @@ int source_send_missing(struct sender *sender, struct error **ret_error)
 
 int source_settle_siblings(struct sender *sender, struct error **ret_error)
 {
-        int r = source_send_missing(sender, ret_error);
+        int r;
 
+        content_digester_free(TAKE_PTR(sender->digester)); /* the guest is stopped */
+        r = source_send_missing(sender, ret_error);
         while (r >= 0 && sender->unconfirmed && !sender->source->stopping) {
                 enum wire_frame type;
 

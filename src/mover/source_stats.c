@@ -5,6 +5,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -21,6 +22,12 @@
 #define MIN_SOCKET_BYTES (16 * 1024)
 #define MAX_SOCKET_BYTES (1024 * 1024)
 #define STATS_EVERY_TICKS 5
+/* The codec's level changes when that was better so many times in turn. Single measurements swing: what the connections take seems
+ * more while their buffers fill, and packing seems slow while something else has the processor. */
+#define TICKS_TO_CHANGE 3
+/* A host with fewer idle processors is busy; and from a packing that takes less of them nothing can be told. */
+#define SPARE_CORES 0.3
+#define MIN_PACKING_CORES 0.1
 /* Part of what is known about the senders' time that is kept from tick to tick. */
 #define TIME_FADE 0.7
 /* The wire blocks if at least so much of a sender's time, all together, goes into waiting for it. */
@@ -173,17 +180,46 @@ static void measure_waiting(struct source_stats *stats, uint64_t now_ns)
                 .idle_cores = stats->idle_cores});
 }
 
+/* On a host whose processors are all busy: how much of their time goes with each byte that is packed. */
+static void measure_other_work(struct source_stats *stats)
+{
+        double packing_cores = stats->times.pack_cpu_ns / stats->time_ns;
+        double raw_bytes = 0, cpu_ns = 0, rate;
+
+        for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++) {
+                raw_bytes += (double)stats->choice.samples[i].raw_bytes;
+                cpu_ns += (double)stats->choice.samples[i].cpu_ns;
+        }
+        stats->choice.total_cores = stats->n_cpus;
+        stats->choice.other_s_per_byte = 0;
+        if (stats->source->wire_blocks || stats->idle_cores < 0 || stats->idle_cores > SPARE_CORES ||
+                packing_cores < MIN_PACKING_CORES || cpu_ns < MIN_PACK_NS)
+                return;
+        rate = raw_bytes * 1e9 / cpu_ns * packing_cores;
+        stats->choice.other_s_per_byte = MAX(0.0, stats->n_cpus - packing_cores - stats->idle_cores) / rate;
+}
+
 static void choose_level(struct source_stats *stats)
 {
         struct source *source = stats->source;
         uint64_t rate_limit = counter_get(&source->pace_bytes_per_s);
+        enum codec_level wanted;
 
         if (source->fixed_codec)
                 return;
         stats->choice.current = source->level;
         if (rate_limit > 0 && stats->choice.wire_bytes_per_s > rate_limit)
                 stats->choice.wire_bytes_per_s = rate_limit;
-        source->level = codec_choose(&stats->choice);
+        wanted = codec_choose(&stats->choice);
+        if (wanted == source->level || (wanted > source->level) != (stats->n_wanted > 0))
+                stats->n_wanted = 0;
+        if (wanted != source->level)
+                stats->n_wanted += wanted > source->level ? 1 : -1;
+        /* Until it is known what the host's processors have to spare, nothing is asked of them that is not free. */
+        if (wanted > source->level && stats->idle_cores < 0 && !source->wire_blocks)
+                return;
+        if (abs(stats->n_wanted) >= TICKS_TO_CHANGE)
+                source->level = wanted;
 }
 
 /* Bytes that QEMU wrote and the reader has not read. */
@@ -253,6 +289,7 @@ void source_stats_tick(struct source_stats *stats)
         measure_wire(stats, now_ns);
         measure_levels(stats);
         measure_plain(stats);
+        measure_other_work(stats);
         choose_level(stats);
         bound_buffers(stats);
         if (++stats->n_ticks % STATS_EVERY_TICKS == 0)

@@ -28,7 +28,8 @@ struct source_stats {
         double cpu_share; /* of the time in which senders want to compute they run; 1 until known */
         struct sender_times times, times_before; /* of late (fading); in total */
         double time_ns;                          /* that passed meanwhile, fading alike */
-        double idle_cores;                       /* of the host; below 0: not told */
+        int n_wanted; /* times in turn that another level seemed better: above 0 a stronger one, below 0 a faster one */
+        double idle_cores;         /* of the host; below 0: not told */
         struct codec_sample plain; /* raw_bytes: not worth packing; packed_bytes: the others; fading */
         uint64_t plain_before, packable_before;
         uint64_t time_at_ns;

@@ -341,8 +341,24 @@ static void test_data_that_packs_badly_gets_a_cheap_level(void **state)
                 .features = WIRE_FEATURES_ALL};
 
         input.samples[CODEC_ZSTD_1] = (struct codec_sample){
-                .raw_bytes = 10000000, .packed_bytes = 9700000, .cpu_ns = UINT64_C(100000000)};
+                .raw_bytes = 10000000, .packed_bytes = 9700000, .cpu_ns = UINT64_C(125000000)};
         assert_true(codec_choose(&input) <= CODEC_LZ4);
+}
+
+/* Both processors are busy, a quarter of that with packing: lz4 would halve the quarter, and need the wire more. */
+static void test_busy_host_keeps_packing(void **state)
+{
+        struct codec_choice_input input = {.current = CODEC_ZSTD_1,
+                .wire_bytes_per_s = 160 * 1000 * 1000,
+                .n_cores = 0.5,
+                .features = WIRE_FEATURES_ALL};
+
+        input.samples[CODEC_ZSTD_1] = (struct codec_sample){
+                .raw_bytes = 100000000, .packed_bytes = 20000000, .cpu_ns = UINT64_C(145000000)};
+        assert_int_equal(codec_choose(&input), CODEC_LZ4);
+        input.total_cores = 2;
+        input.other_s_per_byte = 1.5 / 345e6;
+        assert_int_equal(codec_choose(&input), CODEC_ZSTD_1);
 }
 
 /* Gigabit, one core; a burst of lz4 that looked bad: a tenth of the table's speed. */
@@ -354,7 +370,7 @@ static void bad_lz4_moment(struct codec_choice_input *ret_input)
                 .features = WIRE_FEATURES_ALL,
                 .samples[CODEC_LZ4] = {.raw_bytes = 50 * 1000 * 1000,
                         .packed_bytes = 28 * 1000 * 1000,
-                        .cpu_ns = UINT64_C(500) * 1000 * 1000}};
+                        .cpu_ns = UINT64_C(600) * 1000 * 1000}};
 }
 
 static void test_old_measurement_gives_way_to_the_table(void **state)
@@ -667,6 +683,7 @@ int main(void)
                 cmocka_unit_test(test_unknown_link_keeps_the_level),
                 cmocka_unit_test(test_level_that_the_peer_lacks_is_not_chosen),
                 cmocka_unit_test(test_data_that_packs_badly_gets_a_cheap_level),
+                cmocka_unit_test(test_busy_host_keeps_packing),
                 cmocka_unit_test(test_old_measurement_gives_way_to_the_table),
                 cmocka_unit_test(test_fresh_measurement_corrects_a_bad_one),
                 cmocka_unit_test(test_busy_machine_gets_a_cheaper_level),

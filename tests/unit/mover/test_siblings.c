@@ -298,6 +298,28 @@ static void test_lost_connections_lose_no_shared_page(void **state)
         }
 }
 
+/* The sink says again what was missing when a connection is replaced; behind the barrier it must not be sent any more. */
+static void test_nothing_is_sent_again_behind_the_barrier(void **state)
+{
+        for (unsigned int channel = 0; channel < 2; channel++) {
+                struct shared shared = share(FIXTURE_PAGES * 2);
+                struct fixture *f;
+
+                (void)move(&shared, 2, false);
+                close(shared.store);
+                shared.store = shared_file(page_store_size(FIXTURE_PAGES));
+                f = fixture_new(&(struct fixture_options){
+                        .claims_fd = shared.claims, .store_fd = shared.store, .n_channels = 2});
+                json_decref(fixture_wait(&f->source, "ready"));
+                (void)stream_passes(f);
+                json_decref(fixture_wait(&f->source, "device-state"));
+                fixture_cut(f, channel);
+                fixture_reconnect(f, channel, true);
+                assert_true(finish(f) > 0);
+                share_end(&shared);
+        }
+}
+
 static void test_siblings_that_are_not_the_channels_are_refused(void **state)
 {
         static const uint64_t bad[] = {FIXTURE_PAGES, UINT64_MAX, WIRE_STRIPE_PAGES};
@@ -331,6 +353,7 @@ int main(void)
                 cmocka_unit_test(test_what_never_came_is_sent),
                 cmocka_unit_test(test_store_may_be_much_too_small),
                 cmocka_unit_test(test_lost_connections_lose_no_shared_page),
+                cmocka_unit_test(test_nothing_is_sent_again_behind_the_barrier),
                 cmocka_unit_test(test_siblings_that_are_not_the_channels_are_refused),
         };
 
