@@ -10,6 +10,7 @@
 #include "agent/cgroup.h"
 #include "agent/checkpoints.h"
 #include "agent/events.h"
+#include "agent/forecast.h"
 #include "agent/host.h"
 #include "agent/host_list.h"
 #include "agent/identity.h"
@@ -135,6 +136,11 @@ static int make_parts(struct agent *agent, struct error **ret_error)
                 r = host_list_new(agent->config.state_dir, "fenced-hosts", &agent->fenced_hosts, ret_error);
         if (r == 0)
                 r = make_checkpoints(agent, ret_error);
+        if (r == 0) {
+                r = forecasts_new(agent, &agent->forecasts);
+                if (r < 0)
+                        error_from_errno(ret_error, r, "agent");
+        }
         if (r == 0)
                 r = make_siblings(agent, ret_error);
         if (r == 0)
@@ -250,6 +256,7 @@ void agent_free(struct agent *agent)
         map_for_each (item, spare, &agent->vms)
                 vm_free(item->value);
         map_deinit(&agent->vms);
+        forecasts_free(agent->forecasts);
         events_free(agent->events);
         http_server_free(agent->server); /* unanswered requests end here, and let go of their cache entries */
         http_client_free(agent->client);

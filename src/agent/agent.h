@@ -18,6 +18,7 @@ struct cgroup;
 struct checkpoints;
 struct siblings;
 struct events;
+struct forecasts;
 struct host;
 struct http_client;
 struct http_server;
@@ -51,6 +52,7 @@ struct agent {
         struct host_list *fenced_hosts;  /* which are known to be down */
         struct checkpoints *checkpoints; /* checkpoints.h: memory of guests that left */
         struct siblings *siblings;       /* siblings.h: memory that guests of a tenant have in common */
+        struct forecasts *forecasts;     /* forecast.h: samples and probes under way */
         uint64_t manager_epoch;          /* highest seen, durable before it is acted on; api.c */
         struct migrations *migrations;   /* migration.c's own state; NULL until migration_recover_all() */
 

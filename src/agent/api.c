@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/forecast.h"
 #include "agent/host_list.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
@@ -19,6 +20,7 @@
 
 #define PEER_PREFIX "/agent/v1/peer/"
 #define PEER_PREPARE PEER_PREFIX "migrations"
+#define PEER_PROBE PEER_PREFIX "probes"
 #define EPOCH_FILE_MAX_BYTES 4096
 #define LISTEN_BACKLOG 128
 
@@ -67,12 +69,14 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/vms/{uid}/resume", api_vm_resume},
         {"POST", "/agent/v1/vms/{uid}/delete", api_vm_delete},
         {"GET", "/agent/v1/vms/{uid}/console", api_vm_console},
+        {"POST", "/agent/v1/vms/{uid}/sample", api_vm_sample},
         {"POST", "/agent/v1/migrations", route_start},
         {"GET", "/agent/v1/migrations", route_list},
         {"GET", "/agent/v1/migrations/{id}", route_get},
         {"POST", "/agent/v1/migrations/{id}/cancel", route_cancel},
         {"DELETE", "/agent/v1/migrations/{id}", route_forget},
         {"POST", "/agent/v1/peer/migrations", route_peer_prepare},
+        {"POST", PEER_PROBE, api_peer_probe},
         {"GET", "/agent/v1/peer/migrations/{id}", route_peer_get},
         {"POST", "/agent/v1/peer/migrations/{id}/abort", route_peer_abort},
         {"POST", "/agent/v1/peer/migrations/{id}/released", route_peer_released},
@@ -170,7 +174,9 @@ static int check_role(struct agent *agent, const struct http_request *request, b
                 return error_set(
                         ret_error, ERROR_DENIED, NULL, "'%.80s' is no host: this path is for hosts", name);
         /* New ones only: what is under way is settled with whoever holds the other half. */
-        if (for_peers && strcmp(http_request_path(request), PEER_PREPARE) == 0 &&
+        if (for_peers &&
+                (strcmp(http_request_path(request), PEER_PREPARE) == 0 ||
+                        strcmp(http_request_path(request), PEER_PROBE) == 0) &&
                 host_list_has(agent->removed_hosts, uid))
                 return error_set(ret_error, ERROR_DENIED, "Add it to the cluster again.",
                         "host %s was removed from the cluster", uid);

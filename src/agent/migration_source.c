@@ -946,7 +946,7 @@ static void build_result(struct migration *m)
         static const char *const copied[] = {"bytes_ram", "bytes_wire", "bytes_zero", "bytes_duplicate",
                 "bytes_recalled", "bytes_shared", "bytes_delta", "bytes_device", "pages_sent",
                 "pages_resent_by_verify", "channels", "reconnects", "cipher", "rtt_us", "codec", "tunnel",
-                "verified", "verify_ms", "ram_hash", "cpu_ms", NULL};
+                "verified", "verify_ms", "ram_hash", "cpu_ms", "capacity_bps", NULL};
         json_t *result = json_object();
         uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
         int64_t pause = pause_ns(m);

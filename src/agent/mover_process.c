@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/mover_process.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -20,6 +21,15 @@
  * docs/decisions/0005-movers-come-before-guests.md. */
 #define MOVER_NICE (-10)
 #define END_GRACE_MS 300 /* what a mover on a network that works needs many times less of */
+
+static const char *const role_names[] = {
+        [MOVER_SOURCE] = "source",
+        [MOVER_SINK] = "sink",
+        [MOVER_SAMPLE] = "sample",
+        [MOVER_PROBE_SOURCE] = "probe-source",
+        [MOVER_PROBE_SINK] = "probe-sink",
+};
+static_assert(ARRAY_SIZE(role_names) == N_MOVER_ROLES, "one name a role");
 
 struct queued_op {
         struct list order;
@@ -193,7 +203,7 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
         struct error **ret_error)
 {
         _cleanup_(mover_process_freep) struct mover_process *mover = ALLOC(struct mover_process);
-        const char *const argv[] = {binary, role == MOVER_SOURCE ? "source" : "sink", NULL};
+        const char *const argv[] = {binary, role_names[role], NULL};
         struct child_spec spec = CHILD_SPEC_INIT;
         _cleanup_fd_ int theirs = -1;
         struct child_fd control;
@@ -219,7 +229,7 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
         spec.n_fds = 1;
         spec.output_fd = STDERR_FILENO;
         spec.own_session = true;
-        spec.nice = MOVER_NICE;
+        spec.nice = role == MOVER_SAMPLE ? 0 : MOVER_NICE;
         spec.cgroup_procs = cgroup_procs;
         r = child_start(loop, &spec, on_mover_exit, mover, &mover->child, ret_error);
         if (r < 0)

@@ -20,9 +20,9 @@ struct mover_process_handler {
         void *userdata;
 };
 
-enum mover_role { MOVER_SOURCE, MOVER_SINK };
+enum mover_role { MOVER_SOURCE, MOVER_SINK, MOVER_SAMPLE, MOVER_PROBE_SOURCE, MOVER_PROBE_SINK, N_MOVER_ROLES };
 
-/* Runs `binary` source|sink. */
+/* Runs `binary` source|sink|sample|probe-source|probe-sink. */
 /* cgroup_procs: of the group it is to be in (cgroup_movers()); may be NULL. */
 int mover_process_start(struct loop *loop, const char *binary, enum mover_role role, const char *cgroup_procs,
         const struct mover_process_handler *handler, struct mover_process **ret_mover,

@@ -46,6 +46,7 @@ struct cli {
         X(vm_resume) \
         X(vm_delete) \
         X(vm_console) \
+        X(vm_forecast) \
         X(vm_migrate) \
         X(task_list) \
         X(task_show) \

@@ -180,6 +180,24 @@ static const struct option_spec vm_console_options[] = {
         END,
 };
 
+static const struct option_spec vm_forecast_options[] = {
+        {.name = "to",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "only to this host; default: all that can take it"},
+        {.name = "max-pause",
+                .kind = VALUE_DURATION,
+                .value = "TIME",
+                .min = 1,
+                .max = 600000,
+                .help = "bound on the pause; default 300ms"},
+        {.name = "rate-limit", .kind = VALUE_RATE, .value = "RATE", .help = "such as 500mbit; default none"},
+        {.name = "verify", .help = "with the comparison of the guest's memory on both sides"},
+        {.name = "score", .help = "how good the forecasts of past migrations were; without VM"},
+        END,
+};
+
 static const struct option_spec vm_migrate_options[] = {
         {.name = "to",
                 .kind = VALUE_NAME,
@@ -416,6 +434,18 @@ const struct command command_table[] = {
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_console_options,
                 .run = command_vm_console},
+        {.words = "vm forecast",
+                .summary = "say beforehand what a migration will take",
+                .details =
+                        "Watches for some seconds how the guest changes its memory and what that is like, without "
+                        "disturbing it, tries for a moment what the path to each destination carries, and says how "
+                        "long a migration will take, for how long the guest will be paused and how much will be "
+                        "sent, each with a range, and whether it will end without slowing the guest down. "
+                        "A migration that begins within ten minutes keeps the forecast beside its outcome; --score "
+                        "compares the two over all migrations that are remembered.",
+                .operands = {{.name = "VM", .kind = VALUE_NAME, .names_of = "vms", .optional = true}},
+                .options = vm_forecast_options,
+                .run = command_vm_forecast},
         {.words = "vm migrate",
                 .summary = "move a running virtual machine to another host",
                 .details = "Shows pass, rate, what remains and the dirty rate while it runs, and a report at "

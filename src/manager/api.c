@@ -39,6 +39,8 @@ static const struct http_route routes[] = {
         {"POST", V1 "/vms/{name}/resume", api_vm_resume},
         {"POST", V1 "/vms/{name}/migrate", api_vm_migrate},
         {"GET", V1 "/vms/{name}/console", api_vm_console},
+        {"POST", V1 "/vms/{name}/forecast", api_vm_forecast},
+        {"GET", V1 "/forecast-score", api_forecast_score},
         {"GET", V1 "/tasks", api_task_list},
         {"GET", V1 "/tasks/{name}", api_task_get},
         {"POST", V1 "/tasks/{name}/cancel", api_task_cancel},

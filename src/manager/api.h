@@ -87,6 +87,8 @@ API_HANDLER(vm_pause);
 API_HANDLER(vm_resume);
 API_HANDLER(vm_migrate);
 API_HANDLER(vm_console);
+API_HANDLER(vm_forecast);
+API_HANDLER(forecast_score);
 API_HANDLER(task_list);
 API_HANDLER(task_get);
 API_HANDLER(task_cancel);

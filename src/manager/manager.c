@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/forecasts.h"
 #include "manager/manager.h"
 
 #include <errno.h>
@@ -251,6 +252,11 @@ int manager_new(const struct config *config, struct loop *loop, int listen_fd, s
                 r = watch_new(loop, manager->store, &manager->watch, ret_error);
         if (r >= 0)
                 r = inventory_new(manager, &manager->inventory, ret_error);
+        if (r >= 0) {
+                r = forecasts_new(manager, &manager->forecasts);
+                if (r < 0)
+                        error_from_errno(ret_error, r, "forecasts");
+        }
         if (r >= 0)
                 r = make_tasks(manager, ret_error);
         if (r >= 0)
@@ -270,6 +276,7 @@ void manager_free(struct manager *manager)
         /* Tasks first: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
         task_engine_free(manager->tasks);
         watch_free(manager->watch);
+        forecasts_free(manager->forecasts);
         inventory_free(manager->inventory);
         http_client_free(manager->agents);
         http_server_free(manager->server);

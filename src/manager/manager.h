@@ -14,6 +14,8 @@
 #include "manager/task.h"
 #include "manager/watch.h"
 
+struct forecasts;
+
 struct manager {
         const struct config *config;
         struct loop *loop;
@@ -23,6 +25,7 @@ struct manager {
         uint64_t epoch; /* of this start; in each call to an agent */
         struct http_client *agents;
         struct inventory *inventory;
+        struct forecasts *forecasts;
         struct task_engine *tasks;
         json_t *ended_vms; /* array: uids of VMs whose tasks ended in this round of the engine; null: a host went */
         struct loop_source *tasks_wake; /* deferred task_engine_run() */

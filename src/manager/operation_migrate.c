@@ -8,7 +8,7 @@
  * Data: vm_uid; to (asked for; absent: the best host); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
  * "from", "to" or "nowhere"; from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
- * destination had not settled when it was asked. The migration's id is the task's uid. */
+ * destination had not settled when it was asked; forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
 
 #include <errno.h>
 #include <string.h>
@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "cluster/checks.h"
 #include "cluster/placement.h"
+#include "manager/forecasts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
@@ -148,6 +149,16 @@ static int remember_hosts(struct task *task, struct manager *manager, const json
                json_object_set_new(data, "epoch", json_integer(number_or(json_status(vm), "owner_epoch", 0)));
 }
 
+/* Nothing depends on it. */
+static void remember_forecast(struct task *task, struct manager *manager, const json_t *vm)
+{
+        json_t *forecast =
+                forecasts_for_migration(manager, vm, json_text(task_data(task), "to_name"), task_input(task));
+
+        if (forecast)
+                (void)json_object_set_new(task_data(task), "forecast", forecast);
+}
+
 static void run_check(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -166,6 +177,8 @@ static void run_check(struct task *task, void *userdata)
                 r = checks_to_error(json_object_get(report, "checks"), &error);
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
+        if (r >= 0)
+                remember_forecast(task, manager, vm);
         if (r < 0)
                 task_step_failed(task, error);
         else
@@ -582,6 +595,8 @@ static json_t *result_document(struct task *task)
         if (!json_is_array(json_object_get(result, "phases")))
                 r |= json_object_set_new(
                         result, "phases", json_is_array(phases) ? json_incref(phases) : json_array());
+        if (json_object_get(task_data(task), "forecast"))
+                r |= json_object_set(result, "forecast", json_object_get(task_data(task), "forecast"));
         r |= json_object_set_new(result, "measured", json_boolean(json_is_object(measured)));
         r |= json_object_set_new(result, "from", json_string(json_text(task_data(task), "from")));
         r |= json_object_set_new(result, "to", json_string(json_text(task_data(task), "to_name")));

@@ -24,6 +24,8 @@ static const char *const op_names[] = {
         [CONTROL_RESULT] = "result",
         [CONTROL_QEMU_STATUS] = "qemu-status",
         [CONTROL_CHANNEL] = "channel",
+        [CONTROL_SAMPLE] = "sample",
+        [CONTROL_PROBE] = "probe",
 };
 static_assert(ARRAY_SIZE(op_names) == N_CONTROL_OPS, "one name an op");
 

@@ -23,6 +23,8 @@ enum control_op {
         CONTROL_RESULT,
         CONTROL_QEMU_STATUS,
         CONTROL_CHANNEL,
+        CONTROL_SAMPLE,
+        CONTROL_PROBE,
         N_CONTROL_OPS,
 };
 

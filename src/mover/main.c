@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "mover/decode.h"
+#include "mover/probe.h"
+#include "mover/sample.h"
 #include "mover/sink.h"
 #include "mover/source.h"
 
@@ -19,8 +21,8 @@
 
 static int usage(FILE *out)
 {
-        fputs("Usage: drover-mover source|sink      (started by drover-agent; control socket on descriptor "
-              "3)\n"
+        fputs("Usage: drover-mover source|sink|sample|probe-source|probe-sink      (started by drover-agent; control "
+              "socket on descriptor 3)\n"
               "       drover-mover decode FILE      print the frames of a recording\n"
               "       drover-mover --version\n",
                 out);
@@ -66,6 +68,12 @@ int main(int argc, char **argv)
                 return serve(source_run);
         if (argc == 2 && strcmp(argv[1], "sink") == 0)
                 return serve(sink_run);
+        if (argc == 2 && strcmp(argv[1], "sample") == 0)
+                return serve(sample_run);
+        if (argc == 2 && strcmp(argv[1], "probe-source") == 0)
+                return serve(probe_source_run);
+        if (argc == 2 && strcmp(argv[1], "probe-sink") == 0)
+                return serve(probe_sink_run);
         if (argc == 3 && strcmp(argv[1], "decode") == 0)
                 return decode(argv[2]);
         if (argc == 2 && strcmp(argv[1], "--version") == 0) {

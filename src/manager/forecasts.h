@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Forecasts of migrations: what the source's agent measured, put through the model (cluster/forecast.h) for each destination.
+ * What was measured last of each VM is remembered for a while, so that a migration that begins meanwhile takes its forecast
+ * along into its result; from those results follows how good forecasts are, and what a path carried before. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+struct manager;
+struct forecasts;
+
+int forecasts_new(struct manager *manager, struct forecasts **ret_forecasts);
+/* What waits for an agent ends without an answer. Accepts NULL. */
+void forecasts_free(struct forecasts *forecasts);
+
+/* For the result of a migration that begins now: {total_ms, pause_ms, bytes_wire, ...} as in docs/openapi.json, the caller's;
+ * NULL when nothing was measured lately. `input`: of the migration (max_pause_ms, rate_limit_bps, verify). */
+json_t *forecasts_for_migration(struct manager *manager, const json_t *vm, const char *to_name, const json_t *input);
