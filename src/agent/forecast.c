@@ -25,8 +25,8 @@
 #include "io/pki.h"
 #include "io/sock.h"
 
-#define JOBS_MAX 8          /* at a time, of the manager's and of peers together */
-#define DESTINATIONS_MAX 8  /* in one request */
+#define JOBS_MAX 8         /* at a time, of the manager's and of peers together */
+#define DESTINATIONS_MAX 8 /* in one request */
 #define SAMPLE_LIMIT_MS 30000
 #define PROBE_LIMIT_MS 10000
 #define CONNECT_LIMIT_MS 3000
@@ -104,7 +104,8 @@ void forecasts_free(struct forecasts *forecasts)
         free(forecasts);
 }
 
-static int job_new(struct agent *agent, struct http_request *request, struct job **ret_job, struct error **ret_error)
+static int job_new(
+        struct agent *agent, struct http_request *request, struct job **ret_job, struct error **ret_error)
 {
         struct forecasts *owner = agent->forecasts;
         struct job *job;
@@ -145,7 +146,8 @@ static void on_event(void *userdata, const char *event, const json_t *message)
 
         if (!strcmp(event, "failed")) {
                 error_free(TAKE_PTR(job->failure));
-                error_set(&job->failure, ERROR_MOVER_FAILED, json_string_value(json_object_get(message, "hint")), "%s",
+                error_set(&job->failure, ERROR_MOVER_FAILED,
+                        json_string_value(json_object_get(message, "hint")), "%s",
                         json_string_value(json_object_get(message, "message")) ?: "it gave no reason");
         } else if (!strcmp(event, "sample") || !strcmp(event, "probe")) {
                 json_decref(job->measured);
@@ -172,8 +174,8 @@ static int start_mover(struct job *job, enum mover_role role, uint64_t limit_ms,
         loop_source_free(TAKE_PTR(job->limit));
         r = loop_add_timer(agent->loop, limit_ms, on_limit, job, &job->limit);
         if (r == 0)
-                r = mover_process_start(agent->loop, agent->config.mover, role, cgroup_movers(agent->cgroup), &handler,
-                        &job->mover, ret_error);
+                r = mover_process_start(agent->loop, agent->config.mover, role, cgroup_movers(agent->cgroup),
+                        &handler, &job->mover, ret_error);
         if (r == 0)
                 return mover_process_send(job->mover, op, &fd, 1, ret_error);
         json_decref(op);
@@ -186,7 +188,8 @@ static struct error *take_failure(struct job *job, const struct error *ended)
         struct error *failure = TAKE_PTR(job->failure);
 
         if (!failure && !job->measured)
-                error_set(&failure, ERROR_MOVER_FAILED, NULL, "%s", ended ? error_message(ended) : "it measured nothing");
+                error_set(&failure, ERROR_MOVER_FAILED, NULL, "%s",
+                        ended ? error_message(ended) : "it measured nothing");
         mover_process_free(TAKE_PTR(job->mover));
         loop_source_free(TAKE_PTR(job->limit));
         return failure;
@@ -194,9 +197,9 @@ static struct error *take_failure(struct job *job, const struct error *ended)
 
 static json_t *probe_op(const struct job *job)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "op", "probe", "cert_pem", job->cert_pem, "key_pem",
-                job->key_pem, "peer_fingerprint", job->peer_fingerprint, "max_ms", PROBE_MS, "max_bytes",
-                PROBE_MAX_BYTES);
+        return json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "op", "probe", "cert_pem", job->cert_pem,
+                "key_pem", job->key_pem, "peer_fingerprint", job->peer_fingerprint, "max_ms", PROBE_MS,
+                "max_bytes", PROBE_MAX_BYTES);
 }
 
 /* --- Paths -------------------------------------------------------------------------------------------------------- */
@@ -407,13 +410,15 @@ static int read_sample(struct job *job, struct error **ret_error)
                 if (r >= 0)
                         r = doc_only_keys(item, "destinations[]", of_destination, ret_error);
                 if (r >= 0)
-                        r = doc_need_string(item, "destinations[]", "host", UUID_STRING_SIZE - 1, &text, ret_error);
+                        r = doc_need_string(
+                                item, "destinations[]", "host", UUID_STRING_SIZE - 1, &text, ret_error);
                 if (r >= 0 && !text_is_uuid(text))
                         r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "destinations[].host is no uid");
                 if (r >= 0)
                         r = doc_need_string(item, "destinations[]", "address", 256, &text, ret_error);
                 if (r >= 0)
-                        r = doc_opt_string(item, "destinations[]", "migration_address", 1024, &text, ret_error);
+                        r = doc_opt_string(
+                                item, "destinations[]", "migration_address", 1024, &text, ret_error);
         }
         if (r < 0)
                 return r;
@@ -431,8 +436,8 @@ static int find_vm(struct agent *agent, const char *uid, struct vm **ret_vm, str
         if (vm_power(vm) != VM_POWER_RUNNING)
                 return error_set(ret_error, ERROR_CONFLICT,
                         vm_power(vm) == VM_POWER_PAUSED ? "Resume it first." : "Start it first.",
-                        "%s is %s; only of a running virtual machine can be told how it changes its memory", vm->name,
-                        vm_power_to_string(vm_power(vm)));
+                        "%s is %s; only of a running virtual machine can be told how it changes its memory",
+                        vm->name, vm_power_to_string(vm_power(vm)));
         *ret_vm = vm;
         return 0;
 }
@@ -448,8 +453,8 @@ static int begin_sample(struct job *job, const struct vm *vm, struct error **ret
                 return r;
         (void)read_uptime(&job->uptime_s, &job->idle_s);
         return start_mover(job, MOVER_SAMPLE, SAMPLE_LIMIT_MS,
-                json_pack("{s:s, s:I, s:I}", "op", "sample", "ram_address", (json_int_t)vm->ram_address, "ram_bytes",
-                        (json_int_t)vm->config->status.memory_effective_bytes),
+                json_pack("{s:s, s:I, s:I}", "op", "sample", "ram_address", (json_int_t)vm->ram_address,
+                        "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes),
                 ram, on_sample_ended, ret_error);
 }
 
@@ -481,8 +486,8 @@ static void on_sink_ended(void *userdata, struct error *failure _unused_)
 }
 
 /* Where a migration's data would arrive: the first of the addresses for it, else the one that the source reaches us at. */
-static int listen_for_probe(
-        struct agent *agent, const json_t *body, int *ret_fd, char ret_address[static 64], struct error **ret_error)
+static int listen_for_probe(struct agent *agent, const json_t *body, int *ret_fd, char ret_address[static 64],
+        struct error **ret_error)
 {
         const char *text = json_string_value(json_object_get(body, "migration_address"))
                 ?: agent->config.migration_address
@@ -519,7 +524,8 @@ static int begin_sink(struct agent *agent, struct job *job, json_t **ret_answer,
                 r = doc_need_string(
                         body, "", "source_fingerprint", PKI_FINGERPRINT_SIZE - 1, &fingerprint, ret_error);
         if (r >= 0)
-                r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &job->cert_pem, &job->key_pem, ret_error);
+                r = pki_self_signed(
+                        "drover-mover", CERTIFICATE_HOURS, &job->cert_pem, &job->key_pem, ret_error);
         if (r >= 0)
                 r = pki_fingerprint(job->cert_pem, own, ret_error);
         if (r >= 0)

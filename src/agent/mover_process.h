@@ -20,7 +20,14 @@ struct mover_process_handler {
         void *userdata;
 };
 
-enum mover_role { MOVER_SOURCE, MOVER_SINK, MOVER_SAMPLE, MOVER_PROBE_SOURCE, MOVER_PROBE_SINK, N_MOVER_ROLES };
+enum mover_role {
+        MOVER_SOURCE,
+        MOVER_SINK,
+        MOVER_SAMPLE,
+        MOVER_PROBE_SOURCE,
+        MOVER_PROBE_SINK,
+        N_MOVER_ROLES
+};
 
 /* Runs `binary` source|sink|sample|probe-source|probe-sink. */
 /* cgroup_procs: of the group it is to be in (cgroup_movers()); may be NULL. */

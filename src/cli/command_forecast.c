@@ -51,7 +51,8 @@ static void print_line(const struct cli *cli, const char *name, const char *text
 static void print_destination(const struct cli *cli, const json_t *to)
 {
         static const char *const methods[][2] = {{"probe", "tried just now"},
-                {"past-migrations", "what past migrations achieved"}, {"interface-speed", "what the interface claims"}};
+                {"past-migrations", "what past migrations achieved"},
+                {"interface-speed", "what the interface claims"}};
         const json_t *rate = output_lookup(to, "path.rate_bps");
         const char *method = text_of(to, "path.method");
         _cleanup_free_ char *text = rate ? output_value_text(rate, "path.rate_bps") : NULL;
@@ -69,7 +70,8 @@ static void print_destination(const struct cli *cli, const json_t *to)
         for (size_t i = 0; i < ARRAY_SIZE(methods); i++)
                 if (!strcmp(methods[i][0], method))
                         method = methods[i][1];
-        fprintf(cli->out, "  %-14s%s, round trip %.1f ms; ", "path", text ?: "?", number_of(to, "path.rtt_us") / 1000);
+        fprintf(cli->out, "  %-14s%s, round trip %.1f ms; ", "path", text ?: "?",
+                number_of(to, "path.rtt_us") / 1000);
         output_text(cli->out, method, false);
         fputc('\n', cli->out);
         print_line(cli, "ends by itself", json_is_true(output_lookup(to, "converges")) ? "yes" : "no");
@@ -85,9 +87,10 @@ static void print_guest(const struct cli *cli, const json_t *answer)
         output_text(cli->out, text_of(answer, "vm"), false);
         fputs(" on ", cli->out);
         output_text(cli->out, text_of(answer, "from"), false);
-        fprintf(cli->out, "\n  %-14s%s, %.0f %% zero; of the rest %.0f %% repeated, %.0f %% incompressible\n", "memory",
-                text_format_size((uint64_t)number_of(answer, "sample.ram_bytes"), size),
-                100 * number_of(answer, "sample.zero_share"), 100 * number_of(answer, "sample.duplicate_share"),
+        fprintf(cli->out, "\n  %-14s%s, %.0f %% zero; of the rest %.0f %% repeated, %.0f %% incompressible\n",
+                "memory", text_format_size((uint64_t)number_of(answer, "sample.ram_bytes"), size),
+                100 * number_of(answer, "sample.zero_share"),
+                100 * number_of(answer, "sample.duplicate_share"),
                 100 * number_of(answer, "sample.incompressible_share"));
         last = json_array_get(looks, json_array_size(looks) - 1);
         if (last)
@@ -121,8 +124,9 @@ static int print_score(struct cli *cli, struct error **ret_error)
                 fputs("  ", cli->out);
                 output_text(cli->out, name, false);
                 fprintf(cli->out, "%*s%.0f of %.0f within the range (%.0f %%), median error %.0f %%\n",
-                        (int)MAX(14 - (int)strlen(name), 1), "", number_of(kind, "in_range"), number_of(kind, "n"),
-                        100 * number_of(kind, "in_range_share"), 100 * number_of(kind, "median_error"));
+                        (int)MAX(14 - (int)strlen(name), 1), "", number_of(kind, "in_range"),
+                        number_of(kind, "n"), 100 * number_of(kind, "in_range_share"),
+                        100 * number_of(kind, "median_error"));
         }
         return 0;
 }

@@ -436,13 +436,16 @@ const struct command command_table[] = {
                 .run = command_vm_console},
         {.words = "vm forecast",
                 .summary = "say beforehand what a migration will take",
-                .details =
-                        "Watches for some seconds how the guest changes its memory and what that is like, without "
-                        "disturbing it, tries for a moment what the path to each destination carries, and says how "
-                        "long a migration will take, for how long the guest will be paused and how much will be "
-                        "sent, each with a range, and whether it will end without slowing the guest down. "
-                        "A migration that begins within ten minutes keeps the forecast beside its outcome; --score "
-                        "compares the two over all migrations that are remembered.",
+                .details = "Watches for some seconds how the guest changes its memory and what that is like, "
+                           "without "
+                           "disturbing it, tries for a moment what the path to each destination carries, and "
+                           "says how "
+                           "long a migration will take, for how long the guest will be paused and how much "
+                           "will be "
+                           "sent, each with a range, and whether it will end without slowing the guest down. "
+                           "A migration that begins within ten minutes keeps the forecast beside its "
+                           "outcome; --score "
+                           "compares the two over all migrations that are remembered.",
                 .operands = {{.name = "VM", .kind = VALUE_NAME, .names_of = "vms", .optional = true}},
                 .options = vm_forecast_options,
                 .run = command_vm_forecast},

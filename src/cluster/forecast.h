@@ -14,9 +14,9 @@
 
 struct forecast_level {
         char name[16];
-        double ratio;         /* raw / packed, of pages that are worth packing */
-        double bytes_per_s;   /* raw, of one core */
-        double delta_ratio;   /* of changed blocks */
+        double ratio;       /* raw / packed, of pages that are worth packing */
+        double bytes_per_s; /* raw, of one core */
+        double delta_ratio; /* of changed blocks */
 };
 
 struct forecast_look {
@@ -34,7 +34,7 @@ struct forecast_guest {
         size_t n_levels;
         struct forecast_look looks[FORECAST_LOOKS_MAX]; /* by interval */
         size_t n_looks;
-        double sampled_pages; /* the fewest of the looks: how sure the changes are; 0: none were seen */
+        double sampled_pages;     /* the fewest of the looks: how sure the changes are; 0: none were seen */
         double cores, idle_cores; /* of the source; idle_cores below 0: not known */
         double load;              /* of the source: tasks that run or want to */
 };

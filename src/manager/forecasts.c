@@ -211,10 +211,12 @@ static bool choose_path(
                 return false;
         *ret_path = (struct forecast_path){.bytes_per_s = rate / 8,
                 .rtt_s = rtt_us / 1e6,
-                .spread = probe > 0 ? PROBE_SPREAD : past->rate_bps > 0 ? PAST_SPREAD : DEVICE_SPREAD};
-        *ret_document = json_pack("{s:s, s:I, s:I, s:s?, s:I, s:I}", "method", method, "rate_bps", (json_int_t)rate,
-                "rtt_us", (json_int_t)rtt_us, "device", json_text_or_null(probed, "device"), "past_rate_bps",
-                (json_int_t)past->rate_bps, "past_migrations", (json_int_t)past->n);
+                .spread = probe > 0            ? PROBE_SPREAD
+                          : past->rate_bps > 0 ? PAST_SPREAD
+                                               : DEVICE_SPREAD};
+        *ret_document = json_pack("{s:s, s:I, s:I, s:s?, s:I, s:I}", "method", method, "rate_bps",
+                (json_int_t)rate, "rtt_us", (json_int_t)rtt_us, "device", json_text_or_null(probed, "device"),
+                "past_rate_bps", (json_int_t)past->rate_bps, "past_migrations", (json_int_t)past->n);
         return *ret_document != NULL;
 }
 
@@ -253,8 +255,8 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
                         *ret_error = error_from_json(problem);
                 else
                         error_set(ret_error, ERROR_UNREACHABLE, NULL,
-                                "nothing is known of the path between host %s and host %s", json_text(measured, "from"),
-                                to_name);
+                                "nothing is known of the path between host %s and host %s",
+                                json_text(measured, "from"), to_name);
                 return -ENETUNREACH;
         }
         forecast_run(&guest, &path, &terms, &forecast);
@@ -270,8 +272,8 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
         return 0;
 }
 
-static json_t *forecast_all(
-        struct manager *manager, const json_t *vm, const json_t *input, const json_t *measured, const json_t *to)
+static json_t *forecast_all(struct manager *manager, const json_t *vm, const json_t *input,
+        const json_t *measured, const json_t *to)
 {
         json_t *list = json_array(), *name;
         size_t i;
@@ -283,20 +285,23 @@ static json_t *forecast_all(
                 if (forecast_to(manager, vm, input, measured, json_string_value(name), &doc, &error) < 0) {
                         _cleanup_error_ struct error *named = error ? error_with_names(manager, error) : NULL;
 
-                        doc = json_pack("{s:O, s:o*}", "to", name, "error", named ? error_to_json(named) : NULL);
+                        doc = json_pack(
+                                "{s:O, s:o*}", "to", name, "error", named ? error_to_json(named) : NULL);
                 }
                 json_array_append_new(list, doc);
         }
         return list;
 }
 
-json_t *forecasts_for_migration(struct manager *manager, const json_t *vm, const char *to_name, const json_t *input)
+json_t *forecasts_for_migration(
+        struct manager *manager, const json_t *vm, const char *to_name, const json_t *input)
 {
         json_t *measured = json_object_get(manager->forecasts->measured, json_text(vm, "uid"));
         _cleanup_error_ struct error *error = NULL;
         json_t *doc = NULL;
 
-        if (!measured || clock_unix_ms(manager->clock) - (int64_t)number_at(measured, "taken_unix_ms") > RECENT_MS ||
+        if (!measured ||
+                clock_unix_ms(manager->clock) - (int64_t)number_at(measured, "taken_unix_ms") > RECENT_MS ||
                 strcmp(json_text(measured, "from"), json_text(json_status(vm), "host")))
                 return NULL;
         (void)forecast_to(manager, vm, input, measured, to_name, &doc, &error);
@@ -313,7 +318,8 @@ static void remember(struct forecasts *forecasts, const char *vm_uid, json_t *me
         json_t *old;
         void *spare;
 
-        json_object_foreach_safe (forecasts->measured, spare, uid, old) {
+        json_object_foreach_safe(forecasts->measured, spare, uid, old)
+        {
                 if (now - (int64_t)number_at(old, "taken_unix_ms") > RECENT_MS)
                         json_object_del(forecasts->measured, uid);
         }
@@ -340,8 +346,9 @@ static void on_measured(void *userdata, int status, json_t *body, struct error *
                 http_request_reply_error(wait->request, error_with_names(manager, error));
                 return;
         }
-        measured = json_pack("{s:I, s:s, s:O*, s:O*}", "taken_unix_ms", (json_int_t)clock_unix_ms(manager->clock),
-                "from", wait->from, "sample", sample, "paths", json_object_get(body, "paths"));
+        measured = json_pack("{s:I, s:s, s:O*, s:O*}", "taken_unix_ms",
+                (json_int_t)clock_unix_ms(manager->clock), "from", wait->from, "sample", sample, "paths",
+                json_object_get(body, "paths"));
         if (!measured) {
                 http_request_reply_error(wait->request, NULL);
                 return;
@@ -349,8 +356,8 @@ static void on_measured(void *userdata, int status, json_t *body, struct error *
         remember(wait->owner, json_text(wait->vm, "uid"), measured);
         http_request_reply_json(wait->request, 200,
                 json_pack("{s:s, s:s, s:O, s:O*, s:o}", "vm", json_text(wait->vm, "name"), "from", wait->from,
-                        "taken_unix_ms", json_object_get(measured, "taken_unix_ms"), "sample", sample, "destinations",
-                        forecast_all(manager, wait->vm, wait->input, measured, wait->to)));
+                        "taken_unix_ms", json_object_get(measured, "taken_unix_ms"), "sample", sample,
+                        "destinations", forecast_all(manager, wait->vm, wait->input, measured, wait->to)));
 }
 
 /* {destinations: [...]} for the agent. */
@@ -363,10 +370,10 @@ static json_t *agent_body(struct manager *manager, const json_t *to)
                 const json_t *host = inventory_host(manager->inventory, json_string_value(name)),
                              *spec = json_spec(host);
 
-                json_array_append_new(list,
-                        json_pack("{s:s, s:s, s:s*}", "host", json_text(host, "uid"), "address",
-                                json_text(spec, "address"), "migration_address",
-                                json_text_or_null(spec, "migration_address")));
+                json_array_append_new(
+                        list, json_pack("{s:s, s:s, s:s*}", "host", json_text(host, "uid"), "address",
+                                      json_text(spec, "address"), "migration_address",
+                                      json_text_or_null(spec, "migration_address")));
         }
         return json_pack("{s:o}", "destinations", list);
 }
@@ -393,7 +400,8 @@ static int choose_destinations(
                 if (r < 0)
                         return r;
                 ranking = json_object_get(report, "ranking");
-                for (size_t i = 0; i < json_array_size(ranking) && json_array_size(list) < DESTINATIONS_MAX; i++) {
+                for (size_t i = 0; i < json_array_size(ranking) && json_array_size(list) < DESTINATIONS_MAX;
+                        i++) {
                         const json_t *rank = json_array_get(ranking, i);
 
                         if (json_is_true(json_object_get(rank, "ok")))
@@ -429,13 +437,15 @@ static int read_forecast(struct http_request *request, json_t **ret_body, struct
         return r;
 }
 
-static int check_vm(struct manager *manager, const json_t *vm, const json_t **ret_host, struct error **ret_error)
+static int check_vm(
+        struct manager *manager, const json_t *vm, const json_t **ret_host, struct error **ret_error)
 {
         const char *power = json_text(json_status(vm), "power"), *name = json_text(json_status(vm), "host");
         const json_t *host = inventory_host(manager->inventory, name);
 
         if (strcmp(power, "running"))
-                return error_set(ret_error, ERROR_CONFLICT, !strcmp(power, "paused") ? "Resume it first." : "Start it first.",
+                return error_set(ret_error, ERROR_CONFLICT,
+                        !strcmp(power, "paused") ? "Resume it first." : "Start it first.",
                         "the virtual machine is %s; a forecast needs a running one", power);
         if (!host || inventory_unreachable(manager->inventory, json_text(host, "uid")))
                 return error_set(ret_error, ERROR_UNREACHABLE, "Bring the host's agent back first.",
@@ -502,7 +512,8 @@ static bool has_forecast(void *userdata, const json_t *doc)
 void api_forecast_score(struct http_request *request, void *userdata)
 {
         struct manager *manager = userdata;
-        struct store_query query = {.kind = "task", .descending = true, .limit = SCORED_MAX, .match = has_forecast};
+        struct store_query query = {
+                .kind = "task", .descending = true, .limit = SCORED_MAX, .match = has_forecast};
         _cleanup_json_ json_t *tasks = NULL, *records = json_array();
         struct error *error = NULL;
         json_t *task;
@@ -513,8 +524,9 @@ void api_forecast_score(struct http_request *request, void *userdata)
         json_array_foreach (tasks, i, task) {
                 json_t *result = json_object_get(json_status(task), "result");
 
-                json_array_append_new(records,
-                        json_pack("{s:O, s:O}", "forecast", json_object_get(result, "forecast"), "outcome", result));
+                json_array_append_new(
+                        records, json_pack("{s:O, s:O}", "forecast", json_object_get(result, "forecast"),
+                                         "outcome", result));
         }
         http_request_reply_json(request, 200, records ? forecast_score(records) : NULL);
 }

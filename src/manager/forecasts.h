@@ -18,4 +18,5 @@ void forecasts_free(struct forecasts *forecasts);
 
 /* For the result of a migration that begins now: {total_ms, pause_ms, bytes_wire, ...} as in docs/openapi.json, the caller's;
  * NULL when nothing was measured lately. `input`: of the migration (max_pause_ms, rate_limit_bps, verify). */
-json_t *forecasts_for_migration(struct manager *manager, const json_t *vm, const char *to_name, const json_t *input);
+json_t *forecasts_for_migration(
+        struct manager *manager, const json_t *vm, const char *to_name, const json_t *input);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "manager/forecasts.h"
 #include "manager/manager.h"
+#include "manager/forecasts.h"
 
 #include <errno.h>
 #include <string.h>

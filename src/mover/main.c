@@ -21,7 +21,8 @@
 
 static int usage(FILE *out)
 {
-        fputs("Usage: drover-mover source|sink|sample|probe-source|probe-sink      (started by drover-agent; control "
+        fputs("Usage: drover-mover source|sink|sample|probe-source|probe-sink      (started by drover-agent; "
+              "control "
               "socket on descriptor 3)\n"
               "       drover-mover decode FILE      print the frames of a recording\n"
               "       drover-mover --version\n",

@@ -59,7 +59,8 @@ static int set_up(struct probe *p, bool server, bool sandbox, struct error **ret
                 return r;
         json = p->message.json;
         if (p->message.op != CONTROL_PROBE || p->message.n_fds != 1)
-                return error_set(ret_error, ERROR_PROTOCOL, NULL, "The agent's message is no \"probe\" with a socket");
+                return error_set(
+                        ret_error, ERROR_PROTOCOL, NULL, "The agent's message is no \"probe\" with a socket");
         r = doc_need_string(json, "probe", "cert_pem", 16384, &cert, ret_error);
         if (r >= 0)
                 r = doc_need_string(json, "probe", "key_pem", 16384, &key, ret_error);
@@ -68,7 +69,8 @@ static int set_up(struct probe *p, bool server, bool sandbox, struct error **ret
         if (r >= 0)
                 r = doc_need_u64(json, "probe", "max_ms", 1, MAX_MS, &p->max_ms, ret_error);
         if (r >= 0)
-                r = doc_need_u64(json, "probe", "max_bytes", CHUNK_BYTES, UINT32_MAX, &p->max_bytes, ret_error);
+                r = doc_need_u64(
+                        json, "probe", "max_bytes", CHUNK_BYTES, UINT32_MAX, &p->max_bytes, ret_error);
         if (r >= 0)
                 r = tls_context_new(server, cert, key, fingerprint, &p->tls, ret_error);
         if (r < 0)
@@ -101,8 +103,9 @@ static double rate_of(const struct point *points, size_t n)
 
         while (middle + 1 < last && middle->ns - first->ns < (last->ns - first->ns) / 2)
                 middle++;
-        return last->ns > middle->ns ? (double)(last->acked - middle->acked) * 1e9 / (double)(last->ns - middle->ns)
-                                     : 0;
+        return last->ns > middle->ns
+                       ? (double)(last->acked - middle->acked) * 1e9 / (double)(last->ns - middle->ns)
+                       : 0;
 }
 
 static int measure(struct probe *p, struct error **ret_error)
@@ -128,9 +131,9 @@ static int measure(struct probe *p, struct error **ret_error)
                 error_from_errno(ret_error, r, "The probe's connection broke");
         else
                 control_send(p->control_fd,
-                        json_pack("{s:s, s:f, s:I, s:I, s:f}", "event", "probe", "rate_bps", rate_of(points, n) * 8,
-                                "rtt_us", (json_int_t)rtt_us, "bytes", (json_int_t)sent, "ms",
-                                (double)(clock_monotonic_ns() - points[0].ns) / 1e6),
+                        json_pack("{s:s, s:f, s:I, s:I, s:f}", "event", "probe", "rate_bps",
+                                rate_of(points, n) * 8, "rtt_us", (json_int_t)rtt_us, "bytes",
+                                (json_int_t)sent, "ms", (double)(clock_monotonic_ns() - points[0].ns) / 1e6),
                         false);
         free(points);
         return r;

@@ -28,8 +28,8 @@
 
 #define RUN_PAGES 8
 #define RUN_BYTES (RUN_PAGES * WIRE_PAGE_SIZE)
-#define MAX_RUNS 4096     /* 128 MiB are read at each look */
-#define CONTENT_EVERY 8   /* of the runs one in so many is packed: up to 16 MiB */
+#define MAX_RUNS 4096   /* 128 MiB are read at each look */
+#define CONTENT_EVERY 8 /* of the runs one in so many is packed: up to 16 MiB */
 #define FRAME_BYTES WIRE_MAX_PAGE_DATA
 #define MAX_DELTA_BYTES (1024 * 1024) /* of changed blocks that are packed */
 #define NICENESS 5
@@ -62,7 +62,8 @@ struct sample {
         uint64_t n_runs, n_pages; /* looked at */
         uint64_t *run_at;         /* first page of each */
         uint64_t (*hashes)[WIRE_BLOCKS_PER_PAGE];
-        struct content *contents; /* N_SLOTS, by open addressing: qsort() would ask the system for its memory */
+        struct content
+                *contents; /* N_SLOTS, by open addressing: qsort() would ask the system for its memory */
         uint64_t n_content, n_zero; /* pages */
         uint8_t *run, *frame, *out, *delta;
         size_t n_frame, n_delta;
@@ -101,14 +102,16 @@ static int choose_runs(struct sample *s, struct error **ret_error)
         s->out = alloc_zero(FRAME_BYTES);
         s->delta = alloc_zero(MAX_DELTA_BYTES);
         places = alloc_array(s->n_runs, sizeof(*places));
-        if (!s->run_at || !s->hashes || !s->contents || !s->run || !s->frame || !s->out || !s->delta || !places)
+        if (!s->run_at || !s->hashes || !s->contents || !s->run || !s->frame || !s->out || !s->delta ||
+                !places)
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the sample");
         if (r == 0 && getrandom(s->secret, sizeof(s->secret), 0) != (ssize_t)sizeof(s->secret))
                 r = error_from_errno(ret_error, errno, "Cannot make a random key");
         for (uint64_t i = 0; r == 0 && i < s->n_runs; i++) {
                 uint64_t first = n_possible * i / s->n_runs, end = n_possible * (i + 1) / s->n_runs;
 
-                if (i % 64 == 0 && getrandom(places + i, MIN(s->n_runs - i, (uint64_t)64) * sizeof(*places), 0) < 0)
+                if (i % 64 == 0 &&
+                        getrandom(places + i, MIN(s->n_runs - i, (uint64_t)64) * sizeof(*places), 0) < 0)
                         r = error_from_errno(ret_error, errno, "Cannot choose pages");
                 s->run_at[i] = (first + places[i] % (end - first)) * RUN_PAGES;
         }
@@ -120,7 +123,8 @@ static int choose_runs(struct sample *s, struct error **ret_error)
 static int set_up(struct sample *s, const struct control_message *message, struct error **ret_error)
 {
         uint64_t address = 0, bytes = 0;
-        int r = doc_need_u64(message->json, "sample", "ram_bytes", RUN_BYTES, WIRE_MAX_RAM_BYTES, &bytes, ret_error);
+        int r = doc_need_u64(
+                message->json, "sample", "ram_bytes", RUN_BYTES, WIRE_MAX_RAM_BYTES, &bytes, ret_error);
 
         if (r >= 0)
                 r = doc_need_u64(message->json, "sample", "ram_address", 0, INT64_MAX, &address, ret_error);
@@ -273,11 +277,11 @@ static json_t *levels_document(const struct sample *s)
         for (enum codec_level i = CODEC_LZ4; list && i < N_CODEC_LEVELS; i++) {
                 const struct packed *p = &s->levels[i], *d = &s->deltas[i];
 
-                json_array_append_new(list,
-                        json_pack("{s:s, s:f, s:f, s:f}", "name", codec_level_name(i), "ratio",
-                                p->packed ? (double)p->raw / (double)p->packed : 1.0, "bytes_per_s",
-                                p->cpu_ns ? (double)p->raw * 1e9 / (double)p->cpu_ns : 0.0, "delta_ratio",
-                                d->packed ? (double)d->raw / (double)d->packed : 1.0));
+                json_array_append_new(
+                        list, json_pack("{s:s, s:f, s:f, s:f}", "name", codec_level_name(i), "ratio",
+                                      p->packed ? (double)p->raw / (double)p->packed : 1.0, "bytes_per_s",
+                                      p->cpu_ns ? (double)p->raw * 1e9 / (double)p->cpu_ns : 0.0,
+                                      "delta_ratio", d->packed ? (double)d->raw / (double)d->packed : 1.0));
         }
         return list;
 }
@@ -288,11 +292,11 @@ static json_t *dirty_document(const struct sample *s)
         json_t *list = json_array();
 
         for (size_t i = 0; list && i < N_LOOKS; i++)
-                json_array_append_new(list,
-                        json_pack("{s:f, s:f, s:f, s:I}", "interval_ms", s->looks[i].interval_ms, "page_bytes",
-                                (double)s->looks[i].pages * scale * WIRE_PAGE_SIZE, "block_bytes",
-                                (double)s->looks[i].blocks * scale * WIRE_BLOCK_SIZE, "sampled_pages",
-                                (json_int_t)s->looks[i].pages));
+                json_array_append_new(
+                        list, json_pack("{s:f, s:f, s:f, s:I}", "interval_ms", s->looks[i].interval_ms,
+                                      "page_bytes", (double)s->looks[i].pages * scale * WIRE_PAGE_SIZE,
+                                      "block_bytes", (double)s->looks[i].blocks * scale * WIRE_BLOCK_SIZE,
+                                      "sampled_pages", (json_int_t)s->looks[i].pages));
         return list;
 }
 
