@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -30,7 +30,7 @@ end
 complete -c drover -f
 complete -c drover -n '__drover_at ""' -a 'host vm task datastore network token audit events version completion help'
 complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down remove'
-complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console migrate'
+complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console forecast migrate'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
 complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
@@ -85,6 +85,12 @@ complete -c drover -n '__drover_at "vm resume"' -a '(drover names vms 2>/dev/nul
 complete -c drover -n '__drover_at "vm delete"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm console"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm console"' -l tail -x -d 'how much of the end; default 4K'
+complete -c drover -n '__drover_at "vm forecast"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm forecast"' -l to -x -a '(drover names hosts 2>/dev/null)' -d 'only to this host; default: all that can take it'
+complete -c drover -n '__drover_in "vm forecast"' -l max-pause -x -d 'bound on the pause; default 300ms'
+complete -c drover -n '__drover_in "vm forecast"' -l rate-limit -x -d 'such as 500mbit; default none'
+complete -c drover -n '__drover_in "vm forecast"' -l verify -d 'with the comparison of the guest\'s memory on both sides'
+complete -c drover -n '__drover_in "vm forecast"' -l score -d 'how good the forecasts of past migrations were; without VM'
 complete -c drover -n '__drover_at "vm migrate"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm migrate"' -l to -x -a '(drover names hosts 2>/dev/null)' -d 'destination; default: the best one'
 complete -c drover -n '__drover_in "vm migrate"' -l max-pause -x -d 'bound on the pause; default 300ms'

@@ -5,7 +5,7 @@ _drover_words() {
     case "$1" in
     '') echo 'host vm task datastore network token audit events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down remove' ;;
-    'vm') echo 'list show create start stop pause resume delete console migrate' ;;
+    'vm') echo 'list show create start stop pause resume delete console forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
     'datastore') echo 'list show add remove' ;;
     'network') echo 'list switch port-group' ;;
@@ -26,6 +26,7 @@ _drover_options() {
     'vm start') echo '--host ' ;;
     'vm stop') echo '--force --patience ' ;;
     'vm console') echo '--tail ' ;;
+    'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --max-pause --converge --check --priority --verify --codec --channels --rate-limit --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'datastore add') echo '--local --host --path-on ' ;;
@@ -51,6 +52,7 @@ _drover_operand() {
     'vm resume 0') echo 'names vms' ;;
     'vm delete 0') echo 'names vms' ;;
     'vm console 0') echo 'names vms' ;;
+    'vm forecast 0') echo 'names vms' ;;
     'vm migrate 0') echo 'names vms' ;;
     'task show 0') echo 'names tasks' ;;
     'task watch 0') echo 'names tasks' ;;
@@ -73,6 +75,7 @@ _drover_value() {
     'vm create --datastore') echo 'names datastores' ;;
     'vm create --host') echo 'names hosts' ;;
     'vm start --host') echo 'names hosts' ;;
+    'vm forecast --to') echo 'names hosts' ;;
     'vm migrate --to') echo 'names hosts' ;;
     'vm migrate --priority') echo 'low normal high critical' ;;
     'vm migrate --codec') echo 'auto none lz4 zstd' ;;
@@ -87,7 +90,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2
