@@ -132,8 +132,10 @@ static int compare_doubles(const void *a, const void *b)
 /* 0 without any. */
 static double median(double *values, size_t n)
 {
+        if (n == 0)
+                return 0;
         qsort(values, n, sizeof(*values), compare_doubles);
-        return n ? values[n / 2] : 0;
+        return values[n / 2];
 }
 
 static double preparing_ms(const json_t *result)
