@@ -60,8 +60,8 @@ int sink_place_siblings(struct receiver *receiver, struct error **ret_error)
 {
         struct cursor cursor = cursor_of(receiver->channel.payload, receiver->channel.payload_len);
         struct sink *sink = receiver->sink;
-        struct buf *missing = receiver->number >= 0 ? &sink->channels[receiver->number].missing : NULL;
-        size_t first_missing = missing ? missing->len : 0;
+        struct buf *missing = &sink->channels[receiver->number].missing;
+        size_t first_missing = missing->len;
         uint64_t left_ms = MIN((uint64_t)FRAME_PATIENCE_MS, TOTAL_PATIENCE_MS - receiver->waited_ms);
         struct wire_sibling_v1 sibling;
 
