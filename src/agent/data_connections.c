@@ -49,12 +49,13 @@ struct data_connections {
 static uint64_t window_of(const char *file)
 {
         _cleanup_free_ char *text = NULL;
-        unsigned long long least, usual, most;
+        char *rest;
 
-        if (file_read(file, 128, &text, NULL) < 0 ||
-                sscanf(text, "%llu %llu %llu", &least, &usual, &most) != 3)
+        if (file_read(file, 128, &text, NULL) < 0)
                 return 0;
-        return most / 2;
+        (void)strtoull(text, &rest, 10); /* least, usual, most */
+        (void)strtoull(rest, &rest, 10);
+        return strtoull(rest, NULL, 10) / 2;
 }
 
 uint64_t data_connections_send_window(void)

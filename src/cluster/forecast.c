@@ -145,7 +145,7 @@ static void first_pass(const struct pace *p, double *ret_s, double *ret_bytes, b
         double plain = unique * g->incompressible_share, packable = unique - plain;
         double other = plain + (content - unique) / 4096 * 2 * ENTRY_BYTES +
                        g->ram_bytes * g->zero_share / 4096 * ZERO_RUN_BYTES / 64;
-        double packed = packable / p->level->ratio;
+        double packed = packable / (p->level ? p->level->ratio : 1);
 
         *ret_s = send_time(p, content, packable, packed, other, ret_cpu) +
                  g->ram_bytes * g->zero_share / ZERO_BYTES_PER_S * p->slow;

@@ -274,7 +274,7 @@ int sock_measure_tcp(int fd, uint64_t *ret_rtt_us, unsigned int *ret_mtu)
 {
         struct tcp_info info = {0};
         socklen_t len = sizeof(info);
-        struct sock_address peer;
+        struct sock_address peer = {0};
         int r = sock_peer_address(fd, &peer);
 
         if (r < 0)
@@ -344,7 +344,7 @@ size_t sock_devices_on_link(const struct sock_address *address, char ret[][IFNAM
 bool sock_local_device(int fd, char ret[static IFNAMSIZ])
 {
         struct ifaddrs *list = NULL;
-        struct sock_address local;
+        struct sock_address local = {0};
         bool found = false;
 
         if (sock_local_address(fd, &local) < 0 || getifaddrs(&list) < 0)

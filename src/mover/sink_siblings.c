@@ -10,13 +10,14 @@
 #include "base/clock.h"
 #include "mover/sink_internal.h"
 
-/* For one page, for all of one frame, and for all of a channel's connection: what waits here waits with the guest stopped, at worst. Longer than what is under way on connections that are kept as full as ours
+/* For one page, for all of one frame, and for all of a channel's connection: of frames that wait when the guest is
+ * stopped there are few (source_siblings.c). Longer than what is under way on connections that are kept as full as ours
  * (source_stats.c). */
 #define PATIENCE_MS 300
-#define FRAME_PATIENCE_MS 1000
-#define TOTAL_PATIENCE_MS 2000
+#define FRAME_PATIENCE_MS 500
+#define TOTAL_PATIENCE_MS 10000
 /* After so many pages in turn for which that was in vain, there is none any more. */
-#define MAX_IN_VAIN 4
+#define MAX_IN_VAIN 8
 #define LOOK_NS 1000000
 
 void sink_share(struct receiver *receiver, const uint8_t *page)

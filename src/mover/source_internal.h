@@ -74,6 +74,8 @@ struct stage {
 static_assert(offsetof(struct stage, blocks) == offsetof(struct stage, entries) + WIRE_MAX_PAGES * 8,
         "entries and blocks touch");
 
+#define MAX_SIBLING_FRAMES \
+        4 /* on their way: each may have to wait at the sink, in the end with the guest stopped */
 #define MAX_LOST_BYTES (64 * 1024 * 1024) /* of runs of lost pages */
 
 /* Pages that need no content: zero ones, and those that the sink has a checkpoint of. */
@@ -123,9 +125,11 @@ struct sender {
         struct content_digester *digester; /* NULL: nothing is shared */
         struct wire_sibling_v1 siblings[WIRE_MAX_SIBLINGS];
         unsigned int n_siblings;
-        uint64_t sibling_last; /* newest page that was asked about */
-        uint64_t sibling_end;  /* position behind the last SIBLINGS frame */
-        bool unconfirmed;      /* bits in source->referred are set, of stripes from the first to the last */
+        uint64_t sibling_last;                     /* newest page that was asked about */
+        uint64_t sibling_end;                      /* position behind the last SIBLINGS frame */
+        uint64_t sibling_ends[MAX_SIBLING_FRAMES]; /* behind the last ones; a ring */
+        unsigned int n_sibling_frames;             /* sent, in all */
+        bool unconfirmed; /* bits in source->referred are set, of stripes from the first to the last */
         uint64_t first_referred, last_referred;
         uint64_t n_referred, n_missing; /* pages, in all */
         struct buf missing;             /* struct wire_run_v1 */
@@ -254,6 +258,9 @@ void source_set_unconfirmed(struct sender *sender, uint64_t page, bool unconfirm
 int source_take_missing(struct sender *sender, struct error **ret_error);
 /* After an acknowledgement, or a flush: notes what is confirmed. */
 void source_confirm_siblings(struct sender *sender);
+/* Waits until another SIBLINGS frame may go; source_sibling_sent() follows. */
+int source_await_siblings(struct sender *sender, struct error **ret_error);
+void source_sibling_sent(struct sender *sender);
 /* Sends pages that were missing. */
 int source_send_missing(struct sender *sender, struct error **ret_error);
 /* The same, until nothing is unconfirmed. */

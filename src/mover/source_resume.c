@@ -268,6 +268,8 @@ int sender_resume(struct sender *sender, struct batch *batch, struct error **ret
         }
         sender->awaits_held = false; /* what was still to come of it is lost */
         sender->sibling_end = MIN(sender->sibling_end, sender->log.position);
+        for (size_t i = 0; i < ARRAY_SIZE(sender->sibling_ends); i++)
+                sender->sibling_ends[i] = MIN(sender->sibling_ends[i], sender->log.position);
         atomic_fetch_add(&sender->source->n_reconnects, 1);
         log_notice("Channel %u: connected again", sender->number);
         r = sender_resend_lost(sender, ret_error);

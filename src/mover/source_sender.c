@@ -281,6 +281,8 @@ static int flush_siblings(struct sender *sender, struct error **ret_error)
         if (len == 0)
                 return 0;
         r = sender_await_room(sender, ret_error);
+        if (r >= 0)
+                r = source_await_siblings(sender, ret_error);
         if (r < 0)
                 return r;
         for (unsigned int i = 0; i < n_pages; i++)
@@ -290,7 +292,7 @@ static int flush_siblings(struct sender *sender, struct error **ret_error)
         r = log_pages(sender, WIRE_SIBLINGS, pages, n_pages, ret_error);
         if (r >= 0)
                 r = sender_send(sender, WIRE_SIBLINGS, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
-        sender->sibling_end = sender->log.position;
+        source_sibling_sent(sender);
         return r;
 }
 

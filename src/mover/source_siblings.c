@@ -131,6 +131,25 @@ void source_confirm_siblings(struct sender *sender)
         sender->unconfirmed = false;
 }
 
+int source_await_siblings(struct sender *sender, struct error **ret_error)
+{
+        const uint64_t *oldest = &sender->sibling_ends[sender->n_sibling_frames % MAX_SIBLING_FRAMES];
+        int r = 0;
+
+        while (r >= 0 && sender->log.acknowledged < *oldest && !sender->source->stopping) {
+                enum wire_frame type;
+
+                r = sender_handle_frame(sender, 0, &type, ret_error);
+        }
+        return r;
+}
+
+void source_sibling_sent(struct sender *sender)
+{
+        sender->sibling_end = sender->log.position;
+        sender->sibling_ends[sender->n_sibling_frames++ % MAX_SIBLING_FRAMES] = sender->log.position;
+}
+
 int source_send_missing(struct sender *sender, struct error **ret_error)
 {
         int r;
