@@ -145,7 +145,7 @@ static void first_pass(const struct pace *p, double *ret_s, double *ret_bytes, b
         double plain = unique * g->incompressible_share, packable = unique - plain;
         double other = plain + (content - unique) / 4096 * 2 * ENTRY_BYTES +
                        g->ram_bytes * g->zero_share / 4096 * ZERO_RUN_BYTES / 64;
-        double packed = packable / (p->level ? p->level->ratio : 1);
+        double packed = packable / p->level->ratio;
 
         *ret_s = send_time(p, content, packable, packed, other, ret_cpu) +
                  g->ram_bytes * g->zero_share / ZERO_BYTES_PER_S * p->slow;
@@ -179,7 +179,7 @@ static double pass_time(const struct pace *p, double pages, double blocks)
 static const struct forecast_level *best_level(const struct pace *pace)
 {
         struct pace p = *pace;
-        const struct forecast_level *best = NULL;
+        const struct forecast_level *best = &pace->guest->levels[0]; /* "none" is always there */
         double least = 0;
 
         for (size_t i = 0; i < p.guest->n_levels; i++) {
@@ -187,7 +187,7 @@ static const struct forecast_level *best_level(const struct pace *pace)
 
                 p.level = &p.guest->levels[i];
                 first_pass(&p, &s, &bytes, NULL);
-                if (!best || s < least * 0.97) {
+                if (i == 0 || s < least * 0.97) {
                         best = p.level;
                         least = s;
                 }
