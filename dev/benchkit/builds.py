@@ -7,9 +7,9 @@ import socket
 import time
 
 from labkit import guest as guests
-from labkit import netns
 from labkit.lab import wait_for
 
+from . import clients
 from .clients import Client, both
 
 PORT = 7002
@@ -64,15 +64,8 @@ class Work:
         self._client = None
         self._mark = 0.0
 
-    def _connect(self, timeout_s=PATIENCE_S):
-        return Connection(netns.connect(self._lab.machines.pid("client"), (self._guest.address, PORT), timeout_s))
-
-    def _answers(self):
-        try:
-            self._connect(2).close()
-        except OSError:
-            return False
-        return True
+    def _connect(self):
+        return Connection(clients.connect(self._lab, self._guest, PORT, PATIENCE_S))
 
     def _compile(self, names):
         connection = self._connect()
@@ -81,7 +74,7 @@ class Work:
         return objects
 
     def begin(self):
-        wait_for("the guest's build service to answer", self._answers, READY_TIMEOUT_S)
+        wait_for("the guest's build service to answer", lambda: clients.answers(self._lab, self._guest, PORT), READY_TIMEOUT_S)
         self._objects = self._objects or self._compile(self._files)
 
     def settle(self):

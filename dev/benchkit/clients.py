@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+from labkit import netns
+
 DEV = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +38,20 @@ def view(samples, begin, end):
 def both(samples, begin, mark, end, lost):
     """As `guest` of a row: while it moved, and before."""
     return {**view(samples, mark, end), "lost": lost, "before": view(samples, begin, mark)}
+
+
+def connect(lab, guest, port, timeout_s):
+    """A connection to the guest from the client machine."""
+    return netns.connect(lab.machines.pid("client"), (guest.address, port), timeout_s)
+
+
+def answers(lab, guest, port):
+    """Whether somebody listens there."""
+    try:
+        connect(lab, guest, port, 2).close()
+    except OSError:
+        return False
+    return True
 
 
 class Client:

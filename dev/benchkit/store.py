@@ -7,9 +7,9 @@ import hashlib
 import socket
 import time
 
-from labkit import netns
 from labkit.lab import wait_for
 
+from . import clients
 from .clients import Client, both
 
 PORT = 6379
@@ -93,18 +93,11 @@ class Work:
         self._client = None
         self._mark = 0.0
 
-    def _connect(self, timeout_s=PATIENCE_S):
-        return Connection(netns.connect(self._lab.machines.pid("client"), (self._guest.address, PORT), timeout_s))
-
-    def _answers(self):
-        try:
-            self._connect(2).close()
-        except OSError:
-            return False
-        return True
+    def _connect(self):
+        return Connection(clients.connect(self._lab, self._guest, PORT, PATIENCE_S))
 
     def begin(self):
-        wait_for("the guest's redis to answer", self._answers, READY_TIMEOUT_S)
+        wait_for("the guest's redis to answer", lambda: clients.answers(self._lab, self._guest, PORT), READY_TIMEOUT_S)
         connection = self._connect()
         for first in range(0, SESSIONS, FILL_ROUND):
             connection.write([(number, 0) for number in range(first, first + FILL_ROUND)])

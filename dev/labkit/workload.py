@@ -236,6 +236,20 @@ class Workload:
             return status if status["progress"].get("phase") in phases or status["finished"] else None
         return wait_for(f"task {name} to reach {' or '.join(phases)}", there, timeout_s, 0.02)
 
+    def wait_sent(self, name, size, timeout_s=60):
+        """Until a migration has sent so many bytes (or is over)."""
+        def there():
+            status = self.task(name)["status"]
+            return status if status["progress"].get("bytes_wire", 0) >= size or status["finished"] else None
+        return wait_for(f"task {name} to have sent {size} bytes", there, timeout_s, 0.02)
+
+    def wait_lost(self, name, n, timeout_s=60):
+        """Until a migration has replaced n connections (or is over)."""
+        def there():
+            status = self.task(name)["status"]
+            return status if status["progress"].get("reconnects", 0) >= n or status["finished"] else None
+        return wait_for(f"task {name} to have replaced {n} connections", there, timeout_s, 0.02)
+
     def discard(self):
         """Ends and deletes the VM in whatever state it is; a VM that does not exist (any more) is fine."""
         if self.lab.run_drover("vm", "show", self.name).returncode == 3:

@@ -15,12 +15,13 @@
 #include "agent/cgroup.h"
 #include "agent/config.h"
 #include "agent/data_paths.h"
+#include "agent/idle_meter.h"
 #include "agent/mover_process.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
-#include "io/file.h"
+#include "fabric/netdev.h"
 #include "io/http_client.h"
 #include "io/pki.h"
 #include "io/sock.h"
@@ -56,7 +57,7 @@ struct job {
         char device[IFNAMSIZ];
         int socket_fd;
         size_t at; /* of the destinations */
-        double uptime_s, idle_s;
+        struct idle_meter idle;
 };
 
 static void job_free(struct job *job)
@@ -211,18 +212,6 @@ static const json_t *destination_of(const struct job *job)
         return json_array_get(job->destinations, job->at);
 }
 
-/* Mbit/s as the driver says (sysfs, "speed"); 0: it does not say. */
-static json_int_t device_speed_bps(const char *device)
-{
-        _cleanup_free_ char *path = alloc_printf("/sys/class/net/%s/speed", device);
-        _cleanup_free_ char *text = NULL;
-        long mbps = 0;
-
-        if (*device && path && file_read(path, 32, &text, NULL) == 0)
-                mbps = strtol(text, NULL, 10);
-        return mbps > 0 ? (json_int_t)mbps * 1000000 : 0;
-}
-
 /* `error` is taken over; NULL: it was measured. */
 static void path_done(struct job *job, struct error *error)
 {
@@ -235,7 +224,8 @@ static void path_done(struct job *job, struct error *error)
         if (path) {
                 json_object_set_new(path, "host", json_string(host));
                 json_object_set_new(path, "device", json_string(job->device));
-                json_object_set_new(path, "device_bps", json_integer(device_speed_bps(job->device)));
+                json_object_set_new(
+                        path, "device_bps", json_integer((json_int_t)netdev_speed_bps(job->device)));
                 json_array_append_new(job->paths, path);
         }
         fd_closep(&job->socket_fd);
@@ -349,19 +339,6 @@ static void ask_peer(struct job *job)
                 path_done(job, e);
 }
 
-/* Idle processors of this host while the guest was sampled, as the mover's agent tells it too (migration_source.c). */
-static bool read_uptime(double *ret_uptime_s, double *ret_idle_s)
-{
-        _cleanup_free_ char *text = NULL;
-        char *end;
-
-        if (file_read("/proc/uptime", 64, &text, NULL) < 0)
-                return false;
-        *ret_uptime_s = strtod(text, &end);
-        *ret_idle_s = strtod(end, NULL);
-        return true;
-}
-
 static void probe_next(struct job *job)
 {
         json_t *answer;
@@ -379,14 +356,13 @@ static void on_sample_ended(void *userdata, struct error *failure)
 {
         struct job *job = userdata;
         struct error *e = take_failure(job, failure);
-        double uptime_s, idle_s, load1;
+        double idle_cores, load1;
 
         if (e)
                 return job_failed(job, e);
         job->sample = TAKE_PTR(job->measured);
-        if (job->uptime_s > 0 && read_uptime(&uptime_s, &idle_s) && uptime_s > job->uptime_s)
-                json_object_set_new(job->sample, "idle_cores",
-                        json_real(MAX(0.0, (idle_s - job->idle_s) / (uptime_s - job->uptime_s))));
+        if (idle_meter_read(&job->idle, &idle_cores))
+                json_object_set_new(job->sample, "idle_cores", json_real(idle_cores));
         if (getloadavg(&load1, 1) == 1)
                 json_object_set_new(job->sample, "load1", json_real(load1));
         json_object_set_new(job->sample, "cores", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
@@ -445,13 +421,14 @@ static int find_vm(struct agent *agent, const char *uid, struct vm **ret_vm, str
 static int begin_sample(struct job *job, const struct vm *vm, struct error **ret_error)
 {
         _cleanup_fd_ int ram = -1;
+        double ignored;
         int r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &job->cert_pem, &job->key_pem, ret_error);
 
         if (r == 0)
                 r = vm_open_ram(vm, &ram, ret_error);
         if (r < 0)
                 return r;
-        (void)read_uptime(&job->uptime_s, &job->idle_s);
+        (void)idle_meter_read(&job->idle, &ignored);
         return start_mover(job, MOVER_SAMPLE, SAMPLE_LIMIT_MS,
                 json_pack("{s:s, s:I, s:I}", "op", "sample", "ram_address", (json_int_t)vm->ram_address,
                         "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes),

@@ -115,7 +115,7 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
         if (r == 0)
                 r = check_side(spec, "destination", &destination_uid, &destination_address, ret_error);
         if (r == 0)
-                r = doc_opt_u64(spec, "", "max_pause_ms", 1, 60000, &number, ret_error);
+                r = doc_opt_u64(spec, "", "max_pause_ms", 1, 600000, &number, ret_error);
         if (r == 0)
                 r = doc_opt_u64(spec, "", "channels", 0, DATA_CHANNELS_MAX, &number, ret_error);
         if (r == 0)

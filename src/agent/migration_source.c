@@ -426,29 +426,6 @@ static void setup_qemu(struct migration *m)
         m->source.stage_busy = true;
 }
 
-/* Processors of this host that were idle since the last call, those that wait for a disk not counted; false when there is no
- * telling yet. /proc/uptime has the idle time of all processors (proc(5)); /proc/stat would tell more, but costs milliseconds
- * on large hosts. */
-static bool measure_idle(struct migration *m, double *ret_cores)
-{
-        _cleanup_free_ char *text = NULL;
-        double uptime_s, idle_s, elapsed_s;
-        char *end;
-        bool known;
-
-        if (file_read("/proc/uptime", 64, &text, NULL) < 0)
-                return false;
-        uptime_s = strtod(text, &end);
-        idle_s = strtod(end, NULL);
-        elapsed_s = uptime_s - m->source.uptime_s;
-        known = m->source.uptime_s > 0 && elapsed_s > POLL_MS / 2000.0;
-        if (known)
-                *ret_cores = MAX(0.0, (idle_s - m->source.idle_s) / elapsed_s);
-        m->source.uptime_s = uptime_s;
-        m->source.idle_s = idle_s;
-        return known;
-}
-
 static void send_qemu_status(struct migration *m, const struct migration_info *info)
 {
         json_t *op = json_pack("{s:s, s:I, s:I, s:I, s:f}", "op", "qemu-status", "remaining_bytes",
@@ -457,7 +434,7 @@ static void send_qemu_status(struct migration *m, const struct migration_info *i
                 "mbps", info->mbps);
         double idle_cores;
 
-        if (op && measure_idle(m, &idle_cores))
+        if (op && idle_meter_read(&m->source.idle, &idle_cores))
                 json_object_set_new(op, "idle_cores", json_real(idle_cores));
         (void)mover_process_send(m->mover, op, NULL, 0, NULL); /* `ended` tells if it is gone */
         if (!m->progress)
@@ -526,7 +503,7 @@ static void start_migrate(struct migration *m)
         struct error *e = NULL;
         double ignored;
 
-        (void)measure_idle(m, &ignored); /* the first poll tells what was idle since */
+        (void)idle_meter_read(&m->source.idle, &ignored); /* the first poll tells what was idle since */
         if (!vm->qmp || qmp_command(vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -1,
                                 QMP_TIMEOUT_MS, on_migrate_answer, m, &m->source.stage_call, &e) < 0)
                 return stage_failed(m, e);

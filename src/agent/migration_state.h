@@ -10,6 +10,7 @@
 #include "agent/convergence.h"
 #include "agent/data_paths.h"
 #include "agent/handoff.h"
+#include "agent/idle_meter.h"
 #include "agent/journal.h"
 #include "agent/siblings.h"
 #include "base/error.h"
@@ -84,7 +85,7 @@ struct migration_source_state {
         int qemu_fd;              /* -1; of QEMU's end of the stream, until its room is fitted */
         unsigned int n_stats;     /* seen with that */
         struct loop_source *poll; /* query-migrate, five times a second while copying */
-        double uptime_s, idle_s;  /* of the host's processors together, at the last poll; 0: not known */
+        struct idle_meter idle;   /* read at each poll */
         struct qmp_call *poll_call;
         struct qmp_call *stage_call;
 

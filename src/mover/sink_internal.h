@@ -47,10 +47,9 @@ struct receiver {
         uint8_t *packed, *recalled;        /* WIRE_STRIPE_BYTES each; made when they are needed */
         uint64_t recalled_stripe;          /* which is in `recalled` */
         struct content_digester *digester; /* NULL: nothing is shared */
-        unsigned int n_in_vain; /* pages of others that were waited for in turn, and did not come */
-        uint64_t waited_ms;     /* for pages of others, in all */
-        uint64_t shared_last;   /* newest page that was shared */
-        bool later_pass;        /* what comes now is of no use to others */
+        uint64_t waited_ms;                /* for pages of others, in all */
+        uint64_t shared_last;              /* newest page that was shared */
+        bool later_pass;                   /* what comes now is of no use to others */
         bool ack_now;
 };
 

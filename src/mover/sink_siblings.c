@@ -16,8 +16,6 @@
 #define PATIENCE_MS 300
 #define FRAME_PATIENCE_MS 500
 #define TOTAL_PATIENCE_MS 10000
-/* After so many pages in turn for which that was in vain, there is none any more. */
-#define MAX_IN_VAIN 8
 #define LOOK_NS 1000000
 
 void sink_share(struct receiver *receiver, const uint8_t *page)
@@ -32,7 +30,7 @@ static bool await_page(struct receiver *receiver, const uint8_t *digest, uint64_
 {
         struct sink *sink = receiver->sink;
         uint64_t started_ms = clock_now_ms(&clock_system), waited_ms = 0;
-        uint64_t patience_ms = receiver->n_in_vain < MAX_IN_VAIN ? MIN(*left_ms, (uint64_t)PATIENCE_MS) : 0;
+        uint64_t patience_ms = MIN(*left_ms, (uint64_t)PATIENCE_MS);
         bool found = page_store_find(sink->store, receiver->digester, digest, ret_page);
 
         if (found)
@@ -44,7 +42,6 @@ static bool await_page(struct receiver *receiver, const uint8_t *digest, uint64_
         }
         *left_ms -= MIN(*left_ms, waited_ms);
         receiver->waited_ms = MIN(receiver->waited_ms + waited_ms, (uint64_t)TOTAL_PATIENCE_MS);
-        receiver->n_in_vain = found ? 0 : receiver->n_in_vain + 1;
         return found;
 }
 

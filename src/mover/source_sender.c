@@ -248,50 +248,50 @@ static int flush_runs(struct sender *sender, struct run_stage *stage, struct err
         return sender_send_kept(sender, stage->type, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
 }
 
-static int flush_references(struct sender *sender, struct error **ret_error)
+/* A frame of entries that begin with a page each. */
+static int send_entries(struct sender *sender, enum wire_frame type, const void *entries, size_t entry_len,
+        unsigned int n, struct error **ret_error)
 {
-        uint8_t buffer[WIRE_HEADROOM + sizeof(sender->references)];
-        size_t len = sender->n_references * sizeof(sender->references[0]);
-        uint64_t pages[WIRE_MAX_REFERENCES];
-        unsigned int n_pages = sender->n_references;
+        uint8_t buffer[WIRE_HEADROOM + MAX(WIRE_MAX_REFERENCES * sizeof(struct wire_reference_v1),
+                                               WIRE_MAX_SIBLINGS * sizeof(struct wire_sibling_v1))];
+        uint64_t pages[MAX(WIRE_MAX_REFERENCES, WIRE_MAX_SIBLINGS)];
         int r;
 
-        if (len == 0)
-                return 0;
-        r = sender_await_room(sender, ret_error);
-        if (r < 0)
-                return r;
-        for (unsigned int i = 0; i < n_pages; i++)
-                pages[i] = le64toh(sender->references[i].page);
-        memcpy(buffer + WIRE_HEADROOM, sender->references, len);
-        sender->n_references = 0;
-        r = log_pages(sender, WIRE_REFERENCES, pages, n_pages, ret_error);
+        memcpy(buffer + WIRE_HEADROOM, entries, n * entry_len);
+        for (unsigned int i = 0; i < n; i++) {
+                wire_le64 page;
+
+                memcpy(&page, (const uint8_t *)entries + i * entry_len, sizeof(page));
+                pages[i] = le64toh(page);
+        }
+        r = log_pages(sender, type, pages, n, ret_error);
         return r < 0 ? r
-                     : sender_send(sender, WIRE_REFERENCES, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
+                     : sender_send(sender, type, NULL, 0, buffer + WIRE_HEADROOM, n * entry_len, ret_error);
+}
+
+static int flush_references(struct sender *sender, struct error **ret_error)
+{
+        unsigned int n = sender->n_references;
+        int r = n > 0 ? sender_await_room(sender, ret_error) : 0;
+
+        if (r < 0 || n == 0)
+                return r;
+        sender->n_references = 0;
+        return send_entries(
+                sender, WIRE_REFERENCES, sender->references, sizeof(sender->references[0]), n, ret_error);
 }
 
 static int flush_siblings(struct sender *sender, struct error **ret_error)
 {
-        uint8_t buffer[WIRE_HEADROOM + sizeof(sender->siblings)];
-        size_t len = sender->n_siblings * sizeof(sender->siblings[0]);
-        uint64_t pages[WIRE_MAX_SIBLINGS];
-        unsigned int n_pages = sender->n_siblings;
-        int r;
+        unsigned int n = sender->n_siblings;
+        int r = n > 0 ? sender_await_room(sender, ret_error) : 0;
 
-        if (len == 0)
-                return 0;
-        r = sender_await_room(sender, ret_error);
-        if (r >= 0)
+        if (r >= 0 && n > 0)
                 r = source_await_siblings(sender, ret_error);
-        if (r < 0)
+        if (r < 0 || n == 0)
                 return r;
-        for (unsigned int i = 0; i < n_pages; i++)
-                pages[i] = le64toh(sender->siblings[i].page);
-        memcpy(buffer + WIRE_HEADROOM, sender->siblings, len);
         sender->n_siblings = 0;
-        r = log_pages(sender, WIRE_SIBLINGS, pages, n_pages, ret_error);
-        if (r >= 0)
-                r = sender_send(sender, WIRE_SIBLINGS, NULL, 0, buffer + WIRE_HEADROOM, len, ret_error);
+        r = send_entries(sender, WIRE_SIBLINGS, sender->siblings, sizeof(sender->siblings[0]), n, ret_error);
         source_sibling_sent(sender);
         return r;
 }

@@ -62,12 +62,17 @@ def begin(guest):
     return task
 
 
-def check_moved(guest, task, session):
+def check_arrived(guest, task):
     ended = guest.wait_task(task)
     assert ended["status"]["state"] == "succeeded", ended["status"]
     result = ended["status"]["result"]
     assert result["verified"]
     guest.verify()
+    return result
+
+
+def check_moved(guest, task, session):
+    result = check_arrived(guest, task)
     assert guest.host() == "host2"
     session.close()
     return result

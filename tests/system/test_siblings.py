@@ -41,7 +41,7 @@ def test_four_siblings_at_once_send_what_they_share_once(guests):
     together = move_all(siblings, "host2")
     print(f"one alone {alone} bytes; four siblings at once {wire(together)}: {wire(together) / (4 * alone):.2f} of four alone; "
           f"pauses {[round(result['pause_ms']) for result in together]} ms")
-    assert wire(together) < 0.8 * 4 * alone  # 0.4 to 0.5 where processors are to be had; the bench has the figure
+    assert wire(together) < 0.6 * 4 * alone
     assert all(result["bytes_shared"] > 0 for result in together)
     # One that comes later finds all of it there.
     late = move_all(guests(1, "--label", "tenant=acme"), "host2")

@@ -36,6 +36,24 @@ static void addresses_are_read_and_written(void **state _unused_)
         }
 }
 
+static void lists_of_addresses_are_read(void **state _unused_)
+{
+        static const char *const bad[] = {"", "192.0.2.1,", "192.0.2.1 192.0.2.2", "192.0.2.1,192.0.2.1",
+                "192.0.2.1,192.0.2.2,192.0.2.3,192.0.2.4", "192.0.2.1, host"};
+        struct sock_address a[3];
+        char text[64];
+        size_t n = 0;
+
+        assert_int_equal(
+                sock_address_list_parse("192.0.2.1, 2001:db8::1 ,\t[2001:db8::2]:5", 9, 3, a, &n, NULL), 0);
+        assert_int_equal(n, 3);
+        assert_string_equal(sock_address_format(&a[0], text), "192.0.2.1:9");
+        assert_string_equal(sock_address_format(&a[1], text), "[2001:db8::1]:9");
+        assert_string_equal(sock_address_format(&a[2], text), "[2001:db8::2]:5");
+        for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+                assert_int_equal(sock_address_list_parse(bad[i], 9, 3, a, &n, NULL), -EINVAL);
+}
+
 static void what_is_no_address_is_refused_by_name(void **state _unused_)
 {
         static const char *const bad[] = {"", ":1", "host:1", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:-1",
@@ -315,6 +333,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(addresses_are_read_and_written),
+                cmocka_unit_test(lists_of_addresses_are_read),
                 cmocka_unit_test(what_is_no_address_is_refused_by_name),
                 cmocka_unit_test(a_name_is_resolved_only_when_asked_to),
                 cmocka_unit_test(a_listening_socket_accepts),
