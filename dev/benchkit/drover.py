@@ -17,6 +17,8 @@ POLL_S = 0.1
 FIELDS = ("passes", "codec", "channels", "reconnects", "cipher", "bytes_ram", "bytes_zero", "bytes_duplicate", "bytes_delta",
           "bytes_recalled", "bytes_shared", "converged_by", "throttle_percent", "verified", "verify_ms", "ram_hash", "pages_resent_by_verify")
 
+FORECAST = ("total_ms", "pause_ms", "bytes_wire")
+
 
 class Api:
     """The manager's API over one connection that stays open."""
@@ -76,21 +78,35 @@ class DroverGuest:
     def host(self):
         return self._host
 
+    def forecast(self):
+        """Has the next move forecast, which takes some seconds; its row tells what became of that."""
+        self._api.close()
+        self._api.call("POST", f"/vms/{self._vm.name}/forecast", {"to": self._target(), "max_pause_ms": self.max_pause_ms})
+
     def prepare(self, _mode):
         """drover prepares by itself. The manager has ended a connection that was idle for long: the next call makes another one."""
         self._api.close()
 
     def move(self, _mode, limit_s, verify=False):
         """One move; "began" and "ended" in seconds since 1970. Afterwards settle() must be called."""
-        target = next(host for host in self.hosts if host != self._host)
+        target = self._target()
         name = self._api.call("POST", f"/vms/{self._vm.name}/migrate",
                               {"to": target, "max_pause_ms": self.max_pause_ms, "verify": verify})["name"]
         status = self._wait(name, limit_s)["status"]
         if status["state"] != "succeeded":
             return {"finished": False, "status": status["state"], "error": status["error"]}
         self._host = target
-        return {"finished": True, "status": status["state"], **self._times(status), **{
+        return {"finished": True, "status": status["state"], **self._times(status), **self._foreseen(status["result"]), **{
             name: status["result"][name] for name in FIELDS if name in status["result"]}}
+
+    def _target(self):
+        return next(host for host in self.hosts if host != self._host)
+
+    @staticmethod
+    def _foreseen(result):
+        """What was forecast beside what drover itself says of it: the total is that of the whole task."""
+        expected = result.get("forecast")
+        return {"forecast": {kind: {**expected[kind], "outcome": result[kind]} for kind in FORECAST}} if expected else {}
 
     def settle(self, _finished):
         """drover tidies up by itself."""

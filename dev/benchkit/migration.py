@@ -225,6 +225,8 @@ class Bench:
         bound = self.limit_of(key, guests, left)
         if left or not self._has_row(key):
             all_at_once(lambda work: work.settle(), works)  # reading took seconds
+        if SYSTEMS[system][1] == "drover":
+            all_at_once(lambda guest: guest.forecast(), guests)
         warm_memory()
         pings = [Ping(lab, guest.address, PING_INTERVAL_S) for guest in guests]
         time.sleep(0.2)

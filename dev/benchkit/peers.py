@@ -56,7 +56,8 @@ class SameMachine(PlainGuest):
                 *_device("virtserialport", id="agent0", bus="vserial0.0", nr=1, chardev="agent",
                          name="org.qemu.guest_agent.0"),
                 *_on_root_port("rng", 6, "virtio-rng-pci", id="rng0", rng="entropy0"),
-                *_on_root_port("balloon", 7, "virtio-balloon-pci", id="balloon0", **{"deflate-on-oom": True}),
+                *_on_root_port("balloon", 7, "virtio-balloon-pci", id="balloon0",
+                               **{"deflate-on-oom": True, "free-page-reporting": True}),
                 *_on_root_port("disk0", 16, "virtio-blk-pci", id="dev-disk0", drive="disk", bootindex=1, serial="disk0"),
                 *_on_root_port("nic0", 2, "virtio-net-pci", id="nic0", netdev="n", mac=self.mac, romfile="")]
 

@@ -131,9 +131,9 @@ def pruned(case, workload, link, system):
     return _pruned_mode(workload, link, version, mode)
 
 
-# Seconds, measured on two processors under TCG: around each move (settling, warming memory, the destination, verifying), a guest's
-# boot, a lab.
-AROUND_S, LIMIT_READ_S, LAB_S = 12, 12, 25
+# Seconds, measured on two processors under TCG: around each move (settling, warming memory, the destination, verifying), a look at
+# the memory for its limit, a forecast, a guest's boot, a lab.
+AROUND_S, LIMIT_READ_S, FORECAST_S, LAB_S = 12, 12, 6, 25
 BOOT_S = {"memory": 12, "pgbench": 35, "web": 25, "redis": 25, "build": 20}
 # What two processors move, whatever the link: whole pages, packed ones.
 WHOLE_MB_PER_S, PACKED_MB_PER_S = 300, 110
@@ -189,7 +189,7 @@ class Choice:
                     # A verified move at the end, and for a return the way there.
                     n = 1 if _never_ends(workload, link, system) else runs * (2 if case == "return" else 1) + ours
                     moves += n
-                    seconds += n * (AROUND_S + n_guests * _move_s(workload, link, system))
+                    seconds += n * (AROUND_S + n_guests * _move_s(workload, link, system)) + runs * ours * FORECAST_S
         if not moves:
             return 0, 0
         n_boots = 4 if case == "four" else 1

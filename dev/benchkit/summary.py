@@ -3,6 +3,7 @@
 
 import statistics
 
+from .drover import FORECAST
 from .plan import SYSTEMS
 from .report import blocks, cpu_s, fastest, is_precopy, median, over_limit
 
@@ -84,6 +85,18 @@ def _siblings(rows):
                        f"migrations of {single / 1e6:.1f} MB")
 
 
+def _forecasts(rows):
+    found = [move["forecast"] for row in rows for move in row.get("guests", [row]) if move.get("forecast")]
+    if not found:
+        return
+    yield f"forecasts of {len(found)} moves"
+    for kind in FORECAST:
+        ranges = [expected[kind] for expected in found]
+        hit = sum(it["low"] <= it["outcome"] <= it["high"] for it in ranges)
+        error = statistics.median(abs(it["outcome"] - it["expected"]) / it["outcome"] for it in ranges)
+        yield f"    {kind:<26}in the range {hit} of {len(ranges)} ({hit / len(ranges):.0%}), median error {error:.0%}"
+
+
 def text(rows):
     """Lines for people; "" when there is nothing to compare."""
-    return "\n".join([*_against_qemu(rows), *_returns(rows), *_siblings(rows)])
+    return "\n".join([*_against_qemu(rows), *_returns(rows), *_siblings(rows), *_forecasts(rows)])

@@ -131,6 +131,9 @@ static const struct option_spec vm_create_options[] = {
                 .help = "q35 (default), pc, or a versioned type such as pc-q35-7.2"},
         {.name = "cpu-model", .kind = VALUE_TEXT, .value = "MODEL", .help = "QEMU's name; default auto"},
         {.name = "accelerator", .kind = VALUE_CHOICE, .value = "auto|kvm|tcg", .help = "default auto"},
+        {.name = "keep-free-pages",
+                .help = "what the guest frees stays its own; without it, it goes back to the host and is not "
+                        "migrated"},
         {.name = "datastore",
                 .kind = VALUE_NAME,
                 .value = "NAME",

@@ -334,7 +334,9 @@ static int make_spec(const struct arguments *arguments, json_t *spec, struct err
                 (r = add_boot(arguments, spec, ret_error)) < 0 ||
                 (r = add_list(arguments, "disk", "disks", spec, vm_spec_disk, ret_error)) < 0 ||
                 (r = add_file(arguments, "cdrom", spec, ret_error)) < 0 ||
-                (r = add_list(arguments, "net", "nics", spec, vm_spec_nic, ret_error)) < 0)
+                (r = add_list(arguments, "net", "nics", spec, vm_spec_nic, ret_error)) < 0 ||
+                (arguments_flag(arguments, "keep-free-pages") &&
+                        (r = set(spec, "free_page_reporting", json_false(), ret_error)) < 0))
                 return r;
         return add_labels(arguments, spec, ret_error);
 }

@@ -38,6 +38,14 @@
 #define PASSES_TO_GIVE_UP 3
 #define PASSES_TO_WARM_UP 2
 #define PASSES_MAX 60
+/* As codec_choice.c and source.c have them. */
+#define USUAL_LEVEL "zstd-1"
+#define GAIN_TO_CHANGE 1.08
+#define GAIN_TO_PACK_LESS 1.5
+/* So many migrations count as much as the model. */
+#define LESSON_WEIGHT 1.0
+#define LESSON_MAX 2.5
+#define LESSON_SPREAD_MAX 1.6
 #define THROTTLE_FIRST 0.4
 #define THROTTLE_STEP 0.2
 #define THROTTLE_MAX 0.99
@@ -175,24 +183,29 @@ static double pass_time(const struct pace *p, double pages, double blocks)
         return MAX(pages / p->stream + p->saturated * pack, bytes / p->wire);
 }
 
-/* The level that the mover will settle on: codec_choose(). */
+/* The level that the mover will settle on: it begins with USUAL_LEVEL, and leaves that for a gain only (codec_choice.c). */
 static const struct forecast_level *best_level(const struct pace *pace)
 {
         struct pace p = *pace;
-        const struct forecast_level *best = &pace->guest->levels[0]; /* "none" is always there */
-        double least = 0;
+        double seconds[FORECAST_LEVELS_MAX], most = 1, bytes;
+        size_t usual = 0, best;
 
         for (size_t i = 0; i < p.guest->n_levels; i++) {
-                double s, bytes;
-
                 p.level = &p.guest->levels[i];
-                first_pass(&p, &s, &bytes, NULL);
-                if (i == 0 || s < least * 0.97) {
-                        best = p.level;
-                        least = s;
+                first_pass(&p, &seconds[i], &bytes, NULL);
+                if (!strcmp(p.level->name, USUAL_LEVEL))
+                        usual = i;
+        }
+        best = usual;
+        for (size_t i = 0; i < p.guest->n_levels; i++) {
+                double gain = seconds[usual] / seconds[i] / (i < usual ? GAIN_TO_PACK_LESS : GAIN_TO_CHANGE);
+
+                if (i != usual && gain > most) {
+                        best = i;
+                        most = gain;
                 }
         }
-        return best;
+        return &p.guest->levels[best];
 }
 
 /* The pause: what is left, the trips, the device state, and the comparison. */
@@ -292,7 +305,7 @@ void forecast_run(const struct forecast_guest *guest, const struct forecast_path
         double faster = 1.3 + 0.06 * MIN(slowness(guest) - 1, 5.0);
         struct pace low = pace_of(guest, path, terms, faster), expected = pace_of(guest, path, terms, 1),
                     high = pace_of(guest, path, terms, 1 / faster);
-        struct outcome l, e, h, packed;
+        struct outcome l, e, h;
 
         low.dirtying *= 1 - noise;
         high.dirtying *= 1 + noise;
@@ -301,18 +314,10 @@ void forecast_run(const struct forecast_guest *guest, const struct forecast_path
         simulate(&low, path, &low_terms, &l);
         simulate(&expected, path, terms, &e);
         simulate(&high, path, &high_terms, &h);
-        packed = e;
-        if (expected.level == &guest->levels[0] && guest->n_levels > 1) {
-                /* Where packing does not pay it begins all the same, and comes back now and then. */
-                expected.level = &guest->levels[1];
-                simulate(&expected, path, terms, &packed);
-                expected.level = &guest->levels[0];
-        }
         *ret_forecast = (struct forecast){
                 .total_s = {MIN(l.total_s, e.total_s) * 0.92, e.total_s, MAX(h.total_s, e.total_s) * 1.05},
                 .pause_s = {MIN(l.pause_s, e.pause_s) * 0.75, e.pause_s, MAX(h.pause_s, e.pause_s) * 1.5},
-                .bytes = {MIN(MIN(l.bytes, e.bytes), packed.bytes) * 0.9, (e.bytes + packed.bytes) / 2,
-                        MAX(h.bytes, e.bytes) * 1.12},
+                .bytes = {MIN(l.bytes, e.bytes) * 0.9, e.bytes, MAX(h.bytes, e.bytes) * 1.12},
                 .passes = e.passes,
                 .converges = e.converges,
                 .throttled_converges = e.throttled_converges,
@@ -323,7 +328,14 @@ void forecast_run(const struct forecast_guest *guest, const struct forecast_path
         };
 }
 
-/* --- Documents ---------------------------------------------------------------------------------------------------- */
+/* --- Lessons ------------------------------------------------------------------------------------------------------ */
+
+static int compare_doubles(const void *a, const void *b)
+{
+        double x = *(const double *)a, y = *(const double *)b;
+
+        return (x > y) - (x < y);
+}
 
 static double number(const json_t *object, const char *key, double otherwise)
 {
@@ -331,6 +343,61 @@ static double number(const json_t *object, const char *key, double otherwise)
 
         return json_is_number(value) ? json_number_value(value) : otherwise;
 }
+
+/* Sorts the values. */
+static double median(double *values, size_t n)
+{
+        qsort(values, n, sizeof(*values), compare_doubles);
+        return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+static struct forecast_factor learn_kind(const json_t *records, const char *kind)
+{
+        double needed[FORECAST_RECORDS_MAX], middle, weight;
+        size_t n = 0;
+
+        for (size_t i = 0; i < json_array_size(records) && n < FORECAST_RECORDS_MAX; i++) {
+                const json_t *record = json_array_get(records, i),
+                             *forecast = json_object_get(record, "forecast");
+                double expected = number(json_object_get(forecast, kind), "expected", 0);
+                double outcome = number(json_object_get(record, "outcome"), kind, 0);
+
+                /* Without what had been learned by then: else each correction would undo the one before. */
+                expected /= MAX(number(json_object_get(forecast, "learned"), kind, 1), 1 / LESSON_MAX);
+                if (expected > 0 && outcome > 0)
+                        needed[n++] = outcome / expected;
+        }
+        if (n == 0)
+                return (struct forecast_factor){1, 1, 1};
+        middle = median(needed, n);
+        weight = (double)n / ((double)n + LESSON_WEIGHT);
+        return (struct forecast_factor){CLAMP(pow(middle, weight), 1 / LESSON_MAX, LESSON_MAX),
+                CLAMP(needed[0] / middle, 1 / LESSON_SPREAD_MAX, 1.0),
+                CLAMP(needed[n - 1] / middle, 1.0, LESSON_SPREAD_MAX)};
+}
+
+void forecast_learn(const json_t *records, struct forecast_lesson *ret_lesson)
+{
+        *ret_lesson = (struct forecast_lesson){learn_kind(records, "total_ms"),
+                learn_kind(records, "pause_ms"), learn_kind(records, "bytes_wire"),
+                MIN(json_array_size(records), (size_t)FORECAST_RECORDS_MAX)};
+}
+
+static void correct(struct forecast_range *range, const struct forecast_factor *by)
+{
+        range->expected *= by->factor;
+        range->low = MIN(range->low * by->factor, range->expected * by->low);
+        range->high = MAX(range->high * by->factor, range->expected * by->high);
+}
+
+void forecast_correct(struct forecast *forecast, const struct forecast_lesson *lesson)
+{
+        correct(&forecast->total_s, &lesson->total);
+        correct(&forecast->pause_s, &lesson->pause);
+        correct(&forecast->bytes, &lesson->bytes);
+}
+
+/* --- Documents ---------------------------------------------------------------------------------------------------- */
 
 static void read_lists(const json_t *sample, struct forecast_guest *g)
 {
@@ -414,15 +481,17 @@ static void explain(const struct forecast *f, const struct forecast_path *path,
                 f->needed_bytes_per_s * 8 / 1e6);
 }
 
-json_t *forecast_to_json(const struct forecast *f, const struct forecast_guest *guest _unused_,
-        const struct forecast_path *path, const struct forecast_terms *terms)
+json_t *forecast_to_json(const struct forecast *f, const struct forecast_path *path,
+        const struct forecast_terms *terms, const struct forecast_lesson *lesson)
 {
         char reason[256], way_out[256];
-        json_t *doc = json_pack("{s:o, s:o, s:o, s:b, s:b, s:i, s:s, s:s, s:n, s:n}", "total_ms",
-                range_json(&f->total_s, 1e3), "pause_ms", range_json(&f->pause_s, 1e3), "bytes_wire",
-                range_json(&f->bytes, 1), "converges", f->converges, "throttled_converges",
+        json_t *doc = json_pack("{s:o, s:o, s:o, s:b, s:b, s:i, s:s, s:s, s:n, s:n, s:{s:i, s:f, s:f, s:f}}",
+                "total_ms", range_json(&f->total_s, 1e3), "pause_ms", range_json(&f->pause_s, 1e3),
+                "bytes_wire", range_json(&f->bytes, 1), "converges", f->converges, "throttled_converges",
                 f->throttled_converges, "passes", (int)f->passes, "codec", f->codec, "bound_by",
-                f->cpu_bound ? "processors" : "path", "reason", "way_out");
+                f->cpu_bound ? "processors" : "path", "reason", "way_out", "learned", "migrations",
+                (int)lesson->n, "total_ms", lesson->total.factor, "pause_ms", lesson->pause.factor,
+                "bytes_wire", lesson->bytes.factor);
 
         if (doc && !f->converges) {
                 explain(f, path, terms, reason, way_out, sizeof(reason));
@@ -433,13 +502,6 @@ json_t *forecast_to_json(const struct forecast *f, const struct forecast_guest *
 }
 
 /* --- Score -------------------------------------------------------------------------------------------------------- */
-
-static int compare_doubles(const void *a, const void *b)
-{
-        double x = *(const double *)a, y = *(const double *)b;
-
-        return (x > y) - (x < y);
-}
 
 static json_t *score_kind(const json_t *records, const char *kind, double *errors)
 {
@@ -455,11 +517,10 @@ static json_t *score_kind(const json_t *records, const char *kind, double *error
                 in_range += outcome >= number(range, "low", 0) && outcome <= number(range, "high", -1);
                 errors[n++] = fabs(outcome - number(range, "expected", 0)) / outcome;
         }
-        qsort(errors, n, sizeof(*errors), compare_doubles);
         return json_pack("{s:s, s:I, s:I, s:o, s:o}", "kind", kind, "n", (json_int_t)n, "in_range",
                 (json_int_t)in_range, "in_range_share",
                 n ? json_real((double)in_range / (double)n) : json_null(), "median_error",
-                n ? json_real((errors[(n - 1) / 2] + errors[n / 2]) / 2) : json_null());
+                n ? json_real(median(errors, n)) : json_null());
 }
 
 json_t *forecast_score(const json_t *records)

@@ -11,6 +11,7 @@
 
 #define FORECAST_LEVELS_MAX 8
 #define FORECAST_LOOKS_MAX 8
+#define FORECAST_RECORDS_MAX 8 /* that are learned from */
 
 struct forecast_level {
         char name[16];
@@ -76,11 +77,27 @@ double forecast_dirty(const struct forecast_guest *guest, double seconds);
 void forecast_run(const struct forecast_guest *guest, const struct forecast_path *path,
         const struct forecast_terms *terms, struct forecast *ret_forecast);
 
+/* Factors that past forecasts would have needed, and how far apart those of single migrations were (factors below and above). */
+struct forecast_factor {
+        double factor, low, high; /* 1: nothing is known; 0 < low <= 1 <= high */
+};
+struct forecast_lesson {
+        struct forecast_factor total, pause, bytes;
+        size_t n; /* migrations; 0: all factors are 1 */
+};
+
+/* What `records` (as forecast_score() takes them, of migrations like the one that is forecast) teach. Few teach less than many:
+ * constants that were fitted elsewhere are wrong by much the same factor each time, but one migration may just have been unlucky. */
+void forecast_learn(const json_t *records, struct forecast_lesson *ret_lesson);
+/* Applies it to what forecast_run() returned. */
+void forecast_correct(struct forecast *forecast, const struct forecast_lesson *lesson);
+
 /* From the agent's document (docs/internals/agent-api.md). BAD_DOCUMENT when it is not one. */
 int forecast_read_guest(const json_t *sample, struct forecast_guest *ret_guest, struct error **ret_error);
-/* {total_ms: {low, expected, high}, pause_ms, bytes_wire, converges, ...}, the caller's; NULL without memory. */
-json_t *forecast_to_json(const struct forecast *forecast, const struct forecast_guest *guest,
-        const struct forecast_path *path, const struct forecast_terms *terms);
+/* {total_ms: {low, expected, high}, pause_ms, bytes_wire, converges, ...}, the caller's; NULL without memory. `lesson`: what was
+ * applied, which forecast_learn() of a later day must know. */
+json_t *forecast_to_json(const struct forecast *forecast, const struct forecast_path *path,
+        const struct forecast_terms *terms, const struct forecast_lesson *lesson);
 
 /* How good forecasts were. `records`: array of {forecast, outcome: {total_ms, pause_ms, bytes_wire}}, as the results of
  * migrations have them. {n, kinds: [{kind, n, in_range, in_range_share, median_error}]}: median of |outcome - expected| / outcome;

@@ -89,6 +89,8 @@ static int read_create(struct http_request *request, struct manager *manager, js
         if (r >= 0)
                 r = vm_spec_check(spec, ret_error);
         if (r >= 0)
+                r = vm_spec_fill(spec, ret_error);
+        if (r >= 0)
                 r = vm_spec_assign_macs(spec, vms, ret_error);
         if (r < 0)
                 return r;

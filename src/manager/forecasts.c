@@ -91,7 +91,8 @@ void forecasts_free(struct forecasts *forecasts)
 /* --- What past migrations say ------------------------------------------------------------------------------------- */
 
 struct past_query {
-        const char *from, *to; /* NULL: any */
+        const char *from, *to, *object; /* NULL: any */
+        bool forecast;                  /* only those that had one */
 };
 
 static bool is_past(void *userdata, const json_t *doc)
@@ -102,18 +103,20 @@ static bool is_past(void *userdata, const json_t *doc)
         return !strcmp(json_text(json_spec(doc), "action"), "vm.migrate") &&
                !strcmp(json_text(json_status(doc), "state"), "succeeded") && json_is_object(result) &&
                (!query->from || !strcmp(json_text(result, "from"), query->from)) &&
-               (!query->to || !strcmp(json_text(result, "to"), query->to));
+               (!query->to || !strcmp(json_text(result, "to"), query->to)) &&
+               (!query->object || !strcmp(json_text(json_spec(doc), "object"), query->object)) &&
+               (!query->forecast || json_is_object(json_object_get(result, "forecast")));
 }
 
-static json_t *past_tasks(struct manager *manager, const char *from, const char *to, size_t limit)
+/* The newest first. */
+static json_t *past_tasks(
+        struct manager *manager, struct past_query past, size_t limit, struct error **ret_error)
 {
-        struct past_query past = {from, to};
         struct store_query query = {
                 .kind = "task", .descending = true, .limit = limit, .match = is_past, .userdata = &past};
-        _cleanup_error_ struct error *error = NULL;
         json_t *docs = NULL;
 
-        (void)store_list(manager->store, &query, &docs, NULL, &error);
+        (void)store_list(manager->store, &query, &docs, NULL, ret_error);
         return docs;
 }
 
@@ -155,7 +158,8 @@ struct past {
 
 static struct past past_of(struct manager *manager, const char *from, const char *to)
 {
-        _cleanup_json_ json_t *tasks = past_tasks(manager, from, to, PAST_MAX);
+        _cleanup_json_ json_t *tasks =
+                past_tasks(manager, (struct past_query){.from = from, .to = to}, PAST_MAX, NULL);
         double rates[PAST_MAX], rtts[PAST_MAX], prepares[PAST_MAX];
         size_t n_rates = 0, n_rtts = 0, n_prepares = 0;
 
@@ -173,6 +177,41 @@ static struct past past_of(struct manager *manager, const char *from, const char
                 .rtt_us = median(rtts, n_rtts),
                 .prepare_ms = median(prepares, n_prepares),
                 .n = n_rates};
+}
+
+/* [{forecast, outcome}] */
+static json_t *records_of(const json_t *tasks)
+{
+        json_t *records = json_array(), *task;
+        size_t i;
+
+        json_array_foreach ((json_t *)tasks, i, task) {
+                json_t *result = json_object_get(json_status(task), "result");
+
+                json_array_append_new(
+                        records, json_pack("{s:O, s:O}", "forecast", json_object_get(result, "forecast"),
+                                         "outcome", result));
+        }
+        return records;
+}
+
+/* From the VM's own migrations, else from all. */
+static struct forecast_lesson lesson_for(struct manager *manager, const json_t *vm)
+{
+        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(vm, "name"));
+        _cleanup_json_ json_t *tasks = past_tasks(
+                manager, (struct past_query){.object = object, .forecast = true}, FORECAST_RECORDS_MAX, NULL);
+        _cleanup_json_ json_t *records = NULL;
+        struct forecast_lesson lesson;
+
+        if (json_array_size(tasks) == 0) {
+                json_decref(tasks);
+                tasks = past_tasks(
+                        manager, (struct past_query){.forecast = true}, FORECAST_RECORDS_MAX, NULL);
+        }
+        records = records_of(tasks);
+        forecast_learn(records, &lesson);
+        return lesson;
 }
 
 /* --- The forecast ------------------------------------------------------------------------------------------------- */
@@ -244,6 +283,7 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
                 .prepare_spread = anywhere.prepare_ms > 0 ? PREPARE_SPREAD_KNOWN : PREPARE_SPREAD_DEFAULT};
         struct forecast_guest guest;
         struct forecast_path path;
+        struct forecast_lesson lesson = lesson_for(manager, vm);
         struct forecast forecast;
         json_t *doc, *path_doc = NULL;
         int r = forecast_read_guest(json_object_get(measured, "sample"), &guest, ret_error);
@@ -262,7 +302,8 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
                 return -ENETUNREACH;
         }
         forecast_run(&guest, &path, &terms, &forecast);
-        doc = forecast_to_json(&forecast, &guest, &path, &terms);
+        forecast_correct(&forecast, &lesson);
+        doc = forecast_to_json(&forecast, &path, &terms, &lesson);
         if (!doc || json_object_set_new(doc, "to", json_string(to_name)) < 0 ||
                 json_object_set_new(doc, "path", path_doc) < 0 ||
                 json_object_set_new(doc, "max_pause_ms", json_real(terms.max_pause_s * 1000)) < 0 ||
@@ -503,32 +544,15 @@ void api_vm_forecast(struct http_request *request, void *userdata)
 
 /* --- Score -------------------------------------------------------------------------------------------------------- */
 
-static bool has_forecast(void *userdata, const json_t *doc)
-{
-        struct past_query any = {0};
-
-        return is_past(&any, doc) &&
-               json_is_object(json_object_get(json_object_get(json_status(doc), "result"), "forecast"));
-}
-
 void api_forecast_score(struct http_request *request, void *userdata)
 {
         struct manager *manager = userdata;
-        struct store_query query = {
-                .kind = "task", .descending = true, .limit = SCORED_MAX, .match = has_forecast};
-        _cleanup_json_ json_t *tasks = NULL, *records = json_array();
         struct error *error = NULL;
-        json_t *task;
-        size_t i;
+        _cleanup_json_ json_t *tasks =
+                past_tasks(manager, (struct past_query){.forecast = true}, SCORED_MAX, &error);
+        _cleanup_json_ json_t *records = records_of(tasks);
 
-        if (store_list(manager->store, &query, &tasks, NULL, &error) < 0)
+        if (error)
                 return http_request_reply_error(request, error);
-        json_array_foreach (tasks, i, task) {
-                json_t *result = json_object_get(json_status(task), "result");
-
-                json_array_append_new(
-                        records, json_pack("{s:O, s:O}", "forecast", json_object_get(result, "forecast"),
-                                         "outcome", result));
-        }
         http_request_reply_json(request, 200, records ? forecast_score(records) : NULL);
 }

@@ -172,7 +172,7 @@ static int check_scalars(const json_t *spec, struct error **ret_error)
 {
         static const char *const accelerators[] = {"auto", "kvm", "tcg", NULL};
         static const char *const firmwares[] = {"bios", "uefi", NULL};
-        static const char *const flags[] = {"rng", "balloon", "guest_agent"};
+        static const char *const flags[] = {"rng", "balloon", "free_page_reporting", "guest_agent"};
         uint64_t cpus = 1, memory = 0;
         const char *text = NULL;
         json_t *labels = NULL;
@@ -195,14 +195,18 @@ static int check_scalars(const json_t *spec, struct error **ret_error)
                 r = check_word(spec, "spec", "firmware", firmwares, "bios or uefi", ret_error);
         for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(flags); i++)
                 r = doc_opt_bool(spec, "spec", flags[i], &flag, ret_error);
+        if (r >= 0 && json_is_true(json_object_get(spec, "free_page_reporting")) &&
+                json_is_false(json_object_get(spec, "balloon")))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Leave out one of the two.",
+                        "field spec.free_page_reporting needs the balloon, and spec.balloon is false");
         return r < 0 ? r : doc_opt_object(spec, "spec", "labels", &labels, ret_error);
 }
 
 int vm_spec_check(const json_t *spec, struct error **ret_error)
 {
         static const char *const keys[] = {"cpus", "memory_bytes", "machine", "cpu_model", "accelerator",
-                "firmware", "datastore", "boot", "disks", "cdrom", "nics", "rng", "balloon", "guest_agent",
-                "labels", NULL};
+                "firmware", "datastore", "boot", "disks", "cdrom", "nics", "rng", "balloon",
+                "free_page_reporting", "guest_agent", "labels", NULL};
         int r;
 
         r = doc_only_keys(spec, "spec", keys, ret_error);
@@ -224,6 +228,16 @@ int vm_spec_check(const json_t *spec, struct error **ret_error)
                         "Name the datastore for the VM's folder in spec.datastore.",
                         "the virtual machine has neither a disk nor a datastore");
         return r;
+}
+
+int vm_spec_fill(json_t *spec, struct error **ret_error)
+{
+        bool balloon = !json_is_false(json_object_get(spec, "balloon"));
+
+        if (json_is_boolean(json_object_get(spec, "free_page_reporting")) ||
+                json_object_set_new(spec, "free_page_reporting", json_boolean(balloon)) == 0)
+                return 0;
+        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
 struct taken {

@@ -278,8 +278,8 @@ static void add_controllers(struct builder *b)
         }
         if (config->balloon)
                 add_pci_device(b, "balloon", 0x7, 0x6,
-                        json_pack("{s:s,s:s,s:b}", "driver", "virtio-balloon-pci", "id", "balloon0",
-                                "deflate-on-oom", 1));
+                        json_pack("{s:s,s:s,s:b,s:b}", "driver", "virtio-balloon-pci", "id", "balloon0",
+                                "deflate-on-oom", 1, "free-page-reporting", config->free_page_reporting));
         if (!b->q35 && has_disk_on(config, VM_BUS_SATA))
                 add_json(b, "-device",
                         json_pack("{s:s,s:s,s:s,s:s}", "driver", "ahci", "id", "ahci0", "bus", "pci.0",

@@ -521,8 +521,8 @@ static int check_nics(const struct vm_config *config, struct error **ret_error)
 static int read_spec(struct vm_config *config, const json_t *spec, struct error **ret_error)
 {
         static const char *const keys[] = {"cpus", "memory_bytes", "machine", "cpu_model", "accelerator",
-                "firmware", "datastore", "boot", "disks", "cdrom", "nics", "rng", "balloon", "guest_agent",
-                "labels", NULL};
+                "firmware", "datastore", "boot", "disks", "cdrom", "nics", "rng", "balloon",
+                "free_page_reporting", "guest_agent", "labels", NULL};
         uint64_t cpus = 1;
         int r;
 
@@ -539,10 +539,14 @@ static int read_spec(struct vm_config *config, const json_t *spec, struct error 
                 (r = read_nics(config, spec, ret_error)) < 0 ||
                 (r = doc_opt_bool(spec, "spec", "rng", &config->rng, ret_error)) < 0 ||
                 (r = doc_opt_bool(spec, "spec", "balloon", &config->balloon, ret_error)) < 0 ||
+                (r = doc_opt_bool(
+                         spec, "spec", "free_page_reporting", &config->free_page_reporting, ret_error)) < 0 ||
                 (r = doc_opt_bool(spec, "spec", "guest_agent", &config->guest_agent, ret_error)) < 0 ||
                 (r = read_labels(config, spec, ret_error)) < 0)
                 return r;
         config->cpus = (unsigned int)cpus;
+        if (config->free_page_reporting && !config->balloon)
+                return invalid(ret_error, "spec", "free_page_reporting", NULL, "needs the balloon");
         if (config->memory_bytes % 4096)
                 return invalid(ret_error, "spec", "memory_bytes", NULL, "is not a multiple of 4096");
         if ((r = set_default_datastores(config, ret_error)) < 0 || (r = check_disks(config, ret_error)) < 0)
@@ -726,6 +730,7 @@ static json_t *spec_to_json(const struct vm_config *config, bool *failed)
         put(json, "nics", nics_to_json(config, failed), failed);
         put(json, "rng", json_boolean(config->rng), failed);
         put(json, "balloon", json_boolean(config->balloon), failed);
+        put(json, "free_page_reporting", json_boolean(config->free_page_reporting), failed);
         put(json, "guest_agent", json_boolean(config->guest_agent), failed);
         put(json, "labels", json_deep_copy(config->labels), failed);
         return json;

@@ -94,6 +94,7 @@ struct vm_config {
         size_t n_nics;
         bool rng;
         bool balloon;
+        bool free_page_reporting; /* by the balloon: what the guest frees goes back to the host, and is zero */
         bool guest_agent;
         json_t *labels; /* object of strings, never NULL */
 

@@ -157,6 +157,7 @@ static void an_idle_guest_converges_at_once(void **data)
 static void a_guest_faster_than_the_path_does_not_converge_and_is_told_why(void **data)
 {
         struct forecast_guest g = guest(800 * MB, 700 * MB);
+        struct forecast_lesson nothing;
         struct forecast f;
         json_t *doc;
 
@@ -165,7 +166,8 @@ static void a_guest_faster_than_the_path_does_not_converge_and_is_told_why(void 
         f = run(&g, &gigabit, &usual);
         assert_false(f.converges);
         assert_true(f.needed_bytes_per_s > gigabit.bytes_per_s);
-        doc = forecast_to_json(&f, &g, &gigabit, &usual);
+        forecast_learn(NULL, &nothing);
+        doc = forecast_to_json(&f, &gigabit, &usual, &nothing);
         assert_non_null(strstr(json_string_value(json_object_get(doc, "reason")), "Mbit/s"));
         assert_non_null(strstr(json_string_value(json_object_get(doc, "way_out")), "pause"));
         json_decref(doc);
@@ -267,6 +269,72 @@ static void score_counts_what_lay_in_the_range(void **data)
         json_decref(records);
 }
 
+static json_t *records_of(const double *outcomes, size_t n)
+{
+        json_t *records = json_array();
+
+        for (size_t i = 0; i < n; i++)
+                json_array_append_new(records, record(90, 100, 110, outcomes[i]));
+        return records;
+}
+
+static void lessons_correct_and_grow_with_what_was_seen(void **data)
+{
+        static const double outcomes[] = {150, 150, 160, 140, 150, 150};
+        struct forecast f = {.total_s = {9, 10, 11}, .pause_s = {0.1, 0.2, 0.3}, .bytes = {1, 2, 3}};
+        double before = 1;
+
+        for (size_t n = 0; n <= ARRAY_SIZE(outcomes); n++) {
+                json_t *records = records_of(outcomes, n);
+                struct forecast_lesson lesson;
+
+                forecast_learn(records, &lesson);
+                assert_int_equal(lesson.n, n);
+                assert_true(n == 0 ? lesson.total.factor == 1 : lesson.total.factor > before);
+                assert_true(lesson.total.factor <= 1.5);
+                assert_true(lesson.pause.factor == 1); /* none of them had one */
+                before = lesson.total.factor;
+                if (n == ARRAY_SIZE(outcomes))
+                        forecast_correct(&f, &lesson);
+                json_decref(records);
+        }
+        assert_true(f.total_s.expected > 13 && f.total_s.expected < 15);
+        assert_true(
+                f.total_s.low <= f.total_s.expected * 0.94 && f.total_s.high >= f.total_s.expected * 1.06);
+        assert_true(f.pause_s.expected == 0.2);
+}
+
+/* What was learned before is in the forecast: a lesson is about the model, not about the lesson before. */
+static void what_was_learned_is_not_learned_twice(void **data)
+{
+        json_t *records = json_array(), *corrected = record(135, 150, 165, 150);
+        struct forecast_lesson lesson;
+
+        json_object_set_new(
+                json_object_get(corrected, "forecast"), "learned", json_pack("{s:f}", "total_ms", 1.5));
+        for (int i = 0; i < 8; i++)
+                json_array_append(records, corrected);
+        forecast_learn(records, &lesson);
+        assert_true(lesson.total.factor > 1.4 && lesson.total.factor <= 1.5);
+        json_decref(corrected);
+        json_decref(records);
+}
+
+static void absurd_records_teach_little(void **data)
+{
+        static const double outcomes[] = {1e9, 1e9, 1e9};
+        json_t *records = records_of(outcomes, ARRAY_SIZE(outcomes)),
+               *nonsense = json_pack("[s, {}, {s:i}]", "x", "forecast", 1);
+        struct forecast_lesson lesson;
+
+        forecast_learn(records, &lesson);
+        assert_true(lesson.total.factor <= 2.5);
+        forecast_learn(nonsense, &lesson);
+        assert_true(lesson.total.factor == 1 && lesson.bytes.low == 1);
+        json_decref(records);
+        json_decref(nonsense);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -283,6 +351,9 @@ int main(void)
                 cmocka_unit_test(a_long_round_trip_lengthens_the_pause),
                 cmocka_unit_test(what_the_agent_sent_is_read_and_nonsense_refused),
                 cmocka_unit_test(score_counts_what_lay_in_the_range),
+                cmocka_unit_test(lessons_correct_and_grow_with_what_was_seen),
+                cmocka_unit_test(what_was_learned_is_not_learned_twice),
+                cmocka_unit_test(absurd_records_teach_little),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

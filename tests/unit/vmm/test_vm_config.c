@@ -66,7 +66,8 @@ static void refuse(const char *text, const char *words)
         "'format': 'raw', 'bus': 'ide', 'read_only': false}], 'cdrom': {'datastore': 'iso', 'path': " \
         "'debian.iso'}," \
         "'nics': [{'port_group': 'default', 'mac': '52:54:00:12:34:56', 'model': 'rtl8139'}]," \
-        "'rng': false, 'balloon': false, 'guest_agent': false, 'labels': {'tier': 'web'}}," \
+        "'rng': false, 'balloon': true, 'free_page_reporting': true, 'guest_agent': false, " \
+        "'labels': {'tier': 'web'}}," \
         "'status': {'power': 'outgoing-done', 'host': 'host1', 'owner_epoch': 3, 'machine': " \
         "'pc-i440fx-7.2'," \
         "'cpu_model': 'Nehalem,+aes', 'accelerator': 'tcg', 'memory_effective_bytes': 1073750016," \
@@ -134,6 +135,8 @@ static void wrong_types_are_refused(void **state)
         refuse(VM(",'nics': [[]]"), "spec.nics[0]");
         refuse(VM(",'rng': 1"), "spec.rng");
         refuse(VM(",'labels': {'a': 1}"), "spec.labels.a");
+        refuse(VM(",'free_page_reporting': 1"), "spec.free_page_reporting");
+        refuse(VM(",'balloon': false, 'free_page_reporting': true"), "needs the balloon");
 }
 
 static void what_is_needed_is_named(void **state)
