@@ -27,6 +27,8 @@
 
 #define NOBODY 65534
 
+#define HEAPS_MAX 8 /* of malloc(), for up to WIRE_MAX_CHANNELS threads */
+
 /* Calls without conditions: what the threads, the allocator, TLS and the loops need. No lseek(): with it, read() and write()
  * would reach all of QEMU's memory. */
 static const int allowed[] = {SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev),
@@ -130,6 +132,9 @@ static int add_rules(scmp_filter_ctx filter, const int *listen_fds, size_t n_lis
                         SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
         if (r == 0)
                 r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+        /* No file is opened here. That glibc has a reason of its own to try must not cost a migration. */
+        if (r == 0)
+                r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
         if (r == 0)
                 r = seccomp_rule_add(
                         filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, SIOCOUTQ));
@@ -177,6 +182,9 @@ int sandbox_enter(const int *listen_fds, size_t n_listen_fds, int checkpoint_fd,
         /* glibc asks /proc/sys/vm/overcommit_memory before it gives back a part of a thread's heap (malloc/arena.c,
          * shrink_heap()): it is not to. Whole heaps still go. */
         (void)mallopt(M_TRIM_THRESHOLD, -1);
+        /* And /sys/devices/system/cpu/online, how many heaps are worth having, once more than eight threads want one of their own
+         * (arena_get2()). */
+        (void)mallopt(M_ARENA_MAX, HEAPS_MAX);
         if (UNDER_SANITIZER)
                 return 0;
         r = confine_ram(ram, checkpoint_fd, write_ram, ret_error);

@@ -100,6 +100,35 @@ static void try_memory(const struct attempt *a)
         _exit(0);
 }
 
+static void *allocate_beside_others(void *barrier)
+{
+        pthread_barrier_wait(barrier);
+        free(malloc(100 * 1024));
+        pthread_barrier_wait(barrier); /* so that no heap is free for the next */
+        return NULL;
+}
+
+static void try_many_threads(const struct attempt *a)
+{
+        pthread_t threads[WIRE_MAX_CHANNELS];
+        pthread_barrier_t barrier;
+
+        (void)a;
+        pthread_barrier_init(&barrier, NULL, ARRAY_SIZE(threads));
+        for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+                if (pthread_create(&threads[i], NULL, allocate_beside_others, &barrier) != 0)
+                        _exit(98);
+        for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+                pthread_join(threads[i], NULL);
+        _exit(0);
+}
+
+static void try_open(const struct attempt *a)
+{
+        (void)a;
+        _exit(open("/etc/passwd", O_RDONLY) < 0 && errno == EACCES ? 0 : 1);
+}
+
 /* The exit code, or minus the signal that ended it. */
 static int run(void (*fn)(const struct attempt *), struct attempt a)
 {
@@ -188,11 +217,17 @@ static void test_no_way_around(void **state)
                 skip();
         assert_int_equal(run(try_seek, (struct attempt){.offset = 0, .writable = true}), -SIGSYS);
         assert_int_equal(run(try_map, (struct attempt){.writable = true}), -SIGSYS);
+        assert_int_equal(run(try_open, (struct attempt){.writable = true}), 0);
 }
 
 static void test_the_mover_can_log(void **state)
 {
         assert_int_equal(run(try_log, (struct attempt){.writable = true}), 0);
+}
+
+static void test_each_channel_may_have_a_thread(void **state)
+{
+        assert_int_equal(run(try_many_threads, (struct attempt){.writable = true}), 0);
 }
 
 static void test_memory_of_a_thread_can_be_given_back(void **state)
@@ -209,6 +244,7 @@ int main(void)
                 cmocka_unit_test(test_a_source_only_reads),
                 cmocka_unit_test(test_no_way_around),
                 cmocka_unit_test(test_the_mover_can_log),
+                cmocka_unit_test(test_each_channel_may_have_a_thread),
                 cmocka_unit_test(test_memory_of_a_thread_can_be_given_back),
         };
 
