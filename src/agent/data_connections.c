@@ -15,6 +15,7 @@
 #define PROBE_LIMIT_MS 300
 /* Paths that are down are tried again, and at most one channel is moved, this often. */
 #define RETURN_MS 1000
+#define FAR_US 5000         /* of round trip: no local network is that long */
 #define MAX_RETURN_MS 30000 /* for one that stood still again and again */
 #define MOVE_MS 2000
 #define BETTER_TO_MOVE 3 /* of the mover's stats in turn, two a second: single measurements swing */
@@ -100,6 +101,19 @@ static void all_connected(struct data_connections *c)
         connected(c, NULL);
 }
 
+/* Over a long distance bbr keeps the line full in spite of losses, and the queues before it short: cubic fills them, which adds to the
+ * pause. */
+static void suit_distance(struct data_connections *c, unsigned int channel, int fd)
+{
+        struct data_path *path = &c->paths.paths[c->paths.path_of[channel]];
+        uint64_t rtt_us = 0;
+        unsigned int mtu;
+
+        if (sock_measure_tcp(fd, &rtt_us, &mtu) == 0 && rtt_us >= FAR_US)
+                (void)sock_set_congestion(fd, "bbr"); /* where there is none the default does */
+        (void)sock_congestion(fd, path->congestion);
+}
+
 static void on_connected(void *userdata, unsigned int channel, int fd, struct error *error)
 {
         struct data_connections *c = userdata;
@@ -107,6 +121,7 @@ static void on_connected(void *userdata, unsigned int channel, int fd, struct er
         data_connector_free(TAKE_PTR(c->connectors[channel]));
         if (error)
                 return connected(c, error);
+        suit_distance(c, channel, fd);
         c->sockets[channel] = fd;
         if (++c->n_connected == c->paths.n_channels)
                 all_connected(c);
@@ -303,6 +318,8 @@ static void on_replacement(void *userdata, unsigned int channel, int fd, struct 
                 return;
         }
         c->lost &= ~bit;
+        if (fd >= 0)
+                suit_distance(c, channel, fd);
         replaced(c, channel, fd, error);
 }
 

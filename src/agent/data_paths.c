@@ -186,7 +186,8 @@ unsigned int data_paths_count_channels(const struct data_paths *paths, const uin
         uint64_t windows = 0;
 
         for (unsigned int i = 0; i < paths->n_paths && window_bytes > 0; i++)
-                windows += device_bytes_per_s[i] * paths->paths[i].rtt_us / 1000000 / window_bytes;
+                windows += MIN(device_bytes_per_s[i], DATA_PATHS_ASSUMED_BYTES_PER_S) *
+                           paths->paths[i].rtt_us / 1000000 / window_bytes;
         return (unsigned int)CLAMP(MAX((uint64_t)n, windows + 1), (uint64_t)1, (uint64_t)max);
 }
 
@@ -198,14 +199,14 @@ json_t *data_paths_document(const struct data_paths *paths)
                 const struct data_path *path = &paths->paths[i];
                 char address[64];
 
-                json_array_append_new(
-                        list, json_pack("{s:s, s:s, s:i, s:b, s:I, s:i, s:I, s:I, s:i, s:b}", "address",
-                                      sock_address_format(&path->address, address), "device", path->device,
-                                      "mtu", (int)path->mtu, "mtu_probed", path->probed, "rtt_us",
-                                      (json_int_t)path->rtt_us, "channels",
-                                      (int)data_paths_channels_on(paths, i), "bytes", (json_int_t)path->bytes,
-                                      "capacity_bps", (json_int_t)(path->bytes_per_s * 8), "lost",
-                                      (int)path->n_lost, "up", path->up));
+                json_array_append_new(list,
+                        json_pack("{s:s, s:s, s:i, s:b, s:I, s:s, s:i, s:I, s:I, s:i, s:b}", "address",
+                                sock_address_format(&path->address, address), "device", path->device, "mtu",
+                                (int)path->mtu, "mtu_probed", path->probed, "rtt_us",
+                                (json_int_t)path->rtt_us, "congestion_control", path->congestion, "channels",
+                                (int)data_paths_channels_on(paths, i), "bytes", (json_int_t)path->bytes,
+                                "capacity_bps", (json_int_t)(path->bytes_per_s * 8), "lost",
+                                (int)path->n_lost, "up", path->up));
         }
         return list;
 }

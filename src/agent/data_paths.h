@@ -22,9 +22,11 @@ struct data_path {
         bool probed;           /* the former */
         bool up;               /* false: connections cannot be made, or stood still */
         uint64_t rtt_us;
-        double bytes_per_s; /* capacity, estimated; 0: not known */
-        double busy;        /* part of the time that its channels wrote, of late; 0 to 1 */
-        uint64_t bytes;     /* sent */
+        char congestion
+                [SOCK_CONGESTION_SIZE]; /* how it is controlled on the newest connection; "": not known */
+        double bytes_per_s;             /* capacity, estimated; 0: not known */
+        double busy;                    /* part of the time that its channels wrote, of late; 0 to 1 */
+        uint64_t bytes;                 /* sent */
         unsigned int n_lost;
         uint64_t return_at_ms, return_delay_ms; /* when a path that stood still is tried again */
         uint64_t tried_last;                    /* number of the attempt */
@@ -51,8 +53,12 @@ bool data_paths_find_move(const struct data_paths *paths, unsigned int *ret_chan
 /* A channel that would be on `path`, which is down, if it was up. */
 unsigned int data_paths_find_returning(const struct data_paths *paths, unsigned int path);
 unsigned int data_paths_channels_on(const struct data_paths *paths, unsigned int path);
+/* What a path of unknown rate counts as at most: what a device can do says little about the path behind it, and too many connections
+ * on a slow long one keep seconds' worth of data on their way, in the end with the guest stopped. */
+#define DATA_PATHS_ASSUMED_BYTES_PER_S UINT64_C(62500000)
+
 /* So many channels that each one's window (bytes) suffices to fill the paths, whose devices carry device_bytes_per_s (0: not known)
- * each: rate times round trip, at least the usual number. 1 to `max`. */
+ * each, DATA_PATHS_ASSUMED_BYTES_PER_S at most: rate times round trip, at least the usual number. 1 to `max`. */
 unsigned int data_paths_count_channels(const struct data_paths *paths, const uint64_t *device_bytes_per_s,
         uint64_t window_bytes, unsigned int max);
 /* For the record: [{address, device, mtu, mtu_probed, rtt_us, channels, bytes, capacity_bps, lost, up}]; the caller's. */

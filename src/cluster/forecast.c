@@ -41,7 +41,7 @@
 /* As codec_choice.c and source.c have them. */
 #define USUAL_LEVEL "zstd-1"
 #define GAIN_TO_CHANGE 1.08
-#define GAIN_TO_PACK_LESS 1.5
+#define GAIN_TO_PACK_LESS 1.15
 /* So many migrations count as much as the model. */
 #define LESSON_WEIGHT 1.0
 #define LESSON_MAX 2.5
@@ -187,18 +187,20 @@ static double pass_time(const struct pace *p, double pages, double blocks)
 static const struct forecast_level *best_level(const struct pace *pace)
 {
         struct pace p = *pace;
-        double seconds[FORECAST_LEVELS_MAX], most = 1, bytes;
+        double seconds[FORECAST_LEVELS_MAX], bytes[FORECAST_LEVELS_MAX], most = 1;
         size_t usual = 0, best;
 
         for (size_t i = 0; i < p.guest->n_levels; i++) {
                 p.level = &p.guest->levels[i];
-                first_pass(&p, &seconds[i], &bytes, NULL);
+                first_pass(&p, &seconds[i], &bytes[i], NULL);
                 if (!strcmp(p.level->name, USUAL_LEVEL))
                         usual = i;
         }
         best = usual;
         for (size_t i = 0; i < p.guest->n_levels; i++) {
-                double gain = seconds[usual] / seconds[i] / (i < usual ? GAIN_TO_PACK_LESS : GAIN_TO_CHANGE);
+                double needed =
+                        i > usual ? GAIN_TO_CHANGE : GAIN_TO_PACK_LESS * MAX(bytes[i] / bytes[usual], 1.0);
+                double gain = seconds[usual] / seconds[i] / needed;
 
                 if (i != usual && gain > most) {
                         best = i;
@@ -222,7 +224,7 @@ static double pause_of(const struct pace *p, const struct forecast_path *path,
 static void simulate(const struct pace *pace, const struct forecast_path *path,
         const struct forecast_terms *terms, struct outcome *o)
 {
-        double budget = MAX(terms->max_pause_s - LOAD_S - 2 * path->rtt_s, 0.001);
+        double budget = MAX(terms->max_pause_s - LOAD_S - path->rtt_s, 0.001);
         double least = INFINITY, pass_s, bytes, pages = 0, blocks = 0, throttle = 0;
         unsigned int without_progress = 0;
         struct pace p = *pace;

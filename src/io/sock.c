@@ -288,6 +288,21 @@ int sock_measure_tcp(int fd, uint64_t *ret_rtt_us, unsigned int *ret_mtu)
         return 0;
 }
 
+int sock_set_congestion(int fd, const char *name)
+{
+        return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) < 0 ? -errno : 0;
+}
+
+int sock_congestion(int fd, char ret_name[static SOCK_CONGESTION_SIZE])
+{
+        socklen_t len = SOCK_CONGESTION_SIZE;
+
+        if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, ret_name, &len) < 0)
+                return -errno;
+        ret_name[SOCK_CONGESTION_SIZE - 1] = '\0';
+        return 0;
+}
+
 static const uint8_t *ip_of(const struct sockaddr *address)
 {
         if (address->sa_family == AF_INET6)

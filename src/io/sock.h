@@ -51,6 +51,12 @@ int sock_set_peer_limit(int fd, uint64_t limit_ms);
 /* What the kernel measured on a TCP connection: its round trip, and the largest packets that it sends. 0 or negative errno. */
 int sock_measure_tcp(int fd, uint64_t *ret_rtt_us, unsigned int *ret_mtu);
 
+/* The kernel's way to control congestion on a TCP connection, by name ("cubic", "bbr"). Setting: 0 or negative errno, -ENOENT where the
+ * kernel has no such way. */
+#define SOCK_CONGESTION_SIZE 16 /* the kernel's TCP_CA_NAME_MAX */
+int sock_set_congestion(int fd, const char *name);
+int sock_congestion(int fd, char ret_name[static SOCK_CONGESTION_SIZE]);
+
 /* Interfaces of this host that work, by the order of their addresses, that reach `address` without a router: up to `max` names. How many. */
 size_t sock_devices_on_link(const struct sock_address *address, char ret[][IFNAMSIZ], size_t max);
 /* Name of the interface that has a connected socket's local address; false when there is none. */

@@ -3,9 +3,10 @@
 
 /* A change must promise this much, so that noise does not make the level swing. */
 #define GAIN_TO_CHANGE 1.08
-/* And so much where it sends more bytes: those are other people's as well, and what the wire takes is measured too high while it is
- * not the bottleneck (at 1 Gbit/s a third of the moves fell to lz4 with 1.2, sent 7 % more and took 8 % longer). */
-#define GAIN_TO_PACK_LESS 1.5
+/* One that sends b times the bytes must promise so many times b: they are other people's as well, and what the wire takes is measured
+ * too high while it is not the bottleneck (at 1 Gbit/s, with 1.2 whatever the bytes, a third of the moves fell to lz4, sent 7 % more
+ * and took 8 % longer). */
+#define GAIN_TO_PACK_LESS 1.15
 /* A measurement over so many bytes counts as much as the guess. */
 #define GUESS_WEIGHT_BYTES (256 * 1024)
 /* What a measurement keeps of its weight with each call of codec_sample_add(): 3 % after a second. */
@@ -106,12 +107,17 @@ static double processor_rate(const struct codec_choice_input *input, double spee
                                            : speed * input->n_cores;
 }
 
-static double rate_of(const struct codec_choice_input *input, enum codec_level level, double speed_scale,
-        double ratio_scale)
+struct promise {
+        double rate;   /* guest bytes a second */
+        double packed; /* wire bytes for each guest byte */
+};
+
+static struct promise promise_of(const struct codec_choice_input *input, enum codec_level level,
+        double speed_scale, double ratio_scale)
 {
         const struct codec_sample *s = &input->samples[level];
         double speed = guesses[level].bytes_per_s;
-        double ratio = 1, plain_share = MIN(input->plain_share, 0.99);
+        double ratio = 1, plain_share = MIN(input->plain_share, 0.99), packed;
 
         if (level != CODEC_NONE) {
                 double weight = trust(s);
@@ -123,22 +129,29 @@ static double rate_of(const struct codec_choice_input *input, enum codec_level l
                         ratio = blend(ratio, measured_ratio(s), weight);
                 }
         }
-        return MIN(processor_rate(input, speed) / (1 - plain_share),
-                (double)input->wire_bytes_per_s / (plain_share + (1 - plain_share) / ratio));
+        packed = plain_share + (1 - plain_share) / ratio;
+        return (struct promise){.rate = MIN(processor_rate(input, speed) / (1 - plain_share),
+                                        (double)input->wire_bytes_per_s / packed),
+                .packed = packed};
 }
 
 enum codec_level codec_choose(const struct codec_choice_input *input)
 {
         double speed_scale, ratio_scale, best_rate;
+        struct promise present;
         enum codec_level best = input->current, next;
 
         if (input->wire_bytes_per_s == 0)
                 return input->current;
         scale_of(input, &speed_scale, &ratio_scale);
-        best_rate = rate_of(input, best, speed_scale, ratio_scale);
+        present = promise_of(input, best, speed_scale, ratio_scale);
+        best_rate = present.rate;
         for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++) {
-                double rate = rate_of(input, i, speed_scale, ratio_scale) /
-                              (i > input->current ? GAIN_TO_CHANGE : GAIN_TO_PACK_LESS);
+                struct promise promise = promise_of(input, i, speed_scale, ratio_scale);
+                double needed = i > input->current
+                                        ? GAIN_TO_CHANGE
+                                        : GAIN_TO_PACK_LESS * MAX(promise.packed / present.packed, 1.0);
+                double rate = promise.rate / needed;
 
                 if (i != input->current && allowed(input, i) && rate > best_rate) {
                         best = i;

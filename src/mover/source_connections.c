@@ -17,6 +17,8 @@
  * not fit the memory that a mover may have. zstd finds little more in 256 KiB than in 64. */
 #define MANY_CHANNELS 8
 #define SMALL_FRAME_BYTES (64 * 1024)
+/* And where one on each channel takes the wire longer than this. */
+#define FRAMES_MS 40
 /* Nothing was acknowledged for so long, or for so many round trips, though the kernel sent it twice again. Others on the same path
  * that go on mean that packets get lost, rather than the path: then there is more time. */
 #define STALL_MS 1000
@@ -26,6 +28,13 @@
 /* A connection goes on when something was acknowledged within this. */
 #define ALIVE_MS 500
 
+size_t source_frame_bytes(const struct source *source, uint64_t frames_per_s)
+{
+        bool slow = frames_per_s > 0 && frames_per_s * FRAMES_MS / 1000 < source->n_channels;
+
+        return slow || source->n_channels > MANY_CHANNELS ? SMALL_FRAME_BYTES : WIRE_STRIPE_BYTES;
+}
+
 int source_take_connections(struct source *source, struct control_message *message, size_t first, size_t n,
         struct error **ret_error)
 {
@@ -33,7 +42,7 @@ int source_take_connections(struct source *source, struct control_message *messa
         const int one = 1;
 
         source->n_channels = (unsigned int)n;
-        source->frame_bytes = n > MANY_CHANNELS ? SMALL_FRAME_BYTES : WIRE_STRIPE_BYTES;
+        source->frame_bytes = source_frame_bytes(source, 0);
         for (unsigned int i = 0; i < n; i++) {
                 struct sender *sender = &source->senders[i];
                 int fd = TAKE_FD(message->fds[first + i]);

@@ -167,7 +167,7 @@ struct source {
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
         struct sender senders[WIRE_MAX_CHANNELS];
         unsigned int n_channels;
-        size_t frame_bytes; /* of pages in a batch, and in a frame, at most */
+        atomic_size_t frame_bytes; /* of pages in a batch, and in a frame, at most */
         pthread_t reader;
         bool reader_started;
         uint32_t features; /* offered; fixed before the threads start */
@@ -270,6 +270,9 @@ int source_settle_siblings(struct sender *sender, struct error **ret_error);
 /* Descriptors of the start message from `first` on: a connection for each channel, and which path each is on. */
 int source_take_connections(struct source *source, struct control_message *message, size_t first, size_t n,
         struct error **ret_error);
+/* Largest frame that is good for so many channels on a wire that takes so many of WIRE_STRIPE_BYTES a second, packed; 0: not known. Small
+ * ones pack a little less, but keep memory and what is on its way bounded. */
+size_t source_frame_bytes(const struct source *source, uint64_t frames_per_s);
 /* op channel: a connection in the place of a lost one, or of one that is to be given up for it. */
 int source_take_connection(struct source *source, struct control_message *message, struct error **ret_error);
 /* Tells the agent of channels that lost their connection. */

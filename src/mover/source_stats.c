@@ -71,7 +71,8 @@ static uint64_t sum(struct source *source, size_t counter_offset)
 }
 #define SUM(source, member) sum(source, offsetof(struct sender_counters, member))
 
-/* Bytes that the kernel still holds for the peer, acknowledged or not. */
+/* Bytes that the kernel still holds for the peer, acknowledged or not. The round trip is the shortest that was seen: what queues on
+ * the way add is in the bytes. */
 static uint64_t socket_backlog(struct source *source, uint64_t *ret_rtt_us)
 {
         uint64_t total = 0;
@@ -84,7 +85,7 @@ static uint64_t socket_backlog(struct source *source, uint64_t *ret_rtt_us)
                 if (ioctl(source->senders[i].wake_fd, SIOCOUTQ, &pending) == 0)
                         total += (uint64_t)pending;
                 if (i == 0 && getsockopt(source->senders[0].wake_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
-                        *ret_rtt_us = info.tcpi_rtt;
+                        *ret_rtt_us = info.tcpi_min_rtt > 0 ? info.tcpi_min_rtt : info.tcpi_rtt;
         }
         return total;
 }
@@ -234,6 +235,8 @@ static void bound_buffers(struct source_stats *stats)
 {
         struct source *source = stats->source;
         uint64_t backlog = socket_backlog(source, &stats->rtt_us);
+        /* A line that is full holds so much, and not for longer than the trips that are counted apart. */
+        uint64_t on_the_way = stats->choice.wire_bytes_per_s * stats->rtt_us / 1000000;
         uint64_t queued = batch_pool_under_way(&source->pool) + stream_backlog(source);
         /* Guest bytes become wire bytes in this proportion. */
         double ratio = stats->retired_bytes_per_s > 0
@@ -243,9 +246,12 @@ static void bound_buffers(struct source_stats *stats)
         int low_water = (int)CLAMP(stats->choice.wire_bytes_per_s * SOCKET_MS / 1000 / source->n_channels,
                 (uint64_t)MIN_SOCKET_BYTES, (uint64_t)MAX_SOCKET_BYTES);
 
-        stats->buffered_bytes = backlog + (uint64_t)((double)queued * ratio);
+        stats->buffered_bytes = backlog - MIN(backlog, on_the_way) + (uint64_t)((double)queued * ratio);
         stats->drain_ms = switchover_drain_ms(
                 stats->buffered_bytes, stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s);
+        if (stats->retired_bytes_per_s > 0)
+                source->frame_bytes =
+                        source_frame_bytes(source, stats->retired_bytes_per_s / WIRE_STRIPE_BYTES);
         if (stats->retired_bytes_per_s > 0)
                 batch_pool_set_limit(&source->pool,
                         MAX((size_t)MIN_QUEUE_BYTES, stats->retired_bytes_per_s * QUEUE_MS / 1000));

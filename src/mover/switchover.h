@@ -5,7 +5,7 @@
  *
  * QEMU stops the guest when its remaining bytes fit into downtime-limit x the rate that it measures on its
  * socket (migration/migration.c, every 100 ms). Our backpressure makes that rate the true one, so the mover
- * only has to say which part of the pause is left for memory: the user's bound minus what is buffered, the
+ * only has to say which part of the pause is left for memory: the user's bound and one round trip, minus what is buffered, the
  * trips over the network and the loading of the device state. It begins with a small part of that, because
  * most guests fit into it after a pass or two, and allows more with each pass that brings no progress. */
 
@@ -16,8 +16,8 @@ struct switchover_status {
         uint64_t dirty_sync_count;
         double qemu_bytes_per_s;       /* what QEMU measured; 0: not known */
         uint64_t possible_bytes_per_s; /* switchover_possible_rate() */
-        uint64_t drain_ms;             /* to empty our buffers */
-        uint64_t rtt_us;
+        uint64_t drain_ms;             /* to empty our buffers, and the queues on the way */
+        uint64_t rtt_us;               /* without queues */
 };
 
 struct switchover {

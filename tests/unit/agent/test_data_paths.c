@@ -149,7 +149,8 @@ static void test_nothing_moves_to_a_path_that_is_down(void **state)
 static void test_long_fast_links_get_more_channels(void **state)
 {
         struct data_paths one = paths_of(1, NULL), two = paths_of(2, NULL);
-        const uint64_t gigabit[] = {125000000, 125000000}, ten_gigabit[] = {1250000000};
+        const uint64_t gigabit[] = {125000000, 125000000}, hundred_megabit[] = {12500000},
+                       ten_gigabit[] = {1250000000};
 
         one.paths[0].rtt_us = 200;
         two.paths[0].rtt_us = two.paths[1].rtt_us = 200;
@@ -157,7 +158,11 @@ static void test_long_fast_links_get_more_channels(void **state)
         assert_int_equal(data_paths_count_channels(&two, gigabit, 3 << 20, 64), 4);
         assert_int_equal(data_paths_count_channels(&two, gigabit, 3 << 20, 2), 2);
         one.paths[0].rtt_us = 150000;
-        assert_int_equal(data_paths_count_channels(&one, ten_gigabit, 3 << 20, 64), 60);
+        assert_int_equal(data_paths_count_channels(&one, hundred_megabit, 3 << 20, 64), 3);
+        assert_int_equal(data_paths_count_channels(&one, gigabit, 3 << 20, 64), 3);
+        assert_int_equal(data_paths_count_channels(&one, gigabit, 1 << 20, 64), 9);
+        /* What is behind it? */
+        assert_int_equal(data_paths_count_channels(&one, ten_gigabit, 1 << 20, 64), 9);
         assert_int_equal(data_paths_count_channels(&one, ten_gigabit, 0, 64), 3); /* no telling */
         assert_int_equal(data_paths_count_channels(&one, (const uint64_t[]){0}, 3 << 20, 64), 3);
 }
