@@ -18,6 +18,9 @@
 #include "mover/source_internal.h"
 #include "mover/source_stats.h"
 
+/* What the first pass may have in advance: 24 MiB, touched only as they are needed. */
+#define FIRST_PASS_BATCHES 96
+
 /* After an abort the peer gets this long to take the ABORT frame. */
 #define ABORT_GRACE_MS 300
 
@@ -89,8 +92,9 @@ static int set_up(struct source *source, struct error **ret_error)
         source->pace_bytes_per_s = source->start.rate_limit_bps / 8;
         if (getrandom(source->secret, sizeof(source->secret), 0) != sizeof(source->secret))
                 return error_from_errno(ret_error, errno, "Cannot make a random key");
-        /* What the senders hold at a time, what their queues hold, what the reader fills. */
-        r = batch_pool_init(&source->pool, 3 * (unsigned int)MAX(source->start_message.n_fds, 4u) + 4);
+        /* What the senders hold at a time, what their queues hold, what the reader fills; and what the first pass has in advance. */
+        r = batch_pool_init(&source->pool,
+                3 * (unsigned int)MAX(source->start_message.n_fds, 4u) + 4 + FIRST_PASS_BATCHES);
         if (r < 0)
                 return error_from_errno(ret_error, r, "Cannot set up the batches");
         for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++) {

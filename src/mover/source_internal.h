@@ -174,7 +174,9 @@ struct source {
         bool fixed_codec;  /* not "auto"; fixed before the threads start */
 
         atomic_bool stopping;
-        atomic_bool handed_off;             /* main: the vote may be sent */
+        atomic_bool handed_off; /* main: the vote may be sent */
+        atomic_bool
+                first_pass; /* reader: QEMU goes through the guest's memory for the first time, and is not near its end */
         atomic_bool device_state;           /* reader: seen */
         atomic_bool committed;              /* sender 0: COMMIT goes out */
         atomic_uint n_up;                   /* senders whose HELLO was answered */

@@ -22,6 +22,12 @@
 /* Silence that counts as the end of a stream without a closing description. */
 #define SILENT_END_MS 400
 
+/* So near to the end of the first pass nothing is to be under way any more but what keeps the wire busy: once the guest is stopped it
+ * would be part of the pause. Small enough to be read while that goes out. */
+#define TAIL_BYTES (UINT64_C(64) << 20)
+#define TAIL_PART 16
+#define TAIL_QUEUE_BYTES (2 * BATCH_DATA_BYTES)
+
 enum return_path_message { RETURN_SHUT = 1, RETURN_PONG = 2 }; /* migration/migration.h */
 
 struct reader {
@@ -29,6 +35,7 @@ struct reader {
         struct stream_parser *parser;
         struct batch *partial[WIRE_MAX_CHANNELS]; /* pages */
         struct batch *bytes;                      /* skeleton or device state, for channel 0 */
+        uint64_t last_page, tail_page;            /* of the first pass */
         bool voted;
         uint64_t last_read_ms;
         bool something_partial;
@@ -80,13 +87,29 @@ static void flush_partial(struct reader *reader)
         reader->something_partial = false;
 }
 
+/* Before a page is taken in. */
+static void look_for_tail(struct reader *reader, uint64_t page)
+{
+        struct source *source = reader->source;
+
+        if (!source->first_pass || (page < reader->tail_page && page >= reader->last_page)) {
+                reader->last_page = page;
+                return;
+        }
+        source->first_pass = false;
+        flush_partial(reader);
+        batch_pool_drain(&source->pool, TAIL_QUEUE_BYTES);
+}
+
 static int on_page(void *userdata, uint64_t page, const uint8_t *data)
 {
         struct reader *reader = userdata;
         unsigned int channel = wire_page_channel(page, reader->source->n_channels);
         struct batch *batch;
-        int r = batch_for_pages(reader, channel, &batch);
+        int r;
 
+        look_for_tail(reader, page);
+        r = batch_for_pages(reader, channel, &batch);
         if (r < 0)
                 return r;
         batch->entries[batch->n_entries++] = page;
@@ -102,8 +125,10 @@ static int on_zero_page(void *userdata, uint64_t page)
         struct reader *reader = userdata;
         unsigned int channel = wire_page_channel(page, reader->source->n_channels);
         struct batch *batch;
-        int r = batch_for_pages(reader, channel, &batch);
+        int r;
 
+        look_for_tail(reader, page);
+        r = batch_for_pages(reader, channel, &batch);
         if (r < 0)
                 return r;
         batch->entries[batch->n_entries++] = page | BATCH_ZERO;
@@ -307,6 +332,9 @@ void *source_reader_main(void *userdata)
 
         if (r >= 0)
                 r = stream_parser_new(&config, &ops, &reader, &parser, &error);
+        reader.tail_page = ram_pages(&source->ram);
+        reader.tail_page -= MIN(reader.tail_page / TAIL_PART, TAIL_BYTES / WIRE_PAGE_SIZE);
+        source->first_pass = !config.tunnel;
         reader.buffer = buffer;
         reader.parser = parser;
         if (r >= 0 && config.tunnel)

@@ -17,6 +17,9 @@
 /* Time's worth of data under way between reader and wire, and unsent in the sockets: long enough to keep the
  * wire busy, short enough that QEMU sees the wire's rate (docs/internals/qemu-stream.md, "Backpressure"). */
 #define QUEUE_MS 60
+/* In the first pass more of it may be under way, which the wire lives on while QEMU goes through zero pages. The reader lets it drain
+ * before the pass ends. */
+#define FIRST_PASS_QUEUE_MS 200
 #define SOCKET_MS 20
 #define MIN_QUEUE_BYTES (2 * BATCH_DATA_BYTES)
 #define MIN_SOCKET_BYTES (16 * 1024)
@@ -254,7 +257,9 @@ static void bound_buffers(struct source_stats *stats)
                         source_frame_bytes(source, stats->retired_bytes_per_s / WIRE_STRIPE_BYTES);
         if (stats->retired_bytes_per_s > 0)
                 batch_pool_set_limit(&source->pool,
-                        MAX((size_t)MIN_QUEUE_BYTES, stats->retired_bytes_per_s * QUEUE_MS / 1000));
+                        MAX((size_t)MIN_QUEUE_BYTES,
+                                stats->retired_bytes_per_s *
+                                        (source->first_pass ? FIRST_PASS_QUEUE_MS : QUEUE_MS) / 1000));
         for (unsigned int i = 0; i < source->n_channels; i++)
                 (void)setsockopt(source->senders[i].wake_fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low_water,
                         sizeof(low_water));
@@ -268,7 +273,9 @@ static void decide_switchover(struct source_stats *stats)
                 return;
         stats->status.possible_bytes_per_s = switchover_possible_rate(
                 stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s, stats->retired_bytes_per_s);
-        stats->status.drain_ms = stats->drain_ms;
+        /* What the first pass has in advance is gone before it ends. */
+        stats->status.drain_ms =
+                stats->source->first_pass ? MIN(stats->drain_ms, (uint64_t)QUEUE_MS) : stats->drain_ms;
         stats->status.rtt_us = stats->rtt_us;
         limit_ms = switchover_update(&stats->switchover, &stats->status);
         /* Small steps are not worth a command. */

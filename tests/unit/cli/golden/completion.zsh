@@ -22,7 +22,7 @@ _drover_options() {
     'host confirm-down') echo '--yes ' ;;
     'host remove') echo '--force ' ;;
     'vm list') echo '--host --power ' ;;
-    'vm create') echo '--cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --start ' ;;
+    'vm create') echo '--cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --keep-free-pages --datastore --label --host --start ' ;;
     'vm start') echo '--host ' ;;
     'vm stop') echo '--force --patience ' ;;
     'vm console') echo '--tail ' ;;
