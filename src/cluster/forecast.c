@@ -272,10 +272,19 @@ static double cores_of(const struct forecast_guest *g)
         return g->idle_cores < 0 ? most : CLAMP(g->idle_cores, MIN(0.5, most), most);
 }
 
-/* With `load` others that want a processor, one more gets so much less. */
+/* 0 to 1: how far there is none idle. */
+static double saturation(const struct forecast_guest *g)
+{
+        return g->idle_cores < 0 ? 0 : 1 - MIN(g->idle_cores / 2, 1.0);
+}
+
+/* With `load` others that want a processor, one more gets so much less. But the load is a minute's average: where processors were
+ * idle just now it tells of what has ended. */
 static double slowness(const struct forecast_guest *g)
 {
-        return MAX(1.0, pow((1 + g->load) / MAX(g->cores, 1.0), SLOWNESS_EXPONENT));
+        double slow = pow((1 + g->load) / MAX(g->cores, 1.0), SLOWNESS_EXPONENT);
+
+        return g->idle_cores < 0 ? MAX(1.0, slow) : 1 + MAX(0.0, slow - 1) * saturation(g);
 }
 
 static struct pace pace_of(const struct forecast_guest *guest, const struct forecast_path *path,
@@ -286,7 +295,7 @@ static struct pace pace_of(const struct forecast_guest *guest, const struct fore
                 .wire = terms->rate_limit > 0 ? MIN(wire, terms->rate_limit) : wire,
                 .slow = slowness(guest) / faster,
                 .cores = cores_of(guest) * faster * CODEC_SHARE,
-                .saturated = guest->idle_cores < 0 ? 0 : 1 - MIN(guest->idle_cores / 2, 1.0),
+                .saturated = saturation(guest),
                 .dirtying = 1};
 
         p.slow = MAX(p.slow, 1 / faster);

@@ -21,7 +21,7 @@
 #define MAX_PAUSE_MS_DEFAULT 300
 /* The newest migrations between two hosts that say what their path carries. */
 #define PAST_MAX 5
-#define PREPARE_MS_DEFAULT 900.0
+#define PREPARE_MS_DEFAULT 300.0
 #define PREPARE_SPREAD_DEFAULT 0.5
 #define PREPARE_SPREAD_KNOWN 0.3
 #define PROBE_SPREAD 0.12

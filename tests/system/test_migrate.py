@@ -39,6 +39,15 @@ def test_busy_guest_moves_with_its_session(busy_vm, lab):
     assert 0 < result["pause_ms"] < result["total_ms"]
 
 
+@pytest.mark.parametrize("channels", [1, 16, 64])
+def test_any_number_of_channels(busy_vm, lab, channels):
+    to = other(busy_vm.host())
+    result = busy_vm.migrate(to, "--verify", "--channels", str(channels))
+    busy_vm.verify()
+    check_arrived(busy_vm, to, lab)
+    assert result["verified"] and result["channels"] == channels
+
+
 def test_many_moves_back_and_forth(busy_vm, lab, request):
     """One guest, one boot, one TCP connection through all of them."""
     session = busy_vm.session()
