@@ -269,6 +269,18 @@ static void score_counts_what_lay_in_the_range(void **data)
         json_decref(records);
 }
 
+static void load_counts_where_no_processor_is_idle(void **data)
+{
+        struct forecast_guest g = guest(1 * MB, 64 * MB);
+        double quiet = run(&g, &gigabit, &usual).total_s.expected, ended, now;
+
+        g.load = 12;
+        ended = run(&g, &gigabit, &usual).total_s.expected;
+        g.idle_cores = 0;
+        now = run(&g, &gigabit, &usual).total_s.expected;
+        assert_true(ended == quiet && now > quiet * 1.2);
+}
+
 static json_t *records_of(const double *outcomes, size_t n)
 {
         json_t *records = json_array();
@@ -351,6 +363,7 @@ int main(void)
                 cmocka_unit_test(a_long_round_trip_lengthens_the_pause),
                 cmocka_unit_test(what_the_agent_sent_is_read_and_nonsense_refused),
                 cmocka_unit_test(score_counts_what_lay_in_the_range),
+                cmocka_unit_test(load_counts_where_no_processor_is_idle),
                 cmocka_unit_test(lessons_correct_and_grow_with_what_was_seen),
                 cmocka_unit_test(what_was_learned_is_not_learned_twice),
                 cmocka_unit_test(absurd_records_teach_little),
