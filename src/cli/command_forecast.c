@@ -74,6 +74,10 @@ static void print_destination(const struct cli *cli, const json_t *to)
                 number_of(to, "path.rtt_us") / 1000);
         output_text(cli->out, method, false);
         fputc('\n', cli->out);
+        if (number_of(to, "learned.migrations") > 0)
+                fprintf(cli->out, "  %-14sby what %.0f earlier migration%s took\n", "corrected",
+                        number_of(to, "learned.migrations"),
+                        number_of(to, "learned.migrations") > 1 ? "s" : "");
         print_line(cli, "ends by itself", json_is_true(output_lookup(to, "converges")) ? "yes" : "no");
         print_line(cli, "because", text_of(to, "reason"));
         print_line(cli, "way out", text_of(to, "way_out"));
