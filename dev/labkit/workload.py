@@ -243,7 +243,7 @@ class Workload:
             return status if status["progress"].get("bytes_wire", 0) >= size or status["finished"] else None
         return wait_for(f"task {name} to have sent {size} bytes", there, timeout_s, 0.02)
 
-    def wait_lost(self, name, n, timeout_s=60):
+    def wait_replaced(self, name, n, timeout_s=60):
         """Until a migration has replaced n connections (or is over)."""
         def there():
             status = self.task(name)["status"]

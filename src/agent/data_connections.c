@@ -105,12 +105,14 @@ static void all_connected(struct data_connections *c)
  * pause. */
 static void suit_distance(struct data_connections *c, unsigned int channel, int fd)
 {
+        static bool
+                has_no_bbr; /* asked once: the kernel looks for a module each time, and the default does as well */
         struct data_path *path = &c->paths.paths[c->paths.path_of[channel]];
         uint64_t rtt_us = 0;
         unsigned int mtu;
 
-        if (sock_measure_tcp(fd, &rtt_us, &mtu) == 0 && rtt_us >= FAR_US)
-                (void)sock_set_congestion(fd, "bbr"); /* where there is none the default does */
+        if (!has_no_bbr && sock_measure_tcp(fd, &rtt_us, &mtu) == 0 && rtt_us >= FAR_US)
+                has_no_bbr = sock_set_congestion(fd, "bbr") == -ENOENT;
         (void)sock_congestion(fd, path->congestion);
 }
 

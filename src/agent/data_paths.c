@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/data_paths.h"
 
+/* A path counts as no faster than this when channels are counted: what its device can do says little about what is behind, and too many
+ * connections on a slow long path keep seconds' worth of data on their way, in the end with the guest stopped. */
+#define ASSUMED_BYTES_PER_S UINT64_C(62500000)
 #define DEFAULT_CHANNELS 3
 #define CHANNELS_A_PATH 2
 /* What a channel's move must promise, and how busy the path must be that it leaves: a path that waits for something else
@@ -186,8 +189,8 @@ unsigned int data_paths_count_channels(const struct data_paths *paths, const uin
         uint64_t windows = 0;
 
         for (unsigned int i = 0; i < paths->n_paths && window_bytes > 0; i++)
-                windows += MIN(device_bytes_per_s[i], DATA_PATHS_ASSUMED_BYTES_PER_S) *
-                           paths->paths[i].rtt_us / 1000000 / window_bytes;
+                windows += MIN(device_bytes_per_s[i], ASSUMED_BYTES_PER_S) * paths->paths[i].rtt_us /
+                           1000000 / window_bytes;
         return (unsigned int)CLAMP(MAX((uint64_t)n, windows + 1), (uint64_t)1, (uint64_t)max);
 }
 

@@ -53,13 +53,9 @@ bool data_paths_find_move(const struct data_paths *paths, unsigned int *ret_chan
 /* A channel that would be on `path`, which is down, if it was up. */
 unsigned int data_paths_find_returning(const struct data_paths *paths, unsigned int path);
 unsigned int data_paths_channels_on(const struct data_paths *paths, unsigned int path);
-/* What a path of unknown rate counts as at most: what a device can do says little about the path behind it, and too many connections
- * on a slow long one keep seconds' worth of data on their way, in the end with the guest stopped. */
-#define DATA_PATHS_ASSUMED_BYTES_PER_S UINT64_C(62500000)
-
 /* So many channels that each one's window (bytes) suffices to fill the paths, whose devices carry device_bytes_per_s (0: not known)
- * each, DATA_PATHS_ASSUMED_BYTES_PER_S at most: rate times round trip, at least the usual number. 1 to `max`. */
+ * each, 500 Mbit/s at most: rate times round trip, at least the usual number. 1 to `max`. */
 unsigned int data_paths_count_channels(const struct data_paths *paths, const uint64_t *device_bytes_per_s,
         uint64_t window_bytes, unsigned int max);
-/* For the record: [{address, device, mtu, mtu_probed, rtt_us, channels, bytes, capacity_bps, lost, up}]; the caller's. */
+/* For the record: [{address, device, mtu, mtu_probed, rtt_us, congestion_control, channels, bytes, capacity_bps, lost, up}]; the caller's. */
 json_t *data_paths_document(const struct data_paths *paths);

@@ -298,7 +298,6 @@ static struct pace pace_of(const struct forecast_guest *guest, const struct fore
                 .saturated = saturation(guest),
                 .dirtying = 1};
 
-        p.slow = MAX(p.slow, 1 / faster);
         p.dirtying = 1 / (1 + TAKEN_FROM_GUEST * p.saturated);
         p.stream = STREAM_BYTES_PER_S / p.slow;
 
@@ -362,7 +361,7 @@ static double median(double *values, size_t n)
         return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
-static struct forecast_factor learn_kind(const json_t *records, const char *kind)
+static struct forecast_factor learn_kind(const json_t *records, const char *kind, size_t *n_learned)
 {
         double needed[FORECAST_RECORDS_MAX], middle, weight;
         size_t n = 0;
@@ -378,6 +377,7 @@ static struct forecast_factor learn_kind(const json_t *records, const char *kind
                 if (expected > 0 && outcome > 0)
                         needed[n++] = outcome / expected;
         }
+        *n_learned = MAX(*n_learned, n);
         if (n == 0)
                 return (struct forecast_factor){1, 1, 1};
         middle = median(needed, n);
@@ -389,9 +389,12 @@ static struct forecast_factor learn_kind(const json_t *records, const char *kind
 
 void forecast_learn(const json_t *records, struct forecast_lesson *ret_lesson)
 {
-        *ret_lesson = (struct forecast_lesson){learn_kind(records, "total_ms"),
-                learn_kind(records, "pause_ms"), learn_kind(records, "bytes_wire"),
-                MIN(json_array_size(records), (size_t)FORECAST_RECORDS_MAX)};
+        size_t n = 0;
+
+        ret_lesson->total = learn_kind(records, "total_ms", &n);
+        ret_lesson->pause = learn_kind(records, "pause_ms", &n);
+        ret_lesson->bytes = learn_kind(records, "bytes_wire", &n);
+        ret_lesson->n = n;
 }
 
 static void correct(struct forecast_range *range, const struct forecast_factor *by)

@@ -269,7 +269,8 @@ static double input_number(const json_t *input, const char *key, double otherwis
 }
 
 static int forecast_to(struct manager *manager, const json_t *vm, const json_t *input, const json_t *measured,
-        const char *to_name, json_t **ret_forecast, struct error **ret_error)
+        const struct forecast_lesson *lesson, const char *to_name, json_t **ret_forecast,
+        struct error **ret_error)
 {
         const json_t *host = inventory_host(manager->inventory, to_name);
         const json_t *probed = path_to(json_object_get(measured, "paths"), json_text(host, "uid"));
@@ -283,7 +284,6 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
                 .prepare_spread = anywhere.prepare_ms > 0 ? PREPARE_SPREAD_KNOWN : PREPARE_SPREAD_DEFAULT};
         struct forecast_guest guest;
         struct forecast_path path;
-        struct forecast_lesson lesson = lesson_for(manager, vm);
         struct forecast forecast;
         json_t *doc, *path_doc = NULL;
         int r = forecast_read_guest(json_object_get(measured, "sample"), &guest, ret_error);
@@ -302,8 +302,8 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
                 return -ENETUNREACH;
         }
         forecast_run(&guest, &path, &terms, &forecast);
-        forecast_correct(&forecast, &lesson);
-        doc = forecast_to_json(&forecast, &path, &terms, &lesson);
+        forecast_correct(&forecast, lesson);
+        doc = forecast_to_json(&forecast, &path, &terms, lesson);
         if (!doc || json_object_set_new(doc, "to", json_string(to_name)) < 0 ||
                 json_object_set_new(doc, "path", path_doc) < 0 ||
                 json_object_set_new(doc, "max_pause_ms", json_real(terms.max_pause_s * 1000)) < 0 ||
@@ -318,6 +318,7 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
 static json_t *forecast_all(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t *measured, const json_t *to)
 {
+        struct forecast_lesson lesson = lesson_for(manager, vm);
         json_t *list = json_array(), *name;
         size_t i;
 
@@ -325,7 +326,8 @@ static json_t *forecast_all(struct manager *manager, const json_t *vm, const jso
                 _cleanup_error_ struct error *error = NULL;
                 json_t *doc = NULL;
 
-                if (forecast_to(manager, vm, input, measured, json_string_value(name), &doc, &error) < 0) {
+                if (forecast_to(manager, vm, input, measured, &lesson, json_string_value(name), &doc,
+                            &error) < 0) {
                         _cleanup_error_ struct error *named = error ? error_with_names(manager, error) : NULL;
 
                         doc = json_pack(
@@ -341,13 +343,15 @@ json_t *forecasts_for_migration(
 {
         json_t *measured = json_object_get(manager->forecasts->measured, json_text(vm, "uid"));
         _cleanup_error_ struct error *error = NULL;
+        struct forecast_lesson lesson;
         json_t *doc = NULL;
 
         if (!measured ||
                 clock_unix_ms(manager->clock) - (int64_t)number_at(measured, "taken_unix_ms") > RECENT_MS ||
                 strcmp(json_text(measured, "from"), json_text(json_status(vm), "host")))
                 return NULL;
-        (void)forecast_to(manager, vm, input, measured, to_name, &doc, &error);
+        lesson = lesson_for(manager, vm);
+        (void)forecast_to(manager, vm, input, measured, &lesson, to_name, &doc, &error);
         return doc;
 }
 

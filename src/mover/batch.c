@@ -80,14 +80,6 @@ size_t batch_pool_under_way(struct batch_pool *pool)
         return bytes;
 }
 
-void batch_pool_drain(struct batch_pool *pool, size_t limit_bytes)
-{
-        pthread_mutex_lock(&pool->lock);
-        while (!pool->stopped && pool->bytes_under_way > limit_bytes)
-                pthread_cond_wait(&pool->changed, &pool->lock);
-        pthread_mutex_unlock(&pool->lock);
-}
-
 void batch_pool_stop(struct batch_pool *pool)
 {
         pthread_mutex_lock(&pool->lock);

@@ -52,8 +52,6 @@ struct batch *batch_pool_get(struct batch_pool *pool);
 void batch_pool_put(struct batch_pool *pool, struct batch *batch);
 void batch_pool_set_limit(struct batch_pool *pool, size_t limit_bytes);
 size_t batch_pool_under_way(struct batch_pool *pool);
-/* Waits until at most limit_bytes are under way, or the pool is stopped. */
-void batch_pool_drain(struct batch_pool *pool, size_t limit_bytes);
 /* Wakes and refuses everyone. */
 void batch_pool_stop(struct batch_pool *pool);
 

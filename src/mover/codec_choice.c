@@ -148,7 +148,7 @@ enum codec_level codec_choose(const struct codec_choice_input *input)
         best_rate = present.rate;
         for (enum codec_level i = 0; i < N_CODEC_LEVELS; i++) {
                 struct promise promise = promise_of(input, i, speed_scale, ratio_scale);
-                double needed = i > input->current
+                double needed = i > input->current || input->must_converge
                                         ? GAIN_TO_CHANGE
                                         : GAIN_TO_PACK_LESS * MAX(promise.packed / present.packed, 1.0);
                 double rate = promise.rate / needed;

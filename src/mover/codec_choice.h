@@ -26,6 +26,7 @@ struct codec_choice_input {
         double total_cores;        /* of the host; with other_s_per_byte */
         double other_s_per_byte; /* processor time that goes with each byte packed besides packing it, when there is none to spare: reading,
                                       placing, the guest, QEMU; 0: there is some to spare */
+        bool must_converge; /* the guest changes faster than it is sent: what that costs in bytes does not count */
         double plain_share; /* of the bytes, 0 to 1: not worth packing */
         uint32_t features;  /* WIRE_FEATURE_* */
 };

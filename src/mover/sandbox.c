@@ -132,7 +132,7 @@ static int add_rules(scmp_filter_ctx filter, const int *listen_fds, size_t n_lis
                         SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
         if (r == 0)
                 r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-        /* No file is opened here. That glibc has a reason of its own to try must not cost a migration. */
+        /* No file is opened here. Should glibc have a reason of its own to try that we do not know of, it must not cost a migration. */
         if (r == 0)
                 r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0);
         if (r == 0)

@@ -47,6 +47,7 @@ struct receiver {
         uint8_t *packed, *recalled;        /* WIRE_STRIPE_BYTES each; made when they are needed */
         uint64_t recalled_stripe;          /* which is in `recalled` */
         struct content_digester *digester; /* NULL: nothing is shared */
+        unsigned int n_in_vain;            /* frames in turn whose patience was of no use */
         uint64_t waited_ms;                /* for pages of others, in all */
         uint64_t shared_last;              /* newest page that was shared */
         bool later_pass;                   /* what comes now is of no use to others */

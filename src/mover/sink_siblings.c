@@ -16,6 +16,9 @@
 #define PATIENCE_MS 300
 #define FRAME_PATIENCE_MS 500
 #define TOTAL_PATIENCE_MS 10000
+/* After so many frames in turn for which it was in vain there is none any more: who promised them is gone, and it may be the stopped
+ * guest that waits. */
+#define MAX_IN_VAIN 2
 #define LOOK_NS 1000000
 
 void sink_share(struct receiver *receiver, const uint8_t *page)
@@ -60,7 +63,9 @@ int sink_place_siblings(struct receiver *receiver, struct error **ret_error)
         struct sink *sink = receiver->sink;
         struct buf *missing = &sink->channels[receiver->number].missing;
         size_t first_missing = missing->len;
-        uint64_t left_ms = MIN((uint64_t)FRAME_PATIENCE_MS, TOTAL_PATIENCE_MS - receiver->waited_ms);
+        uint64_t left_ms = receiver->n_in_vain < MAX_IN_VAIN
+                                   ? MIN((uint64_t)FRAME_PATIENCE_MS, TOTAL_PATIENCE_MS - receiver->waited_ms)
+                                   : 0;
         struct wire_sibling_v1 sibling;
 
         while (cursor_copy(&cursor, &sibling, sizeof(sibling))) {
@@ -83,6 +88,7 @@ int sink_place_siblings(struct receiver *receiver, struct error **ret_error)
         }
         if (cursor.left > 0)
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The peer sent an invalid SIBLINGS frame");
+        receiver->n_in_vain = missing->len == first_missing ? 0 : receiver->n_in_vain + (left_ms == 0);
         receiver->ack_now = true; /* the source waits for it before it sends what changed there */
         return missing->len == first_missing
                        ? 0

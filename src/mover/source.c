@@ -78,6 +78,7 @@ static int take_descriptors(struct source *source, struct error **ret_error)
 static int set_up(struct source *source, struct error **ret_error)
 {
         enum codec_level level;
+        unsigned int n_batches;
         int r = control_parse_start(&source->start_message, &source->start, ret_error);
 
         if (r < 0)
@@ -93,10 +94,12 @@ static int set_up(struct source *source, struct error **ret_error)
         if (getrandom(source->secret, sizeof(source->secret), 0) != sizeof(source->secret))
                 return error_from_errno(ret_error, errno, "Cannot make a random key");
         /* What the senders hold at a time, what their queues hold, what the reader fills; and what the first pass has in advance. */
-        r = batch_pool_init(&source->pool,
-                3 * (unsigned int)MAX(source->start_message.n_fds, 4u) + 4 + FIRST_PASS_BATCHES);
+        n_batches = 3 * (unsigned int)MAX(source->start_message.n_fds, 4u) + 4;
+        r = batch_pool_init(&source->pool, n_batches + FIRST_PASS_BATCHES);
         if (r < 0)
                 return error_from_errno(ret_error, r, "Cannot set up the batches");
+        batch_pool_set_limit(
+                &source->pool, (size_t)n_batches * BATCH_DATA_BYTES); /* until there are measurements */
         for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++) {
                 source->marks[i] = ALLOC(struct batch);
                 if (!source->marks[i])

@@ -17,7 +17,7 @@
  * not fit the memory that a mover may have. zstd finds little more in 256 KiB than in 64. */
 #define MANY_CHANNELS 8
 #define SMALL_FRAME_BYTES (64 * 1024)
-/* And where one on each channel takes the wire longer than this. */
+/* And where a full one on each channel takes longer than this to leave. */
 #define FRAMES_MS 40
 /* Nothing was acknowledged for so long, or for so many round trips, though the kernel sent it twice again. Others on the same path
  * that go on mean that packets get lost, rather than the path: then there is more time. */
@@ -28,9 +28,10 @@
 /* A connection goes on when something was acknowledged within this. */
 #define ALIVE_MS 500
 
-size_t source_frame_bytes(const struct source *source, uint64_t frames_per_s)
+size_t source_frame_bytes(const struct source *source, uint64_t bytes_per_s)
 {
-        bool slow = frames_per_s > 0 && frames_per_s * FRAMES_MS / 1000 < source->n_channels;
+        bool slow = bytes_per_s > 0 &&
+                    bytes_per_s * FRAMES_MS / 1000 < (uint64_t)source->n_channels * WIRE_STRIPE_BYTES;
 
         return slow || source->n_channels > MANY_CHANNELS ? SMALL_FRAME_BYTES : WIRE_STRIPE_BYTES;
 }

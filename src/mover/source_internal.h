@@ -145,6 +145,9 @@ struct sender {
         unsigned int n_futile; /* losses since something was acknowledged */
 };
 
+/* Where QEMU is in the guest's memory. */
+enum pass_part { FIRST_PASS, FIRST_PASS_TAIL, LATER_PASS };
+
 struct source {
         struct control_start start; /* strings borrowed from start_message */
         struct control_message start_message;
@@ -167,16 +170,15 @@ struct source {
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
         struct sender senders[WIRE_MAX_CHANNELS];
         unsigned int n_channels;
-        atomic_size_t frame_bytes; /* of pages in a batch, and in a frame, at most */
+        atomic_size_t frame_bytes; /* main: of pages in a batch, and in a frame, at most */
         pthread_t reader;
         bool reader_started;
         uint32_t features; /* offered; fixed before the threads start */
         bool fixed_codec;  /* not "auto"; fixed before the threads start */
 
         atomic_bool stopping;
-        atomic_bool handed_off; /* main: the vote may be sent */
-        atomic_bool
-                first_pass; /* reader: QEMU goes through the guest's memory for the first time, and is not near its end */
+        atomic_bool handed_off;             /* main: the vote may be sent */
+        _Atomic(enum pass_part) pass_part;  /* reader */
         atomic_bool device_state;           /* reader: seen */
         atomic_bool committed;              /* sender 0: COMMIT goes out */
         atomic_uint n_up;                   /* senders whose HELLO was answered */
@@ -272,9 +274,9 @@ int source_settle_siblings(struct sender *sender, struct error **ret_error);
 /* Descriptors of the start message from `first` on: a connection for each channel, and which path each is on. */
 int source_take_connections(struct source *source, struct control_message *message, size_t first, size_t n,
         struct error **ret_error);
-/* Largest frame that is good for so many channels on a wire that takes so many of WIRE_STRIPE_BYTES a second, packed; 0: not known. Small
- * ones pack a little less, but keep memory and what is on its way bounded. */
-size_t source_frame_bytes(const struct source *source, uint64_t frames_per_s);
+/* Largest frame that is good for so many channels when so many guest bytes leave in a second; 0: not known. Small ones pack a little less,
+ * but keep memory and what is on its way bounded. */
+size_t source_frame_bytes(const struct source *source, uint64_t bytes_per_s);
 /* op channel: a connection in the place of a lost one, or of one that is to be given up for it. */
 int source_take_connection(struct source *source, struct control_message *message, struct error **ret_error);
 /* Tells the agent of channels that lost their connection. */

@@ -22,8 +22,8 @@
 /* Silence that counts as the end of a stream without a closing description. */
 #define SILENT_END_MS 400
 
-/* So near to the end of the first pass nothing is to be under way any more but what keeps the wire busy: once the guest is stopped it
- * would be part of the pause. Small enough to be read while that goes out. */
+/* So near to the end of the first pass no more is to be under way than what keeps the wire busy: once the guest is stopped it would be
+ * part of the pause. */
 #define TAIL_BYTES (UINT64_C(64) << 20)
 #define TAIL_PART 16
 #define TAIL_QUEUE_BYTES (2 * BATCH_DATA_BYTES)
@@ -35,7 +35,7 @@ struct reader {
         struct stream_parser *parser;
         struct batch *partial[WIRE_MAX_CHANNELS]; /* pages */
         struct batch *bytes;                      /* skeleton or device state, for channel 0 */
-        uint64_t last_page, tail_page;            /* of the first pass */
+        uint64_t last_page, tail_page; /* in the first pass: taken in last; where its tail begins */
         bool voted;
         uint64_t last_read_ms;
         bool something_partial;
@@ -45,22 +45,6 @@ struct reader {
 static void push(struct reader *reader, unsigned int channel, struct batch *batch)
 {
         batch_queue_push(&reader->source->senders[channel].queue, batch);
-}
-
-static int batch_for_pages(struct reader *reader, unsigned int channel, struct batch **ret_batch)
-{
-        struct batch *batch = reader->partial[channel];
-
-        if (!batch) {
-                batch = batch_pool_get(&reader->source->pool);
-                if (!batch)
-                        return -ECANCELED;
-                batch->kind = BATCH_PAGES;
-                reader->partial[channel] = batch;
-                reader->something_partial = true;
-        }
-        *ret_batch = batch;
-        return 0;
 }
 
 static void push_if_full(struct reader *reader, unsigned int channel)
@@ -88,17 +72,39 @@ static void flush_partial(struct reader *reader)
 }
 
 /* Before a page is taken in. */
-static void look_for_tail(struct reader *reader, uint64_t page)
+static void follow_first_pass(struct reader *reader, uint64_t page)
 {
         struct source *source = reader->source;
+        bool goes_on = page >= reader->last_page;
 
-        if (!source->first_pass || (page < reader->tail_page && page >= reader->last_page)) {
-                reader->last_page = page;
-                return;
+        reader->last_page = page;
+        if (source->pass_part == FIRST_PASS && page >= reader->tail_page) {
+                source->pass_part = FIRST_PASS_TAIL;
+                flush_partial(reader);
+                batch_pool_set_limit(&source->pool, TAIL_QUEUE_BYTES); /* until main sets another */
         }
-        source->first_pass = false;
-        flush_partial(reader);
-        batch_pool_drain(&source->pool, TAIL_QUEUE_BYTES);
+        if (!goes_on)
+                source->pass_part = LATER_PASS;
+}
+
+static int batch_for_pages(
+        struct reader *reader, uint64_t page, unsigned int channel, struct batch **ret_batch)
+{
+        struct batch *batch;
+
+        if (reader->source->pass_part != LATER_PASS)
+                follow_first_pass(reader, page);
+        batch = reader->partial[channel];
+        if (!batch) {
+                batch = batch_pool_get(&reader->source->pool);
+                if (!batch)
+                        return -ECANCELED;
+                batch->kind = BATCH_PAGES;
+                reader->partial[channel] = batch;
+                reader->something_partial = true;
+        }
+        *ret_batch = batch;
+        return 0;
 }
 
 static int on_page(void *userdata, uint64_t page, const uint8_t *data)
@@ -106,10 +112,7 @@ static int on_page(void *userdata, uint64_t page, const uint8_t *data)
         struct reader *reader = userdata;
         unsigned int channel = wire_page_channel(page, reader->source->n_channels);
         struct batch *batch;
-        int r;
-
-        look_for_tail(reader, page);
-        r = batch_for_pages(reader, channel, &batch);
+        int r = batch_for_pages(reader, page, channel, &batch);
         if (r < 0)
                 return r;
         batch->entries[batch->n_entries++] = page;
@@ -125,10 +128,7 @@ static int on_zero_page(void *userdata, uint64_t page)
         struct reader *reader = userdata;
         unsigned int channel = wire_page_channel(page, reader->source->n_channels);
         struct batch *batch;
-        int r;
-
-        look_for_tail(reader, page);
-        r = batch_for_pages(reader, channel, &batch);
+        int r = batch_for_pages(reader, page, channel, &batch);
         if (r < 0)
                 return r;
         batch->entries[batch->n_entries++] = page | BATCH_ZERO;
@@ -204,6 +204,7 @@ static int on_mode_changed(void *userdata, enum stream_mode mode, const char *re
         struct source *source = reader->source;
         int r = 0;
 
+        source->pass_part = LATER_PASS;
         flush_partial(reader);
         if (mode == STREAM_TUNNEL) {
                 log_notice("The migration stream goes through the tunnel: %s", reason);
@@ -334,7 +335,6 @@ void *source_reader_main(void *userdata)
                 r = stream_parser_new(&config, &ops, &reader, &parser, &error);
         reader.tail_page = ram_pages(&source->ram);
         reader.tail_page -= MIN(reader.tail_page / TAIL_PART, TAIL_BYTES / WIRE_PAGE_SIZE);
-        source->first_pass = !config.tunnel;
         reader.buffer = buffer;
         reader.parser = parser;
         if (r >= 0 && config.tunnel)

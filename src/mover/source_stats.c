@@ -17,9 +17,10 @@
 /* Time's worth of data under way between reader and wire, and unsent in the sockets: long enough to keep the
  * wire busy, short enough that QEMU sees the wire's rate (docs/internals/qemu-stream.md, "Backpressure"). */
 #define QUEUE_MS 60
-/* In the first pass more of it may be under way, which the wire lives on while QEMU goes through zero pages. The reader lets it drain
- * before the pass ends. */
+/* In the first pass more of it may be under way, which the wire lives on while QEMU goes through zero pages; near its end less, so that
+ * little is left for the pause. */
 #define FIRST_PASS_QUEUE_MS 200
+#define TAIL_QUEUE_MS 20
 #define SOCKET_MS 20
 #define MIN_QUEUE_BYTES (2 * BATCH_DATA_BYTES)
 #define MIN_SOCKET_BYTES (16 * 1024)
@@ -74,22 +75,27 @@ static uint64_t sum(struct source *source, size_t counter_offset)
 }
 #define SUM(source, member) sum(source, offsetof(struct sender_counters, member))
 
-/* Bytes that the kernel still holds for the peer, acknowledged or not. The round trip is the shortest that was seen: what queues on
- * the way add is in the bytes. */
-static uint64_t socket_backlog(struct source *source, uint64_t *ret_rtt_us)
+/* Bytes that the kernel still holds for the peer, beyond what a full line has on its way: that takes no longer than the trips that the
+ * switchover counts apart. *ret_rtt_us: the longest of the connections', without queues. */
+static uint64_t socket_backlog(struct source *source, uint64_t bytes_per_s, uint64_t *ret_rtt_us)
 {
-        uint64_t total = 0;
+        uint64_t total = 0, longest_us = 0;
 
         for (unsigned int i = 0; i < source->n_channels; i++) {
                 struct tcp_info info = {0};
                 socklen_t len = sizeof(info);
+                uint64_t rtt_us = 0, on_its_way;
                 int pending = 0;
 
+                if (getsockopt(source->senders[i].wake_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
+                        rtt_us = info.tcpi_min_rtt > 0 ? info.tcpi_min_rtt : info.tcpi_rtt;
+                on_its_way = bytes_per_s / source->n_channels * rtt_us / 1000000;
                 if (ioctl(source->senders[i].wake_fd, SIOCOUTQ, &pending) == 0)
-                        total += (uint64_t)pending;
-                if (i == 0 && getsockopt(source->senders[0].wake_fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
-                        *ret_rtt_us = info.tcpi_min_rtt > 0 ? info.tcpi_min_rtt : info.tcpi_rtt;
+                        total += (uint64_t)pending - MIN((uint64_t)pending, on_its_way);
+                longest_us = MAX(longest_us, rtt_us);
         }
+        if (longest_us > 0)
+                *ret_rtt_us = longest_us;
         return total;
 }
 
@@ -212,6 +218,8 @@ static void choose_level(struct source_stats *stats)
         if (source->fixed_codec)
                 return;
         stats->choice.current = source->level;
+        stats->choice.must_converge =
+                stats->switchover.passes_without_progress > 0 || stats->switchover.whole_pause;
         if (rate_limit > 0 && stats->choice.wire_bytes_per_s > rate_limit)
                 stats->choice.wire_bytes_per_s = rate_limit;
         wanted = codec_choose(&stats->choice);
@@ -234,13 +242,30 @@ static uint64_t stream_backlog(struct source *source)
         return ioctl(source->qemu_fd, SIOCINQ, &pending) == 0 ? (uint64_t)pending : 0;
 }
 
+static uint64_t queue_ms(const struct source *source)
+{
+        switch ((enum pass_part)source->pass_part) {
+        case FIRST_PASS:
+                return FIRST_PASS_QUEUE_MS;
+        case FIRST_PASS_TAIL:
+                return TAIL_QUEUE_MS;
+        case LATER_PASS:
+                break;
+        }
+        return QUEUE_MS;
+}
+
 static void bound_buffers(struct source_stats *stats)
 {
         struct source *source = stats->source;
-        uint64_t backlog = socket_backlog(source, &stats->rtt_us);
-        /* A line that is full holds so much, and not for longer than the trips that are counted apart. */
-        uint64_t on_the_way = stats->choice.wire_bytes_per_s * stats->rtt_us / 1000000;
-        uint64_t queued = batch_pool_under_way(&source->pool) + stream_backlog(source);
+        uint64_t backlog = socket_backlog(source, stats->choice.wire_bytes_per_s, &stats->rtt_us);
+        /* In a tunnel there are no pages to count. */
+        uint64_t rate = stats->retired_bytes_per_s ?: stats->wire_bytes_per_s;
+        uint64_t under_way = batch_pool_under_way(&source->pool);
+        /* What the first pass has in advance is gone before it ends. */
+        uint64_t queued =
+                (source->pass_part == FIRST_PASS ? MIN(under_way, rate * TAIL_QUEUE_MS / 1000) : under_way) +
+                stream_backlog(source);
         /* Guest bytes become wire bytes in this proportion. */
         double ratio = stats->retired_bytes_per_s > 0
                                ? CLAMP((double)stats->wire_bytes_per_s / (double)stats->retired_bytes_per_s,
@@ -249,17 +274,14 @@ static void bound_buffers(struct source_stats *stats)
         int low_water = (int)CLAMP(stats->choice.wire_bytes_per_s * SOCKET_MS / 1000 / source->n_channels,
                 (uint64_t)MIN_SOCKET_BYTES, (uint64_t)MAX_SOCKET_BYTES);
 
-        stats->buffered_bytes = backlog - MIN(backlog, on_the_way) + (uint64_t)((double)queued * ratio);
+        stats->buffered_bytes = backlog + (uint64_t)((double)queued * ratio);
         stats->drain_ms = switchover_drain_ms(
                 stats->buffered_bytes, stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s);
-        if (stats->retired_bytes_per_s > 0)
-                source->frame_bytes =
-                        source_frame_bytes(source, stats->retired_bytes_per_s / WIRE_STRIPE_BYTES);
-        if (stats->retired_bytes_per_s > 0)
-                batch_pool_set_limit(&source->pool,
-                        MAX((size_t)MIN_QUEUE_BYTES,
-                                stats->retired_bytes_per_s *
-                                        (source->first_pass ? FIRST_PASS_QUEUE_MS : QUEUE_MS) / 1000));
+        if (rate > 0) {
+                source->frame_bytes = source_frame_bytes(source, rate);
+                batch_pool_set_limit(
+                        &source->pool, MAX((size_t)MIN_QUEUE_BYTES, rate * queue_ms(source) / 1000));
+        }
         for (unsigned int i = 0; i < source->n_channels; i++)
                 (void)setsockopt(source->senders[i].wake_fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low_water,
                         sizeof(low_water));
@@ -273,9 +295,7 @@ static void decide_switchover(struct source_stats *stats)
                 return;
         stats->status.possible_bytes_per_s = switchover_possible_rate(
                 stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s, stats->retired_bytes_per_s);
-        /* What the first pass has in advance is gone before it ends. */
-        stats->status.drain_ms =
-                stats->source->first_pass ? MIN(stats->drain_ms, (uint64_t)QUEUE_MS) : stats->drain_ms;
+        stats->status.drain_ms = stats->drain_ms;
         stats->status.rtt_us = stats->rtt_us;
         limit_ms = switchover_update(&stats->switchover, &stats->status);
         /* Small steps are not worth a command. */

@@ -730,7 +730,8 @@ static json_t *spec_to_json(const struct vm_config *config, bool *failed)
         put(json, "nics", nics_to_json(config, failed), failed);
         put(json, "rng", json_boolean(config->rng), failed);
         put(json, "balloon", json_boolean(config->balloon), failed);
-        put(json, "free_page_reporting", json_boolean(config->free_page_reporting), failed);
+        if (config->free_page_reporting) /* agents of before know no such field */
+                put(json, "free_page_reporting", json_true(), failed);
         put(json, "guest_agent", json_boolean(config->guest_agent), failed);
         put(json, "labels", json_deep_copy(config->labels), failed);
         return json;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a guest has freed goes back to the host, and is not sent."""
+"""Memory that a guest has freed goes back to the host."""
 
 import time
 

@@ -18,7 +18,7 @@ def begin(guest, *options):
     guest.do("memory 96 random")
     to = "host2" if guest.host() == "host1" else "host1"
     task = guest.begin_migration(to, "--verify", *options)
-    guest.wait_sent(task, SIZE / 8)
+    assert not guest.wait_sent(task, SIZE / 8)["finished"]
     return task
 
 
@@ -63,7 +63,7 @@ def test_nic_that_works_again_is_used_again(busy_vm, lab):
     session = busy_vm.session(patience_s=PATIENCE_S)
     task = begin(busy_vm, "--rate-limit", "100mbit")
     lab.network.cut("host2", network="mig1")
-    busy_vm.wait_lost(task, 2)
+    busy_vm.wait_replaced(task, 2)
     lab.network.cut("host2", up=True, network="mig1")
     result = check_moved(busy_vm, task, session)
     assert all(path["channels"] > 0 for path in result["paths"])

@@ -345,6 +345,22 @@ static void test_data_that_packs_badly_gets_a_cheap_level(void **state)
         assert_true(codec_choose(&input) <= CODEC_LZ4);
 }
 
+static void test_fewer_bytes_are_given_up_for_much_or_to_converge(void **state)
+{
+        /* zstd at 450 MB/s on one core, ratio 2.4; lz4 promises 1.33 times the bytes at twice the speed or more. */
+        struct codec_choice_input input = {.current = CODEC_ZSTD_1,
+                .wire_bytes_per_s = 350 * 1000 * 1000,
+                .n_cores = 1,
+                .features = WIRE_FEATURES_ALL};
+
+        assert_int_equal(codec_choose(&input), CODEC_ZSTD_1); /* 630 for 450 MB/s */
+        input.must_converge = true;
+        assert_int_equal(codec_choose(&input), CODEC_LZ4);
+        input.must_converge = false;
+        input.wire_bytes_per_s = 500 * 1000 * 1000; /* 900 for 450 MB/s */
+        assert_int_equal(codec_choose(&input), CODEC_LZ4);
+}
+
 /* Both processors are busy, a quarter of that with packing: lz4 would halve the quarter, and need the wire more. */
 static void test_busy_host_keeps_packing(void **state)
 {
@@ -683,6 +699,7 @@ int main(void)
                 cmocka_unit_test(test_unknown_link_keeps_the_level),
                 cmocka_unit_test(test_level_that_the_peer_lacks_is_not_chosen),
                 cmocka_unit_test(test_data_that_packs_badly_gets_a_cheap_level),
+                cmocka_unit_test(test_fewer_bytes_are_given_up_for_much_or_to_converge),
                 cmocka_unit_test(test_busy_host_keeps_packing),
                 cmocka_unit_test(test_old_measurement_gives_way_to_the_table),
                 cmocka_unit_test(test_fresh_measurement_corrects_a_bad_one),
