@@ -116,7 +116,6 @@ static void start_sink(struct fixture *f)
         fds[0] = stream[1];
         fds[1] = f->sink_ram_fd;
         fds[2] = listener;
-        json_object_set_new(message, "post_copy", json_boolean(f->options.post_copy));
         if (f->options.held_fd) {
                 json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
                 fds[n_fds++] = f->options.held_fd;
@@ -146,7 +145,6 @@ static void start_source(struct fixture *f)
         unsigned int n = f->options.n_channels, n_fds = 2 + n;
 
         json_object_set_new(message, "verify", json_boolean(f->options.verify));
-        json_object_set_new(message, "post_copy", json_boolean(f->options.post_copy));
         json_object_set_new(message, "tunnel", json_boolean(f->options.tunnel));
         json_object_set_new(message, "codec", json_string(f->options.codec ?: "auto"));
         json_object_set_new(message, "rate_limit_bps", json_integer((json_int_t)f->options.rate_limit_bps));
@@ -374,12 +372,6 @@ void fixture_stream_start(struct fixture *f)
         put32(&buf, 0x5145564d);
         put32(&buf, 3);
         put(&buf, "\7\0\0\0\2pc", 7);
-        if (f->options.post_copy) {
-                put(&buf, "\10\0\1\0\0", 5); /* the return path; advise with two page sizes */
-                put(&buf, "\10\0\3\0\20", 5);
-                put64(&buf, WIRE_PAGE_SIZE);
-                put64(&buf, WIRE_PAGE_SIZE);
-        }
         put_section(&buf, 1);
         put(&buf, "\3ram", 4);
         put32(&buf, 0);

@@ -30,7 +30,6 @@ struct fixture_options {
         uint64_t ram_bytes;      /* 0: FIXTURE_PAGES */
         const char *codec;       /* NULL: "auto" */
         bool verify, tunnel;
-        bool post_copy; /* both sides; the stream then begins with the commands for it */
         uint64_t rate_limit_bps;
         const char *wrong_pin; /* the sink expects this fingerprint */
         bool no_source;        /* the test connects by itself */
