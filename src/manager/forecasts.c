@@ -91,7 +91,7 @@ void forecasts_free(struct forecasts *forecasts)
 /* --- What past migrations say ------------------------------------------------------------------------------------- */
 
 struct past_query {
-        const char *from, *to, *object; /* NULL: any */
+        const char *from, *to, *vm_uid; /* NULL: any */
         bool forecast;                  /* only those that had one */
 };
 
@@ -99,12 +99,13 @@ static bool is_past(void *userdata, const json_t *doc)
 {
         const struct past_query *query = userdata;
         const json_t *result = json_object_get(json_status(doc), "result");
+        const json_t *data = json_object_get(json_object_get(doc, "internal"), "data");
 
         return !strcmp(json_text(json_spec(doc), "action"), "vm.migrate") &&
                !strcmp(json_text(json_status(doc), "state"), "succeeded") && json_is_object(result) &&
                (!query->from || !strcmp(json_text(result, "from"), query->from)) &&
                (!query->to || !strcmp(json_text(result, "to"), query->to)) &&
-               (!query->object || !strcmp(json_text(json_spec(doc), "object"), query->object)) &&
+               (!query->vm_uid || !strcmp(json_text(data, "vm_uid"), query->vm_uid)) &&
                (!query->forecast || json_is_object(json_object_get(result, "forecast")));
 }
 
@@ -198,9 +199,9 @@ static json_t *records_of(const json_t *tasks)
 /* From the VM's own migrations, else from all. */
 static struct forecast_lesson lesson_for(struct manager *manager, const json_t *vm)
 {
-        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(vm, "name"));
-        _cleanup_json_ json_t *tasks = past_tasks(
-                manager, (struct past_query){.object = object, .forecast = true}, FORECAST_RECORDS_MAX, NULL);
+        _cleanup_json_ json_t *tasks =
+                past_tasks(manager, (struct past_query){.vm_uid = json_text(vm, "uid"), .forecast = true},
+                        FORECAST_RECORDS_MAX, NULL);
         _cleanup_json_ json_t *records = NULL;
         struct forecast_lesson lesson;
 

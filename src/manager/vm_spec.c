@@ -232,12 +232,14 @@ int vm_spec_check(const json_t *spec, struct error **ret_error)
 
 int vm_spec_fill(json_t *spec, struct error **ret_error)
 {
-        bool balloon = !json_is_false(json_object_get(spec, "balloon"));
+        const json_t *wanted = json_object_get(spec, "free_page_reporting");
+        bool on = wanted ? json_is_true(wanted) : !json_is_false(json_object_get(spec, "balloon"));
 
-        if (json_is_boolean(json_object_get(spec, "free_page_reporting")) ||
-                json_object_set_new(spec, "free_page_reporting", json_boolean(balloon)) == 0)
-                return 0;
-        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        /* "Off" is left out: agents of before know no such field. */
+        json_object_del(spec, "free_page_reporting");
+        return !on || json_object_set_new(spec, "free_page_reporting", json_true()) == 0
+                       ? 0
+                       : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
 struct taken {

@@ -39,6 +39,7 @@ def is_given_back(lab, guest, full):
 
 def test_what_the_guest_freed_goes_back_to_the_host_before_and_after_moves(lab, vm):
     guest = vm(memory="384M")
+    assert guest.document()["spec"]["free_page_reporting"]
     for to in ("host2", "host1"):
         fill_and_free(guest)
         full = resident(lab, guest)
@@ -49,6 +50,7 @@ def test_what_the_guest_freed_goes_back_to_the_host_before_and_after_moves(lab, 
 
 def test_a_guest_may_keep_it(lab, vm):
     guest = vm("--keep-free-pages", memory="384M")
+    assert "free_page_reporting" not in guest.document()["spec"]  # an agent that knows no such field must take it
     fill_and_free(guest)
     full = resident(lab, guest)
     for _ in range(ROUNDS):
