@@ -13,9 +13,9 @@
 #include "io/file.h"
 
 #define PROBE_LIMIT_MS 300
+#define FAR_US 5000 /* of round trip: no local network is that long */
 /* Paths that are down are tried again, and at most one channel is moved, this often. */
 #define RETURN_MS 1000
-#define FAR_US 5000         /* of round trip: no local network is that long */
 #define MAX_RETURN_MS 30000 /* for one that stood still again and again */
 #define MOVE_MS 2000
 #define BETTER_TO_MOVE 3 /* of the mover's stats in turn, two a second: single measurements swing */
@@ -105,8 +105,8 @@ static void all_connected(struct data_connections *c)
  * pause. */
 static void suit_distance(struct data_connections *c, unsigned int channel, int fd)
 {
-        static bool
-                has_no_bbr; /* asked once: the kernel looks for a module each time, and the default does as well */
+        /* Where there is none the default has to do; not asked for again, since the kernel looks for a module each time. */
+        static bool has_no_bbr;
         struct data_path *path = &c->paths.paths[c->paths.path_of[channel]];
         uint64_t rtt_us = 0;
         unsigned int mtu;

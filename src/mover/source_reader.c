@@ -113,6 +113,7 @@ static int on_page(void *userdata, uint64_t page, const uint8_t *data)
         unsigned int channel = wire_page_channel(page, reader->source->n_channels);
         struct batch *batch;
         int r = batch_for_pages(reader, page, channel, &batch);
+
         if (r < 0)
                 return r;
         batch->entries[batch->n_entries++] = page;
@@ -129,6 +130,7 @@ static int on_zero_page(void *userdata, uint64_t page)
         unsigned int channel = wire_page_channel(page, reader->source->n_channels);
         struct batch *batch;
         int r = batch_for_pages(reader, page, channel, &batch);
+
         if (r < 0)
                 return r;
         batch->entries[batch->n_entries++] = page | BATCH_ZERO;

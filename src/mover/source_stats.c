@@ -260,7 +260,7 @@ static void bound_buffers(struct source_stats *stats)
         struct source *source = stats->source;
         uint64_t backlog = socket_backlog(source, stats->choice.wire_bytes_per_s, &stats->rtt_us);
         /* In a tunnel there are no pages to count. */
-        uint64_t rate = stats->retired_bytes_per_s ?: stats->wire_bytes_per_s;
+        uint64_t rate = stats->tunnel ? stats->wire_bytes_per_s : stats->retired_bytes_per_s;
         uint64_t under_way = batch_pool_under_way(&source->pool);
         /* What the first pass has in advance is gone before it ends. */
         uint64_t queued =

@@ -52,8 +52,8 @@ static void count_pass(struct switchover *s, const struct switchover_status *sta
 
 uint64_t switchover_update(struct switchover *s, const struct switchover_status *status)
 {
-        /* A switchover takes about two round trips and a half; most of that comes on top of what the user allows: over a long distance
-         * nobody can do without, and a bound that nothing can fit in would only cost passes. */
+        /* It takes more trips than the one that is counted: over a long distance nobody can do without, and a bound that nothing fits in
+         * would only cost passes. They come on top of what the user allows. */
         uint64_t overhead_ms = LOAD_MS + status->drain_ms + status->rtt_us / 1000;
         uint64_t budget_ms = s->max_pause_ms > overhead_ms ? s->max_pause_ms - overhead_ms : 1;
         unsigned int share = s->whole_pause ? 1 : FIRST_SHARE >> MIN(s->passes_without_progress, 3u);

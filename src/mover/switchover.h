@@ -5,8 +5,9 @@
  *
  * QEMU stops the guest when its remaining bytes fit into downtime-limit x the rate that it measures on its
  * socket (migration/migration.c, every 100 ms). Our backpressure makes that rate the true one, so the mover
- * only has to say which part of the pause is left for memory: the user's bound minus what is buffered, a trip over the network and the loading of the device state. It begins with a small part of that, because
- * most guests fit into it after a pass or two, and allows more with each pass that brings no progress. */
+ * only has to say which part of the pause is left for memory: the user's bound minus what is buffered, a trip
+ * over the network and the loading of the device state. It begins with a small part of that, because most guests
+ * fit into it after a pass or two, and allows more with each pass that brings no progress. */
 
 #include "base/macros.h"
 
