@@ -244,8 +244,11 @@ class Lab:
         return len(pids)
 
     def restart(self, machine, program, environment=None):
+        """An agent answers afterwards; the manager may not have noticed yet that the old one has ended."""
         self.machines.kill(self.find(machine, program))
         self.start(machine, program, environment)
+        if program == "agent":
+            self.wait_answering(machine)
 
     # The CLI
 

@@ -81,7 +81,6 @@ class Cell:
     def _begin(self, side, variable, name):
         self.gate = self.lab.folder_of(self.host(side)) / f"gate-{next(_numbers)}"
         self.lab.restart(self.host(side), "agent", {variable: f"{name}:{self.gate}"})
-        self.lab.wait_answering(self.host(side))
         self.task = self.guest.begin_migration(self.destination)
 
     def _ended_early(self):

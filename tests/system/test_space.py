@@ -82,7 +82,7 @@ def full_journals(lab, request):
     """full_journals(host): the folder of that host's journals is a file system that is full."""
     def make(host):
         disk = SmallDisk(lab, host, lab.folder_of(host) / "state/migrations", "128k")
-        request.addfinalizer(lambda: (disk.unmount(), lab.restart(host, "agent"), lab.wait_answering(host)))
+        request.addfinalizer(lambda: (disk.unmount(), lab.restart(host, "agent")))
         return disk
     return make
 
@@ -91,7 +91,6 @@ def hold(lab, host, point):
     """Makes the agent of a host wait at a crash point until the file that is returned is there."""
     gate = lab.folder_of(host) / f"gate-{next(_numbers)}"
     lab.restart(host, "agent", {"DROVER_HOLD_AT": f"{point}:{gate}"})
-    lab.wait_answering(host)
     return gate
 
 
@@ -161,7 +160,6 @@ def test_migration_fails_when_a_record_cannot_be_written(busy_vm, lab, host, poi
     session.close()
     busy_vm.verify()
     lab.restart(host, "agent")
-    lab.wait_answering(host)
     busy_vm.migrate("host2", "--verify")
     busy_vm.verify()
 
