@@ -172,7 +172,7 @@ def look(cell, outcome, session):
     """What must be true when the dust has settled."""
     guest, task = cell.guest, cell.guest.wait_task(cell.task)
     side = cell.where()
-    assert side in outcome, task["status"]
+    assert side in outcome, (side, task["status"])
     if side == "crashed":
         wait_for("the crash to be noticed", lambda: guest.power() == "crashed")
         session.abandon()
