@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/text.h"
+#include "manager/store.h"
 
 struct reading {
         struct config *config;
@@ -16,6 +17,11 @@ struct reading {
 static int set_text(struct config *config, size_t offset, const char *value)
 {
         return alloc_replace((char **)((char *)config + offset), value);
+}
+
+static int set_store(struct config *config, size_t offset, const char *value)
+{
+        return store_check_place(value, NULL) < 0 ? -EINVAL : set_text(config, offset, value);
 }
 
 static int set_count(struct config *config, size_t offset, const char *value)
@@ -35,6 +41,7 @@ static const struct {
 } keys[] = {
         {"listen", set_text, offsetof(struct config, listen)},
         {"state-dir", set_text, offsetof(struct config, state_dir)},
+        {"store", set_store, offsetof(struct config, store)},
         {"name", set_text, offsetof(struct config, name)},
         {"log-level", set_level, 0},
         {"task-retention", set_count, offsetof(struct config, task_retention)},
@@ -122,6 +129,7 @@ void config_deinit(struct config *config)
 {
         free(config->listen);
         free(config->state_dir);
+        free(config->store);
         free(config->name);
         *config = (struct config){};
 }

@@ -11,6 +11,7 @@
 struct config {
         char *listen;                 /* listen: "0.0.0.0:8443" */
         char *state_dir;              /* state-dir: "/var/lib/drover/manager" */
+        char *store;                  /* store: for store_open(); NULL: SQLite in the state directory */
         char *name;                   /* name: of this manager, for people; the host's name */
         enum log_level log_level;     /* log-level: info */
         uint64_t task_retention;      /* task-retention: ended tasks kept, 10000 */

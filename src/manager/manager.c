@@ -25,13 +25,15 @@
 #define REMOVED_HOST_MS \
         (1100ll * 24 * 3600 * 1000) /* a little longer than a host's certificate lives (ca.c) */
 
-static int open_store(const struct config *config, struct store **ret_store, struct error **ret_error)
+int manager_open_store(const struct config *config, const struct clock *clock, struct store **ret_store,
+        struct error **ret_error)
 {
-        _cleanup_free_ char *path = alloc_printf("%s/manager.db", config->state_dir);
+        _cleanup_free_ char *where = config->store ? alloc_strdup(config->store)
+                                                   : alloc_printf("sqlite:%s/manager.db", config->state_dir);
 
-        if (!path)
+        if (!where)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        return store_open_sqlite(path, ret_store, ret_error);
+        return store_open(where, clock, ret_store, ret_error);
 }
 
 /* The leadership epoch: agents refuse a lower one, so what an earlier start still has under way cannot interfere. */
@@ -239,7 +241,7 @@ int manager_new(const struct config *config, struct loop *loop, int listen_fd, s
         manager->clock = loop_clock(loop);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
         if (r >= 0)
-                r = open_store(config, &manager->store, ret_error);
+                r = manager_open_store(config, manager->clock, &manager->store, ret_error);
         if (r < 0)
                 return r;
         store_on_commit(manager->store, on_commit, manager);
@@ -299,7 +301,7 @@ int manager_create_token(const struct config *config, const char *name, const ch
         char secret[AUTH_SECRET_SIZE];
         int r;
 
-        r = open_store(config, &store, ret_error);
+        r = manager_open_store(config, &clock_system, &store, ret_error);
         if (r >= 0)
                 r = audit_add(store, &clock_system, &batch,
                         &(struct audit_entry){.who = "local-administrator",

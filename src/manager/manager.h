@@ -45,6 +45,10 @@ int manager_new(const struct config *config, struct loop *loop, int listen_fd, s
 void manager_free(struct manager *manager);
 DEFINE_CLEANUP(struct manager *, manager_free)
 
+/* Opens the store that the settings name. */
+int manager_open_store(const struct config *config, const struct clock *clock, struct store **ret_store,
+        struct error **ret_error);
+
 /* Makes the state directory, the authority and the first token (admin). EXISTS when it was done before. */
 int manager_init(const struct config *config, const char *const *addresses, const char *token_name,
         char ret_secret[static 70], struct error **ret_error);

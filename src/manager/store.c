@@ -8,6 +8,34 @@
 #include "base/doc.h"
 #include "manager/store_backend.h"
 
+#define SQLITE_PREFIX "sqlite:"
+
+static bool is_postgresql(const char *where)
+{
+        return !strncmp(where, "postgresql://", 13) || !strncmp(where, "postgres://", 11);
+}
+
+int store_check_place(const char *where, struct error **ret_error)
+{
+        if (is_postgresql(where) || (!strncmp(where, SQLITE_PREFIX, strlen(SQLITE_PREFIX)) &&
+                                            where[strlen(SQLITE_PREFIX)] == '/'))
+                return 0;
+        return error_set(ret_error, ERROR_BAD_DOCUMENT,
+                "Write sqlite:/ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE.",
+                "the setting `store` names no store");
+}
+
+int store_open(
+        const char *where, const struct clock *clock, struct store **ret_store, struct error **ret_error)
+{
+        int r = store_check_place(where, ret_error);
+
+        if (r < 0)
+                return r;
+        return is_postgresql(where) ? store_open_postgresql(where, clock, ret_store, ret_error)
+                                    : store_open_sqlite(where + strlen(SQLITE_PREFIX), ret_store, ret_error);
+}
+
 void store_close(struct store *store)
 {
         if (store)
@@ -260,4 +288,49 @@ void store_on_commit(struct store *store, void (*fn)(void *userdata), void *user
 {
         store->on_commit = fn;
         store->on_commit_userdata = userdata;
+}
+
+int store_lead(struct store *store, const char *holder, const char *server, struct store_leader *ret_leader,
+        struct error **ret_error)
+{
+        return store->ops->lead(store, holder, server, ret_leader, ret_error);
+}
+
+int store_renew(struct store *store, struct error **ret_error)
+{
+        return store->ops->renew(store, ret_error);
+}
+
+int store_resign(struct store *store, struct error **ret_error)
+{
+        return store->ops->resign(store, ret_error);
+}
+
+void store_on_lost(struct store *store, void (*fn)(void *userdata), void *userdata)
+{
+        store->on_lost = fn;
+        store->on_lost_userdata = userdata;
+}
+
+int store_stale(const struct store_row_change *change, uint64_t revision, struct error **ret_error)
+{
+        error_set(ret_error, ERROR_REVISION_MISMATCH, "Read the object again and repeat the change.",
+                "the %s %s was changed meanwhile (revision %llu, expected %llu)", change->kind,
+                change->name ?: change->uid, (unsigned long long)revision,
+                (unsigned long long)change->expected);
+        return -ESTALE;
+}
+
+int store_name_taken(const struct store_row_change *change, struct error **ret_error)
+{
+        error_set(ret_error, ERROR_EXISTS, "Choose another name.", "there is a %s named %s already",
+                change->kind, change->name);
+        error_about(ret_error, "%s/%s", change->kind, change->name);
+        return -EEXIST;
+}
+
+int store_newer_schema(size_t version, size_t known, struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_NOT_SUPPORTED, "Run the newer drover-manager, or restore a backup.",
+                "the store has schema version %zu and this program knows versions up to %zu", version, known);
 }

@@ -2,14 +2,15 @@
 #pragma once
 
 /* What the manager remembers: JSON documents by kind, with revisions, transactions and a change log. One interface;
- * the backend (SQLite now) stands behind struct store_ops in store_backend.h, and one conformance suite
- * (tests/unit/manager/test_store.c) says how each has to behave.
+ * the backends (store_sqlite.c, store_postgresql.c) stand behind struct store_ops in store_backend.h, and one conformance
+ * suite (tests/unit/manager/test_store.c) says how each has to behave.
  *
  * Each change takes the next number of one sequence; it is the changed object's revision, the key of the change
  * log and the event id that API clients resume from. Numbers only grow, also after everything is deleted. */
 
 #include <jansson.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 
 struct store;
@@ -19,9 +20,15 @@ struct store;
 #define STORE_LIMIT_NONE SIZE_MAX     /* for lists that are bounded by what they list */
 #define STORE_DOCUMENT_MAX (4u << 20) /* bytes of one document */
 
-/* Opens (and creates, and migrates) the SQLite database at `path`. A database that a newer program has migrated is
- * refused. */
+/* Opens (and creates, and migrates) the store: "sqlite:PATH", or the URL of a PostgreSQL database ("postgresql://..."). One that a
+ * newer program has migrated is refused. `clock` is borrowed. */
+int store_open(
+        const char *where, const struct clock *clock, struct store **ret_store, struct error **ret_error);
 int store_open_sqlite(const char *path, struct store **ret_store, struct error **ret_error);
+int store_open_postgresql(
+        const char *url, const struct clock *clock, struct store **ret_store, struct error **ret_error);
+/* BAD_DOCUMENT when it is neither of the two. */
+int store_check_place(const char *where, struct error **ret_error);
 void store_close(struct store *store);
 DEFINE_CLEANUP(struct store *, store_close)
 
@@ -91,3 +98,28 @@ int store_trim_log(struct store *store, uint64_t keep, struct error **ret_error)
 
 /* Calls fn after each commit of this process, from inside store_commit(). One listener. */
 void store_on_commit(struct store *store, void (*fn)(void *userdata), void *userdata);
+
+/* --- Leadership (docs/decisions/0016): several managers share a PostgreSQL store, one of them leads ---------------------- */
+
+#define STORE_BEAT_MS 1500u  /* the leader shows this often that it is alive */
+#define STORE_LEASE_MS 5000u /* silent for so long, it may be replaced */
+#define STORE_SERVER_SIZE 128
+
+struct store_leader {
+        uint64_t term;                  /* grows with each leader; the epoch that agents are told */
+        char server[STORE_SERVER_SIZE]; /* what it is called, for people */
+};
+
+/* Takes the lead: 0 with *ret_leader this manager's own term; 1 when another one leads (*ret_leader says which; ask again
+ * within STORE_BEAT_MS). `holder` is unique to this installation: an earlier process of the same one is known to have ended,
+ * and not waited for. With SQLite whoever has the state directory's lock leads. */
+int store_lead(struct store *store, const char *holder, const char *server, struct store_leader *ret_leader,
+        struct error **ret_error);
+/* Shows that this manager is alive. STALE_EPOCH when another one has taken the lead. */
+int store_renew(struct store *store, struct error **ret_error);
+/* Gives the lead up, so that another manager need not wait for silence. */
+int store_resign(struct store *store, struct error **ret_error);
+
+/* Calls fn when this process can lead no longer: another manager does, or it is not known whether a transaction was carried
+ * out, so that everything has to be loaded anew. From inside a call of the store. One listener. */
+void store_on_lost(struct store *store, void (*fn)(void *userdata), void *userdata);

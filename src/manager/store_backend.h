@@ -36,6 +36,10 @@ struct store_ops {
                 int (*fn)(void *userdata, const struct store_row_event *event), void *userdata,
                 struct error **ret_error);
         int (*trim_log)(struct store *store, uint64_t keep, struct error **ret_error);
+        int (*lead)(struct store *store, const char *holder, const char *server,
+                struct store_leader *ret_leader, struct error **ret_error);
+        int (*renew)(struct store *store, struct error **ret_error);
+        int (*resign)(struct store *store, struct error **ret_error);
         void (*close)(struct store *store);
 };
 
@@ -43,4 +47,11 @@ struct store {
         const struct store_ops *ops;
         void (*on_commit)(void *userdata);
         void *on_commit_userdata;
+        void (*on_lost)(void *userdata);
+        void *on_lost_userdata;
 };
+
+/* The errors that both backends have in common; each returns its code. */
+int store_stale(const struct store_row_change *change, uint64_t revision, struct error **ret_error);
+int store_name_taken(const struct store_row_change *change, struct error **ret_error);
+int store_newer_schema(size_t version, size_t known, struct error **ret_error);

@@ -11,7 +11,9 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/doc.h"
 #include "base/torture.h"
+#include "manager/json.h"
 #include "manager/store_backend.h"
 
 #define BUSY_TIMEOUT_MS 5000
@@ -89,6 +91,10 @@ static int fail(struct store_sqlite *s, struct error **ret_error, const char *wh
                         "cannot %s the manager's store: the disk is full", what);
         if (code == SQLITE_NOMEM)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (code == SQLITE_READONLY)
+                return error_set(ret_error, ERROR_CONFLICT,
+                        "Make the file and its file system writable for the manager's user.",
+                        "cannot %s the manager's store: it is read-only", what);
         return error_set(ret_error, ERROR_INTERNAL,
                 "Check the disk and the permissions of the state directory; restore a backup if the file is "
                 "damaged.",
@@ -217,10 +223,7 @@ static int put(struct store_sqlite *s, const struct store_row_change *change, ui
                 return 0;
         if (code != SQLITE_CONSTRAINT)
                 return fail(s, ret_error, "write to");
-        error_set(ret_error, ERROR_EXISTS, "Choose another name.", "there is a %s named %s already",
-                change->kind, change->name);
-        error_about(ret_error, "%s/%s", change->kind, change->name);
-        return -EEXIST;
+        return store_name_taken(change, ret_error);
 }
 
 static int apply(struct store_sqlite *s, const struct store_row_change *change, uint64_t *ret_revision,
@@ -234,13 +237,8 @@ static int apply(struct store_sqlite *s, const struct store_row_change *change, 
         r = current(s, change, &revision, &name, ret_error);
         if (r < 0)
                 return r;
-        if (change->expected != STORE_ANY && change->expected != revision) {
-                error_set(ret_error, ERROR_REVISION_MISMATCH, "Read the object again and repeat the change.",
-                        "the %s %s was changed meanwhile (revision %llu, expected %llu)", change->kind,
-                        change->name ?: (name ?: change->uid), (unsigned long long)revision,
-                        (unsigned long long)change->expected);
-                return -ESTALE;
-        }
+        if (change->expected != STORE_ANY && change->expected != revision)
+                return store_stale(change, revision, ret_error);
         if (change->remove && !revision)
                 return 0;
         st = fresh(s, LOG);
@@ -348,6 +346,38 @@ static int op_trim_log(struct store *store, uint64_t keep, struct error **ret_er
         return run(s, st, "trim the log of", ret_error);
 }
 
+/* The state directory's lock has said already that nobody else leads. The epoch is an object of its own. */
+static int op_lead(struct store *store, const char *holder, const char *server,
+        struct store_leader *ret_leader, struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *before = NULL;
+        struct store_leader leader = {};
+        json_t *next;
+        int r;
+
+        r = store_get(store, "leader", "leader", &before, NULL);
+        if (r < 0 && r != -ENOENT)
+                return error_from_errno(ret_error, r, "cannot read the epoch");
+        leader.term = (uint64_t)json_integer_value(json_object_get(before, "epoch")) + 1;
+        snprintf(leader.server, sizeof(leader.server), "%s", server);
+        next = json_pack("{s:s, s:s, s:s, s:I}", "kind", "leader", "uid", "leader", "name", "leader", "epoch",
+                (json_int_t)leader.term);
+        if (!next)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        store_batch_put(&batch, before ? json_revision(before) : STORE_ABSENT, next);
+        r = store_commit(store, &batch, NULL, ret_error);
+        if (r < 0)
+                return r;
+        *ret_leader = leader;
+        return 0;
+}
+
+static int op_renew(struct store *store, struct error **ret_error)
+{
+        return 0;
+}
+
 static void op_close(struct store *store)
 {
         struct store_sqlite *s = sqlite_of(store);
@@ -366,6 +396,9 @@ static const struct store_ops sqlite_ops = {
         .oldest = op_oldest,
         .changes = op_changes,
         .trim_log = op_trim_log,
+        .lead = op_lead,
+        .renew = op_renew,
+        .resign = op_renew, /* nor is there anybody to hand over to */
         .close = op_close,
 };
 
@@ -399,10 +432,7 @@ static int migrate(struct store_sqlite *s, struct error **ret_error)
         if (r < 0)
                 return r;
         if (version > ARRAY_SIZE(migrations))
-                return error_set(ret_error, ERROR_NOT_SUPPORTED,
-                        "Run the newer drover-manager, or restore a backup.",
-                        "the store has schema version %zu and this program knows versions up to %zu", version,
-                        ARRAY_SIZE(migrations));
+                return store_newer_schema(version, ARRAY_SIZE(migrations), ret_error);
         for (; r >= 0 && version < ARRAY_SIZE(migrations); version++) {
                 snprintf(sql, sizeof(sql), "PRAGMA user_version = %zu", version + 1);
                 r = execute(s, "BEGIN IMMEDIATE", "lock", ret_error);

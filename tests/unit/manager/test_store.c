@@ -1,22 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Conformance suite of the store's interface: what each backend has to do. `open_store` is all that it knows of one. */
+/* Conformance suite of the store's interface: what each backend has to do, run on each. `struct backend` is all that it knows
+ * of them; what belongs to one of them alone is in test_store_postgresql.c and test_store_upgrade.c. */
 
 #include "fixture.h"
+#include "store_places.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "manager/audit.h"
 
 struct state {
         struct folder folder;
         struct store *store;
 };
 
+static const struct store_place *place;
+
+static struct store *open_store(const struct state *state)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct store *store = NULL;
+        char where[256];
+
+        place->where(&state->folder, where);
+        if (store_open(where, &clock_system, &store, &error) < 0)
+                fail_msg("%s", error_message(error));
+        return store;
+}
+
 static int setup(void **ret)
 {
         struct state *state = calloc(1, sizeof(*state));
 
         folder_make(&state->folder);
-        state->store = store_open_in(&state->folder);
+        place->clear(&state->folder);
+        state->store = open_store(state);
         *ret = state;
         return 0;
 }
@@ -239,7 +264,7 @@ static void revisions_do_not_start_again_when_all_is_gone(void **data)
         assert_int_equal(drop(state->store, "a", STORE_ANY), 0);
         assert_int_equal(store_trim_log(state->store, 0, NULL), 0);
         store_close(state->store);
-        state->store = store_open_in(&state->folder);
+        state->store = open_store(state);
         assert_int_equal(put(state->store, "a", "1", STORE_ABSENT, &after), 0);
         assert_true(after > before + 1);
 }
@@ -250,14 +275,14 @@ static void content_survives_reopening(void **data)
 
         assert_int_equal(put(state->store, "a", "\xc3\xa4", STORE_ABSENT, NULL), 0);
         store_close(state->store);
-        state->store = store_open_in(&state->folder);
+        state->store = open_store(state);
         assert_value(state->store, "a", "\xc3\xa4");
 }
 
 static void second_opener_sees_and_makes_changes(void **data)
 {
         struct state *state = *data;
-        struct store *other = store_open_in(&state->folder);
+        struct store *other = open_store(state);
 
         assert_int_equal(put(other, "a", "1", STORE_ABSENT, NULL), 0);
         assert_value(state->store, "a", "1");
@@ -282,20 +307,370 @@ static void listener_hears_of_commits_only(void **data)
         assert_int_equal(n, 1);
 }
 
-static void file_that_is_no_database_is_refused(void **data)
+static void any_text_comes_back_as_it_was(void **data)
+{
+        /* Quotes and backslashes of every syntax on the way, characters of one to four bytes. */
+        static const char *const texts[] = {"", "NULL", "{}", "a\"b\\c'd,e{f}", "line\nfeed\ttab\x01",
+                "\xc3\xa4\xe2\x82\xac", "\xf0\x9f\x90\x95", "$1 ?1 --", "\\u0000"};
+        struct state *state = *data;
+
+        for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+                assert_int_equal(put(state->store, "a", texts[i], STORE_ANY, NULL), 0);
+                assert_value(state->store, "a", texts[i]);
+        }
+}
+
+static void names_are_ordered_by_their_bytes(void **data)
+{
+        struct state *state = *data;
+
+        for (const char *c = "bBa_A9-"; *c; c++)
+                assert_int_equal(put(state->store, (char[]){*c, 0}, "1", STORE_ABSENT, NULL), 0);
+        assert_names(state->store, &(struct store_query){.kind = "vm", .limit = 99}, "-9AB_ab", false);
+}
+
+static void listing_goes_on_beyond_a_page(void **data)
+{
+        enum { MANY = 700 };
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *docs = NULL;
+        char name[16];
+
+        for (int i = 0; i < MANY; i++) {
+                snprintf(name, sizeof(name), "n%05d", i);
+                store_batch_put(&batch, STORE_ABSENT, object_new("vm", name, "1"));
+        }
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_int_equal(
+                store_list(state->store, &(struct store_query){.kind = "vm", .limit = STORE_LIMIT_NONE},
+                        &docs, NULL, NULL),
+                0);
+        assert_int_equal(json_array_size(docs), MANY);
+        for (int i = 0; i < MANY; i++) {
+                snprintf(name, sizeof(name), "n%05d", i);
+                assert_string_equal(json_text(json_array_get(docs, (size_t)i), "name"), name);
+        }
+        json_decref(docs);
+}
+
+static void large_documents_are_kept_and_larger_ones_refused(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char *value = malloc(STORE_DOCUMENT_MAX + 1);
+
+        memset(value, 'x', STORE_DOCUMENT_MAX);
+        value[STORE_DOCUMENT_MAX - 1000] = '\0';
+        assert_int_equal(put(state->store, "a", value, STORE_ABSENT, NULL), 0);
+        assert_value(state->store, "a", value);
+        memset(value, 'x', STORE_DOCUMENT_MAX);
+        value[STORE_DOCUMENT_MAX] = '\0';
+        store_batch_put(&batch, STORE_ANY, object_new("vm", "b", value));
+        assert_int_equal(store_commit(state->store, &batch, NULL, &error), -E2BIG);
+        assert_int_equal(error->code, ERROR_TOO_LARGE);
+        free(value);
+}
+
+static void one_object_changes_more_than_once_in_a_transaction(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        struct seen seen = {};
+
+        store_batch_put(&batch, STORE_ABSENT, object_new("vm", "a", "1"));
+        store_batch_put(&batch, STORE_ANY, object_new("vm", "a", "2"));
+        store_batch_remove(&batch, "vm", "uid-a", STORE_ANY);
+        store_batch_put(&batch, STORE_ABSENT, object_new("vm", "a", "3"));
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_value(state->store, "a", "3");
+        assert_int_equal(store_changes(state->store, 0, 100, remember, &seen, NULL), 0);
+        assert_string_equal(seen.text, "+a1 +a2 -a +a3 ");
+}
+
+static void a_name_can_be_given_on_within_a_transaction(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *doc = object_new("vm", "a", "2");
+
+        assert_int_equal(put(state->store, "a", "1", STORE_ABSENT, NULL), 0);
+        json_object_set_new(doc, "uid", json_string("another"));
+        store_batch_remove(&batch, "vm", "uid-a", STORE_ANY);
+        store_batch_put(&batch, STORE_ABSENT, doc);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_value(state->store, "another", "2");
+}
+
+static void removing_what_is_not_there_changes_nothing(void **data)
+{
+        struct state *state = *data;
+        uint64_t before, after;
+
+        assert_int_equal(store_revision(state->store, &before, NULL), 0);
+        assert_int_equal(drop(state->store, "a", STORE_ANY), 0);
+        assert_int_equal(store_revision(state->store, &after, NULL), 0);
+        assert_int_equal(before, after);
+}
+
+/* Adds 1 to the counter `n` times; who comes second reads again and repeats, as If-Match asks for. */
+static void count_up(const struct state *state, int n)
+{
+        struct store *store = NULL;
+        char where[256];
+
+        place->where(&state->folder, where);
+        if (store_open(where, &clock_system, &store, NULL) < 0)
+                _exit(3);
+        while (n > 0) {
+                json_t *doc = NULL;
+                char next[24];
+                int r;
+
+                if (store_get(store, "vm", "counter", &doc, NULL) < 0)
+                        _exit(1);
+                snprintf(next, sizeof(next), "%ld", strtol(json_text(doc, "value"), NULL, 10) + 1);
+                r = put(store, "counter", next, json_revision(doc), NULL);
+                json_decref(doc);
+                if (r < 0 && r != -ESTALE)
+                        _exit(2);
+                n -= r == 0;
+        }
+        store_close(store);
+        _exit(0);
+}
+
+static void writers_at_the_same_time_lose_nothing(void **data)
+{
+        enum { WRITERS = 4, TIMES = 50 };
+        struct state *state = *data;
+        pid_t pids[WRITERS];
+
+        assert_int_equal(put(state->store, "counter", "0", STORE_ABSENT, NULL), 0);
+        for (int i = 0; i < WRITERS; i++) {
+                pids[i] = fork();
+                if (pids[i] == 0)
+                        count_up(state, TIMES);
+        }
+        for (int i = 0; i < WRITERS; i++) {
+                int status = -1;
+
+                assert_true(waitpid(pids[i], &status, 0) == pids[i]);
+                assert_int_equal(status, 0);
+        }
+        assert_value(state->store, "counter", "200");
+}
+
+#define PARTS 20
+
+/* Transactions that give all parts the same value, for ever; a byte into the pipe after each. */
+static void write_for_ever(const struct state *state, int fd)
+{
+        struct store *store = NULL;
+        char where[256];
+
+        place->where(&state->folder, where);
+        if (store_open(where, &clock_system, &store, NULL) < 0)
+                _exit(1);
+        for (int n = 0;; n++) {
+                struct store_batch batch = STORE_BATCH_INIT;
+                char name[16], value[16];
+
+                snprintf(value, sizeof(value), "%d", n);
+                for (int i = 0; i < PARTS; i++) {
+                        snprintf(name, sizeof(name), "part%02d", i);
+                        store_batch_put(&batch, STORE_ANY, object_new("vm", name, value));
+                }
+                if (store_commit(store, &batch, NULL, NULL) < 0 || write(fd, "", 1) != 1)
+                        _exit(1);
+                store_batch_deinit(&batch);
+        }
+}
+
+/* What was committed is there, and whole; returns the value of all parts. */
+static long assert_whole(const struct state *state)
+{
+        struct store *store = open_store(state);
+        json_t *docs = NULL, *doc;
+        size_t i;
+        long value;
+
+        assert_int_equal(
+                store_list(store, &(struct store_query){.kind = "vm", .limit = 99}, &docs, NULL, NULL), 0);
+        assert_int_equal(json_array_size(docs), PARTS);
+        value = strtol(json_text(json_array_get(docs, 0), "value"), NULL, 10);
+        json_array_foreach (docs, i, doc)
+                assert_int_equal(strtol(json_text(doc, "value"), NULL, 10), value);
+        json_decref(docs);
+        store_close(store);
+        return value;
+}
+
+static void a_writer_killed_in_a_transaction_leaves_all_of_it_or_nothing(void **data)
+{
+        struct state *state = *data;
+
+        for (int round = 0; round < 10; round++) {
+                char byte, pipes = 0;
+                long told = -1;
+                int fds[2];
+                pid_t pid;
+
+                assert_int_equal(pipe(fds), 0);
+                pid = fork();
+                if (pid == 0)
+                        write_for_ever(state, fds[1]);
+                close(fds[1]);
+                /* Somewhere in the transaction after the last one that was told of. */
+                for (; pipes < 3 + round; pipes++) {
+                        assert_int_equal(read(fds[0], &byte, 1), 1);
+                        told++;
+                }
+                assert_int_equal(kill(pid, SIGKILL), 0);
+                assert_true(waitpid(pid, NULL, 0) == pid);
+                while (read(fds[0], &byte, 1) == 1)
+                        told++;
+                close(fds[0]);
+                assert_in_range(assert_whole(state), told, told + 1);
+        }
+}
+
+static void write_audit(struct store *store, const char *action)
+{
+        assert_int_equal(audit_write(store, &clock_system,
+                                 &(struct audit_entry){
+                                         .who = "test", .action = action, .object = "vm/a", .result = "done"},
+                                 NULL),
+                0);
+}
+
+static void audit_chain_holds_and_a_changed_entry_is_located(void **data)
+{
+        struct state *state = *data;
+        json_t *verdict = NULL;
+
+        for (int i = 0; i < 5; i++)
+                write_audit(state->store, i == 2 ? "vm.migrate" : "vm.start");
+        assert_int_equal(audit_verify(state->store, &verdict, NULL), 0);
+        assert_true(json_is_true(json_object_get(verdict, "ok")));
+        json_decref(verdict);
+        place->change(&state->folder, "UPDATE %sobject SET doc = replace(doc, 'vm.migrate', 'vm.migratf')");
+        assert_int_equal(audit_verify(state->store, &verdict, NULL), 0);
+        assert_false(json_is_true(json_object_get(verdict, "ok")));
+        assert_int_equal(json_integer_value(json_object_get(verdict, "bad_seq")), 3);
+        json_decref(verdict);
+}
+
+static void a_newer_schema_is_refused(void **data)
 {
         struct state *state = *data;
         _cleanup_error_ struct error *error = NULL;
         struct store *store = NULL;
-        char path[128];
+        char where[256];
 
-        snprintf(path, sizeof(path), "%s/junk.db", state->folder.path);
-        assert_int_equal(
-                file_write_atomic(path, "this is not a database, but long enough to be looked at", 55, 0600),
-                0);
-        assert_true(store_open_sqlite(path, &store, &error) < 0);
-        assert_null(store);
-        assert_non_null(error);
+        place->set_version(&state->folder, 99);
+        place->where(&state->folder, where);
+        assert_true(store_open(where, &clock_system, &store, &error) < 0);
+        assert_int_equal(error->code, ERROR_NOT_SUPPORTED);
+        assert_non_null(strstr(error->message, "schema version 99"));
+}
+
+static void a_store_that_is_read_only_says_so_and_is_unchanged(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        struct store *store = NULL;
+        char where[256];
+        int r;
+
+        if (!place->read_only(&state->folder, true))
+                skip();
+        store_close(TAKE_PTR(state->store));
+        place->where(&state->folder, where);
+        r = store_open(where, &clock_system, &store, &error);
+        if (r >= 0) {
+                _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+                store_batch_put(&batch, STORE_ANY, object_new("vm", "a", "1"));
+                r = store_commit(store, &batch, NULL, &error);
+                store_close(store);
+        }
+        assert_true(place->read_only(&state->folder, false));
+        assert_true(r < 0);
+        assert_int_equal(error->code, ERROR_CONFLICT);
+        assert_non_null(strstr(error->message, "read-only"));
+        assert_non_null(error->hint);
+        state->store = open_store(state);
+        assert_int_equal(put(state->store, "a", "2", STORE_ABSENT, NULL), 0);
+}
+
+static int put_large(struct store *store, int i, struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char name[16], value[65537];
+
+        /* Nothing that could be compressed away. */
+        for (size_t n = 0; n < sizeof(value) - 1; n++)
+                value[n] = (char)('!' + (random() & 63) + 1);
+        value[sizeof(value) - 1] = '\0';
+        snprintf(name, sizeof(name), "large%d", i);
+        store_batch_put(&batch, STORE_ABSENT, object_new("vm", name, value));
+        return store_commit(store, &batch, NULL, ret_error);
+}
+
+static void a_full_store_says_so_still_answers_and_goes_on_when_there_is_room(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        struct store *store = NULL;
+        char where[256];
+        int n = 0, r;
+
+        if (!place->small(&state->folder, where))
+                skip();
+        assert_int_equal(store_open(where, &clock_system, &store, NULL), 0);
+        assert_int_equal(put(store, "a", "1", STORE_ABSENT, NULL), 0);
+        while ((r = put_large(store, n, &error)) == 0)
+                n++;
+        assert_int_equal(r, -ENOSPC);
+        assert_int_equal(error->code, ERROR_NO_SPACE);
+        assert_non_null(error->hint);
+        assert_value(store, "a", "1");
+        place->make_room(&state->folder);
+        assert_int_equal(put_large(store, n, NULL), 0);
+        store_close(store);
+        place->small_end(&state->folder);
+}
+
+static void each_leader_has_a_later_term(void **data)
+{
+        struct state *state = *data;
+        struct store_leader leader = {};
+        uint64_t last = 0;
+
+        for (int i = 0; i < 3; i++) {
+                assert_int_equal(store_lead(state->store, "holder", "manager1", &leader, NULL), 0);
+                assert_true(leader.term > last);
+                assert_string_equal(leader.server, "manager1");
+                last = leader.term;
+                assert_int_equal(store_renew(state->store, NULL), 0);
+                assert_int_equal(store_resign(state->store, NULL), 0);
+                store_close(state->store);
+                state->store = open_store(state);
+        }
+}
+
+static int run_on(const struct store_place *which, const struct CMUnitTest *tests, size_t n)
+{
+        int failed;
+
+        place = which;
+        if (!place->begin())
+                return 0;
+        failed = _cmocka_run_group_tests(place->name, tests, n, NULL, NULL);
+        place->end();
+        return failed;
 }
 
 int main(void)
@@ -315,7 +690,22 @@ int main(void)
                 TEST(content_survives_reopening),
                 TEST(second_opener_sees_and_makes_changes),
                 TEST(listener_hears_of_commits_only),
-                TEST(file_that_is_no_database_is_refused),
+                TEST(any_text_comes_back_as_it_was),
+                TEST(names_are_ordered_by_their_bytes),
+                TEST(listing_goes_on_beyond_a_page),
+                TEST(large_documents_are_kept_and_larger_ones_refused),
+                TEST(one_object_changes_more_than_once_in_a_transaction),
+                TEST(a_name_can_be_given_on_within_a_transaction),
+                TEST(removing_what_is_not_there_changes_nothing),
+                TEST(writers_at_the_same_time_lose_nothing),
+                TEST(a_writer_killed_in_a_transaction_leaves_all_of_it_or_nothing),
+                TEST(audit_chain_holds_and_a_changed_entry_is_located),
+                TEST(a_newer_schema_is_refused),
+                TEST(a_store_that_is_read_only_says_so_and_is_unchanged),
+                TEST(a_full_store_says_so_still_answers_and_goes_on_when_there_is_room),
+                TEST(each_leader_has_a_later_term),
         };
-        return cmocka_run_group_tests(tests, NULL, NULL);
+
+        return run_on(&store_place_sqlite, tests, ARRAY_SIZE(tests)) +
+               run_on(&store_place_postgresql, tests, ARRAY_SIZE(tests));
 }
