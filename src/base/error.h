@@ -26,6 +26,7 @@
         X(BUSY, "busy", 409, EBUSY, "Another task works on the object") \
         X(REVISION_MISMATCH, "revision-mismatch", 412, ESTALE, "The object was changed meanwhile") \
         X(STALE_EPOCH, "stale-epoch", 409, ESTALE, "The caller's epoch is no longer the newest") \
+        X(NOT_LEADING, "not-leading", 503, EAGAIN, "Another manager leads") \
         X(TOO_LARGE, "too-large", 413, E2BIG, "The input is larger than allowed") \
         X(RATE_LIMITED, "rate-limited", 429, EAGAIN, "Too many requests") \
         X(NOT_SUPPORTED, "not-supported", 422, EOPNOTSUPP, "The host cannot do this") \

@@ -256,8 +256,9 @@ void api_version(struct http_request *request, void *userdata)
         const struct manager *manager = userdata;
 
         http_request_reply_json(request, 200,
-                json_pack("{s:s, s:s, s:s, s:I, s:s}", "name", "drover-manager", "version", DROVER_VERSION,
-                        "api", "v1", "epoch", (json_int_t)manager->epoch, "server", manager->config->name));
+                json_pack("{s:s, s:s, s:s, s:I, s:s, s:b, s:s}", "name", "drover-manager", "version",
+                        DROVER_VERSION, "api", "v1", "epoch", (json_int_t)manager->epoch, "server",
+                        manager->config->name, "leads", 1, "leader", manager->config->name));
 }
 
 void api_metrics(struct http_request *request, void *userdata)

@@ -90,31 +90,74 @@ static int write_addresses(const char *state_dir, const char *const *addresses, 
         return write_file(state_dir, "addresses", buf_string(&text), 0644, ret_error);
 }
 
-int ca_create(const char *state_dir, const char *const *addresses, struct error **ret_error)
+static int refuse_second(const char *state_dir, struct error **ret_error)
 {
-        _cleanup_free_ char *folder = pki_path(state_dir, ""), *path = pki_path(state_dir, "ca.pem"),
-                            *cert = NULL;
-        _cleanup_(pki_key_freep) char *key = NULL;
+        _cleanup_free_ char *path = pki_path(state_dir, "ca.pem");
+
+        if (!path)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (access(path, F_OK) != 0)
+                return 0;
+        return error_set(ret_error, ERROR_EXISTS, "Remove the state directory to begin again with no hosts.",
+                "there is a certificate authority already: %s", path);
+}
+
+/* Writes all files of a manager whose authority this is. */
+static int install(const char *state_dir, const char *cert, const char *key, const char *const *addresses,
+        struct error **ret_error)
+{
+        _cleanup_free_ char *folder = pki_path(state_dir, "");
         int r;
 
-        if (!folder || !path)
+        if (!folder)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        if (access(path, F_OK) == 0)
-                return error_set(ret_error, ERROR_EXISTS,
-                        "Remove the state directory to begin again with no hosts.",
-                        "there is a certificate authority already: %s", path);
         r = file_make_dirs(folder, 0700);
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot make %s", folder);
-        r = pki_ca_new("drover cluster CA", CA_DAYS, &cert, &key, ret_error);
-        if (r >= 0)
-                r = write_addresses(state_dir, addresses, ret_error);
+        r = write_addresses(state_dir, addresses, ret_error);
         if (r >= 0)
                 r = issue_manager(state_dir, cert, key, addresses, ret_error);
         if (r >= 0)
                 r = write_file(state_dir, "ca.key", key, 0600, ret_error);
         /* Last: its presence says that all the others are there. */
         return r < 0 ? r : write_file(state_dir, "ca.pem", cert, 0644, ret_error);
+}
+
+int ca_create(const char *state_dir, const char *const *addresses, struct error **ret_error)
+{
+        _cleanup_free_ char *cert = NULL;
+        _cleanup_(pki_key_freep) char *key = NULL;
+        int r;
+
+        r = refuse_second(state_dir, ret_error);
+        if (r >= 0)
+                r = pki_ca_new("drover cluster CA", CA_DAYS, &cert, &key, ret_error);
+        return r < 0 ? r : install(state_dir, cert, key, addresses, ret_error);
+}
+
+static int read_from(const char *folder, const char *name, char **ret_text, struct error **ret_error)
+{
+        _cleanup_free_ char *path = alloc_printf("%s/%s", folder, name);
+        int r = path ? file_read(path, PEM_MAX_BYTES, ret_text, NULL) : -ENOMEM;
+
+        return r < 0 ? error_set(ret_error, ERROR_NOT_FOUND,
+                               "Copy ca.pem and ca.key from pki/ in the first manager's state directory.",
+                               "cannot read %s: %s", path ?: name, strerror(-r))
+                     : 0;
+}
+
+int ca_adopt(const char *state_dir, const char *from, const char *const *addresses, struct error **ret_error)
+{
+        _cleanup_free_ char *cert = NULL;
+        _cleanup_(pki_key_freep) char *key = NULL;
+        int r;
+
+        r = refuse_second(state_dir, ret_error);
+        if (r >= 0)
+                r = read_from(from, "ca.pem", &cert, ret_error);
+        if (r >= 0)
+                r = read_from(from, "ca.key", &key, ret_error);
+        return r < 0 ? r : install(state_dir, cert, key, addresses, ret_error);
 }
 
 static int renew(const char *state_dir, const struct ca *ca, struct error **ret_error)

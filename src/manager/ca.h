@@ -22,6 +22,9 @@ struct ca {
  * addresses and DNS names under which clients reach the manager. */
 int ca_create(const char *state_dir, const char *const *addresses, struct error **ret_error);
 
+/* The same for a further manager of the cluster, with the authority in the folder `from` (ca.pem, ca.key). */
+int ca_adopt(const char *state_dir, const char *from, const char *const *addresses, struct error **ret_error);
+
 /* Reads it; renews the manager's certificate when less than 30 days of it are left. */
 int ca_load(const char *state_dir, int64_t now_unix_ms, struct ca *ret_ca, struct error **ret_error);
 void ca_deinit(struct ca *ca);

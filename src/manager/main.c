@@ -17,6 +17,7 @@
 #include "io/file.h"
 #include "io/sock.h"
 #include "manager/auth.h"
+#include "manager/leadership.h"
 #include "manager/manager.h"
 #include "manager/version.h"
 
@@ -30,6 +31,7 @@ struct options {
         const char *state_dir;
         const char *listen;
         const char *log_level;
+        const char *ca_folder;
         const char *token_file;
         const char *token_name;
         const char *role;
@@ -41,6 +43,8 @@ struct options {
 static const char usage[] =
         "drover-manager [OPTIONS] [run]            runs the manager\n"
         "drover-manager [OPTIONS] init             makes the state directory, the CA and the first token\n"
+        "drover-manager [OPTIONS] init --ca DIR    makes a further manager of a cluster over one PostgreSQL "
+        "store\n"
         "drover-manager [OPTIONS] token create     makes another token\n"
         "\n"
         "  --config FILE       settings, default " CONFIG_PATH "\n"
@@ -48,6 +52,7 @@ static const char usage[] =
         "  --listen A:P        overrides listen\n"
         "  --log-level LEVEL   error, warning, notice, info or debug\n"
         "  --address ADDRESS   init: IP address or DNS name of this manager for its certificate; repeat\n"
+        "  --ca DIR            init: folder with ca.pem and ca.key of the first manager\n"
         "  --token-file FILE   init, token create: write the token there (mode 0600) instead of printing it\n"
         "  --name NAME         init, token create: name of the token, default admin\n"
         "  --role ROLE         token create: admin (default) or read-only\n"
@@ -60,6 +65,7 @@ enum option_code {
         OPT_LISTEN,
         OPT_LOG_LEVEL,
         OPT_ADDRESS,
+        OPT_CA,
         OPT_TOKEN_FILE,
         OPT_NAME,
         OPT_ROLE,
@@ -74,6 +80,7 @@ static const struct option long_options[] = {
         {"listen", required_argument, NULL, OPT_LISTEN},
         {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
         {"address", required_argument, NULL, OPT_ADDRESS},
+        {"ca", required_argument, NULL, OPT_CA},
         {"token-file", required_argument, NULL, OPT_TOKEN_FILE},
         {"name", required_argument, NULL, OPT_NAME},
         {"role", required_argument, NULL, OPT_ROLE},
@@ -113,6 +120,9 @@ static int take_option(struct options *options, int option)
                         return EXIT_USAGE;
                 options->addresses[options->n_addresses++] = optarg;
                 return -1;
+        case OPT_CA:
+                options->ca_folder = optarg;
+                return -1;
         case OPT_TOKEN_FILE:
                 options->token_file = optarg;
                 return -1;
@@ -147,7 +157,7 @@ static int override(const struct options *options, struct config *config, struct
         return 0;
 }
 
-/* Two managers on one state directory would both lead: the second one is refused. */
+/* Two managers on one state directory would both lead, or take the lead from each other: the second one is refused. */
 static int lock_state(const struct config *config, int *ret_fd, struct error **ret_error)
 {
         _cleanup_free_ char *path = alloc_printf("%s/lock", config->state_dir);
@@ -228,7 +238,7 @@ static int run(const struct config *config, struct error **ret_error)
 {
         _cleanup_(loop_freep) struct loop *loop = NULL;
         _cleanup_(loop_source_freep) struct loop_source *term = NULL, *interrupt = NULL;
-        _cleanup_(manager_freep) struct manager *manager = NULL;
+        _cleanup_(leadership_freep) struct leadership *leadership = NULL;
         _cleanup_fd_ int lock_fd = -1, listen_fd = -1;
         struct watchdog watchdog = {};
         int r;
@@ -249,7 +259,7 @@ static int run(const struct config *config, struct error **ret_error)
                 return error_from_errno(ret_error, r, "cannot set up the event loop");
         r = listen_on(config, &listen_fd, ret_error);
         if (r >= 0)
-                r = manager_new(config, loop, listen_fd, &manager, ret_error);
+                r = leadership_new(config, loop, listen_fd, &leadership, ret_error);
         if (r < 0) {
                 loop_source_free(watchdog.timer);
                 return r;
@@ -281,6 +291,8 @@ static int init(const struct config *config, const struct options *options, stru
         char secret[AUTH_SECRET_SIZE];
         int r;
 
+        if (options->ca_folder)
+                return manager_join(config, options->ca_folder, options->addresses, ret_error);
         r = manager_init(config, options->addresses, options->token_name ?: "admin", secret, ret_error);
         return r < 0 ? r : hand_out(options, secret, ret_error);
 }

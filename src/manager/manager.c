@@ -36,26 +36,6 @@ int manager_open_store(const struct config *config, const struct clock *clock, s
         return store_open(where, clock, ret_store, ret_error);
 }
 
-/* The leadership epoch: agents refuse a lower one, so what an earlier start still has under way cannot interfere. */
-static int take_epoch(struct manager *manager, struct error **ret_error)
-{
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_json_ json_t *leader = NULL;
-        json_t *next;
-        int r;
-
-        r = store_get(manager->store, "leader", "leader", &leader, NULL);
-        if (r < 0 && r != -ENOENT)
-                return error_from_errno(ret_error, r, "cannot read the epoch");
-        manager->epoch = (uint64_t)json_integer_value(json_object_get(leader, "epoch")) + 1;
-        next = json_pack("{s:s, s:s, s:s, s:I}", "kind", "leader", "uid", "leader", "name", "leader", "epoch",
-                (json_int_t)manager->epoch);
-        if (!next)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        store_batch_put(&batch, leader ? json_revision(leader) : STORE_ABSENT, next);
-        return store_commit(manager->store, &batch, NULL, ret_error);
-}
-
 static void on_commit(void *userdata)
 {
         struct manager *manager = userdata;
@@ -228,8 +208,8 @@ static int make_server(struct manager *manager, int listen_fd, struct error **re
                 &manager->server, ret_error);
 }
 
-int manager_new(const struct config *config, struct loop *loop, int listen_fd, struct manager **ret_manager,
-        struct error **ret_error)
+int manager_new(const struct config *config, struct loop *loop, struct store *store, uint64_t epoch,
+        int listen_fd, struct manager **ret_manager, struct error **ret_error)
 {
         _cleanup_(manager_freep) struct manager *manager = ALLOC(struct manager);
         int r;
@@ -238,16 +218,14 @@ int manager_new(const struct config *config, struct loop *loop, int listen_fd, s
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         manager->config = config;
         manager->loop = loop;
+        manager->store = store;
+        manager->epoch = epoch;
         manager->clock = loop_clock(loop);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
-        if (r >= 0)
-                r = manager_open_store(config, manager->clock, &manager->store, ret_error);
         if (r < 0)
                 return r;
         store_on_commit(manager->store, on_commit, manager);
-        r = take_epoch(manager, ret_error);
-        if (r >= 0)
-                r = make_sources(manager, ret_error);
+        r = make_sources(manager, ret_error);
         if (r >= 0)
                 r = make_client(manager, ret_error);
         if (r >= 0)
@@ -273,8 +251,7 @@ void manager_free(struct manager *manager)
 {
         if (!manager)
                 return;
-        if (manager->store)
-                store_on_commit(manager->store, NULL, NULL);
+        store_on_commit(manager->store, NULL, NULL);
         /* Tasks first: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
         task_engine_free(manager->tasks);
         watch_free(manager->watch);
@@ -286,7 +263,6 @@ void manager_free(struct manager *manager)
         loop_source_free(manager->tasks_timer);
         loop_source_free(manager->housekeeping);
         json_decref(manager->ended_vms);
-        store_close(manager->store);
         ca_deinit(&manager->ca);
         free(manager);
 }
@@ -333,4 +309,19 @@ int manager_init(const struct config *config, const char *const *addresses, cons
         if (r < 0)
                 return r;
         return manager_create_token(config, token_name, "admin", 0, ret_secret, ret_error);
+}
+
+int manager_join(const struct config *config, const char *ca_folder, const char *const *addresses,
+        struct error **ret_error)
+{
+        int r;
+
+        if (!config->store)
+                return error_set(ret_error, ERROR_BAD_REQUEST,
+                        "Set `store = postgresql://...` in the settings of both managers first.",
+                        "a further manager needs a store that it shares with the first one");
+        r = file_make_dirs(config->state_dir, 0700);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot make %s", config->state_dir);
+        return ca_adopt(config->state_dir, ca_folder, addresses, ret_error);
 }

@@ -20,9 +20,10 @@ struct manager {
         const struct config *config;
         struct loop *loop;
         const struct clock *clock;
-        struct store *store;
+        struct store *store; /* borrowed */
         struct ca ca;
-        uint64_t epoch; /* of this start; in each call to an agent */
+        uint64_t
+                epoch; /* the term for which this manager leads; in each call to an agent, which refuses a lower one */
         struct http_client *agents;
         struct inventory *inventory;
         struct forecasts *forecasts;
@@ -38,10 +39,11 @@ struct manager {
         struct http_server *server;
 };
 
-/* Opens the store, takes the next epoch, loads tasks and hosts, and listens on listen_fd (taken over on success).
- * `config` and `loop` stay the caller's and must outlive the manager. */
-int manager_new(const struct config *config, struct loop *loop, int listen_fd, struct manager **ret_manager,
-        struct error **ret_error);
+/* Leads, for the term that store_lead() gave: loads tasks and hosts, and listens on listen_fd (taken over on success). `config`,
+ * `loop` and `store` stay the caller's and must outlive the manager. */
+int manager_new(const struct config *config, struct loop *loop, struct store *store, uint64_t epoch,
+        int listen_fd, struct manager **ret_manager, struct error **ret_error);
+/* Calls under way are cancelled; nothing is written any more. */
 void manager_free(struct manager *manager);
 DEFINE_CLEANUP(struct manager *, manager_free)
 
@@ -52,6 +54,10 @@ int manager_open_store(const struct config *config, const struct clock *clock, s
 /* Makes the state directory, the authority and the first token (admin). EXISTS when it was done before. */
 int manager_init(const struct config *config, const char *const *addresses, const char *token_name,
         char ret_secret[static 70], struct error **ret_error);
+/* Makes the state directory of a further manager over the same store, with the first one's authority (ca.pem and ca.key in
+ * ca_folder). */
+int manager_join(const struct config *config, const char *ca_folder, const char *const *addresses,
+        struct error **ret_error);
 /* Makes another token, also beside a running manager. */
 int manager_create_token(const struct config *config, const char *name, const char *role,
         uint64_t expires_days, char ret_secret[static 70], struct error **ret_error);

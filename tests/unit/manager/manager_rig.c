@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "manager_rig.h"
 
+#include "base/alloc.h"
 #include "base/log.h"
 
 void start_manager(struct state *state)
@@ -12,17 +13,25 @@ void start_manager(struct state *state)
         assert_int_equal(sock_listen_tcp(&address, 16, &fd, NULL), 0);
         assert_int_equal(sock_local_address(fd, &address), 0);
         sock_address_format(&address, state->address);
-        assert_int_equal(manager_new(&state->config, state->loop, fd, &state->manager, NULL), 0);
-        assert_int_equal(http_client_new(state->loop,
-                                 &(struct http_client_config){.ca_pem = state->manager->ca.ca_pem},
-                                 &state->client, NULL),
+        assert_int_equal(leadership_new(&state->config, state->loop, fd, &state->leadership, NULL), 0);
+        state->manager = leadership_manager(state->leadership);
+        assert_non_null(state->manager);
+        start_client(state, state->manager);
+}
+
+void start_client(struct state *state, const struct manager *manager)
+{
+        assert_int_equal(
+                http_client_new(state->loop, &(struct http_client_config){.ca_pem = manager->ca.ca_pem},
+                        &state->client, NULL),
                 0);
 }
 
 void stop_manager(struct state *state)
 {
         http_client_free(TAKE_PTR(state->client));
-        manager_free(TAKE_PTR(state->manager));
+        state->manager = NULL;
+        leadership_free(TAKE_PTR(state->leadership));
 }
 
 void on_reply(void *userdata, int status, json_t *body, struct error *error)
@@ -111,6 +120,11 @@ void add_host(struct state *state, struct agent_double *agent, const char *name)
 
 int setup(void **ret)
 {
+        return setup_on(NULL, ret);
+}
+
+int setup_on(const char *store, void **ret)
+{
         struct state *state = calloc(1, sizeof(*state));
 
         log_init("test", getenv("TEST_DEBUG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
@@ -118,6 +132,8 @@ int setup(void **ret)
         assert_int_equal(config_load("/nonexistent", false, &state->config, NULL), 0);
         free(state->config.state_dir);
         state->config.state_dir = strdup(state->folder.path);
+        assert_int_equal(alloc_replace(&state->config.name, "manager1"), 0);
+        assert_int_equal(alloc_replace(&state->config.store, store), 0);
         assert_int_equal(manager_init(&state->config, (const char *const[]){"127.0.0.1", NULL}, "admin",
                                  state->secret, NULL),
                 0);
@@ -134,7 +150,7 @@ int teardown(void **data)
 {
         struct state *state = *data;
 
-        stop_manager(state);
+        stop_manager(state); /* also one that stopped already */
         for (size_t i = 0; i < ARRAY_SIZE(state->agents); i++)
                 agent_double_deinit(&state->agents[i]);
         loop_free(state->loop);

@@ -10,6 +10,7 @@
 #include "io/http_client.h"
 #include "io/sock.h"
 #include "manager/auth.h"
+#include "manager/leadership.h"
 #include "manager/manager.h"
 
 #define WAIT_MS 20000
@@ -18,7 +19,8 @@ struct state {
         struct folder folder;
         struct config config;
         struct loop *loop;
-        struct manager *manager;
+        struct leadership *leadership;
+        struct manager *manager; /* it leads */
         struct http_client *client;
         char address[64];
         char secret[AUTH_SECRET_SIZE];
@@ -43,7 +45,11 @@ const char *finish(struct state *state);
 /* Iterates until the object's status has the value. */
 void wait_status(struct state *state, const char *path, const char *key, const char *value);
 void add_host(struct state *state, struct agent_double *agent, const char *name);
+/* Calls go through a client that trusts this manager's authority. */
+void start_client(struct state *state, const struct manager *manager);
 int setup(void **ret);
+/* With a store as the setting of that name has it. */
+int setup_on(const char *store, void **ret);
 int teardown(void **data);
 json_t *vm_document(const char *name);
 /* Two hosts, a shared datastore, a network and a running VM "web" on host1. */
