@@ -3,9 +3,11 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/doc.h"
 
 #define ANSWER_MAX_BYTES (64U << 20)
@@ -13,12 +15,20 @@
 #define URL_MAX_BYTES 8192
 #define CONNECT_TIMEOUT_MS 10000L
 #define CALL_TIMEOUT_MS 60000L
+/* With several managers: one that is frozen or cut off is given up sooner, and a standby may need a while to take over. */
+#define CONNECT_TIMEOUT_OF_SEVERAL_MS 3000L
+#define READ_TIMEOUT_OF_SEVERAL_MS 10000L
+#define TAKEOVER_MAX_MS 15000
+#define ROUND_MS 500
 /* The server sends a comment each 15 s; three missed ones mean that it is gone. */
 #define STREAM_SILENCE_S 45L
 
 struct api {
         CURL *curl;
-        char *server;
+        char *servers[API_SERVERS_MAX];
+        size_t n_servers;
+        const char *server; /* the one in use */
+        size_t current;     /* its number */
         char *reason;
         char *key;
         bool answer_lost;
@@ -67,6 +77,46 @@ static int check_server(const char *server, struct error **ret_error)
                 "'%s' is not the URL of a manager", server);
 }
 
+/* "https://a:8443, https://b:8443": one or more, each without a slash at its end. */
+static int take_servers(struct api *api, const char *list, struct error **ret_error)
+{
+        int r = 0;
+
+        while (r == 0 && *list) {
+                size_t n = strcspn(list, ", ");
+                char *server = NULL;
+
+                if (n && api->n_servers == API_SERVERS_MAX)
+                        return error_set(ret_error, ERROR_BAD_REQUEST, NULL,
+                                "more than %d managers are named", API_SERVERS_MAX);
+                if (n) {
+                        server = alloc_printf("%.*s", (int)n, list);
+                        if (!server)
+                                return error_from_errno(ret_error, ENOMEM, "cannot prepare the connection");
+                        for (size_t end = n; end && server[end - 1] == '/'; end--)
+                                server[end - 1] = '\0';
+                        api->servers[api->n_servers++] = server;
+                        r = check_server(server, ret_error);
+                }
+                list += n + (list[n] != '\0');
+        }
+        if (r == 0 && !api->n_servers)
+                return check_server("", ret_error);
+        api->server = api->servers[0];
+        return r;
+}
+
+const char *api_server(const struct api *api)
+{
+        return api->server;
+}
+
+static void use_next_server(struct api *api)
+{
+        api->current = (api->current + 1) % api->n_servers;
+        api->server = api->servers[api->current];
+}
+
 static int add_header(struct curl_slist **list, const char *header)
 {
         struct curl_slist *longer = header ? curl_slist_append(*list, header) : NULL;
@@ -88,20 +138,20 @@ int api_new(const struct settings *settings, struct api **ret_api, struct error 
 {
         _cleanup_(api_freep) struct api *api = NULL;
         _cleanup_free_ char *bearer = NULL;
-        int r = check_server(settings->server, ret_error);
+        int r;
 
-        if (r < 0)
-                return r;
         api = ALLOC(struct api);
         if (!api)
                 return error_from_errno(ret_error, ENOMEM, "cannot prepare the connection");
+        r = take_servers(api, settings->server, ret_error);
+        if (r < 0)
+                return r;
         api->curl = curl_easy_init();
-        api->server = alloc_strdup(settings->server);
         if (settings->token) {
                 bearer = alloc_printf("Authorization: Bearer %s", settings->token);
                 r = add_header(&api->headers, bearer);
         }
-        if (!api->curl || !api->server || r < 0)
+        if (!api->curl || r < 0)
                 return error_from_errno(ret_error, ENOMEM, "cannot prepare the connection");
         curl_easy_setopt(api->curl, CURLOPT_ERRORBUFFER, api->curl_error);
         curl_easy_setopt(api->curl, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -110,7 +160,8 @@ int api_new(const struct settings *settings, struct api **ret_api, struct error 
         curl_easy_setopt(api->curl, CURLOPT_XFERINFOFUNCTION, check_interrupts);
         curl_easy_setopt(api->curl, CURLOPT_XFERINFODATA, api);
         curl_easy_setopt(api->curl, CURLOPT_USERAGENT, "drover-cli");
-        curl_easy_setopt(api->curl, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_TIMEOUT_MS);
+        curl_easy_setopt(api->curl, CURLOPT_CONNECTTIMEOUT_MS,
+                api->n_servers > 1 ? CONNECT_TIMEOUT_OF_SEVERAL_MS : CONNECT_TIMEOUT_MS);
         /* The API is asked directly: a proxy from the environment would see the token's requests fail. */
         curl_easy_setopt(api->curl, CURLOPT_NOPROXY, "*");
         if (settings->ca)
@@ -125,7 +176,8 @@ void api_free(struct api *api)
                 return;
         curl_easy_cleanup(api->curl);
         curl_slist_free_all(api->headers);
-        free(api->server);
+        for (size_t i = 0; i < api->n_servers; i++)
+                free(api->servers[i]);
         free(api->reason);
         free(api->key);
         free(api);
@@ -283,17 +335,26 @@ static bool is_loss(CURLcode code)
                code == CURLE_PARTIAL_FILE;
 }
 
-int api_call(struct api *api, const char *method, const char *path, const json_t *body, json_t **ret_json,
-        int *ret_status, struct error **ret_error)
+static bool only_reads(const char *method)
 {
+        return !strcmp(method, "GET");
+}
+
+/* One call of the server in use. *ret_sent: it may have been carried out. */
+static int call_server(struct api *api, const char *method, const char *path, const json_t *body,
+        json_t **ret_json, int *ret_status, bool *ret_sent, struct error **ret_error)
+{
+        bool impatient = api->n_servers > 1 && only_reads(method);
         _cleanup_buf_ struct buf answer;
         _cleanup_free_ char *text = NULL;
         struct curl_slist *headers = NULL;
         json_t *json = NULL;
+        curl_off_t began_us = 0;
         CURLcode code;
         long status = 0;
         int r;
 
+        *ret_sent = false;
         buf_init(&answer, ANSWER_MAX_BYTES);
         r = add_body(api, body, method, &text, &headers, ret_error);
         if (r == 0)
@@ -303,11 +364,14 @@ int api_call(struct api *api, const char *method, const char *path, const json_t
                 return r;
         }
         curl_easy_setopt(api->curl, CURLOPT_HTTPHEADER, headers);
-        curl_easy_setopt(api->curl, CURLOPT_TIMEOUT_MS, CALL_TIMEOUT_MS);
+        curl_easy_setopt(
+                api->curl, CURLOPT_TIMEOUT_MS, impatient ? READ_TIMEOUT_OF_SEVERAL_MS : CALL_TIMEOUT_MS);
         curl_easy_setopt(api->curl, CURLOPT_LOW_SPEED_LIMIT, 0L);
         curl_easy_setopt(api->curl, CURLOPT_WRITEFUNCTION, collect);
         curl_easy_setopt(api->curl, CURLOPT_WRITEDATA, &answer);
         code = curl_easy_perform(api->curl);
+        curl_easy_getinfo(api->curl, CURLINFO_PRETRANSFER_TIME_T, &began_us);
+        *ret_sent = began_us > 0;
         curl_easy_setopt(api->curl, CURLOPT_HTTPHEADER, NULL);
         curl_slist_free_all(headers);
         api->answer_lost = is_loss(code);
@@ -328,6 +392,52 @@ int api_call(struct api *api, const char *method, const char *path, const json_t
         else
                 json_decref(json);
         return 0;
+}
+
+/* Another manager may have the answer: this one does not lead, or cannot be reached and has done nothing. */
+static bool is_for_another(const struct error *error, bool may_repeat)
+{
+        if (!error)
+                return false;
+        return error->code == ERROR_NOT_LEADING ||
+               (may_repeat && (error->code == ERROR_UNREACHABLE || error->code == ERROR_TIMED_OUT));
+}
+
+/* True to go on with the next server, after a pause when all had their turn. While any of them says that it stands by, one is
+ * about to take over. */
+static bool try_another(
+        struct api *api, const struct error *error, uint64_t began_ms, size_t *n_tried, bool *any_stands_by)
+{
+        if (api->n_servers < 2)
+                return false;
+        *any_stands_by |= error->code == ERROR_NOT_LEADING;
+        use_next_server(api);
+        if (++*n_tried % api->n_servers)
+                return true;
+        if (!*any_stands_by || clock_now_ms(&clock_system) - began_ms > TAKEOVER_MAX_MS)
+                return false;
+        (void)poll(NULL, 0, ROUND_MS);
+        return !api->interrupts || *api->interrupts == api->interrupts_before;
+}
+
+int api_call(struct api *api, const char *method, const char *path, const json_t *body, json_t **ret_json,
+        int *ret_status, struct error **ret_error)
+{
+        uint64_t began_ms = clock_now_ms(&clock_system);
+        bool any_stands_by = false;
+        size_t n_tried = 0;
+
+        for (;;) {
+                _cleanup_error_ struct error *error = NULL;
+                bool sent;
+                int r = call_server(api, method, path, body, ret_json, ret_status, &sent, &error);
+
+                if (r >= 0)
+                        return r;
+                if (!is_for_another(error, !sent || only_reads(method)) ||
+                        !try_another(api, error, began_ms, &n_tried, &any_stands_by))
+                        return error_propagate(ret_error, TAKE_PTR(error));
+        }
 }
 
 /* One line of an event stream, as the WHATWG's HTML standard section 9.2 has it. */
@@ -372,8 +482,8 @@ static size_t take_stream(char *data, size_t size, size_t n, void *userdata)
         return len;
 }
 
-int api_stream(struct api *api, const char *path, char last_id[static 64], api_event_fn event, void *userdata,
-        struct error **ret_error)
+static int stream_server(struct api *api, const char *path, char last_id[static 64], api_event_fn event,
+        void *userdata, struct error **ret_error)
 {
         struct stream s = {.last_id = last_id, .event = event, .userdata = userdata};
         struct curl_slist *headers = NULL;
@@ -415,4 +525,23 @@ int api_stream(struct api *api, const char *path, char last_id[static 64], api_e
         buf_deinit(&s.line);
         buf_deinit(&s.data);
         return r;
+}
+
+int api_stream(struct api *api, const char *path, char last_id[static 64], api_event_fn event, void *userdata,
+        struct error **ret_error)
+{
+        uint64_t began_ms = clock_now_ms(&clock_system);
+        bool any_stands_by = false;
+        size_t n_tried = 0;
+
+        for (;;) {
+                _cleanup_error_ struct error *error = NULL;
+                int r = stream_server(api, path, last_id, event, userdata, &error);
+
+                if (r >= 0)
+                        return r;
+                if (!is_for_another(error, true) ||
+                        !try_another(api, error, began_ms, &n_tried, &any_stands_by))
+                        return error_propagate(ret_error, TAKE_PTR(error));
+        }
 }

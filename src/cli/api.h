@@ -13,7 +13,11 @@
 
 struct api;
 
-/* Set-up only; nothing is sent. BAD_REQUEST for a URL that is not http(s), or plain http to another machine:
+#define API_SERVERS_MAX 8
+
+/* Set-up only; nothing is sent. settings->server may name several managers, separated by commas: a call that one of them
+ * cannot answer goes to the next, for up to 15 s while one says that it stands by; what may have been carried out is not
+ * repeated by itself, but for reads. BAD_REQUEST for a URL that is not http(s), or plain http to another machine:
  * the token would cross the network in the clear. */
 int api_new(const struct settings *settings, struct api **ret_api, struct error **ret_error);
 void api_free(struct api *api);
@@ -35,6 +39,9 @@ int api_stream(struct api *api, const char *path, char last_id[static 64], api_e
 /* Appends "?key=value" or "&key=value" to a path, the value percent-encoded; NULL values are left out. 0, -E2BIG or
  * -ENOMEM. */
 int api_query(struct buf *path, const char *key, const char *value);
+
+/* The manager that answered last, or will be asked first: "https://manager:8443"; borrowed. */
+const char *api_server(const struct api *api);
 
 /* A counter of interrupts (borrowed; NULL: none): a call during which it changes ends with CANCELLED. */
 void api_set_interrupts(struct api *api, const volatile sig_atomic_t *interrupts);

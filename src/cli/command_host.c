@@ -28,9 +28,9 @@ int command_host_show(struct cli *cli, const struct arguments *arguments, struct
 /* The manager's address as agents reach it: that of the URL in use. */
 static const char *manager_address(const struct cli *cli)
 {
-        const char *scheme_end = strstr(cli->settings.server, "://");
+        const char *scheme_end = strstr(api_server(cli->api), "://");
 
-        return scheme_end ? scheme_end + 3 : cli->settings.server;
+        return scheme_end ? scheme_end + 3 : api_server(cli->api);
 }
 
 /* What to do next, for people; the document for scripts. */

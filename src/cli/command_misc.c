@@ -80,7 +80,8 @@ int command_events(struct cli *cli, const struct arguments *arguments, struct er
                 if (ferror(cli->out))
                         return 0;
                 if (r < 0 && error && error->code != ERROR_CANCELLED &&
-                        (!*last_id || (error->code != ERROR_UNREACHABLE && error->code != ERROR_TIMED_OUT)))
+                        (!*last_id || (error->code != ERROR_UNREACHABLE && error->code != ERROR_NOT_LEADING &&
+                                              error->code != ERROR_TIMED_OUT)))
                         return error_propagate(ret_error, TAKE_PTR(error));
                 (void)interrupt_wait(0, RECONNECT_MS);
         }

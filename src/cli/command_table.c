@@ -25,7 +25,8 @@ const struct option_spec global_options[] = {
                 .letter = 's',
                 .kind = VALUE_TEXT,
                 .value = "URL",
-                .help = "the manager, such as https://manager:8443 (also DROVER_SERVER)"},
+                .help = "the manager, such as https://manager:8443, or several with commas between (also "
+                        "DROVER_SERVER)"},
         {.name = "token",
                 .letter = 't',
                 .kind = VALUE_FILE,

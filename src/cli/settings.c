@@ -150,8 +150,6 @@ int settings_load(const struct arguments *arguments, struct settings *ret, struc
         r = s.server ? 0 : override(&s.server, SERVER_DEFAULT, ret_error);
         if (r < 0)
                 return r;
-        for (size_t n = strlen(s.server); n && s.server[n - 1] == '/'; n--)
-                s.server[n - 1] = '\0';
         settings.server = TAKE_PTR(s.server);
         settings.ca = TAKE_PTR(s.ca);
         ret->server = TAKE_PTR(settings.server);

@@ -6,7 +6,7 @@
 #include "cli/arguments.h"
 
 struct settings {
-        char *server; /* "https://manager:8443", no slash at the end */
+        char *server; /* "https://manager:8443", or several with commas between */
         char *token;  /* NULL: none */
         char *ca;     /* file with the manager's CA; NULL: the system's */
 };

@@ -44,9 +44,9 @@ static bool has_ended(const json_t *task)
 /* What says nothing of the task: the manager is away, or short of something. */
 static bool is_passing(enum error_code code)
 {
-        return code == ERROR_UNREACHABLE || code == ERROR_TIMED_OUT || code == ERROR_NO_MEMORY ||
-               code == ERROR_NO_SPACE || code == ERROR_RATE_LIMITED || code == ERROR_INTERNAL ||
-               code == ERROR_PROTOCOL; /* a proxy before a manager that restarts */
+        return code == ERROR_UNREACHABLE || code == ERROR_NOT_LEADING || code == ERROR_TIMED_OUT ||
+               code == ERROR_NO_MEMORY || code == ERROR_NO_SPACE || code == ERROR_RATE_LIMITED ||
+               code == ERROR_INTERNAL || code == ERROR_PROTOCOL; /* a proxy before a manager that restarts */
 }
 
 /* Asks for the newest state. An error that means "the manager is away just now" is 0 for MANAGER_GONE_MAX_MS. */
@@ -191,7 +191,7 @@ static int submit(struct cli *cli, const char *method, const char *path, const j
 
                 r = api_call(cli->api, method, path, body, ret_answer, NULL, &error);
                 lost = lost || api_answer_lost(cli->api);
-                if (r == 0 || !lost || !error || error->code != ERROR_UNREACHABLE ||
+                if (r == 0 || !lost || !error || !is_passing(error->code) ||
                         clock_now_ms(cli->clock) >= until_ms || interrupt_wait(interrupt_count, POLL_MS)) {
                         if (r < 0)
                                 r = error_propagate(ret_error, TAKE_PTR(error));

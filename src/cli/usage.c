@@ -6,7 +6,8 @@
 #define TEXT_COLUMNS 100
 
 const struct usage_variable usage_variables[] = {
-        {"DROVER_SERVER", "the manager's URL"},
+        {"DROVER_SERVER",
+                "the manager's URL, or those of several managers over one store, separated by commas"},
         {"DROVER_TOKEN", "the API token itself or, when it begins with '/', the file that holds it"},
         {"DROVER_CA", "file with the certificate of the CA that the manager is trusted by"},
         {NULL, NULL},

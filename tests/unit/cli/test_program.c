@@ -158,10 +158,27 @@ static const struct http_route routes[] = {
         {"GET", "/version", whoami},
 };
 
-static void serve(int fd)
+/* Stands by for so many requests, then leads. */
+static bool stand_by(struct http_request *request, void *userdata)
 {
-        struct http_server_config config = {
-                .listen_fd = fd, .routes = routes, .n_routes = ARRAY_SIZE(routes)};
+        int *n_left = userdata;
+        struct error *error = NULL;
+
+        if (*n_left == 0)
+                return true;
+        --*n_left;
+        error_set(&error, ERROR_NOT_LEADING, "ask that one", "manager2 stands by: manager1 leads");
+        http_request_reply_error(request, error);
+        return false;
+}
+
+static void serve(int fd, int n_standby)
+{
+        struct http_server_config config = {.listen_fd = fd,
+                .routes = routes,
+                .n_routes = ARRAY_SIZE(routes),
+                .admit = stand_by,
+                .userdata = &n_standby};
         struct http_server *http = NULL;
         struct loop *loop = NULL;
 
@@ -172,20 +189,28 @@ static void serve(int fd)
         _exit(0);
 }
 
-static int start_server(void **state)
+static pid_t spawn(int n_standby, char ret_url[static 64])
 {
         struct sock_address address;
-        char folder[] = "/tmp/drover-cli-XXXXXX";
         int fd = -1;
+        pid_t pid;
 
         assert_int_equal(sock_address_parse("127.0.0.1:0", 0, false, &address, NULL), 0);
         assert_int_equal(sock_listen_tcp(&address, 16, &fd, NULL), 0);
         assert_int_equal(sock_local_address(fd, &address), 0);
-        snprintf(server.url, sizeof(server.url), "http://127.0.0.1:%u", sock_address_port(&address));
-        server.pid = fork();
-        if (server.pid == 0)
-                serve(fd);
+        snprintf(ret_url, 64, "http://127.0.0.1:%u", sock_address_port(&address));
+        pid = fork();
+        if (pid == 0)
+                serve(fd, n_standby);
         close(fd);
+        return pid;
+}
+
+static int start_server(void **state)
+{
+        char folder[] = "/tmp/drover-cli-XXXXXX";
+
+        server.pid = spawn(0, server.url);
         assert_non_null(mkdtemp(folder));
         server.folder = alloc_strdup(folder);
         curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -282,6 +307,49 @@ static void test_no_server_there_is_an_error_with_a_way_out(void **state)
 {
         setenv("DROVER_SERVER", "http://127.0.0.1:1", 1);
         assert_run("vm list", 1, "", "cannot reach http://127.0.0.1:1");
+}
+
+static void use_servers(const char *first, const char *second)
+{
+        _cleanup_free_ char *both = alloc_printf("%s,%s", first, second);
+
+        setenv("DROVER_SERVER", both, 1);
+}
+
+static void test_of_several_managers_one_that_answers_is_found(void **state)
+{
+        use_servers("http://127.0.0.1:1/", server.url);
+        assert_run("vm show web1 -o json", 0, "\"web1\"", "");
+        assert_run("events", 4, "delete  web1", "the token was revoked");
+        use_servers("http://127.0.0.1:1", "http://127.0.0.1:2");
+        assert_run("vm list", 1, "", "cannot reach http://127.0.0.1:2");
+        use_servers("http://127.0.0.1:1", "ftp://manager");
+        assert_run("vm list", 2, "", "'ftp://manager' is not the URL");
+}
+
+static void test_of_several_managers_the_one_that_leads_answers(void **state)
+{
+        char standby[64];
+        pid_t pid = spawn(-1, standby);
+
+        use_servers(standby, server.url);
+        assert_run("vm show web1 -o json", 0, "\"web1\"", "");
+        assert_run("vm start web1 --no-wait", 0, "web1", "");
+        setenv("DROVER_SERVER", standby, 1);
+        assert_run("vm show web1", 1, "", "manager2 stands by: manager1 leads");
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+}
+
+static void test_a_takeover_by_the_standby_is_waited_for(void **state)
+{
+        char standby[64];
+        pid_t pid = spawn(3, standby);
+
+        use_servers("http://127.0.0.1:1", standby);
+        assert_run("vm start web1 --no-wait", 0, "web1", "");
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
 }
 
 static void test_the_token_does_not_cross_a_network_in_the_clear(void **state)
@@ -463,6 +531,11 @@ int main(void)
                 cmocka_unit_test_setup(test_no_server_there_is_an_error_with_a_way_out, default_environment),
                 cmocka_unit_test_setup(
                         test_the_token_does_not_cross_a_network_in_the_clear, default_environment),
+                cmocka_unit_test_setup(
+                        test_of_several_managers_one_that_answers_is_found, default_environment),
+                cmocka_unit_test_setup(
+                        test_of_several_managers_the_one_that_leads_answers, default_environment),
+                cmocka_unit_test_setup(test_a_takeover_by_the_standby_is_waited_for, default_environment),
                 cmocka_unit_test_setup(test_documents_go_to_standard_output, default_environment),
                 cmocka_unit_test_setup(test_lists_are_read_to_their_last_page, default_environment),
                 cmocka_unit_test_setup(
