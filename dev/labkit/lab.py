@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 
-from . import netns, network, qemu
+from . import netns, network, postgresql, qemu
 from .machines import FABRIC, LabError, Machines, command_line
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -67,6 +67,18 @@ class Lab:
     def hosts(self):
         return [f"host{number + 1}" for number in range(self._options()["hosts"])]
 
+    @property
+    def managers(self):
+        """The machines that a manager runs on; with more than one, whoever leads."""
+        return ["manager", *(f"manager{number + 1}" for number in range(1, self._options().get("managers", 1)))]
+
+    @property
+    def database(self):
+        """The PostgreSQL server that the managers share, or None."""
+        if self._options().get("store") != "postgres":
+            return None
+        return postgresql.Server(self.machines, "database", self.folder_of("database"), network.DATABASE_ADDRESS)
+
     def _options(self):
         try:
             return json.loads((self.folder / "lab.json").read_text(encoding="utf-8"))
@@ -89,23 +101,28 @@ class Lab:
     # Up and down
 
     def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None,
-           checkpoint_space="0", migration_nics=0, sibling_space="0"):
+           checkpoint_space="0", migration_nics=0, sibling_space="0", managers=1, migrations_per_host=4):
         self._check_programs()
         if self.machines.root() is not None or (self.folder / "lab.json").exists():
             raise LabError(f"there is a lab in {self.folder} already: dev/lab down")
-        if store != "sqlite":
+        if store not in ("sqlite", "postgres"):
             raise LabError(f"this manager has no store {store!r}")
+        if managers > 1 and store == "sqlite":
+            raise LabError("several managers need a store that they share: --store postgres")
         versions = {f"host{number + 1}": None for number in range(hosts)} | (qemu_versions or {})
         if len(versions) != hosts:
             raise LabError(f"--qemu names a host that is not among host1 to host{hosts}")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "lab.json").write_text(json.dumps(
             {"hosts": hosts, "link": link, "rtt_ms": rtt_ms, "loss_percent": loss_percent,
-             "build": str(self.build)}), encoding="utf-8")
+             "store": store, "managers": managers, "build": str(self.build)}), encoding="utf-8")
         try:
-            self.machines.create(self.program("labinit"), ["manager", "client", *versions])
+            self.machines.create(self.program("labinit"), self._services() + ["client", *versions])
             self._connect(network.parse_rate(link), rtt_ms, loss_percent, migration_nics)
-            self._start_manager()
+            if self.database:
+                self.database.create("10.77.0.0/16")
+            for number, name in enumerate(self.managers, 1):
+                self._start_manager(name, number, migrations_per_host)
             for name, version in versions.items():
                 self._start_host(name, qemu.find(version) if version else qemu.BINARY, checkpoint_space,
                                  migration_nics, sibling_space)
@@ -120,11 +137,17 @@ class Lab:
         if (self.folder / "lab.json").exists():
             shutil.rmtree(self.folder)
 
+    def _services(self):
+        return self.managers + (["database"] if self.database else [])
+
     def _connect(self, rate_bps, rtt_ms, loss_percent, migration_nics):
         self.network.create_switches(migration_nics)
-        for name in ("manager", "client", *self.hosts):
+        for name in (*self._services(), "client", *self.hosts):
             self.folder_of(name).mkdir()
-        self.network.plug("manager", "eth0", network.MGMT, f"{network.MANAGER_ADDRESS}/16")
+        for number, name in enumerate(self.managers, 1):
+            self.network.plug(name, "eth0", network.MGMT, f"{network.manager_address(number)}/16")
+        if self.database:
+            self.network.plug("database", "eth0", network.MGMT, f"{network.DATABASE_ADDRESS}/16")
         self.network.plug("client", "eth0", network.MGMT, f"{network.CLIENT_ADDRESS}/16")
         self.network.plug("client", "vm0", network.VMNET, f"{network.CLIENT_VM_ADDRESS}/24")
         for number, host in enumerate(self.hosts, 1):
@@ -136,30 +159,34 @@ class Lab:
             self.network.plug(host, "vm0", network.VMNET)
         self.network.watch(self.folder / "switches.log")
 
-    def _start_manager(self):
-        folder = self.folder_of("manager")
-        config = folder / "manager.conf"
-        config.write_text(f"[manager]\nlisten = 0.0.0.0:{MANAGER_PORT}\nstate-dir = {folder}/state\n"
-                          "name = lab\nlog-level = debug\n", encoding="utf-8")
-        token = self.machines.run("manager", self.program("drover-manager"), "--config", config, "init",
-                                  "--address", network.MANAGER_ADDRESS, "--address", "127.0.0.1",
-                                  "--token-file", folder / "token")
-        (folder / "init.log").write_text(token, encoding="utf-8")
-        self.start("manager", "manager")
-        self._open_door()
+    def _start_manager(self, name, number, migrations_per_host):
+        folder = self.folder_of(name)
+        store = f"store = {self.database.url(folder / 'pgpass')}\n" if self.database else ""
+        (folder / "manager.conf").write_text(
+            f"[manager]\nlisten = 0.0.0.0:{MANAGER_PORT}\nstate-dir = {folder}/state\n"
+            f"name = {'lab' if number == 1 else name}\nlog-level = debug\n"
+            f"migrations-per-host = {migrations_per_host}\n{store}", encoding="utf-8")
+        who = ["--token-file", folder / "token"] if number == 1 else ["--ca", self.folder_of("manager") / "state/pki"]
+        output = self.machines.run(name, self.program("drover-manager"), "--config", folder / "manager.conf", "init",
+                                   "--address", network.manager_address(number), "--address", "127.0.0.1", *who)
+        (folder / "init.log").write_text(output, encoding="utf-8")
+        self.start(name, "manager")
+        self._open_door(name, network.manager_address(number))
+        if number == 1:
+            wait_for("the manager to answer", lambda: self.try_drover("host", "list"))
 
-    def _open_door(self):
-        """Lets a CLI outside the lab reach the manager: a port on the loopback interface, known to `env`."""
+    def _open_door(self, name, address):
+        """Lets a CLI outside the lab reach a manager: a port on the loopback interface, known to `env`."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.set_inheritable(True)
             port = listener.getsockname()[1]
-            command = ["nsenter", "--target", str(self.machines.pid("manager")), "--net", "--pid", "--",
+            command = ["nsenter", "--target", str(self.machines.pid(name)), "--net", "--pid", "--",
                        "setsid", "--fork", "/usr/bin/python3", str(pathlib.Path(__file__).with_name("relay.py")),
-                       str(listener.fileno()), network.MANAGER_ADDRESS, str(MANAGER_PORT)]
-            with open(self.log_of("manager", "relay"), "ab") as log:
+                       str(listener.fileno()), address, str(MANAGER_PORT)]
+            with open(self.log_of(name, "relay"), "ab") as log:
                 subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                pass_fds=[listener.fileno()], check=True)
-        (self.folder / "port").write_text(str(port), encoding="ascii")
+        (self.folder_of(name) / "port").write_text(str(port), encoding="ascii")
 
     def _start_host(self, host, qemu_binary, checkpoint_space, migration_nics, sibling_space):
         folder = self.folder_of(host)
@@ -174,7 +201,6 @@ class Lab:
         for path in (self.folder / "shared", self.shared_path(host), self.local_path(host)):
             path.mkdir(parents=True, exist_ok=True)
         self.machines.run(host, "mount", "--bind", self.folder / "shared", self.shared_path(host))
-        wait_for("the manager to answer", lambda: self.try_drover("host", "list"))
         enrol = self.drover_json("host", "add", f"{network.host_address(number)}:{AGENT_PORT}", "--name", host)
         self.machines.run(host, self.program("drover-agent"), "--config", folder / "agent.conf", "enrol", "--manager",
                           f"{network.MANAGER_ADDRESS}:{MANAGER_PORT}", "--token", enrol["enrol_token"])
@@ -254,9 +280,10 @@ class Lab:
 
     def environment(self, inside=True):
         """What points the CLI at this lab, from a machine in it or from outside."""
-        port = (self.folder / "port").read_text(encoding="ascii") if not inside else None
-        server = f"https://127.0.0.1:{port}" if port else f"https://{network.MANAGER_ADDRESS}:{MANAGER_PORT}"
-        return {"DROVER_SERVER": server, "DROVER_TOKEN": str(self.folder_of("manager") / "token"),
+        servers = [f"https://127.0.0.1:{(self.folder_of(name) / 'port').read_text(encoding='ascii')}" if not inside
+                   else f"https://{network.manager_address(number)}:{MANAGER_PORT}"
+                   for number, name in enumerate(self.managers, 1)]
+        return {"DROVER_SERVER": ",".join(servers), "DROVER_TOKEN": str(self.folder_of("manager") / "token"),
                 "DROVER_CA": str(self.folder_of("manager") / "state/pki/ca.pem"),
                 "PATH": f"{self.program('drover').parent}:{os.environ['PATH']}"}
 
@@ -279,6 +306,16 @@ class Lab:
 
     def drover_json(self, *words):
         return json.loads(self.drover("-o", "json", *words))
+
+    def version_of(self, manager):
+        """What a manager says of itself, or None when it does not answer."""
+        number = self.managers.index(manager) + 1
+        done = self.run_drover("-s", f"https://{network.manager_address(number)}:{MANAGER_PORT}", "version", "-o", "json")
+        return json.loads(done.stdout)["server"] if done.returncode == 0 else None
+
+    def leader(self):
+        """The machine whose manager leads, or None."""
+        return next((name for name in self.managers if (self.version_of(name) or {}).get("leads")), None)
 
     def try_drover(self, *words):
         done = self.run_drover(*words)

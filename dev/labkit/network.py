@@ -17,9 +17,14 @@ from .machines import FABRIC, LabError
 
 MGMT, VMNET = "mgmt", "vmnet"
 AGEING_S = 300
-MANAGER_ADDRESS, CLIENT_ADDRESS = "10.77.0.1", "10.77.0.2"
+MANAGER_ADDRESS, CLIENT_ADDRESS, DATABASE_ADDRESS = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 CLIENT_VM_ADDRESS = "192.168.77.1"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def manager_address(number):
+    """Of the first, second, ... manager."""
+    return MANAGER_ADDRESS if number == 1 else f"10.77.0.{8 + number}"
 
 
 def host_address(number):

@@ -7,7 +7,6 @@
 
 #include "agent/agent.h"
 #include "agent/checkpoints.h"
-#include "agent/crash_point.h"
 #include "agent/host_list.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
@@ -16,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "io/crash_point.h"
 #include "io/file.h"
 #include "vmm/migration_params.h"
 #include "vmm/qmp.h"

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "io/crash_point.h"
 #include "io/file.h"
 #include "manager/api.h"
 #include "manager/audit.h"
@@ -168,6 +169,17 @@ static int make_sources(struct manager *manager, struct error **ret_error)
         return r < 0 ? error_from_errno(ret_error, r, "cannot set up timers") : 0;
 }
 
+/* Where tests kill a manager: "manager-before-follow", "manager-after-undo-start", ... */
+static bool at_step(void *userdata, const char *point)
+{
+        char name[128];
+
+        snprintf(name, sizeof(name), "manager-%s", point);
+        name[strcspn(name, ":")] = '-';
+        crash_point(name);
+        return false;
+}
+
 static int make_tasks(struct manager *manager, struct error **ret_error)
 {
         return task_engine_new(&(struct task_engine_config){.store = manager->store,
@@ -175,7 +187,8 @@ static int make_tasks(struct manager *manager, struct error **ret_error)
                                        .kinds = operation_kinds,
                                        .userdata = manager,
                                        .wake = wake_tasks,
-                                       .ended = task_ended},
+                                       .ended = task_ended,
+                                       .crash = at_step},
                 &manager->tasks, ret_error);
 }
 

@@ -71,7 +71,7 @@ struct task_engine_config {
         void (*wake)(void *userdata);         /* task_engine_run() is wanted soon; not from inside wake */
         /* A task has ended; called after that was recorded; may be NULL. */
         void (*ended)(void *userdata, const struct task *task, enum task_state state, const json_t *doc);
-        /* For tests: true stops the engine dead at this point, as a crash would. May be NULL. */
+        /* Before and after each step ("before:follow"); for tests: true stops the engine dead at this point, as a crash would. May be NULL. */
         bool (*crash)(void *userdata, const char *point);
 };
 

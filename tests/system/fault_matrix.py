@@ -3,7 +3,7 @@
 afterwards, with every byte right, its TCP connection alive, and nothing left behind on the other.
 
 A test (test_faults_*.py: one module per kind of victim, so that they can run side by side) holds the agent of one side at a
-named point (src/agent/crash_point.h), strikes, lets go, repairs what it broke, and looks. docs/handoff.md says what each cell
+named point (src/io/crash_point.h), strikes, lets go, repairs what it broke, and looks. docs/handoff.md says what each cell
 must lead to; where that depends on how far the bytes had come, the cell says "either". Where a mover does not exist yet, or
 has ended by itself, there is no cell."""
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/crash_point.h"
+#include "io/crash_point.h"
 
 #ifdef DROVER_CRASH_POINTS
 

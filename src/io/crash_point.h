@@ -5,7 +5,7 @@
  * active only in builds with the option crash_points and with the environment variables set:
  *
  * DROVER_CRASH_AT=NAME[:FILE]  SIGKILL to ourselves at the point. With FILE only once: not if FILE exists,
- * and it is created first, so that a restarted agent gets past the point. DROVER_HOLD_AT=NAME:FILE     the
+ * and it is created first, so that a restarted program gets past the point. DROVER_HOLD_AT=NAME:FILE     the
  * state machine waits at the point until FILE exists; FILE.held is created when it begins to wait.
  */
 

@@ -10,8 +10,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include "agent/crash_point.h"
 #include "base/alloc.h"
+#include "io/crash_point.h"
 #include "io/file.h"
 
 static char folder[] = "/tmp/drover-crashXXXXXX";

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of a manager that dies share: each recorded step of a migration, and what must be true afterwards."""
+
+from labkit.lab import wait_for
+
+# src/manager/operation_migrate.c, before and after each of them is recorded
+STEPS = ("check", "start", "follow", "settle", "forget", "refresh", "conclude")
+POINTS = [f"manager-{when}-{step}" for step in STEPS for when in ("before", "after")]
+
+
+def other_host(lab, guest):
+    return next(host for host in lab.hosts if host != guest.host())
+
+
+def migrate_until_it_dies(lab, guest, manager, point):
+    """Migrates with a manager that kills itself at the point; the task and where it leads. The manager is dead then."""
+    gate = lab.folder_of(manager) / f"{point}.gate"
+    gate.unlink(missing_ok=True)
+    lab.restart(manager, "manager", {"DROVER_CRASH_AT": f"{point}:{gate}"})
+    wait_for(f"{manager} to lead", lambda: (lab.version_of(manager) or {}).get("leads"))
+    lab.wait_connected()
+    to = other_host(lab, guest)
+    task = guest.begin_migration(to)
+    wait_for(f"{manager} to die at {point}", lambda: not lab.find(manager, "manager"), 60, 0.05)
+    assert gate.exists(), "the manager died somewhere else"
+    return task, to
+
+
+def assert_moved(lab, guest, task, to):
+    """The migration ended well, as if nothing had happened, and the record is whole."""
+    ended = guest.wait_task(task)
+    assert ended["status"]["state"] == "succeeded", ended["status"]
+    assert ended["status"]["result"]["to"] == to
+    wait_for(f"the guest to be on {to}", lambda: (guest.host(), guest.power()) == (to, "running"))
+    assert [host for host in lab.hosts if lab.find(host, f"qemu:{guest.name}")] == [to]
+    guest.verify()
+    assert lab.drover_json("audit", "verify")["ok"]
