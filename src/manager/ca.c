@@ -160,20 +160,77 @@ int ca_adopt(const char *state_dir, const char *from, const char *const *address
         return r < 0 ? r : install(state_dir, cert, key, addresses, ret_error);
 }
 
-static int renew(const char *state_dir, const struct ca *ca, struct error **ret_error)
+/* Splits the text in place, one address a line. */
+static void split_addresses(char *text, const char *ret_addresses[static ADDRESSES_MAX + 1])
 {
-        const char *addresses[ADDRESSES_MAX + 1] = {};
-        _cleanup_free_ char *text = NULL;
         char *rest = NULL;
         size_t n = 0;
+
+        for (char *line = strtok_r(text, "\n", &rest); line && n < ADDRESSES_MAX;
+                line = strtok_r(NULL, "\n", &rest))
+                ret_addresses[n++] = line;
+        ret_addresses[n] = NULL;
+}
+
+int ca_read_files(const char *state_dir, struct ca_files *ret_files, struct error **ret_error)
+{
+        struct ca_files files = {};
+        int r;
+
+        r = read_file(state_dir, "ca.pem", &files.ca_pem, ret_error);
+        if (r >= 0)
+                r = read_file(state_dir, "ca.key", &files.ca_key, ret_error);
+        if (r >= 0)
+                r = read_file(state_dir, "addresses", &files.addresses, ret_error);
+        if (r < 0) {
+                ca_files_deinit(&files);
+                return r;
+        }
+        *ret_files = files;
+        return 0;
+}
+
+void ca_files_deinit(struct ca_files *files)
+{
+        free(files->ca_pem);
+        pki_key_free(files->ca_key);
+        free(files->addresses);
+        *files = (struct ca_files){};
+}
+
+int ca_restore(const char *state_dir, const struct ca_files *files, const char *const *addresses,
+        struct error **ret_error)
+{
+        _cleanup_free_ char *text = alloc_strdup(files->addresses), *path = pki_path(state_dir, "ca.pem"),
+                            *present = NULL;
+        const char *recorded[ADDRESSES_MAX + 1];
+        int r;
+
+        if (!text || !path)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (access(path, F_OK) == 0) {
+                r = read_file(state_dir, "ca.pem", &present, ret_error);
+                if (r < 0 || !strcmp(present, files->ca_pem))
+                        return r;
+                return error_set(ret_error, ERROR_CONFLICT,
+                        "Restore into an empty state directory; the hosts trust the backup's authority.",
+                        "the state directory has another certificate authority: %s", path);
+        }
+        split_addresses(text, recorded);
+        return install(
+                state_dir, files->ca_pem, files->ca_key, addresses[0] ? addresses : recorded, ret_error);
+}
+
+static int renew(const char *state_dir, const struct ca *ca, struct error **ret_error)
+{
+        const char *addresses[ADDRESSES_MAX + 1];
+        _cleanup_free_ char *text = NULL;
         int r;
 
         r = read_file(state_dir, "addresses", &text, ret_error);
         if (r < 0)
                 return r;
-        for (char *line = strtok_r(text, "\n", &rest); line && n < ADDRESSES_MAX;
-                line = strtok_r(NULL, "\n", &rest))
-                addresses[n++] = line;
+        split_addresses(text, addresses);
         return issue_manager(state_dir, ca->ca_pem, ca->ca_key, addresses, ret_error);
 }
 

@@ -14,7 +14,7 @@
 #include "manager/standby.h"
 
 /* A leader that could not show itself for so long stops before another one may begin. */
-#define STOP_AFTER_MS (STORE_LEASE_MS - 1000)
+#define STOP_AFTER_MS (UINT64_C(1) * STORE_LEASE_MS - 1000)
 
 struct leadership {
         const struct config *config;
@@ -85,7 +85,7 @@ static void step_down(struct leadership *l, const char *why)
         manager_free(TAKE_PTR(l->manager));
         l->lost = false;
         /* Without effect when another one has taken the lead; else nobody has to wait for our silence. */
-        if (store_resign(l->store, &error) < 0)
+        if (l->store && store_resign(l->store, &error) < 0)
                 log_debug("cannot resign: %s", error_message(error));
         error_free(TAKE_PTR(error));
         if (!l->standby && stand_by(l, &error) < 0)
@@ -154,17 +154,20 @@ static int try_to_lead(struct leadership *l, struct error **ret_error)
 static void renew(struct leadership *l)
 {
         _cleanup_error_ struct error *error = NULL;
-        uint64_t asked_ms = now_ms(l);
-        int r = l->lost ? 0 : store_renew(l->store, &error);
+        uint64_t asked_ms = now_ms(l), silent_ms = asked_ms - l->renewed_ms;
+        int r = l->lost || silent_ms >= STOP_AFTER_MS ? 0 : store_renew(l->store, &error);
 
-        if (l->lost)
+        if (l->lost) {
                 step_down(l, error ? error_message(error) : "the store has to be read anew");
-        else if (r >= 0)
+        } else if (silent_ms >= STOP_AFTER_MS) {
+                step_down(l, "its lead could not be renewed in time");
+        } else if (r >= 0) {
                 l->renewed_ms = asked_ms;
-        else if (now_ms(l) - l->renewed_ms >= STOP_AFTER_MS)
-                step_down(l, error_message(error));
-        else
+        } else {
                 log_warning("cannot renew the lead: %s", error_message(error));
+                silent_ms = MIN(now_ms(l) - l->renewed_ms, STOP_AFTER_MS);
+                loop_source_rearm(l->timer, MIN(STOP_AFTER_MS - silent_ms, STORE_BEAT_MS));
+        }
 }
 
 static void on_timer(void *userdata)

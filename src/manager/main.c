@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
@@ -17,6 +18,7 @@
 #include "io/file.h"
 #include "io/sock.h"
 #include "manager/auth.h"
+#include "manager/backup.h"
 #include "manager/leadership.h"
 #include "manager/manager.h"
 #include "manager/version.h"
@@ -46,12 +48,16 @@ static const char usage[] =
         "drover-manager [OPTIONS] init --ca DIR    makes a further manager of a cluster over one PostgreSQL "
         "store\n"
         "drover-manager [OPTIONS] token create     makes another token\n"
+        "drover-manager [OPTIONS] backup FILE      writes store and authority to FILE, also beside a running "
+        "manager\n"
+        "drover-manager [OPTIONS] restore FILE     puts them back; no manager may run\n"
         "\n"
         "  --config FILE       settings, default " CONFIG_PATH "\n"
         "  --state-dir DIR     overrides state-dir\n"
         "  --listen A:P        overrides listen\n"
         "  --log-level LEVEL   error, warning, notice, info or debug\n"
-        "  --address ADDRESS   init: IP address or DNS name of this manager for its certificate; repeat\n"
+        "  --address ADDRESS   init, restore: IP address or DNS name of this manager for its certificate; "
+        "repeat\n"
         "  --ca DIR            init: folder with ca.pem and ca.key of the first manager\n"
         "  --token-file FILE   init, token create: write the token there (mode 0600) instead of printing it\n"
         "  --name NAME         init, token create: name of the token, default admin\n"
@@ -307,6 +313,50 @@ static int create_token(const struct config *config, const struct options *optio
         return r < 0 ? r : hand_out(options, secret, ret_error);
 }
 
+static int back_up(const struct config *config, const char *path, struct error **ret_error)
+{
+        _cleanup_(store_closep) struct store *store = NULL;
+        int r = manager_open_store(config, &clock_system, &store, ret_error);
+
+        return r < 0 ? r : backup_write(store, config, &clock_system, path, ret_error);
+}
+
+/* Nobody else may lead meanwhile. One that was killed is known to be gone when it has been silent for a lease. */
+static int lead_alone(struct store *store, struct error **ret_error)
+{
+        uint64_t until_ms = clock_now_ms(&clock_system) + STORE_LEASE_MS + STORE_BEAT_MS;
+        struct store_leader leader;
+        int r;
+
+        while ((r = store_lead(store, "restore", "drover-manager restore", &leader, ret_error)) == 1 &&
+                clock_now_ms(&clock_system) < until_ms)
+                (void)poll(NULL, 0, STORE_BEAT_MS / 3);
+        return r == 1 ? error_set(ret_error, ERROR_CONFLICT, "Stop all managers first.",
+                                "the manager %s leads", leader.server)
+                      : r;
+}
+
+static int restore(const struct config *config, const struct options *options, const char *path,
+        struct error **ret_error)
+{
+        _cleanup_(store_closep) struct store *store = NULL;
+        _cleanup_fd_ int lock_fd = -1;
+        int r = file_make_dirs(config->state_dir, 0700);
+
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot make %s", config->state_dir);
+        r = lock_state(config, &lock_fd, ret_error);
+        if (r >= 0)
+                r = manager_open_store(config, &clock_system, &store, ret_error);
+        if (r >= 0)
+                r = lead_alone(store, ret_error);
+        if (r < 0)
+                return r;
+        r = backup_restore(store, config, &clock_system, path, options->addresses, ret_error);
+        (void)store_resign(store, NULL);
+        return r;
+}
+
 static int dispatch(const struct config *config, const struct options *options, char **words, int n_words,
         struct error **ret_error)
 {
@@ -316,6 +366,10 @@ static int dispatch(const struct config *config, const struct options *options, 
                 return init(config, options, ret_error);
         if (n_words == 2 && !strcmp(words[0], "token") && !strcmp(words[1], "create"))
                 return create_token(config, options, ret_error);
+        if (n_words == 2 && !strcmp(words[0], "backup"))
+                return back_up(config, words[1], ret_error);
+        if (n_words == 2 && !strcmp(words[0], "restore"))
+                return restore(config, options, words[1], ret_error);
         return error_set(
                 ret_error, ERROR_BAD_REQUEST, "See drover-manager --help.", "%s is no command", words[0]);
 }

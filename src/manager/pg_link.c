@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "base/torture.h"
 
-#define AGAIN_MS 1000 /* after a connection could not be made */
 #define MESSAGE_MAX 256
 #define READS_AT_ONCE 8
 
@@ -159,7 +158,7 @@ static int connecting_failed(struct pg_link *link, const char *why, struct error
         first_line(why && *why ? why : "out of memory", link->last_failure);
         link->wants_password = link->connection && (PQconnectionNeedsPassword(link->connection) ||
                                                            PQconnectionUsedPassword(link->connection));
-        link->not_before_ms = clock_now_ms(link->clock) + AGAIN_MS;
+        link->not_before_ms = clock_now_ms(link->clock) + PG_LINK_AGAIN_MS;
         hang_up(link);
         return cannot_reach(link, ret_error);
 }
@@ -282,6 +281,8 @@ static int lost(struct pg_link *link, int why, struct error **ret_error)
         snprintf(link->last_failure, sizeof(link->last_failure), "%s",
                 why == -ETIMEDOUT ? "no answer in time" : "the connection was lost");
         link->wants_password = false;
+        if (why == -ETIMEDOUT)
+                link->not_before_ms = clock_now_ms(link->clock) + PG_LINK_AGAIN_MS;
         (void)cannot_reach(link, ret_error);
         return PG_LINK_UNKNOWN;
 }

@@ -12,6 +12,8 @@
 
 #define PG_LINK_CALL_MS UINT64_C(2000)    /* one call, its connection made before */
 #define PG_LINK_CONNECT_MS UINT64_C(1500) /* making a connection */
+/* After a connection could not be made, or a call ran out of time, nothing is tried for so long. */
+#define PG_LINK_AGAIN_MS 1000
 /* One call in pg_link_begin()'s transactions (upgrade of the schema, backup, restore), which no event loop waits for. */
 #define PG_LINK_TRANSACTION_MS UINT64_C(600000)
 

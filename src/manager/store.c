@@ -290,6 +290,16 @@ void store_on_commit(struct store *store, void (*fn)(void *userdata), void *user
         store->on_commit_userdata = userdata;
 }
 
+int store_dump(struct store *store, const struct store_dump *dump, struct error **ret_error)
+{
+        return store->ops->dump(store, dump, ret_error);
+}
+
+int store_restore(struct store *store, const struct store_restore *restore, struct error **ret_error)
+{
+        return store->ops->restore(store, restore, ret_error);
+}
+
 int store_lead(struct store *store, const char *holder, const char *server, struct store_leader *ret_leader,
         struct error **ret_error)
 {

@@ -99,6 +99,35 @@ int store_trim_log(struct store *store, uint64_t keep, struct error **ret_error)
 /* Calls fn after each commit of this process, from inside store_commit(). One listener. */
 void store_on_commit(struct store *store, void (*fn)(void *userdata), void *userdata);
 
+/* --- The whole store, for backups (backup.c) -------------------------------------------------------------------------- */
+
+struct store_counters {
+        uint64_t revision; /* of the newest change */
+        uint64_t term;     /* of the newest leader */
+};
+struct store_object {
+        const char *kind, *uid, *name;
+        uint64_t revision;
+        const char *doc_text; /* without its revision */
+};
+/* Calls `begin` once, then `object` for each one, all as of one moment, also beside a manager that works. Texts are borrowed. What
+ * they return below 0 ends it and is returned. */
+struct store_dump {
+        int (*begin)(void *userdata, const struct store_counters *counters);
+        int (*object)(void *userdata, const struct store_object *object);
+        void *userdata;
+};
+int store_dump(struct store *store, const struct store_dump *dump, struct error **ret_error);
+
+/* Replaces everything in one transaction by what `next` gives (1: an object, whose texts stay until the next call; 0: that was
+ * all; negative: an error, and nothing is changed). The change log begins anew; the counters never go back. For whoever leads. */
+struct store_restore {
+        struct store_counters counters;
+        int (*next)(void *userdata, struct store_object *ret_object, struct error **ret_error);
+        void *userdata;
+};
+int store_restore(struct store *store, const struct store_restore *restore, struct error **ret_error);
+
 /* --- Leadership (docs/decisions/0016): several managers share a PostgreSQL store, one of them leads ---------------------- */
 
 #define STORE_BEAT_MS 1500u  /* the leader shows this often that it is alive */

@@ -40,6 +40,8 @@ struct store_ops {
                 struct store_leader *ret_leader, struct error **ret_error);
         int (*renew)(struct store *store, struct error **ret_error);
         int (*resign)(struct store *store, struct error **ret_error);
+        int (*dump)(struct store *store, const struct store_dump *dump, struct error **ret_error);
+        int (*restore)(struct store *store, const struct store_restore *restore, struct error **ret_error);
         void (*close)(struct store *store);
 };
 

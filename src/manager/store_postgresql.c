@@ -233,8 +233,11 @@ static void lose(struct store_postgresql *s)
 
 static int another_leads(const char *server, struct error **ret_error)
 {
+        if (!server || !*server)
+                return error_set(ret_error, ERROR_STALE_EPOCH, "Ask the manager that leads.",
+                        "another manager leads now");
         return error_set(ret_error, ERROR_STALE_EPOCH, "Ask the manager that leads.",
-                "the manager %s leads now", server && *server ? server : "another");
+                "another manager leads now: %s", server);
 }
 
 /* What the function has raised. */
@@ -465,6 +468,148 @@ static int op_resign(struct store *store, struct error **ret_error)
                 (const char *const[]){number(s->term, term)}, 1, &result, ret_error);
 }
 
+/* --- The whole store ----------------------------------------------------------------------------------------------- */
+
+static int read_counters(
+        struct store_postgresql *s, const char *sql, struct store_counters *ret, struct error **ret_error)
+{
+        _cleanup_result_ PGresult *result = NULL;
+        int r = query(s, sql, NULL, 0, &result, ret_error);
+
+        if (r < 0)
+                return r;
+        if (PQntuples(result) != 1)
+                return error_set(ret_error, ERROR_INTERNAL, "Restore a backup.",
+                        "the store %s has lost its table drover.state", pg_link_name(s->link));
+        *ret = (struct store_counters){column_u64(result, 0, 0), column_u64(result, 0, 1)};
+        return 0;
+}
+
+/* Objects after (kind, uid), in this order; both are replaced by the last ones. Returns how many, or negative. */
+static int dump_page(struct store_postgresql *s, const struct store_dump *dump, char **kind, char **uid,
+        struct error **ret_error)
+{
+        _cleanup_result_ PGresult *result = NULL;
+        char rows[NUMBER_SIZE];
+        int n, r;
+
+        r = query(s,
+                "SELECT kind, uid, name, revision, doc FROM drover.object WHERE (kind, uid) > ($1, $2) "
+                "ORDER BY kind, uid LIMIT $3::bigint",
+                (const char *const[]){*kind, *uid, number(PAGE_ROWS, rows)}, 3, &result, ret_error);
+        if (r < 0)
+                return r;
+        n = PQntuples(result);
+        for (int i = 0; i < n && r >= 0; i++)
+                r = dump->object(dump->userdata, &(struct store_object){.kind = PQgetvalue(result, i, 0),
+                                                         .uid = PQgetvalue(result, i, 1),
+                                                         .name = PQgetvalue(result, i, 2),
+                                                         .revision = column_u64(result, i, 3),
+                                                         .doc_text = PQgetvalue(result, i, 4)});
+        if (r >= 0 && n &&
+                (alloc_replace(kind, PQgetvalue(result, n - 1, 0)) < 0 ||
+                        alloc_replace(uid, PQgetvalue(result, n - 1, 1)) < 0))
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return r < 0 ? r : n;
+}
+
+/* Ends what pg_link_begin() began: keeps it when r is 0 or more. */
+static int end_transaction(struct store_postgresql *s, int r, struct error **ret_error)
+{
+        if (r >= 0)
+                return pg_link_end(s->link, "COMMIT", ret_error);
+        (void)pg_link_end(s->link, "ROLLBACK", NULL);
+        return r;
+}
+
+static int op_dump(struct store *store, const struct store_dump *dump, struct error **ret_error)
+{
+        struct store_postgresql *s = postgresql_of(store);
+        _cleanup_free_ char *kind = alloc_strdup(""), *uid = alloc_strdup("");
+        struct store_counters counters;
+        int r;
+
+        if (!kind || !uid)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = pg_link_begin(s->link,
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; "
+                "SET LOCAL idle_in_transaction_session_timeout = 0",
+                ret_error);
+        if (r < 0)
+                return r;
+        r = read_counters(s, "SELECT revision, term FROM drover.state", &counters, ret_error);
+        if (r >= 0)
+                r = dump->begin(dump->userdata, &counters);
+        while (r >= 0 && (r = dump_page(s, dump, &kind, &uid, ret_error)) > 0)
+                ;
+        return end_transaction(s, r, ret_error);
+}
+
+static int insert_object(
+        struct store_postgresql *s, const struct store_object *object, struct error **ret_error)
+{
+        _cleanup_result_ PGresult *result = NULL;
+        char revision[NUMBER_SIZE];
+
+        return query(s, "INSERT INTO drover.object VALUES ($1, $2, $3, $4::bigint, $5)",
+                (const char *const[]){object->kind, object->uid, object->name,
+                        number(object->revision, revision), object->doc_text},
+                5, &result, ret_error);
+}
+
+static int set_counters(
+        struct store_postgresql *s, const struct store_counters *counters, struct error **ret_error)
+{
+        _cleanup_result_ PGresult *result = NULL;
+        char revision[NUMBER_SIZE], term[NUMBER_SIZE];
+
+        return query(s, "UPDATE drover.state SET revision = $1::bigint, term = $2::bigint",
+                (const char *const[]){number(counters->revision, revision), number(counters->term, term)}, 2,
+                &result, ret_error);
+}
+
+static int replace_all(
+        struct store_postgresql *s, const struct store_restore *restore, struct error **ret_error)
+{
+        struct store_counters counters;
+        struct store_object object;
+        int r;
+
+        /* From here on nobody else writes. */
+        r = read_counters(s, "SELECT revision, term FROM drover.state FOR UPDATE", &counters, ret_error);
+        if (r >= 0 && s->term && counters.term != s->term)
+                r = another_leads(NULL, ret_error);
+        if (r >= 0)
+                r = pg_link_script(
+                        s->link, "DELETE FROM drover.object; DELETE FROM drover.change_log", ret_error);
+        while (r >= 0 && (r = restore->next(restore->userdata, &object, ret_error)) > 0)
+                r = insert_object(s, &object, ret_error);
+        counters.revision = MAX(counters.revision, restore->counters.revision);
+        counters.term = MAX(counters.term, restore->counters.term);
+        if (r >= 0)
+                r = set_counters(s, &counters, ret_error);
+        if (r >= 0)
+                s->term = s->term ? counters.term : 0;
+        return r;
+}
+
+static int op_restore(struct store *store, const struct store_restore *restore, struct error **ret_error)
+{
+        struct store_postgresql *s = postgresql_of(store);
+        uint64_t term = s->term;
+        int r;
+
+        r = pg_link_begin(s->link,
+                "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
+                ret_error);
+        if (r < 0)
+                return r;
+        r = end_transaction(s, replace_all(s, restore, ret_error), ret_error);
+        if (r < 0)
+                s->term = term;
+        return r;
+}
+
 /* --- Opening ------------------------------------------------------------------------------------------------------- */
 
 static void op_close(struct store *store)
@@ -486,6 +631,8 @@ static const struct store_ops postgresql_ops = {
         .lead = op_lead,
         .renew = op_renew,
         .resign = op_resign,
+        .dump = op_dump,
+        .restore = op_restore,
         .close = op_close,
 };
 
@@ -527,10 +674,7 @@ static int migrate_from(struct store_postgresql *s, uint64_t version, struct err
                 r = pg_link_script(s->link, migrations[version], ret_error);
         if (r >= 0 && now == version)
                 r = pg_link_script(s->link, done, ret_error);
-        if (r >= 0)
-                return pg_link_end(s->link, "COMMIT", ret_error);
-        (void)pg_link_end(s->link, "ROLLBACK", NULL);
-        return r;
+        return end_transaction(s, r, ret_error);
 }
 
 static int migrate(struct store_postgresql *s, struct error **ret_error)

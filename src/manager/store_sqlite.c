@@ -11,9 +11,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/doc.h"
 #include "base/torture.h"
-#include "manager/json.h"
 #include "manager/store_backend.h"
 
 #define BUSY_TIMEOUT_MS 5000
@@ -33,6 +31,13 @@ enum statement {
         OLDEST,
         CHANGES,
         TRIM,
+        LEAD,
+        TERM,
+        ALL,
+        CLEAR_OBJECTS,
+        CLEAR_LOG,
+        SET_REVISION,
+        SET_TERM,
         N_STATEMENTS,
 };
 
@@ -58,6 +63,15 @@ static const char *const statement_sql[] = {
         [CHANGES] = "SELECT seq, removed, kind, uid, name, doc FROM change_log WHERE seq > ?1 ORDER BY seq "
                     "LIMIT ?2",
         [TRIM] = "DELETE FROM change_log WHERE seq <= (SELECT coalesce(max(seq), 0) FROM change_log) - ?1",
+        [LEAD] = "UPDATE state SET term = term + 1",
+        [TERM] = "SELECT term FROM state",
+        [ALL] = "SELECT kind, uid, name, revision, doc FROM object ORDER BY kind, uid",
+        [CLEAR_OBJECTS] = "DELETE FROM object",
+        [CLEAR_LOG] = "DELETE FROM change_log",
+        [SET_REVISION] =
+                "INSERT OR REPLACE INTO sqlite_sequence (rowid, name, seq) VALUES ((SELECT rowid FROM "
+                "sqlite_sequence WHERE name = 'change_log'), 'change_log', ?1)",
+        [SET_TERM] = "UPDATE state SET term = ?1",
 };
 static_assert(ARRAY_SIZE(statement_sql) == N_STATEMENTS, "every statement has its text");
 
@@ -68,6 +82,12 @@ static const char *const migrations[] = {
         "doc TEXT NOT NULL, PRIMARY KEY (kind, uid), UNIQUE (kind, name)) STRICT, WITHOUT ROWID;"
         "CREATE TABLE change_log (seq INTEGER PRIMARY KEY AUTOINCREMENT, removed INTEGER NOT NULL, "
         "kind TEXT NOT NULL, uid TEXT NOT NULL, name TEXT NOT NULL, doc TEXT) STRICT;",
+        /* The term was an object among the others. */
+        "CREATE TABLE state (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), term INTEGER NOT NULL) "
+        "STRICT;"
+        "INSERT INTO state SELECT 1, coalesce((SELECT json_extract(doc, '$.epoch') FROM object WHERE kind = "
+        "'leader'), 0);"
+        "DELETE FROM object WHERE kind = 'leader';",
 };
 
 struct store_sqlite {
@@ -99,6 +119,11 @@ static int fail(struct store_sqlite *s, struct error **ret_error, const char *wh
                 "Check the disk and the permissions of the state directory; restore a backup if the file is "
                 "damaged.",
                 "cannot %s the manager's store: %s", what, sqlite3_errmsg(s->db));
+}
+
+static int execute(struct store_sqlite *s, const char *sql, const char *what, struct error **ret_error)
+{
+        return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail(s, ret_error, what);
 }
 
 static int prepare(struct store_sqlite *s, struct error **ret_error)
@@ -260,16 +285,33 @@ static int apply(struct store_sqlite *s, const struct store_row_change *change, 
         return run(s, st, "write to", ret_error);
 }
 
-static int op_revision(struct store *store, uint64_t *ret_revision, struct error **ret_error)
+static int read_number(struct store_sqlite *s, enum statement which, uint64_t *ret, struct error **ret_error)
 {
-        struct store_sqlite *s = sqlite_of(store);
-        sqlite3_stmt *st = fresh(s, REVISION);
+        sqlite3_stmt *st = fresh(s, which);
 
         if (sqlite3_step(st) != SQLITE_ROW)
                 return fail(s, ret_error, "read");
-        *ret_revision = (uint64_t)sqlite3_column_int64(st, 0);
+        *ret = (uint64_t)sqlite3_column_int64(st, 0);
         sqlite3_reset(st);
         return 0;
+}
+
+static int op_revision(struct store *store, uint64_t *ret_revision, struct error **ret_error)
+{
+        return read_number(sqlite_of(store), REVISION, ret_revision, ret_error);
+}
+
+/* Ends the transaction: keeps it when r is 0 or more, else rolls it back. */
+static int end_transaction(struct store_sqlite *s, int r, struct error **ret_error)
+{
+        if (r >= 0)
+                r = run(s, fresh(s, COMMIT), "write to", ret_error);
+        /* A failed COMMIT may have ended the transaction by itself; then there is nothing to roll back. */
+        if (r < 0 && !sqlite3_get_autocommit(s->db)) {
+                sqlite3_step(fresh(s, ROLLBACK));
+                sqlite3_reset(s->statements[ROLLBACK]);
+        }
+        return r;
 }
 
 static int op_commit(struct store *store, const struct store_row_change *changes, size_t n_changes,
@@ -285,30 +327,16 @@ static int op_commit(struct store *store, const struct store_row_change *changes
         r = op_revision(store, &revision, ret_error);
         for (size_t i = 0; r >= 0 && i < n_changes; i++)
                 r = apply(s, &changes[i], &revision, ret_error);
-        if (r >= 0)
-                r = run(s, fresh(s, COMMIT), "write to", ret_error);
-        if (r < 0) {
-                /* A failed COMMIT may have ended the transaction by itself; then there is nothing to roll back. */
-                if (!sqlite3_get_autocommit(s->db)) {
-                        sqlite3_step(fresh(s, ROLLBACK));
-                        sqlite3_reset(s->statements[ROLLBACK]);
-                }
+        r = end_transaction(s, r, ret_error);
+        if (r < 0)
                 return r;
-        }
         *ret_revision = revision;
         return 0;
 }
 
 static int op_oldest(struct store *store, uint64_t *ret_seq, struct error **ret_error)
 {
-        struct store_sqlite *s = sqlite_of(store);
-        sqlite3_stmt *st = fresh(s, OLDEST);
-
-        if (sqlite3_step(st) != SQLITE_ROW)
-                return fail(s, ret_error, "read");
-        *ret_seq = (uint64_t)sqlite3_column_int64(st, 0);
-        sqlite3_reset(st);
-        return 0;
+        return read_number(sqlite_of(store), OLDEST, ret_seq, ret_error);
 }
 
 static int op_changes(struct store *store, uint64_t after, size_t limit,
@@ -346,29 +374,20 @@ static int op_trim_log(struct store *store, uint64_t keep, struct error **ret_er
         return run(s, st, "trim the log of", ret_error);
 }
 
-/* The state directory's lock has said already that nobody else leads. The epoch is an object of its own. */
+/* The state directory's lock has said already that nobody else leads. */
 static int op_lead(struct store *store, const char *holder, const char *server,
         struct store_leader *ret_leader, struct error **ret_error)
 {
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_json_ json_t *before = NULL;
+        struct store_sqlite *s = sqlite_of(store);
         struct store_leader leader = {};
-        json_t *next;
         int r;
 
-        r = store_get(store, "leader", "leader", &before, NULL);
-        if (r < 0 && r != -ENOENT)
-                return error_from_errno(ret_error, r, "cannot read the epoch");
-        leader.term = (uint64_t)json_integer_value(json_object_get(before, "epoch")) + 1;
-        snprintf(leader.server, sizeof(leader.server), "%s", server);
-        next = json_pack("{s:s, s:s, s:s, s:I}", "kind", "leader", "uid", "leader", "name", "leader", "epoch",
-                (json_int_t)leader.term);
-        if (!next)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        store_batch_put(&batch, before ? json_revision(before) : STORE_ABSENT, next);
-        r = store_commit(store, &batch, NULL, ret_error);
+        r = run(s, fresh(s, LEAD), "write to", ret_error);
+        if (r >= 0)
+                r = read_number(s, TERM, &leader.term, ret_error);
         if (r < 0)
                 return r;
+        snprintf(leader.server, sizeof(leader.server), "%s", server);
         *ret_leader = leader;
         return 0;
 }
@@ -376,6 +395,97 @@ static int op_lead(struct store *store, const char *holder, const char *server,
 static int op_renew(struct store *store, struct error **ret_error)
 {
         return 0;
+}
+
+static int read_counters(struct store_sqlite *s, struct store_counters *ret, struct error **ret_error)
+{
+        int r = read_number(s, REVISION, &ret->revision, ret_error);
+
+        return r < 0 ? r : read_number(s, TERM, &ret->term, ret_error);
+}
+
+static int dump_objects(struct store_sqlite *s, const struct store_dump *dump, struct error **ret_error)
+{
+        sqlite3_stmt *st = fresh(s, ALL);
+        int code, r = 0;
+
+        while (r >= 0 && (code = sqlite3_step(st)) != SQLITE_DONE) {
+                if (code != SQLITE_ROW) {
+                        r = fail(s, ret_error, "read");
+                        break;
+                }
+                r = dump->object(dump->userdata, &(struct store_object){.kind = column(st, 0),
+                                                         .uid = column(st, 1),
+                                                         .name = column(st, 2),
+                                                         .revision = (uint64_t)sqlite3_column_int64(st, 3),
+                                                         .doc_text = column(st, 4)});
+        }
+        sqlite3_reset(st);
+        return r;
+}
+
+/* With a write-ahead log a transaction that only reads sees one moment, and holds nobody up. */
+static int op_dump(struct store *store, const struct store_dump *dump, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        struct store_counters counters = {};
+        int r;
+
+        r = execute(s, "BEGIN", "read", ret_error);
+        if (r < 0)
+                return r;
+        r = read_counters(s, &counters, ret_error);
+        if (r >= 0)
+                r = dump->begin(dump->userdata, &counters);
+        if (r >= 0)
+                r = dump_objects(s, dump, ret_error);
+        return end_transaction(s, r, ret_error);
+}
+
+static int set_number(struct store_sqlite *s, enum statement which, uint64_t value, struct error **ret_error)
+{
+        sqlite3_stmt *st = fresh(s, which);
+
+        sqlite3_bind_int64(st, 1, (sqlite3_int64)value);
+        return run(s, st, "write to", ret_error);
+}
+
+static int replace_objects(
+        struct store_sqlite *s, const struct store_restore *restore, struct error **ret_error)
+{
+        struct store_object object;
+        int r;
+
+        r = run(s, fresh(s, CLEAR_OBJECTS), "write to", ret_error);
+        if (r >= 0)
+                r = run(s, fresh(s, CLEAR_LOG), "write to", ret_error);
+        while (r >= 0 && (r = restore->next(restore->userdata, &object, ret_error)) > 0)
+                r = put(s,
+                        &(struct store_row_change){.kind = object.kind,
+                                .uid = object.uid,
+                                .name = object.name,
+                                .doc_text = object.doc_text},
+                        object.revision, ret_error);
+        return r;
+}
+
+static int op_restore(struct store *store, const struct store_restore *restore, struct error **ret_error)
+{
+        struct store_sqlite *s = sqlite_of(store);
+        struct store_counters before = {};
+        int r;
+
+        r = run(s, fresh(s, BEGIN), "lock", ret_error);
+        if (r < 0)
+                return r;
+        r = read_counters(s, &before, ret_error);
+        if (r >= 0)
+                r = replace_objects(s, restore, ret_error);
+        if (r >= 0)
+                r = set_number(s, SET_REVISION, MAX(before.revision, restore->counters.revision), ret_error);
+        if (r >= 0)
+                r = set_number(s, SET_TERM, MAX(before.term, restore->counters.term), ret_error);
+        return end_transaction(s, r, ret_error);
 }
 
 static void op_close(struct store *store)
@@ -399,13 +509,10 @@ static const struct store_ops sqlite_ops = {
         .lead = op_lead,
         .renew = op_renew,
         .resign = op_renew, /* nor is there anybody to hand over to */
+        .dump = op_dump,
+        .restore = op_restore,
         .close = op_close,
 };
-
-static int execute(struct store_sqlite *s, const char *sql, const char *what, struct error **ret_error)
-{
-        return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail(s, ret_error, what);
-}
 
 static int schema_version(struct store_sqlite *s, size_t *ret_version, struct error **ret_error)
 {
