@@ -187,9 +187,9 @@ static int read_line(struct reader *reader, struct error **ret_error)
 
         reader->line_number++;
         json_decref(TAKE_PTR(reader->doc));
-        if (len < 0)
-                return damaged(reader, ret_error, "the backup has no end: it was cut off");
-        if (len > LINE_MAX_BYTES || (size_t)len != strlen(reader->line) || reader->line[len - 1] != '\n')
+        if (len < 0 || reader->line[len - 1] != '\n')
+                return damaged(reader, ret_error, "the backup was cut off here");
+        if (len > LINE_MAX_BYTES || (size_t)len != strlen(reader->line))
                 return damaged(reader, ret_error, "this is no line of a backup");
         reader->line[len - 1] = '\0';
         if (doc_parse(reader->line, (size_t)len - 1, &reader->doc, NULL) < 0)

@@ -1,13 +1,3 @@
-t0000000010
-NAME    PATH      SHARED  HOSTS  ID
-shared  /srv/vms  yes     0      -
-ok         yes
-n_entries  5
-first_seq  1
-last_seq   5
-head       619317a7f216616792c78ff741c0c678ed563989988d665b3e25fac24c5e5ae7
-bad_seq    -
-message    the chain is whole
 -- A store of schema version 1, written by drover-manager 0.1.0: a host, a datastore, two tokens, an ended task, an audit chain.
 PRAGMA user_version = 1;
 BEGIN TRANSACTION;
