@@ -229,6 +229,20 @@ bool inventory_fresh(const struct inventory *inventory, const char *host_uid, ui
         return true;
 }
 
+bool inventory_settled(const struct inventory *inventory)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &inventory->hosts) {
+                const struct host *host = item->value;
+                bool enrolling = !strcmp(json_text(json_status(host->doc), "state"), "enrolling");
+
+                if (!enrolling && !host->full_round_began_ms && !host_is_unreachable(host))
+                        return false;
+        }
+        return true;
+}
+
 void inventory_refresh(struct inventory *inventory, const char *host_uid)
 {
         struct map_item *item, *spare;

@@ -60,6 +60,9 @@ void inventory_refresh(struct inventory *inventory, const char *host_uid);
  * ended. */
 bool inventory_fresh(const struct inventory *inventory, const char *host_uid, uint64_t since_ms);
 
+/* Each host has answered or failed to since this process began to lead; before that, what is not connected says nothing. */
+bool inventory_settled(const struct inventory *inventory);
+
 struct agent_request {
         const char *host_uid;
         const char *method;

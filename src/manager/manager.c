@@ -169,12 +169,12 @@ static int make_sources(struct manager *manager, struct error **ret_error)
         return r < 0 ? error_from_errno(ret_error, r, "cannot set up timers") : 0;
 }
 
-/* Where tests kill a manager: "manager-before-follow", "manager-after-undo-start", ... */
-static bool at_step(void *userdata, const char *point)
+/* Where tests kill a manager: "vm.migrate-before-follow", "vm.create-after-undo-start", ... */
+static bool at_step(void *userdata, const struct task *task, const char *point)
 {
         char name[128];
 
-        snprintf(name, sizeof(name), "manager-%s", point);
+        snprintf(name, sizeof(name), "%s-%s", task_action(task), point);
         name[strcspn(name, ":")] = '-';
         crash_point(name);
         return false;

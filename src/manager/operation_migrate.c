@@ -167,6 +167,8 @@ static void run_check(struct task *task, void *userdata)
         struct error *error = NULL;
         int r;
 
+        if (step_waits_for_hosts(task, manager))
+                return;
         if (!vm)
                 r = error_set(&error, ERROR_NOT_FOUND, NULL,
                         "the virtual machine is not in the inventory any more");

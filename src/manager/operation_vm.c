@@ -115,6 +115,8 @@ static void run_place(struct task *task, void *userdata)
         const json_t *vm = vm_of(task, manager), *host = NULL;
         struct error *error = NULL;
 
+        if (step_waits_for_hosts(task, manager))
+                return;
         if (!vm) {
                 fail_gone(task);
                 return;
@@ -135,6 +137,8 @@ static void run_place_start(struct task *task, void *userdata)
         const json_t *vm = vm_of(task, manager), *host = NULL;
         struct error *error = NULL;
 
+        if (step_waits_for_hosts(task, manager))
+                return;
         if (!vm)
                 fail_gone(task);
         else if (choose_host(manager, vm, json_text_or_null(task_data(task), "to"), &host, &error) < 0)

@@ -13,6 +13,7 @@
 #define RETRY_MS 1000
 #define REFRESH_AGAIN_MS 50
 #define REFRESH_MAX_MS 10000
+#define SETTLE_MAX_MS 15000
 #define MESSAGE_MAX 512
 
 const struct task_kind *const operation_kinds[] = {
@@ -139,6 +140,15 @@ void step_refresh(struct task *task, void *userdata)
                 task_step_done(task);
         else
                 task_step_again(task, REFRESH_AGAIN_MS);
+}
+
+bool step_waits_for_hosts(struct task *task, struct manager *manager)
+{
+        if (inventory_settled(manager->inventory) || task_step_elapsed_ms(task) >= SETTLE_MAX_MS)
+                return false;
+        step_say(task, "waiting for the hosts to answer");
+        task_step_again(task, REFRESH_AGAIN_MS);
+        return true;
 }
 
 struct error *error_copy(const struct error *error)

@@ -56,6 +56,10 @@ void step_call_once(
  * afterwards includes what the task did. Never fails. */
 void step_refresh(struct task *task, void *userdata);
 
+/* For steps that choose among hosts: a manager that has just begun to lead knows of no host whether it is there. True: the step
+ * runs again soon, and returns now; false once each host has answered or failed to, or 15 s have passed. */
+bool step_waits_for_hosts(struct task *task, struct manager *manager);
+
 struct error *error_copy(const struct error *error);
 /* The same for an agent's answer to people: hosts, which agents know by their uids alone, are called by their names. */
 struct error *error_with_names(const struct manager *manager, const struct error *error);

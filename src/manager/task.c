@@ -103,7 +103,7 @@ static bool crash(struct task_engine *engine, const char *when, const struct tas
         if (!engine->config.crash || engine->dead)
                 return engine->dead;
         snprintf(point, sizeof(point), "%s:%s%s", when, task->undoing ? "undo-" : "", step_of(task)->name);
-        engine->dead = engine->config.crash(engine->config.userdata, point);
+        engine->dead = engine->config.crash(engine->config.userdata, task, point);
         return engine->dead;
 }
 

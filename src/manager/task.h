@@ -72,7 +72,7 @@ struct task_engine_config {
         /* A task has ended; called after that was recorded; may be NULL. */
         void (*ended)(void *userdata, const struct task *task, enum task_state state, const json_t *doc);
         /* Before and after each step ("before:follow"); for tests: true stops the engine dead at this point, as a crash would. May be NULL. */
-        bool (*crash)(void *userdata, const char *point);
+        bool (*crash)(void *userdata, const struct task *task, const char *point);
 };
 
 /* Loads the unfinished tasks; they go on at the first task_engine_run(). A task of a kind that is not known any more

@@ -169,6 +169,6 @@ def test_database_that_crashes_and_returns_costs_no_migration(lab, moving_vm):
 @pytest.mark.parametrize("point", POINTS)
 def test_leader_killed_at_a_step_is_replaced_and_the_migration_goes_on(lab, matrix_guest, point):
     leader = lab.leader()
-    task, to = migrate_until_it_dies(lab, matrix_guest, leader, point)
+    submission, to = migrate_until_it_dies(lab, matrix_guest, leader, point)
     wait_takeover(lab, other_manager(lab, leader))
-    assert_moved(lab, matrix_guest, task, to)
+    assert_moved(lab, matrix_guest, submission.task(), to)

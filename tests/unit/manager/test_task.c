@@ -110,7 +110,7 @@ static const struct task_kind later = {"later", later_steps, 1, 60000, NULL};
 
 static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, NULL};
 
-static bool crash(void *userdata, const char *point)
+static bool crash(void *userdata, const struct task *task, const char *point)
 {
         struct state *state = userdata;
 
