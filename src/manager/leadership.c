@@ -27,7 +27,8 @@ struct leadership {
         struct loop_source *timer;
         uint64_t renewed_ms;
         bool lost;
-        char said[256]; /* last, about why it does not lead */
+        char why_not_renewed[256]; /* last */
+        char said[256];            /* last, about why it does not lead */
 };
 
 static uint64_t now_ms(const struct leadership *l)
@@ -160,10 +161,13 @@ static void renew(struct leadership *l)
         if (l->lost) {
                 step_down(l, error ? error_message(error) : "the store has to be read anew");
         } else if (silent_ms >= STOP_AFTER_MS) {
-                step_down(l, "its lead could not be renewed in time");
+                step_down(
+                        l, *l->why_not_renewed ? l->why_not_renewed : "it was not in time to renew its lead");
         } else if (r >= 0) {
                 l->renewed_ms = asked_ms;
+                *l->why_not_renewed = '\0';
         } else {
+                snprintf(l->why_not_renewed, sizeof(l->why_not_renewed), "%s", error_message(error));
                 log_warning("cannot renew the lead: %s", error_message(error));
                 silent_ms = MIN(now_ms(l) - l->renewed_ms, STOP_AFTER_MS);
                 loop_source_rearm(l->timer, MIN(STOP_AFTER_MS - silent_ms, STORE_BEAT_MS));
