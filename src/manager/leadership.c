@@ -103,7 +103,7 @@ static void tell(struct leadership *l, const char *leader, const char *why)
         if (leader)
                 snprintf(text, sizeof(text), "standing by: %s leads", leader);
         else
-                snprintf(text, sizeof(text), "%s", why);
+                snprintf(text, sizeof(text), "%s", why ?: "");
         if (strcmp(text, l->said) && leader)
                 log_notice("%s", text);
         else if (strcmp(text, l->said))

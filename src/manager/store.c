@@ -263,19 +263,7 @@ int store_changes(struct store *store, uint64_t after, size_t limit, store_event
         struct error **ret_error)
 {
         struct replay replay = {.fn = fn, .userdata = userdata};
-        uint64_t newest, oldest;
-        int r;
 
-        r = store->ops->revision(store, &newest, ret_error);
-        if (r < 0)
-                return r;
-        r = store->ops->oldest(store, &oldest, ret_error);
-        if (r < 0)
-                return r;
-        if (after > newest || after + 1 < oldest)
-                return error_set(ret_error, ERROR_REVISION_MISMATCH,
-                        "List the objects again and watch from there.",
-                        "the change log does not reach back to revision %llu", (unsigned long long)after);
         return store->ops->changes(store, after, limit, replay_row, &replay, ret_error);
 }
 
@@ -320,6 +308,14 @@ void store_on_lost(struct store *store, void (*fn)(void *userdata), void *userda
 {
         store->on_lost = fn;
         store->on_lost_userdata = userdata;
+}
+
+int store_check_log(uint64_t after, uint64_t oldest, uint64_t newest, struct error **ret_error)
+{
+        if (after <= newest && after + 1 >= oldest)
+                return 0;
+        return error_set(ret_error, ERROR_REVISION_MISMATCH, "List the objects again and watch from there.",
+                "the change log does not reach back to revision %llu", (unsigned long long)after);
 }
 
 int store_stale(const struct store_row_change *change, uint64_t revision, struct error **ret_error)

@@ -30,8 +30,7 @@ struct store_ops {
         int (*commit)(struct store *store, const struct store_row_change *changes, size_t n_changes,
                 uint64_t *ret_revision, struct error **ret_error);
         int (*revision)(struct store *store, uint64_t *ret_revision, struct error **ret_error);
-        /* First number still in the log; the newest number + 1 when it is empty. */
-        int (*oldest)(struct store *store, uint64_t *ret_seq, struct error **ret_error);
+        /* Checks with store_check_log() first. */
         int (*changes)(struct store *store, uint64_t after, size_t limit,
                 int (*fn)(void *userdata, const struct store_row_event *event), void *userdata,
                 struct error **ret_error);
@@ -52,6 +51,9 @@ struct store {
         void (*on_lost)(void *userdata);
         void *on_lost_userdata;
 };
+
+/* -ESTALE with an error unless a log whose first number is `oldest` (newest + 1 when it is empty) has everything after `after`. */
+int store_check_log(uint64_t after, uint64_t oldest, uint64_t newest, struct error **ret_error);
 
 /* The errors that both backends have in common; each returns its code. */
 int store_stale(const struct store_row_change *change, uint64_t revision, struct error **ret_error);

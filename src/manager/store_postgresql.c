@@ -332,13 +332,7 @@ static int op_revision(struct store *store, uint64_t *ret_revision, struct error
                 postgresql_of(store), "SELECT revision FROM drover.state", ret_revision, ret_error);
 }
 
-static int op_oldest(struct store *store, uint64_t *ret_seq, struct error **ret_error)
-{
-        return query_number(postgresql_of(store),
-                "SELECT coalesce((SELECT min(seq) FROM drover.change_log), revision + 1) FROM drover.state",
-                ret_seq, ret_error);
-}
-
+/* One statement for the bounds of the log and what is in it: many watchers ask, after each change. */
 static int op_changes(struct store *store, uint64_t after, size_t limit,
         int (*fn)(void *userdata, const struct store_row_event *event), void *userdata,
         struct error **ret_error)
@@ -348,17 +342,23 @@ static int op_changes(struct store *store, uint64_t after, size_t limit,
         int r;
 
         r = query(postgresql_of(store),
-                "SELECT seq, removed, kind, uid, name, doc FROM drover.change_log WHERE seq > $1::bigint "
-                "ORDER BY seq LIMIT $2::bigint",
+                "SELECT s.revision, coalesce((SELECT min(seq) FROM drover.change_log), s.revision + 1), "
+                "l.seq, "
+                "l.removed, l.kind, l.uid, l.name, l.doc FROM drover.state s LEFT JOIN LATERAL (SELECT * "
+                "FROM "
+                "drover.change_log WHERE seq > $1::bigint ORDER BY seq LIMIT $2::bigint) l ON true ORDER BY "
+                "l.seq",
                 (const char *const[]){number(after, from), number(MIN(limit, (size_t)INT32_MAX), rows)}, 2,
                 &result, ret_error);
-        for (int i = 0; r == 0 && i < PQntuples(result); i++)
-                r = fn(userdata, &(struct store_row_event){.seq = column_u64(result, i, 0),
-                                         .removed = *PQgetvalue(result, i, 1) == 't',
-                                         .kind = PQgetvalue(result, i, 2),
-                                         .uid = PQgetvalue(result, i, 3),
-                                         .name = PQgetvalue(result, i, 4),
-                                         .doc_text = PQgetvalue(result, i, 5)});
+        if (r >= 0 && PQntuples(result))
+                r = store_check_log(after, column_u64(result, 0, 1), column_u64(result, 0, 0), ret_error);
+        for (int i = 0; r == 0 && i < PQntuples(result) && !PQgetisnull(result, i, 2); i++)
+                r = fn(userdata, &(struct store_row_event){.seq = column_u64(result, i, 2),
+                                         .removed = *PQgetvalue(result, i, 3) == 't',
+                                         .kind = PQgetvalue(result, i, 4),
+                                         .uid = PQgetvalue(result, i, 5),
+                                         .name = PQgetvalue(result, i, 6),
+                                         .doc_text = PQgetvalue(result, i, 7)});
         return r;
 }
 
@@ -526,7 +526,7 @@ static int op_dump(struct store *store, const struct store_dump *dump, struct er
 {
         struct store_postgresql *s = postgresql_of(store);
         _cleanup_free_ char *kind = alloc_strdup(""), *uid = alloc_strdup("");
-        struct store_counters counters;
+        struct store_counters counters = {};
         int r;
 
         if (!kind || !uid)
@@ -571,7 +571,7 @@ static int set_counters(
 static int replace_all(
         struct store_postgresql *s, const struct store_restore *restore, struct error **ret_error)
 {
-        struct store_counters counters;
+        struct store_counters counters = {};
         struct store_object object;
         int r;
 
@@ -625,7 +625,6 @@ static const struct store_ops postgresql_ops = {
         .list = op_list,
         .commit = op_commit,
         .revision = op_revision,
-        .oldest = op_oldest,
         .changes = op_changes,
         .trim_log = op_trim_log,
         .lead = op_lead,

@@ -334,19 +334,23 @@ static int op_commit(struct store *store, const struct store_row_change *changes
         return 0;
 }
 
-static int op_oldest(struct store *store, uint64_t *ret_seq, struct error **ret_error)
-{
-        return read_number(sqlite_of(store), OLDEST, ret_seq, ret_error);
-}
-
 static int op_changes(struct store *store, uint64_t after, size_t limit,
         int (*fn)(void *userdata, const struct store_row_event *event), void *userdata,
         struct error **ret_error)
 {
         struct store_sqlite *s = sqlite_of(store);
-        sqlite3_stmt *st = fresh(s, CHANGES);
-        int code, r = 0;
+        uint64_t newest = 0, oldest = 0;
+        sqlite3_stmt *st;
+        int code, r;
 
+        r = read_number(s, REVISION, &newest, ret_error);
+        if (r >= 0)
+                r = read_number(s, OLDEST, &oldest, ret_error);
+        if (r >= 0)
+                r = store_check_log(after, oldest, newest, ret_error);
+        if (r < 0)
+                return r;
+        st = fresh(s, CHANGES);
         sqlite3_bind_int64(st, 1, (sqlite3_int64)after);
         sqlite3_bind_int64(st, 2, (sqlite3_int64)MIN(limit, (size_t)INT32_MAX));
         while (r == 0 && (code = sqlite3_step(st)) != SQLITE_DONE) {
@@ -503,7 +507,6 @@ static const struct store_ops sqlite_ops = {
         .list = op_list,
         .commit = op_commit,
         .revision = op_revision,
-        .oldest = op_oldest,
         .changes = op_changes,
         .trim_log = op_trim_log,
         .lead = op_lead,
