@@ -26,9 +26,9 @@ struct leadership {
         struct standby *standby;           /* or standing by */
         struct loop_source *timer;
         uint64_t renewed_ms;
+        char why_not_renewed[256]; /* "": the last attempt did not fail */
         bool lost;
-        char why_not_renewed[256]; /* last */
-        char said[256];            /* last, about why it does not lead */
+        char said[256]; /* last, about why it does not lead */
 };
 
 static uint64_t now_ms(const struct leadership *l)
@@ -73,7 +73,7 @@ static int begin_to_lead(struct leadership *l, uint64_t term, struct error **ret
                 return r;
         TAKE_FD(fd);
         l->renewed_ms = now_ms(l);
-        *l->said = '\0';
+        *l->why_not_renewed = *l->said = '\0';
         log_notice("leading, term %llu", (unsigned long long)term);
         return 0;
 }
@@ -152,17 +152,19 @@ static int try_to_lead(struct leadership *l, struct error **ret_error)
         return r;
 }
 
+/* After a failure the store is not asked beyond STOP_AFTER_MS, for that may take a while. After a mere silence (a handler that took
+ * long, SIGSTOP) it is: what it answers is true. */
 static void renew(struct leadership *l)
 {
         _cleanup_error_ struct error *error = NULL;
-        uint64_t asked_ms = now_ms(l), silent_ms = asked_ms - l->renewed_ms;
-        int r = l->lost || silent_ms >= STOP_AFTER_MS ? 0 : store_renew(l->store, &error);
+        uint64_t asked_ms = now_ms(l), silent_ms;
+        bool too_late = *l->why_not_renewed && asked_ms - l->renewed_ms >= STOP_AFTER_MS;
+        int r = l->lost || too_late ? 0 : store_renew(l->store, &error);
 
         if (l->lost) {
                 step_down(l, error ? error_message(error) : "the store has to be read anew");
-        } else if (silent_ms >= STOP_AFTER_MS) {
-                step_down(
-                        l, *l->why_not_renewed ? l->why_not_renewed : "it was not in time to renew its lead");
+        } else if (too_late) {
+                step_down(l, l->why_not_renewed);
         } else if (r >= 0) {
                 l->renewed_ms = asked_ms;
                 *l->why_not_renewed = '\0';

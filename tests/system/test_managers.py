@@ -15,7 +15,11 @@ from manager_faults import POINTS, assert_moved, migrate_until_it_dies, other_ho
 
 LAB = {"store": "postgres", "managers": 2, "link": "100mbit", "migrations_per_host": 10}
 TAKEOVER_MAX_S = 10
-N_MIGRATIONS = 10
+
+
+def pytest_generate_tests(metafunc):
+    if "leader_point" in metafunc.fixturenames:
+        metafunc.parametrize("leader_point", POINTS if metafunc.config.getoption("--all-points") else POINTS[2::4])
 
 
 @pytest.fixture
@@ -71,8 +75,9 @@ def call_agent(lab, manager, host_number, epoch):
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_leader_killed_while_ten_migrations_run_and_none_fails(lab, vm):
-    guests = [vm(memory="128M", append="workload.memory=48,random", start=False) for _ in range(N_MIGRATIONS)]
+def test_leader_killed_while_many_migrations_run_and_none_fails(lab, vm, request):
+    guests = [vm(memory="128M", append="workload.memory=48,random", start=False)
+              for _ in range(request.config.getoption("--takeover-migrations"))]
     for guest in guests:
         lab.drover("--no-wait", "vm", "start", guest.name, "--host", "host1")
     for guest in guests:
@@ -166,9 +171,8 @@ def test_database_that_crashes_and_returns_costs_no_migration(lab, moving_vm):
     assert_moved(lab, moving_vm, task, to)
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_leader_killed_at_a_step_is_replaced_and_the_migration_goes_on(lab, matrix_guest, point):
+def test_leader_killed_at_a_step_is_replaced_and_the_migration_goes_on(lab, matrix_guest, leader_point):
     leader = lab.leader()
-    submission, to = migrate_until_it_dies(lab, matrix_guest, leader, point)
+    submission, to = migrate_until_it_dies(lab, matrix_guest, leader, leader_point)
     wait_takeover(lab, other_manager(lab, leader))
     assert_moved(lab, matrix_guest, submission.task(), to)
