@@ -230,31 +230,51 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
         return flushed(cli, ret_error);
 }
 
+static bool is_warning(const json_t *check)
+{
+        return !json_is_true(json_object_get(check, "ok")) &&
+               !strcmp(text_of(check, "severity") ?: "", "warning");
+}
+
 static void print_check(const struct cli *cli, const json_t *check)
 {
         const char *cause = text_of(check, "cause"), *way_out = text_of(check, "way_out");
+        bool ok = json_is_true(json_object_get(check, "ok"));
 
-        fprintf(cli->out, "  %-7s", json_is_true(json_object_get(check, "ok")) ? "ok" : "FAILED");
+        fprintf(cli->out, "  %-8s", ok ? "ok" : is_warning(check) ? "WARNING" : "FAILED");
         output_text(cli->out, text_of(check, "code") ?: "?", false);
         if (cause) {
                 fputs(": ", cli->out);
                 output_text(cli->out, cause, false);
         }
         if (way_out) {
-                fputs("\n         way out: ", cli->out);
+                fputs("\n          way out: ", cli->out);
                 output_text(cli->out, way_out, false);
         }
         fputc('\n', cli->out);
+}
+
+/* What forbids the move, then what makes it a worse one, then what is fine. */
+static void print_check_groups(const struct cli *cli, const json_t *checks)
+{
+        const json_t *check;
+        size_t i;
+
+        for (int group = 0; group < 3; group++)
+                json_array_foreach (checks, i, check) {
+                        bool ok = json_is_true(json_object_get(check, "ok"));
+
+                        if (group == (ok ? 2 : is_warning(check) ? 1 : 0))
+                                print_check(cli, check);
+                }
 }
 
 int report_checks(const struct cli *cli, const json_t *report, struct error **ret_error)
 {
         static const struct output_column columns[] = {{"HOST", "host", false}, {"OK", "ok", false},
                 {"SCORE", "score", false}, {"REASONS", "reasons", false}, {0}};
-        const json_t *checks = json_object_get(report, "checks"),
-                     *ranking = json_object_get(report, "ranking"), *check;
+        const json_t *ranking = json_object_get(report, "ranking");
         bool ok = json_is_true(json_object_get(report, "ok"));
-        size_t i;
 
         output_text(cli->out, text_of(report, "vm") ?: "?", false);
         fputs(ok ? " can move" : " cannot move", cli->out);
@@ -263,8 +283,7 @@ int report_checks(const struct cli *cli, const json_t *report, struct error **re
                 output_text(cli->out, text_of(report, "to"), false);
         }
         fputc('\n', cli->out);
-        json_array_foreach (checks, i, check)
-                print_check(cli, check);
+        print_check_groups(cli, json_object_get(report, "checks"));
         if (json_array_size(ranking)) {
                 fputc('\n', cli->out);
                 return output_table(cli, ranking, columns, ret_error);

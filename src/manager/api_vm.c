@@ -313,7 +313,7 @@ static void reply_check(
         struct error *error = NULL;
         json_t *report = NULL;
 
-        if (operation_migrate_check(manager, vm, to, &report, &error) < 0)
+        if (operation_migrate_check(manager, vm, to, NULL, &report, &error) < 0)
                 http_request_reply_error(request, error);
         else
                 http_request_reply_json(request, 200, report);

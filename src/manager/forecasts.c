@@ -444,7 +444,7 @@ static int choose_destinations(
         if (to) {
                 json_array_append_new(list, json_string(json_text(host, "name")));
         } else {
-                r = operation_migrate_check(manager, vm, NULL, &report, ret_error);
+                r = operation_migrate_check(manager, vm, NULL, NULL, &report, ret_error);
                 if (r < 0)
                         return r;
                 ranking = json_object_get(report, "ranking");

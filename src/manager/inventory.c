@@ -189,6 +189,14 @@ const json_t *inventory_vm(const struct inventory *inventory, const char *uid)
         return entry ? entry->doc : NULL;
 }
 
+const json_t *inventory_report(const struct inventory *inventory, const char *host_uid, const char *vm_uid)
+{
+        const struct host *host = map_get(&inventory->hosts, host_uid);
+        const struct report *report = host ? map_get(&host->reports, vm_uid) : NULL;
+
+        return report ? report->doc : NULL;
+}
+
 bool inventory_connected(const struct inventory *inventory, const char *host_uid)
 {
         const struct host *host = map_get(&inventory->hosts, host_uid);

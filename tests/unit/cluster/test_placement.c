@@ -29,9 +29,9 @@ static json_t *machine(void)
 }
 
 /* The names in the order of the ranking. */
-static void assert_order(const struct placement_input *input, const char *expected)
+static void assert_order(const struct checks_input *input, const json_t *hosts, const char *expected)
 {
-        _cleanup_json_ json_t *ranking = placement_rank(input);
+        _cleanup_json_ json_t *ranking = placement_rank(input, hosts, NULL);
         char got[64] = "";
         json_t *item;
         size_t i;
@@ -47,7 +47,7 @@ static void most_free_memory_comes_first(void **data)
         _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o,o]", host("a", 4, 0),
                                                        host("b", 12, 0), host("c", 8, 0));
 
-        assert_order(&(struct placement_input){.vm = vm, .hosts = hosts}, "bca");
+        assert_order(&(struct checks_input){.vm = vm}, hosts, "bca");
 }
 
 static void load_counts_too(void **data)
@@ -55,7 +55,7 @@ static void load_counts_too(void **data)
         _cleanup_json_ json_t *vm = machine(),
                               *hosts = json_pack("[o,o]", host("a", 8, 4.0), host("b", 7, 0));
 
-        assert_order(&(struct placement_input){.vm = vm, .hosts = hosts}, "ba");
+        assert_order(&(struct checks_input){.vm = vm}, hosts, "ba");
 }
 
 static void ties_are_broken_by_name_whatever_the_input_order(void **data)
@@ -63,15 +63,14 @@ static void ties_are_broken_by_name_whatever_the_input_order(void **data)
         _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o,o]", host("c", 8, 0), host("a", 8, 0),
                                                        host("b", 8, 0));
 
-        assert_order(&(struct placement_input){.vm = vm, .hosts = hosts}, "abc");
+        assert_order(&(struct checks_input){.vm = vm}, hosts, "abc");
 }
 
 static void home_is_preferred_when_it_passes(void **data)
 {
         _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o]", host("a", 12, 0), host("b", 4, 0));
 
-        assert_order(
-                &(struct placement_input){.vm = vm, .hosts = hosts, .home = json_array_get(hosts, 1)}, "ba");
+        assert_order(&(struct checks_input){.vm = vm, .home = json_array_get(hosts, 1)}, hosts, "ba");
 }
 
 static void source_is_not_ranked(void **data)
@@ -79,8 +78,7 @@ static void source_is_not_ranked(void **data)
         _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o]", host("a", 12, 0), host("b", 4, 0));
 
         json_object_set_new(json_object_get(vm, "status"), "power", json_string("running"));
-        assert_order(
-                &(struct placement_input){.vm = vm, .hosts = hosts, .source = json_array_get(hosts, 0)}, "b");
+        assert_order(&(struct checks_input){.vm = vm, .source = json_array_get(hosts, 0)}, hosts, "b");
 }
 
 static void unfit_host_is_last_with_its_reason(void **data)
@@ -90,7 +88,7 @@ static void unfit_host_is_last_with_its_reason(void **data)
                               *ranking = NULL;
         const char *best = NULL, *reason;
 
-        ranking = placement_rank(&(struct placement_input){.vm = vm, .hosts = hosts});
+        ranking = placement_rank(&(struct checks_input){.vm = vm}, hosts, NULL);
         assert_int_equal(placement_best(ranking, &best, NULL), 0);
         assert_string_equal(best, "b");
         reason = json_string_value(json_array_get(json_object_get(json_array_get(ranking, 1), "reasons"), 0));
@@ -103,7 +101,7 @@ static void nowhere_to_go_says_why(void **data)
         _cleanup_error_ struct error *error = NULL;
         const char *best = "untouched";
 
-        ranking = placement_rank(&(struct placement_input){.vm = vm, .hosts = hosts});
+        ranking = placement_rank(&(struct checks_input){.vm = vm}, hosts, NULL);
         assert_true(placement_best(ranking, &best, &error) < 0);
         assert_int_equal(error->code, ERROR_NO_RESOURCES);
         assert_non_null(strstr(error->message, "memory"));
