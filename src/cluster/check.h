@@ -79,6 +79,7 @@ bool check_is_live(const json_t *vm);
         X(machine_type) \
         X(machine_qemu_version) \
         X(machine_accelerator) \
+        X(machine_cpu_model) \
         X(machine_cpus) \
         X(machine_load) \
         X(machine_memory) \

@@ -2,10 +2,13 @@
 
 /* Rules about what QEMU and the hardware of the destination can do, and whether there is room. */
 
+#include <errno.h>
 #include <string.h>
 
+#include "base/doc.h"
 #include "base/text.h"
 #include "cluster/check.h"
+#include "cluster/cpu_model.h"
 
 static bool knows_machine(const json_t *machines, const char *machine)
 {
@@ -57,6 +60,58 @@ void check_machine_accelerator(struct check *check)
         check_tell(check, check->host_name, !strcmp(wanted, "kvm") && strcmp(has, "kvm"),
                 "the virtual machine needs KVM and host %s has %s only", check->host_name,
                 *has ? has : "no accelerator");
+}
+
+/* The processor that the VM has; "auto" and nothing: the host that starts it will decide. */
+static const char *cpu_model(const struct check *check)
+{
+        const char *model = check->input->source ? check_text(check->status, "cpu_model") : "";
+
+        if (!*model)
+                model = check_text(check->spec, "cpu_model");
+        return strcmp(model, "auto") ? model : "";
+}
+
+static char *joined(const json_t *names)
+{
+        char *text = alloc_strdup("");
+        json_t *name;
+        size_t i;
+
+        json_array_foreach ((json_t *)names, i, name) {
+                char *longer =
+                        text ? alloc_printf("%s%s%s", text, i ? ", " : "", json_string_value(name)) : NULL;
+
+                free(text);
+                text = longer;
+        }
+        return text;
+}
+
+void check_machine_cpu_model(struct check *check)
+{
+        const json_t *here = json_object_get(check->input->cpus, check_text(check->input->source, "uid"));
+        const json_t *there = json_object_get(check->input->cpus, check_text(check->target, "uid"));
+        const char *model = cpu_model(check);
+        _cleanup_json_ json_t *missing = NULL;
+        _cleanup_free_ char *names = NULL;
+        int r;
+
+        if (!*model || !there)
+                return;
+        r = cpu_model_missing(model, here, there, &missing);
+        if (r == CPU_MODEL_UNKNOWN) {
+                check_broken(check, model, "Upgrade QEMU on that host, or choose another host or CPU model.",
+                        "QEMU on host %s does not know the CPU model %s", check->host_name, model);
+                return;
+        }
+        names = r == 0 ? joined(missing) : NULL;
+        if (!names)
+                check->result = -ENOMEM;
+        else
+                check_tell(check, model, json_array_size(missing) > 0,
+                        "guests on host %s cannot have these features of the CPU model %s: %s",
+                        check->host_name, model, names);
 }
 
 static json_int_t integer(const json_t *object, const char *key)

@@ -33,6 +33,8 @@ static const struct check_rule rules[] = {
                 "older to newer."},
         {"accelerator", E, false, check_machine_accelerator,
                 "Choose a host with KVM, or enable virtualisation in that host's firmware."},
+        {"cpu-model", E, false, check_machine_cpu_model,
+                "Choose a host that has them, or give the virtual machine a CPU model that all hosts have."},
         {"cpus", E, false, check_machine_cpus,
                 "Choose a host with more processors, or give the virtual machine fewer."},
         {"cpu-load", W, false, check_machine_load, "Choose a host with less to do; --check ranks them."},

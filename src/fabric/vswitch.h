@@ -60,7 +60,7 @@ int vswitch_set_remove_port_group(struct vswitch_set *set, const char *name, str
  * "ok", "message"}. `ok` false: not realised, or the uplink has no carrier; `message` says which. */
 json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name);
 json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name);
-/* Arrays of the above. */
+/* Arrays of the above; a switch also has "foreign_macs" (foreign_macs.h), unless they cannot be read now. */
 json_t *vswitch_set_list_switches(struct vswitch_set *set);
 json_t *vswitch_set_list_port_groups(struct vswitch_set *set);
 

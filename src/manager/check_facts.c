@@ -97,6 +97,7 @@ int check_facts_load(struct manager *manager, const json_t *vm, bool moves, cons
                 .vms = inventory_vms(manager->inventory),
                 .tasks = json_array(),
                 .reserved = json_object(),
+                .cpus = inventory_cpus(manager->inventory),
                 .nowhere = json_object()};
         struct collection collection = {
                 .manager = manager, .asking = asking, .tasks = facts.tasks, .reserved = facts.reserved};
@@ -104,7 +105,7 @@ int check_facts_load(struct manager *manager, const json_t *vm, bool moves, cons
         const json_t *its_host;
         int r;
 
-        if (!facts.hosts || !facts.vms || !facts.tasks || !facts.reserved || !facts.nowhere)
+        if (!facts.hosts || !facts.vms || !facts.tasks || !facts.reserved || !facts.cpus || !facts.nowhere)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         task_each(manager->tasks, collect_task, &collection);
         if (collection.result < 0)
@@ -135,6 +136,7 @@ void check_facts_deinit(struct check_facts *facts)
         json_decref(facts->datastores);
         json_decref(facts->switches);
         json_decref(facts->port_groups);
+        json_decref(facts->cpus);
         json_decref(facts->nowhere);
 }
 
@@ -149,7 +151,8 @@ struct checks_input check_facts_input(const struct check_facts *facts)
                 .reserved = facts->reserved,
                 .datastores = facts->datastores,
                 .switches = facts->switches,
-                .port_groups = facts->port_groups};
+                .port_groups = facts->port_groups,
+                .cpus = facts->cpus};
 }
 
 const json_t *check_facts_host(const struct check_facts *facts, const char *name_or_uid)

@@ -60,18 +60,19 @@ static void host_free(struct host *host)
         host_reports_deinit(host);
         json_decref(host->doc);
         json_decref(host->facts);
+        json_decref(host->cpu);
         free(host);
 }
 DEFINE_CLEANUP(struct host *, host_free)
 
 const char *const inventory_live_keys[] = {"version", "accelerator", "qemu", "cpus", "memory_bytes",
         "memory_free_bytes", "memory_vms_bytes", "uptime_s", "pressure", "load1", "cgroup", "capabilities",
-        "n_vms", "datastores", "switches", "port_groups"};
+        "cpu_id", "network", "n_vms", "datastores", "switches", "port_groups"};
 const size_t inventory_n_live_keys = ARRAY_SIZE(inventory_live_keys);
 
 /* Too restless to be recorded with each poll; the API overlays the live values. */
-static const char *const restless_keys[] = {"memory_free_bytes", "memory_vms_bytes", "uptime_s", "pressure",
-        "load1", "n_vms", "datastores", "switches", "port_groups"};
+static const char *const restless_keys[] = {"network", "memory_free_bytes", "memory_vms_bytes", "uptime_s",
+        "pressure", "load1", "n_vms", "datastores", "switches", "port_groups"};
 
 static bool in_list(const char *key, const char *const *list, size_t n)
 {
@@ -146,6 +147,22 @@ json_t *inventory_live_hosts(const struct inventory *inventory)
                 json_t *live = inventory_live_host(inventory, host->doc);
 
                 if (!live || json_array_append_new(out, live) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(out);
+}
+
+json_t *inventory_cpus(const struct inventory *inventory)
+{
+        _cleanup_json_ json_t *out = json_object();
+        struct map_item *item, *spare;
+
+        if (!out)
+                return NULL;
+        map_for_each (item, spare, &inventory->hosts) {
+                const struct host *host = item->value;
+
+                if (host->cpu && json_object_set(out, item->key, host->cpu) < 0)
                         return NULL;
         }
         return TAKE_PTR(out);

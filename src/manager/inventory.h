@@ -32,6 +32,9 @@ void inventory_follow(struct inventory *inventory);
 json_t *inventory_live_host(const struct inventory *inventory, const json_t *host);
 /* Array of all hosts' live documents; the caller's. */
 json_t *inventory_live_hosts(const struct inventory *inventory);
+/* {host uid: what its agent says of the processors that guests can have there (docs/internals/agent-api.md)} of the hosts of which
+ * it is known; the caller's (its items are shared: read only). */
+json_t *inventory_cpus(const struct inventory *inventory);
 /* Array of all VM documents; the caller's (its items are shared: read only). */
 json_t *inventory_vms(const struct inventory *inventory);
 

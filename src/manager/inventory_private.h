@@ -28,6 +28,7 @@ struct host_list {
  * while the event stream is down; a list of hosts is sent when the agent does not have the newest one. */
 enum poll_step {
         POLL_HOST,
+        POLL_CPU,           /* when it has changed */
         POLL_REMOVED_HOSTS, /* the lists in the order of host_list_kind */
         POLL_FENCED_HOSTS,
         POLL_VMS,
@@ -45,8 +46,9 @@ struct report {
 
 struct host {
         struct inventory *inventory;
-        json_t *doc;           /* as recorded */
-        json_t *facts;         /* what its agent said last: the keys of HostStatus */
+        json_t *doc;   /* as recorded */
+        json_t *facts; /* what its agent said last: the keys of HostStatus */
+        json_t *cpu;   /* what guests can be given there; shared by hosts that are alike; NULL: not known */
         struct map reports;    /* VM uid -> struct report */
         uint64_t vms_asked_ms; /* when the last whole list of its VMs was asked for; 0: never */
         struct http_call *call;

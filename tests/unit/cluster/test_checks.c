@@ -19,7 +19,7 @@
 
 struct state {
         json_t *vm, *source, *target;
-        json_t *vms, *jobs, *tasks, *reserved, *datastores, *switches, *port_groups;
+        json_t *vms, *jobs, *tasks, *reserved, *datastores, *switches, *port_groups, *cpus;
 };
 
 static json_t *host(const char *name)
@@ -43,14 +43,19 @@ static int setup(void **ret)
         struct state *state = calloc(1, sizeof(*state));
 
         state->vm = json_pack("{s:s, s:s, s:{s:i, s:I, s:s, s:[{s:s, s:s}], s:{s:s, s:s}, s:[{s:s, s:s}]},"
-                              " s:{s:s, s:s, s:s, s:s, s:s}}",
+                              " s:{s:s, s:s, s:s, s:s, s:s, s:s}}",
                 "name", "web", "uid", "u-web", "spec", "cpus", 2, "memory_bytes", GIB, "accelerator", "auto",
                 "disks", "datastore", "shared", "path", "web/disk0.qcow2", "cdrom", "datastore", "images",
                 "path", "debian.iso", "nics", "port_group", "net", "mac", MAC, "status", "power", "running",
-                "host", "a", "machine", "pc-q35-7.2", "accelerator", "kvm", "qemu_version", "7.2.22");
+                "host", "a", "machine", "pc-q35-7.2", "accelerator", "kvm", "qemu_version", "7.2.22",
+                "cpu_model", "Nehalem,+aes");
         state->source = host("a");
         state->target = host("b");
         state->vms = json_pack("[O]", state->vm);
+        state->cpus = json_pack("{s:{s:[s,s,s]}, s:{s:[s,s], s:[{s:s, s:[]}, {s:s, s:[s,s]}]}}", "a",
+                "features", "aes", "avx", "sha-ni", "b", "features", "aes", "avx", "models", "name",
+                "Nehalem", "missing", "name", "Skylake", "missing", "avx512f", "pcid");
+        assert_non_null(state->cpus);
         state->jobs = json_array();
         state->tasks = json_array();
         state->reserved = json_object();
@@ -79,6 +84,7 @@ static int teardown(void **data)
         json_decref(state->datastores);
         json_decref(state->switches);
         json_decref(state->port_groups);
+        json_decref(state->cpus);
         free(state);
         return 0;
 }
@@ -93,7 +99,8 @@ static struct checks_input input_of(const struct state *state)
                 .reserved = state->reserved,
                 .datastores = state->datastores,
                 .switches = state->switches,
-                .port_groups = state->port_groups};
+                .port_groups = state->port_groups,
+                .cpus = state->cpus};
 }
 
 static json_t *run(const struct state *state)
@@ -185,9 +192,9 @@ static void set_false(json_t *object, const char *key)
 
 /* In the order of the table. */
 static const char *const codes[] = {"host-connected", "same-host", "host-task", "host-version", "vm-running",
-        "disks-active", "backup", "vm-task", "machine-type", "qemu-version", "accelerator", "cpus",
-        "cpu-load", "memory", "datastore", "cdrom", "disk-lock", "disk-in-use", "port-group", "switch",
-        "uplink", "network-applied", "mtu", "mac", "mac-on-host"};
+        "disks-active", "backup", "vm-task", "machine-type", "qemu-version", "accelerator", "cpu-model",
+        "cpus", "cpu-load", "memory", "datastore", "cdrom", "disk-lock", "disk-in-use", "port-group",
+        "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host"};
 
 static void good_documents_meet_each_rule(void **data)
 {
@@ -218,6 +225,7 @@ static void target_must_be_another_host(void **data)
         struct state *state = *data;
 
         set_text(state->target, "uid", "a");
+        json_object_del(state->cpus, "a");
         assert_broken(state, "error", "same-host", "the virtual machine is on host b already");
 }
 
@@ -320,6 +328,45 @@ static void kvm_guest_needs_kvm(void **data)
 
         set_text(status(state->target), "accelerator", "tcg");
         assert_broken(state, "error", "accelerator", "the virtual machine needs KVM and host b has tcg only");
+}
+
+static void each_missing_feature_of_the_model_is_named(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->vm), "cpu_model", "Skylake,+sha_ni,-pcid");
+        assert_broken(state, "error", "cpu-model",
+                "guests on host b cannot have these features of the CPU model Skylake,+sha_ni,-pcid: "
+                "avx512f, sha-ni");
+}
+
+static void features_of_the_whole_host_are_compared(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->vm), "cpu_model", "host");
+        assert_broken(state, "error", "cpu-model",
+                "guests on host b cannot have these features of the CPU model host: sha-ni");
+}
+
+static void model_must_be_known_there(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->vm), "cpu_model", "SapphireRapids");
+        assert_broken(
+                state, "error", "cpu-model", "QEMU on host b does not know the CPU model SapphireRapids");
+}
+
+static void host_that_does_not_tell_of_its_processors_is_not_asked(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        set_text(status(state->vm), "cpu_model", "SapphireRapids");
+        json_object_del(state->cpus, "b");
+        report = run(state);
+        assert_true(checks_ok(report));
 }
 
 static void host_must_have_as_many_processors(void **data)
@@ -671,6 +718,10 @@ int main(void)
                 TEST(machine_type_must_be_known_there),
                 TEST(older_qemu_is_worth_a_warning),
                 TEST(kvm_guest_needs_kvm),
+                TEST(each_missing_feature_of_the_model_is_named),
+                TEST(features_of_the_whole_host_are_compared),
+                TEST(model_must_be_known_there),
+                TEST(host_that_does_not_tell_of_its_processors_is_not_asked),
                 TEST(host_must_have_as_many_processors),
                 TEST(busy_host_is_worth_a_warning),
                 TEST(processors_on_their_way_count_too),
