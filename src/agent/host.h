@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "agent/host_network.h"
 #include "base/error.h"
 #include "io/loop.h"
 #include "vmm/qemu_binary.h"
@@ -20,6 +21,7 @@ struct host {
         bool kvm_works;
         char *kvm_reason; /* what the probe saw */
 
+        struct host_network network;
         json_t *cpu; /* document of vmm/cpu_probe.h; NULL: not known (yet) */
 
         struct qemu_probe *qemu_probe;

@@ -290,3 +290,42 @@ int report_checks(const struct cli *cli, const json_t *report, struct error **re
         }
         return flushed(cli, ret_error);
 }
+
+int report_advice(const struct cli *cli, const json_t *advice, struct error **ret_error)
+{
+        const json_t *ranking = json_object_get(advice, "ranking"), *host, *reason;
+        bool starts = !strcmp(text_of(advice, "action") ?: "", "start");
+        double n_hosts = number_of(advice, "n_hosts");
+        size_t i, k;
+
+        output_text(cli->out, text_of(advice, "vm") ?: "?", false);
+        if (text_of(advice, "from")) {
+                fputs(" is on ", cli->out);
+                output_text(cli->out, text_of(advice, "from"), false);
+        }
+        if (json_is_true(json_object_get(advice, "ok"))) {
+                fputs(starts ? "; best started on " : "; best moved to ", cli->out);
+                output_text(cli->out, text_of(json_array_get(ranking, 0), "host") ?: "?", false);
+                fputc('\n', cli->out);
+        } else
+                fputs("; no other host can take it\n", cli->out);
+        json_array_foreach (ranking, i, host) {
+                bool ok = json_is_true(json_object_get(host, "ok"));
+
+                if (ok)
+                        fprintf(cli->out, "  %5.1f  ", number_of(host, "score"));
+                else
+                        fputs("  UNFIT  ", cli->out);
+                output_text(cli->out, text_of(host, "host") ?: "?", false);
+                fputc('\n', cli->out);
+                json_array_foreach (json_object_get(host, "reasons"), k, reason) {
+                        fputs("           ", cli->out);
+                        output_text(cli->out, json_string_value(reason) ?: "", false);
+                        fputc('\n', cli->out);
+                }
+        }
+        if (n_hosts > (double)json_array_size(ranking))
+                fprintf(cli->out, "and %.0f more; --all shows them\n",
+                        n_hosts - (double)json_array_size(ranking));
+        return flushed(cli, ret_error);
+}

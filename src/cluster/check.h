@@ -30,6 +30,7 @@ struct checks {
         json_t *spec_without_cdrom;
         json_t *mac_owners;  /* {MAC of one of its NICs, lower case: name of the other VM that has it} */
         json_t *image_users; /* {"DATASTORE:PATH": {"vm", "host"}}: live VMs that use one of its images */
+        json_t *affinity;    /* affinity_of_vm() */
 };
 
 /* One run. */
@@ -56,6 +57,7 @@ void check_tell(struct check *check, const char *object, bool broken, const char
 /* What is worked out beforehand. 0 or -ENOMEM. */
 int check_network_prepare(struct checks *checks);
 int check_storage_prepare(struct checks *checks);
+int check_affinity_prepare(struct checks *checks);
 
 /* "" when absent or no string. */
 const char *check_text(const json_t *object, const char *key);
@@ -93,7 +95,9 @@ bool check_is_live(const json_t *vm);
         X(network_applied) \
         X(network_mtu) \
         X(network_macs) \
-        X(network_foreign_macs)
+        X(network_foreign_macs) \
+        X(affinity_must) \
+        X(affinity_should)
 #define X(name) void check_##name(struct check *check);
 CHECK_RULES(X)
 #undef X

@@ -61,6 +61,9 @@ static const struct check_rule rules[] = {
         {"mac", E, false, check_network_macs, "Give one of the two network cards another address."},
         {"mac-on-host", E, false, check_network_foreign_macs,
                 "Take that device away, or give it or the network card another address."},
+        {"affinity", E, false, check_affinity_must,
+                "Choose a host that the rule allows, or change the rule (`drover affinity show`)."},
+        {"affinity-preference", W, false, check_affinity_should, "Choose a host that the rule prefers."},
 };
 
 #undef E
@@ -152,7 +155,8 @@ struct checks *checks_new(const struct checks_input *input)
         *checks = (struct checks){.input = *input,
                 .spec = json_object_get(input->vm, "spec"),
                 .status = check_status(input->vm)};
-        if (check_network_prepare(checks) < 0 || check_storage_prepare(checks) < 0)
+        if (check_network_prepare(checks) < 0 || check_storage_prepare(checks) < 0 ||
+                check_affinity_prepare(checks) < 0)
                 return NULL;
         return TAKE_PTR(checks);
 }
@@ -164,6 +168,7 @@ void checks_free(struct checks *checks)
         json_decref(checks->spec_without_cdrom);
         json_decref(checks->mac_owners);
         json_decref(checks->image_users);
+        json_decref(checks->affinity);
         free(checks);
 }
 

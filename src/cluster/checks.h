@@ -32,6 +32,7 @@ struct checks_input {
                                  * does not count yet */
         /* Arrays of the documents that say what the hosts should have. */
         const json_t *datastores, *switches, *port_groups;
+        const json_t *affinity_rules; /* array of documents */
         const json_t *cpus; /* {host uid: document of GET /agent/v1/cpu (docs/internals/agent-api.md)} */
 };
 

@@ -77,7 +77,7 @@ static int load_wanted(struct manager *manager, struct check_facts *facts, struc
                 const char *kind;
                 json_t **docs;
         } kinds[] = {{"datastore", &facts->datastores}, {"switch", &facts->switches},
-                {"port-group", &facts->port_groups}};
+                {"port-group", &facts->port_groups}, {"affinity-rule", &facts->affinity_rules}};
 
         for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
                 struct store_query query = {.kind = kinds[i].kind, .limit = STORE_LIMIT_NONE};
@@ -136,6 +136,7 @@ void check_facts_deinit(struct check_facts *facts)
         json_decref(facts->datastores);
         json_decref(facts->switches);
         json_decref(facts->port_groups);
+        json_decref(facts->affinity_rules);
         json_decref(facts->cpus);
         json_decref(facts->nowhere);
 }
@@ -152,6 +153,7 @@ struct checks_input check_facts_input(const struct check_facts *facts)
                 .datastores = facts->datastores,
                 .switches = facts->switches,
                 .port_groups = facts->port_groups,
+                .affinity_rules = facts->affinity_rules,
                 .cpus = facts->cpus};
 }
 

@@ -13,7 +13,7 @@ struct task;
 
 struct check_facts {
         json_t *vm; /* the document that is asked about */
-        json_t *hosts, *vms, *tasks, *reserved, *datastores, *switches, *port_groups, *cpus;
+        json_t *hosts, *vms, *tasks, *reserved, *datastores, *switches, *port_groups, *affinity_rules, *cpus;
         const json_t *source, *home; /* as in struct checks_input; in `hosts` */
         json_t *nowhere;
         const json_t *jobs; /* borrowed from the inventory, until its next poll; NULL: none */

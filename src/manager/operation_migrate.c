@@ -53,7 +53,7 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
 {
         const char *from = json_text(json_status(vm), "host"), *best = to;
         _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_json_ json_t *ranking = NULL, *checks = NULL;
+        _cleanup_json_ json_t *ranking = NULL, *checks = NULL, *costs = NULL;
         struct checks_input input;
         const json_t *target;
         json_t *report;
@@ -63,7 +63,8 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
         if (r < 0)
                 return r;
         input = check_facts_input(&facts);
-        ranking = placement_rank(&input, facts.hosts, NULL);
+        costs = forecasts_costs(manager, vm);
+        ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
         if (!ranking)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (!to && placement_best(ranking, &best, NULL) < 0)
@@ -80,6 +81,33 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
         if (!report)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_report = report;
+        return 0;
+}
+
+int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error)
+{
+        const char *power = json_text(json_status(vm), "power");
+        bool moves = strcmp(power, "stopped") && strcmp(power, "crashed");
+        const char *host = json_text_or_null(json_status(vm), "host");
+        _cleanup_check_facts_ struct check_facts facts = {};
+        _cleanup_json_ json_t *costs = NULL, *ranking = NULL;
+        struct checks_input input;
+        json_t *advice = NULL;
+        int r;
+
+        r = check_facts_load(manager, vm, moves, NULL, &facts, ret_error);
+        if (r < 0)
+                return r;
+        input = check_facts_input(&facts);
+        costs = moves ? forecasts_costs(manager, vm) : json_object();
+        ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
+        if (ranking)
+                advice = json_pack("{s:s, s:s, s:s?, s:b, s:O}", "vm", json_text(vm, "name"), "action",
+                        moves ? "migrate" : "start", "from", moves ? host : NULL, "ok",
+                        json_is_true(json_object_get(json_array_get(ranking, 0), "ok")), "ranking", ranking);
+        if (!advice)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        *ret_advice = advice;
         return 0;
 }
 

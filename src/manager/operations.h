@@ -40,6 +40,10 @@ bool operations_host_connected(struct manager *manager, const json_t *host);
 int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
         const struct task *asking, json_t **ret_report, struct error **ret_error);
 
+/* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
+int operation_advise(
+        struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error);
+
 /* Called for an agent's answer; both are borrowed and one of them is NULL. */
 typedef void (*step_reply_fn)(struct task *task, struct manager *manager, json_t *body, struct error *error);
 

@@ -19,7 +19,7 @@
 
 struct state {
         json_t *vm, *source, *target;
-        json_t *vms, *jobs, *tasks, *reserved, *datastores, *switches, *port_groups, *cpus;
+        json_t *vms, *jobs, *tasks, *reserved, *datastores, *switches, *port_groups, *cpus, *rules;
 };
 
 static json_t *host(const char *name)
@@ -56,6 +56,10 @@ static int setup(void **ret)
                 "features", "aes", "avx", "sha-ni", "b", "features", "aes", "avx", "models", "name",
                 "Nehalem", "missing", "name", "Skylake", "missing", "avx512f", "pcid");
         assert_non_null(state->cpus);
+        state->rules = json_pack("[{s:s, s:{s:s, s:s, s:[s,s], s:[]}}, {s:s, s:{s:s, s:s, s:[s], s:[s]}}]",
+                "name", "spread", "spec", "type", "keep-apart", "mode", "must", "vms", "web", "db", "hosts",
+                "name", "prefer", "spec", "type", "run-on", "mode", "should", "vms", "web", "hosts", "b");
+        assert_non_null(state->rules);
         state->jobs = json_array();
         state->tasks = json_array();
         state->reserved = json_object();
@@ -85,6 +89,7 @@ static int teardown(void **data)
         json_decref(state->switches);
         json_decref(state->port_groups);
         json_decref(state->cpus);
+        json_decref(state->rules);
         free(state);
         return 0;
 }
@@ -100,6 +105,7 @@ static struct checks_input input_of(const struct state *state)
                 .datastores = state->datastores,
                 .switches = state->switches,
                 .port_groups = state->port_groups,
+                .affinity_rules = state->rules,
                 .cpus = state->cpus};
 }
 
@@ -194,7 +200,8 @@ static void set_false(json_t *object, const char *key)
 static const char *const codes[] = {"host-connected", "same-host", "host-task", "host-version", "vm-running",
         "disks-active", "backup", "vm-task", "machine-type", "qemu-version", "accelerator", "cpu-model",
         "cpus", "cpu-load", "memory", "datastore", "cdrom", "disk-lock", "disk-in-use", "port-group",
-        "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host"};
+        "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host", "affinity",
+        "affinity-preference"};
 
 static void good_documents_meet_each_rule(void **data)
 {
@@ -648,6 +655,24 @@ static void mac_address_must_be_free_at_the_destination(void **data)
                 "the MAC address " MAC " is in use on host b, at veth7, by something that is not drover's");
 }
 
+static void rule_that_must_be_kept_forbids(void **data)
+{
+        struct state *state = *data;
+
+        json_array_append_new(state->vms, json_pack("{s:s, s:s, s:{s:s, s:s}}", "name", "db", "uid", "u-db",
+                                                  "status", "power", "running", "host", "b"));
+        assert_broken(state, "error", "affinity", "rule spread keeps it apart from db on host b");
+}
+
+static void rule_that_should_be_kept_warns(void **data)
+{
+        struct state *state = *data;
+
+        json_array_set_new(
+                json_object_get(spec(json_array_get(state->rules, 1)), "hosts"), 0, json_string("c"));
+        assert_broken(state, "warning", "affinity-preference", "rule prefer lets it run on c only");
+}
+
 static void all_that_is_wrong_is_told_at_once(void **data)
 {
         struct state *state = *data;
@@ -748,6 +773,8 @@ int main(void)
                 TEST(smaller_mtu_is_worth_a_warning),
                 TEST(mac_address_must_be_its_own),
                 TEST(mac_address_must_be_free_at_the_destination),
+                TEST(rule_that_must_be_kept_forbids),
+                TEST(rule_that_should_be_kept_warns),
                 TEST(all_that_is_wrong_is_told_at_once),
                 TEST(warnings_forbid_nothing),
                 TEST(start_does_not_ask_for_a_running_machine),
