@@ -76,20 +76,20 @@ void check_network_port_groups(struct check *check)
         each_port(check, tell_group);
 }
 
+/* The switch is there, and its uplink has no link. Agents of before only say that the one or the other is so. */
 static bool lost_carrier(const struct port *port)
 {
-        return json_is_false(json_object_get(port->its_switch, "carrier"));
+        return json_is_false(json_object_get(port->its_switch, "carrier")) &&
+               !json_is_false(json_object_get(port->its_switch, "realised"));
 }
 
-/* A switch that only lacks its carrier is the next rule's business. */
 static void tell_switch(struct check *check, const struct port *port)
 {
         const char *message = check_text(port->its_switch, "message");
+        bool fails = json_is_false(json_object_get(port->its_switch, "ok")) && !lost_carrier(port);
 
         if (port->group)
-                check_tell(check, port->switch_name,
-                        !port->its_switch || (json_is_false(json_object_get(port->its_switch, "ok")) &&
-                                                     !lost_carrier(port)),
+                check_tell(check, port->switch_name, !port->its_switch || fails,
                         "the switch %s of port group %s does not work on host %s: %s", port->switch_name,
                         port->name, check->host_name, *message ? message : "it is not there");
 }

@@ -631,9 +631,10 @@ static json_t *switch_status(
                         message = cut ?: "the uplink has no carrier";
                 }
         }
-        return json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:s?, s:o*}", "name", sw->name, "uplink",
-                sw->uplink, "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "carrier", carrier, "ok",
-                !message, "message", message, "foreign_macs", macs ? foreign_macs_of(set, sw, macs) : NULL);
+        return json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:b, s:s?, s:o*}", "name", sw->name, "uplink",
+                sw->uplink, "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "realised", !sw->problem,
+                "carrier", carrier, "ok", !message, "message", message, "foreign_macs",
+                macs ? foreign_macs_of(set, sw, macs) : NULL);
 }
 
 /* NULL: they cannot be read now, and are left out. */
