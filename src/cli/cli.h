@@ -68,6 +68,7 @@ struct cli {
         X(affinity_show) \
         X(affinity_add) \
         X(affinity_remove) \
+        X(cluster_cpu) \
         X(token_list) \
         X(token_create) \
         X(token_revoke) \

@@ -343,6 +343,15 @@ static const struct option_spec affinity_add_options[] = {
         END,
 };
 
+static const struct option_spec cluster_cpu_options[] = {
+        {.name = "set",
+                .kind = VALUE_TEXT,
+                .value = "POLICY",
+                .help = "none, auto, or a model: MODEL[,+FEATURE|,-FEATURE]..."},
+        {.name = "plan", .kind = VALUE_TEXT, .value = "POLICY", .help = "only say what it would need"},
+        END,
+};
+
 static const struct option_spec token_create_options[] = {
         {.name = "role", .kind = VALUE_CHOICE, .value = "admin|read-only", .help = "default read-only"},
         {.name = "expires",
@@ -598,6 +607,21 @@ const struct command command_table[] = {
                 .summary = "remove an affinity rule",
                 .operands = {OPERAND("RULE", "affinity-rules")},
                 .run = command_affinity_remove},
+
+        {.words = "cluster cpu",
+                .summary = "show or set the CPU model that virtual machines get, so that they can move to "
+                           "any host",
+                .details = "With the policy auto that is the best model that all hosts offer, with none "
+                           "(default) "
+                           "what each host gives by itself. It is shown which hosts lower it and by which "
+                           "features, "
+                           "and which running virtual machines have features beyond it. A virtual machine "
+                           "whose own "
+                           "model is auto gets it at its next start; one that runs keeps what it has. A "
+                           "model that "
+                           "some host does not offer is refused, and the missing features are named.",
+                .options = cluster_cpu_options,
+                .run = command_cluster_cpu},
 
         {.words = "token list", .summary = "list the API tokens", .run = command_token_list},
         {.words = "token create",

@@ -72,22 +72,6 @@ static const char *cpu_model(const struct check *check)
         return strcmp(model, "auto") ? model : "";
 }
 
-static char *joined(const json_t *names)
-{
-        char *text = alloc_strdup("");
-        json_t *name;
-        size_t i;
-
-        json_array_foreach ((json_t *)names, i, name) {
-                char *longer =
-                        text ? alloc_printf("%s%s%s", text, i ? ", " : "", json_string_value(name)) : NULL;
-
-                free(text);
-                text = longer;
-        }
-        return text;
-}
-
 void check_machine_cpu_model(struct check *check)
 {
         const json_t *here = json_object_get(check->input->cpus, check_text(check->input->source, "uid"));
@@ -105,7 +89,7 @@ void check_machine_cpu_model(struct check *check)
                         "QEMU on host %s does not know the CPU model %s", check->host_name, model);
                 return;
         }
-        names = r == 0 ? joined(missing) : NULL;
+        names = r == 0 ? cpu_model_names_text(missing) : NULL;
         if (!names)
                 check->result = -ENOMEM;
         else

@@ -6,9 +6,11 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/buf.h"
 #include "base/doc.h"
 
 #define WORD_MAX 64
+#define NAMES_MAX_BYTES 65536
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -26,7 +28,7 @@ static bool has_name(const json_t *names, const char *wanted)
         return false;
 }
 
-static const json_t *find_model(const json_t *cpu, const char *name)
+const json_t *cpu_model_find(const json_t *cpu, const char *name)
 {
         json_t *model;
         size_t i;
@@ -79,7 +81,7 @@ static int add_all(json_t *set, const json_t *names, const json_t *but)
 
 static int add_of_model(json_t *set, const char *model, const json_t *here, const json_t *there)
 {
-        const json_t *known = find_model(there, model);
+        const json_t *known = cpu_model_find(there, model);
 
         if (!strcmp(model, "host") || !strcmp(model, "max"))
                 return add_all(set, json_object_get(here, "features"), json_object_get(there, "features"));
@@ -138,4 +140,49 @@ int cpu_model_missing(const char *model, const json_t *here, const json_t *there
         while (r == 0 && next_word(&model, word))
                 r = apply_feature(set, word, there);
         return r ? r : sorted(set, ret_missing);
+}
+
+/* An alias has no features of its own told. */
+static const json_t *features_of(const json_t *cpu, const char *name)
+{
+        const json_t *model = cpu_model_find(cpu, name);
+        const char *alias_of = text_of(model, "alias_of");
+
+        if (!strcmp(name, "host") || !strcmp(name, "max"))
+                return json_object_get(cpu, "features");
+        return json_object_get(*alias_of ? cpu_model_find(cpu, alias_of) : model, "features");
+}
+
+int cpu_model_features(const char *model, const json_t *there, json_t **ret_features)
+{
+        _cleanup_json_ json_t *set = json_object();
+        char word[WORD_MAX + 1] = "";
+        int r;
+
+        if (!set)
+                return -ENOMEM;
+        (void)next_word(&model, word);
+        r = add_all(set, features_of(there, word), NULL);
+        while (r == 0 && next_word(&model, word)) {
+                if (*word)
+                        spell(word + 1);
+                if (*word == '-')
+                        (void)json_object_del(set, word + 1);
+                else if (*word == '+')
+                        r = json_object_set_new(set, word + 1, json_true());
+        }
+        return r < 0 ? -ENOMEM : sorted(set, ret_features);
+}
+
+char *cpu_model_names_text(const json_t *names)
+{
+        _cleanup_buf_ struct buf text;
+        json_t *name;
+        size_t i;
+
+        buf_init(&text, NAMES_MAX_BYTES);
+        json_array_foreach ((json_t *)names, i, name)
+                if (buf_printf(&text, "%s%s", i ? ", " : "", json_string_value(name)) < 0)
+                        return NULL;
+        return buf_take_string(&text);
 }

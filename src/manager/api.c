@@ -65,6 +65,8 @@ static const struct http_route routes[] = {
         {"GET", V1 "/affinity-rules/{name}", api_affinity_rule_get},
         {"PUT", V1 "/affinity-rules/{name}", api_affinity_rule_update},
         {"DELETE", V1 "/affinity-rules/{name}", api_affinity_rule_delete},
+        {"GET", V1 "/cluster/cpu", api_cluster_cpu_get},
+        {"PUT", V1 "/cluster/cpu", api_cluster_cpu_update},
         {"GET", V1 "/tokens", api_token_list},
         {"POST", V1 "/tokens", api_token_create},
         {"GET", V1 "/tokens/{name}", api_token_get},
@@ -238,7 +240,7 @@ void api_reply_list(struct http_request *request, struct manager *manager, const
                 http_request_reply_json(request, 200, list);
 }
 
-static int check_if_match(struct http_request *request, const json_t *doc, struct error **ret_error)
+int api_check_if_match(struct http_request *request, const json_t *doc, struct error **ret_error)
 {
         const char *wanted = http_request_header(request, "If-Match");
         char etag[32];
@@ -261,7 +263,7 @@ int api_get_object(struct http_request *request, struct manager *manager, const 
 
         r = store_get(manager->store, kind, http_request_param(request, "name"), &doc, ret_error);
         if (r >= 0 && !only_reads(request))
-                r = check_if_match(request, doc, ret_error);
+                r = api_check_if_match(request, doc, ret_error);
         if (r < 0)
                 return r;
         *ret_doc = TAKE_PTR(doc);

@@ -60,7 +60,6 @@ static void host_free(struct host *host)
         host_reports_deinit(host);
         json_decref(host->doc);
         json_decref(host->facts);
-        json_decref(host->cpu);
         free(host);
 }
 DEFINE_CLEANUP(struct host *, host_free)
@@ -152,6 +151,51 @@ json_t *inventory_live_hosts(const struct inventory *inventory)
         return TAKE_PTR(out);
 }
 
+static int keep_cpu(struct inventory *inventory, const char *id, const json_t *document)
+{
+        void *old = NULL;
+        int r = map_put(&inventory->cpus, id, (void *)document, &old);
+
+        if (r == 0)
+                json_incref((json_t *)document);
+        json_decref(old);
+        return r;
+}
+
+void inventory_take_cpu(struct inventory *inventory, json_t *document)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        const char *id = json_text(document, "id");
+        json_t *record;
+
+        if (!*id || map_get(&inventory->cpus, id) || keep_cpu(inventory, id, document) < 0)
+                return;
+        record =
+                json_pack("{s:s, s:s, s:s, s:O}", "kind", "cpu", "uid", id, "name", id, "document", document);
+        if (!record)
+                return;
+        store_batch_put(&batch, STORE_ANY, record);
+        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+                log_warning("what guests can have on some hosts is not recorded: %s", error_message(error));
+}
+
+static int load_cpus(struct inventory *inventory, struct error **ret_error)
+{
+        struct store_query query = {.kind = "cpu", .limit = STORE_LIMIT_NONE};
+        _cleanup_json_ json_t *records = NULL;
+        json_t *record;
+        size_t i;
+        int r;
+
+        r = store_list(inventory->manager->store, &query, &records, NULL, ret_error);
+        json_array_foreach (records, i, record)
+                if (r >= 0 && keep_cpu(inventory, json_text(record, "uid"),
+                                      json_object_get(record, "document")) < 0)
+                        r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return r;
+}
+
 json_t *inventory_cpus(const struct inventory *inventory)
 {
         _cleanup_json_ json_t *out = json_object();
@@ -160,9 +204,9 @@ json_t *inventory_cpus(const struct inventory *inventory)
         if (!out)
                 return NULL;
         map_for_each (item, spare, &inventory->hosts) {
-                const struct host *host = item->value;
+                json_t *cpu = map_get(&inventory->cpus, host_cpu_id(item->value));
 
-                if (host->cpu && json_object_set(out, item->key, host->cpu) < 0)
+                if (cpu && json_object_set(out, item->key, cpu) < 0)
                         return NULL;
         }
         return TAKE_PTR(out);
@@ -541,6 +585,7 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
         inventory->manager = manager;
         map_init(&inventory->hosts);
         map_init(&inventory->vms);
+        map_init(&inventory->cpus);
         map_init(&inventory->suspects);
         r = lists_init(inventory) < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
                                       : store_revision(manager->store, &inventory->followed, ret_error);
@@ -550,6 +595,8 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
                 r = load_kind(inventory, "host", ret_error);
         if (r >= 0)
                 r = load_kind(inventory, "vm", ret_error);
+        if (r >= 0)
+                r = load_cpus(inventory, ret_error);
         if (r >= 0)
                 r = inventory_merge_load(inventory, ret_error);
         if (r < 0) {
@@ -570,7 +617,10 @@ void inventory_free(struct inventory *inventory)
                 host_free(item->value);
         map_for_each (item, spare, &inventory->vms)
                 vm_entry_free(item->value);
+        map_for_each (item, spare, &inventory->cpus)
+                json_decref(item->value);
         inventory_merge_deinit(inventory);
+        map_deinit(&inventory->cpus);
         map_deinit(&inventory->hosts);
         map_deinit(&inventory->vms);
         for (size_t i = 0; i < N_HOST_LISTS; i++)

@@ -221,24 +221,7 @@ static bool knows_cpu(const struct host *host)
 {
         const char *id = json_text(host->facts, "cpu_id");
 
-        return !*id || !strcmp(json_text(host->cpu, "id"), id);
-}
-
-/* Most hosts of a cluster are like others: they share one document. */
-static void take_cpu(struct host *host, json_t *body)
-{
-        struct map_item *item, *spare;
-        json_t *same = body;
-
-        map_for_each (item, spare, &host->inventory->hosts) {
-                const struct host *other = item->value;
-
-                if (other->cpu && !strcmp(json_text(other->cpu, "id"), json_text(body, "id")))
-                        same = other->cpu;
-        }
-        json_incref(same);
-        json_decref(host->cpu);
-        host->cpu = same;
+        return !*id || map_get(&host->inventory->cpus, id);
 }
 
 static int take_answer(struct host *host, json_t *body)
@@ -249,7 +232,7 @@ static int take_answer(struct host *host, json_t *body)
         if (host->step == POLL_HOST)
                 return take_facts(host, body);
         if (host->step == POLL_CPU) {
-                take_cpu(host, body);
+                inventory_take_cpu(host->inventory, body);
                 return 0;
         }
         if (!json_is_array(items))

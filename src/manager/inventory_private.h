@@ -46,9 +46,8 @@ struct report {
 
 struct host {
         struct inventory *inventory;
-        json_t *doc;   /* as recorded */
-        json_t *facts; /* what its agent said last: the keys of HostStatus */
-        json_t *cpu;   /* what guests can be given there; shared by hosts that are alike; NULL: not known */
+        json_t *doc;           /* as recorded */
+        json_t *facts;         /* what its agent said last: the keys of HostStatus */
         struct map reports;    /* VM uid -> struct report */
         uint64_t vms_asked_ms; /* when the last whole list of its VMs was asked for; 0: never */
         struct http_call *call;
@@ -81,6 +80,7 @@ struct inventory {
         struct manager *manager;
         struct map hosts;    /* uid -> struct host */
         struct map vms;      /* uid -> struct vm_entry */
+        struct map cpus;     /* cpu_id -> what guests can be given on such hosts (json_t) */
         struct map suspects; /* VM uid -> struct suspicion */
         struct host_list lists[N_HOST_LISTS];
         uint64_t followed; /* change log position */
@@ -107,7 +107,16 @@ static inline uint64_t inventory_now_ms(const struct inventory *inventory)
         return clock_now_ms(inventory->manager->clock);
 }
 
-/* inventory.c: records the host's state and lasting facts when they differ from what is recorded. */
+/* The id of what guests can be given on the host, as it told last, perhaps to an earlier start; "": it never did. */
+static inline const char *host_cpu_id(const struct host *host)
+{
+        return json_string_value(json_object_get(host->facts, "cpu_id"))
+                       ?: json_string_value(json_object_get(json_object_get(host->doc, "status"), "cpu_id")) ?: "";
+}
+
+/* inventory.c: takes up what hosts of the document's id offer (recorded, so that it is known also when they are away). */
+void inventory_take_cpu(struct inventory *inventory, json_t *document);
+/* Records the host's state and lasting facts when they differ from what is recorded. */
 void host_record(struct host *host, const char *state, const char *message);
 /* Its agent answers: that it was confirmed down is withdrawn, on record. Without effect unless it was. */
 void host_came_back(struct host *host);

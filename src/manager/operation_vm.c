@@ -15,6 +15,7 @@
 #include "cluster/checks.h"
 #include "cluster/placement.h"
 #include "manager/check_facts.h"
+#include "manager/cluster_cpu.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
@@ -72,11 +73,13 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
 {
         const char *wanted = json_text_or_null(task_data(task), "to"), *best = wanted;
         _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_json_ json_t *ranking = NULL;
+        _cleanup_json_ json_t *ranking = NULL, *resolved = NULL;
         struct checks_input input;
         int r;
 
-        r = check_facts_load(manager, vm, false, task, &facts, ret_error);
+        r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
+        if (r >= 0)
+                r = check_facts_load(manager, resolved, false, task, &facts, ret_error);
         if (r < 0)
                 return r;
         input = check_facts_input(&facts);
@@ -344,10 +347,28 @@ static void undo_create(struct task *task, void *userdata)
                         on_uncreated);
 }
 
+/* With the CPU model that the cluster has now; what the user wrote stays in the object (vm_take_report()). */
 static void run_start(struct task *task, void *userdata)
 {
+        struct manager *manager = userdata;
+        const json_t *vm = vm_of(task, manager);
+        _cleanup_json_ json_t *resolved = NULL, *body = NULL;
+        struct error *error = NULL;
+
         step_say(task, "starting on host %s", json_text(task_data(task), "host"));
-        send_document(task, userdata, "start", CALL_TIMEOUT_MS, on_document);
+        if (!vm) {
+                fail_gone(task);
+                return;
+        }
+        if (cluster_cpu_resolve(manager, vm, &resolved, &error) < 0) {
+                task_step_failed(task, error);
+                return;
+        }
+        body = vm_for_agent(resolved);
+        if (!body)
+                task_step_failed(task, NULL);
+        else
+                call_vm(task, manager, "start", body, CALL_TIMEOUT_MS, on_document);
 }
 
 static void run_start_if_wanted(struct task *task, void *userdata)

@@ -124,8 +124,8 @@ static int add_model(struct cpu_probe *probe, const json_t *definition, struct e
                 doc_opt_bool(definition, "", "migration-safe", &safe, NULL) < 0 ||
                 doc_opt_bool(definition, "", "deprecated", &deprecated, NULL) < 0)
                 return bad_answer(ret_error, "query-cpu-definitions");
-        model = json_pack("{s:s, s:o, s:b, s:b, s:b}", "name", name, "missing", missing_of(definition),
-                "alias", alias != NULL, "migration_safe", safe, "deprecated", deprecated);
+        model = json_pack("{s:s, s:o, s:s?, s:b, s:b}", "name", name, "missing", missing_of(definition),
+                "alias_of", alias, "migration_safe", safe, "deprecated", deprecated);
         return json_array_append_new(probe->models, model) < 0 ? no_memory(ret_error) : 0;
 }
 
@@ -170,7 +170,8 @@ static int on_expansion(struct qemu_query *query, void *userdata, const json_t *
 
         json_array_remove(probe->unexpanded, 0);
         /* One that QEMU cannot make is just not one that a cluster can share. */
-        if (!refusal && json_object_set_new(model, "features", features_of(props)) < 0)
+        if (!refusal && (json_object_set_new(model, "features", features_of(props)) < 0 ||
+                                json_object_set(model, "vendor", json_object_get(props, "vendor")) < 0))
                 r = no_memory(ret_error);
         json_decref(model);
         return r;
@@ -188,7 +189,7 @@ static int ask_expansion(
 /* "max" and "host" are what this host has, and not the same on two hosts. */
 static bool is_shareable(const json_t *model)
 {
-        return json_is_false(json_object_get(model, "alias")) &&
+        return json_is_null(json_object_get(model, "alias_of")) &&
                json_is_true(json_object_get(model, "migration_safe")) &&
                json_array_size(json_object_get(model, "missing")) == 0;
 }

@@ -16,8 +16,8 @@ struct cpu_probe;
 /* `document` is the callee's from now on; NULL on failure, then `error` (borrowed) is set:
  *
  * {"id": hash of all the rest, "accelerator", "vendor", "features": [names that a guest can have and migrate with],
- *  "models": [{"name", "missing": [names of features that it would need], "alias": false for "X-vN" and those without versions,
- *              "migration_safe", "deprecated", "features": [names; of a model that lacks nothing and is no alias]}]}
+ *  "models": [{"name", "missing": [names of features that it would need], "alias_of": null for "X-vN" and those without versions,
+ *              "migration_safe", "deprecated"; of one that lacks nothing and is no alias also "vendor", "features": [names]}]}
  *
  * Names are spelled with '-', as QEMU lists them, sorted. */
 typedef void (*cpu_probe_fn)(void *userdata, json_t *document, const struct error *error);

@@ -3,7 +3,7 @@
 
 _drover_words() {
     case "$1" in
-    '') echo 'host vm task datastore network affinity token audit events version completion help' ;;
+    '') echo 'host vm task datastore network affinity cluster token audit events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down remove' ;;
     'vm') echo 'list show create start stop pause resume delete console advise forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
@@ -12,6 +12,7 @@ _drover_words() {
     'network switch') echo 'list add remove' ;;
     'network port-group') echo 'list add remove' ;;
     'affinity') echo 'list show add remove' ;;
+    'cluster') echo 'cpu' ;;
     'token') echo 'list create revoke' ;;
     'audit') echo 'list verify' ;;
     esac
@@ -35,6 +36,7 @@ _drover_options() {
     'network switch add') echo '--uplink --uplink-on --mtu ' ;;
     'network port-group add') echo '--switch --vlan ' ;;
     'affinity add') echo '--type --vm --host --should ' ;;
+    'cluster cpu') echo '--set --plan ' ;;
     'token create') echo '--role --expires ' ;;
     'audit list') echo '--who --object --limit ' ;;
     'events') echo '--kinds --since ' ;;
@@ -99,7 +101,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --role --expires --who --object --limit --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2
