@@ -33,7 +33,14 @@ static int add_to(json_t *sums, const char *key, json_int_t more)
                 sums, key, json_integer(json_integer_value(json_object_get(sums, key)) + more));
 }
 
-/* A VM that the host does not tell of yet is not in what it says is promised. */
+/* The host counts the memory of those that have a QEMU there. */
+static bool is_counted(const struct inventory *inventory, const char *host_uid, const char *vm_uid)
+{
+        const char *power = json_text(json_status(inventory_report(inventory, host_uid, vm_uid)), "power");
+
+        return *power && strcmp(power, "stopped") && strcmp(power, "crashed");
+}
+
 static int reserve(struct collection *collection, const char *host_uid, const char *vm_uid)
 {
         const json_t *vm = inventory_vm(collection->manager->inventory, vm_uid);
@@ -41,7 +48,7 @@ static int reserve(struct collection *collection, const char *host_uid, const ch
         json_int_t cpus = json_integer_value(json_object_get(json_spec(vm), "cpus"));
         json_t *sums = json_object_get(collection->reserved, host_uid);
 
-        if (!*host_uid || !vm || inventory_report(collection->manager->inventory, host_uid, vm_uid))
+        if (!*host_uid || !vm || is_counted(collection->manager->inventory, host_uid, vm_uid))
                 return 0;
         if (!sums) {
                 sums = json_object();

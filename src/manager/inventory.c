@@ -180,20 +180,37 @@ void inventory_take_cpu(struct inventory *inventory, json_t *document)
                 log_warning("what guests can have on some hosts is not recorded: %s", error_message(error));
 }
 
+static bool is_of_some_host(const struct inventory *inventory, const char *cpu_id)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &inventory->hosts)
+                if (!strcmp(host_cpu_id(item->value), cpu_id))
+                        return true;
+        return false;
+}
+
+/* Of those that no host is like any more, after an upgrade or a removal, nothing is kept. */
 static int load_cpus(struct inventory *inventory, struct error **ret_error)
 {
         struct store_query query = {.kind = "cpu", .limit = STORE_LIMIT_NONE};
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_json_ json_t *records = NULL;
         json_t *record;
         size_t i;
         int r;
 
         r = store_list(inventory->manager->store, &query, &records, NULL, ret_error);
-        json_array_foreach (records, i, record)
-                if (r >= 0 && keep_cpu(inventory, json_text(record, "uid"),
-                                      json_object_get(record, "document")) < 0)
+        json_array_foreach (records, i, record) {
+                const char *id = json_text(record, "uid");
+
+                if (!is_of_some_host(inventory, id))
+                        store_batch_remove(&batch, "cpu", id, STORE_ANY);
+                else if (r >= 0 && keep_cpu(inventory, id, json_object_get(record, "document")) < 0)
                         r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        return r;
+        }
+        return r < 0 || !batch.n_changes ? r
+                                         : store_commit(inventory->manager->store, &batch, NULL, ret_error);
 }
 
 json_t *inventory_cpus(const struct inventory *inventory)

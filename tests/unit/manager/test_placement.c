@@ -193,6 +193,68 @@ static void task_on_the_machine_is_in_the_way_of_others_only(void **data)
         assert_string_equal(finish(state), "succeeded");
 }
 
+static void machines_on_their_way_count_at_their_destination(void **data)
+{
+        struct state *state = *data;
+        json_t *wide = vm_document("wide");
+        const json_t *check;
+
+        set_the_stage(state);
+        assert_true(json_is_true(json_object_get(check_of(state, "cpu-load"), "ok")));
+        json_object_set_new(json_spec(wide), "cpus", json_integer(4));
+        json_object_set_new(wide, "host", json_string("host1"));
+        call(state, "POST", "/api/v1/vms", wide);
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms/wide/migrate", json_pack("{s:s}", "to", "host2"));
+        assert_int_equal(state->status, 202);
+        for (int i = 0; i < 500 && !state->agents[0].migration; i++)
+                loop_iterate(state->loop, 20);
+        assert_non_null(state->agents[0].migration);
+        check = check_of(state, "cpu-load");
+        assert_true(json_is_false(json_object_get(check, "ok")));
+        assert_non_null(strstr(json_text(check, "cause"), "and 5 virtual processors to come"));
+}
+
+static void policy_of_the_cluster_without_hosts_that_tell_is_refused(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/cluster/cpu", json_pack("{s:{s:s}}", "spec", "policy", "auto")),
+                422);
+        assert_string_equal(state->code, "check-failed");
+        assert_string_equal(
+                json_text(state->body, "detail"), "no host has told which processors guests can have there");
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/cluster/cpu", json_pack("{s:{s:s}}", "spec", "policy", "a b")),
+                422);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/cluster/cpu", json_pack("{s:{s:s}}", "spec", "policy", "host")),
+                422);
+        assert_int_equal(call(state, "GET", "/api/v1/cluster/cpu", NULL), 200);
+        assert_string_equal(json_text(json_spec(state->body), "policy"), "none");
+}
+
+/* The object keeps what the user wrote. */
+static void model_of_the_cluster_is_what_the_agent_is_told(void **data)
+{
+        struct state *state = *data;
+        json_t *doc;
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "PUT", "/api/v1/cluster/cpu",
+                                 json_pack("{s:{s:s}}", "spec", "policy", "Nehalem-v1")),
+                200);
+        call(state, "POST", "/api/v1/vms/web/stop", json_pack("{s:b}", "force", 1));
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms/web/start", json_pack("{s:s}", "host", "host1"));
+        assert_string_equal(finish(state), "succeeded");
+        doc = json_object_get(state->agents[0].vms, vm_uid(state));
+        assert_string_equal(json_text(json_spec(doc), "cpu_model"), "Nehalem-v1");
+        assert_string_equal(json_text(json_spec(state->body), "cpu_model"), "auto");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -205,6 +267,9 @@ int main(void)
                 TEST(advice_for_a_stopped_machine_ranks_all_hosts),
                 TEST(advice_names_each_failed_check_of_the_unfit),
                 TEST(task_on_the_machine_is_in_the_way_of_others_only),
+                TEST(machines_on_their_way_count_at_their_destination),
+                TEST(policy_of_the_cluster_without_hosts_that_tell_is_refused),
+                TEST(model_of_the_cluster_is_what_the_agent_is_told),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
