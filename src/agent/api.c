@@ -48,6 +48,7 @@ MIGRATION_HANDLER(peer_released)
 
 static const struct http_route routes[] = {
         {"GET", "/agent/v1/host", api_host_get},
+        {"GET", "/agent/v1/cpu", api_cpu_get},
         {"GET", "/agent/v1/events", api_events},
         {"PUT", "/agent/v1/removed-hosts", api_removed_hosts_put},
         {"PUT", "/agent/v1/fenced-hosts", api_fenced_hosts_put},

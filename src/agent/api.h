@@ -47,6 +47,7 @@ void api_events(struct http_request *request, void *agent);
 
 /* api_config.c */
 void api_host_get(struct http_request *request, void *agent);
+void api_cpu_get(struct http_request *request, void *agent);
 void api_removed_hosts_put(struct http_request *request, void *agent);
 void api_fenced_hosts_put(struct http_request *request, void *agent);
 void api_datastore_list(struct http_request *request, void *agent);

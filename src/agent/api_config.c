@@ -24,6 +24,20 @@ void api_host_get(struct http_request *request, void *agent)
         http_request_reply_json(request, 200, host_document(agent));
 }
 
+void api_cpu_get(struct http_request *request, void *userdata)
+{
+        const struct agent *agent = userdata;
+        struct error *error = NULL;
+
+        if (agent->host->cpu) {
+                http_request_reply_json(request, 200, json_incref(agent->host->cpu));
+                return;
+        }
+        error_set(&error, ERROR_NOT_FOUND, "Ask again later; the agent's log says what is wrong.",
+                "which processors guests can have here is not known yet");
+        api_reply_error(request, error);
+}
+
 static void put_host_list(struct http_request *request, struct host_list *list)
 {
         struct error *error = NULL;

@@ -62,7 +62,7 @@ static void reply_vm(struct http_request *request)
         struct vm *vm = find_vm(request);
 
         if (vm)
-                api_reply_json(request, 200, vm_document(vm));
+                api_reply_json(request, 200, vm_report(vm));
 }
 
 /* End of every operation on one VM. */
@@ -82,7 +82,7 @@ static json_t *list_vms(struct agent *agent)
         struct map_item *item, *spare;
 
         map_for_each (item, spare, &agent->vms) {
-                if (json_array_append_new(list, vm_document(item->value)) < 0) {
+                if (json_array_append_new(list, vm_report(item->value)) < 0) {
                         json_decref(list);
                         return NULL;
                 }

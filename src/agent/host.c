@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "vmm/accel_probe.h"
+#include "vmm/cpu_probe.h"
 
 #define QEMU_PROBE_TIMEOUT_MS 20000
 #define PROC_MAX_BYTES 65536
@@ -23,6 +24,24 @@
 static void finish(struct host *host, struct error *error)
 {
         host->done(host->userdata, error);
+}
+
+static void on_cpu_probed(void *userdata, json_t *document, const struct error *error)
+{
+        struct host *host = userdata;
+
+        if (!document)
+                log_warning("which processors guests can have here is not known: %s", error_message(error));
+        host->cpu = document;
+}
+
+static void start_cpu_probe(struct host *host)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        if (cpu_probe_start(host->agent->loop, host->qemu->path, host->accelerator, QEMU_PROBE_TIMEOUT_MS,
+                    on_cpu_probed, host, &host->cpu_probe, &error) < 0)
+                log_warning("which processors guests can have here is not known: %s", error_message(error));
 }
 
 static void settle_accelerator(struct host *host)
@@ -39,6 +58,7 @@ static void settle_accelerator(struct host *host)
                 error_free(error);
                 return;
         }
+        start_cpu_probe(host);
         finish(host, NULL);
 }
 
@@ -162,6 +182,8 @@ void host_free(struct host *host)
                 return;
         qemu_probe_free(host->qemu_probe);
         accel_probe_free(host->accel_probe);
+        cpu_probe_free(host->cpu_probe);
+        json_decref(host->cpu);
         qemu_binary_free(host->qemu);
         free(host->kvm_reason);
         free(host);
@@ -240,23 +262,38 @@ static uint64_t memory_of_vms(struct agent *agent, size_t *ret_n_running)
         return sum;
 }
 
+/* NULL: not known. */
+static json_t *network_document(struct host *host)
+{
+        _cleanup_free_ char *text = proc_text("/proc/net/dev");
+        _cleanup_free_ struct netlink_link *links = NULL;
+        size_t n_links;
+
+        if (text && netlink_list_links(host->agent->netlink, &links, &n_links) == 0)
+                host_network_take(
+                        &host->network, text, links, n_links, clock_now_ms(loop_clock(host->agent->loop)));
+        return host_network_document(&host->network);
+}
+
 json_t *host_document(struct agent *agent)
 {
-        const struct host *host = agent->host;
+        struct host *host = agent->host;
         _cleanup_free_ char *meminfo = proc_text("/proc/meminfo");
         _cleanup_free_ char *loadavg = proc_text("/proc/loadavg");
         _cleanup_free_ char *stat = proc_text("/proc/uptime");
         size_t n_running;
         uint64_t promised = memory_of_vms(agent, &n_running);
-        json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:f, s:s, s:o, s:I, s:I}",
-                "uid", agent_host_uid(agent), "name", agent->config.name, "version", DROVER_VERSION,
-                "accelerator", vm_accelerator_to_string(host->accelerator), "qemu", qemu_document(host->qemu),
-                "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
+        json_t *doc = json_pack(
+                "{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:f, s:s, s:o, s:I, s:I, s:O*, s:o*}", "uid",
+                agent_host_uid(agent), "name", agent->config.name, "version", DROVER_VERSION, "accelerator",
+                vm_accelerator_to_string(host->accelerator), "qemu", qemu_document(host->qemu), "cpus",
+                (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
                 (json_int_t)proc_kib(meminfo, "MemTotal:"), "memory_free_bytes",
                 (json_int_t)proc_kib(meminfo, "MemAvailable:"), "memory_vms_bytes", (json_int_t)promised,
                 "load1", loadavg ? strtod(loadavg, NULL) : 0.0, "cgroup", cgroup_status(agent->cgroup),
                 "capabilities", capabilities(host), "n_vms", (json_int_t)n_running, "uptime_s",
-                (json_int_t)(stat ? strtoull(stat, NULL, 10) : 0));
+                (json_int_t)(stat ? strtoull(stat, NULL, 10) : 0), "cpu_id", json_object_get(host->cpu, "id"),
+                "network", network_document(host));
 
         if (doc && json_object_set_new(doc, "pressure",
                            json_pack("{s:o, s:o, s:o}", "cpu", pressure("cpu"), "memory", pressure("memory"),

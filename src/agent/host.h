@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "agent/host_network.h"
 #include "base/error.h"
 #include "io/loop.h"
 #include "vmm/qemu_binary.h"
@@ -20,13 +21,18 @@ struct host {
         bool kvm_works;
         char *kvm_reason; /* what the probe saw */
 
+        struct host_network network;
+        json_t *cpu; /* document of vmm/cpu_probe.h; NULL: not known (yet) */
+
         struct qemu_probe *qemu_probe;
         struct accel_probe *accel_probe;
+        struct cpu_probe *cpu_probe;
         void (*done)(void *userdata, struct error *error);
         void *userdata;
 };
 
-/* Probes QEMU, then KVM (unless the configuration says tcg); `done` is called once from the loop (error borrowed). */
+/* Probes QEMU, then KVM (unless the configuration says tcg); `done` is called once from the loop (error borrowed). Which
+ * processors guests can have is found out afterwards: nothing waits for it. */
 int host_new(struct agent *agent, void (*done)(void *userdata, struct error *error), void *userdata,
         struct host **ret_host, struct error **ret_error);
 /* Accepts NULL. */

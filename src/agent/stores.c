@@ -517,10 +517,14 @@ static json_t *store_status(const struct store *store)
                               : store->checked ? NULL
                                                : "not checked yet";
 
-        return json_pack("{s:s, s:s?, s:s, s:I, s:I, s:s, s:b, s:b, s:s?}", "name", store->name, "id",
-                store->id, "path", store->path, "capacity_bytes", (json_int_t)status->capacity_bytes,
+        json_t *latency = status->latency_us ? json_real(status->latency_us / 1000.0) : NULL;
+
+        /* Of one that was not seen yet nothing is known. */
+        return json_pack("{s:s, s:s?, s:s, s:I, s:I, s:s, s:b, s:o*, s:o*, s:b, s:s?}", "name", store->name,
+                "id", store->id, "path", store->path, "capacity_bytes", (json_int_t)status->capacity_bytes,
                 "free_bytes", (json_int_t)status->free_bytes, "file_system", status->file_system, "shared",
-                status->shared, "ok", store->ok, "message", message);
+                status->shared, "locks", *status->id ? json_boolean(status->locks) : NULL, "latency_ms",
+                latency, "ok", store->ok, "message", message);
 }
 
 json_t *stores_status(const struct stores *stores, const char *name)

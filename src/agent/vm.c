@@ -51,6 +51,17 @@ json_t *vm_document(const struct vm *vm)
         return vm_config_to_json(vm->config);
 }
 
+json_t *vm_report(const struct vm *vm)
+{
+        json_t *document = vm_document(vm);
+
+        if (document && json_array_size(vm->jobs) && json_object_set(document, "jobs", vm->jobs) < 0) {
+                json_decref(document);
+                return NULL;
+        }
+        return document;
+}
+
 bool vm_has_qemu(const struct vm *vm)
 {
         return vm->qemu != NULL || vm->unwatched;
@@ -119,7 +130,7 @@ void vm_changed(struct vm *vm)
                 log_error("VM %s: %s", vm->name, error_message(error));
                 error_free(error);
         }
-        agent_publish(vm->agent, "vm", vm_document(vm));
+        agent_publish(vm->agent, "vm", vm_report(vm));
 }
 
 void vm_set_power(struct vm *vm, enum vm_power power, const char *message_or_null)

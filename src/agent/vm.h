@@ -65,7 +65,8 @@ struct vm {
         size_t n_taps;
         uint64_t n_resets;   /* guest reboots since the start, as QEMU reported them */
         bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
-        bool disk_full;      /* the last I/O error that QEMU reported was ENOSPC */
+        json_t *jobs; /* array of {"id", "type"}: what QEMU does with disks besides; NULL: nothing, or not known */
+        bool disk_full; /* the last I/O error that QEMU reported was ENOSPC */
 
         struct vm_folder *folder;      /* on its datastore; NULL until first needed */
         struct vm_job *job;            /* the operation under way; vm_job.h */
@@ -85,6 +86,8 @@ struct vm {
 struct vm *vm_find(struct agent *agent, const char *uid);
 /* The whole document with the status as it is here; NULL without memory. The caller owns it. */
 json_t *vm_document(const struct vm *vm);
+/* The same for the manager: with "jobs" if QEMU has any. */
+json_t *vm_report(const struct vm *vm);
 static inline enum vm_power vm_power(const struct vm *vm)
 {
         return vm->config->status.power;

@@ -12,6 +12,7 @@
 #include "agent/migration.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
+#include "base/doc.h"
 #include "base/log.h"
 #include "io/child.h"
 #include "vmm/guest_ram.h"
@@ -128,6 +129,48 @@ void vm_refresh(struct vm *vm)
         error_free(error);
 }
 
+/* Those that have ended stay until they are dismissed, and are in nobody's way. */
+static json_t *jobs_of(const json_t *result)
+{
+        json_t *jobs = json_array(), *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)result, i, item) {
+                const char *id = json_string_value(json_object_get(item, "id"));
+                const char *type = json_string_value(json_object_get(item, "type"));
+                const char *status = json_string_value(json_object_get(item, "status"));
+
+                if (!id || !type || !status || !strcmp(status, "concluded") || !strcmp(status, "null"))
+                        continue;
+                if (json_array_append_new(jobs, json_pack("{s:s, s:s}", "id", id, "type", type)) < 0) {
+                        json_decref(jobs);
+                        return NULL;
+                }
+        }
+        return jobs;
+}
+
+static void on_jobs(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm *vm = userdata;
+        _cleanup_json_ json_t *jobs = error ? NULL : jobs_of(result);
+
+        if (!jobs || json_equal(jobs, vm->jobs) || (!vm->jobs && !json_array_size(jobs)))
+                return;
+        json_decref(vm->jobs);
+        vm->jobs = TAKE_PTR(jobs);
+        agent_publish(vm->agent, "vm", vm_report(vm));
+}
+
+static void ask_jobs(struct vm *vm)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        if (vm->qmp && qmp_is_ready(vm->qmp) &&
+                qmp_command(vm->qmp, "query-jobs", NULL, -1, QUERY_TIMEOUT_MS, on_jobs, vm, NULL, &error) < 0)
+                log_warning("VM %s: %s", vm->name, error_message(error));
+}
+
 static bool from_guest(const json_t *data)
 {
         return json_is_true(json_object_get(data, "guest"));
@@ -145,6 +188,8 @@ static void on_event(void *userdata, const char *name, const json_t *data, int64
                         vm->n_resets);
         } else if (strcmp(name, "STOP") == 0 || strcmp(name, "RESUME") == 0) {
                 vm_refresh(vm);
+        } else if (strcmp(name, "JOB_STATUS_CHANGE") == 0) {
+                ask_jobs(vm);
         } else if (strcmp(name, "BLOCK_IO_ERROR") == 0) {
                 vm->disk_full = json_is_true(json_object_get(data, "nospace"));
                 log_warning("VM %s: I/O error on %s: %s", vm->name,
@@ -169,6 +214,7 @@ static void on_ready(void *userdata, unsigned int major, unsigned int minor, uns
                 return;
         }
         vm_refresh(vm);
+        ask_jobs(vm);
         migration_vm_connected(vm->agent, vm);
 }
 

@@ -369,6 +369,7 @@ void vm_clear_process(struct vm *vm)
         vm->ram_address = 0;
         fd_closep(&vm->stream_fd);
         free(TAKE_PTR(vm->qemu_status));
+        json_decref(TAKE_PTR(vm->jobs));
         vm->pid = 0;
         vm->start_time = 0;
         vm->guest_shutdown = false;

@@ -179,7 +179,7 @@ int vm_set_epoch(struct vm *vm, uint64_t epoch, struct error **ret_error)
         if (vm->config->status.owner_epoch == epoch)
                 return 0;
         vm->config->status.owner_epoch = epoch;
-        agent_publish(vm->agent, "vm", vm_document(vm));
+        agent_publish(vm->agent, "vm", vm_report(vm));
         return vm_state_write(vm, ret_error);
 }
 
@@ -205,7 +205,7 @@ int vm_set_handed_off(struct vm *vm, struct error **ret_error)
                 vm->config->status.power = before;
                 return r;
         }
-        agent_publish(vm->agent, "vm", vm_document(vm));
+        agent_publish(vm->agent, "vm", vm_report(vm));
         return 0;
 }
 

@@ -37,18 +37,24 @@ char *alloc_strdup(const char *s)
         return strdup(s);
 }
 
+char *alloc_vprintf(const char *fmt, va_list ap)
+{
+        char *s;
+
+        if (torture_point())
+                return NULL;
+        return vasprintf(&s, fmt, ap) < 0 ? NULL : s;
+}
+
 char *alloc_printf(const char *fmt, ...)
 {
         va_list ap;
         char *s;
-        int n;
 
-        if (torture_point())
-                return NULL;
         va_start(ap, fmt);
-        n = vasprintf(&s, fmt, ap);
+        s = alloc_vprintf(fmt, ap);
         va_end(ap);
-        return n < 0 ? NULL : s;
+        return s;
 }
 
 int alloc_replace(char **p, const char *s)

@@ -46,6 +46,7 @@ struct cli {
         X(vm_resume) \
         X(vm_delete) \
         X(vm_console) \
+        X(vm_advise) \
         X(vm_forecast) \
         X(vm_migrate) \
         X(task_list) \
@@ -63,6 +64,11 @@ struct cli {
         X(network_port_group_list) \
         X(network_port_group_add) \
         X(network_port_group_remove) \
+        X(affinity_list) \
+        X(affinity_show) \
+        X(affinity_add) \
+        X(affinity_remove) \
+        X(cluster_cpu) \
         X(token_list) \
         X(token_create) \
         X(token_revoke) \

@@ -184,6 +184,17 @@ static const struct option_spec vm_console_options[] = {
         END,
 };
 
+static const struct option_spec vm_advise_options[] = {
+        {.name = "limit",
+                .kind = VALUE_NUMBER,
+                .value = "N",
+                .min = 1,
+                .max = 100000,
+                .help = "the best N; default 20"},
+        {.name = "all", .help = "all hosts"},
+        END,
+};
+
 static const struct option_spec vm_forecast_options[] = {
         {.name = "to",
                 .kind = VALUE_NAME,
@@ -307,6 +318,38 @@ static const struct option_spec port_group_add_options[] = {
                 .min = 0,
                 .max = 4094,
                 .help = "VLAN; default 0: none"},
+        END,
+};
+
+static const struct option_spec affinity_add_options[] = {
+        {.name = "type",
+                .kind = VALUE_CHOICE,
+                .value = "keep-together|keep-apart|run-on|keep-off",
+                .required = true,
+                .help = "on one host, on a host each, only on these hosts, or not on them"},
+        {.name = "vm",
+                .kind = VALUE_NAME,
+                .value = "VM",
+                .names_of = "vms",
+                .repeat = true,
+                .required = true,
+                .help = "a virtual machine that it is about; may be repeated"},
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .repeat = true,
+                .help = "a host of run-on or keep-off; may be repeated"},
+        {.name = "should", .help = "only prefer what keeps it; default: what breaks it is refused"},
+        END,
+};
+
+static const struct option_spec cluster_cpu_options[] = {
+        {.name = "set",
+                .kind = VALUE_TEXT,
+                .value = "POLICY",
+                .help = "none, auto, or a model: MODEL[,+FEATURE|,-FEATURE]..."},
+        {.name = "plan", .kind = VALUE_TEXT, .value = "POLICY", .help = "only say what it would need"},
         END,
 };
 
@@ -438,6 +481,19 @@ const struct command command_table[] = {
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_console_options,
                 .run = command_vm_console},
+        {.words = "vm advise",
+                .summary = "rank the hosts that a virtual machine could be moved to or started on",
+                .details = "Each host has a score from 0 to 100, by what is known of it now (memory, "
+                           "processors, "
+                           "pressure, network, storage, what the move would cost), and the reasons for it. "
+                           "Hosts "
+                           "that are not fit come last, with each check that failed. Nothing is moved; the "
+                           "first "
+                           "host is the one that 'vm migrate' takes without --to. Exit status 1 if no host "
+                           "is fit.",
+                .operands = {OPERAND("VM", "vms")},
+                .options = vm_advise_options,
+                .run = command_vm_advise},
         {.words = "vm forecast",
                 .summary = "say beforehand what a migration will take",
                 .details = "Watches for some seconds how the guest changes its memory and what that is like, "
@@ -531,6 +587,42 @@ const struct command command_table[] = {
                 .summary = "remove a port group",
                 .operands = {OPERAND("PORTGROUP", "port-groups")},
                 .run = command_network_port_group_remove},
+
+        {.words = "affinity list", .summary = "list the affinity rules", .run = command_affinity_list},
+        {.words = "affinity show",
+                .summary = "show an affinity rule, and what breaks it now",
+                .operands = {OPERAND("RULE", "affinity-rules")},
+                .run = command_affinity_show},
+        {.words = "affinity add",
+                .summary = "keep virtual machines together, apart, on or off hosts",
+                .details =
+                        "Starts and moves that would break the rule are refused, and hosts that keep it are "
+                        "chosen; with --should it only counts in the choice. What runs already is not moved. "
+                        "A "
+                        "rule that cannot be kept together with those that must be is refused, and they are "
+                        "named.",
+                .operands = {OPERAND("NAME", NULL)},
+                .options = affinity_add_options,
+                .run = command_affinity_add},
+        {.words = "affinity remove",
+                .summary = "remove an affinity rule",
+                .operands = {OPERAND("RULE", "affinity-rules")},
+                .run = command_affinity_remove},
+
+        {.words = "cluster cpu",
+                .summary = "show or set the CPU model that virtual machines get, so that they can move to "
+                           "any host",
+                .details = "With the policy auto that is the best model that all hosts offer, with none "
+                           "(default) "
+                           "what each host gives by itself. It is shown which hosts lower it and by which "
+                           "features, "
+                           "and which running virtual machines have features beyond it. A virtual machine "
+                           "whose own "
+                           "model is auto gets it at its next start; one that runs keeps what it has. A "
+                           "model that "
+                           "some host does not offer is refused, and the missing features are named.",
+                .options = cluster_cpu_options,
+                .run = command_cluster_cpu},
 
         {.words = "token list", .summary = "list the API tokens", .run = command_token_list},
         {.words = "token create",

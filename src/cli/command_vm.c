@@ -186,3 +186,29 @@ int command_vm_migrate(struct cli *cli, const struct arguments *arguments, struc
         r = api_call(cli->api, "POST", path, body, &report, NULL, ret_error);
         return r < 0 ? r : print_checks(cli, report, ret_error);
 }
+
+#define ADVISE_LIMIT_DEFAULT 20
+
+int command_vm_advise(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        uint64_t limit = ADVISE_LIMIT_DEFAULT;
+        _cleanup_json_ json_t *advice = NULL;
+        _cleanup_free_ char *path = NULL;
+        int r;
+
+        (void)arguments_number(arguments, "limit", &limit);
+        if (arguments_flag(arguments, "all"))
+                path = alloc_printf("/vms/%s/advice", arguments_operand(arguments, 0));
+        else
+                path = alloc_printf("/vms/%s/advice?limit=%llu", arguments_operand(arguments, 0),
+                        (unsigned long long)limit);
+        if (!path)
+                return no_memory(ret_error);
+        r = api_call(cli->api, "GET", path, NULL, &advice, NULL, ret_error);
+        if (r < 0)
+                return r;
+        if (!json_is_true(json_object_get(advice, "ok")))
+                cli->status = EXIT_STATUS_FAILED;
+        return cli->format == OUTPUT_TABLE ? report_advice(cli, advice, ret_error)
+                                           : output_document(cli, advice, ret_error);
+}

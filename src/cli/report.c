@@ -230,31 +230,51 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
         return flushed(cli, ret_error);
 }
 
+static bool is_warning(const json_t *check)
+{
+        return !json_is_true(json_object_get(check, "ok")) &&
+               !strcmp(text_of(check, "severity") ?: "", "warning");
+}
+
 static void print_check(const struct cli *cli, const json_t *check)
 {
         const char *cause = text_of(check, "cause"), *way_out = text_of(check, "way_out");
+        bool ok = json_is_true(json_object_get(check, "ok"));
 
-        fprintf(cli->out, "  %-7s", json_is_true(json_object_get(check, "ok")) ? "ok" : "FAILED");
+        fprintf(cli->out, "  %-8s", ok ? "ok" : is_warning(check) ? "WARNING" : "FAILED");
         output_text(cli->out, text_of(check, "code") ?: "?", false);
         if (cause) {
                 fputs(": ", cli->out);
                 output_text(cli->out, cause, false);
         }
         if (way_out) {
-                fputs("\n         way out: ", cli->out);
+                fputs("\n          way out: ", cli->out);
                 output_text(cli->out, way_out, false);
         }
         fputc('\n', cli->out);
+}
+
+/* What forbids the move, then what makes it a worse one, then what is fine. */
+static void print_check_groups(const struct cli *cli, const json_t *checks)
+{
+        const json_t *check;
+        size_t i;
+
+        for (int group = 0; group < 3; group++)
+                json_array_foreach (checks, i, check) {
+                        bool ok = json_is_true(json_object_get(check, "ok"));
+
+                        if (group == (ok ? 2 : is_warning(check) ? 1 : 0))
+                                print_check(cli, check);
+                }
 }
 
 int report_checks(const struct cli *cli, const json_t *report, struct error **ret_error)
 {
         static const struct output_column columns[] = {{"HOST", "host", false}, {"OK", "ok", false},
                 {"SCORE", "score", false}, {"REASONS", "reasons", false}, {0}};
-        const json_t *checks = json_object_get(report, "checks"),
-                     *ranking = json_object_get(report, "ranking"), *check;
+        const json_t *ranking = json_object_get(report, "ranking");
         bool ok = json_is_true(json_object_get(report, "ok"));
-        size_t i;
 
         output_text(cli->out, text_of(report, "vm") ?: "?", false);
         fputs(ok ? " can move" : " cannot move", cli->out);
@@ -263,11 +283,49 @@ int report_checks(const struct cli *cli, const json_t *report, struct error **re
                 output_text(cli->out, text_of(report, "to"), false);
         }
         fputc('\n', cli->out);
-        json_array_foreach (checks, i, check)
-                print_check(cli, check);
+        print_check_groups(cli, json_object_get(report, "checks"));
         if (json_array_size(ranking)) {
                 fputc('\n', cli->out);
                 return output_table(cli, ranking, columns, ret_error);
         }
+        return flushed(cli, ret_error);
+}
+
+int report_advice(const struct cli *cli, const json_t *advice, struct error **ret_error)
+{
+        const json_t *ranking = json_object_get(advice, "ranking"), *host, *reason;
+        bool starts = !strcmp(text_of(advice, "action") ?: "", "start");
+        double n_hosts = number_of(advice, "n_hosts");
+        size_t i, k;
+
+        output_text(cli->out, text_of(advice, "vm") ?: "?", false);
+        if (text_of(advice, "from")) {
+                fputs(" is on ", cli->out);
+                output_text(cli->out, text_of(advice, "from"), false);
+        }
+        if (json_is_true(json_object_get(advice, "ok"))) {
+                fputs(starts ? "; best started on " : "; best moved to ", cli->out);
+                output_text(cli->out, text_of(json_array_get(ranking, 0), "host") ?: "?", false);
+                fputc('\n', cli->out);
+        } else
+                fputs("; no other host can take it\n", cli->out);
+        json_array_foreach (ranking, i, host) {
+                bool ok = json_is_true(json_object_get(host, "ok"));
+
+                if (ok)
+                        fprintf(cli->out, "  %5.1f  ", number_of(host, "score"));
+                else
+                        fputs("  UNFIT  ", cli->out);
+                output_text(cli->out, text_of(host, "host") ?: "?", false);
+                fputc('\n', cli->out);
+                json_array_foreach (json_object_get(host, "reasons"), k, reason) {
+                        fputs("           ", cli->out);
+                        output_text(cli->out, json_string_value(reason) ?: "", false);
+                        fputc('\n', cli->out);
+                }
+        }
+        if (n_hosts > (double)json_array_size(ranking))
+                fprintf(cli->out, "and %.0f more; --all shows them\n",
+                        n_hosts - (double)json_array_size(ranking));
         return flushed(cli, ret_error);
 }

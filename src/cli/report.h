@@ -13,3 +13,6 @@ int report_migration(const struct cli *cli, const char *vm, const json_t *result
 
 /* The checks before a migration, failed ones with their way out, and the ranking of destinations. */
 int report_checks(const struct cli *cli, const json_t *report, struct error **ret_error);
+
+/* All hosts for a virtual machine, from an Advice. */
+int report_advice(const struct cli *cli, const json_t *advice, struct error **ret_error);

@@ -1,334 +1,252 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+
+/* The table of rules and how they are run; the rules themselves are in check_*.c by what they are about. */
+
 #include "cluster/checks.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
-#include <strings.h>
 
-#include "base/alloc.h"
 #include "base/doc.h"
-#include "base/text.h"
+#include "cluster/check.h"
 
-struct run {
-        const struct checks_input *input;
-        const json_t *spec;
-        const json_t *status;
-        const char *target_name;
-        json_t *out;
-        int result;
+#define E CHECK_ERROR
+#define W CHECK_WARNING
+
+static const struct check_rule rules[] = {
+        {"host-connected", E, false, check_host_connected,
+                "Bring the host's agent and network back, or choose another host."},
+        {"same-host", E, true, check_host_same, "Name another host with --to."},
+        {"host-task", E, false, check_host_task, "Wait for that task or cancel it, or choose another host."},
+        {"host-version", W, true, check_host_version,
+                "Upgrade drover there first: an older agent may not know all that the virtual machine has."},
+        {"vm-running", E, true, check_vm_running, "Start or resume it first."},
+        {"disks-active", E, true, check_vm_disks_active,
+                "Wait until its hosts have settled who has it; `drover vm show` tells."},
+        {"backup", E, true, check_vm_backup, "Wait until it has ended, or end it."},
+        {"vm-task", E, false, check_vm_task, "Wait for that task, or cancel it."},
+        {"machine-type", E, false, check_machine_type,
+                "Upgrade QEMU on that host, or choose a host whose QEMU is at least as new as the source's."},
+        {"qemu-version", W, true, check_machine_qemu_version,
+                "Upgrade QEMU there, or choose a host whose QEMU is at least as new: QEMU is tested for "
+                "moves from "
+                "older to newer."},
+        {"accelerator", E, false, check_machine_accelerator,
+                "Choose a host with KVM, or enable virtualisation in that host's firmware."},
+        {"cpu-model", E, false, check_machine_cpu_model,
+                "Choose a host that has them, or give the virtual machine a CPU model that all hosts have."},
+        {"cpus", E, false, check_machine_cpus,
+                "Choose a host with more processors, or give the virtual machine fewer."},
+        {"cpu-load", W, false, check_machine_load, "Choose a host with less to do; --check ranks them."},
+        {"memory", E, false, check_machine_memory, "Free memory on that host, or choose another one."},
+        {"datastore", E, false, check_storage_datastores,
+                "Mount the shared datastore on that host, or move the disks to one that both hosts share."},
+        {"cdrom", E, false, check_storage_cdrom,
+                "Eject the CD-ROM, or copy its image to a datastore that both hosts share."},
+        {"disk-lock", E, true, check_storage_locks,
+                "Mount it with locks on that host (without nolock or local_lock)."},
+        {"disk-in-use", E, false, check_storage_in_use, "Stop that virtual machine first."},
+        {"port-group", E, false, check_network_port_groups,
+                "Add the port group to that host, or choose another host."},
+        {"switch", E, false, check_network_switches,
+                "Repair the switch on that host (`drover host show` has what it reports), or choose another "
+                "host."},
+        {"uplink", E, false, check_network_uplinks,
+                "Plug the cable in or repair the port, or choose another host."},
+        {"network-applied", E, false, check_network_applied,
+                "Repair what keeps it from being applied; it is applied again when the host's agent "
+                "reconnects, or "
+                "with the next change."},
+        {"mtu", W, true, check_network_mtu, "Give the switch the same MTU on both hosts."},
+        {"mac", E, false, check_network_macs, "Give one of the two network cards another address."},
+        {"mac-on-host", E, false, check_network_foreign_macs,
+                "Take that device away, or give it or the network card another address."},
+        {"affinity", E, false, check_affinity_must,
+                "Choose a host that the rule allows, or change the rule (`drover affinity show`)."},
+        {"affinity-preference", W, false, check_affinity_should, "Choose a host that the rule prefers."},
 };
 
-static const char *text_of(const json_t *object, const char *key)
+#undef E
+#undef W
+
+const char *check_text(const json_t *object, const char *key)
 {
         return json_string_value(json_object_get(object, key)) ?: "";
 }
 
-static const json_t *status_of(const json_t *document)
+const json_t *check_status(const json_t *document)
 {
         return json_object_get(document, "status");
 }
 
-/* The cause is printf-like and freed here; NULL cause: the rule is met. */
-static void say(struct run *run, const char *code, const char *object, char *cause, const char *way_out)
-{
-        json_t *item = json_pack("{s:s, s:b, s:s?, s:s?, s:s?}", "code", code, "ok", cause == NULL, "object",
-                object, "cause", cause, "way_out", cause ? way_out : NULL);
-
-        if (!item || json_array_append_new(run->out, item) < 0)
-                run->result = -ENOMEM;
-        free(cause);
-}
-
-/* alloc_printf() for a cause: without memory the rule must not count as met. */
-#define CAUSE(run, ...) \
-        ({ \
-                char *_cause = alloc_printf(__VA_ARGS__); \
-                if (!_cause) \
-                        (run)->result = -ENOMEM; \
-                _cause; \
-        })
-
-static void rule_host_connected(struct run *run)
-{
-        const char *state = text_of(status_of(run->input->target), "state");
-        char *cause = NULL;
-
-        if (strcmp(state, "connected"))
-                cause = CAUSE(run, "host %s is %s", run->target_name, *state ? state : "not known");
-        say(run, "host-connected", run->target_name, cause,
-                "Bring the host's agent and network back, or choose another host.");
-}
-
-static void rule_same_host(struct run *run)
-{
-        char *cause = NULL;
-
-        if (!run->input->source)
-                return;
-        if (!strcmp(text_of(run->input->source, "uid"), text_of(run->input->target, "uid")))
-                cause = CAUSE(run, "the virtual machine is on host %s already", run->target_name);
-        say(run, "same-host", run->target_name, cause, "Name another host with --to.");
-}
-
-static void rule_vm_running(struct run *run)
-{
-        const char *power = text_of(run->status, "power");
-        char *cause = NULL;
-
-        if (!run->input->source)
-                return;
-        if (strcmp(power, "running"))
-                cause = CAUSE(run, "the virtual machine is %s, not running", *power ? power : "unknown");
-        say(run, "vm-running", NULL, cause,
-                !strcmp(power, "unknown") ? "Wait until its host is connected again."
-                                          : "Start or resume it first.");
-}
-
-static bool knows_machine(const json_t *machines, const char *machine)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)machines, i, item) {
-                const char *name = json_is_string(item) ? json_string_value(item) : text_of(item, "name");
-
-                if (name && !strcmp(name, machine))
-                        return true;
-        }
-        return false;
-}
-
-static void rule_machine_type(struct run *run)
-{
-        const json_t *qemu = json_object_get(status_of(run->input->target), "qemu");
-        const char *machine = text_of(run->status, "machine");
-        char *cause = NULL;
-
-        if (!*machine)
-                machine = text_of(run->spec, "machine");
-        /* An unversioned type (or none) is resolved by the host that starts it. */
-        if (!*machine || (!run->input->source && !strchr(machine, '-')))
-                return;
-        if (!knows_machine(json_object_get(qemu, "machines"), machine))
-                cause = CAUSE(run, "QEMU %s on host %s does not know the machine type %s",
-                        *text_of(qemu, "version") ? text_of(qemu, "version") : "(unknown version)",
-                        run->target_name, machine);
-        say(run, "machine-type", run->target_name, cause,
-                "Upgrade QEMU on that host, or choose a host whose QEMU is at least as new as the source's.");
-}
-
-static void rule_accelerator(struct run *run)
-{
-        const char *wanted = text_of(run->spec, "accelerator");
-        const char *has = text_of(status_of(run->input->target), "accelerator");
-        char *cause = NULL;
-
-        if (run->input->source && *text_of(run->status, "accelerator"))
-                wanted = text_of(run->status, "accelerator");
-        if (!strcmp(wanted, "kvm") && strcmp(has, "kvm"))
-                cause = CAUSE(run, "the virtual machine needs KVM and host %s has %s only", run->target_name,
-                        *has ? has : "no accelerator");
-        say(run, "accelerator", run->target_name, cause,
-                "Choose a host with KVM, or enable virtualisation in that host's firmware.");
-}
-
-/* What is free now, but never more than what is not promised: guests touch their memory long after they started. */
-static json_int_t memory_room(const json_t *status)
-{
-        json_int_t free_bytes = json_integer_value(json_object_get(status, "memory_free_bytes"));
-        json_int_t total = json_integer_value(json_object_get(status, "memory_bytes"));
-        json_int_t promised = json_integer_value(json_object_get(status, "memory_vms_bytes"));
-
-        return promised > 0 ? MAX(MIN(free_bytes, total - promised), 0) : free_bytes;
-}
-
-static void rule_memory(struct run *run)
-{
-        json_int_t need = json_integer_value(json_object_get(run->status, "memory_effective_bytes"));
-        json_int_t has = memory_room(status_of(run->input->target));
-        char *cause = NULL;
-
-        if (need <= 0)
-                need = json_integer_value(json_object_get(run->spec, "memory_bytes"));
-        if (need > has) {
-                char a[16], b[16];
-
-                cause = CAUSE(run, "the virtual machine has %s of memory and host %s has room for %s",
-                        text_format_size((uint64_t)need, a), run->target_name,
-                        text_format_size(has > 0 ? (uint64_t)has : 0, b));
-        }
-        say(run, "memory", run->target_name, cause, "Free memory on that host, or choose another one.");
-}
-
-static const json_t *find_named(const json_t *array, const char *name)
+const json_t *check_named(const json_t *array, const char *name)
 {
         json_t *item;
         size_t i;
 
         json_array_foreach ((json_t *)array, i, item)
-                if (!strcmp(text_of(item, "name"), name))
+                if (!strcmp(check_text(item, "name"), name))
                         return item;
         return NULL;
 }
 
-static int rule_one_datastore(void *userdata, const char *name)
+bool check_is_live(const json_t *vm)
 {
-        struct run *run = userdata;
-        const json_t *there = find_named(json_object_get(status_of(run->input->target), "datastores"), name);
-        const json_t *home = run->input->source ?: run->input->home;
-        const char *id = text_of(there, "id");
-        char *cause = NULL;
+        const char *power = check_text(check_status(vm), "power");
 
-        if (!there)
-                cause = CAUSE(run, "host %s does not have the datastore %s", run->target_name, name);
-        else if (!json_is_true(json_object_get(there, "ok")))
-                cause = CAUSE(run, "the datastore %s does not work on host %s: %s", name, run->target_name,
-                        *text_of(there, "message") ? text_of(there, "message") : "no reason given");
-        else if (home) {
-                const json_t *here = find_named(json_object_get(status_of(home), "datastores"), name);
+        return *power && strcmp(power, "stopped") && strcmp(power, "crashed");
+}
 
-                if (!*id || strcmp(id, text_of(here, "id")))
-                        cause = CAUSE(run,
-                                "the datastore %s on host %s is another one (id %s) than on host %s (id %s)",
-                                name, run->target_name, *id ? id : "none", text_of(home, "name"),
-                                *text_of(here, "id") ? text_of(here, "id") : "none");
+/* cause NULL: the rule is met. */
+static void say(struct check *check, const char *object, const char *cause, const char *way_out)
+{
+        const char *severity = check->rule->severity == CHECK_WARNING ? "warning" : "error";
+        json_t *item = json_pack("{s:s, s:s, s:b, s:s?, s:s?, s:s?}", "code", check->rule->code, "severity",
+                severity, "ok", cause == NULL, "object", object, "cause", cause, "way_out", way_out);
+
+        if (!item || json_array_append_new(check->out, item) < 0)
+                check->result = -ENOMEM;
+}
+
+void check_met(struct check *check, const char *object)
+{
+        say(check, object, NULL, NULL);
+}
+
+static void say_broken(
+        struct check *check, const char *object, const char *way_out, const char *fmt, va_list ap)
+{
+        _cleanup_free_ char *cause = alloc_vprintf(fmt, ap);
+
+        if (cause)
+                say(check, object, cause, way_out ?: check->rule->way_out);
+        else
+                check->result = -ENOMEM; /* it must not count as met */
+}
+
+void check_broken(struct check *check, const char *object, const char *way_out, const char *fmt, ...)
+{
+        va_list ap;
+
+        va_start(ap, fmt);
+        say_broken(check, object, way_out, fmt, ap);
+        va_end(ap);
+}
+
+void check_tell(struct check *check, const char *object, bool broken, const char *fmt, ...)
+{
+        va_list ap;
+
+        if (!broken) {
+                check_met(check, object);
+                return;
         }
-        say(run, "datastore", name, cause,
-                "Mount the shared datastore on that host, or move the disks to one that both hosts share.");
-        return run->result;
+        va_start(ap, fmt);
+        say_broken(check, object, NULL, fmt, ap);
+        va_end(ap);
 }
 
-static void rule_datastores(struct run *run)
+struct checks *checks_new(const struct checks_input *input)
 {
-        if (checks_each_datastore(run->spec, rule_one_datastore, run) < 0)
-                run->result = -ENOMEM;
-}
+        _cleanup_(checks_freep) struct checks *checks = ALLOC(struct checks);
 
-static void rule_port_groups(struct run *run)
-{
-        const json_t *known = json_object_get(status_of(run->input->target), "port_groups");
-        const json_t *switches = json_object_get(status_of(run->input->target), "switches");
-        json_t *nic;
-        size_t i;
-
-        json_array_foreach (json_object_get(run->spec, "nics"), i, nic) {
-                const char *name = text_of(nic, "port_group");
-                const json_t *group = find_named(known, name);
-                const json_t *its_switch = find_named(switches, text_of(group, "switch"));
-                char *cause = NULL;
-
-                if (!group)
-                        cause = CAUSE(run, "host %s does not have the port group %s", run->target_name, name);
-                else if (json_is_false(json_object_get(its_switch, "ok")))
-                        cause = CAUSE(run, "the switch %s of port group %s does not work on host %s: %s",
-                                text_of(group, "switch"), name, run->target_name,
-                                *text_of(its_switch, "message") ? text_of(its_switch, "message")
-                                                                : "no reason given");
-                say(run, "port-group", name, cause,
-                        "Repair the switch on that host (`drover network` shows what it reports), or choose "
-                        "another "
-                        "host.");
-        }
-}
-
-/* The VM that has this MAC address as well, or NULL. */
-static const json_t *mac_owner(const struct run *run, const char *mac)
-{
-        json_t *vm, *nic;
-        size_t i, k;
-
-        json_array_foreach ((json_t *)run->input->vms, i, vm) {
-                if (!strcmp(text_of(vm, "uid"), text_of(run->input->vm, "uid")))
-                        continue;
-                json_array_foreach (json_object_get(json_object_get(vm, "spec"), "nics"), k, nic)
-                        if (!strcasecmp(text_of(nic, "mac"), mac))
-                                return vm;
-        }
-        return NULL;
-}
-
-static void rule_macs(struct run *run)
-{
-        json_t *nic;
-        size_t i;
-
-        json_array_foreach (json_object_get(run->spec, "nics"), i, nic) {
-                const char *mac = text_of(nic, "mac");
-                const json_t *other = *mac ? mac_owner(run, mac) : NULL;
-                char *cause = NULL;
-
-                if (other)
-                        cause = CAUSE(run, "the MAC address %s is also that of the virtual machine %s", mac,
-                                text_of(other, "name"));
-                say(run, "mac", mac, cause, "Give one of the two network cards another address.");
-        }
-}
-
-static void (*const rules[])(struct run *run) = {
-        rule_host_connected,
-        rule_same_host,
-        rule_vm_running,
-        rule_machine_type,
-        rule_accelerator,
-        rule_memory,
-        rule_datastores,
-        rule_port_groups,
-        rule_macs,
-};
-
-json_t *checks_run(const struct checks_input *input)
-{
-        struct run run = {
-                .input = input,
+        if (!checks)
+                return NULL;
+        *checks = (struct checks){.input = *input,
                 .spec = json_object_get(input->vm, "spec"),
-                .status = status_of(input->vm),
-                .target_name = text_of(input->target, "name"),
-                .out = json_array(),
-        };
-
-        if (!run.out)
+                .status = check_status(input->vm)};
+        if (check_network_prepare(checks) < 0 || check_storage_prepare(checks) < 0 ||
+                check_affinity_prepare(checks) < 0)
                 return NULL;
-        for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
-                rules[i](&run);
-        if (run.result < 0) {
-                json_decref(run.out);
-                return NULL;
-        }
-        return run.out;
+        return TAKE_PTR(checks);
 }
 
-bool checks_ok(const json_t *checks)
+void checks_free(struct checks *checks)
+{
+        if (!checks)
+                return;
+        json_decref(checks->spec_without_cdrom);
+        json_decref(checks->mac_owners);
+        json_decref(checks->image_users);
+        json_decref(checks->affinity);
+        free(checks);
+}
+
+json_t *checks_run(const struct checks *checks, const json_t *target)
+{
+        struct check check = {.checks = checks,
+                .input = &checks->input,
+                .spec = checks->spec,
+                .status = checks->status,
+                .target = target,
+                .host = check_status(target),
+                .host_name = check_text(target, "name"),
+                .out = json_array()};
+
+        if (!check.out)
+                return NULL;
+        for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+                check.rule = &rules[i];
+                if (!rules[i].move_only || checks->input.source)
+                        rules[i].look(&check);
+        }
+        if (check.result < 0) {
+                json_decref(check.out);
+                return NULL;
+        }
+        return check.out;
+}
+
+json_t *checks_of(const struct checks_input *input, const json_t *target)
+{
+        _cleanup_(checks_freep) struct checks *checks = checks_new(input);
+
+        return checks ? checks_run(checks, target) : NULL;
+}
+
+static bool is_broken(const json_t *item, const char *severity)
+{
+        return !json_is_true(json_object_get(item, "ok")) && !strcmp(check_text(item, "severity"), severity);
+}
+
+static size_t count_broken(const json_t *report, const char *severity, const json_t **ret_first)
 {
         json_t *item;
-        size_t i;
+        size_t i, n = 0;
 
-        json_array_foreach ((json_t *)checks, i, item)
-                if (!json_is_true(json_object_get(item, "ok")))
-                        return false;
-        return true;
+        json_array_foreach ((json_t *)report, i, item) {
+                if (!is_broken(item, severity))
+                        continue;
+                if (ret_first && !n)
+                        *ret_first = item;
+                n++;
+        }
+        return n;
 }
 
-int checks_to_error(const json_t *checks, struct error **ret_error)
+bool checks_ok(const json_t *report)
+{
+        return count_broken(report, "error", NULL) == 0;
+}
+
+size_t checks_n_warnings(const json_t *report)
+{
+        return count_broken(report, "warning", NULL);
+}
+
+int checks_to_error(const json_t *report, struct error **ret_error)
 {
         const json_t *first = NULL;
-        size_t i, n_failed = 0;
-        json_t *item;
+        size_t n = count_broken(report, "error", &first);
 
-        json_array_foreach ((json_t *)checks, i, item) {
-                if (json_is_true(json_object_get(item, "ok")))
-                        continue;
-                first = first ?: item;
-                n_failed++;
-        }
-        if (!first)
+        if (!n)
                 return 0;
-        if (n_failed == 1)
-                return error_set(ret_error, ERROR_CHECK_FAILED, text_of(first, "way_out"), "%s: %s",
-                        text_of(first, "code"), text_of(first, "cause"));
-        return error_set(ret_error, ERROR_CHECK_FAILED, text_of(first, "way_out"),
-                "%s: %s (and %zu more; see them all with --check)", text_of(first, "code"),
-                text_of(first, "cause"), n_failed - 1);
+        if (n == 1)
+                return error_set(ret_error, ERROR_CHECK_FAILED, check_text(first, "way_out"), "%s: %s",
+                        check_text(first, "code"), check_text(first, "cause"));
+        return error_set(ret_error, ERROR_CHECK_FAILED, check_text(first, "way_out"),
+                "%s: %s (and %zu more; see them all with --check)", check_text(first, "code"),
+                check_text(first, "cause"), n - 1);
 }
 
 /* json_object used as a set, so that a datastore used by many disks is visited once. */
@@ -352,16 +270,16 @@ int checks_each_datastore(
 
         if (!seen)
                 return -ENOMEM;
-        r = visit(seen, text_of(vm_spec, "datastore"), fn, userdata);
+        r = visit(seen, check_text(vm_spec, "datastore"), fn, userdata);
         json_array_foreach (json_object_get(vm_spec, "disks"), i, disk)
                 if (r >= 0)
-                        r = visit(seen, text_of(disk, "datastore"), fn, userdata);
+                        r = visit(seen, check_text(disk, "datastore"), fn, userdata);
         if (r >= 0)
-                r = visit(seen, text_of(json_object_get(vm_spec, "cdrom"), "datastore"), fn, userdata);
+                r = visit(seen, check_text(json_object_get(vm_spec, "cdrom"), "datastore"), fn, userdata);
         /* QEMU opens kernel and initrd again at the destination. */
         if (r >= 0)
-                r = visit(seen, text_of(json_object_get(boot, "kernel"), "datastore"), fn, userdata);
+                r = visit(seen, check_text(json_object_get(boot, "kernel"), "datastore"), fn, userdata);
         if (r >= 0)
-                r = visit(seen, text_of(json_object_get(boot, "initrd"), "datastore"), fn, userdata);
+                r = visit(seen, check_text(json_object_get(boot, "initrd"), "datastore"), fn, userdata);
         return r;
 }

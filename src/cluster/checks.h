@@ -2,8 +2,12 @@
 #pragma once
 
 /* Rules that a virtual machine and a host must meet before the one is started on, or moved to, the other. Pure
- * functions of API documents (docs/openapi.json: Vm, Host): no I/O, no state. Each rule says a stable code, the
- * exact cause and the way out. */
+ * functions of API documents (docs/openapi.json: Vm, Host, ...): no I/O, no state. Each rule has a stable code
+ * (docs/checks.md lists them) and says the exact cause and the way out; one that is broken either forbids the move
+ * (error) or makes it a worse one (warning).
+ *
+ * What does not depend on the host is worked out once, so that one virtual machine can be held against a thousand
+ * hosts without going through all virtual machines each time. */
 
 #include <jansson.h>
 
@@ -14,19 +18,47 @@ struct checks_input {
         const json_t *source; /* host document; NULL: not running anywhere (create, start) */
         const json_t *
                 home; /* not running: the host that it was on last, whose datastores hold its files; or NULL */
-        const json_t *target; /* host document */
-        const json_t *vms;    /* array: all VM documents, for the MAC rule; may be NULL */
+
+        /* The rest may be NULL: nothing is known, and the rules about it are met. */
+        const json_t *vms; /* array of all VM documents */
+        const json_t *
+                jobs; /* array of {"id", "type"}: what its QEMU does with its disks besides running the guest */
+        const json_t *
+                tasks; /* array of {"name", "action", "vm_uid", "host_uid", "to"}: the unfinished tasks but for the
+                              * one that asks. vm_uid: that it works on; host_uid: likewise; to: name of the host that it
+                              * brings that VM to */
+        const json_t *
+                reserved; /* {host uid: {"memory_bytes", "cpus"}}: for VMs that tasks bring there and that the host
+                                 * does not count yet */
+        /* Arrays of the documents that say what the hosts should have. */
+        const json_t *datastores, *switches, *port_groups;
+        const json_t *affinity_rules; /* array of documents */
+        const json_t *cpus; /* {host uid: document of GET /agent/v1/cpu (docs/internals/agent-api.md)} */
 };
 
-/* Array of {"code", "ok", "object", "cause", "way_out"} in the order of the rules, the caller's; NULL without
- * memory. For a rule that is met, cause and way_out are null. */
-json_t *checks_run(const struct checks_input *input);
+struct checks;
 
-/* True when each item of the array is ok. */
-bool checks_ok(const json_t *checks);
+/* Borrows the documents for as long as it lives. NULL without memory. */
+struct checks *checks_new(const struct checks_input *input);
+/* Accepts NULL. */
+void checks_free(struct checks *checks);
+DEFINE_CLEANUP(struct checks *, checks_free)
 
-/* 0, or sets CHECK_FAILED naming the first rule that is not met and how many there are. */
-int checks_to_error(const json_t *checks, struct error **ret_error);
+/* Holds the VM against a host (document). Array of {"code", "severity", "ok", "object", "cause", "way_out"} in the order
+ * of the rules, the caller's; NULL without memory. severity is "error" or "warning"; for a rule that is met, cause and
+ * way_out are null. */
+json_t *checks_run(const struct checks *checks, const json_t *target);
+
+/* The three in one, for one host. */
+json_t *checks_of(const struct checks_input *input, const json_t *target);
+
+/* True when no rule whose severity is error is broken. */
+bool checks_ok(const json_t *report);
+/* Number of rules that are broken and are warnings. */
+size_t checks_n_warnings(const json_t *report);
+
+/* 0, or sets CHECK_FAILED naming the first error and how many there are. */
+int checks_to_error(const json_t *report, struct error **ret_error);
 
 /* Calls fn for each name of a datastore that the VM's spec uses, each once; stops at the first negative result
  * and returns it. */

@@ -2,22 +2,35 @@
 #include "cluster/placement.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
-#include "cluster/checks.h"
 
-#define MEMORY_WEIGHT 66.0
-#define CPU_WEIGHT 34.0
+#define WARNING_COST 15.0
+/* A write that is flushed: a good local disk takes less than the first, one that hinders its guests more than the second. */
+#define LATENCY_GOOD_MS 2.0
+#define LATENCY_BAD_MS 50.0
+/* A migration that takes less than the first costs nothing worth counting, and one as long as the second all there is to lose. */
+#define MIGRATION_SHORT_MS 2000.0
+#define MIGRATION_LONG_MS 600000.0
 
 struct candidate {
         const char *name;
-        json_t *reasons;
+        json_t *reasons, *checks;
         double score;
+        size_t n_errors;
         bool ok;
         bool preferred;
+};
+
+/* What a measure looks at. */
+struct view {
+        const json_t *vm, *host; /* host: its status */
+        const json_t *forecast;  /* NULL: none */
+        char reason[160];        /* for the measure to fill in */
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -25,63 +38,199 @@ static const char *text_of(const json_t *object, const char *key)
         return json_string_value(json_object_get(object, key)) ?: "";
 }
 
-static int add_reason(json_t *reasons, char *text)
+static double number_of(const json_t *object, const char *key)
 {
-        int r = text ? json_array_append_new(reasons, json_string(text)) : -1;
-
-        free(text);
-        return r < 0 ? -ENOMEM : 0;
+        return json_number_value(json_object_get(object, key));
 }
 
-static int add_score(struct candidate *candidate, const json_t *vm, const json_t *host)
+/* 1 at or below good, 0 at or above bad, even steps of the logarithm between. */
+static double grade(double value, double good, double bad)
 {
-        const json_t *status = json_object_get(host, "status");
-        double total = json_number_value(json_object_get(status, "memory_bytes"));
-        double free_bytes = json_number_value(json_object_get(status, "memory_free_bytes"));
-        double cpus = json_number_value(json_object_get(status, "cpus"));
-        double load = json_number_value(json_object_get(status, "load1"));
-        double need = json_number_value(json_object_get(json_object_get(vm, "spec"), "memory_bytes"));
-        double left = MAX(free_bytes - need, 0.0);
-        double idle = cpus > 0 ? CLAMP(1.0 - load / cpus, 0.0, 1.0) : 0.0;
+        return CLAMP(log(bad / MAX(value, good)) / log(bad / good), 0.0, 1.0);
+}
+
+/* The measures: 0 to 1, or below 0 for "not known". */
+
+static double memory_left(struct view *view)
+{
+        double total = number_of(view->host, "memory_bytes");
+        double left = MAX(number_of(view->host, "memory_free_bytes") -
+                                  number_of(json_object_get(view->vm, "spec"), "memory_bytes"),
+                0.0);
         char text[16];
 
-        candidate->score = (total > 0 ? MEMORY_WEIGHT * MIN(left / total, 1.0) : 0.0) + CPU_WEIGHT * idle;
-        text_format_size((uint64_t)left, text);
-        if (add_reason(candidate->reasons, alloc_printf("%s of memory would stay free", text)) < 0 ||
-                add_reason(candidate->reasons, alloc_printf("load %.2f on %.0f CPUs", load, cpus)) < 0)
-                return -ENOMEM;
-        if (!candidate->preferred)
-                return 0;
-        return add_reason(candidate->reasons, alloc_strdup("the virtual machine was here before"));
+        snprintf(view->reason, sizeof(view->reason), "%s of memory would stay free",
+                text_format_size((uint64_t)left, text));
+        return total > 0 ? MIN(left / total, 1.0) : 0.0;
 }
 
-static int judge(struct candidate *candidate, const struct placement_input *input, const json_t *host)
+static double idle_cpu(struct view *view)
 {
-        struct checks_input checks_input = {.vm = input->vm,
-                .source = input->source,
-                .home = input->home,
-                .target = host,
-                .vms = input->vms};
-        _cleanup_json_ json_t *checks = checks_run(&checks_input);
+        double cpus = number_of(view->host, "cpus"), load = number_of(view->host, "load1");
+
+        snprintf(view->reason, sizeof(view->reason), "load %.2f on %.0f CPUs", load, cpus);
+        return cpus > 0 ? CLAMP(1.0 - load / cpus, 0.0, 1.0) : 0.0;
+}
+
+/* The share of time in which some task waited; the worst of the three decides. */
+static double no_pressure(struct view *view)
+{
+        static const char *const what[] = {"cpu", "memory", "io"};
+        const json_t *pressure = json_object_get(view->host, "pressure");
+        const char *worst = NULL;
+        double most = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(what); i++) {
+                if (!json_is_number(json_object_get(pressure, what[i])))
+                        continue;
+                if (worst && number_of(pressure, what[i]) <= most)
+                        continue;
+                worst = what[i];
+                most = number_of(pressure, what[i]);
+        }
+        if (!worst)
+                return -1;
+        snprintf(view->reason, sizeof(view->reason), "tasks wait for %s in %.0f %% of the time", worst, most);
+        return CLAMP(1.0 - most / 100.0, 0.0, 1.0);
+}
+
+static double spare_bandwidth(struct view *view)
+{
+        const json_t *network = json_object_get(view->host, "network");
+        double speed = number_of(network, "speed_bps");
+        double used = MAX(number_of(network, "rx_bps"), number_of(network, "tx_bps"));
+        char a[20], b[20];
+
+        if (speed <= 0)
+                return -1;
+        snprintf(view->reason, sizeof(view->reason), "%s of %s in use on %s",
+                text_format_rate((uint64_t)used, a), text_format_rate((uint64_t)speed, b),
+                text_of(network, "interface"));
+        return CLAMP(1.0 - used / speed, 0.0, 1.0);
+}
+
+struct slowest {
+        const json_t *datastores;
+        const char *name;
+        double latency_ms;
+};
+
+static int look_at_datastore(void *userdata, const char *name)
+{
+        struct slowest *slowest = userdata;
         json_t *item;
         size_t i;
 
-        if (!checks)
-                return -ENOMEM;
+        json_array_foreach ((json_t *)slowest->datastores, i, item) {
+                const json_t *latency = json_object_get(item, "latency_ms");
+
+                if (strcmp(text_of(item, "name"), name) || !json_is_number(latency) ||
+                        (slowest->name && json_number_value(latency) <= slowest->latency_ms))
+                        continue;
+                slowest->name = name;
+                slowest->latency_ms = json_number_value(latency);
+        }
+        return 0;
+}
+
+static double quick_storage(struct view *view)
+{
+        struct slowest slowest = {.datastores = json_object_get(view->host, "datastores")};
+
+        (void)checks_each_datastore(json_object_get(view->vm, "spec"), look_at_datastore, &slowest);
+        if (!slowest.name)
+                return -1;
+        snprintf(view->reason, sizeof(view->reason), "writes to datastore %s take %.1f ms", slowest.name,
+                slowest.latency_ms);
+        return grade(slowest.latency_ms, LATENCY_GOOD_MS, LATENCY_BAD_MS);
+}
+
+static double cheap_migration(struct view *view)
+{
+        double ms = number_of(view->forecast, "total_ms");
+        char text[24];
+
+        if (ms <= 0)
+                return -1;
+        snprintf(view->reason, sizeof(view->reason), "the migration would take about %s",
+                text_format_duration_ms((uint64_t)ms, text));
+        return grade(ms, MIGRATION_SHORT_MS, MIGRATION_LONG_MS);
+}
+
+static const struct {
+        double weight;
+        double (*measure)(struct view *view);
+} measures[] = {{40, memory_left}, {25, idle_cpu}, {15, no_pressure}, {10, spare_bandwidth},
+        {5, quick_storage}, {5, cheap_migration}};
+
+static int add_reason(json_t *reasons, const char *text)
+{
+        return json_array_append_new(reasons, json_string(text)) < 0 ? -ENOMEM : 0;
+}
+
+static int add_score(
+        struct candidate *candidate, const json_t *vm, const json_t *host, const json_t *forecasts)
+{
+        struct view view = {.vm = vm,
+                .host = json_object_get(host, "status"),
+                .forecast = json_object_get(forecasts, candidate->name)};
+        double sum = 0, weights = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(measures); i++) {
+                double value = measures[i].measure(&view);
+
+                if (value < 0)
+                        continue;
+                sum += measures[i].weight * value;
+                weights += measures[i].weight;
+                if (add_reason(candidate->reasons, view.reason) < 0)
+                        return -ENOMEM;
+        }
+        candidate->score =
+                MAX(100 * sum / weights - WARNING_COST * (double)checks_n_warnings(candidate->checks), 0.0);
+        if (!candidate->preferred)
+                return 0;
+        return add_reason(candidate->reasons, "the virtual machine was here before");
+}
+
+/* Of the report only what is broken. */
+static int keep_broken(struct candidate *candidate, const json_t *report)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)report, i, item) {
+                bool warning = !strcmp(text_of(item, "severity"), "warning");
+                _cleanup_free_ char *reason = NULL;
+
+                if (json_is_true(json_object_get(item, "ok")))
+                        continue;
+                reason = alloc_printf("%s%s: %s", warning ? "warning: " : "", text_of(item, "code"),
+                        text_of(item, "cause"));
+                if (!reason || json_array_append(candidate->checks, item) < 0)
+                        return -ENOMEM;
+                /* What forbids it comes first. */
+                if (warning ? add_reason(candidate->reasons, reason) < 0
+                            : json_array_insert_new(
+                                      candidate->reasons, candidate->n_errors++, json_string(reason)) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+static int judge(struct candidate *candidate, const struct checks *checks, const struct checks_input *input,
+        const json_t *host, const json_t *forecasts)
+{
+        _cleanup_json_ json_t *report = checks_run(checks, host);
+
         candidate->name = text_of(host, "name");
         candidate->preferred = input->home && !strcmp(text_of(input->home, "uid"), text_of(host, "uid"));
-        candidate->ok = checks_ok(checks);
+        candidate->ok = report && checks_ok(report);
         candidate->reasons = json_array();
-        if (!candidate->reasons)
+        candidate->checks = json_array();
+        if (!report || !candidate->reasons || !candidate->checks || keep_broken(candidate, report) < 0)
                 return -ENOMEM;
-        if (candidate->ok)
-                return add_score(candidate, input->vm, host);
-        json_array_foreach (checks, i, item)
-                if (!json_is_true(json_object_get(item, "ok")) &&
-                        add_reason(candidate->reasons,
-                                alloc_printf("%s: %s", text_of(item, "code"), text_of(item, "cause"))) < 0)
-                        return -ENOMEM;
-        return 0;
+        return candidate->ok ? add_score(candidate, input->vm, host, forecasts) : 0;
 }
 
 static int compare(const void *a, const void *b)
@@ -90,6 +239,8 @@ static int compare(const void *a, const void *b)
 
         if (x->ok != y->ok)
                 return x->ok ? -1 : 1;
+        if (x->n_errors != y->n_errors)
+                return x->n_errors < y->n_errors ? -1 : 1;
         if (x->preferred != y->preferred)
                 return x->preferred ? -1 : 1;
         if (x->score > y->score || x->score < y->score)
@@ -104,8 +255,9 @@ static json_t *to_json(struct candidate *candidates, size_t n)
         for (size_t i = 0; out && i < n; i++) {
                 /* One decimal: scores are for people and must not differ by rounding of the last bit. */
                 double score = (double)(int64_t)(candidates[i].score * 10.0 + 0.5) / 10.0;
-                json_t *item = json_pack("{s:s, s:b, s:f, s:O}", "host", candidates[i].name, "ok",
-                        candidates[i].ok, "score", score, "reasons", candidates[i].reasons);
+                json_t *item = json_pack("{s:s, s:b, s:f, s:O, s:O}", "host", candidates[i].name, "ok",
+                        candidates[i].ok, "score", score, "reasons", candidates[i].reasons, "checks",
+                        candidates[i].checks);
 
                 if (!item || json_array_append_new(out, item) < 0) {
                         json_decref(out);
@@ -115,20 +267,21 @@ static json_t *to_json(struct candidate *candidates, size_t n)
         return out;
 }
 
-json_t *placement_rank(const struct placement_input *input)
+json_t *placement_rank(const struct checks_input *input, const json_t *hosts, const json_t *forecasts)
 {
+        _cleanup_(checks_freep) struct checks *checks = checks_new(input);
         _cleanup_free_ struct candidate *candidates = NULL;
         size_t i, n = 0;
         json_t *host, *out = NULL;
         int r = 0;
 
-        candidates = alloc_array(json_array_size(input->hosts) + 1, sizeof(*candidates));
-        if (!candidates)
+        candidates = alloc_array(json_array_size(hosts) + 1, sizeof(*candidates));
+        if (!checks || !candidates)
                 return NULL;
-        json_array_foreach ((json_t *)input->hosts, i, host) {
+        json_array_foreach ((json_t *)hosts, i, host) {
                 if (input->source && !strcmp(text_of(host, "uid"), text_of(input->source, "uid")))
                         continue;
-                r = judge(&candidates[n++], input, host);
+                r = judge(&candidates[n++], checks, input, host, forecasts);
                 if (r < 0)
                         break;
         }
@@ -136,8 +289,10 @@ json_t *placement_rank(const struct placement_input *input)
                 qsort(candidates, n, sizeof(*candidates), compare);
                 out = to_json(candidates, n);
         }
-        for (i = 0; i < n; i++)
+        for (i = 0; i < n; i++) {
                 json_decref(candidates[i].reasons);
+                json_decref(candidates[i].checks);
+        }
         return out;
 }
 

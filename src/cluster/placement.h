@@ -6,19 +6,18 @@
 #include <jansson.h>
 
 #include "base/error.h"
+#include "cluster/checks.h"
 
-struct placement_input {
-        const json_t *vm;     /* VM document */
-        const json_t *source; /* document of the host it runs on, never ranked; NULL: to be started */
-        const json_t *home;   /* see struct checks_input */
-        const json_t *hosts;  /* array of host documents */
-        const json_t *vms;    /* array of all VM documents; may be NULL */
-};
-
-/* Array of {"host", "ok", "score", "reasons": [...]}, best first, hosts that fail a check last; the caller's. NULL
- * without memory. The score is 0 (worst) to 100: two thirds free memory left after the placement, one third idle
- * CPU (load per CPU). The VM's home comes first when it passes the checks. Ties are broken by name. */
-json_t *placement_rank(const struct placement_input *input);
+/* Array of {"host", "ok", "score", "reasons": [...], "checks": [...]}, best first, hosts that fail a check last,
+ * those that fail the fewest before the others; the
+ * caller's. NULL without memory. The source is not ranked. The score is 0 (worst) to 100: the weighted mean of memory left
+ * free after the placement, idle CPU, absence of pressure (PSI), spare bandwidth, quick storage and a cheap migration, of
+ * what is known of the host; each warning takes WARNING_COST off. `checks` are the rules that are broken, warnings
+ * included; `reasons` says all of it in words. The VM's home comes first when it passes the checks. Ties are broken by
+ * name.
+ *
+ * hosts: array of host documents. forecasts: {host name: {"total_ms", "path_bps"}}, may be NULL. */
+json_t *placement_rank(const struct checks_input *checks, const json_t *hosts, const json_t *forecasts);
 
 /* Name of the first host that is ok (borrowed from the ranking), or sets NO_RESOURCES with the reasons. */
 int placement_best(const json_t *ranking, const char **ret_host, struct error **ret_error);

@@ -10,6 +10,7 @@
 #include "base/map.h"
 #include "base/text.h"
 #include "fabric/bridge.h"
+#include "fabric/foreign_macs.h"
 #include "fabric/ifname.h"
 #include "fabric/tap.h"
 
@@ -594,16 +595,34 @@ json_t *vswitch_set_to_json(const struct vswitch_set *set)
         return json_pack("{s:i, s:o, s:o}", "format", FORMAT, "switches", switches, "port_groups", groups);
 }
 
-json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name)
+/* On the switch's bridge and on those of its VLANs. */
+static json_t *foreign_macs_of(
+        const struct vswitch_set *set, const struct vswitch *sw, const struct foreign_macs *macs)
 {
-        const struct vswitch *sw = map_get(&set->switches, name);
+        _cleanup_free_ const char **bridges = alloc_array(map_size(&set->port_groups) + 1, sizeof(*bridges));
+        struct map_item *item, *spare;
+        size_t n = 0;
+
+        if (!bridges)
+                return NULL;
+        bridges[n++] = sw->bridge;
+        map_for_each (item, spare, &set->port_groups) {
+                const struct port_group *group = item->value;
+
+                if (!strcmp(group->vswitch, sw->name) && group->vlan)
+                        bridges[n++] = group->bridge;
+        }
+        return foreign_macs_on(macs, bridges, n, sw->uplink);
+}
+
+static json_t *switch_status(
+        struct vswitch_set *set, const struct vswitch *sw, const struct foreign_macs *macs)
+{
         struct netlink_link uplink;
         _cleanup_free_ char *cut = NULL;
         const char *message;
         bool carrier = true;
 
-        if (!sw)
-                return NULL;
         message = sw->problem;
         if (sw->uplink) {
                 carrier = !netlink_get_link(set->netlink, sw->uplink, &uplink) && uplink.running;
@@ -612,9 +631,28 @@ json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name)
                         message = cut ?: "the uplink has no carrier";
                 }
         }
-        return json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:s?}", "name", sw->name, "uplink", sw->uplink,
-                "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "carrier", carrier, "ok", !message,
-                "message", message);
+        return json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:b, s:s?, s:o*}", "name", sw->name, "uplink",
+                sw->uplink, "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "realised", !sw->problem,
+                "carrier", carrier, "ok", !message, "message", message, "foreign_macs",
+                macs ? foreign_macs_of(set, sw, macs) : NULL);
+}
+
+/* NULL: they cannot be read now, and are left out. */
+static struct foreign_macs *read_foreign_macs(struct vswitch_set *set)
+{
+        struct foreign_macs *macs = NULL;
+        int r = foreign_macs_read(set->netlink, &macs);
+
+        if (r < 0)
+                log_warning("the addresses that the switches know cannot be read: %s", strerror(-r));
+        return macs;
+}
+
+json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name)
+{
+        const struct vswitch *sw = map_get(&set->switches, name);
+
+        return sw ? switch_status(set, sw, NULL) : NULL;
 }
 
 json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name)
@@ -630,11 +668,12 @@ json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name)
 
 json_t *vswitch_set_list_switches(struct vswitch_set *set)
 {
+        _cleanup_(foreign_macs_freep) struct foreign_macs *macs = read_foreign_macs(set);
         struct map_item *item, *spare;
         json_t *list = json_array();
 
         map_for_each (item, spare, &set->switches)
-                list = with_item(list, vswitch_set_switch_status(set, item->key));
+                list = with_item(list, switch_status(set, item->value, macs));
         return list;
 }
 

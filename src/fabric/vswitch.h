@@ -56,11 +56,11 @@ int vswitch_set_put_port_group(
 int vswitch_set_remove_port_group(struct vswitch_set *set, const char *name, struct error **ret_error);
 
 /* Status documents, read from the kernel now; the caller's. NULL: unknown name, or no memory. Switch: {"name",
- * "uplink", "mtu", "bridge", "carrier", "ok", "message"}; port group: {"name", "switch", "vlan", "bridge",
+ * "uplink", "mtu", "bridge", "realised", "carrier", "ok", "message"}; port group: {"name", "switch", "vlan", "bridge",
  * "ok", "message"}. `ok` false: not realised, or the uplink has no carrier; `message` says which. */
 json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name);
 json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name);
-/* Arrays of the above. */
+/* Arrays of the above; a switch also has "foreign_macs" (foreign_macs.h), unless they cannot be read now. */
 json_t *vswitch_set_list_switches(struct vswitch_set *set);
 json_t *vswitch_set_list_port_groups(struct vswitch_set *set);
 

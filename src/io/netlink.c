@@ -22,6 +22,7 @@
 
 #define REQUEST_SIZE 1024
 #define ANSWER_SIZE 32768
+#define FDB_MAX 65536
 #define LINKS_MAX 65536
 #define DUMP_TRIES 3 /* a dump that ran into a change is read again */
 
@@ -518,6 +519,77 @@ int netlink_fdb_find(struct netlink *netlink, const char *bridge, const uint8_t 
                 return -ENOENT;
         memcpy(ret_port, name, IFNAMSIZ);
         return 0;
+}
+
+struct fdb_array {
+        struct netlink_fdb_entry *entries;
+        size_t n;
+        size_t room;
+};
+
+static int on_fdb_attribute(const struct nlattr *attribute, void *userdata)
+{
+        const struct nlattr **found = userdata;
+        uint16_t type = mnl_attr_get_type(attribute);
+
+        if ((type == NDA_LLADDR && mnl_attr_get_payload_len(attribute) == 6) ||
+                (type == NDA_MASTER && mnl_attr_get_payload_len(attribute) == sizeof(uint32_t)))
+                found[type] = attribute;
+        return MNL_CB_OK;
+}
+
+static int on_fdb_entry(void *userdata, const struct nlmsghdr *message)
+{
+        const struct ndmsg *neighbour = mnl_nlmsg_get_payload(message);
+        const struct nlattr *found[NDA_MAX + 1] = {};
+        struct fdb_array *array = userdata;
+
+        if (message->nlmsg_type != RTM_NEWNEIGH || mnl_nlmsg_get_payload_len(message) < sizeof(*neighbour))
+                return -EBADMSG;
+        (void)mnl_attr_parse(message, sizeof(*neighbour), on_fdb_attribute, found);
+        /* Filters of network cards stand in the same table, without a bridge. */
+        if (neighbour->ndm_family != AF_BRIDGE || !found[NDA_LLADDR] || !found[NDA_MASTER])
+                return 0;
+        if (array->n == FDB_MAX)
+                return -E2BIG;
+        if (array->n == array->room) {
+                size_t room = MAX(2 * array->room, (size_t)64);
+                struct netlink_fdb_entry *more = alloc_resize(array->entries, room, sizeof(*more));
+
+                if (!more)
+                        return -ENOMEM;
+                array->entries = more;
+                array->room = room;
+        }
+        array->entries[array->n] =
+                (struct netlink_fdb_entry){.bridge_index = (int)mnl_attr_get_u32(found[NDA_MASTER]),
+                        .port_index = neighbour->ndm_ifindex,
+                        .own = (neighbour->ndm_state & NUD_PERMANENT) != 0};
+        memcpy(array->entries[array->n++].mac, mnl_attr_get_payload(found[NDA_LLADDR]), 6);
+        return 0;
+}
+
+int netlink_list_fdb(struct netlink *netlink, struct netlink_fdb_entry **ret_entries, size_t *ret_n_entries)
+{
+        char buffer[REQUEST_SIZE];
+        int r = -EINTR;
+
+        for (int i = 0; i < DUMP_TRIES && r == -EINTR; i++) {
+                struct nlmsghdr *h = start_request(buffer, RTM_GETNEIGH, NLM_F_DUMP);
+                struct fdb_array array = {};
+                struct ifinfomsg *info = mnl_nlmsg_put_extra_header(h, sizeof(*info));
+
+                /* Dumps of the table have been asked for with this header since iproute2 began to. */
+                info->ifi_family = AF_BRIDGE;
+                r = transact(netlink, h, on_fdb_entry, &array);
+                if (!r) {
+                        *ret_entries = array.entries;
+                        *ret_n_entries = array.n;
+                        return 0;
+                }
+                free(array.entries);
+        }
+        return r == -EINTR ? -EAGAIN : r;
 }
 
 int netlink_fdb_replace(struct netlink *netlink, const char *port, const uint8_t mac[static 6])

@@ -52,6 +52,13 @@ int netlink_has_address(struct netlink *netlink, const char *name, bool *ret_has
  * name for its own address. -ENOENT: not known, -ENODEV: no such bridge. */
 int netlink_fdb_find(struct netlink *netlink, const char *bridge, const uint8_t mac[static 6],
         char ret_port[static IFNAMSIZ]);
+struct netlink_fdb_entry {
+        uint8_t mac[6];
+        int bridge_index, port_index; /* equal for the bridge's own address */
+        bool own;                     /* of the port, or the bridge, itself; else learned, or put there */
+};
+/* What all bridges know, in one array, the caller's. */
+int netlink_list_fdb(struct netlink *netlink, struct netlink_fdb_entry **ret_entries, size_t *ret_n_entries);
 /* Makes the port's bridge believe that it has just seen the MAC there (an ordinary, ageing entry). -EPERM while
  * the port is down. */
 int netlink_fdb_replace(struct netlink *netlink, const char *port, const uint8_t mac[static 6]);

@@ -38,6 +38,7 @@ static const struct http_route routes[] = {
         {"POST", V1 "/vms/{name}/pause", api_vm_pause},
         {"POST", V1 "/vms/{name}/resume", api_vm_resume},
         {"POST", V1 "/vms/{name}/migrate", api_vm_migrate},
+        {"GET", V1 "/vms/{name}/advice", api_vm_advice},
         {"GET", V1 "/vms/{name}/console", api_vm_console},
         {"POST", V1 "/vms/{name}/forecast", api_vm_forecast},
         {"GET", V1 "/forecast-score", api_forecast_score},
@@ -59,6 +60,13 @@ static const struct http_route routes[] = {
         {"GET", V1 "/port-groups/{name}", api_port_group_get},
         {"PUT", V1 "/port-groups/{name}", api_port_group_update},
         {"DELETE", V1 "/port-groups/{name}", api_port_group_delete},
+        {"GET", V1 "/affinity-rules", api_affinity_rule_list},
+        {"POST", V1 "/affinity-rules", api_affinity_rule_create},
+        {"GET", V1 "/affinity-rules/{name}", api_affinity_rule_get},
+        {"PUT", V1 "/affinity-rules/{name}", api_affinity_rule_update},
+        {"DELETE", V1 "/affinity-rules/{name}", api_affinity_rule_delete},
+        {"GET", V1 "/cluster/cpu", api_cluster_cpu_get},
+        {"PUT", V1 "/cluster/cpu", api_cluster_cpu_update},
         {"GET", V1 "/tokens", api_token_list},
         {"POST", V1 "/tokens", api_token_create},
         {"GET", V1 "/tokens/{name}", api_token_get},
@@ -232,7 +240,7 @@ void api_reply_list(struct http_request *request, struct manager *manager, const
                 http_request_reply_json(request, 200, list);
 }
 
-static int check_if_match(struct http_request *request, const json_t *doc, struct error **ret_error)
+int api_check_if_match(struct http_request *request, const json_t *doc, struct error **ret_error)
 {
         const char *wanted = http_request_header(request, "If-Match");
         char etag[32];
@@ -255,7 +263,7 @@ int api_get_object(struct http_request *request, struct manager *manager, const 
 
         r = store_get(manager->store, kind, http_request_param(request, "name"), &doc, ret_error);
         if (r >= 0 && !only_reads(request))
-                r = check_if_match(request, doc, ret_error);
+                r = api_check_if_match(request, doc, ret_error);
         if (r < 0)
                 return r;
         *ret_doc = TAKE_PTR(doc);

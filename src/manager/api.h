@@ -39,6 +39,8 @@ void api_reply_list(struct http_request *request, struct manager *manager, const
 /* The object that the path names, the caller's; If-Match is checked for requests that change something. */
 int api_get_object(struct http_request *request, struct manager *manager, const char *kind, json_t **ret_doc,
         struct error **ret_error);
+/* 0, or REVISION_MISMATCH when If-Match names another revision than the document's. */
+int api_check_if_match(struct http_request *request, const json_t *doc, struct error **ret_error);
 /* Answers with a document (taken over; NULL: out of memory), its ETag set and what is internal removed. */
 void api_reply_object(struct http_request *request, int status, json_t *doc);
 
@@ -86,6 +88,7 @@ API_HANDLER(vm_stop);
 API_HANDLER(vm_pause);
 API_HANDLER(vm_resume);
 API_HANDLER(vm_migrate);
+API_HANDLER(vm_advice);
 API_HANDLER(vm_console);
 API_HANDLER(vm_forecast);
 API_HANDLER(forecast_score);
@@ -107,6 +110,13 @@ API_HANDLER(port_group_create);
 API_HANDLER(port_group_get);
 API_HANDLER(port_group_update);
 API_HANDLER(port_group_delete);
+API_HANDLER(affinity_rule_list);
+API_HANDLER(affinity_rule_create);
+API_HANDLER(affinity_rule_get);
+API_HANDLER(affinity_rule_update);
+API_HANDLER(affinity_rule_delete);
+API_HANDLER(cluster_cpu_get);
+API_HANDLER(cluster_cpu_update);
 API_HANDLER(token_list);
 API_HANDLER(token_create);
 API_HANDLER(token_get);

@@ -28,6 +28,7 @@
 #define PAST_SPREAD 0.2
 #define DEVICE_SPREAD 0.5
 #define SCORED_MAX 1000
+#define COSTS_PAST_MAX 500
 
 struct forecasts {
         struct manager *manager;
@@ -339,21 +340,145 @@ static json_t *forecast_all(struct manager *manager, const json_t *vm, const jso
         return list;
 }
 
-json_t *forecasts_for_migration(
-        struct manager *manager, const json_t *vm, const char *to_name, const json_t *input)
+/* What was measured of the VM where it is; NULL: nothing, or too long ago. */
+static const json_t *recently_measured(const struct manager *manager, const json_t *vm)
 {
-        json_t *measured = json_object_get(manager->forecasts->measured, json_text(vm, "uid"));
-        _cleanup_error_ struct error *error = NULL;
-        struct forecast_lesson lesson;
-        json_t *doc = NULL;
+        const json_t *measured = json_object_get(manager->forecasts->measured, json_text(vm, "uid"));
 
         if (!measured ||
                 clock_unix_ms(manager->clock) - (int64_t)number_at(measured, "taken_unix_ms") > RECENT_MS ||
                 strcmp(json_text(measured, "from"), json_text(json_status(vm), "host")))
                 return NULL;
+        return measured;
+}
+
+json_t *forecasts_for_migration(
+        struct manager *manager, const json_t *vm, const char *to_name, const json_t *input)
+{
+        const json_t *measured = recently_measured(manager, vm);
+        _cleanup_error_ struct error *error = NULL;
+        struct forecast_lesson lesson;
+        json_t *doc = NULL;
+
+        if (!measured)
+                return NULL;
         lesson = lesson_for(manager, vm);
         (void)forecast_to(manager, vm, input, measured, &lesson, to_name, &doc, &error);
         return doc;
+}
+
+/* --- Costs of all hosts --------------------------------------------------------------------------------------------- */
+
+/* One pass over the newest migrations that left this host: {destination: [rates]}. */
+static json_t *rates_from(struct manager *manager, const char *from)
+{
+        _cleanup_json_ json_t *tasks =
+                past_tasks(manager, (struct past_query){.from = from}, COSTS_PAST_MAX, NULL);
+        json_t *rates = json_object(), *task;
+        size_t i;
+
+        json_array_foreach (tasks, i, task) {
+                const json_t *result = json_object_get(json_status(task), "result");
+                json_t *to = json_object_get(rates, json_text(result, "to"));
+
+                if (number_at(result, "capacity_bps") <= 0)
+                        continue;
+                if (!to) {
+                        to = json_array();
+                        json_object_set_new(rates, json_text(result, "to"), to);
+                }
+                json_array_append_new(to, json_real(number_at(result, "capacity_bps")));
+        }
+        return rates;
+}
+
+static double median_of(const json_t *numbers)
+{
+        _cleanup_free_ double *values = alloc_array(json_array_size(numbers) + 1, sizeof(*values));
+        size_t n = json_array_size(numbers);
+
+        for (size_t i = 0; values && i < n; i++)
+                values[i] = json_number_value(json_array_get(numbers, i));
+        return values ? median(values, n) : 0;
+}
+
+/* Of all hosts that the rates are about; 0: none. */
+static double median_rate(const json_t *rates)
+{
+        _cleanup_json_ json_t *medians = json_array();
+        const char *to;
+        json_t *numbers;
+
+        json_object_foreach ((json_t *)rates, to, numbers)
+                json_array_append_new(medians, json_real(median_of(numbers)));
+        return median_of(medians);
+}
+
+static double bytes_to_send(struct manager *manager, const json_t *vm)
+{
+        _cleanup_json_ json_t *tasks =
+                past_tasks(manager, (struct past_query){.vm_uid = json_text(vm, "uid")}, 1, NULL);
+        const json_t *result = json_object_get(json_status(json_array_get(tasks, 0)), "result");
+        double memory = number_at(json_status(vm), "memory_effective_bytes");
+
+        if (number_at(result, "bytes_wire") > 0)
+                return number_at(result, "bytes_wire");
+        return memory > 0 ? memory : number_at(json_spec(vm), "memory_bytes");
+}
+
+static void add_past_costs(struct manager *manager, const json_t *vm, json_t *costs)
+{
+        _cleanup_json_ json_t *rates = rates_from(manager, json_text(json_status(vm), "host"));
+        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory);
+        double usual = median_rate(rates), bytes = bytes_to_send(manager, vm);
+        json_t *host;
+        size_t i;
+
+        json_array_foreach (hosts, i, host) {
+                const char *name = json_text(host, "name");
+                double own = median_of(json_object_get(rates, name));
+                double rate = own > 0 ? own : usual;
+
+                if (rate > 0)
+                        json_object_set_new(costs, name,
+                                json_pack("{s:f, s:s}", "total_ms", PREPARE_MS_DEFAULT + 8000 * bytes / rate,
+                                        "method", "past-migrations"));
+        }
+}
+
+static void add_forecast_costs(struct manager *manager, const json_t *vm, json_t *costs)
+{
+        const json_t *measured = recently_measured(manager, vm), *paths = json_object_get(measured, "paths");
+        struct forecast_lesson lesson;
+        json_t *path;
+        size_t i;
+
+        if (!measured)
+                return;
+        lesson = lesson_for(manager, vm);
+        json_array_foreach ((json_t *)paths, i, path) {
+                const json_t *host = inventory_host(manager->inventory, json_text(path, "host"));
+                _cleanup_error_ struct error *error = NULL;
+                _cleanup_json_ json_t *doc = NULL;
+
+                if (host && forecast_to(manager, vm, NULL, measured, &lesson, json_text(host, "name"), &doc,
+                                    &error) >= 0)
+                        json_object_set_new(costs, json_text(host, "name"),
+                                json_pack("{s:f, s:s}", "total_ms",
+                                        number_at(json_object_get(doc, "total_ms"), "expected"), "method",
+                                        "forecast"));
+        }
+}
+
+json_t *forecasts_costs(struct manager *manager, const json_t *vm)
+{
+        json_t *costs = json_object();
+
+        if (costs) {
+                add_past_costs(manager, vm, costs);
+                add_forecast_costs(manager, vm, costs);
+        }
+        return costs;
 }
 
 /* --- Measuring ---------------------------------------------------------------------------------------------------- */
@@ -444,7 +569,7 @@ static int choose_destinations(
         if (to) {
                 json_array_append_new(list, json_string(json_text(host, "name")));
         } else {
-                r = operation_migrate_check(manager, vm, NULL, &report, ret_error);
+                r = operation_migrate_check(manager, vm, NULL, NULL, &report, ret_error);
                 if (r < 0)
                         return r;
                 ranking = json_object_get(report, "ranking");

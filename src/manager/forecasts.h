@@ -20,3 +20,8 @@ void forecasts_free(struct forecasts *forecasts);
  * NULL when nothing was measured lately. `input`: of the migration (max_pause_ms, rate_limit_bps, verify). */
 json_t *forecasts_for_migration(
         struct manager *manager, const json_t *vm, const char *to_name, const json_t *input);
+
+/* What a migration of the VM (document) would cost by host: {host name: {"total_ms", "method"}}, the caller's; NULL without memory.
+ * "forecast" where the guest and the path were measured lately, else "past-migrations": its memory, or what its last migration
+ * sent, at the rate that past ones had to that host, or to any. Hosts of which nothing is known are left out. */
+json_t *forecasts_costs(struct manager *manager, const json_t *vm);

@@ -66,12 +66,12 @@ DEFINE_CLEANUP(struct host *, host_free)
 
 const char *const inventory_live_keys[] = {"version", "accelerator", "qemu", "cpus", "memory_bytes",
         "memory_free_bytes", "memory_vms_bytes", "uptime_s", "pressure", "load1", "cgroup", "capabilities",
-        "n_vms", "datastores", "switches", "port_groups"};
+        "cpu_id", "network", "n_vms", "datastores", "switches", "port_groups"};
 const size_t inventory_n_live_keys = ARRAY_SIZE(inventory_live_keys);
 
 /* Too restless to be recorded with each poll; the API overlays the live values. */
-static const char *const restless_keys[] = {"memory_free_bytes", "memory_vms_bytes", "uptime_s", "pressure",
-        "load1", "n_vms", "datastores", "switches", "port_groups"};
+static const char *const restless_keys[] = {"network", "memory_free_bytes", "memory_vms_bytes", "uptime_s",
+        "pressure", "load1", "n_vms", "datastores", "switches", "port_groups"};
 
 static bool in_list(const char *key, const char *const *list, size_t n)
 {
@@ -151,6 +151,84 @@ json_t *inventory_live_hosts(const struct inventory *inventory)
         return TAKE_PTR(out);
 }
 
+static int keep_cpu(struct inventory *inventory, const char *id, const json_t *document)
+{
+        void *old = NULL;
+        int r = map_put(&inventory->cpus, id, (void *)document, &old);
+
+        if (r == 0)
+                json_incref((json_t *)document);
+        json_decref(old);
+        return r;
+}
+
+void inventory_take_cpu(struct inventory *inventory, json_t *document)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        const char *id = json_text(document, "id");
+        json_t *record;
+
+        if (!*id || map_get(&inventory->cpus, id) || keep_cpu(inventory, id, document) < 0)
+                return;
+        record =
+                json_pack("{s:s, s:s, s:s, s:O}", "kind", "cpu", "uid", id, "name", id, "document", document);
+        if (!record)
+                return;
+        store_batch_put(&batch, STORE_ANY, record);
+        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+                log_warning("what guests can have on some hosts is not recorded: %s", error_message(error));
+}
+
+static bool is_of_some_host(const struct inventory *inventory, const char *cpu_id)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &inventory->hosts)
+                if (!strcmp(host_cpu_id(item->value), cpu_id))
+                        return true;
+        return false;
+}
+
+/* Of those that no host is like any more, after an upgrade or a removal, nothing is kept. */
+static int load_cpus(struct inventory *inventory, struct error **ret_error)
+{
+        struct store_query query = {.kind = "cpu", .limit = STORE_LIMIT_NONE};
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *records = NULL;
+        json_t *record;
+        size_t i;
+        int r;
+
+        r = store_list(inventory->manager->store, &query, &records, NULL, ret_error);
+        json_array_foreach (records, i, record) {
+                const char *id = json_text(record, "uid");
+
+                if (!is_of_some_host(inventory, id))
+                        store_batch_remove(&batch, "cpu", id, STORE_ANY);
+                else if (r >= 0 && keep_cpu(inventory, id, json_object_get(record, "document")) < 0)
+                        r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        return r < 0 || !batch.n_changes ? r
+                                         : store_commit(inventory->manager->store, &batch, NULL, ret_error);
+}
+
+json_t *inventory_cpus(const struct inventory *inventory)
+{
+        _cleanup_json_ json_t *out = json_object();
+        struct map_item *item, *spare;
+
+        if (!out)
+                return NULL;
+        map_for_each (item, spare, &inventory->hosts) {
+                json_t *cpu = map_get(&inventory->cpus, host_cpu_id(item->value));
+
+                if (cpu && json_object_set(out, item->key, cpu) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(out);
+}
+
 json_t *inventory_vms(const struct inventory *inventory)
 {
         _cleanup_json_ json_t *out = json_array();
@@ -187,6 +265,14 @@ const json_t *inventory_vm(const struct inventory *inventory, const char *uid)
         const struct vm_entry *entry = map_get(&inventory->vms, uid);
 
         return entry ? entry->doc : NULL;
+}
+
+const json_t *inventory_report(const struct inventory *inventory, const char *host_uid, const char *vm_uid)
+{
+        const struct host *host = map_get(&inventory->hosts, host_uid);
+        const struct report *report = host ? map_get(&host->reports, vm_uid) : NULL;
+
+        return report ? report->doc : NULL;
 }
 
 bool inventory_connected(const struct inventory *inventory, const char *host_uid)
@@ -530,6 +616,7 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
         inventory->manager = manager;
         map_init(&inventory->hosts);
         map_init(&inventory->vms);
+        map_init(&inventory->cpus);
         map_init(&inventory->suspects);
         r = lists_init(inventory) < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
                                       : store_revision(manager->store, &inventory->followed, ret_error);
@@ -539,6 +626,8 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
                 r = load_kind(inventory, "host", ret_error);
         if (r >= 0)
                 r = load_kind(inventory, "vm", ret_error);
+        if (r >= 0)
+                r = load_cpus(inventory, ret_error);
         if (r >= 0)
                 r = inventory_merge_load(inventory, ret_error);
         if (r < 0) {
@@ -559,7 +648,10 @@ void inventory_free(struct inventory *inventory)
                 host_free(item->value);
         map_for_each (item, spare, &inventory->vms)
                 vm_entry_free(item->value);
+        map_for_each (item, spare, &inventory->cpus)
+                json_decref(item->value);
         inventory_merge_deinit(inventory);
+        map_deinit(&inventory->cpus);
         map_deinit(&inventory->hosts);
         map_deinit(&inventory->vms);
         for (size_t i = 0; i < N_HOST_LISTS; i++)

@@ -32,12 +32,17 @@ void inventory_follow(struct inventory *inventory);
 json_t *inventory_live_host(const struct inventory *inventory, const json_t *host);
 /* Array of all hosts' live documents; the caller's. */
 json_t *inventory_live_hosts(const struct inventory *inventory);
+/* {host uid: what its agent says of the processors that guests can have there (docs/internals/agent-api.md)} of the hosts of which
+ * it is known; the caller's (its items are shared: read only). */
+json_t *inventory_cpus(const struct inventory *inventory);
 /* Array of all VM documents; the caller's (its items are shared: read only). */
 json_t *inventory_vms(const struct inventory *inventory);
 
 /* Borrowed document as last recorded, by uid or name; NULL. */
 const json_t *inventory_host(const struct inventory *inventory, const char *name_or_uid);
 const json_t *inventory_vm(const struct inventory *inventory, const char *uid);
+/* What the host said of the VM last: its agent's document, borrowed; NULL: it does not have it, as far as is known. */
+const json_t *inventory_report(const struct inventory *inventory, const char *host_uid, const char *vm_uid);
 bool inventory_connected(const struct inventory *inventory, const char *host_uid);
 /* It was asked and did not answer; false also for a host that nobody was asked about yet, and for one that is not known. */
 bool inventory_unreachable(const struct inventory *inventory, const char *host_uid);

@@ -35,6 +35,7 @@ static const struct {
         const char *key; /* where the answer goes in `facts`; NULL: it is the facts, or none */
 } poll_steps[] = {
         [POLL_HOST] = {"/agent/v1/host", NULL},
+        [POLL_CPU] = {"/agent/v1/cpu", NULL},
         [POLL_REMOVED_HOSTS] = {"/agent/v1/removed-hosts", NULL},
         [POLL_FENCED_HOSTS] = {"/agent/v1/fenced-hosts", NULL},
         [POLL_VMS] = {"/agent/v1/vms", NULL},
@@ -216,6 +217,13 @@ static int take_facts(struct host *host, const json_t *body)
         return 0;
 }
 
+static bool knows_cpu(const struct host *host)
+{
+        const char *id = json_text(host->facts, "cpu_id");
+
+        return !*id || map_get(&host->inventory->cpus, id);
+}
+
 static int take_answer(struct host *host, json_t *body)
 {
         /* Lists come as an array, or as an object with the array in "items". */
@@ -223,6 +231,10 @@ static int take_answer(struct host *host, json_t *body)
 
         if (host->step == POLL_HOST)
                 return take_facts(host, body);
+        if (host->step == POLL_CPU) {
+                inventory_take_cpu(host->inventory, body);
+                return 0;
+        }
         if (!json_is_array(items))
                 return -EINVAL;
         if (host->step == POLL_VMS)
@@ -250,9 +262,17 @@ static bool is_wanted(const struct host *host, enum poll_step step)
 
         if (list != N_HOST_LISTS)
                 return host->lists_sent[list] != host->inventory->lists[list].generation;
+        if (step == POLL_CPU)
+                return !knows_cpu(host);
         if (step == POLL_VMS)
                 return host->this_full || !host->stream_works;
         return step == POLL_HOST || host->this_full;
+}
+
+/* Without its processors the host can do everything all the same. */
+static bool may_refuse(const struct host *host, int status)
+{
+        return host->step == POLL_CPU && status != 0;
 }
 
 static void on_answer(void *userdata, int status, json_t *body, struct error *error)
@@ -261,11 +281,12 @@ static void on_answer(void *userdata, int status, json_t *body, struct error *er
         enum host_list_kind list = list_of(host->step);
 
         host->call = NULL;
-        if (list != N_HOST_LISTS ? !list_answered(host, list, status, error) : error != NULL) {
+        if (list != N_HOST_LISTS ? !list_answered(host, list, status, error)
+                                 : error && !may_refuse(host, status)) {
                 round_failed(host, error_message(error));
                 return;
         }
-        if (list == N_HOST_LISTS && take_answer(host, body) < 0) {
+        if (list == N_HOST_LISTS && !error && take_answer(host, body) < 0) {
                 round_failed(host, "its agent's answer is not understood, or it is another host's agent");
                 return;
         }

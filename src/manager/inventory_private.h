@@ -28,6 +28,7 @@ struct host_list {
  * while the event stream is down; a list of hosts is sent when the agent does not have the newest one. */
 enum poll_step {
         POLL_HOST,
+        POLL_CPU,           /* when it has changed */
         POLL_REMOVED_HOSTS, /* the lists in the order of host_list_kind */
         POLL_FENCED_HOSTS,
         POLL_VMS,
@@ -79,6 +80,7 @@ struct inventory {
         struct manager *manager;
         struct map hosts;    /* uid -> struct host */
         struct map vms;      /* uid -> struct vm_entry */
+        struct map cpus;     /* cpu_id -> what guests can be given on such hosts (json_t) */
         struct map suspects; /* VM uid -> struct suspicion */
         struct host_list lists[N_HOST_LISTS];
         uint64_t followed; /* change log position */
@@ -105,7 +107,16 @@ static inline uint64_t inventory_now_ms(const struct inventory *inventory)
         return clock_now_ms(inventory->manager->clock);
 }
 
-/* inventory.c: records the host's state and lasting facts when they differ from what is recorded. */
+/* The id of what guests can be given on the host, as it told last, perhaps to an earlier start; "": it never did. */
+static inline const char *host_cpu_id(const struct host *host)
+{
+        return json_string_value(json_object_get(host->facts, "cpu_id"))
+                       ?: json_string_value(json_object_get(json_object_get(host->doc, "status"), "cpu_id")) ?: "";
+}
+
+/* inventory.c: takes up what hosts of the document's id offer (recorded, so that it is known also when they are away). */
+void inventory_take_cpu(struct inventory *inventory, json_t *document);
+/* Records the host's state and lasting facts when they differ from what is recorded. */
 void host_record(struct host *host, const char *state, const char *message);
 /* Its agent answers: that it was confirmed down is withdrawn, on record. Without effect unless it was. */
 void host_came_back(struct host *host);

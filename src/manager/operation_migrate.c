@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "cluster/checks.h"
 #include "cluster/placement.h"
+#include "manager/check_facts.h"
 #include "manager/forecasts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
@@ -37,55 +38,76 @@ static int add_refusal(
         json_t *report;
 
         placement_best(ranking, &best, &error);
-        report = json_pack("{s:b, s:s, s:s?, s:n, s:[{s:s, s:b, s:n, s:s, s:s?}], s:O}", "ok", 0, "vm",
-                json_text(vm, "name"), "from", from, "to", "checks", "code", "destination", "ok", 0, "object",
-                "cause", error_message(error), "way_out", error ? error->hint : NULL, "ranking", ranking);
+        report = json_pack("{s:b, s:s, s:s?, s:n, s:[{s:s, s:s, s:b, s:n, s:s, s:s?}], s:O}", "ok", 0, "vm",
+                json_text(vm, "name"), "from", from, "to", "checks", "code", "destination", "severity",
+                "error", "ok", 0, "object", "cause", error_message(error), "way_out",
+                error ? error->hint : NULL, "ranking", ranking);
         if (!report)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_report = report;
         return 0;
 }
 
-static const json_t *find_host(const json_t *hosts, const char *name)
+int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
+        const struct task *asking, json_t **ret_report, struct error **ret_error)
 {
-        json_t *host;
-        size_t i;
-
-        json_array_foreach ((json_t *)hosts, i, host)
-                if (!strcmp(json_text(host, "name"), name) || !strcmp(json_text(host, "uid"), name))
-                        return host;
-        return NULL;
-}
-
-int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to, json_t **ret_report,
-        struct error **ret_error)
-{
-        const char *from = json_text(json_status(vm), "host");
-        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory),
-                              *vms = inventory_vms(manager->inventory);
-        _cleanup_json_ json_t *ranking = NULL, *checks = NULL, *nowhere = json_object();
-        const json_t *source = find_host(hosts, from) ?: nowhere, *target;
-        const char *best = to;
+        const char *from = json_text(json_status(vm), "host"), *best = to;
+        _cleanup_check_facts_ struct check_facts facts = {};
+        _cleanup_json_ json_t *ranking = NULL, *checks = NULL, *costs = NULL;
+        struct checks_input input;
+        const json_t *target;
         json_t *report;
+        int r;
 
-        ranking = hosts && vms && nowhere ? placement_rank(&(struct placement_input){
-                                                    .vm = vm, .source = source, .hosts = hosts, .vms = vms})
-                                          : NULL;
+        r = check_facts_load(manager, vm, true, asking, &facts, ret_error);
+        if (r < 0)
+                return r;
+        input = check_facts_input(&facts);
+        costs = forecasts_costs(manager, vm);
+        ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
         if (!ranking)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (!to && placement_best(ranking, &best, NULL) < 0)
                 return add_refusal(ranking, ret_error, ret_report, vm, *from ? from : NULL);
-        target = find_host(hosts, best);
+        target = check_facts_host(&facts, best);
         if (!target)
                 return error_set(ret_error, ERROR_NOT_FOUND, "See `drover host list`.",
                         "there is no host %.64s", best);
-        checks = checks_run(&(struct checks_input){.vm = vm, .source = source, .target = target, .vms = vms});
-        report = json_pack("{s:b, s:s, s:s?, s:s, s:O, s:O}", "ok", checks_ok(checks), "vm",
-                json_text(vm, "name"), "from", *from ? from : NULL, "to", json_text(target, "name"), "checks",
-                checks, "ranking", ranking);
+        checks = checks_of(&input, target);
+        report = checks ? json_pack("{s:b, s:s, s:s?, s:s, s:O, s:O}", "ok", checks_ok(checks), "vm",
+                                  json_text(vm, "name"), "from", *from ? from : NULL, "to",
+                                  json_text(target, "name"), "checks", checks, "ranking", ranking)
+                        : NULL;
         if (!report)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_report = report;
+        return 0;
+}
+
+int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error)
+{
+        const char *power = json_text(json_status(vm), "power");
+        bool moves = strcmp(power, "stopped") && strcmp(power, "crashed");
+        const char *host = json_text_or_null(json_status(vm), "host");
+        _cleanup_check_facts_ struct check_facts facts = {};
+        _cleanup_json_ json_t *costs = NULL, *ranking = NULL;
+        struct checks_input input;
+        json_t *advice = NULL;
+        int r;
+
+        r = check_facts_load(manager, vm, moves, NULL, &facts, ret_error);
+        if (r < 0)
+                return r;
+        input = check_facts_input(&facts);
+        costs = moves ? forecasts_costs(manager, vm) : json_object();
+        ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
+        if (ranking)
+                advice = json_pack("{s:s, s:s, s:s?, s:b, s:O}", "vm", json_text(vm, "name"), "action",
+                        moves ? "migrate" : "start", "from", moves ? host : NULL, "ok",
+                        json_is_true(json_object_get(json_array_get(ranking, 0), "ok")), "ranking", ranking);
+        if (!advice)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        *ret_advice = advice;
         return 0;
 }
 
@@ -174,7 +196,7 @@ static void run_check(struct task *task, void *userdata)
                         "the virtual machine is not in the inventory any more");
         else
                 r = operation_migrate_check(
-                        manager, vm, json_text_or_null(task_data(task), "to"), &report, &error);
+                        manager, vm, json_text_or_null(task_data(task), "to"), task, &report, &error);
         if (r >= 0)
                 r = checks_to_error(json_object_get(report, "checks"), &error);
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)

@@ -14,6 +14,8 @@
 #include "base/doc.h"
 #include "cluster/checks.h"
 #include "cluster/placement.h"
+#include "manager/check_facts.h"
+#include "manager/cluster_cpu.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
@@ -52,43 +54,41 @@ static const json_t *home_of(struct manager *manager, const json_t *vm)
         return *name ? inventory_host(manager->inventory, name) : NULL;
 }
 
-static int check_wanted(struct manager *manager, const json_t *vm, const json_t *home, const char *wanted,
-        const json_t *vms, struct error **ret_error)
+static int check_wanted(const struct check_facts *facts, const struct checks_input *input, const char *wanted,
+        struct error **ret_error)
 {
-        const json_t *host = inventory_host(manager->inventory, wanted);
-        _cleanup_json_ json_t *live = host ? inventory_live_host(manager->inventory, host) : NULL,
-                              *checks = NULL;
+        const json_t *host = check_facts_host(facts, wanted);
+        _cleanup_json_ json_t *checks = NULL;
 
         if (!host)
                 return error_set(ret_error, ERROR_NOT_FOUND, "See `drover host list`.",
                         "there is no host %.64s", wanted);
-        checks = live ? checks_run(&(struct checks_input){.vm = vm, .home = home, .target = live, .vms = vms})
-                      : NULL;
-        if (!checks)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        return checks_to_error(checks, ret_error);
+        checks = checks_of(input, host);
+        return checks ? checks_to_error(checks, ret_error)
+                      : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
-static int choose_host(struct manager *manager, const json_t *vm, const char *wanted, const json_t **ret_host,
+static int choose_host(struct task *task, struct manager *manager, const json_t *vm, const json_t **ret_host,
         struct error **ret_error)
 {
-        const json_t *home = home_of(manager, vm);
-        _cleanup_json_ json_t *live_home = home ? inventory_live_host(manager->inventory, home) : NULL;
-        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory);
-        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory), *ranking = NULL;
-        const char *best = wanted;
+        const char *wanted = json_text_or_null(task_data(task), "to"), *best = wanted;
+        _cleanup_check_facts_ struct check_facts facts = {};
+        _cleanup_json_ json_t *ranking = NULL, *resolved = NULL;
+        struct checks_input input;
         int r;
 
-        if (!hosts || !vms || (home && !live_home))
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
+        if (r >= 0)
+                r = check_facts_load(manager, resolved, false, task, &facts, ret_error);
+        if (r < 0)
+                return r;
+        input = check_facts_input(&facts);
         if (wanted)
-                r = check_wanted(manager, vm, live_home, wanted, vms, ret_error);
+                r = check_wanted(&facts, &input, wanted, ret_error);
         else {
-                ranking = placement_rank(
-                        &(struct placement_input){.vm = vm, .home = live_home, .hosts = hosts, .vms = vms});
-                if (!ranking)
-                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-                r = placement_best(ranking, &best, ret_error);
+                ranking = placement_rank(&input, facts.hosts, NULL);
+                r = ranking ? placement_best(ranking, &best, ret_error)
+                            : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
         if (r < 0)
                 return r;
@@ -121,7 +121,7 @@ static void run_place(struct task *task, void *userdata)
                 fail_gone(task);
                 return;
         }
-        if (choose_host(manager, vm, json_text_or_null(task_data(task), "to"), &host, &error) < 0) {
+        if (choose_host(task, manager, vm, &host, &error) < 0) {
                 task_step_failed(task, error);
                 return;
         }
@@ -141,7 +141,7 @@ static void run_place_start(struct task *task, void *userdata)
                 return;
         if (!vm)
                 fail_gone(task);
-        else if (choose_host(manager, vm, json_text_or_null(task_data(task), "to"), &host, &error) < 0)
+        else if (choose_host(task, manager, vm, &host, &error) < 0)
                 task_step_failed(task, error);
         else if (remember_host(task, host) < 0 ||
                  set_power(task, vm, "starting", json_text(host, "name")) < 0)
@@ -351,10 +351,28 @@ static void undo_create(struct task *task, void *userdata)
                         on_uncreated);
 }
 
+/* With the CPU model that the cluster has now; what the user wrote stays in the object (vm_take_report()). */
 static void run_start(struct task *task, void *userdata)
 {
+        struct manager *manager = userdata;
+        const json_t *vm = vm_of(task, manager);
+        _cleanup_json_ json_t *resolved = NULL, *body = NULL;
+        struct error *error = NULL;
+
         step_say(task, "starting on host %s", json_text(task_data(task), "host"));
-        send_document(task, userdata, "start", CALL_TIMEOUT_MS, on_document);
+        if (!vm) {
+                fail_gone(task);
+                return;
+        }
+        if (cluster_cpu_resolve(manager, vm, &resolved, &error) < 0) {
+                task_step_failed(task, error);
+                return;
+        }
+        body = vm_for_agent(resolved);
+        if (!body)
+                task_step_failed(task, NULL);
+        else
+                call_vm(task, manager, "start", body, CALL_TIMEOUT_MS, on_document);
 }
 
 static void run_start_if_wanted(struct task *task, void *userdata)
@@ -550,7 +568,7 @@ static int find_deputy(struct manager *manager, const json_t *vm, const json_t *
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         json_array_foreach (hosts, i, host) {
                 _cleanup_json_ json_t *checks =
-                        checks_run(&(struct checks_input){.vm = vm, .home = live_home, .target = host});
+                        checks_of(&(struct checks_input){.vm = vm, .home = live_home}, host);
 
                 if (!checks)
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "manager/operations.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -214,6 +215,21 @@ json_t *vm_for_agent(const json_t *vm)
                 "status", json_status(vm));
 }
 
+/* What the agent filled in, but for the CPU model: the agent was told the cluster's (cluster_cpu.h). */
+static int take_spec(json_t *doc, const json_t *reported)
+{
+        json_t *wanted = json_object_get(json_spec(doc), "cpu_model"), *spec = json_copy((json_t *)reported);
+        int r = spec ? 0 : -ENOMEM;
+
+        if (r == 0)
+                r = json_object_set_new(
+                        spec, "cpu_model", wanted ? json_incref(wanted) : json_string("auto"));
+        if (r == 0)
+                r = json_object_set(doc, "spec", spec);
+        json_decref(spec);
+        return r;
+}
+
 void vm_take_report(struct task *task, struct manager *manager, const json_t *report, const char *host_name)
 {
         const char *uid = json_text(task_data(task), "vm_uid");
@@ -224,7 +240,7 @@ void vm_take_report(struct task *task, struct manager *manager, const json_t *re
         if (!doc || !status || json_object_set_new(status, "host", json_string(host_name)) < 0 ||
                 json_object_set_new(doc, "status", status) < 0)
                 return;
-        if (json_is_object(json_spec(report)) && json_object_set(doc, "spec", json_spec(report)) < 0)
+        if (json_is_object(json_spec(report)) && take_spec(doc, json_spec(report)) < 0)
                 return;
         store_batch_put(task_batch(task), revision, TAKE_PTR(doc));
 }

@@ -33,12 +33,16 @@ extern const struct task_kind *const operation_kinds[];
  * task works on the host. */
 bool operations_host_connected(struct manager *manager, const json_t *host);
 
-/* What the checks say about a migration of the VM (document) to host `to` (NULL: the best one): a CheckReport as in
- * docs/openapi.json, the caller's. NOT_FOUND for an unknown host. */
 /* Bound on the pause of a migration that names none. */
 #define OPERATION_MAX_PAUSE_MS_DEFAULT 300
-int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to, json_t **ret_report,
-        struct error **ret_error);
+/* What the checks say about a migration of the VM (document) to host `to` (NULL: the best one): a CheckReport as in
+ * docs/openapi.json, the caller's. asking: the task that asks; may be NULL. NOT_FOUND for an unknown host. */
+int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
+        const struct task *asking, json_t **ret_report, struct error **ret_error);
+
+/* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
+int operation_advise(
+        struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error);
 
 /* Called for an agent's answer; both are borrowed and one of them is NULL. */
 typedef void (*step_reply_fn)(struct task *task, struct manager *manager, json_t *body, struct error *error);

@@ -17,6 +17,7 @@
 #define DISKS_MAX 64
 #define NICS_MAX 16
 #define APPEND_MAX 4096
+#define CPU_MODEL_MAX 511
 #define DISK_MAX_BYTES (8ull << 50)
 
 static int bad_value(
@@ -188,7 +189,7 @@ static int check_scalars(const json_t *spec, struct error **ret_error)
         if (r >= 0)
                 r = doc_opt_string(spec, "spec", "machine", 64, &text, ret_error);
         if (r >= 0)
-                r = doc_opt_string(spec, "spec", "cpu_model", 64, &text, ret_error);
+                r = doc_opt_string(spec, "spec", "cpu_model", CPU_MODEL_MAX, &text, ret_error);
         if (r >= 0)
                 r = check_word(spec, "spec", "accelerator", accelerators, "auto, kvm or tcg", ret_error);
         if (r >= 0)

@@ -46,8 +46,8 @@ struct watch {
 };
 
 /* Kinds that the API shows; whatever else is in the store is nobody's business. */
-static const char *const public_kinds[] = {
-        "host", "vm", "task", "datastore", "switch", "port-group", "token", "audit", "alert"};
+static const char *const public_kinds[] = {"host", "vm", "task", "datastore", "switch", "port-group",
+        "affinity-rule", "cluster-cpu", "token", "audit", "alert"};
 
 static void watcher_free(struct watcher *watcher)
 {

@@ -9,9 +9,11 @@
 #include <sys/vfs.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/doc.h"
 #include "base/torture.h"
 #include "storage/beneath.h"
+#include "storage/mount.h"
 
 #define FORMAT 1
 #define ID_FILE_MAX_BYTES 4096
@@ -276,6 +278,7 @@ int datastore_stat(
                         snprintf(status.file_system, sizeof(status.file_system), "%s", file_systems[i].name);
                         status.shared = file_systems[i].shared;
                 }
+        status.locks = mount_fd_locks_pass(datastore->fd);
         *ret_status = status;
         return 0;
 }
@@ -294,9 +297,20 @@ struct check_spec {
         const char *id;
 };
 
+/* What a guest waits for when it flushes one small write; 0 when it fails, of which the guests will tell. */
+static uint32_t write_latency_us(int fd)
+{
+        static const char block[512];
+        uint64_t began_ns = clock_monotonic_ns();
+
+        if (write(fd, block, sizeof(block)) != (ssize_t)sizeof(block) || fdatasync(fd) < 0)
+                return 0;
+        return (uint32_t)MIN((clock_monotonic_ns() - began_ns) / 1000 + 1, (uint64_t)UINT32_MAX);
+}
+
 /* Root may be refused on NFS whatever the mode bits say, so only doing it proves it. A full file system is reachable
  * and says so in its numbers. */
-static int prove_writable(const struct datastore *ds, struct error **ret_error)
+static int prove_writable(const struct datastore *ds, uint32_t *ret_latency_us, struct error **ret_error)
 {
         char name[32], random[17];
         int fd, r;
@@ -310,6 +324,7 @@ static int prove_writable(const struct datastore *ds, struct error **ret_error)
                 return 0;
         if (r < 0)
                 return beneath_failed(r, ds->path, name, ret_error);
+        *ret_latency_us = write_latency_us(fd);
         close(fd);
         r = beneath_unlink(ds->fd, name);
         return r < 0 ? beneath_failed(r, ds->path, name, ret_error) : 0;
@@ -320,18 +335,20 @@ static int check_in_child(void *arg, json_t **ret_result, struct error **ret_err
         _cleanup_(datastore_freep) struct datastore *ds = NULL;
         const struct check_spec *spec = arg;
         struct datastore_status status = {};
+        uint32_t latency_us = 0;
         int r;
 
         r = datastore_open(spec->name, spec->path, spec->id, &ds, ret_error);
         if (!r)
-                r = prove_writable(ds, ret_error);
+                r = prove_writable(ds, &latency_us, ret_error);
         if (!r)
                 r = datastore_stat(ds, &status, ret_error);
         if (r < 0)
                 return r;
-        *ret_result = json_pack("{s:s, s:I, s:I, s:s, s:b}", "id", status.id, "capacity",
+        *ret_result = json_pack("{s:s, s:I, s:I, s:s, s:b, s:b, s:I}", "id", status.id, "capacity",
                 (json_int_t)status.capacity_bytes, "free", (json_int_t)status.free_bytes, "file_system",
-                status.file_system, "shared", status.shared);
+                status.file_system, "shared", status.shared, "locks", status.locks, "latency_us",
+                (json_int_t)latency_us);
         return *ret_result ? 0 : -ENOMEM;
 }
 
@@ -354,6 +371,8 @@ static void on_checked(void *userdata, json_t *result, struct error *error)
         status.capacity_bytes = (uint64_t)json_integer_value(json_object_get(result, "capacity"));
         status.free_bytes = (uint64_t)json_integer_value(json_object_get(result, "free"));
         status.shared = json_is_true(json_object_get(result, "shared"));
+        status.locks = json_is_true(json_object_get(result, "locks"));
+        status.latency_us = (uint32_t)json_integer_value(json_object_get(result, "latency_us"));
         taken.done(taken.userdata, &status, NULL);
 }
 

@@ -42,8 +42,10 @@ struct datastore_status {
         uint64_t free_bytes;  /* for a user that is not root */
         char file_system[32]; /* "nfs", "ext4", "xfs", "ceph", ..., or "0x" and the magic in hex */
         bool shared;          /* the file system is one that several hosts can mount */
+        bool locks;           /* and is mounted so that file locks count on all of them (mount.h) */
+        uint32_t latency_us;  /* datastore_check_start(): of a small write until it is safe; 0: not known */
 };
-/* May block. */
+/* May block. latency_us stays 0. */
 int datastore_stat(
         const struct datastore *datastore, struct datastore_status *ret_status, struct error **ret_error);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The data path's innermost loops over input that is the same on every machine, to be counted by callgrind
+/* The data path's innermost loops, and the manager's ranking of hosts, over input that is the same on every machine, to be counted by callgrind
  * (tests/bench/instructions.py).
  *
  * Usage: hot_loops NAME   (without: the names). What happens in measured_NAME() counts, what prepares it does not. */
@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "base/alloc.h"
+#include "cluster/placement.h"
 #include "mover/batch.h"
 #include "mover/classify.h"
 #include "mover/codec.h"
@@ -303,6 +306,91 @@ static void run_stream_parser(void)
         free(stream);
 }
 
+#define N_HOSTS 1000
+#define N_VMS 20000
+#define N_RULES 200
+
+static json_t *rank_host(int number)
+{
+        char name[16];
+
+        snprintf(name, sizeof(name), "host%d", number);
+        return json_pack(
+                "{s:s, s:s, s:{s:s, s:s, s:s, s:{s:s, s:[s,s]}, s:i, s:I, s:I, s:I, s:f, s:{s:f, s:f, s:f},"
+                " s:[{s:s, s:s, s:b, s:b, s:f}], s:[{s:s, s:s, s:i, s:b, s:b}], s:[{s:s, s:s, s:i, s:b}]}}",
+                "name", name, "uid", name, "status", "state", "connected", "version", "0.1.0", "accelerator",
+                "tcg", "qemu", "version", "7.2.22", "machines", "pc-q35-7.1", "pc-q35-7.2", "cpus", 32,
+                "memory_bytes", (json_int_t)256 << 30, "memory_free_bytes",
+                (json_int_t)(16 + number % 100) << 30, "memory_vms_bytes", (json_int_t)64 << 30, "load1",
+                (double)(number % 40), "pressure", "cpu", (double)(number % 10), "memory", 0.0, "io",
+                (double)(number % 7), "datastores", "name", "shared", "id", "id", "ok", 1, "locks", 1,
+                "latency_ms", 1.0 + number % 20, "switches", "name", "lan", "uplink", "eth1", "mtu", 1500,
+                "carrier", number % 50 != 0, "ok", number % 50 != 0, "port_groups", "name", "net", "switch",
+                "lan", "vlan", number % 30 == 0, "ok", 1);
+}
+
+static json_t *rank_vm(int number)
+{
+        char name[16], host[16], mac[18], path[32];
+
+        snprintf(name, sizeof(name), "vm%d", number);
+        snprintf(host, sizeof(host), "host%d", number % N_HOSTS);
+        snprintf(mac, sizeof(mac), "52:54:00:%02x:%02x:%02x", number >> 16, (number >> 8) & 0xff,
+                number & 0xff);
+        snprintf(path, sizeof(path), "%s/disk0.qcow2", name);
+        return json_pack(
+                "{s:s, s:s, s:{s:i, s:I, s:[{s:s, s:s}], s:[{s:s, s:s}]}, s:{s:s, s:s, s:s, s:s, s:s}}",
+                "name", name, "uid", name, "spec", "cpus", 2, "memory_bytes", (json_int_t)4 << 30, "disks",
+                "datastore", "shared", "path", path, "nics", "port_group", "net", "mac", mac, "status",
+                "power", "running", "host", host, "machine", "pc-q35-7.2", "accelerator", "tcg",
+                "qemu_version", "7.2.22");
+}
+
+static json_t *rank_rule(int number)
+{
+        char name[16], a[16], b[16];
+
+        snprintf(name, sizeof(name), "rule%d", number);
+        snprintf(a, sizeof(a), "vm%d", number % 2 ? 0 : number);
+        snprintf(b, sizeof(b), "vm%d", number + 1000);
+        return json_pack("{s:s, s:{s:s, s:s, s:[s,s], s:[]}}", "name", name, "spec", "type", "keep-apart",
+                "mode", number % 3 ? "must" : "should", "vms", a, b, "hosts");
+}
+
+static json_t *rank_list(int n, json_t *(*make)(int number))
+{
+        json_t *list = json_array();
+
+        for (int i = 0; i < n; i++)
+                if (json_array_append_new(list, make(i)) < 0)
+                        abort();
+        return list;
+}
+
+_measured_ static void measured_rank(const struct checks_input *input, const json_t *hosts)
+{
+        json_t *ranking = placement_rank(input, hosts, NULL);
+
+        result += json_array_size(ranking);
+        json_decref(ranking);
+}
+
+/* The manager's answer to "where to?": one virtual machine against all hosts of a large cluster. */
+static void run_rank(void)
+{
+        json_t *hosts = rank_list(N_HOSTS, rank_host), *vms = rank_list(N_VMS, rank_vm),
+               *rules = rank_list(N_RULES, rank_rule);
+
+        measured_rank(&(struct checks_input){.vm = json_array_get(vms, 0),
+                              .source = json_array_get(hosts, 0),
+                              .vms = vms,
+                              .affinity_rules = rules},
+                hosts);
+        json_decref(hosts);
+        json_decref(vms);
+        json_decref(rules);
+}
+
 static const struct loop {
         const char *name;
         void (*run)(void);
@@ -314,6 +402,7 @@ static const struct loop {
         {"codec", run_codec},
         {"wire", measured_wire},
         {"stream_parser", run_stream_parser},
+        {"rank", run_rank},
 };
 
 int main(int argc, char **argv)

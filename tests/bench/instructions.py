@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the instructions of the data path's innermost loops (hot_loops.c) under callgrind, and fails when one needs more, or
+"""Counts the instructions of the data path's innermost loops and of the ranking of 1,000 hosts (hot_loops.c) under callgrind, and fails when one needs more, or
 fewer, than instructions.json says.
 
     meson test -C build instructions                          compares

@@ -101,7 +101,10 @@ static void minimal_line(const struct command *command, char *line, size_t size)
         for (const struct operand_spec *p = command->operands; p->name; p++)
                 used += (size_t)snprintf(line + used, size - used, " word");
         for (const struct option_spec *o = command->options; o && o->name; o++)
-                if (o->required)
+                if (o->required && o->kind == VALUE_CHOICE)
+                        used += (size_t)snprintf(line + used, size - used, " --%s %.*s", o->name,
+                                (int)strcspn(o->value, "|"), o->value);
+                else if (o->required)
                         used += (size_t)snprintf(line + used, size - used, " --%s %s", o->name,
                                 o->kind == VALUE_SIZE ? "1G" : "word");
 }

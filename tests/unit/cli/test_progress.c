@@ -154,7 +154,11 @@ static void test_report_of_failed_checks_names_cause_and_way_out(void **state)
         _cleanup_json_ json_t *report = document(
                 "{\"ok\":false,\"vm\":\"web1\",\"from\":\"h1\",\"to\":\"h2\",\"checks\":[{\"code\":"
                 "\"datastore\",\"ok\":true},"
-                "{\"code\":\"port-group\",\"ok\":false,\"cause\":\"h2 has no port group "
+                "{\"code\":\"qemu-version\",\"severity\":\"warning\",\"ok\":false,\"cause\":\"h2 has QEMU "
+                "7.2\",\"way_out\":"
+                "\"upgrade it\"},"
+                "{\"code\":\"port-group\",\"severity\":\"error\",\"ok\":false,\"cause\":\"h2 has no port "
+                "group "
                 "'lan'\",\"way_out\":\"add it\"}],"
                 "\"ranking\":[{\"host\":\"h3\",\"ok\":true,\"score\":0.5,\"reasons\":[\"free memory\"]}]}");
         struct capture out;
@@ -164,9 +168,11 @@ static void test_report_of_failed_checks_names_cause_and_way_out(void **state)
         cli.out = out.file;
         assert_int_equal(report_checks(&cli, report, NULL), 0);
         assert_string_equal(capture_text(&out), "web1 cannot move to h2\n"
-                                                "  ok     datastore\n"
-                                                "  FAILED port-group: h2 has no port group 'lan'\n"
-                                                "         way out: add it\n"
+                                                "  FAILED  port-group: h2 has no port group 'lan'\n"
+                                                "          way out: add it\n"
+                                                "  WARNING qemu-version: h2 has QEMU 7.2\n"
+                                                "          way out: upgrade it\n"
+                                                "  ok      datastore\n"
                                                 "\n"
                                                 "HOST  OK   SCORE  REASONS\n"
                                                 "h3    yes  0.5    free memory\n");

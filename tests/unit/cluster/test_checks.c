@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The rules before a start or a migration: each one met, and each one broken by one change of otherwise good documents. */
+/* The rules before a start or a migration. Of documents that are good each rule says that it is met; each is then broken by
+ * one change, which must break no other, and is told in the words that stand here. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,35 +14,62 @@
 #include "base/doc.h"
 #include "cluster/checks.h"
 
+#define MAC "52:54:00:00:00:01"
+#define GIB ((json_int_t)1 << 30)
+
 struct state {
-        json_t *vm, *source, *target, *vms;
+        json_t *vm, *source, *target;
+        json_t *vms, *jobs, *tasks, *reserved, *datastores, *switches, *port_groups, *cpus, *rules;
 };
 
 static json_t *host(const char *name)
 {
-        return json_pack("{s:s, s:s, s:{s:s, s:s, s:{s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:[{s:s, s:s, s:b}],"
-                         " s:[{s:s, s:b}], s:[{s:s, s:s}]}}",
-                "name", name, "uid", name, "status", "state", "connected", "accelerator", "kvm", "qemu",
-                "version", "7.2", "machines", "q35", "pc-q35-7.2", "cpus", 8, "memory_bytes",
-                (json_int_t)16 << 30, "memory_free_bytes", (json_int_t)8 << 30, "load1", 1.0, "datastores",
-                "name", "shared", "id", "id-1", "ok", 1, "switches", "name", "sw", "ok", 1, "port_groups",
-                "name", "net", "switch", "sw");
+        json_t *doc = json_pack("{s:s, s:s, s:{s:s, s:s, s:s, s:{s:s, s:[s,s]}, s:i, s:I, s:I, s:f,"
+                                " s:[{s:s, s:s, s:b, s:b}, {s:s, s:s, s:b}],"
+                                " s:[{s:s, s:s, s:i, s:b, s:b, s:n}], s:[{s:s, s:s, s:i, s:b, s:n}]}}",
+                "name", name, "uid", name, "status", "state", "connected", "version", "0.9.2", "accelerator",
+                "kvm", "qemu", "version", "7.2.22", "machines", "q35", "pc-q35-7.2", "cpus", 8,
+                "memory_bytes", 16 * GIB, "memory_free_bytes", 8 * GIB, "load1", 1.0, "datastores", "name",
+                "shared", "id", "id-1", "ok", 1, "locks", 1, "name", "images", "id", "id-2", "ok", 1,
+                "switches", "name", "sw", "uplink", "eth1", "mtu", 1500, "carrier", 1, "ok", 1, "message",
+                "port_groups", "name", "net", "switch", "sw", "vlan", 7, "ok", 1, "message");
+
+        assert_non_null(doc);
+        return doc;
 }
 
 static int setup(void **ret)
 {
         struct state *state = calloc(1, sizeof(*state));
 
-        state->vm = json_pack("{s:s, s:s, s:{s:I, s:s, s:[{s:s}], s:[{s:s, s:s}]}, s:{s:s, s:s, s:s, s:s}}",
-                "name", "web", "uid", "u-web", "spec", "memory_bytes", (json_int_t)1 << 30, "accelerator",
-                "auto", "disks", "datastore", "shared", "nics", "port_group", "net", "mac",
-                "52:54:00:00:00:01", "status", "power", "running", "host", "a", "machine", "pc-q35-7.2",
-                "accelerator", "kvm");
+        state->vm = json_pack("{s:s, s:s, s:{s:i, s:I, s:s, s:[{s:s, s:s}], s:{s:s, s:s}, s:[{s:s, s:s}]},"
+                              " s:{s:s, s:s, s:s, s:s, s:s, s:s}}",
+                "name", "web", "uid", "u-web", "spec", "cpus", 2, "memory_bytes", GIB, "accelerator", "auto",
+                "disks", "datastore", "shared", "path", "web/disk0.qcow2", "cdrom", "datastore", "images",
+                "path", "debian.iso", "nics", "port_group", "net", "mac", MAC, "status", "power", "running",
+                "host", "a", "machine", "pc-q35-7.2", "accelerator", "kvm", "qemu_version", "7.2.22",
+                "cpu_model", "Nehalem,+aes");
         state->source = host("a");
         state->target = host("b");
         state->vms = json_pack("[O]", state->vm);
+        state->cpus = json_pack("{s:{s:[s,s,s]}, s:{s:[s,s], s:[{s:s, s:[]}, {s:s, s:[s,s]}]}}", "a",
+                "features", "aes", "avx", "sha-ni", "b", "features", "aes", "avx", "models", "name",
+                "Nehalem", "missing", "name", "Skylake", "missing", "avx512f", "pcid");
+        assert_non_null(state->cpus);
+        state->rules = json_pack("[{s:s, s:{s:s, s:s, s:[s,s], s:[]}}, {s:s, s:{s:s, s:s, s:[s], s:[s]}}]",
+                "name", "spread", "spec", "type", "keep-apart", "mode", "must", "vms", "web", "db", "hosts",
+                "name", "prefer", "spec", "type", "run-on", "mode", "should", "vms", "web", "hosts", "b");
+        assert_non_null(state->rules);
+        state->jobs = json_array();
+        state->tasks = json_array();
+        state->reserved = json_object();
+        state->datastores = json_pack("[{s:s, s:{s:b}}]", "name", "shared", "spec", "shared", 1);
+        state->switches = json_pack("[{s:s, s:{s:s, s:n}, s:{s:{}}}]", "name", "sw", "spec", "uplink", "eth1",
+                "mtu", "status", "hosts");
+        state->port_groups =
+                json_pack("[{s:s, s:{s:s, s:i}}]", "name", "net", "spec", "switch", "sw", "vlan", 7);
         assert_non_null(state->vm);
-        assert_non_null(state->source);
+        assert_non_null(state->switches);
         *ret = state;
         return 0;
 }
@@ -54,37 +82,88 @@ static int teardown(void **data)
         json_decref(state->source);
         json_decref(state->target);
         json_decref(state->vms);
+        json_decref(state->jobs);
+        json_decref(state->tasks);
+        json_decref(state->reserved);
+        json_decref(state->datastores);
+        json_decref(state->switches);
+        json_decref(state->port_groups);
+        json_decref(state->cpus);
+        json_decref(state->rules);
         free(state);
         return 0;
 }
 
-static json_t *run(const struct state *state)
+static struct checks_input input_of(const struct state *state)
 {
-        json_t *checks = checks_run(&(struct checks_input){
-                .vm = state->vm, .source = state->source, .target = state->target, .vms = state->vms});
-
-        assert_non_null(checks);
-        return checks;
+        return (struct checks_input){.vm = state->vm,
+                .source = state->source,
+                .vms = state->vms,
+                .jobs = state->jobs,
+                .tasks = state->tasks,
+                .reserved = state->reserved,
+                .datastores = state->datastores,
+                .switches = state->switches,
+                .port_groups = state->port_groups,
+                .affinity_rules = state->rules,
+                .cpus = state->cpus};
 }
 
-/* Exactly this one rule is broken, and its cause names `part`. */
-static void assert_broken(const struct state *state, const char *code, const char *part)
+static json_t *run(const struct state *state)
 {
-        _cleanup_json_ json_t *checks = run(state);
-        size_t i, n = 0;
-        json_t *check;
+        struct checks_input input = input_of(state);
+        json_t *report = checks_of(&input, state->target);
 
-        json_array_foreach (checks, i, check) {
-                if (json_is_true(json_object_get(check, "ok"))) {
-                        assert_true(json_is_null(json_object_get(check, "cause")));
+        assert_non_null(report);
+        return report;
+}
+
+/* To be started; on no host so far. */
+static json_t *run_start(const struct state *state)
+{
+        struct checks_input input = input_of(state);
+        json_t *report;
+
+        input.source = NULL;
+        report = checks_of(&input, state->target);
+        assert_non_null(report);
+        return report;
+}
+
+static const char *text(const json_t *item, const char *key)
+{
+        return json_string_value(json_object_get(item, key)) ?: "";
+}
+
+/* Exactly this one rule is broken, and says this. */
+static void assert_only(const json_t *report, const char *severity, const char *code, const char *cause)
+{
+        size_t i, n = 0;
+        json_t *item;
+
+        json_array_foreach ((json_t *)report, i, item) {
+                if (json_is_true(json_object_get(item, "ok"))) {
+                        assert_true(json_is_null(json_object_get(item, "cause")));
+                        assert_true(json_is_null(json_object_get(item, "way_out")));
                         continue;
                 }
-                assert_string_equal(json_string_value(json_object_get(check, "code")), code);
-                assert_non_null(strstr(json_string_value(json_object_get(check, "cause")), part));
-                assert_non_null(json_string_value(json_object_get(check, "way_out")));
+                assert_string_equal(text(item, "code"), code);
+                assert_string_equal(text(item, "cause"), cause);
+                assert_string_equal(text(item, "severity"), severity);
+                assert_true(strlen(text(item, "way_out")) > 10);
                 n++;
         }
         assert_int_equal(n, 1);
+        assert_int_equal(checks_ok(report), !strcmp(severity, "warning"));
+        assert_int_equal(checks_n_warnings(report), !strcmp(severity, "warning"));
+}
+
+static void assert_broken(
+        const struct state *state, const char *severity, const char *code, const char *cause)
+{
+        _cleanup_json_ json_t *report = run(state);
+
+        assert_only(report, severity, code, cause);
 }
 
 static json_t *status(json_t *doc)
@@ -92,101 +171,373 @@ static json_t *status(json_t *doc)
         return json_object_get(doc, "status");
 }
 
+static json_t *spec(json_t *doc)
+{
+        return json_object_get(doc, "spec");
+}
+
 static json_t *first(json_t *object, const char *key)
 {
         return json_array_get(json_object_get(object, key), 0);
 }
 
-static void good_documents_meet_all_rules(void **data)
+static void set_text(json_t *object, const char *key, const char *value)
 {
-        _cleanup_json_ json_t *checks = run(*data);
+        assert_int_equal(json_object_set_new(object, key, json_string(value)), 0);
+}
 
-        assert_true(checks_ok(checks));
-        assert_int_equal(json_array_size(checks), 9);
-        assert_int_equal(checks_to_error(checks, NULL), 0);
+static void set_number(json_t *object, const char *key, json_int_t value)
+{
+        assert_int_equal(json_object_set_new(object, key, json_integer(value)), 0);
+}
+
+static void set_false(json_t *object, const char *key)
+{
+        assert_int_equal(json_object_set_new(object, key, json_false()), 0);
+}
+
+/* In the order of the table. */
+static const char *const codes[] = {"host-connected", "same-host", "host-task", "host-version", "vm-running",
+        "disks-active", "backup", "vm-task", "machine-type", "qemu-version", "accelerator", "cpu-model",
+        "cpus", "cpu-load", "memory", "datastore", "cdrom", "disk-lock", "disk-in-use", "port-group",
+        "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host", "affinity",
+        "affinity-preference"};
+
+static void good_documents_meet_each_rule(void **data)
+{
+        _cleanup_json_ json_t *report = run(*data);
+        size_t i;
+        json_t *item;
+
+        assert_int_equal(json_array_size(report), ARRAY_SIZE(codes));
+        json_array_foreach (report, i, item) {
+                assert_string_equal(text(item, "code"), codes[i]);
+                assert_true(json_is_true(json_object_get(item, "ok")));
+        }
+        assert_true(checks_ok(report));
+        assert_int_equal(checks_n_warnings(report), 0);
+        assert_int_equal(checks_to_error(report, NULL), 0);
 }
 
 static void host_must_be_connected(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(status(state->target), "state", json_string("unreachable"));
-        assert_broken(state, "host-connected", "unreachable");
+        set_text(status(state->target), "state", "unreachable");
+        assert_broken(state, "error", "host-connected", "host b is unreachable");
 }
 
 static void target_must_be_another_host(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(state->target, "uid", json_string("a"));
-        assert_broken(state, "same-host", "already");
+        set_text(state->target, "uid", "a");
+        json_object_del(state->cpus, "a");
+        assert_broken(state, "error", "same-host", "the virtual machine is on host b already");
+}
+
+static void host_must_not_be_about_to_leave(void **data)
+{
+        struct state *state = *data;
+
+        json_array_append_new(state->tasks,
+                json_pack("{s:s, s:s, s:s}", "name", "task-9", "action", "host.remove", "host_uid", "b"));
+        assert_broken(state, "error", "host-task", "task task-9 (host.remove) works on host b");
+}
+
+static void host_that_is_being_set_up_is_not_leaving(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        json_array_append_new(state->tasks,
+                json_pack("{s:s, s:s, s:s}", "name", "task-9", "action", "host.sync", "host_uid", "b"));
+        report = run(state);
+        assert_true(checks_ok(report));
+}
+
+static void older_agent_is_worth_a_warning(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->source), "version", "0.10.0");
+        assert_broken(state, "warning", "host-version",
+                "host b has drover 0.9.2, which is older than 0.10.0 on host a");
 }
 
 static void machine_must_run(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(status(state->vm), "power", json_string("paused"));
-        assert_broken(state, "vm-running", "paused");
+        set_text(status(state->vm), "power", "paused");
+        assert_broken(state, "error", "vm-running", "the virtual machine is paused, not running");
+}
+
+static void inactive_disks_are_told(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+        const json_t *item;
+
+        set_text(status(state->vm), "power", "outgoing-done");
+        report = run(state);
+        item = json_array_get(report, 5);
+        assert_string_equal(text(item, "code"), "disks-active");
+        assert_string_equal(text(item, "cause"),
+                "its disks are inactive on host a: a migration has handed the virtual machine over");
+        json_decref(report);
+        set_text(status(state->vm), "power", "incoming");
+        report = run(state);
+        assert_string_equal(text(json_array_get(report, 5), "cause"),
+                "its disks are inactive on host a: a migration to there has not ended");
+}
+
+static void running_backup_is_in_the_way(void **data)
+{
+        struct state *state = *data;
+
+        json_array_append_new(state->jobs, json_pack("{s:s, s:s}", "id", "nightly", "type", "backup"));
+        assert_broken(state, "error", "backup", "QEMU works on its disks: job nightly (backup)");
+}
+
+static void another_task_on_the_machine_is_in_the_way(void **data)
+{
+        struct state *state = *data;
+
+        json_array_append_new(state->tasks,
+                json_pack("{s:s, s:s, s:s}", "name", "task-8", "action", "vm.stop", "vm_uid", "u-other"));
+        json_array_append_new(state->tasks,
+                json_pack("{s:s, s:s, s:s}", "name", "task-9", "action", "vm.stop", "vm_uid", "u-web"));
+        assert_broken(state, "error", "vm-task", "task task-9 (vm.stop) works on the virtual machine");
 }
 
 static void machine_type_must_be_known_there(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(status(state->vm), "machine", json_string("pc-q35-10.0"));
-        assert_broken(state, "machine-type", "pc-q35-10.0");
+        set_text(status(state->vm), "machine", "pc-q35-10.0");
+        assert_broken(state, "error", "machine-type",
+                "QEMU 7.2.22 on host b does not know the machine type pc-q35-10.0");
+}
+
+static void older_qemu_is_worth_a_warning(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->vm), "qemu_version", "10.0.11");
+        assert_broken(state, "warning", "qemu-version",
+                "the virtual machine runs on QEMU 10.0.11 and host b has the older QEMU 7.2.22");
 }
 
 static void kvm_guest_needs_kvm(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(status(state->target), "accelerator", json_string("tcg"));
-        assert_broken(state, "accelerator", "tcg");
+        set_text(status(state->target), "accelerator", "tcg");
+        assert_broken(state, "error", "accelerator", "the virtual machine needs KVM and host b has tcg only");
+}
+
+static void each_missing_feature_of_the_model_is_named(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->vm), "cpu_model", "Skylake,+sha_ni,-pcid");
+        assert_broken(state, "error", "cpu-model",
+                "guests on host b cannot have these features of the CPU model Skylake,+sha_ni,-pcid: "
+                "avx512f, sha-ni");
+}
+
+static void features_of_the_whole_host_are_compared(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->vm), "cpu_model", "host");
+        assert_broken(state, "error", "cpu-model",
+                "guests on host b cannot have these features of the CPU model host: sha-ni");
+}
+
+static void model_must_be_known_there(void **data)
+{
+        struct state *state = *data;
+
+        set_text(status(state->vm), "cpu_model", "SapphireRapids");
+        assert_broken(
+                state, "error", "cpu-model", "QEMU on host b does not know the CPU model SapphireRapids");
+}
+
+static void host_that_does_not_tell_of_its_processors_is_not_asked(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        set_text(status(state->vm), "cpu_model", "SapphireRapids");
+        json_object_del(state->cpus, "b");
+        report = run(state);
+        assert_true(checks_ok(report));
+}
+
+static void host_must_have_as_many_processors(void **data)
+{
+        struct state *state = *data;
+
+        set_number(spec(state->vm), "cpus", 6);
+        set_number(status(state->target), "cpus", 4);
+        json_object_set_new(status(state->target), "load1", json_real(-10));
+        assert_broken(state, "error", "cpus",
+                "the virtual machine has 6 virtual processors and host b has 4 processors");
+}
+
+static void busy_host_is_worth_a_warning(void **data)
+{
+        struct state *state = *data;
+
+        json_object_set_new(status(state->target), "load1", json_real(6.4));
+        assert_broken(state, "warning", "cpu-load",
+                "host b has 8 processors, a load of 6.4, and 2 virtual processors to come");
+}
+
+static void processors_on_their_way_count_too(void **data)
+{
+        struct state *state = *data;
+
+        json_object_set_new(state->reserved, "b", json_pack("{s:i}", "cpus", 6));
+        assert_broken(state, "warning", "cpu-load",
+                "host b has 8 processors, a load of 1.0, and 8 virtual processors to come");
 }
 
 static void memory_must_be_free(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(status(state->target), "memory_free_bytes", json_integer(1 << 29));
-        assert_broken(state, "memory", "512");
+        set_number(status(state->target), "memory_free_bytes", GIB / 2);
+        assert_broken(state, "error", "memory",
+                "the virtual machine has 1.0 GiB of memory and host b has room for 512 MiB");
 }
 
 static void promised_memory_is_not_room(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(
-                status(state->target), "memory_vms_bytes", json_integer(((json_int_t)16 << 30) - 4096));
-        assert_broken(state, "memory", "4");
+        set_number(status(state->target), "memory_vms_bytes", 16 * GIB - 4096);
+        assert_broken(state, "error", "memory",
+                "the virtual machine has 1.0 GiB of memory and host b has room for 4.0 KiB");
+}
+
+static void memory_of_those_on_their_way_is_not_room(void **data)
+{
+        struct state *state = *data;
+
+        json_object_set_new(state->reserved, "b", json_pack("{s:I}", "memory_bytes", 7 * GIB + GIB / 2));
+        assert_broken(state, "error", "memory",
+                "the virtual machine has 1.0 GiB of memory and host b has room for 512 MiB, apart from 7.5 "
+                "GiB for "
+                "those on their way there");
 }
 
 static void datastore_must_be_there(void **data)
 {
         struct state *state = *data;
 
-        json_array_clear(json_object_get(status(state->target), "datastores"));
-        assert_broken(state, "datastore", "does not have");
+        set_text(first(status(state->target), "datastores"), "name", "other");
+        assert_broken(state, "error", "datastore", "host b does not have the datastore shared");
 }
 
 static void datastore_must_be_the_same_one(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(first(status(state->target), "datastores"), "id", json_string("id-2"));
-        assert_broken(state, "datastore", "id-2");
+        set_text(first(status(state->target), "datastores"), "id", "id-9");
+        assert_broken(state, "error", "datastore",
+                "the datastore shared on host b is another one (id id-9) than on host a (id id-1)");
 }
 
 static void datastore_must_work(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(first(status(state->target), "datastores"), "ok", json_false());
-        json_object_set_new(
-                first(status(state->target), "datastores"), "message", json_string("stale handle"));
-        assert_broken(state, "datastore", "stale handle");
+        set_false(first(status(state->target), "datastores"), "ok");
+        set_text(first(status(state->target), "datastores"), "message", "stale handle");
+        assert_broken(
+                state, "error", "datastore", "the datastore shared does not work on host b: stale handle");
+}
+
+static void local_cdrom_ties_it_to_its_host(void **data)
+{
+        struct state *state = *data;
+        json_t *images = json_array_get(json_object_get(status(state->target), "datastores"), 1);
+
+        set_text(images, "id", "id-8");
+        assert_broken(state, "error", "cdrom",
+                "the datastore images on host b is another one (id id-8) than on host a (id id-2)");
+}
+
+static void locks_must_pass_between_hosts(void **data)
+{
+        struct state *state = *data;
+
+        set_false(first(status(state->target), "datastores"), "locks");
+        assert_broken(state, "error", "disk-lock",
+                "the datastore shared is mounted on host b so that its locks end at that host: two hosts "
+                "could open "
+                "one disk");
+        json_object_del(first(status(state->target), "datastores"), "locks");
+        set_false(first(status(state->source), "datastores"), "locks");
+        assert_broken(state, "error", "disk-lock",
+                "the datastore shared is mounted on host a so that its locks end at that host: two hosts "
+                "could open "
+                "one disk");
+}
+
+static json_t *user_of_the_image(const char *power)
+{
+        return json_pack("{s:s, s:s, s:{s:[{s:s, s:s}]}, s:{s:s, s:s}}", "name", "twin", "uid", "u-twin",
+                "spec", "disks", "datastore", "shared", "path", "web/disk0.qcow2", "status", "power", power,
+                "host", "c");
+}
+
+static void image_must_be_its_own(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        json_array_append_new(state->vms, user_of_the_image("running"));
+        report = run_start(state);
+        assert_only(report, "error", "disk-in-use",
+                "the disk image shared:web/disk0.qcow2 is in use by the virtual machine twin on host c");
+}
+
+static void image_of_a_stopped_machine_is_free(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        json_array_append_new(state->vms, user_of_the_image("stopped"));
+        report = run_start(state);
+        assert_true(checks_ok(report));
+}
+
+static void image_that_both_only_read_is_free(void **data)
+{
+        struct state *state = *data;
+        json_t *twin = user_of_the_image("running");
+        _cleanup_json_ json_t *report = NULL;
+
+        json_object_set_new(first(spec(twin), "disks"), "read_only", json_true());
+        json_object_set_new(first(spec(state->vm), "disks"), "read_only", json_true());
+        json_array_append_new(state->vms, twin);
+        report = run_start(state);
+        assert_true(checks_ok(report));
+}
+
+static void image_of_the_same_name_in_a_local_datastore_is_another(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        json_array_append_new(state->vms, user_of_the_image("running"));
+        set_false(spec(json_array_get(state->datastores, 0)), "shared");
+        report = run_start(state);
+        assert_true(checks_ok(report));
 }
 
 static void port_group_must_be_there(void **data)
@@ -194,17 +545,94 @@ static void port_group_must_be_there(void **data)
         struct state *state = *data;
 
         json_array_clear(json_object_get(status(state->target), "port_groups"));
-        assert_broken(state, "port-group", "net");
+        assert_broken(state, "error", "port-group", "host b does not have the port group net");
+}
+
+static void port_group_must_work(void **data)
+{
+        struct state *state = *data;
+
+        set_false(first(status(state->target), "port_groups"), "ok");
+        set_text(first(status(state->target), "port_groups"), "message", "the kernel has no VLANs");
+        assert_broken(state, "error", "port-group",
+                "the port group net does not work on host b: the kernel has no VLANs");
 }
 
 static void switch_of_the_port_group_must_work(void **data)
 {
         struct state *state = *data;
 
-        json_object_set_new(first(status(state->target), "switches"), "ok", json_false());
-        json_object_set_new(
-                first(status(state->target), "switches"), "message", json_string("uplink eth1 is down"));
-        assert_broken(state, "port-group", "uplink eth1 is down");
+        set_false(first(status(state->target), "switches"), "ok");
+        set_text(first(status(state->target), "switches"), "message",
+                "this host has no network interface eth1");
+        assert_broken(state, "error", "switch",
+                "the switch sw of port group net does not work on host b: this host has no network interface "
+                "eth1");
+}
+
+static void uplink_must_have_a_carrier(void **data)
+{
+        struct state *state = *data;
+
+        set_false(first(status(state->target), "switches"), "ok");
+        set_false(first(status(state->target), "switches"), "carrier");
+        assert_broken(state, "error", "uplink",
+                "the uplink eth1 of switch sw has no carrier on host b, so port group net leads nowhere");
+}
+
+static void vlan_must_have_been_applied(void **data)
+{
+        struct state *state = *data;
+
+        set_number(spec(json_array_get(state->port_groups, 0)), "vlan", 8);
+        assert_broken(state, "error", "network-applied",
+                "the port group net on host b has VLAN 7, and 8 is configured");
+}
+
+static void switch_of_the_group_must_have_been_applied(void **data)
+{
+        struct state *state = *data;
+
+        set_text(spec(json_array_get(state->port_groups, 0)), "switch", "new");
+        assert_broken(state, "error", "network-applied",
+                "the port group net on host b is on switch sw, and new is configured");
+}
+
+static void mtu_must_have_been_applied_and_the_hosts_excuse_is_told(void **data)
+{
+        struct state *state = *data;
+        json_t *sw = json_array_get(state->switches, 0);
+
+        set_number(spec(sw), "mtu", 9000);
+        json_object_set_new(json_object_get(status(sw), "hosts"), "b",
+                json_pack("{s:b, s:s}", "ok", 0, "message", "the uplink eth1 has MTU 1500"));
+        assert_broken(state, "error", "network-applied",
+                "the switch sw on host b has MTU 1500, and 9000 is configured (the uplink eth1 has MTU "
+                "1500)");
+}
+
+static void uplink_must_have_been_applied(void **data)
+{
+        struct state *state = *data;
+        json_t *sw = json_array_get(state->switches, 0);
+
+        json_object_set_new(spec(sw), "uplinks", json_pack("{s:s}", "b", "eth2"));
+        assert_broken(state, "error", "network-applied",
+                "the switch sw on host b has the uplink eth1, and eth2 is configured");
+        json_object_set_new(spec(sw), "uplinks", json_pack("{s:n}", "b"));
+        assert_broken(state, "error", "network-applied",
+                "the switch sw on host b has the uplink eth1, and none is configured");
+}
+
+static void smaller_mtu_is_worth_a_warning(void **data)
+{
+        struct state *state = *data;
+
+        set_number(first(status(state->source), "switches"), "mtu", 9000);
+        assert_broken(state, "warning", "mtu",
+                "the port group net has MTU 9000 on host a and 1500 on host b: larger packets of the guest "
+                "would be "
+                "lost");
 }
 
 static void mac_address_must_be_its_own(void **data)
@@ -212,65 +640,143 @@ static void mac_address_must_be_its_own(void **data)
         struct state *state = *data;
 
         json_array_append_new(state->vms, json_pack("{s:s, s:s, s:{s:[{s:s}]}}", "name", "twin", "uid",
-                                                  "u-twin", "spec", "nics", "mac", "52:54:00:00:00:01"));
-        assert_broken(state, "mac", "twin");
+                                                  "u-twin", "spec", "nics", "mac", "52-54-00-00-00-01"));
+        assert_broken(
+                state, "error", "mac", "the MAC address " MAC " is also that of the virtual machine twin");
 }
 
-static void error_names_the_first_and_counts_the_others(void **data)
+static void mac_address_must_be_free_at_the_destination(void **data)
+{
+        struct state *state = *data;
+
+        json_object_set_new(first(status(state->target), "switches"), "foreign_macs",
+                json_pack("[{s:s, s:s}]", "mac", MAC, "port", "veth7"));
+        assert_broken(state, "error", "mac-on-host",
+                "the MAC address " MAC " is in use on host b, at veth7, by something that is not drover's");
+}
+
+static void rule_that_must_be_kept_forbids(void **data)
+{
+        struct state *state = *data;
+
+        json_array_append_new(state->vms, json_pack("{s:s, s:s, s:{s:s, s:s}}", "name", "db", "uid", "u-db",
+                                                  "status", "power", "running", "host", "b"));
+        assert_broken(state, "error", "affinity", "rule spread keeps it apart from db on host b");
+}
+
+static void rule_that_should_be_kept_warns(void **data)
+{
+        struct state *state = *data;
+
+        json_array_set_new(
+                json_object_get(spec(json_array_get(state->rules, 1)), "hosts"), 0, json_string("c"));
+        assert_broken(state, "warning", "affinity-preference", "rule prefer lets it run on c only");
+}
+
+static void all_that_is_wrong_is_told_at_once(void **data)
 {
         struct state *state = *data;
         _cleanup_error_ struct error *error = NULL;
-        _cleanup_json_ json_t *checks = NULL;
+        _cleanup_json_ json_t *report = NULL;
 
-        json_object_set_new(status(state->vm), "power", json_string("stopped"));
-        json_object_set_new(status(state->target), "accelerator", json_string("tcg"));
-        checks = run(state);
-        assert_true(checks_to_error(checks, &error) < 0);
+        set_text(status(state->vm), "power", "stopped");
+        set_text(status(state->target), "accelerator", "tcg");
+        set_text(status(state->source), "version", "0.10.0");
+        report = run(state);
+        assert_false(checks_ok(report));
+        assert_int_equal(checks_n_warnings(report), 1);
+        assert_true(checks_to_error(report, &error) < 0);
         assert_int_equal(error->code, ERROR_CHECK_FAILED);
-        assert_non_null(strstr(error->message, "vm-running"));
-        assert_non_null(strstr(error->message, "1 more"));
+        assert_string_equal(error->message, "vm-running: the virtual machine is stopped, not running (and 1 "
+                                            "more; see them all with --check)");
+        assert_string_equal(error->hint, "Start or resume it first.");
+}
+
+static void warnings_forbid_nothing(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        set_text(status(state->source), "version", "0.10.0");
+        report = run(state);
+        assert_int_equal(checks_to_error(report, NULL), 0);
 }
 
 static void start_does_not_ask_for_a_running_machine(void **data)
 {
         struct state *state = *data;
-        _cleanup_json_ json_t *checks = NULL;
+        _cleanup_json_ json_t *report = NULL;
 
-        json_object_set_new(status(state->vm), "power", json_string("stopped"));
-        checks = checks_run(&(struct checks_input){.vm = state->vm, .target = state->target});
-        assert_true(checks_ok(checks));
+        set_text(status(state->vm), "power", "stopped");
+        report = run_start(state);
+        assert_true(checks_ok(report));
 }
 
 static void start_elsewhere_needs_the_home_datastore(void **data)
 {
         struct state *state = *data;
-        _cleanup_json_ json_t *checks = NULL;
+        struct checks_input input = input_of(state);
+        _cleanup_json_ json_t *report = NULL;
 
-        json_object_set_new(first(status(state->target), "datastores"), "id", json_string("id-2"));
-        checks = checks_run(
-                &(struct checks_input){.vm = state->vm, .home = state->source, .target = state->target});
-        assert_false(checks_ok(checks));
+        input.source = NULL;
+        input.home = state->source;
+        set_text(first(status(state->target), "datastores"), "id", "id-9");
+        report = checks_of(&input, state->target);
+        assert_only(report, "error", "datastore",
+                "the datastore shared on host b is another one (id id-9) than on host a (id id-1)");
 }
 
 int main(void)
 {
         const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-                TEST(good_documents_meet_all_rules),
+                TEST(good_documents_meet_each_rule),
                 TEST(host_must_be_connected),
                 TEST(target_must_be_another_host),
+                TEST(host_must_not_be_about_to_leave),
+                TEST(host_that_is_being_set_up_is_not_leaving),
+                TEST(older_agent_is_worth_a_warning),
                 TEST(machine_must_run),
+                TEST(inactive_disks_are_told),
+                TEST(running_backup_is_in_the_way),
+                TEST(another_task_on_the_machine_is_in_the_way),
                 TEST(machine_type_must_be_known_there),
+                TEST(older_qemu_is_worth_a_warning),
                 TEST(kvm_guest_needs_kvm),
+                TEST(each_missing_feature_of_the_model_is_named),
+                TEST(features_of_the_whole_host_are_compared),
+                TEST(model_must_be_known_there),
+                TEST(host_that_does_not_tell_of_its_processors_is_not_asked),
+                TEST(host_must_have_as_many_processors),
+                TEST(busy_host_is_worth_a_warning),
+                TEST(processors_on_their_way_count_too),
                 TEST(memory_must_be_free),
                 TEST(promised_memory_is_not_room),
+                TEST(memory_of_those_on_their_way_is_not_room),
                 TEST(datastore_must_be_there),
                 TEST(datastore_must_be_the_same_one),
                 TEST(datastore_must_work),
+                TEST(local_cdrom_ties_it_to_its_host),
+                TEST(locks_must_pass_between_hosts),
+                TEST(image_must_be_its_own),
+                TEST(image_of_a_stopped_machine_is_free),
+                TEST(image_that_both_only_read_is_free),
+                TEST(image_of_the_same_name_in_a_local_datastore_is_another),
                 TEST(port_group_must_be_there),
+                TEST(port_group_must_work),
                 TEST(switch_of_the_port_group_must_work),
+                TEST(uplink_must_have_a_carrier),
+                TEST(vlan_must_have_been_applied),
+                TEST(switch_of_the_group_must_have_been_applied),
+                TEST(mtu_must_have_been_applied_and_the_hosts_excuse_is_told),
+                TEST(uplink_must_have_been_applied),
+                TEST(smaller_mtu_is_worth_a_warning),
                 TEST(mac_address_must_be_its_own),
-                TEST(error_names_the_first_and_counts_the_others),
+                TEST(mac_address_must_be_free_at_the_destination),
+                TEST(rule_that_must_be_kept_forbids),
+                TEST(rule_that_should_be_kept_warns),
+                TEST(all_that_is_wrong_is_told_at_once),
+                TEST(warnings_forbid_nothing),
                 TEST(start_does_not_ask_for_a_running_machine),
                 TEST(start_elsewhere_needs_the_home_datastore),
         };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "netns.h"
 
+#include "base/alloc.h"
 #include "base/doc.h"
 #include "fabric/ifname.h"
 #include "fabric/tap.h"
@@ -436,6 +437,54 @@ static void test_a_foreign_interface_of_the_same_name_is_refused(void **state)
         assert_true(exists(f, "dv-lan"));
 }
 
+static json_t *foreign_macs_of_lan(struct fixture *f)
+{
+        _cleanup_json_ json_t *list = vswitch_set_list_switches(f->set);
+
+        assert_non_null(list);
+        return json_incref(json_object_get(json_array_get(list, 0), "foreign_macs"));
+}
+
+static bool has_mac(const json_t *macs, const char *mac, const char *port)
+{
+        size_t i;
+        json_t *item;
+
+        json_array_foreach ((json_t *)macs, i, item)
+                if (!strcmp(json_string_value(json_object_get(item, "mac")), mac) &&
+                        !strcmp(json_string_value(json_object_get(item, "port")), port))
+                        return true;
+        return false;
+}
+
+static void test_macs_of_others_on_this_host_are_told(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_json_ json_t *macs = NULL;
+        char tap[IFNAMSIZ];
+        _cleanup_free_ char *learn = NULL;
+        int fd;
+
+        put_switch(f, "lan", "{\"uplink\": \"nic0\"}");
+        put_group(f, "g", "{\"switch\": \"lan\", \"vlan\": 0}");
+        fd = open_tap(f, "g");
+        ifname_tap(UID, 0, tap);
+        learn = alloc_printf("ip link add other0 type veth peer name other1 && ip link set other0 master "
+                             "dv-lan up && ip link set other1 up && "
+                             "ip link set nic0 address 02:00:00:00:00:05 && "
+                             "bridge fdb add 02:00:00:00:00:01 dev other0 master dynamic && "
+                             "bridge fdb add 02:00:00:00:00:02 dev nic0 master dynamic && "
+                             "bridge fdb add 02:00:00:00:00:03 dev %s master dynamic",
+                tap);
+        netns_run(learn);
+        macs = foreign_macs_of_lan(f);
+        assert_true(has_mac(macs, "02:00:00:00:00:01", "other0")); /* a container */
+        assert_true(has_mac(macs, "02:00:00:00:00:05", "nic0"));   /* the host itself */
+        assert_false(has_mac(macs, "02:00:00:00:00:02", "nic0"));  /* somewhere else in the network */
+        assert_false(has_mac(macs, "02:00:00:00:00:03", tap));     /* a guest of drover */
+        close(fd);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -463,6 +512,7 @@ int main(void)
                 CASE(test_a_restarted_agent_finds_its_switches_again),
                 CASE(test_a_missing_nic_at_load_is_reported_and_tried_again),
                 CASE(test_a_foreign_interface_of_the_same_name_is_refused),
+                CASE(test_macs_of_others_on_this_host_are_told),
         };
 
         netns_enter();

@@ -160,6 +160,11 @@ class Answers(unittest.TestCase):
         self.assertEqual(status, 202)
         self.assertEqual(self.finish(task)["status"]["error"]["code"], "no-resources")
 
+    def test_affinity_rule_about_nobody_is_refused(self):
+        rule = {"name": "odd", "spec": {"type": "run-on", "vms": ["nobody"], "hosts": ["h9"]}}
+        status, problem = self.call("POST", "/api/v1/affinity-rules", rule)
+        self.assertEqual((status, problem["detail"]), (422, "there is no virtual machine nobody"))
+
     def test_token(self):
         status, answer = self.call("POST", "/api/v1/tokens", {"name": "reader", "role": "read-only", "expires_days": 1})
         self.assertEqual(status, 201)

@@ -6,9 +6,11 @@
 #include <signal.h>
 #include <string.h>
 
+#include "base/doc.h"
 #include "io/file.h"
 #include "qemu_fixture.h"
 #include "vmm/accel_probe.h"
+#include "vmm/cpu_probe.h"
 #include "vmm/qemu_binary.h"
 
 #define UID "'uid': '6f1c2f6e-5a1b-4c3d-8e2f-0123456789ab'"
@@ -224,6 +226,90 @@ static void probe_of_a_silent_program_times_out(void **state)
         assert_int_equal(result.code, ERROR_TIMED_OUT);
 }
 
+struct cpu_result {
+        json_t *document;
+        bool came;
+};
+
+static void on_cpu(void *userdata, json_t *document, const struct error *error)
+{
+        struct cpu_result *result = userdata;
+
+        assert_true(!document != !error);
+        if (error)
+                print_message("%s\n", error_message(error));
+        result->document = document;
+        result->came = true;
+}
+
+static json_t *probe_cpu(struct fixture *f, const char *path)
+{
+        _cleanup_(cpu_probe_freep) struct cpu_probe *probe = NULL;
+        struct cpu_result result = {0};
+
+        assert_int_equal(cpu_probe_start(f->loop, path, VM_ACCELERATOR_TCG, QEMU_LIMIT_MS, on_cpu, &result,
+                                 &probe, NULL),
+                0);
+        assert_int_equal(loop_wait(f->loop, &result.came, QEMU_LIMIT_MS), 0);
+        return result.document;
+}
+
+static const json_t *model_of(const json_t *cpu, const char *name)
+{
+        json_t *model;
+        size_t i;
+
+        json_array_foreach (json_object_get(cpu, "models"), i, model)
+                if (!strcmp(json_string_value(json_object_get(model, "name")), name))
+                        return model;
+        fail_msg("no model %s", name);
+        return NULL;
+}
+
+static bool has(const json_t *names, const char *wanted)
+{
+        json_t *name;
+        size_t i;
+
+        json_array_foreach ((json_t *)names, i, name)
+                if (!strcmp(json_string_value(name), wanted))
+                        return true;
+        return false;
+}
+
+static void cpu_probe_tells_what_guests_can_have(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_json_ json_t *cpu = probe_cpu(f, qemu_binary_under_test(false)), *again = NULL;
+        const json_t *model;
+
+        assert_non_null(cpu);
+        assert_string_equal(json_string_value(json_object_get(cpu, "accelerator")), "tcg");
+        assert_string_equal(json_string_value(json_object_get(cpu, "vendor")), "AuthenticAMD");
+        assert_true(has(json_object_get(cpu, "features"), "aes"));
+        assert_false(has(json_object_get(cpu, "features"), "avx512f"));
+        assert_false(has(json_object_get(cpu, "features"), "migratable"));
+        model = model_of(cpu, "Nehalem-v1");
+        assert_int_equal(json_array_size(json_object_get(model, "missing")), 0);
+        assert_true(has(json_object_get(model, "features"), "sse4.2"));
+        assert_false(has(json_object_get(model, "features"), "aes"));
+        assert_string_equal(json_string_value(json_object_get(model, "vendor")), "GenuineIntel");
+        model = model_of(cpu, "Skylake-Server-v4");
+        assert_true(has(json_object_get(model, "missing"), "avx512f"));
+        assert_null(json_object_get(model, "features"));
+        assert_string_equal(
+                json_string_value(json_object_get(model_of(cpu, "Nehalem"), "alias_of")), "Nehalem-v1");
+        /* The id is that of the content, whatever order QEMU tells it in. */
+        again = probe_cpu(f, qemu_binary_under_test(false));
+        assert_true(json_equal(cpu, again));
+        assert_int_equal(strlen(json_string_value(json_object_get(cpu, "id"))), 64);
+}
+
+static void cpu_probe_of_another_program_fails(void **state)
+{
+        assert_null(probe_cpu(*state, "/bin/true"));
+}
+
 static void on_accel(void *userdata, bool works, const char *reason)
 {
         struct probe_result *result = userdata;
@@ -293,6 +379,8 @@ int main(void)
                 CASE(probe_knows_the_binary),
                 CASE(probe_of_another_program_fails),
                 CASE(probe_of_a_silent_program_times_out),
+                CASE(cpu_probe_tells_what_guests_can_have),
+                CASE(cpu_probe_of_another_program_fails),
                 CASE(probe_guest_runs_under_tcg),
                 CASE(probe_of_kvm_comes_to_an_answer),
                 CASE(guest_that_hangs_is_no_success),

@@ -2,14 +2,16 @@
 
 _drover_words() {
     case "$1" in
-    '') echo 'host vm task datastore network token audit events version completion help' ;;
+    '') echo 'host vm task datastore network affinity cluster token audit events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down remove' ;;
-    'vm') echo 'list show create start stop pause resume delete console forecast migrate' ;;
+    'vm') echo 'list show create start stop pause resume delete console advise forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
     'datastore') echo 'list show add remove' ;;
     'network') echo 'list switch port-group' ;;
     'network switch') echo 'list add remove' ;;
     'network port-group') echo 'list add remove' ;;
+    'affinity') echo 'list show add remove' ;;
+    'cluster') echo 'cpu' ;;
     'token') echo 'list create revoke' ;;
     'audit') echo 'list verify' ;;
     esac
@@ -25,12 +27,15 @@ _drover_options() {
     'vm start') echo '--host ' ;;
     'vm stop') echo '--force --patience ' ;;
     'vm console') echo '--tail ' ;;
+    'vm advise') echo '--limit --all ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --max-pause --converge --check --priority --verify --codec --channels --rate-limit --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'datastore add') echo '--local --host --path-on ' ;;
     'network switch add') echo '--uplink --uplink-on --mtu ' ;;
     'network port-group add') echo '--switch --vlan ' ;;
+    'affinity add') echo '--type --vm --host --should ' ;;
+    'cluster cpu') echo '--set --plan ' ;;
     'token create') echo '--role --expires ' ;;
     'audit list') echo '--who --object --limit ' ;;
     'events') echo '--kinds --since ' ;;
@@ -51,6 +56,7 @@ _drover_operand() {
     'vm resume 0') echo 'names vms' ;;
     'vm delete 0') echo 'names vms' ;;
     'vm console 0') echo 'names vms' ;;
+    'vm advise 0') echo 'names vms' ;;
     'vm forecast 0') echo 'names vms' ;;
     'vm migrate 0') echo 'names vms' ;;
     'task show 0') echo 'names tasks' ;;
@@ -60,6 +66,8 @@ _drover_operand() {
     'datastore remove 0') echo 'names datastores' ;;
     'network switch remove 0') echo 'names switches' ;;
     'network port-group remove 0') echo 'names port-groups' ;;
+    'affinity show 0') echo 'names affinity-rules' ;;
+    'affinity remove 0') echo 'names affinity-rules' ;;
     'token revoke 0') echo 'names tokens' ;;
     'completion 0') echo 'bash zsh fish' ;;
     esac
@@ -80,6 +88,9 @@ _drover_value() {
     'vm migrate --codec') echo 'auto none lz4 zstd' ;;
     'datastore add --host') echo 'names hosts' ;;
     'network port-group add --switch') echo 'names switches' ;;
+    'affinity add --type') echo 'keep-together keep-apart run-on keep-off' ;;
+    'affinity add --vm') echo 'names vms' ;;
+    'affinity add --host') echo 'names hosts' ;;
     'token create --role') echo 'admin read-only' ;;
     *) case "$2" in
     '--token' | '-t') echo 'file' ;;
@@ -89,7 +100,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

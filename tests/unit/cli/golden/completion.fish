@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --role --expires --who --object --limit --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -28,14 +28,16 @@ function __drover_in
 end
 
 complete -c drover -f
-complete -c drover -n '__drover_at ""' -a 'host vm task datastore network token audit events version completion help'
+complete -c drover -n '__drover_at ""' -a 'host vm task datastore network affinity cluster token audit events version completion help'
 complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down remove'
-complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console forecast migrate'
+complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console advise forecast migrate'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
 complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
 complete -c drover -n '__drover_at "network switch"' -a 'list add remove'
 complete -c drover -n '__drover_at "network port-group"' -a 'list add remove'
+complete -c drover -n '__drover_at "affinity"' -a 'list show add remove'
+complete -c drover -n '__drover_at "cluster"' -a 'cpu'
 complete -c drover -n '__drover_at "token"' -a 'list create revoke'
 complete -c drover -n '__drover_at "audit"' -a 'list verify'
 complete -c drover -s s -l server -x -d 'the manager, such as https://manager:8443, or several with commas between (also DROVER_SERVER)'
@@ -86,6 +88,9 @@ complete -c drover -n '__drover_at "vm resume"' -a '(drover names vms 2>/dev/nul
 complete -c drover -n '__drover_at "vm delete"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm console"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm console"' -l tail -x -d 'how much of the end; default 4K'
+complete -c drover -n '__drover_at "vm advise"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm advise"' -l limit -x -d 'the best N; default 20'
+complete -c drover -n '__drover_in "vm advise"' -l all -d 'all hosts'
 complete -c drover -n '__drover_at "vm forecast"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm forecast"' -l to -x -a '(drover names hosts 2>/dev/null)' -d 'only to this host; default: all that can take it'
 complete -c drover -n '__drover_in "vm forecast"' -l max-pause -x -d 'bound on the pause, to which long round trips add; default 300ms'
@@ -122,6 +127,14 @@ complete -c drover -n '__drover_at "network switch remove"' -a '(drover names sw
 complete -c drover -n '__drover_in "network port-group add"' -l switch -x -a '(drover names switches 2>/dev/null)' -d 'the switch it is on'
 complete -c drover -n '__drover_in "network port-group add"' -l vlan -x -d 'VLAN; default 0: none'
 complete -c drover -n '__drover_at "network port-group remove"' -a '(drover names port-groups 2>/dev/null)'
+complete -c drover -n '__drover_at "affinity show"' -a '(drover names affinity-rules 2>/dev/null)'
+complete -c drover -n '__drover_in "affinity add"' -l type -x -a 'keep-together keep-apart run-on keep-off' -d 'on one host, on a host each, only on these hosts, or not on them'
+complete -c drover -n '__drover_in "affinity add"' -l vm -x -a '(drover names vms 2>/dev/null)' -d 'a virtual machine that it is about; may be repeated'
+complete -c drover -n '__drover_in "affinity add"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'a host of run-on or keep-off; may be repeated'
+complete -c drover -n '__drover_in "affinity add"' -l should -d 'only prefer what keeps it; default: what breaks it is refused'
+complete -c drover -n '__drover_at "affinity remove"' -a '(drover names affinity-rules 2>/dev/null)'
+complete -c drover -n '__drover_in "cluster cpu"' -l set -x -d 'none, auto, or a model: MODEL[,+FEATURE|,-FEATURE]...'
+complete -c drover -n '__drover_in "cluster cpu"' -l plan -x -d 'only say what it would need'
 complete -c drover -n '__drover_in "token create"' -l role -x -a 'admin read-only' -d 'default read-only'
 complete -c drover -n '__drover_in "token create"' -l expires -x -d 'works for this many days; default: until revoked'
 complete -c drover -n '__drover_at "token revoke"' -a '(drover names tokens 2>/dev/null)'

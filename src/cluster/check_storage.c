@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Rules about the VM's files: the same datastore on both hosts, locks that work between hosts, images that nobody else
+ * uses. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/doc.h"
+#include "cluster/check.h"
+
+static const json_t *datastore_of(const json_t *host_status, const char *name)
+{
+        return check_named(json_object_get(host_status, "datastores"), name);
+}
+
+/* Whether the VM's files in that datastore cannot be had there; *ret_cause (the caller's) says why, or is NULL without
+ * memory. */
+static bool cannot_have(const struct check *check, const char *name, char **ret_cause)
+{
+        const json_t *home = check->input->source ?: check->input->home;
+        const json_t *there = datastore_of(check->host, name);
+        const char *id = check_text(there, "id"), *id_here, *message = check_text(there, "message");
+
+        if (!there) {
+                *ret_cause = alloc_printf("host %s does not have the datastore %s", check->host_name, name);
+                return true;
+        }
+        if (!json_is_true(json_object_get(there, "ok"))) {
+                *ret_cause = alloc_printf("the datastore %s does not work on host %s: %s", name,
+                        check->host_name, *message ? message : "no reason given");
+                return true;
+        }
+        id_here = check_text(datastore_of(check_status(home), name), "id");
+        if (!home || (*id && !strcmp(id, id_here)))
+                return false;
+        *ret_cause = alloc_printf(
+                "the datastore %s on host %s is another one (id %s) than on host %s (id %s)", name,
+                check->host_name, *id ? id : "none", check_text(home, "name"), *id_here ? id_here : "none");
+        return true;
+}
+
+static void tell_datastore(struct check *check, const char *name)
+{
+        _cleanup_free_ char *cause = NULL;
+
+        if (cannot_have(check, name, &cause))
+                check_broken(check, name, NULL, "%s", cause ?: "out of memory");
+        else
+                check_met(check, name);
+}
+
+static int one_datastore(void *userdata, const char *name)
+{
+        struct check *check = userdata;
+
+        tell_datastore(check, name);
+        return check->result;
+}
+
+void check_storage_datastores(struct check *check)
+{
+        if (checks_each_datastore(check->checks->spec_without_cdrom, one_datastore, check) < 0)
+                check->result = -ENOMEM;
+}
+
+/* It is needed, but not by the guest's data: there is another way out. */
+void check_storage_cdrom(struct check *check)
+{
+        const char *name = check_text(json_object_get(check->spec, "cdrom"), "datastore");
+
+        if (*name)
+                tell_datastore(check, name);
+}
+
+/* A host whose agent does not say has locks. */
+static int one_lock(void *userdata, const char *name)
+{
+        struct check *check = userdata;
+        const json_t *host = check->target;
+
+        if (json_is_false(json_object_get(datastore_of(check_status(check->input->source), name), "locks")))
+                host = check->input->source;
+        check_tell(check, name,
+                json_is_false(json_object_get(datastore_of(check_status(host), name), "locks")),
+                "the datastore %s is mounted on host %s so that its locks end at that host: two hosts "
+                "could open one disk",
+                name, check_text(host, "name"));
+        return check->result;
+}
+
+void check_storage_locks(struct check *check)
+{
+        if (checks_each_datastore(check->checks->spec_without_cdrom, one_lock, check) < 0)
+                check->result = -ENOMEM;
+}
+
+static const json_t *disks_of(const json_t *vm_spec)
+{
+        return json_object_get(vm_spec, "disks");
+}
+
+static char *image_key(const json_t *disk)
+{
+        return alloc_printf("%s:%s", check_text(disk, "datastore"), check_text(disk, "path"));
+}
+
+/* An image that both only read is nobody's alone. */
+static bool both_read(const json_t *a, const json_t *b)
+{
+        return json_is_true(json_object_get(a, "read_only")) && json_is_true(json_object_get(b, "read_only"));
+}
+
+static const json_t *same_image(const json_t *disks, const json_t *disk)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)disks, i, item)
+                if (!strcmp(check_text(item, "path"), check_text(disk, "path")) &&
+                        !strcmp(check_text(item, "datastore"), check_text(disk, "datastore")))
+                        return item;
+        return NULL;
+}
+
+static int note_images(struct checks *checks, const json_t *vm)
+{
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach ((json_t *)disks_of(json_object_get(vm, "spec")), i, disk) {
+                const json_t *own =
+                        *check_text(disk, "path") ? same_image(disks_of(checks->spec), disk) : NULL;
+                _cleanup_free_ char *key = NULL;
+
+                if (!own || both_read(own, disk))
+                        continue;
+                key = image_key(disk);
+                if (!key || json_object_set_new(checks->image_users, key,
+                                    json_pack("{s:s, s:s}", "vm", check_text(vm, "name"), "host",
+                                            check_text(check_status(vm), "host"))) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+int check_storage_prepare(struct checks *checks)
+{
+        json_t *vm;
+        size_t i;
+
+        checks->image_users = json_object();
+        checks->spec_without_cdrom = json_copy((json_t *)checks->spec) ?: json_object();
+        if (!checks->image_users || !checks->spec_without_cdrom)
+                return -ENOMEM;
+        json_object_del(checks->spec_without_cdrom, "cdrom");
+        json_array_foreach ((json_t *)checks->input.vms, i, vm) {
+                if (!check_is_live(vm) || !strcmp(check_text(vm, "uid"), check_text(checks->input.vm, "uid")))
+                        continue;
+                if (note_images(checks, vm) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+/* Datastores of one name on two hosts may be two. */
+static bool is_reached_from(const struct check *check, const json_t *user, const char *datastore)
+{
+        const json_t *wanted = json_object_get(check_named(check->input->datastores, datastore), "spec");
+
+        return !strcmp(check_text(user, "host"), check->host_name) ||
+               (wanted && !json_is_false(json_object_get(wanted, "shared")));
+}
+
+void check_storage_in_use(struct check *check)
+{
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach ((json_t *)disks_of(check->spec), i, disk) {
+                _cleanup_free_ char *key = image_key(disk);
+                const json_t *user = key ? json_object_get(check->checks->image_users, key) : NULL;
+                const char *datastore = check_text(disk, "datastore");
+
+                if (!key)
+                        check->result = -ENOMEM;
+                else if (*check_text(disk, "path"))
+                        check_tell(check, key, user && is_reached_from(check, user, datastore),
+                                "the disk image %s is in use by the virtual machine %s on host %s", key,
+                                check_text(user, "vm"), check_text(user, "host"));
+        }
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the checks (cluster/checks.h) and the ranking of hosts look at, as the manager knows it now. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "cluster/checks.h"
+
+struct manager;
+struct task;
+
+struct check_facts {
+        json_t *vm; /* the document that is asked about */
+        json_t *hosts, *vms, *tasks, *reserved, *datastores, *switches, *port_groups, *affinity_rules, *cpus;
+        const json_t *source, *home; /* as in struct checks_input; in `hosts` */
+        json_t *nowhere;
+        const json_t *jobs; /* borrowed from the inventory, until its next poll; NULL: none */
+};
+
+/* Of a VM (document) and all hosts. moves: it is to leave the host that it runs on (then `source` is that host, or an empty
+ * document while it is on none); else to be started, and `home` is where it was. asking: the task that asks, which is in
+ * nobody's way; may be NULL. */
+int check_facts_load(struct manager *manager, const json_t *vm, bool moves, const struct task *asking,
+        struct check_facts *ret_facts, struct error **ret_error);
+void check_facts_deinit(struct check_facts *facts);
+#define _cleanup_check_facts_ _cleanup_(check_facts_deinit)
+
+/* For the functions of cluster/; borrows the facts. */
+struct checks_input check_facts_input(const struct check_facts *facts);
+
+/* The host's document with its live facts, by name or uid, borrowed; NULL. */
+const json_t *check_facts_host(const struct check_facts *facts, const char *name_or_uid);
