@@ -133,8 +133,7 @@ static void rule_accelerator(struct run *run)
                 "Choose a host with KVM, or enable virtualisation in that host's firmware.");
 }
 
-/* What is free now, but never more than what is not promised: guests touch their memory long after they started. */
-static json_int_t memory_room(const json_t *status)
+json_int_t checks_memory_room(const json_t *status)
 {
         json_int_t free_bytes = json_integer_value(json_object_get(status, "memory_free_bytes"));
         json_int_t total = json_integer_value(json_object_get(status, "memory_bytes"));
@@ -143,14 +142,20 @@ static json_int_t memory_room(const json_t *status)
         return promised > 0 ? MAX(MIN(free_bytes, total - promised), 0) : free_bytes;
 }
 
+json_int_t checks_memory_need(const json_t *vm)
+{
+        json_int_t need = json_integer_value(json_object_get(status_of(vm), "memory_effective_bytes"));
+
+        return need > 0 ? need
+                        : json_integer_value(json_object_get(json_object_get(vm, "spec"), "memory_bytes"));
+}
+
 static void rule_memory(struct run *run)
 {
-        json_int_t need = json_integer_value(json_object_get(run->status, "memory_effective_bytes"));
-        json_int_t has = memory_room(status_of(run->input->target));
+        json_int_t need = checks_memory_need(run->input->vm);
+        json_int_t has = checks_memory_room(status_of(run->input->target));
         char *cause = NULL;
 
-        if (need <= 0)
-                need = json_integer_value(json_object_get(run->spec, "memory_bytes"));
         if (need > has) {
                 char a[16], b[16];
 

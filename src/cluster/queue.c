@@ -91,6 +91,11 @@ uint64_t queue_network_limit(const struct queue_limits *limits, uint64_t link_bp
         return link_bps >= QUEUE_FAST_LINK_BPS ? limits->network_fast : limits->network;
 }
 
+int64_t queue_rank_ms(const struct queue_limits *limits, enum queue_priority priority, int64_t queued_ms)
+{
+        return queued_ms - (int64_t)priority * (int64_t)limits->level_ms;
+}
+
 uint64_t queue_cost(enum queue_kind kind, bool with_disks)
 {
         switch (kind) {
@@ -210,7 +215,7 @@ static int job_init(const struct queue *queue, const struct queue_job *spec, str
                 n += spec->choices[i].n_demands;
         *job = (struct job){
                 .name = alloc_strdup(spec->name),
-                .rank_ms = spec->queued_ms - (int64_t)spec->priority * (int64_t)queue->limits.level_ms,
+                .rank_ms = queue_rank_ms(&queue->limits, spec->priority, spec->queued_ms),
                 .number = queue->n_jobs,
                 .running = spec->running,
                 .held = spec->held,

@@ -63,6 +63,8 @@ struct queue_limits {
 #define QUEUE_FAST_LINK_BPS UINT64_C(10000000000)
 
 uint64_t queue_network_limit(const struct queue_limits *limits, uint64_t link_bps);
+/* Where a job stands in the order: the smallest comes first. */
+int64_t queue_rank_ms(const struct queue_limits *limits, enum queue_priority priority, int64_t queued_ms);
 /* What a migration costs on each of its resources of the kind; `with_disks`: it takes disks along. MEMORY and BANDWIDTH have
  * no fixed cost: 0. */
 uint64_t queue_cost(enum queue_kind kind, bool with_disks);

@@ -15,6 +15,7 @@
 #include "manager/watch.h"
 
 struct forecasts;
+struct migration_queue;
 
 struct manager {
         const struct config *config;
@@ -27,6 +28,7 @@ struct manager {
         struct inventory *inventory;
         struct forecasts *forecasts;
         struct task_engine *tasks;
+        struct migration_queue *queue;
         json_t *ended_vms; /* array: uids of VMs whose tasks ended in this round of the engine; null: a host went */
         struct loop_source *tasks_wake; /* deferred task_engine_run() */
         struct loop_source *tasks_timer;
@@ -43,6 +45,8 @@ struct manager {
 int manager_new(const struct config *config, struct loop *loop, int listen_fd, struct manager **ret_manager,
         struct error **ret_error);
 void manager_free(struct manager *manager);
+/* The tasks are looked at soon: one of them may be able to go on. */
+void manager_wake(struct manager *manager);
 DEFINE_CLEANUP(struct manager *, manager_free)
 
 /* Makes the state directory, the authority and the first token (admin). EXISTS when it was done before. */

@@ -5,7 +5,7 @@
  * were asked where the virtual machine is, however often the manager was restarted meanwhile. Of a host that was confirmed
  * down no answer is waited for: it has neither the migration nor the virtual machine.
  *
- * Data: vm_uid; to (asked for; absent: the best host); host_uid, from: the source; to_uid, to_name: the destination;
+ * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); costs, prepared_unix_ms (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
  * "from", "to" or "nowhere"; from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
  * destination had not settled when it was asked; forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
@@ -21,6 +21,8 @@
 #include "manager/forecasts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_costs.h"
+#include "manager/migration_queue.h"
 #include "manager/operations.h"
 
 #define CALL_TIMEOUT_MS 10000u
@@ -89,42 +91,19 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
         return 0;
 }
 
-struct count {
-        struct manager *manager;
-        const char *host_uid;
-        size_t n;
-};
-
-/* The host that a migration leaves: recorded by its first step, before that where its VM is. */
-static const char *source_of(struct manager *manager, const struct task *task)
-{
-        const char *recorded = json_text(task_data(task), "host_uid");
-        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
-        const json_t *host;
-
-        if (*recorded)
-                return recorded;
-        host = inventory_host(manager->inventory, json_text(json_status(vm), "host"));
-        return json_text(host, "uid");
-}
-
-static void count_one(void *userdata, const struct task *task)
-{
-        struct count *count = userdata;
-
-        if (!strcmp(task_action(task), "vm.migrate") && task_running(task) &&
-                !strcmp(source_of(count->manager, task), count->host_uid))
-                count->n++;
-}
-
-/* At most so many migrations at once from one host; the others wait in the queue, by priority. */
+/* How many may be under way at once is the queue's matter. */
 static bool may_start(const struct task *task, void *userdata)
 {
-        struct manager *manager = userdata;
-        struct count count = {.manager = manager, .host_uid = source_of(manager, task)};
+        const struct manager *manager = userdata;
 
-        task_each(manager->tasks, count_one, &count);
-        return !*count.host_uid || count.n < manager->config->migrations_per_host;
+        return migration_queue_may_start(manager->queue, task);
+}
+
+static int starting(struct task *task, void *userdata)
+{
+        const struct manager *manager = userdata;
+
+        return migration_queue_starting(manager->queue, task);
 }
 
 static json_int_t number_or(const json_t *object, const char *key, json_int_t otherwise)
@@ -159,6 +138,24 @@ static void remember_forecast(struct task *task, struct manager *manager, const 
                 (void)json_object_set_new(task_data(task), "forecast", forecast);
 }
 
+/* A promise that no waiting makes possible. */
+static int check_bandwidth(
+        const struct task *task, struct manager *manager, const char *host, struct error **ret_error)
+{
+        _cleanup_json_ json_t *live =
+                inventory_live_host(manager->inventory, inventory_host(manager->inventory, host));
+        json_int_t wanted = number_or(task_input(task), "min_bandwidth_bps", 0);
+        uint64_t has = live ? migration_limit(&manager->config->queue_limits, QUEUE_BANDWIDTH, live) : 0;
+
+        if (wanted <= 0 || !live || (uint64_t)wanted <= has)
+                return 0;
+        return error_set(ret_error, ERROR_CHECK_FAILED,
+                "Ask for less with --min-bandwidth, or give the host a faster link for migrations.",
+                "bandwidth: %.4g Gbit/s were asked for, and the link of host %s carries %.4g Gbit/s%s",
+                (double)wanted / 1e9, host, (double)has / 1e9,
+                migration_link_bps(live) ? "" : " (assumed: its interface does not say)");
+}
+
 static void run_check(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -175,6 +172,10 @@ static void run_check(struct task *task, void *userdata)
                         manager, vm, json_text_or_null(task_data(task), "to"), &report, &error);
         if (r >= 0)
                 r = checks_to_error(json_object_get(report, "checks"), &error);
+        if (r >= 0)
+                r = check_bandwidth(task, manager, json_text(report, "from"), &error);
+        if (r >= 0)
+                r = check_bandwidth(task, manager, json_text(report, "to"), &error);
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
         if (r >= 0)
@@ -395,6 +396,11 @@ static void on_source_status(struct task *task, struct manager *manager, json_t 
                 return;
         }
         show_progress(task, body);
+        if (strcmp(json_text(body, "phase"), "preparing") &&
+                migration_queue_prepared(manager->queue, task) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
         if (!is_terminal(json_text(body, "phase")))
                 task_step_again(task, POLL_MS);
         else if (keep_outcome(task, body) < 0)
@@ -694,4 +700,5 @@ const struct task_kind operation_vm_migrate = {
         .n_steps = ARRAY_SIZE(steps),
         .timeout_ms = 60000,
         .may_start = may_start,
+        .starting = starting,
 };

@@ -25,7 +25,7 @@ static void on_host(struct http_request *request, void *userdata)
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{}, s:i}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
-                        "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", (json_int_t)6 << 30,
+                        "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "n_vms", (int)json_object_size(agent->vms)));
 }
 
@@ -308,7 +308,10 @@ void agent_double_init(struct agent_double *agent, struct loop *loop)
 {
         struct sock_address address;
 
-        *agent = (struct agent_double){.loop = loop, .listen_fd = -1, .shared_id = "same-everywhere"};
+        *agent = (struct agent_double){.loop = loop,
+                .listen_fd = -1,
+                .shared_id = "same-everywhere",
+                .memory_free_bytes = (json_int_t)6 << 30};
         assert_int_equal(sock_address_parse("127.0.0.1:0", 0, false, &address, NULL), 0);
         assert_int_equal(sock_listen_tcp(&address, 16, &agent->listen_fd, NULL), 0);
         assert_int_equal(sock_local_address(agent->listen_fd, &address), 0);

@@ -28,6 +28,7 @@ struct agent_double {
         json_t *fenced;             /* the list of hosts that are confirmed down; NULL: never sent */
         struct http_stream *stream; /* to the manager; NULL: none */
         bool streams;               /* offers events */
+        json_int_t memory_free_bytes;
         bool refuse_start;
         const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
         json_int_t started_knowing; /* owner epoch of the document that was to be started last */
