@@ -40,6 +40,7 @@ MIGRATION_HANDLER(start)
 MIGRATION_HANDLER(list)
 MIGRATION_HANDLER(get)
 MIGRATION_HANDLER(cancel)
+MIGRATION_HANDLER(switchover)
 MIGRATION_HANDLER(forget)
 MIGRATION_HANDLER(peer_prepare)
 MIGRATION_HANDLER(peer_get)
@@ -74,6 +75,7 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/migrations", route_list},
         {"GET", "/agent/v1/migrations/{id}", route_get},
         {"POST", "/agent/v1/migrations/{id}/cancel", route_cancel},
+        {"POST", "/agent/v1/migrations/{id}/switchover", route_switchover},
         {"DELETE", "/agent/v1/migrations/{id}", route_forget},
         {"POST", "/agent/v1/peer/migrations", route_peer_prepare},
         {"POST", PEER_PROBE, api_peer_probe},

@@ -31,11 +31,12 @@ static json_t *history_json(const struct migration *m)
 
 json_t *migration_document(const struct migration *m)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*}", "id", m->id, "vm",
+        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*}", "id", m->id, "vm",
                 m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
                 migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record), "epoch",
                 (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result", m->result,
-                "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL);
+                "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
+                migration_switchover_document(m));
 }
 
 void migration_publish(struct migration *m)
@@ -172,6 +173,19 @@ void migration_api_cancel(struct agent *agent, struct http_request *request)
         m->cancelled = true;
         migration_stop(m, e);
         api_reply_json(request, 202, migration_document(m));
+}
+
+void migration_api_switchover(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = request_migration(agent, request);
+        struct error *e = NULL;
+        json_t *body;
+
+        if (!m)
+                return;
+        if (http_request_json(request, &body, &e) < 0 || migration_switchover_answer(m, body, &e) < 0)
+                return api_reply_error(request, e);
+        api_reply_json(request, 200, migration_document(m));
 }
 
 void migration_api_forget(struct agent *agent, struct http_request *request)

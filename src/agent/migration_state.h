@@ -67,6 +67,30 @@ enum migration_stage {
         STAGE_RUNNING,
 };
 
+/* Whether the final pause may begin: see migration_switchover.c. */
+enum switchover_state {
+        SWITCHOVER_FREE,   /* nobody coordinates it */
+        SWITCHOVER_CLOSED, /* not yet; the migration is not that far */
+        SWITCHOVER_ASKED,  /* the manager is asked, QEMU is held */
+        SWITCHOVER_OPEN,
+};
+
+struct switchover_gate {
+        enum switchover_state state;
+        bool exact;      /* QEMU waits for our word; otherwise it is held by its bandwidth from early on */
+        bool told;       /* it has our word, which cannot be taken back */
+        bool held;       /* its bandwidth is next to nothing */
+        bool by_manager; /* OPEN: the manager has permitted it; false: it was silent */
+        uint64_t patience_ms;
+        uint64_t asked_ms;        /* when; monotonic */
+        uint64_t waited_ms;       /* in all times that it was asked */
+        unsigned int n_lapsed;    /* permits that were over before the guest stopped */
+        uint64_t limit_ms;        /* what the mover wants QEMU's downtime limit to be; 0: it did not say */
+        uint64_t remaining_bytes; /* at the last poll */
+        uint64_t polled_ms;
+        struct loop_source *timer; /* ASKED: end of the patience; OPEN: end of the permit */
+};
+
 struct migration_source_state {
         enum migration_stage stage;
         bool stage_busy;        /* an asynchronous operation of the stage is under way */
@@ -110,6 +134,7 @@ struct migration_source_state {
         struct loop_source *keep_limit;
         uint64_t n_passes;
         struct convergence convergence;
+        struct switchover_gate gate;
 };
 
 struct migration_destination_state {
@@ -283,6 +308,28 @@ int migration_converge_init(struct migration *m, struct error **ret_error);
 void migration_converge_poll(struct migration *m, const struct migration_info *info);
 /* {converged_by, convergence, max_pause_ms, throttle_percent} into the result. */
 void migration_converge_result(const struct migration *m, json_t *result);
+
+/* --- migration_switchover.c --- */
+
+/* Reads the field `switchover` of the spec. BAD_DOCUMENT. */
+int migration_switchover_init(struct migration *m, struct error **ret_error);
+void migration_switchover_deinit(struct migration *m);
+/* Somebody coordinates the final pause: QEMU is to be set up with MIGRATION_WANTS_HOLD. */
+bool migration_switchover_wanted(const struct migration *m);
+/* QEMU is set up, and is told to migrate next. */
+void migration_switchover_begin(struct migration *m);
+/* Takes a new answer of query-migrate. True while QEMU is held: what it says then tells nothing of how the migration gets on. */
+bool migration_switchover_poll(struct migration *m, const struct migration_info *info);
+/* A pass has ended: the next look at QEMU comes at once if that may lead to asking. */
+void migration_switchover_pass(struct migration *m);
+/* The mover names a downtime limit: to be set in QEMU now, or when the pause is permitted. */
+void migration_switchover_limit(struct migration *m, uint64_t limit_ms);
+/* The guest has stopped. */
+void migration_switchover_stopped(struct migration *m);
+/* The manager's word: {"permit": true, "ms": N}, or {"permit": false}: wait on. CONFLICT when nobody waits for it. */
+int migration_switchover_answer(struct migration *m, const json_t *body, struct error **ret_error);
+/* {"state", "permit", "waited_ms", "lapsed"}, the caller's; NULL: nobody coordinates it. */
+json_t *migration_switchover_document(const struct migration *m);
 
 /* --- migration_source.c, migration_destination.c --- */
 void migration_source_step(struct migration *m);

@@ -15,6 +15,7 @@
 #include "manager/json.h"
 #include "manager/migration_queue.h"
 #include "manager/operations.h"
+#include "manager/switchover_arbiter.h"
 
 #define HOUSEKEEPING_MS (60u * 1000)
 #define CHANGE_LOG_KEEP 20000
@@ -107,6 +108,7 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
         const char *vm_uid = json_text(task_data(task), "vm_uid");
 
         migration_queue_changed(manager->queue);
+        switchover_arbiter_forget(manager->switchovers, task);
         if (!manager->ended_vms)
                 manager->ended_vms = json_array();
         /* Without memory the next full round does it. */
@@ -264,6 +266,8 @@ int manager_new(const struct config *config, struct loop *loop, int listen_fd, s
         }
         if (r >= 0)
                 r = migration_queue_new(manager, &manager->queue, ret_error);
+        if (r >= 0 && switchover_arbiter_new(manager, &manager->switchovers) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r >= 0)
                 r = make_tasks(manager, ret_error);
         if (r >= 0)
@@ -283,6 +287,7 @@ void manager_free(struct manager *manager)
         /* Tasks first: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
         task_engine_free(manager->tasks);
         migration_queue_free(manager->queue);
+        switchover_arbiter_free(manager->switchovers);
         watch_free(manager->watch);
         forecasts_free(manager->forecasts);
         inventory_free(manager->inventory);

@@ -24,6 +24,7 @@
 #include "manager/migration_costs.h"
 #include "manager/migration_queue.h"
 #include "manager/operations.h"
+#include "manager/switchover_arbiter.h"
 
 #define CALL_TIMEOUT_MS 10000u
 #define START_TIMEOUT_MS 60000u
@@ -196,20 +197,33 @@ static json_t *side(struct manager *manager, const char *host_uid, bool destinat
                 "migration_address", json_text_or_null(spec, "migration_address"));
 }
 
+/* NULL: its agent, of an earlier version, does not ask before the final pause. */
+static json_t *switchover_of(const struct task *task, struct manager *manager)
+{
+        const json_t *host = inventory_host(manager->inventory, json_text(task_data(task), "host_uid"));
+        _cleanup_json_ json_t *live = inventory_live_host(manager->inventory, host);
+        const json_t *capabilities = json_object_get(json_status(live), "capabilities");
+
+        if (!json_is_true(json_object_get(capabilities, "switchover")))
+                return NULL;
+        return json_pack("{s:i}", "patience_ms", SWITCHOVER_PATIENCE_MS);
+}
+
 static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
 {
         const json_t *input = task_input(task);
         json_t *verify = json_object_get(input, "verify");
         json_t *document = vm_for_agent(vm);
 
-        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*}", "id",
+        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*}", "id",
                 task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
                 "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
                 side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
                 number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
                 number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
                 "verify", verify, "rate_limit_bps", number_or(input, "rate_limit_bps", 0), "timeout_ms",
-                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"));
+                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"), "priority",
+                task_priority(task), "switchover", switchover_of(task, manager));
 }
 
 static void say_phase(struct task *task, const char *phase, const char *message)
@@ -281,6 +295,11 @@ static json_int_t percent_of(const json_t *progress)
         return done > 0 ? MIN((json_int_t)(100.0 * done / (done + left)), 99) : 0;
 }
 
+static bool waits_for_link(const json_t *status)
+{
+        return !strcmp(json_text(json_object_get(status, "switchover"), "state"), "asked");
+}
+
 static void show_progress(struct task *task, const json_t *status)
 {
         const json_t *stats = json_object_get(status, "progress");
@@ -291,7 +310,10 @@ static void show_progress(struct task *task, const json_t *status)
         if (!progress)
                 return;
         r = json_object_set_new(progress, "percent", json_integer(percent_of(stats))) |
-            json_object_set_new(progress, "message", json_null()) |
+            json_object_set_new(progress, "message",
+                    waits_for_link(status)
+                            ? json_string("waits until no other migration on its link is at its pause")
+                            : json_null()) |
             json_object_set_new(progress, "phase", json_string(phase)) |
             json_object_set_new(
                     progress, "elapsed_ms", json_integer((json_int_t)task_step_elapsed_ms(task))) |
@@ -382,6 +404,36 @@ static void on_destination_status(
         task_step_again(task, WAIT_MS);
 }
 
+/* What was said of the final pause has arrived, or is said again after the next look. */
+static void on_switchover_answered(
+        struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        task_step_again(task, POLL_MS);
+}
+
+static void follow_on(struct task *task, struct manager *manager, const json_t *status)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s/switchover", task_uid(task));
+        _cleanup_json_ json_t *answer = NULL;
+        struct error *error = NULL;
+        int r = path ? switchover_arbiter_hear(manager->switchovers, task, status, &answer, &error) : -ENOMEM;
+
+        if (r < 0)
+                log_warning(
+                        "task %s: no word about its switchover: %s", task_name(task), error_message(error));
+        error_free(error);
+        if (r < 0 || !answer)
+                task_step_again(task, POLL_MS);
+        else
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
+                                .method = "POST",
+                                .path = path,
+                                .body = answer,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        on_switchover_answered);
+}
+
 static void on_source_status(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         bool forgot = has_none(task, manager, "host_uid", error);
@@ -402,8 +454,9 @@ static void on_source_status(struct task *task, struct manager *manager, json_t 
                 return;
         }
         if (!is_terminal(json_text(body, "phase")))
-                task_step_again(task, POLL_MS);
-        else if (keep_outcome(task, body) < 0)
+                follow_on(task, manager, body);
+        else if (switchover_arbiter_hear(manager->switchovers, task, body, &(json_t *){NULL}, NULL) < 0 ||
+                 keep_outcome(task, body) < 0)
                 task_step_failed(task, NULL);
         else
                 task_step_done(task);
@@ -578,6 +631,24 @@ static void run_forget(struct task *task, void *userdata)
 static const char *const result_counts[] = {"total_ms", "pause_ms", "passes", "bytes_ram", "bytes_wire",
         "bytes_zero", "bytes_duplicate", "bytes_delta", "channels"};
 
+/* When its final pause was asked for, permitted and over, by our clock, beside what the source says of it. */
+static int add_switchover(const struct task *task, json_t *result)
+{
+        static const char *const keys[] = {"asked_unix_ms", "permitted_unix_ms", "over_unix_ms"};
+        const json_t *ours = json_object_get(task_data(task), "switchover");
+        json_t *record = json_copy(json_object_get(result, "switchover"));
+        int r = 0;
+
+        if (!json_is_object(record)) {
+                json_decref(record);
+                return 0;
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+                if (json_object_get(ours, keys[i]))
+                        r |= json_object_set(record, keys[i], json_object_get(ours, keys[i]));
+        return r | json_object_set_new(result, "switchover", record);
+}
+
 /* The result document of design section 6: what the source measured, with what only the manager knows. A number that was
  * not measured is null: 0 would be a claim. */
 static json_t *result_document(struct task *task)
@@ -603,6 +674,7 @@ static json_t *result_document(struct task *task)
                         result, "phases", json_is_array(phases) ? json_incref(phases) : json_array());
         if (json_object_get(task_data(task), "forecast"))
                 r |= json_object_set(result, "forecast", json_object_get(task_data(task), "forecast"));
+        r |= add_switchover(task, result);
         r |= json_object_set_new(result, "measured", json_boolean(json_is_object(measured)));
         r |= json_object_set_new(result, "from", json_string(json_text(task_data(task), "from")));
         r |= json_object_set_new(result, "to", json_string(json_text(task_data(task), "to_name")));

@@ -47,6 +47,7 @@ struct task {
         size_t n_step_calls;
         uint64_t wake_at_ms;
         uint64_t poked_ms;
+        bool poked;           /* while its step had something under way */
         uint64_t retry_at_ms; /* recording failed: not before this */
         uint64_t progress_written_ms;
         bool progress_dirty;
@@ -276,6 +277,7 @@ static void record_failed(struct task *task, struct error *error)
 static void begin_step(struct task *task)
 {
         task->phase = PHASE_READY;
+        task->poked = false;
         task->cancel_told = false;
         task->n_step_calls = 0;
         task->step_started_ms = now_ms(task->engine);
@@ -899,6 +901,8 @@ void task_poke(struct task_engine *engine, const char *uid)
         struct task *task = map_get(&engine->by_uid, uid);
         uint64_t now = now_ms(engine);
 
+        if (task && task->phase == PHASE_WAITING)
+                task->poked = true; /* what it is asking for just now may have been answered before */
         if (!task || task->phase != PHASE_SLEEPING)
                 return;
         task->wake_at_ms = MIN(task->wake_at_ms, MAX(now, task->poked_ms + POKE_INTERVAL_MS));
@@ -1064,6 +1068,9 @@ void task_step_again(struct task *task, uint64_t delay_ms)
 {
         task->phase = PHASE_SLEEPING;
         task->wake_at_ms = now_ms(task->engine) + delay_ms;
+        if (task->poked)
+                task_poke(task->engine, task_uid(task));
+        task->poked = false;
         wake(task->engine);
 }
 

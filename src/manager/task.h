@@ -107,7 +107,7 @@ int task_submit(struct task_engine *engine, const struct task_request *request, 
 int task_cancel(struct task_engine *engine, const char *uid, const struct audit_entry *audit,
         struct error **ret_error);
 
-/* Something that the task waits for may have happened: a step that sleeps runs again now. Unknown uids are ignored. */
+/* Something that the task waits for may have happened: a step that sleeps, or will when it has its answer, runs again now. Unknown uids are ignored. */
 void task_poke(struct task_engine *engine, const char *uid);
 
 /* The task that holds the object, or NULL. */
