@@ -55,6 +55,17 @@ const char *migration_spec_string(const struct migration *m, const char *key)
         return json_string_value(json_object_get(m->spec, key));
 }
 
+int migration_level(const struct migration *m)
+{
+        static const char *const names[] = {"low", "normal", "high", "critical"};
+        const char *priority = migration_spec_string(m, "priority") ?: "normal";
+
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+                if (!strcmp(names[i], priority))
+                        return (int)i - 1;
+        return 0;
+}
+
 uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback)
 {
         const json_t *v = json_object_get(m->spec, key);

@@ -390,7 +390,7 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
                 fds[n_fds++] = shared;
         }
         if (mover_process_start(m->agent->loop, m->agent->config.mover, MOVER_SOURCE,
-                    cgroup_movers(m->agent->cgroup), &handler, &m->mover, &e) < 0 ||
+                    cgroup_movers(m->agent->cgroup), migration_level(m), &handler, &m->mover, &e) < 0 ||
                 mover_process_send(m->mover, TAKE_PTR(start), fds, n_fds, &e) < 0)
                 return stage_failed(m, e);
         data_connections_handed_over(m->source.connections);

@@ -282,6 +282,8 @@ void migration_take_stats(struct migration *m, const json_t *message);
 /* The error of the mover's `failed`; the caller's. */
 struct error *migration_mover_error(const json_t *message);
 const char *migration_spec_string(const struct migration *m, const char *key); /* NULL if absent */
+/* Of its priority: 0 for normal, which is what absent means. */
+int migration_level(const struct migration *m);
 uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback);
 
 /* --- migration_api.c --- */

@@ -23,6 +23,7 @@
 #include "manager/manager.h"
 #include "manager/migration_costs.h"
 #include "manager/migration_queue.h"
+#include "manager/migration_shares.h"
 #include "manager/operations.h"
 #include "manager/switchover_arbiter.h"
 
@@ -197,16 +198,28 @@ static json_t *side(struct manager *manager, const char *host_uid, bool destinat
                 "migration_address", json_text_or_null(spec, "migration_address"));
 }
 
-/* NULL: its agent, of an earlier version, does not ask before the final pause. */
-static json_t *switchover_of(const struct task *task, struct manager *manager)
+/* False: its source's agent, of an earlier version, does not know of this. */
+static bool source_can(const struct task *task, struct manager *manager, const char *capability)
 {
         const json_t *host = inventory_host(manager->inventory, json_text(task_data(task), "host_uid"));
-        _cleanup_json_ json_t *live = inventory_live_host(manager->inventory, host);
-        const json_t *capabilities = json_object_get(json_status(live), "capabilities");
 
-        if (!json_is_true(json_object_get(capabilities, "switchover")))
-                return NULL;
-        return json_pack("{s:i}", "patience_ms", SWITCHOVER_PATIENCE_MS);
+        return json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), capability));
+}
+
+static json_t *switchover_of(const struct task *task, struct manager *manager)
+{
+        return source_can(task, manager, "switchover")
+                       ? json_pack("{s:i}", "patience_ms", SWITCHOVER_PATIENCE_MS)
+                       : NULL;
+}
+
+/* What its source's agent is told now, and keeps to until it is told anew. */
+static json_int_t told_share(struct task *task, struct manager *manager)
+{
+        json_int_t share_bps = migration_share_bps(manager, task);
+
+        (void)json_object_set_new(task_data(task), "share_bps", json_integer(share_bps));
+        return share_bps;
 }
 
 static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
@@ -221,7 +234,7 @@ static json_t *specification(struct task *task, struct manager *manager, const j
                 side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
                 number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
                 number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
-                "verify", verify, "rate_limit_bps", number_or(input, "rate_limit_bps", 0), "timeout_ms",
+                "verify", verify, "rate_limit_bps", told_share(task, manager), "timeout_ms",
                 number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"), "priority",
                 task_priority(task), "switchover", switchover_of(task, manager));
 }
@@ -404,34 +417,65 @@ static void on_destination_status(
         task_step_again(task, WAIT_MS);
 }
 
-/* What was said of the final pause has arrived, or is said again after the next look. */
-static void on_switchover_answered(
-        struct task *task, struct manager *manager, json_t *body, struct error *error)
+/* What was said has arrived, or is said again after the next look. */
+static void on_told(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         task_step_again(task, POLL_MS);
 }
 
-static void follow_on(struct task *task, struct manager *manager, const json_t *status)
+static void tell_source(
+        struct task *task, struct manager *manager, const char *verb, const json_t *body, step_reply_fn fn)
 {
-        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s/switchover", task_uid(task));
-        _cleanup_json_ json_t *answer = NULL;
-        struct error *error = NULL;
-        int r = path ? switchover_arbiter_hear(manager->switchovers, task, status, &answer, &error) : -ENOMEM;
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s/%s", task_uid(task), verb);
 
-        if (r < 0)
-                log_warning(
-                        "task %s: no word about its switchover: %s", task_name(task), error_message(error));
-        error_free(error);
-        if (r < 0 || !answer)
+        if (!path)
                 task_step_again(task, POLL_MS);
         else
                 step_call_once(task, manager,
                         &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
                                 .method = "POST",
                                 .path = path,
-                                .body = answer,
+                                .body = body,
                                 .timeout_ms = CALL_TIMEOUT_MS},
-                        on_switchover_answered);
+                        fn);
+}
+
+static void on_share_told(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error)
+                (void)json_object_set_new(task_data(task), "share_bps", json_integer(-1)); /* not known */
+        task_step_again(task, POLL_MS);
+}
+
+/* Others came or went: its part of the links is another one. */
+static void follow_share(struct task *task, struct manager *manager)
+{
+        json_int_t share_bps = migration_share_bps(manager, task);
+        _cleanup_json_ json_t *body = NULL;
+
+        if (share_bps == number_or(task_data(task), "share_bps", 0) || !source_can(task, manager, "limits")) {
+                task_step_again(task, POLL_MS);
+                return;
+        }
+        body = json_pack("{s:I}", "rate_limit_bps", told_share(task, manager));
+        if (body)
+                tell_source(task, manager, "limits", body, on_share_told);
+        else
+                task_step_again(task, POLL_MS);
+}
+
+static void follow_on(struct task *task, struct manager *manager, const json_t *status)
+{
+        _cleanup_json_ json_t *answer = NULL;
+        _cleanup_error_ struct error *error = NULL;
+
+        if (switchover_arbiter_hear(manager->switchovers, task, status, &answer, &error) < 0)
+                log_warning(
+                        "task %s: no word about its switchover: %s", task_name(task), error_message(error));
+        if (answer)
+                tell_source(task, manager, "switchover", answer, on_told);
+        else
+                follow_share(task, manager);
 }
 
 static void on_source_status(struct task *task, struct manager *manager, json_t *body, struct error *error)

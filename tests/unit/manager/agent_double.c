@@ -22,13 +22,14 @@ static void on_host(struct http_request *request, void *userdata)
         const struct agent_double *agent = userdata;
 
         http_request_reply_json(request, 200,
-                json_pack(
-                        "{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b}, s:i}",
+                json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
+                          "s:b}, s:i, s:[{s:s, s:I}]}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
-                        "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "n_vms",
-                        (int)json_object_size(agent->vms)));
+                        "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
+                        "n_vms", (int)json_object_size(agent->vms), "links", "address", "127.0.0.1",
+                        "speed_bps", agent->link_bps));
 }
 
 static void on_vms(struct http_request *request, void *userdata)
@@ -287,6 +288,16 @@ static void on_switchover(struct http_request *request, void *userdata)
         http_request_reply_json(request, 200, json_object());
 }
 
+static void on_limits(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *body = NULL;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        agent->rate_limit_bps = json_integer_value(json_object_get(body, "rate_limit_bps"));
+        http_request_reply_json(request, 200, json_object());
+}
+
 static void on_migration_delete(struct http_request *request, void *userdata)
 {
         http_request_reply_empty(request, 204);
@@ -325,6 +336,7 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/migrations/{id}", on_migration},
         {"POST", "/agent/v1/migrations/{id}/cancel", on_migration_cancel},
         {"POST", "/agent/v1/migrations/{id}/switchover", on_switchover},
+        {"POST", "/agent/v1/migrations/{id}/limits", on_limits},
         {"DELETE", "/agent/v1/migrations/{id}", on_migration_delete},
 };
 
@@ -335,7 +347,8 @@ void agent_double_init(struct agent_double *agent, struct loop *loop)
         *agent = (struct agent_double){.loop = loop,
                 .listen_fd = -1,
                 .shared_id = "same-everywhere",
-                .memory_free_bytes = (json_int_t)6 << 30};
+                .memory_free_bytes = (json_int_t)6 << 30,
+                .rate_limit_bps = -1};
         assert_int_equal(sock_address_parse("127.0.0.1:0", 0, false, &address, NULL), 0);
         assert_int_equal(sock_listen_tcp(&address, 16, &agent->listen_fd, NULL), 0);
         assert_int_equal(sock_local_address(agent->listen_fd, &address), 0);

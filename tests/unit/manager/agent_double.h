@@ -29,8 +29,10 @@ struct agent_double {
         struct http_stream *stream; /* to the manager; NULL: none */
         bool streams;               /* offers events */
         json_int_t memory_free_bytes;
-        bool coordinates; /* its migrations ask before their final pause: see agent_double_switchover() */
+        json_int_t link_bps; /* 0: its interface does not say */
+        bool coordinates;    /* its migrations ask before their final pause: see agent_double_switchover() */
         unsigned int n_permits, n_waits; /* answers to that */
+        json_int_t rate_limit_bps;       /* that its migration was told last; -1: nothing */
         bool refuse_start;
         const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
         json_int_t started_knowing; /* owner epoch of the document that was to be started last */

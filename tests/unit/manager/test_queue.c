@@ -202,6 +202,40 @@ static void memory_that_is_decided_for_another_is_not_free(void **data)
         assert_non_null(strstr(json_text(queue, "message"), "memory of host2"));
 }
 
+static bool low_one_is_limited(struct state *state)
+{
+        return state->agents[1].rate_limit_bps > 0;
+}
+
+static bool low_one_is_free(struct state *state)
+{
+        return state->agents[1].rate_limit_bps == 0;
+}
+
+/* "db" the other way, so that its source is another agent; a critical one has eight times the part of a low one. */
+static void links_are_shared_by_priority_while_they_are_shared(void **data)
+{
+        struct state *state = *data;
+        json_t *vm = vm_document("db");
+        char web[128], db[128];
+
+        state->agents[0].link_bps = state->agents[1].link_bps = 9000000000;
+        set_the_stage(state);
+        json_object_set_new(vm, "host", json_string("host2"));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+        migrate(state, "db", json_pack("{s:s}", "priority", "low"), db);
+        wait_status(state, db, "step", "follow");
+        migrate(state, "web", json_pack("{s:s}", "priority", "critical"), web);
+        wait_until(state, low_one_is_limited);
+        assert_int_equal(state->agents[1].rate_limit_bps, 1000000000);
+        assert_int_equal(json_integer_value(json_object_get(
+                                 json_object_get(state->agents[0].migration, "spec"), "rate_limit_bps")),
+                8000000000);
+        complete_migration(state);
+        wait_until(state, low_one_is_free);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -214,6 +248,7 @@ int main(void)
                 TEST(promised_bandwidth_is_waited_for),
                 TEST(more_bandwidth_than_the_link_has_is_refused_at_once),
                 TEST(memory_that_is_decided_for_another_is_not_free),
+                TEST(links_are_shared_by_priority_while_they_are_shared),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
