@@ -3,6 +3,7 @@
 waits for the word by itself (test_queue.py has 7.2, which is held by its bandwidth)."""
 
 import subprocess
+import time
 
 import pytest
 
@@ -111,13 +112,13 @@ def test_manager_that_is_away_holds_nobody_up(lab, gate):
     hold_first(lab, gate)
     second = begin(lab, "second", "host3")
     wait_asking(lab, second)
-    gate.open()
     lab.kill("manager", "manager")
+    gate.open()
     # The agent's patience is 15 s from the manager's last word.
     wait_for("the guest to run on host3", lambda: lab.find("host3", "qemu:second") and not lab.find("host2", "qemu:second"), 40)
     lab.start("manager", "manager")
     lab.wait_connected()
-    assert result(lab, second)["switchover"]["permit"] in ("alone", "manager")
+    assert result(lab, second)["switchover"]["permit"] == "alone"
 
 
 def test_manager_that_starts_again_gives_the_permit(lab, gate):
@@ -139,8 +140,10 @@ def test_promised_bandwidth_is_kept_from_others_until_it_ends(lab, gate, guests)
     # 10 Mbit/s are left, of 10 Gbit/s that the interfaces claim, and half of them are the other's: 16 MiB take 27 s.
     second = begin(lab, "busy", "host3")
     guests.wait_sent(second, 1 << 20)
-    assert status(lab, second)["progress"]["phase"] == "copying"
-    assert not status(lab, second)["finished"]
+    sent, began = status(lab, second)["progress"]["bytes_wire"], time.monotonic()
+    time.sleep(2)
+    rate = (status(lab, second)["progress"]["bytes_wire"] - sent) * 8 / (time.monotonic() - began)
+    assert 1e6 < rate < 15e6, f"{rate / 1e6:.1f} Mbit/s"
     gate.open()
     result(lab, first)
     record = result(lab, second)
