@@ -202,6 +202,37 @@ static void memory_that_is_decided_for_another_is_not_free(void **data)
         assert_non_null(strstr(json_text(queue, "message"), "memory of host2"));
 }
 
+static int load(struct state *state, const char *text, struct config *ret_config, struct error **ret_error)
+{
+        char path[128];
+
+        snprintf(path, sizeof(path), "%s/manager.conf", state->folder.path);
+        assert_int_equal(file_write_atomic(path, text, strlen(text), 0600), 0);
+        return config_load(path, true, ret_config, ret_error);
+}
+
+static void limits_are_those_of_the_configuration(void **data)
+{
+        static const char *const bad[] = {"host-cost-limit = 0", "datastore-cost-limit = many",
+                "network-cost-limit = -1", "network-cost-limit-10g = 100001", "priority-step = 86401"};
+        struct config config = {};
+
+        assert_int_equal(
+                load(*data, "[manager]\nhost-cost-limit = 2\npriority-step = 0\n", &config, NULL), 0);
+        assert_int_equal(config.queue_limits.host, 2);
+        assert_int_equal(config.queue_limits.level_ms, 0);
+        assert_int_equal(config.queue_limits.datastore, 128);
+        config_deinit(&config);
+        for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+                _cleanup_error_ struct error *error = NULL;
+                char text[96];
+
+                snprintf(text, sizeof(text), "[manager]\n%s\n", bad[i]);
+                assert_true(load(*data, text, &config, &error) < 0);
+                assert_non_null(strstr(error_message(error), bad[i]));
+        }
+}
+
 static bool low_one_is_limited(struct state *state)
 {
         return state->agents[1].rate_limit_bps > 0;
@@ -248,6 +279,7 @@ int main(void)
                 TEST(promised_bandwidth_is_waited_for),
                 TEST(more_bandwidth_than_the_link_has_is_refused_at_once),
                 TEST(memory_that_is_decided_for_another_is_not_free),
+                TEST(limits_are_those_of_the_configuration),
                 TEST(links_are_shared_by_priority_while_they_are_shared),
         };
 
