@@ -10,28 +10,28 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "base/text.h"
+#include "cluster/checks.h"
 #include "cluster/placement.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_costs.h"
+#include "manager/migration_queue_private.h"
 
 #define PLAN_MAX_AGE_MS 500
 #define CHOICES_MAX 16 /* places that are looked at for one migration */
-#define RANKED_MAX \
-        64 /* migrations without a destination that are looked at at once; the others are behind them */
+/* Ranking takes long in a large cluster: what came out is good for a while (the room at each place is looked at anew, and
+ * the checks again when it is taken), and a plan takes only so long over it. */
+#define RANKING_AGE_MS 10000
+#define RANKING_BUDGET_MS 20
+#define RANKING_AGAIN_MS 50 /* not all had their turn */
 /* A host reports what its guests have each second; from the copy's beginning on, the guest is among them. */
 #define REPORT_LAG_MS 3000
-#define MESSAGE_MAX 2048
-#define KIND "queue"
 
-struct migration_queue {
-        struct manager *manager;
-        json_t *drained;    /* {"since", "by", "why"}; NULL: it is not */
-        struct queue *plan; /* NULL: to be made */
-        struct map places;  /* task uid -> json array: the names of the hosts that its choices are */
-        uint64_t planned_ms;
-        bool changed;
-        size_t n_waiting;
+/* The places that a queued task may go to: the choices of its job. */
+struct places {
+        json_t *hosts; /* array of names, best first */
+        uint64_t ranked_ms;
+        uint64_t n_plan; /* that looked at it last */
 };
 
 int migration_queue_load(struct migration_queue *queue, struct error **ret_error)
@@ -39,7 +39,7 @@ int migration_queue_load(struct migration_queue *queue, struct error **ret_error
         _cleanup_json_ json_t *doc = NULL;
         int r;
 
-        r = store_get(queue->manager->store, KIND, KIND, &doc, NULL);
+        r = store_get(queue->manager->store, QUEUE_DOCUMENT_KIND, QUEUE_DOCUMENT_KIND, &doc, NULL);
         if (r < 0 && r != -ENOENT)
                 return error_from_errno(ret_error, r, "cannot read whether the queue is drained");
         json_decref(queue->drained);
@@ -47,6 +47,26 @@ int migration_queue_load(struct migration_queue *queue, struct error **ret_error
         if (json_is_null(queue->drained))
                 queue->drained = NULL;
         queue->changed = true;
+        return 0;
+}
+
+int migration_queue_set_drained(struct migration_queue *queue, bool drained, const char *by, const char *why,
+        struct store_batch *batch)
+{
+        _cleanup_json_ json_t *state = NULL;
+        char since[32];
+        json_t *doc;
+
+        state = drained ? json_pack("{s:s, s:s, s:s?}", "since",
+                                  text_format_time(clock_unix_ms(queue->manager->clock), since), "by", by,
+                                  "why", why)
+                        : json_null();
+        doc = state ? json_pack("{s:s, s:s, s:s, s:{s:O}}", "kind", QUEUE_DOCUMENT_KIND, "uid",
+                              QUEUE_DOCUMENT_KIND, "name", QUEUE_DOCUMENT_KIND, "spec", "drained", state)
+                    : NULL;
+        if (!doc)
+                return -ENOMEM;
+        store_batch_put(batch, STORE_ANY, doc);
         return 0;
 }
 
@@ -68,22 +88,33 @@ int migration_queue_new(struct manager *manager, struct migration_queue **ret_qu
         return 0;
 }
 
-static void drop_plan(struct migration_queue *queue)
+static void places_free(struct places *places)
+{
+        json_decref(places->hosts);
+        free(places);
+}
+
+/* Forgets the places of tasks that the latest plan did not look at. */
+static void sweep_places(struct migration_queue *queue, bool all)
 {
         struct map_item *item, *spare;
 
-        queue_free(TAKE_PTR(queue->plan));
-        map_for_each (item, spare, &queue->places)
-                json_decref(item->value);
-        map_deinit(&queue->places);
-        map_init(&queue->places);
+        map_for_each (item, spare, &queue->places) {
+                struct places *places = item->value;
+
+                if (!all && places->n_plan == queue->n_plans)
+                        continue;
+                map_remove(&queue->places, item->key);
+                places_free(places);
+        }
 }
 
 void migration_queue_free(struct migration_queue *queue)
 {
         if (!queue)
                 return;
-        drop_plan(queue);
+        queue_free(queue->plan);
+        sweep_places(queue, true);
         map_deinit(&queue->places);
         json_decref(queue->drained);
         free(queue);
@@ -101,7 +132,9 @@ bool migration_queue_is_drained(const struct migration_queue *queue)
 
 uint64_t migration_queue_next_ms(const struct migration_queue *queue)
 {
-        return queue->n_waiting && !queue->drained ? PLAN_MAX_AGE_MS : UINT64_MAX;
+        if (!queue->n_waiting || queue->drained)
+                return UINT64_MAX;
+        return queue->behind ? RANKING_AGAIN_MS : PLAN_MAX_AGE_MS;
 }
 
 /* --- Making the plan -------------------------------------------------------------------------------------- */
@@ -114,7 +147,7 @@ struct planning {
         size_t room;
         json_t *hosts; /* live documents; NULL: not needed so far */
         json_t *vms;
-        size_t n_ranked;
+        uint64_t rank_until_ms;
         int result;
 };
 
@@ -262,7 +295,8 @@ static json_t *rank_places(struct planning *p, const struct task *task)
         return TAKE_PTR(places);
 }
 
-static json_t *places_of(struct planning *p, const struct task *task)
+/* The names of the hosts that it may go to; NULL without memory. */
+static json_t *find_places(struct planning *p, const struct task *task)
 {
         const char *to = json_text(task_data(task), "to");
         const json_t *host = inventory_host(p->queue->manager->inventory, to);
@@ -270,6 +304,51 @@ static json_t *places_of(struct planning *p, const struct task *task)
         if (*to)
                 return json_pack("[s]", host ? json_text(host, "name") : to);
         return rank_places(p, task);
+}
+
+static struct places *places_entry(struct migration_queue *queue, const struct task *task)
+{
+        struct places *places = map_get(&queue->places, task_uid(task));
+
+        if (!places) {
+                places = ALLOC(struct places);
+                if (!places || map_put(&queue->places, task_uid(task), places, NULL) < 0) {
+                        free(places);
+                        return NULL;
+                }
+        }
+        places->n_plan = queue->n_plans;
+        return places;
+}
+
+/* As known, or found out now if there is time; *ret_hosts is borrowed, NULL: not this time. */
+static int places_of(struct planning *p, const struct task *task, const json_t **ret_hosts)
+{
+        struct migration_queue *queue = p->queue;
+        struct places *places = places_entry(queue, task);
+        uint64_t now_ms = clock_now_ms(queue->manager->clock);
+        bool ranks = !*json_text(task_data(task), "to");
+        json_t *hosts;
+
+        if (!places)
+                return -ENOMEM;
+        *ret_hosts = places->hosts;
+        if (places->hosts && now_ms < places->ranked_ms + RANKING_AGE_MS)
+                return 0;
+        if (ranks && p->rank_until_ms && now_ms >= p->rank_until_ms) {
+                queue->behind = true;
+                return 0;
+        }
+        if (ranks && !p->rank_until_ms)
+                p->rank_until_ms = now_ms + RANKING_BUDGET_MS;
+        hosts = find_places(p, task);
+        if (!hosts)
+                return -ENOMEM;
+        json_decref(places->hosts);
+        places->hosts = hosts;
+        places->ranked_ms = now_ms;
+        *ret_hosts = hosts;
+        return 0;
 }
 
 #define DEMANDS_OF_PLACE 4 /* host, network, bandwidth, memory */
@@ -297,35 +376,22 @@ static int add_choices(
         return queue_add(p->plan, job);
 }
 
-static int remember_places(struct planning *p, const struct task *task, json_t *places)
-{
-        int r = map_put(&p->queue->places, task_uid(task), places, NULL);
-
-        if (r < 0)
-                json_decref(places);
-        return r;
-}
-
 static int add_queued(struct planning *p, const struct task *task, struct queue_job *job)
 {
         _cleanup_json_ json_t *costs = migration_costs_source(p->queue->manager, task);
         _cleanup_free_ struct queue_demand *demands =
                 alloc_array(json_array_size(costs) + 1, sizeof(struct queue_demand));
         ssize_t n = costs && demands ? demands_of(p, task, costs, demands) : -ENOMEM;
-        bool ranks = !*json_text(task_data(task), "to");
-        json_t *places;
+        const json_t *places = NULL;
 
         if (n < 0)
                 return -ENOMEM;
         job->demands = demands;
         job->n_demands = (size_t)n;
         job->held = p->queue->drained != NULL;
-        if (job->held || (ranks && p->n_ranked++ >= RANKED_MAX))
-                return queue_add(p->plan, job);
-        places = places_of(p, task);
-        if (!places || remember_places(p, task, places) < 0)
+        if (!job->held && places_of(p, task, &places) < 0)
                 return -ENOMEM;
-        return add_choices(p, task, places, job);
+        return places ? add_choices(p, task, places, job) : queue_add(p->plan, job);
 }
 
 static int add_task(struct planning *p, const struct task *task)
@@ -352,17 +418,20 @@ static int make_plan(struct planning *p)
         return r < 0 ? r : queue_decide(p->plan);
 }
 
-/* The plan as it is now; NULL without memory: then nothing starts until the next try. */
-static struct queue *plan_of(struct migration_queue *queue)
+struct queue *migration_queue_plan(struct migration_queue *queue)
 {
         uint64_t now_ms = clock_now_ms(queue->manager->clock);
         struct planning p = {.queue = queue};
+        uint64_t good_ms = queue->behind ? RANKING_AGAIN_MS : PLAN_MAX_AGE_MS;
         int r;
 
-        if (queue->plan && !queue->changed && now_ms < queue->planned_ms + PLAN_MAX_AGE_MS)
+        if (queue->plan && !queue->changed && now_ms < queue->planned_ms + good_ms)
                 return queue->plan;
-        drop_plan(queue);
+        queue_free(TAKE_PTR(queue->plan));
+        queue->n_plans++;
+        queue->behind = false;
         r = make_plan(&p);
+        sweep_places(queue, false);
         free(p.tasks);
         json_decref(p.hosts);
         json_decref(p.vms);
@@ -381,17 +450,59 @@ static struct queue *plan_of(struct migration_queue *queue)
 
 /* --- A task starts ---------------------------------------------------------------------------------------- */
 
+/* Name of the host that the choice means; NULL: nobody knows a place. */
+static const char *place_of(const struct migration_queue *queue, const struct task *task, size_t choice)
+{
+        const struct places *places = map_get(&queue->places, task_uid(task));
+
+        return places ? json_string_value(json_array_get(places->hosts, choice)) : NULL;
+}
+
+/* A place that was found a while ago may not do any more. */
+static bool is_still_fit(const struct migration_queue *queue, const struct task *task, const char *place)
+{
+        const struct inventory *inventory = queue->manager->inventory;
+        const json_t *from = inventory_host(inventory, migration_source(queue->manager, task)),
+                     *to = inventory_host(inventory, place);
+        _cleanup_json_ json_t *source = from ? inventory_live_host(inventory, from) : NULL;
+        _cleanup_json_ json_t *target = to ? inventory_live_host(inventory, to) : NULL;
+        _cleanup_json_ json_t *vms = inventory_vms(inventory), *checks = NULL;
+
+        if (!target || !vms)
+                return false;
+        checks = checks_run(
+                &(struct checks_input){.vm = inventory_vm(inventory, json_text(task_data(task), "vm_uid")),
+                        .source = source,
+                        .target = target,
+                        .vms = vms});
+        return checks && checks_ok(checks);
+}
+
+/* What was asked for is for the task's own check to judge. */
+static bool place_does(
+        struct migration_queue *queue, const struct task *task, const struct queue_verdict *verdict)
+{
+        const char *place = place_of(queue, task, verdict->choice);
+        struct places *places = map_get(&queue->places, task_uid(task));
+
+        if (!place || *json_text(task_data(task), "to") || is_still_fit(queue, task, place))
+                return true;
+        json_decref(TAKE_PTR(places->hosts));
+        queue->changed = true;
+        return false;
+}
+
 bool migration_queue_may_start(struct migration_queue *queue, const struct task *task)
 {
-        const struct queue *plan = plan_of(queue);
+        const struct queue *plan = migration_queue_plan(queue);
         const struct queue_verdict *verdict = plan ? queue_verdict(plan, task_uid(task)) : NULL;
 
         if (plan && !verdict) { /* it came after the plan was made */
                 queue->changed = true;
-                plan = plan_of(queue);
+                plan = migration_queue_plan(queue);
                 verdict = plan ? queue_verdict(plan, task_uid(task)) : NULL;
         }
-        return verdict && verdict->starts;
+        return verdict && verdict->starts && place_does(queue, task, verdict);
 }
 
 /* {"resource", "units", "used", "limit"} for each cost, as the plan has them. */
@@ -418,8 +529,7 @@ static json_t *recorded_costs(const struct queue *plan, const json_t *costs)
 
 static int take_place(struct migration_queue *queue, struct task *task, json_t *costs, size_t choice)
 {
-        const char *place =
-                json_string_value(json_array_get(map_get(&queue->places, task_uid(task)), choice));
+        const char *place = place_of(queue, task, choice);
         _cleanup_json_ json_t *there = NULL;
 
         if (!place)
@@ -453,186 +563,4 @@ int migration_queue_prepared(struct migration_queue *queue, struct task *task)
                 return 0;
         return json_object_set_new(
                 task_data(task), "prepared_unix_ms", json_integer(clock_unix_ms(queue->manager->clock)));
-}
-
-/* --- What people see -------------------------------------------------------------------------------------- */
-
-static char *amount(enum queue_kind kind, uint64_t units, char ret[static 24])
-{
-        char size[16];
-
-        if (kind == QUEUE_MEMORY)
-                snprintf(ret, 24, "%s", text_format_size(units, size));
-        else if (kind == QUEUE_BANDWIDTH)
-                snprintf(ret, 24, "%.4g Gbit/s", (double)units / 1e9);
-        else
-                snprintf(ret, 24, "%llu", (unsigned long long)units);
-        return ret;
-}
-
-/* "host host1: 8 of 8" */
-static int describe_blocker(struct buf *out, const struct queue_blocker *blocker)
-{
-        char used[24], limit[24], needs[24], kept[24];
-        int r;
-
-        r = buf_printf(out, "%s%s of %s: %s of %s", *buf_string(out) ? ", " : "",
-                queue_kind_to_string(blocker->kind), blocker->name,
-                amount(blocker->kind, blocker->used, used), amount(blocker->kind, blocker->limit, limit));
-        if (r >= 0 && blocker->needs > 1)
-                r = buf_printf(out, ", %s needed", amount(blocker->kind, blocker->needs, needs));
-        if (r >= 0 && blocker->kept)
-                r = buf_printf(out, ", %s kept for what waits before it",
-                        amount(blocker->kind, blocker->kept, kept));
-        return r;
-}
-
-static json_t *message_of(const struct migration_queue *queue, const struct queue_verdict *verdict)
-{
-        _cleanup_buf_ struct buf text;
-
-        buf_init(&text, MESSAGE_MAX);
-        if (queue->drained)
-                return json_sprintf("the queue was drained by %s at %s: nothing starts until it is resumed",
-                        json_text(queue->drained, "by"), json_text(queue->drained, "since"));
-        if (!verdict->n_blockers)
-                return json_string("waits until those before it have found a place");
-        for (size_t i = 0; i < verdict->n_blockers; i++)
-                if (describe_blocker(&text, &verdict->blockers[i]) < 0)
-                        break;
-        return json_sprintf("waits for %s", buf_string(&text));
-}
-
-static json_t *blockers_of(const struct queue_verdict *verdict)
-{
-        json_t *list = json_array();
-
-        for (size_t i = 0; list && i < verdict->n_blockers; i++) {
-                const struct queue_blocker *b = &verdict->blockers[i];
-
-                json_array_append_new(list, json_pack("{s:o, s:I, s:I, s:I, s:I}", "resource",
-                                                    migration_resource_name(b->kind, b->name), "used",
-                                                    (json_int_t)b->used, "kept", (json_int_t)b->kept, "limit",
-                                                    (json_int_t)b->limit, "needs", (json_int_t)b->needs));
-        }
-        return list;
-}
-
-json_t *migration_queue_live_task(struct migration_queue *queue, const json_t *doc)
-{
-        json_t *copy = json_copy((json_t *)doc), *status;
-        const struct queue *plan;
-        const struct queue_verdict *verdict;
-
-        if (!copy || strcmp(json_text(json_status(doc), "state"), "queued"))
-                return copy;
-        plan = plan_of(queue);
-        verdict = plan ? queue_verdict(plan, json_text(doc, "uid")) : NULL;
-        status = verdict && verdict->position ? json_copy(json_status(doc)) : NULL;
-        if (!status)
-                return copy;
-        if (json_object_set_new(status, "queue",
-                    json_pack("{s:s, s:I, s:I, s:o, s:o}", "queued", json_text(status, "created"), "position",
-                            (json_int_t)verdict->position, "length", (json_int_t)queue->n_waiting,
-                            "waits_for", blockers_of(verdict), "message", message_of(queue, verdict))) < 0 ||
-                json_object_set_new(status, "progress",
-                        json_pack("{s:n, s:o}", "percent", "message", message_of(queue, verdict))) < 0 ||
-                json_object_set_new(copy, "status", status) < 0) {
-                json_decref(copy);
-                return NULL;
-        }
-        return copy;
-}
-
-struct listing {
-        const struct queue *plan;
-        json_t *running;
-        json_t **waiting; /* by position - 1 */
-        size_t n_waiting;
-        struct migration_queue *queue;
-};
-
-static json_t *line_of(const struct listing *l, const struct task *task)
-{
-        char queued[32];
-
-        return json_pack("{s:s, s:s, s:s, s:s}", "task", task_name(task), "object", task_object(task),
-                "priority", task_priority(task), "queued",
-                text_format_time(task_queued_unix_ms(task), queued));
-}
-
-static void list_one(void *userdata, const struct task *task)
-{
-        struct listing *l = userdata;
-        const struct queue_verdict *verdict =
-                strcmp(task_action(task), "vm.migrate") ? NULL : queue_verdict(l->plan, task_uid(task));
-        json_t *line = verdict ? line_of(l, task) : NULL;
-
-        if (!line)
-                return;
-        if (verdict->position && verdict->position <= l->n_waiting) {
-                json_object_set_new(line, "position", json_integer((json_int_t)verdict->position));
-                json_object_set_new(line, "message", message_of(l->queue, verdict));
-                json_object_set_new(line, "waits_for", blockers_of(verdict));
-                l->waiting[verdict->position - 1] = line;
-        } else
-                json_array_append_new(l->running, line);
-}
-
-static json_t *resources_of(const struct queue *plan)
-{
-        json_t *list = json_array();
-
-        for (size_t i = 0; list && i < queue_n_resources(plan); i++) {
-                struct queue_usage usage = queue_usage(plan, i);
-
-                json_array_append_new(
-                        list, json_pack("{s:o, s:I, s:I}", "resource",
-                                      migration_resource_name(usage.kind, usage.name), "used",
-                                      (json_int_t)usage.used, "limit", (json_int_t)usage.limit));
-        }
-        return list;
-}
-
-json_t *migration_queue_document(struct migration_queue *queue)
-{
-        const struct queue *plan = plan_of(queue); /* before n_waiting is looked at */
-        struct listing l = {.plan = plan, .queue = queue, .n_waiting = queue->n_waiting};
-        _cleanup_json_ json_t *waiting = json_array();
-        _cleanup_free_ json_t **places = alloc_array(queue->n_waiting + 1, sizeof(json_t *));
-
-        l.running = json_array();
-        l.waiting = places;
-        if (!l.plan || !places || !waiting || !l.running) {
-                json_decref(l.running);
-                return NULL;
-        }
-        task_each(queue->manager->tasks, list_one, &l);
-        for (size_t i = 0; i < l.n_waiting; i++)
-                if (places[i])
-                        json_array_append_new(waiting, places[i]);
-        return json_pack("{s:s, s:s, s:s, s:O?, s:I, s:o, s:O, s:o}", "kind", KIND, "name", KIND, "state",
-                queue->drained ? "drained" : "open", "drained", queue->drained, "length",
-                (json_int_t)json_array_size(waiting), "running", l.running, "waiting", waiting, "resources",
-                resources_of(l.plan));
-}
-
-int migration_queue_set_drained(struct migration_queue *queue, bool drained, const char *by, const char *why,
-        struct store_batch *batch)
-{
-        _cleanup_json_ json_t *state = NULL;
-        char since[32];
-        json_t *doc;
-
-        state = drained ? json_pack("{s:s, s:s, s:s?}", "since",
-                                  text_format_time(clock_unix_ms(queue->manager->clock), since), "by", by,
-                                  "why", why)
-                        : json_null();
-        doc = state ? json_pack("{s:s, s:s, s:s, s:{s:O}}", "kind", KIND, "uid", KIND, "name", KIND, "spec",
-                              "drained", state)
-                    : NULL;
-        if (!doc)
-                return -ENOMEM;
-        store_batch_put(batch, STORE_ANY, doc);
-        return 0;
 }
