@@ -88,6 +88,10 @@ struct switchover_gate {
         uint64_t limit_ms;        /* what the mover wants QEMU's downtime limit to be; 0: it did not say */
         uint64_t remaining_bytes; /* at the last poll */
         uint64_t polled_ms;
+        uint64_t bytes_per_s;     /* how fast that got less, or the path's rate */
+        uint64_t threshold_bytes; /* below which QEMU stops the guest, by the limit that the mover wants */
+        uint64_t pass;
+        uint64_t pass_bytes;       /* that it began with */
         struct loop_source *timer; /* ASKED: end of the patience; OPEN: end of the permit */
 };
 

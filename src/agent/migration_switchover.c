@@ -38,7 +38,8 @@
 #define HOLD_MAX_DIRTY_BYTES_PER_S (1u << 20)
 /* An answer that comes sooner is not worth it: a QEMU that is let go sleeps for up to 100 ms more. */
 #define SPIN_MS 100
-#define LIMIT_CLOSED_MS 1 /* for QEMU's downtime limit: see migration_params.c */
+#define LITTLE_BYTES (1u << 20) /* is sent in no time, however fast the path is */
+#define LIMIT_CLOSED_MS 1       /* for QEMU's downtime limit: see migration_params.c */
 #define LIMIT_MAX_MS UINT64_C(2000000)
 #define PATIENCE_MIN_MS 1000
 #define PATIENCE_MAX_MS 600000
@@ -109,17 +110,21 @@ static void hold(struct migration *m, bool on)
         set_parameters(m, migration_hold_build(on));
 }
 
-/* QEMU may stop the guest from now on. */
-static void let_go(struct migration *m)
+/* QEMU, which waits by itself, may stop the guest. */
+static void tell(struct migration *m)
 {
         struct switchover_gate *gate = gate_of(m);
 
-        if (gate->limit_ms)
-                set_limit(m, gate->limit_ms);
-        hold(m, false);
         if (gate->exact && !gate->told && m->mover)
                 gate->told = mover_process_send(
                                      m->mover, json_pack("{s:s}", "op", "switchover"), NULL, 0, NULL) == 0;
+}
+
+static void let_go(struct migration *m)
+{
+        if (gate_of(m)->limit_ms)
+                set_limit(m, gate_of(m)->limit_ms);
+        hold(m, false);
 }
 
 /* --- Asking ----------------------------------------------------------------------------------------------- */
@@ -136,6 +141,8 @@ static void set_timer(struct migration *m, uint64_t delay_ms)
                 log_warning("migration %s: no timer for its switchover", m->id);
 }
 
+static void use_permit(struct migration *m);
+
 static void leave_asked(struct migration *m, bool by_manager)
 {
         struct switchover_gate *gate = gate_of(m);
@@ -144,6 +151,7 @@ static void leave_asked(struct migration *m, bool by_manager)
         gate->by_manager = by_manager;
         gate->state = SWITCHOVER_OPEN;
         let_go(m);
+        use_permit(m);
         migration_publish(m);
 }
 
@@ -165,7 +173,7 @@ static void lapse(struct migration *m)
 {
         struct switchover_gate *gate = gate_of(m);
 
-        log_notice("migration %s: the guest did not come to its pause while that was permitted", m->id);
+        log_debug("migration %s: the guest did not come to its pause while that was permitted", m->id);
         gate->n_lapsed++;
         gate->state = SWITCHOVER_CLOSED;
         set_limit(m, LIMIT_CLOSED_MS);
@@ -203,20 +211,57 @@ void migration_switchover_begin(struct migration *m)
         ask(m);
 }
 
-/* Whether the rest will fit into the pause about when an answer can be here. */
-static bool is_near(struct migration *m, const struct migration_info *info)
+/* How fast the rest gets less, pages without content included; the last value that is known. */
+static void measure(struct migration *m, const struct migration_info *info)
 {
         struct switchover_gate *gate = gate_of(m);
         uint64_t elapsed_ms = MAX(now_ms(m) - gate->polled_ms, UINT64_C(1)), rest = info->ram_remaining_bytes;
         uint64_t shrunk = gate->remaining_bytes > rest ? gate->remaining_bytes - rest : 0;
         uint64_t path = (uint64_t)json_integer_value(json_object_get(m->progress, "effective_bps")) / 8;
-        uint64_t rate = MAX(shrunk * 1000 / elapsed_ms, path);
+        uint64_t capacity = (uint64_t)json_integer_value(json_object_get(m->progress, "capacity_bps")) / 8;
 
+        if (shrunk || path || capacity)
+                gate->bytes_per_s = MAX(shrunk * 1000 / elapsed_ms, MAX(path, capacity));
+        gate->threshold_bytes = (uint64_t)(info->mbps * 125 * (double)gate->limit_ms);
         gate->remaining_bytes = rest;
         gate->polled_ms = now_ms(m);
-        if (!gate->exact && rest <= EARLY_BYTES)
+        if (info->dirty_sync_count != gate->pass) {
+                gate->pass = info->dirty_sync_count;
+                gate->pass_bytes = rest;
+        }
+}
+
+/* Whether so much can be sent in the time that the pause may take, and a little before it; or QEMU would think so. */
+static bool is_little(const struct migration *m, uint64_t bytes)
+{
+        double ms = (double)(m->source.convergence.max_pause_ms + AHEAD_MS);
+
+        return bytes <= LITTLE_BYTES || bytes <= m->source.gate.threshold_bytes ||
+               (double)bytes <= (double)m->source.gate.bytes_per_s * ms / 1000;
+}
+
+/* In the first pass what is left counts. Later on, what the pass began with: its end says nothing, for a guest that changes
+ * more than fits begins the next one with as much. */
+static bool is_near(const struct migration *m)
+{
+        const struct switchover_gate *gate = &m->source.gate;
+
+        if (!gate->exact && gate->remaining_bytes <= EARLY_BYTES)
                 return true;
-        return (double)rest <= (double)rate * (double)(m->source.convergence.max_pause_ms + AHEAD_MS) / 1000;
+        return is_little(m, gate->pass > 1 ? gate->pass_bytes : gate->remaining_bytes);
+}
+
+/* Its word is not given before the pause is near: it cannot be taken back. A permit that comes to nothing is given back. */
+static void use_permit(struct migration *m)
+{
+        struct switchover_gate *gate = gate_of(m);
+
+        if (!gate->exact || gate->told || gate->pass <= 1)
+                return;
+        if (is_near(m))
+                tell(m);
+        else if (gate->by_manager)
+                lapse(m);
 }
 
 bool migration_switchover_poll(struct migration *m, const struct migration_info *info)
@@ -224,14 +269,17 @@ bool migration_switchover_poll(struct migration *m, const struct migration_info 
         struct switchover_gate *gate = gate_of(m);
         bool calm = info->dirty_pages_per_s * info->page_size_bytes <= HOLD_MAX_DIRTY_BYTES_PER_S;
 
-        if (info->status != MIGRATION_STATUS_ACTIVE || m->record != HANDOFF_OUTGOING || m->stop_wanted ||
-                m->source.stopped_unix_us)
+        if (gate->state == SWITCHOVER_FREE || info->status != MIGRATION_STATUS_ACTIVE ||
+                m->record != HANDOFF_OUTGOING || m->stop_wanted || m->source.stopped_unix_us)
                 return false;
-        if (gate->state == SWITCHOVER_CLOSED && is_near(m, info)) {
+        measure(m, info);
+        if (gate->state == SWITCHOVER_CLOSED && is_near(m)) {
                 if (!gate->exact)
                         hold(m, true);
                 ask(m);
         }
+        if (gate->state == SWITCHOVER_OPEN)
+                use_permit(m);
         if (gate->state != SWITCHOVER_ASKED)
                 return false;
         /* With little left, one that waits by itself goes round without rest (it looks for what changed in each turn). */
@@ -240,13 +288,17 @@ bool migration_switchover_poll(struct migration *m, const struct migration_info 
         return true;
 }
 
-/* --- Answers ---------------------------------------------------------------------------------------------- */
-
+/* Each pass is looked at as it begins, until QEMU may stop the guest. */
 void migration_switchover_pass(struct migration *m)
 {
-        if (gate_of(m)->state == SWITCHOVER_CLOSED && m->source.poll)
+        const struct switchover_gate *gate = gate_of(m);
+
+        if (m->source.poll && (gate->state == SWITCHOVER_CLOSED ||
+                                      (gate->state == SWITCHOVER_OPEN && gate->exact && !gate->told)))
                 loop_source_rearm(m->source.poll, 0);
 }
+
+/* --- Answers ---------------------------------------------------------------------------------------------- */
 
 int migration_switchover_answer(struct migration *m, const json_t *body, struct error **ret_error)
 {
@@ -286,6 +338,7 @@ void migration_switchover_stopped(struct migration *m)
         /* One that stopped by itself, as when it was shut down, is not held up any more. */
         if (gate_of(m)->state == SWITCHOVER_CLOSED || gate_of(m)->state == SWITCHOVER_ASKED)
                 let_go(m);
+        tell(m);
 }
 
 json_t *migration_switchover_document(const struct migration *m)
