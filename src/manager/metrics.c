@@ -19,6 +19,10 @@ static_assert(ARRAY_SIZE(migration_bounds) == METRICS_N_BUCKETS, "one bound a bu
 static_assert(ARRAY_SIZE(queue_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(pause_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 
+/* MigrationResult.switchover.permit */
+static const char *const metrics_permits[] = {"manager", "alone", "none"};
+static_assert(ARRAY_SIZE(metrics_permits) == METRICS_N_PERMITS, "one counter a word");
+
 static void observe(struct metrics_histogram *histogram, const double *bounds, double value)
 {
         size_t i = 0;
@@ -37,6 +41,14 @@ static uint64_t count_of(const json_t *result, const char *key)
         return value > 0 ? (uint64_t)value : 0;
 }
 
+static void count_permit(struct metrics *metrics, const json_t *result)
+{
+        const char *permit = json_text(json_object_get(result, "switchover"), "permit");
+
+        for (size_t i = 0; i < METRICS_N_PERMITS; i++)
+                metrics->switchovers[i] += !strcmp(metrics_permits[i], permit);
+}
+
 void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result)
 {
         if (!succeeded) {
@@ -46,6 +58,7 @@ void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *re
         metrics->migrations_succeeded++;
         metrics->bytes_ram += count_of(result, "bytes_ram");
         metrics->bytes_wire += count_of(result, "bytes_wire");
+        count_permit(metrics, result);
         if (!json_is_true(json_object_get(result, "measured")))
                 return;
         observe(&metrics->migration_seconds, migration_bounds,
@@ -165,6 +178,11 @@ static void write_queue(struct manager *manager, struct buf *out)
                 write_series(out, "drover_queue_wait_seconds", label, &manager->metrics.queue_seconds[i],
                         queue_bounds);
         }
+        write_head(out, "drover_switchovers_total", "Final pauses of migrations by who permitted them.",
+                "counter");
+        for (size_t i = 0; i < METRICS_N_PERMITS; i++)
+                buf_printf(out, "drover_switchovers_total{permit=\"%s\"} %" PRIu64 "\n", metrics_permits[i],
+                        manager->metrics.switchovers[i]);
         write_head(out, "drover_queue_drained", "1 while nothing in the queue may start.", "gauge");
         buf_printf(out, "drover_queue_drained %d\n", migration_queue_is_drained(manager->queue));
 }

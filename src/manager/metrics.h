@@ -19,10 +19,14 @@ struct metrics_histogram {
         double sum;
 };
 
+/* Who permitted a final pause: see metrics_permits in metrics.c. */
+#define METRICS_N_PERMITS 3
+
 struct metrics {
         struct metrics_histogram migration_seconds;
         struct metrics_histogram pause_seconds;
         struct metrics_histogram queue_seconds[N_QUEUE_PRIORITIES]; /* from the request to the start */
+        uint64_t switchovers[METRICS_N_PERMITS];
         uint64_t migrations_succeeded;
         uint64_t migrations_failed;
         uint64_t bytes_ram;

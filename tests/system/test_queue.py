@@ -6,6 +6,7 @@ hold from stopping by themselves); two have the workload that checks itself."""
 import collections
 import datetime
 import json
+import re
 import subprocess
 
 import pytest
@@ -243,3 +244,4 @@ def test_metrics_tell_how_long_migrations_waited(lab, guests):
     assert 'drover_queue_length{priority="low"} 0' in text
     assert 'drover_queue_wait_seconds_count{priority="critical"}' in text
     assert "drover_queue_drained 0" in text
+    assert re.search(r'^drover_switchovers_total{permit="manager"} [1-9]', text, re.M)
