@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "cluster/queue.h"
+#include "unit/torture_loop.h"
 
 static struct queue *queue_make(const struct queue_limits *limits)
 {
@@ -231,6 +232,33 @@ static void held_jobs_keep_nothing_from_others(void **data)
         assert_true(starts(queue, "free"));
 }
 
+static void decide_about_one(void *unused)
+{
+        const struct queue_limits limits = QUEUE_LIMITS_DEFAULT;
+        _cleanup_(queue_freep) struct queue *queue = NULL;
+        struct queue_demand demand = {.units = 1};
+        const struct queue_choice here = {&demand, 1};
+        int r = queue_new(&limits, &queue);
+
+        if (torture_failed(r < 0))
+                return;
+        r = queue_resource(queue, QUEUE_HOST, "h1", 1, &demand.resource);
+        if (torture_failed(r < 0))
+                return;
+        r = queue_add(queue, &(struct queue_job){.name = "a", .choices = &here, .n_choices = 1});
+        if (torture_failed(r < 0))
+                return;
+        r = queue_decide(queue);
+        if (torture_failed(r < 0))
+                return;
+        assert_true(starts(queue, "a"));
+}
+
+static void lack_of_memory_is_an_error_like_any_other(void **data)
+{
+        torture_loop(decide_about_one, NULL);
+}
+
 /* --- Under any load --------------------------------------------------------------------------------------- */
 
 #define N_HOSTS 5
@@ -437,6 +465,7 @@ int main(void)
                 cmocka_unit_test(more_than_the_limit_runs_alone),
                 cmocka_unit_test(the_best_place_with_room_is_taken),
                 cmocka_unit_test(held_jobs_keep_nothing_from_others),
+                cmocka_unit_test(lack_of_memory_is_an_error_like_any_other),
                 cmocka_unit_test(limits_hold_and_all_come_to_an_end_under_any_load),
                 cmocka_unit_test(nothing_starves_beside_a_stream_of_critical_jobs),
         };
