@@ -40,6 +40,8 @@ MIGRATION_HANDLER(start)
 MIGRATION_HANDLER(list)
 MIGRATION_HANDLER(get)
 MIGRATION_HANDLER(cancel)
+MIGRATION_HANDLER(switchover)
+MIGRATION_HANDLER(limits)
 MIGRATION_HANDLER(forget)
 MIGRATION_HANDLER(peer_prepare)
 MIGRATION_HANDLER(peer_get)
@@ -75,6 +77,8 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/migrations", route_list},
         {"GET", "/agent/v1/migrations/{id}", route_get},
         {"POST", "/agent/v1/migrations/{id}/cancel", route_cancel},
+        {"POST", "/agent/v1/migrations/{id}/switchover", route_switchover},
+        {"POST", "/agent/v1/migrations/{id}/limits", route_limits},
         {"DELETE", "/agent/v1/migrations/{id}", route_forget},
         {"POST", "/agent/v1/peer/migrations", route_peer_prepare},
         {"POST", PEER_PROBE, api_peer_probe},

@@ -176,7 +176,7 @@ static int start_mover(struct job *job, enum mover_role role, uint64_t limit_ms,
         r = loop_add_timer(agent->loop, limit_ms, on_limit, job, &job->limit);
         if (r == 0)
                 r = mover_process_start(agent->loop, agent->config.mover, role, cgroup_movers(agent->cgroup),
-                        &handler, &job->mover, ret_error);
+                        0, &handler, &job->mover, ret_error);
         if (r == 0)
                 return mover_process_send(job->mover, op, &fd, 1, ret_error);
         json_decref(op);

@@ -7,6 +7,7 @@
 
 #include "agent/agent.h"
 #include "agent/cgroup.h"
+#include "agent/host_links.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -239,8 +240,8 @@ static json_t *qemu_document(const struct qemu_binary *qemu)
 
 static json_t *capabilities(const struct host *host)
 {
-        return json_pack("{s:b, s:s?, s:b}", "kvm", host->kvm_works, "kvm_reason", host->kvm_reason, "cgroup",
-                cgroup_available(host->agent->cgroup));
+        return json_pack("{s:b, s:s?, s:b, s:b, s:b}", "kvm", host->kvm_works, "kvm_reason", host->kvm_reason,
+                "cgroup", cgroup_available(host->agent->cgroup), "switchover", true, "limits", true);
 }
 
 /* Guest RAM that is promised to VMs with a QEMU here. */
@@ -284,16 +285,17 @@ json_t *host_document(struct agent *agent)
         size_t n_running;
         uint64_t promised = memory_of_vms(agent, &n_running);
         json_t *doc = json_pack(
-                "{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:f, s:s, s:o, s:I, s:I, s:O*, s:o*}", "uid",
-                agent_host_uid(agent), "name", agent->config.name, "version", DROVER_VERSION, "accelerator",
-                vm_accelerator_to_string(host->accelerator), "qemu", qemu_document(host->qemu), "cpus",
-                (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
+                "{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:f, s:s, s:o, s:I, s:I, s:O*, s:o*, s:o*, s:s*}",
+                "uid", agent_host_uid(agent), "name", agent->config.name, "version", DROVER_VERSION,
+                "accelerator", vm_accelerator_to_string(host->accelerator), "qemu", qemu_document(host->qemu),
+                "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
                 (json_int_t)proc_kib(meminfo, "MemTotal:"), "memory_free_bytes",
                 (json_int_t)proc_kib(meminfo, "MemAvailable:"), "memory_vms_bytes", (json_int_t)promised,
                 "load1", loadavg ? strtod(loadavg, NULL) : 0.0, "cgroup", cgroup_status(agent->cgroup),
                 "capabilities", capabilities(host), "n_vms", (json_int_t)n_running, "uptime_s",
                 (json_int_t)(stat ? strtoull(stat, NULL, 10) : 0), "cpu_id", json_object_get(host->cpu, "id"),
-                "network", network_document(host));
+                "network", network_document(host), "links", host_links(), "migration_address",
+                agent->config.migration_address);
 
         if (doc && json_object_set_new(doc, "pressure",
                            json_pack("{s:o, s:o, s:o}", "cpu", pressure("cpu"), "memory", pressure("memory"),

@@ -55,6 +55,17 @@ const char *migration_spec_string(const struct migration *m, const char *key)
         return json_string_value(json_object_get(m->spec, key));
 }
 
+int migration_level(const struct migration *m)
+{
+        static const char *const names[] = {"low", "normal", "high", "critical"};
+        const char *priority = migration_spec_string(m, "priority") ?: "normal";
+
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+                if (!strcmp(names[i], priority))
+                        return (int)i - 1;
+        return 0;
+}
+
 uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback)
 {
         const json_t *v = json_object_get(m->spec, key);
@@ -92,7 +103,7 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
 {
         static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
                 "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
-                "checkpoint_keys", "converge", NULL};
+                "checkpoint_keys", "converge", "switchover", NULL};
         const char *source_uid = "", *source_address = "", *destination_uid = "", *destination_address = "";
         const char *codec = "auto", *text = NULL;
         uint64_t number = 0;
@@ -181,6 +192,8 @@ int migration_new(struct agent *agent, enum migration_role role, const json_t *s
         if (!m->spec || !m->peer_uid || !m->peer_address)
                 return error_from_errno(ret_error, ENOMEM, "cannot begin a migration");
         r = role == MIGRATION_SOURCE_SIDE ? migration_converge_init(m, ret_error) : 0;
+        if (r == 0 && role == MIGRATION_SOURCE_SIDE)
+                r = migration_switchover_init(m, ret_error);
         if (r < 0)
                 return r;
         *ret_migration = TAKE_PTR(m);

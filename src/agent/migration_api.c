@@ -9,7 +9,9 @@
 #include "agent/api.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
+#include "agent/mover_process.h"
 #include "agent/vm.h"
+#include "base/doc.h"
 #include "vmm/vm_config.h"
 
 static json_t *history_json(const struct migration *m)
@@ -31,11 +33,12 @@ static json_t *history_json(const struct migration *m)
 
 json_t *migration_document(const struct migration *m)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*}", "id", m->id, "vm",
+        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*}", "id", m->id, "vm",
                 m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
                 migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record), "epoch",
                 (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result", m->result,
-                "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL);
+                "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
+                migration_switchover_document(m));
 }
 
 void migration_publish(struct migration *m)
@@ -172,6 +175,49 @@ void migration_api_cancel(struct agent *agent, struct http_request *request)
         m->cancelled = true;
         migration_stop(m, e);
         api_reply_json(request, 202, migration_document(m));
+}
+
+void migration_api_switchover(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = request_migration(agent, request);
+        struct error *e = NULL;
+        json_t *body;
+
+        if (!m)
+                return;
+        if (http_request_json(request, &body, &e) < 0 || migration_switchover_answer(m, body, &e) < 0)
+                return api_reply_error(request, e);
+        api_reply_json(request, 200, migration_document(m));
+}
+
+/* The rate may change at any time; the spec's own limit is the manager's to keep to. */
+void migration_api_limits(struct agent *agent, struct http_request *request)
+{
+        static const char *const keys[] = {"rate_limit_bps", NULL};
+        struct migration *m = request_migration(agent, request);
+        uint64_t rate_bps = 0;
+        struct error *e = NULL;
+        json_t *body;
+        int r;
+
+        if (!m)
+                return;
+        r = http_request_json(request, &body, &e);
+        if (r == 0)
+                r = doc_only_keys(body, "", keys, &e);
+        if (r == 0)
+                r = doc_need_u64(body, "", "rate_limit_bps", 0, INT64_MAX, &rate_bps, &e);
+        if (r == 0 && (m->role != MIGRATION_SOURCE_SIDE || m->settled))
+                r = error_set(&e, ERROR_CONFLICT, NULL, "migration %s sends nothing from here", m->id);
+        if (r == 0 && json_object_set_new(m->spec, "rate_limit_bps", json_integer((json_int_t)rate_bps)) < 0)
+                r = error_from_errno(&e, ENOMEM, "cannot limit migration %s", m->id);
+        if (r < 0)
+                return api_reply_error(request, e);
+        if (m->mover) /* otherwise it starts with it */
+                (void)mover_process_send(m->mover,
+                        json_pack("{s:s, s:I}", "op", "limits", "rate_limit_bps", (json_int_t)rate_bps), NULL,
+                        0, NULL);
+        api_reply_json(request, 200, migration_document(m));
 }
 
 void migration_api_forget(struct agent *agent, struct http_request *request)

@@ -268,7 +268,7 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
                 r = listen_for_data(m, ret_error);
         if (r == 0)
                 r = mover_process_start(m->agent->loop, m->agent->config.mover, MOVER_SINK,
-                        cgroup_movers(m->agent->cgroup), &handler, &m->mover, ret_error);
+                        cgroup_movers(m->agent->cgroup), migration_level(m), &handler, &m->mover, ret_error);
         if (r < 0)
                 return r;
         fds[0] = stream;

@@ -100,6 +100,7 @@ static void end_keeping(struct migration *m, bool complete)
 void migration_source_deinit(struct migration *m)
 {
         end_keeping(m, false);
+        migration_switchover_deinit(m);
         json_decref(TAKE_PTR(m->source.kept));
         fd_closep(&m->source.qemu_fd);
         close_connections(m);
@@ -180,6 +181,7 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         json_t *keys = checkpoints_keys(m->agent->checkpoints, m->vm_uid);
 
         json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
+        json_object_del(spec, "switchover");
         if (checkpoints_wanted(m->agent->checkpoints) && !m->source.peer_without_keys &&
                 !m->source.checkpoint_key[0] &&
                 text_random_hex(CHECKPOINT_KEY_HEX / 2, m->source.checkpoint_key) < 0)
@@ -388,7 +390,7 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
                 fds[n_fds++] = shared;
         }
         if (mover_process_start(m->agent->loop, m->agent->config.mover, MOVER_SOURCE,
-                    cgroup_movers(m->agent->cgroup), &handler, &m->mover, &e) < 0 ||
+                    cgroup_movers(m->agent->cgroup), migration_level(m), &handler, &m->mover, &e) < 0 ||
                 mover_process_send(m->mover, TAKE_PTR(start), fds, n_fds, &e) < 0)
                 return stage_failed(m, e);
         data_connections_handed_over(m->source.connections);
@@ -419,9 +421,13 @@ static void setup_qemu(struct migration *m)
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
-        if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE,
-                                convergence_allows(&m->source.convergence, CONVERGE_THROTTLE), QMP_TIMEOUT_MS,
-                                on_setup, m, &m->source.setup, &e) < 0)
+        unsigned int wants =
+                (convergence_allows(&m->source.convergence, CONVERGE_THROTTLE) ? MIGRATION_WANTS_THROTTLE
+                                                                               : 0) |
+                (migration_switchover_wanted(m) ? MIGRATION_WANTS_HOLD : 0);
+
+        if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE, wants, QMP_TIMEOUT_MS, on_setup, m,
+                                &m->source.setup, &e) < 0)
                 return stage_failed(m, e);
         m->source.stage_busy = true;
 }
@@ -467,6 +473,8 @@ static void on_poll_answer(void *userdata, const json_t *result, const struct er
                 error_set(&e, ERROR_QEMU_FAILED, NULL, "QEMU ended the migration: %s", info.error);
                 return stage_failed(m, e);
         }
+        if (migration_switchover_poll(m, &info))
+                return;
         if (m->mover)
                 send_qemu_status(m, &info);
         migration_converge_poll(m, &info);
@@ -504,6 +512,7 @@ static void start_migrate(struct migration *m)
         double ignored;
 
         (void)idle_meter_read(&m->source.idle, &ignored); /* the first poll tells what was idle since */
+        migration_switchover_begin(m);
         if (!vm->qmp || qmp_command(vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -1,
                                 QMP_TIMEOUT_MS, on_migrate_answer, m, &m->source.stage_call, &e) < 0)
                 return stage_failed(m, e);
@@ -544,18 +553,6 @@ static void fit_stream(struct migration *m, const json_t *stats)
         vm_stream_set_room(
                 m->source.qemu_fd, (uint64_t)MAX(capacity * packs * STREAM_MS / 1000, MIN_STREAM_BYTES));
         fd_closep(&m->source.qemu_fd);
-}
-
-static void set_downtime_limit(struct migration *m, const json_t *message)
-{
-        json_int_t limit_ms = json_integer_value(json_object_get(message, "downtime_limit_ms"));
-        struct vm *vm = migration_vm(m);
-
-        if (vm && vm->qmp)
-                (void)qmp_command(vm->qmp, "migrate-set-parameters",
-                        json_pack("{s:I}", "downtime-limit",
-                                CLAMP(limit_ms, (json_int_t)1, (json_int_t)2000000)),
-                        -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
 }
 
 static void take_result(struct migration *m, const json_t *message)
@@ -605,7 +602,8 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 m->source.replaces = json_is_true(json_object_get(message, "replaces"));
                 next_stage(m);
         } else if (!strcmp(event, "switchover")) {
-                set_downtime_limit(m, message);
+                migration_switchover_limit(m,
+                        (uint64_t)MAX(json_integer_value(json_object_get(message, "downtime_limit_ms")), 1));
         } else if (!strcmp(event, "device-state")) {
                 m->source.device_state = true;
         } else if (!strcmp(event, "checkpoint")) {
@@ -643,6 +641,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
         if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING && !m->source.stopped_unix_us) {
                 fd_closep(&m->source.qemu_fd);
                 m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
+                migration_switchover_stopped(m);
                 migration_set_phase(m, MIGRATION_SWITCHING);
                 if (m->mover)
                         (void)mover_process_send(
@@ -650,6 +649,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
         } else if (!strcmp(event, "MIGRATION_PASS")) {
                 m->source.n_passes =
                         MAX(m->source.n_passes, (uint64_t)json_integer_value(json_object_get(data, "pass")));
+                migration_switchover_pass(m);
         } else if (!strcmp(event, "MIGRATION")) {
                 switch (migration_status_from_string(status)) {
                 case MIGRATION_STATUS_COMPLETED:
@@ -918,6 +918,20 @@ static int64_t pause_ns(const struct migration *m)
         return m->source.resumed_unix_ns - m->clock_offset_ns - m->source.stopped_unix_us * 1000;
 }
 
+/* When the guest was paused, on this host's clock, and who permitted it. */
+static json_t *switchover_record(const struct migration *m)
+{
+        json_t *record = migration_switchover_document(m) ?: json_pack("{s:s}", "permit", "none");
+        json_int_t stopped_us = m->source.stopped_unix_us;
+        int64_t pause = pause_ns(m);
+
+        json_object_set_new(record, "stopped_unix_ms", json_real((double)stopped_us / 1000));
+        if (pause >= 0)
+                json_object_set_new(record, "resumed_unix_ms",
+                        json_real((double)stopped_us / 1000 + (double)pause / 1e6));
+        return record;
+}
+
 static void build_result(struct migration *m)
 {
         static const char *const copied[] = {"bytes_ram", "bytes_wire", "bytes_zero", "bytes_duplicate",
@@ -949,6 +963,7 @@ static void build_result(struct migration *m)
                         json_object_set(result, copied[i], v);
         }
         migration_converge_result(m, result);
+        json_object_set_new(result, "switchover", switchover_record(m));
         if (m->source.kept)
                 json_object_set(result, "checkpoint", m->source.kept);
         json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));

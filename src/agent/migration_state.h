@@ -67,6 +67,34 @@ enum migration_stage {
         STAGE_RUNNING,
 };
 
+/* Whether the final pause may begin: see migration_switchover.c. */
+enum switchover_state {
+        SWITCHOVER_FREE,   /* nobody coordinates it */
+        SWITCHOVER_CLOSED, /* not yet; the migration is not that far */
+        SWITCHOVER_ASKED,  /* the manager is asked, QEMU is held */
+        SWITCHOVER_OPEN,
+};
+
+struct switchover_gate {
+        enum switchover_state state;
+        bool exact;      /* QEMU waits for our word; otherwise it is held by its bandwidth from early on */
+        bool told;       /* it has our word, which cannot be taken back */
+        bool held;       /* its bandwidth is next to nothing */
+        bool by_manager; /* OPEN: the manager has permitted it; false: it was silent */
+        uint64_t patience_ms;
+        uint64_t asked_ms;        /* when; monotonic */
+        uint64_t waited_ms;       /* in all times that it was asked */
+        unsigned int n_lapsed;    /* permits that were over before the guest stopped */
+        uint64_t limit_ms;        /* what the mover wants QEMU's downtime limit to be; 0: it did not say */
+        uint64_t remaining_bytes; /* at the last poll */
+        uint64_t polled_ms;
+        uint64_t bytes_per_s;     /* how fast that got less, or the path's rate */
+        uint64_t threshold_bytes; /* below which QEMU stops the guest, by the limit that the mover wants */
+        uint64_t pass;
+        uint64_t pass_bytes;       /* that it began with */
+        struct loop_source *timer; /* ASKED: end of the patience; OPEN: end of the permit */
+};
+
 struct migration_source_state {
         enum migration_stage stage;
         bool stage_busy;        /* an asynchronous operation of the stage is under way */
@@ -110,6 +138,7 @@ struct migration_source_state {
         struct loop_source *keep_limit;
         uint64_t n_passes;
         struct convergence convergence;
+        struct switchover_gate gate;
 };
 
 struct migration_destination_state {
@@ -257,6 +286,8 @@ void migration_take_stats(struct migration *m, const json_t *message);
 /* The error of the mover's `failed`; the caller's. */
 struct error *migration_mover_error(const json_t *message);
 const char *migration_spec_string(const struct migration *m, const char *key); /* NULL if absent */
+/* Of its priority: 0 for normal, which is what absent means. */
+int migration_level(const struct migration *m);
 uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback);
 
 /* --- migration_api.c --- */
@@ -283,6 +314,28 @@ int migration_converge_init(struct migration *m, struct error **ret_error);
 void migration_converge_poll(struct migration *m, const struct migration_info *info);
 /* {converged_by, convergence, max_pause_ms, throttle_percent} into the result. */
 void migration_converge_result(const struct migration *m, json_t *result);
+
+/* --- migration_switchover.c --- */
+
+/* Reads the field `switchover` of the spec. BAD_DOCUMENT. */
+int migration_switchover_init(struct migration *m, struct error **ret_error);
+void migration_switchover_deinit(struct migration *m);
+/* Somebody coordinates the final pause: QEMU is to be set up with MIGRATION_WANTS_HOLD. */
+bool migration_switchover_wanted(const struct migration *m);
+/* QEMU is set up, and is told to migrate next. */
+void migration_switchover_begin(struct migration *m);
+/* Takes a new answer of query-migrate. True while QEMU is held: what it says then tells nothing of how the migration gets on. */
+bool migration_switchover_poll(struct migration *m, const struct migration_info *info);
+/* A pass has ended: the next look at QEMU comes at once if that may lead to asking. */
+void migration_switchover_pass(struct migration *m);
+/* The mover names a downtime limit: to be set in QEMU now, or when the pause is permitted. */
+void migration_switchover_limit(struct migration *m, uint64_t limit_ms);
+/* The guest has stopped. */
+void migration_switchover_stopped(struct migration *m);
+/* The manager's word: {"permit": true, "ms": N}, or {"permit": false}: wait on. CONFLICT when nobody waits for it. */
+int migration_switchover_answer(struct migration *m, const json_t *body, struct error **ret_error);
+/* {"state", "permit", "waited_ms", "lapsed"}, the caller's; NULL: nobody coordinates it. */
+json_t *migration_switchover_document(const struct migration *m);
 
 /* --- migration_source.c, migration_destination.c --- */
 void migration_source_step(struct migration *m);

@@ -20,6 +20,7 @@
 /* Guests on a busy host would otherwise take the processors from what is to relieve it: see
  * docs/decisions/0005-movers-come-before-guests.md. */
 #define MOVER_NICE (-10)
+#define NICE_PER_LEVEL 3 /* each step of nice is worth a quarter: three of them, twice */
 #define END_GRACE_MS 300 /* what a mover on a network that works needs many times less of */
 
 static const char *const role_names[] = {
@@ -199,7 +200,7 @@ static void on_mover_exit(void *userdata, const struct child_result *result)
 }
 
 int mover_process_start(struct loop *loop, const char *binary, enum mover_role role, const char *cgroup_procs,
-        const struct mover_process_handler *handler, struct mover_process **ret_mover,
+        int level, const struct mover_process_handler *handler, struct mover_process **ret_mover,
         struct error **ret_error)
 {
         _cleanup_(mover_process_freep) struct mover_process *mover = ALLOC(struct mover_process);
@@ -229,7 +230,7 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
         spec.n_fds = 1;
         spec.output_fd = STDERR_FILENO;
         spec.own_session = true;
-        spec.nice = role == MOVER_SAMPLE ? 0 : MOVER_NICE;
+        spec.nice = role == MOVER_SAMPLE ? 0 : MOVER_NICE - level * NICE_PER_LEVEL;
         spec.cgroup_procs = cgroup_procs;
         r = child_start(loop, &spec, on_mover_exit, mover, &mover->child, ret_error);
         if (r < 0)

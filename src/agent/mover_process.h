@@ -30,9 +30,10 @@ enum mover_role {
 };
 
 /* Runs `binary` source|sink|sample|probe-source|probe-sink. */
-/* cgroup_procs: of the group it is to be in (cgroup_movers()); may be NULL. */
+/* cgroup_procs: of the group it is to be in (cgroup_movers()); may be NULL. `level`: of its migration's priority, 0 for normal; each
+ * level gets twice the processor time of the one below where there is not enough for all. */
 int mover_process_start(struct loop *loop, const char *binary, enum mover_role role, const char *cgroup_procs,
-        const struct mover_process_handler *handler, struct mover_process **ret_mover,
+        int level, const struct mover_process_handler *handler, struct mover_process **ret_mover,
         struct error **ret_error);
 
 /* Sends an op (taken over, also on failure; NULL: no memory). Descriptors stay the caller's, at most

@@ -53,6 +53,9 @@ struct cli {
         X(task_show) \
         X(task_watch) \
         X(task_cancel) \
+        X(queue_show) \
+        X(queue_drain) \
+        X(queue_resume) \
         X(datastore_list) \
         X(datastore_show) \
         X(datastore_add) \

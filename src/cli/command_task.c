@@ -14,7 +14,7 @@
 static const struct output_column columns[] = {{"TASK", "name", false}, {"ACTION", "spec.action", false},
         {"OBJECT", "spec.object", false}, {"BY", "spec.by", false}, {"STATE", "status.state", false},
         {"STEP", "status.step", false}, {"CREATED", "status.created", false},
-        {"ERROR", "status.error.detail", false}, {0}};
+        {"WAITS FOR", "status.queue.message", false}, {"ERROR", "status.error.detail", false}, {0}};
 
 int command_task_list(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {

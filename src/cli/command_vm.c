@@ -131,7 +131,8 @@ static json_t *migration_request(const struct arguments *arguments)
 {
         static const char *const texts[][2] = {{"to", "to"}, {"priority", "priority"}, {"codec", "codec"}};
         static const char *const numbers[][2] = {{"max-pause", "max_pause_ms"}, {"channels", "channels"},
-                {"rate-limit", "rate_limit_bps"}, {"give-up", "timeout_ms"}};
+                {"rate-limit", "rate_limit_bps"}, {"min-bandwidth", "min_bandwidth_bps"},
+                {"give-up", "timeout_ms"}};
         static const char *const flags[] = {"check", "verify"};
         _cleanup_json_ json_t *body = json_object();
         uint64_t number;

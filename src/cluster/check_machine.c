@@ -137,27 +137,29 @@ void check_machine_load(struct check *check)
                 check->host_name, cpus, load, (long long)coming);
 }
 
-/* What is free now, but never more than what is not promised: guests touch their memory long after they started. */
-static json_int_t memory_room(const struct check *check)
+json_int_t checks_memory_room(const json_t *status)
 {
-        json_int_t free_bytes = integer(check->host, "memory_free_bytes");
-        json_int_t unpromised =
-                integer(check->host, "memory_bytes") - integer(check->host, "memory_vms_bytes");
-        bool promises = integer(check->host, "memory_vms_bytes") > 0;
-        json_int_t room = promises ? MIN(free_bytes, unpromised) : free_bytes;
+        json_int_t free_bytes = integer(status, "memory_free_bytes");
+        json_int_t promised = integer(status, "memory_vms_bytes");
 
-        return MAX(room - reserved(check, "memory_bytes"), 0);
+        return promised > 0 ? MAX(MIN(free_bytes, integer(status, "memory_bytes") - promised), 0) : free_bytes;
+}
+
+json_int_t checks_memory_need(const json_t *vm)
+{
+        json_int_t need = integer(check_status(vm), "memory_effective_bytes");
+
+        return need > 0 ? need : integer(json_object_get(vm, "spec"), "memory_bytes");
 }
 
 void check_machine_memory(struct check *check)
 {
-        json_int_t need = integer(check->status, "memory_effective_bytes"), has = memory_room(check);
+        json_int_t need = checks_memory_need(check->input->vm);
+        json_int_t has = MAX(checks_memory_room(check->host) - reserved(check, "memory_bytes"), 0);
         json_int_t coming = reserved(check, "memory_bytes");
         _cleanup_free_ char *apart = NULL;
         char a[16], b[16], c[16];
 
-        if (need <= 0)
-                need = integer(check->spec, "memory_bytes");
         if (need <= has) {
                 check_met(check, check->host_name);
                 return;

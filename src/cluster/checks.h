@@ -60,6 +60,11 @@ size_t checks_n_warnings(const json_t *report);
 /* 0, or sets CHECK_FAILED naming the first error and how many there are. */
 int checks_to_error(const json_t *report, struct error **ret_error);
 
+/* Memory, in bytes, that a VM takes at its host, and that a host (by its status) has room for: what is free now, but never more
+ * than what is not promised, for guests touch their memory long after they started. */
+json_int_t checks_memory_need(const json_t *vm);
+json_int_t checks_memory_room(const json_t *status);
+
 /* Calls fn for each name of a datastore that the VM's spec uses, each once; stops at the first negative result
  * and returns it. */
 int checks_each_datastore(

@@ -13,6 +13,7 @@
 #include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_queue.h"
 #include "manager/version.h"
 
 #define METRICS_MAX_BYTES (1u << 20)
@@ -29,11 +30,19 @@ static bool match_task(void *userdata, const json_t *doc)
                api_filter(userdata, "object", json_text(json_spec(doc), "object"));
 }
 
+static json_t *live_task(struct manager *manager, const json_t *doc)
+{
+        return migration_queue_live_task(manager->queue, doc);
+}
+
 void api_task_list(struct http_request *request, void *userdata)
 {
         api_reply_list(request, userdata,
-                &(struct api_listing){
-                        .kind = "task", .newest_first = true, .match = match_task, .userdata = request});
+                &(struct api_listing){.kind = "task",
+                        .newest_first = true,
+                        .match = match_task,
+                        .userdata = request,
+                        .live = live_task});
 }
 
 static void reply_stored(struct http_request *request, struct manager *manager, const char *kind)
@@ -49,7 +58,14 @@ static void reply_stored(struct http_request *request, struct manager *manager, 
 
 void api_task_get(struct http_request *request, void *userdata)
 {
-        reply_stored(request, userdata, "task");
+        _cleanup_json_ json_t *task = NULL;
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+
+        if (api_get_object(request, manager, "task", &task, &error) < 0)
+                http_request_reply_error(request, error);
+        else
+                api_reply_object(request, 200, migration_queue_live_task(manager->queue, task));
 }
 
 void api_task_cancel(struct http_request *request, void *userdata)

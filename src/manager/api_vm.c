@@ -269,10 +269,24 @@ static int check_choice(
                 "field %s cannot be \"%.32s\"", key, word);
 }
 
+static int check_min_bandwidth(const json_t *body, struct error **ret_error)
+{
+        uint64_t least = 0, most = 0;
+        int r = doc_opt_u64(body, "", "min_bandwidth_bps", 0, INT64_MAX, &least, ret_error);
+
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "rate_limit_bps", 0, INT64_MAX, &most, ret_error);
+        if (r >= 0 && most && least > most)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Ask for less, or allow more.",
+                        "field min_bandwidth_bps is %llu, which is more than rate_limit_bps allows (%llu)",
+                        (unsigned long long)least, (unsigned long long)most);
+        return r;
+}
+
 static int read_migrate(struct http_request *request, json_t **ret_body, struct error **ret_error)
 {
         static const char *const keys[] = {"to", "max_pause_ms", "priority", "check", "verify", "codec",
-                "channels", "rate_limit_bps", "timeout_ms", "converge", NULL};
+                "channels", "rate_limit_bps", "min_bandwidth_bps", "timeout_ms", "converge", NULL};
         static const char *const priorities[] = {"low", "normal", "high", "critical", NULL};
         static const char *const codecs[] = {"auto", "none", "lz4", "zstd", NULL};
         uint64_t number, max_pause_ms = OPERATION_MAX_PAUSE_MS_DEFAULT;
@@ -299,6 +313,8 @@ static int read_migrate(struct http_request *request, json_t **ret_body, struct 
                 r = doc_opt_u64(body, "", "channels", 0, 64, &number, ret_error);
         if (r >= 0)
                 r = doc_opt_u64(body, "", "rate_limit_bps", 0, INT64_MAX, &number, ret_error);
+        if (r >= 0)
+                r = check_min_bandwidth(body, ret_error);
         if (r >= 0)
                 r = doc_opt_u64(body, "", "timeout_ms", 0, 7ull * 24 * 3600 * 1000, &number, ret_error);
         if (r >= 0)

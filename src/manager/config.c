@@ -29,6 +29,24 @@ static int set_count(struct config *config, size_t offset, const char *value)
         return text_parse_u64(value, 1, UINT32_MAX, (uint64_t *)((char *)config + offset));
 }
 
+#define COST_MAX 100000
+
+static int set_cost(struct config *config, size_t offset, const char *value)
+{
+        return text_parse_u64(value, 1, COST_MAX, (uint64_t *)((char *)config + offset));
+}
+
+/* Seconds; 0 leaves the order to arrival alone. */
+static int set_step(struct config *config, size_t offset, const char *value)
+{
+        uint64_t seconds;
+        int r = text_parse_u64(value, 0, 24 * 3600, &seconds);
+
+        if (r >= 0)
+                *(uint64_t *)((char *)config + offset) = seconds * 1000;
+        return r;
+}
+
 static int set_level(struct config *config, size_t offset, const char *value)
 {
         return log_level_from_string(value, &config->log_level);
@@ -46,7 +64,11 @@ static const struct {
         {"log-level", set_level, 0},
         {"task-retention", set_count, offsetof(struct config, task_retention)},
         {"audit-retention", set_count, offsetof(struct config, audit_retention)},
-        {"migrations-per-host", set_count, offsetof(struct config, migrations_per_host)},
+        {"host-cost-limit", set_cost, offsetof(struct config, queue_limits.host)},
+        {"datastore-cost-limit", set_cost, offsetof(struct config, queue_limits.datastore)},
+        {"network-cost-limit", set_cost, offsetof(struct config, queue_limits.network)},
+        {"network-cost-limit-10g", set_cost, offsetof(struct config, queue_limits.network_fast)},
+        {"priority-step", set_step, offsetof(struct config, queue_limits.level_ms)},
 };
 
 /* inih's handler: 1 to go on, 0 for an error. */
@@ -83,7 +105,7 @@ static int set_defaults(struct config *config, struct error **ret_error)
                 .log_level = LOG_LEVEL_INFO,
                 .task_retention = 10000,
                 .audit_retention = 1000000,
-                .migrations_per_host = 4,
+                .queue_limits = QUEUE_LIMITS_DEFAULT,
         };
         if (!config->listen || !config->state_dir || !config->name)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

@@ -5,18 +5,19 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "cluster/queue.h"
 
 #define CONFIG_PATH "/etc/drover/manager.conf"
 
 struct config {
-        char *listen;                 /* listen: "0.0.0.0:8443" */
-        char *state_dir;              /* state-dir: "/var/lib/drover/manager" */
-        char *store;                  /* store: for store_open(); NULL: SQLite in the state directory */
-        char *name;                   /* name: of this manager, for people; the host's name */
-        enum log_level log_level;     /* log-level: info */
-        uint64_t task_retention;      /* task-retention: ended tasks kept, 10000 */
-        uint64_t audit_retention;     /* audit-retention: audit entries kept, 1000000 */
-        uint64_t migrations_per_host; /* migrations-per-host: at once from one host, 4 */
+        char *listen;                     /* listen: "0.0.0.0:8443" */
+        char *state_dir;                  /* state-dir: "/var/lib/drover/manager" */
+        char *store;                      /* store: for store_open(); NULL: SQLite in the state directory */
+        char *name;                       /* name: of this manager, for people; the host's name */
+        enum log_level log_level;         /* log-level: info */
+        uint64_t task_retention;          /* task-retention: ended tasks kept, 10000 */
+        uint64_t audit_retention;         /* audit-retention: audit entries kept, 1000000 */
+        struct queue_limits queue_limits; /* host-cost-limit and its neighbours; priority-step in seconds */
 };
 
 /* Defaults, then the file. A missing file is an error only when `must_exist`. Unknown keys are refused. */

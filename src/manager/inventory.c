@@ -66,7 +66,7 @@ DEFINE_CLEANUP(struct host *, host_free)
 
 const char *const inventory_live_keys[] = {"version", "accelerator", "qemu", "cpus", "memory_bytes",
         "memory_free_bytes", "memory_vms_bytes", "uptime_s", "pressure", "load1", "cgroup", "capabilities",
-        "cpu_id", "network", "n_vms", "datastores", "switches", "port_groups"};
+        "cpu_id", "network", "n_vms", "links", "migration_address", "datastores", "switches", "port_groups"};
 const size_t inventory_n_live_keys = ARRAY_SIZE(inventory_live_keys);
 
 /* Too restless to be recorded with each poll; the API overlays the live values. */

@@ -14,7 +14,9 @@
 #include "manager/audit.h"
 #include "manager/auth.h"
 #include "manager/json.h"
+#include "manager/migration_queue.h"
 #include "manager/operations.h"
+#include "manager/switchover_arbiter.h"
 
 #define HOUSEKEEPING_MS (60u * 1000)
 #define CHANGE_LOG_KEEP 20000
@@ -65,18 +67,21 @@ static void run_tasks(void *userdata)
 
         task_engine_run(manager->tasks);
         review_vms(manager);
-        next_ms = task_engine_next_ms(manager->tasks);
+        next_ms = MIN(task_engine_next_ms(manager->tasks), migration_queue_next_ms(manager->queue));
         if (next_ms == UINT64_MAX)
                 loop_source_disarm(manager->tasks_timer);
         else
                 loop_source_rearm(manager->tasks_timer, next_ms);
 }
 
+void manager_wake(struct manager *manager)
+{
+        loop_source_rearm(manager->tasks_wake, 0);
+}
+
 static void wake_tasks(void *userdata)
 {
-        struct manager *manager = userdata;
-
-        loop_source_rearm(manager->tasks_wake, 0);
+        manager_wake(userdata);
 }
 
 static void task_ended(void *userdata, const struct task *task, enum task_state state, const json_t *doc)
@@ -85,6 +90,8 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
         const json_t *status = json_status(doc);
         const char *vm_uid = json_text(task_data(task), "vm_uid");
 
+        migration_queue_changed(manager->queue);
+        switchover_arbiter_forget(manager->switchovers, task);
         if (!manager->ended_vms)
                 manager->ended_vms = json_array();
         /* Without memory the next full round does it. */
@@ -251,6 +258,10 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
                         error_from_errno(ret_error, r, "forecasts");
         }
         if (r >= 0)
+                r = migration_queue_new(manager, &manager->queue, ret_error);
+        if (r >= 0 && switchover_arbiter_new(manager, &manager->switchovers) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (r >= 0)
                 r = make_tasks(manager, ret_error);
         if (r >= 0)
                 r = make_server(manager, listen_fd, ret_error);
@@ -267,6 +278,8 @@ void manager_free(struct manager *manager)
         store_on_commit(manager->store, NULL, NULL);
         /* Tasks first: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
         task_engine_free(manager->tasks);
+        migration_queue_free(manager->queue);
+        switchover_arbiter_free(manager->switchovers);
         watch_free(manager->watch);
         forecasts_free(manager->forecasts);
         inventory_free(manager->inventory);

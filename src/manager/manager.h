@@ -15,6 +15,8 @@
 #include "manager/watch.h"
 
 struct forecasts;
+struct migration_queue;
+struct switchover_arbiter;
 
 struct manager {
         const struct config *config;
@@ -28,6 +30,8 @@ struct manager {
         struct inventory *inventory;
         struct forecasts *forecasts;
         struct task_engine *tasks;
+        struct migration_queue *queue;
+        struct switchover_arbiter *switchovers;
         json_t *ended_vms; /* array: uids of VMs whose tasks ended in this round of the engine; null: a host went */
         struct loop_source *tasks_wake; /* deferred task_engine_run() */
         struct loop_source *tasks_timer;
@@ -45,6 +49,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         int listen_fd, struct manager **ret_manager, struct error **ret_error);
 /* Calls under way are cancelled; nothing is written any more. */
 void manager_free(struct manager *manager);
+/* The tasks are looked at soon: one of them may be able to go on. */
+void manager_wake(struct manager *manager);
 DEFINE_CLEANUP(struct manager *, manager_free)
 
 /* Opens the store that the settings name. */

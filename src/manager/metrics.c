@@ -8,13 +8,20 @@
 #include "base/doc.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_queue.h"
 #include "manager/version.h"
 
 /* Upper bounds; from a pause that nobody notices to a migration that takes an hour. */
 static const double migration_bounds[] = {0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600};
+static const double queue_bounds[] = {0.1, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200};
 static const double pause_bounds[] = {0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5};
 static_assert(ARRAY_SIZE(migration_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
+static_assert(ARRAY_SIZE(queue_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(pause_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
+
+/* MigrationResult.switchover.permit */
+static const char *const metrics_permits[] = {"manager", "alone", "none"};
+static_assert(ARRAY_SIZE(metrics_permits) == METRICS_N_PERMITS, "one counter a word");
 
 static void observe(struct metrics_histogram *histogram, const double *bounds, double value)
 {
@@ -34,6 +41,14 @@ static uint64_t count_of(const json_t *result, const char *key)
         return value > 0 ? (uint64_t)value : 0;
 }
 
+static void count_permit(struct metrics *metrics, const json_t *result)
+{
+        const char *permit = json_text(json_object_get(result, "switchover"), "permit");
+
+        for (size_t i = 0; i < METRICS_N_PERMITS; i++)
+                metrics->switchovers[i] += !strcmp(metrics_permits[i], permit);
+}
+
 void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result)
 {
         if (!succeeded) {
@@ -43,6 +58,7 @@ void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *re
         metrics->migrations_succeeded++;
         metrics->bytes_ram += count_of(result, "bytes_ram");
         metrics->bytes_wire += count_of(result, "bytes_wire");
+        count_permit(metrics, result);
         if (!json_is_true(json_object_get(result, "measured")))
                 return;
         observe(&metrics->migration_seconds, migration_bounds,
@@ -52,18 +68,41 @@ void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *re
                         json_number_value(json_object_get(result, "pause_ms")) / 1000.0);
 }
 
+void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint64_t waited_ms)
+{
+        observe(&metrics->queue_seconds[priority], queue_bounds, (double)waited_ms / 1000.0);
+}
+
+static void write_head(struct buf *out, const char *name, const char *help, const char *type)
+{
+        buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+/* One series of a histogram; `label`: such as priority="low", or "". */
+static void write_series(struct buf *out, const char *name, const char *label,
+        const struct metrics_histogram *histogram, const double *bounds)
+{
+        const char *comma = *label ? "," : "";
+        uint64_t n = 0;
+
+        for (size_t i = 0; i < METRICS_N_BUCKETS; i++) {
+                n += histogram->counts[i];
+                buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %" PRIu64 "\n", name, label, comma, bounds[i], n);
+        }
+        buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %" PRIu64 "\n", name, label, comma, histogram->n);
+        if (*label)
+                buf_printf(out, "%s_sum{%s} %.6f\n%s_count{%s} %" PRIu64 "\n", name, label, histogram->sum,
+                        name, label, histogram->n);
+        else
+                buf_printf(
+                        out, "%s_sum %.6f\n%s_count %" PRIu64 "\n", name, histogram->sum, name, histogram->n);
+}
+
 static void write_histogram(struct buf *out, const char *name, const char *help,
         const struct metrics_histogram *histogram, const double *bounds)
 {
-        uint64_t n = 0;
-
-        buf_printf(out, "# HELP %s %s\n# TYPE %s histogram\n", name, help, name);
-        for (size_t i = 0; i < METRICS_N_BUCKETS; i++) {
-                n += histogram->counts[i];
-                buf_printf(out, "%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, bounds[i], n);
-        }
-        buf_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum %.6f\n%s_count %" PRIu64 "\n", name,
-                histogram->n, name, histogram->sum, name, histogram->n);
+        write_head(out, name, help, "histogram");
+        write_series(out, name, "", histogram, bounds);
 }
 
 static void write_counter(struct buf *out, const char *name, const char *help, uint64_t value)
@@ -110,6 +149,44 @@ static int write_alerts(struct manager *manager, struct buf *out, struct error *
         return r;
 }
 
+static void count_queued(void *userdata, const struct task *task)
+{
+        enum queue_priority priority = QUEUE_NORMAL;
+        uint64_t *counts = userdata;
+
+        if (!task_queued(task) || strcmp(task_action(task), "vm.migrate"))
+                return;
+        (void)queue_priority_from_string(task_priority(task), &priority);
+        counts[priority]++;
+}
+
+static void write_queue(struct manager *manager, struct buf *out)
+{
+        uint64_t counts[N_QUEUE_PRIORITIES] = {};
+        char label[32];
+
+        task_each(manager->tasks, count_queued, counts);
+        write_head(out, "drover_queue_length", "Migrations that wait to be started.", "gauge");
+        for (size_t i = 0; i < N_QUEUE_PRIORITIES; i++)
+                buf_printf(out, "drover_queue_length{priority=\"%s\"} %" PRIu64 "\n",
+                        queue_priority_to_string((enum queue_priority)i), counts[i]);
+        write_head(
+                out, "drover_queue_wait_seconds", "How long migrations waited to be started.", "histogram");
+        for (size_t i = 0; i < N_QUEUE_PRIORITIES; i++) {
+                snprintf(label, sizeof(label), "priority=\"%s\"",
+                        queue_priority_to_string((enum queue_priority)i));
+                write_series(out, "drover_queue_wait_seconds", label, &manager->metrics.queue_seconds[i],
+                        queue_bounds);
+        }
+        write_head(out, "drover_switchovers_total", "Final pauses of migrations by who permitted them.",
+                "counter");
+        for (size_t i = 0; i < METRICS_N_PERMITS; i++)
+                buf_printf(out, "drover_switchovers_total{permit=\"%s\"} %" PRIu64 "\n", metrics_permits[i],
+                        manager->metrics.switchovers[i]);
+        write_head(out, "drover_queue_drained", "1 while nothing in the queue may start.", "gauge");
+        buf_printf(out, "drover_queue_drained %d\n", migration_queue_is_drained(manager->queue));
+}
+
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error)
 {
         static const char *const host_states[] = {
@@ -142,6 +219,7 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
                 "drover_migrations_total{result=\"succeeded\"} %" PRIu64 "\n"
                 "drover_migrations_total{result=\"failed\"} %" PRIu64 "\n",
                 metrics->migrations_succeeded, metrics->migrations_failed);
+        write_queue(manager, out);
         write_counter(out, "drover_migration_ram_bytes_total", "Guest memory read by migrations.",
                 metrics->bytes_ram);
         write_counter(

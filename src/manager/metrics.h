@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "cluster/queue.h"
 
 struct manager;
 
@@ -18,9 +19,14 @@ struct metrics_histogram {
         double sum;
 };
 
+/* Who permitted a final pause: see metrics_permits in metrics.c. */
+#define METRICS_N_PERMITS 3
+
 struct metrics {
         struct metrics_histogram migration_seconds;
         struct metrics_histogram pause_seconds;
+        struct metrics_histogram queue_seconds[N_QUEUE_PRIORITIES]; /* from the request to the start */
+        uint64_t switchovers[METRICS_N_PERMITS];
         uint64_t migrations_succeeded;
         uint64_t migrations_failed;
         uint64_t bytes_ram;
@@ -31,6 +37,9 @@ struct metrics {
 
 /* Counts an ended migration; `result` is the result document or NULL. */
 void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result);
+
+/* Counts a migration that starts after it has waited in the queue. */
+void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint64_t waited_ms);
 
 /* Writes the text (format 0.0.4). */
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error);

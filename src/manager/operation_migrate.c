@@ -5,7 +5,7 @@
  * were asked where the virtual machine is, however often the manager was restarted meanwhile. Of a host that was confirmed
  * down no answer is waited for: it has neither the migration nor the virtual machine.
  *
- * Data: vm_uid; to (asked for; absent: the best host); host_uid, from: the source; to_uid, to_name: the destination;
+ * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); costs, prepared_unix_ms (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
  * "from", "to" or "nowhere"; from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
  * destination had not settled when it was asked; forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
@@ -22,7 +22,11 @@
 #include "manager/forecasts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_costs.h"
+#include "manager/migration_queue.h"
+#include "manager/migration_shares.h"
 #include "manager/operations.h"
+#include "manager/switchover_arbiter.h"
 
 #define CALL_TIMEOUT_MS 10000u
 #define START_TIMEOUT_MS 60000u
@@ -111,42 +115,19 @@ int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_adv
         return 0;
 }
 
-struct count {
-        struct manager *manager;
-        const char *host_uid;
-        size_t n;
-};
-
-/* The host that a migration leaves: recorded by its first step, before that where its VM is. */
-static const char *source_of(struct manager *manager, const struct task *task)
-{
-        const char *recorded = json_text(task_data(task), "host_uid");
-        const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
-        const json_t *host;
-
-        if (*recorded)
-                return recorded;
-        host = inventory_host(manager->inventory, json_text(json_status(vm), "host"));
-        return json_text(host, "uid");
-}
-
-static void count_one(void *userdata, const struct task *task)
-{
-        struct count *count = userdata;
-
-        if (!strcmp(task_action(task), "vm.migrate") && task_running(task) &&
-                !strcmp(source_of(count->manager, task), count->host_uid))
-                count->n++;
-}
-
-/* At most so many migrations at once from one host; the others wait in the queue, by priority. */
+/* How many may be under way at once is the queue's matter. */
 static bool may_start(const struct task *task, void *userdata)
 {
-        struct manager *manager = userdata;
-        struct count count = {.manager = manager, .host_uid = source_of(manager, task)};
+        const struct manager *manager = userdata;
 
-        task_each(manager->tasks, count_one, &count);
-        return !*count.host_uid || count.n < manager->config->migrations_per_host;
+        return migration_queue_may_start(manager->queue, task);
+}
+
+static int starting(struct task *task, void *userdata)
+{
+        const struct manager *manager = userdata;
+
+        return migration_queue_starting(manager->queue, task);
 }
 
 static json_int_t number_or(const json_t *object, const char *key, json_int_t otherwise)
@@ -181,6 +162,24 @@ static void remember_forecast(struct task *task, struct manager *manager, const 
                 (void)json_object_set_new(task_data(task), "forecast", forecast);
 }
 
+/* A promise that no waiting makes possible. */
+static int check_bandwidth(
+        const struct task *task, struct manager *manager, const char *host, struct error **ret_error)
+{
+        _cleanup_json_ json_t *live =
+                inventory_live_host(manager->inventory, inventory_host(manager->inventory, host));
+        json_int_t wanted = number_or(task_input(task), "min_bandwidth_bps", 0);
+        uint64_t has = live ? migration_limit(&manager->config->queue_limits, QUEUE_BANDWIDTH, live) : 0;
+
+        if (wanted <= 0 || !live || (uint64_t)wanted <= has)
+                return 0;
+        return error_set(ret_error, ERROR_CHECK_FAILED,
+                "Ask for less with --min-bandwidth, or give the host a faster link for migrations.",
+                "bandwidth: %.4g Gbit/s were asked for, and the link of host %s carries %.4g Gbit/s%s",
+                (double)wanted / 1e9, host, (double)has / 1e9,
+                migration_link_bps(live) ? "" : " (assumed: its interface does not say)");
+}
+
 static void run_check(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -199,6 +198,10 @@ static void run_check(struct task *task, void *userdata)
                         manager, vm, json_text_or_null(task_data(task), "to"), task, &report, &error);
         if (r >= 0)
                 r = checks_to_error(json_object_get(report, "checks"), &error);
+        if (r >= 0)
+                r = check_bandwidth(task, manager, json_text(report, "from"), &error);
+        if (r >= 0)
+                r = check_bandwidth(task, manager, json_text(report, "to"), &error);
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
         if (r >= 0)
@@ -219,20 +222,45 @@ static json_t *side(struct manager *manager, const char *host_uid, bool destinat
                 "migration_address", json_text_or_null(spec, "migration_address"));
 }
 
+/* False: its source's agent, of an earlier version, does not know of this. */
+static bool source_can(const struct task *task, struct manager *manager, const char *capability)
+{
+        const json_t *host = inventory_host(manager->inventory, json_text(task_data(task), "host_uid"));
+
+        return json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), capability));
+}
+
+static json_t *switchover_of(const struct task *task, struct manager *manager)
+{
+        return source_can(task, manager, "switchover")
+                       ? json_pack("{s:i}", "patience_ms", SWITCHOVER_PATIENCE_MS)
+                       : NULL;
+}
+
+/* What its source's agent is told now, and keeps to until it is told anew. */
+static json_int_t told_share(struct task *task, struct manager *manager)
+{
+        json_int_t share_bps = migration_share_bps(manager, task);
+
+        (void)json_object_set_new(task_data(task), "share_bps", json_integer(share_bps));
+        return share_bps;
+}
+
 static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
 {
         const json_t *input = task_input(task);
         json_t *verify = json_object_get(input, "verify");
         json_t *document = vm_for_agent(vm);
 
-        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*}", "id",
+        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*}", "id",
                 task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
                 "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
                 side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
                 number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
                 number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
-                "verify", verify, "rate_limit_bps", number_or(input, "rate_limit_bps", 0), "timeout_ms",
-                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"));
+                "verify", verify, "rate_limit_bps", told_share(task, manager), "timeout_ms",
+                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"), "priority",
+                task_priority(task), "switchover", switchover_of(task, manager));
 }
 
 static void say_phase(struct task *task, const char *phase, const char *message)
@@ -304,6 +332,11 @@ static json_int_t percent_of(const json_t *progress)
         return done > 0 ? MIN((json_int_t)(100.0 * done / (done + left)), 99) : 0;
 }
 
+static bool waits_for_link(const json_t *status)
+{
+        return !strcmp(json_text(json_object_get(status, "switchover"), "state"), "asked");
+}
+
 static void show_progress(struct task *task, const json_t *status)
 {
         const json_t *stats = json_object_get(status, "progress");
@@ -314,7 +347,10 @@ static void show_progress(struct task *task, const json_t *status)
         if (!progress)
                 return;
         r = json_object_set_new(progress, "percent", json_integer(percent_of(stats))) |
-            json_object_set_new(progress, "message", json_null()) |
+            json_object_set_new(progress, "message",
+                    waits_for_link(status)
+                            ? json_string("waits until no other migration on its link is at its pause")
+                            : json_null()) |
             json_object_set_new(progress, "phase", json_string(phase)) |
             json_object_set_new(
                     progress, "elapsed_ms", json_integer((json_int_t)task_step_elapsed_ms(task))) |
@@ -405,6 +441,67 @@ static void on_destination_status(
         task_step_again(task, WAIT_MS);
 }
 
+/* What was said has arrived, or is said again after the next look. */
+static void on_told(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        task_step_again(task, POLL_MS);
+}
+
+static void tell_source(
+        struct task *task, struct manager *manager, const char *verb, const json_t *body, step_reply_fn fn)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s/%s", task_uid(task), verb);
+
+        if (!path)
+                task_step_again(task, POLL_MS);
+        else
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
+                                .method = "POST",
+                                .path = path,
+                                .body = body,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        fn);
+}
+
+static void on_share_told(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error)
+                (void)json_object_set_new(task_data(task), "share_bps", json_integer(-1)); /* not known */
+        task_step_again(task, POLL_MS);
+}
+
+/* Others came or went: its part of the links is another one. */
+static void follow_share(struct task *task, struct manager *manager)
+{
+        json_int_t share_bps = migration_share_bps(manager, task);
+        _cleanup_json_ json_t *body = NULL;
+
+        if (share_bps == number_or(task_data(task), "share_bps", 0) || !source_can(task, manager, "limits")) {
+                task_step_again(task, POLL_MS);
+                return;
+        }
+        body = json_pack("{s:I}", "rate_limit_bps", told_share(task, manager));
+        if (body)
+                tell_source(task, manager, "limits", body, on_share_told);
+        else
+                task_step_again(task, POLL_MS);
+}
+
+static void follow_on(struct task *task, struct manager *manager, const json_t *status)
+{
+        _cleanup_json_ json_t *answer = NULL;
+        _cleanup_error_ struct error *error = NULL;
+
+        if (switchover_arbiter_hear(manager->switchovers, task, status, &answer, &error) < 0)
+                log_warning(
+                        "task %s: no word about its switchover: %s", task_name(task), error_message(error));
+        if (answer)
+                tell_source(task, manager, "switchover", answer, on_told);
+        else
+                follow_share(task, manager);
+}
+
 static void on_source_status(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         bool forgot = has_none(task, manager, "host_uid", error);
@@ -419,9 +516,15 @@ static void on_source_status(struct task *task, struct manager *manager, json_t 
                 return;
         }
         show_progress(task, body);
+        if (strcmp(json_text(body, "phase"), "preparing") &&
+                migration_queue_prepared(manager->queue, task) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
         if (!is_terminal(json_text(body, "phase")))
-                task_step_again(task, POLL_MS);
-        else if (keep_outcome(task, body) < 0)
+                follow_on(task, manager, body);
+        else if (switchover_arbiter_hear(manager->switchovers, task, body, &(json_t *){NULL}, NULL) < 0 ||
+                 keep_outcome(task, body) < 0)
                 task_step_failed(task, NULL);
         else
                 task_step_done(task);
@@ -596,6 +699,24 @@ static void run_forget(struct task *task, void *userdata)
 static const char *const result_counts[] = {"total_ms", "pause_ms", "passes", "bytes_ram", "bytes_wire",
         "bytes_zero", "bytes_duplicate", "bytes_delta", "channels"};
 
+/* When its final pause was asked for, permitted and over, by our clock, beside what the source says of it. */
+static int add_switchover(const struct task *task, json_t *result)
+{
+        static const char *const keys[] = {"asked_unix_ms", "permitted_unix_ms", "over_unix_ms"};
+        const json_t *ours = json_object_get(task_data(task), "switchover");
+        json_t *record = json_copy(json_object_get(result, "switchover"));
+        int r = 0;
+
+        if (!json_is_object(record)) {
+                json_decref(record);
+                return 0;
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+                if (json_object_get(ours, keys[i]))
+                        r |= json_object_set(record, keys[i], json_object_get(ours, keys[i]));
+        return r | json_object_set_new(result, "switchover", record);
+}
+
 /* The result document of design section 6: what the source measured, with what only the manager knows. A number that was
  * not measured is null: 0 would be a claim. */
 static json_t *result_document(struct task *task)
@@ -621,6 +742,7 @@ static json_t *result_document(struct task *task)
                         result, "phases", json_is_array(phases) ? json_incref(phases) : json_array());
         if (json_object_get(task_data(task), "forecast"))
                 r |= json_object_set(result, "forecast", json_object_get(task_data(task), "forecast"));
+        r |= add_switchover(task, result);
         r |= json_object_set_new(result, "measured", json_boolean(json_is_object(measured)));
         r |= json_object_set_new(result, "from", json_string(json_text(task_data(task), "from")));
         r |= json_object_set_new(result, "to", json_string(json_text(task_data(task), "to_name")));
@@ -718,4 +840,5 @@ const struct task_kind operation_vm_migrate = {
         .n_steps = ARRAY_SIZE(steps),
         .timeout_ms = 60000,
         .may_start = may_start,
+        .starting = starting,
 };

@@ -47,6 +47,7 @@ struct task {
         size_t n_step_calls;
         uint64_t wake_at_ms;
         uint64_t poked_ms;
+        bool poked;           /* while its step had something under way */
         uint64_t retry_at_ms; /* recording failed: not before this */
         uint64_t progress_written_ms;
         bool progress_dirty;
@@ -276,6 +277,7 @@ static void record_failed(struct task *task, struct error *error)
 static void begin_step(struct task *task)
 {
         task->phase = PHASE_READY;
+        task->poked = false;
         task->cancel_told = false;
         task->n_step_calls = 0;
         task->step_started_ms = now_ms(task->engine);
@@ -294,6 +296,10 @@ static void start(struct task *task)
 {
         _cleanup_error_ struct error *error = NULL;
 
+        if (task->kind->starting && task->kind->starting(task, task->engine->config.userdata) < 0) {
+                task->retry_at_ms = now_ms(task->engine) + RECORD_RETRY_MS;
+                return;
+        }
         set_state(task, TASK_RUNNING);
         set_deadline(task);
         if (set_time(task->status, "started", task->engine->config.clock) < 0)
@@ -514,11 +520,6 @@ static void forget(struct task *task)
 
 static const char *const priorities[] = {"critical", "high", "normal", "low"};
 
-static const char *priority_of(const struct task *task)
-{
-        return json_text(json_spec(task->doc), "priority");
-}
-
 /* One round over all tasks; queued ones of higher priority get their chance first. */
 static bool run_round(struct task_engine *engine)
 {
@@ -529,7 +530,7 @@ static bool run_round(struct task_engine *engine)
                 list_for_each (task, &engine->tasks, link) {
                         if (engine->dead)
                                 return false;
-                        if (!strcmp(priority_of(task), priorities[i]))
+                        if (!strcmp(task_priority(task), priorities[i]))
                                 moved |= advance(task);
                 }
         list_for_each_safe (task, spare, &engine->tasks, link) {
@@ -775,15 +776,16 @@ static json_t *new_document(struct task_engine *engine, const struct task_kind *
                 return NULL;
         snprintf(name, sizeof(name), "t%010llu", (unsigned long long)number);
         text_format_time(clock_unix_ms(engine->config.clock), created);
-        return json_pack(
-                "{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:s?, s:s, s:o},"
-                " s:{s:s, s:s, s:o, s:b, s:s, s:n, s:n, s:{s:n, s:n}, s:n, s:n}, s:{s:i, s:b, s:o, s:o}}",
+        return json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:s?, s:s, s:o},"
+                         " s:{s:s, s:s, s:o, s:b, s:s, s:n, s:n, s:{s:n, s:n}, s:n, s:n, s:n}, s:{s:i, s:b, "
+                         "s:I, s:o, s:o}}",
                 "kind", "task", "name", name, "uid", uid, "spec", "action", kind->action, "object",
                 request->object, "by", request->by, "why", request->why, "priority",
                 request->priority ?: "normal", "input", copy_or_object(request->input), "status", "state",
                 "queued", "step", kind->steps[0].name, "steps", step_names(kind), "cancel_requested", 0,
-                "created", created, "started", "finished", "progress", "percent", "message", "result",
-                "error", "internal", "step", 0, "undoing", 0, "objects", objects_of(request), "data",
+                "created", created, "started", "finished", "progress", "percent", "message", "queue",
+                "result", "error", "internal", "step", 0, "undoing", 0, "queued_unix_ms",
+                (json_int_t)clock_unix_ms(engine->config.clock), "objects", objects_of(request), "data",
                 copy_or_object(request->data));
 }
 
@@ -899,6 +901,8 @@ void task_poke(struct task_engine *engine, const char *uid)
         struct task *task = map_get(&engine->by_uid, uid);
         uint64_t now = now_ms(engine);
 
+        if (task && task->phase == PHASE_WAITING)
+                task->poked = true; /* what it is asking for just now may have been answered before */
         if (!task || task->phase != PHASE_SLEEPING)
                 return;
         task->wake_at_ms = MIN(task->wake_at_ms, MAX(now, task->poked_ms + POKE_INTERVAL_MS));
@@ -986,6 +990,31 @@ bool task_running(const struct task *task)
         return task->phase != PHASE_QUEUED && task->phase != PHASE_ENDED;
 }
 
+bool task_queued(const struct task *task)
+{
+        return task->phase == PHASE_QUEUED;
+}
+
+const char *task_object(const struct task *task)
+{
+        return json_text(json_spec(task->doc), "object");
+}
+
+const char *task_priority(const struct task *task)
+{
+        return json_text(json_spec(task->doc), "priority");
+}
+
+int64_t task_queued_unix_ms(const struct task *task)
+{
+        return json_integer_value(json_object_get(task->internal, "queued_unix_ms"));
+}
+
+int task_set_queue(struct task *task, json_t *queue)
+{
+        return queue && json_object_set_new(task->status, "queue", queue) == 0 ? 0 : -ENOMEM;
+}
+
 bool task_cancel_requested(const struct task *task)
 {
         return json_is_true(json_object_get(task->status, "cancel_requested"));
@@ -1039,6 +1068,9 @@ void task_step_again(struct task *task, uint64_t delay_ms)
 {
         task->phase = PHASE_SLEEPING;
         task->wake_at_ms = now_ms(task->engine) + delay_ms;
+        if (task->poked)
+                task_poke(task->engine, task_uid(task));
+        task->poked = false;
         wake(task->engine);
 }
 

@@ -61,6 +61,8 @@ struct task_kind {
                 timeout_ms; /* of the whole task from its start; the input's own limit is the step's business */
         /* False: stay in the queue for now; may be NULL. */
         bool (*may_start)(const struct task *task, void *userdata);
+        /* It starts: what it sets of the task's data is recorded with that. Negative: not now after all. May be NULL. */
+        int (*starting)(struct task *task, void *userdata);
 };
 
 struct task_engine_config {
@@ -105,7 +107,7 @@ int task_submit(struct task_engine *engine, const struct task_request *request, 
 int task_cancel(struct task_engine *engine, const char *uid, const struct audit_entry *audit,
         struct error **ret_error);
 
-/* Something that the task waits for may have happened: a step that sleeps runs again now. Unknown uids are ignored. */
+/* Something that the task waits for may have happened: a step that sleeps, or will when it has its answer, runs again now. Unknown uids are ignored. */
 void task_poke(struct task_engine *engine, const char *uid);
 
 /* The task that holds the object, or NULL. */
@@ -132,6 +134,14 @@ const json_t *task_input(const struct task *task);
 /* The task's own data (object), recorded after each step; keys belong to the kind. */
 json_t *task_data(const struct task *task);
 bool task_running(const struct task *task);
+/* Has not started. */
+bool task_queued(const struct task *task);
+const char *task_object(const struct task *task);
+const char *task_priority(const struct task *task);
+/* When it was submitted. */
+int64_t task_queued_unix_ms(const struct task *task);
+/* What the queue did for it (taken over), recorded with its start as status.queue. */
+int task_set_queue(struct task *task, json_t *queue);
 bool task_cancel_requested(const struct task *task);
 /* UUID that depends on the task, the step and the direction only: the same after a restart. */
 void task_request_id(const struct task *task, char ret_uuid[static 37]);

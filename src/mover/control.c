@@ -19,6 +19,7 @@ static const char *const op_names[] = {
         [CONTROL_HANDED_OFF] = "handed-off",
         [CONTROL_COMMIT] = "commit",
         [CONTROL_STOPPED] = "stopped",
+        [CONTROL_SWITCHOVER] = "switchover",
         [CONTROL_LIMITS] = "limits",
         [CONTROL_ABORT] = "abort",
         [CONTROL_RESULT] = "result",

@@ -18,6 +18,7 @@ enum control_op {
         CONTROL_HANDED_OFF,
         CONTROL_COMMIT,
         CONTROL_STOPPED,
+        CONTROL_SWITCHOVER,
         CONTROL_LIMITS,
         CONTROL_ABORT,
         CONTROL_RESULT,

@@ -236,6 +236,16 @@ static void aborted(struct source *source, const json_t *message)
         mailbox_fail(&source->mailbox, error, false);
 }
 
+/* QEMU was told to wait for this message (MIG_RP_MSG_SWITCHOVER_ACK of migration/migration.c, without payload) before it stops
+ * the guest. The reader writes to the same socket; such small pieces stay whole. */
+static void allow_switchover(const struct source *source)
+{
+        static const uint8_t message[] = {0, 7, 0, 0};
+
+        (void)!send(source->qemu_fd, message, sizeof(message),
+                MSG_NOSIGNAL | MSG_DONTWAIT); /* its end is seen elsewhere */
+}
+
 static int handle_control(
         struct source *source, struct source_stats *stats, bool *committed, struct error **ret_error)
 {
@@ -254,6 +264,9 @@ static int handle_control(
         case CONTROL_STOPPED:
                 stats->guest_stopped = true;
                 tunnel_stopped(source, stats);
+                break;
+        case CONTROL_SWITCHOVER:
+                allow_switchover(source);
                 break;
         case CONTROL_COMMIT:
                 if (!*committed)

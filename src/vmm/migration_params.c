@@ -31,6 +31,10 @@ static const char *const source_on[] = {"events", "return-path", NULL};
 static const char *const throttled_source_on[] = {"events", "return-path", "auto-converge", NULL};
 static const char *const destination_on[] = {"events", "late-block-activate", NULL};
 
+#define HOLD_CAPABILITY "switchover-ack"
+/* Not 0, which is no limit; QEMU divides it by ten for each 100 ms, and that must not be 0 either. */
+#define HOLD_BYTES_PER_S 10
+
 static bool is_in(const char *const *names, const char *name)
 {
         for (; *names; names++)
@@ -55,12 +59,13 @@ static bool append_capability(json_t *list, const char *name, bool state)
         return json_array_append_new(list, json_pack("{s:s,s:b}", "capability", name, "state", state)) == 0;
 }
 
-int migration_capabilities_build(enum migration_side side, bool throttle, const json_t *current,
+int migration_capabilities_build(enum migration_side side, unsigned int wants, const json_t *current,
         json_t **ret_set, json_t **ret_restore, struct error **ret_error)
 {
-        const char *const *on = side == MIGRATION_DESTINATION ? destination_on
-                                : throttle                    ? throttled_source_on
-                                                              : source_on;
+        const char *const *on = side == MIGRATION_DESTINATION        ? destination_on
+                                : (wants & MIGRATION_WANTS_THROTTLE) ? throttled_source_on
+                                                                     : source_on;
+        bool hold = side == MIGRATION_SOURCE && (wants & MIGRATION_WANTS_HOLD);
         _cleanup_json_ json_t *set = json_array(), *restore = json_array();
         json_t *set_arguments, *restore_arguments;
         bool has_return_path = false;
@@ -76,7 +81,7 @@ int migration_capabilities_build(enum migration_side side, bool throttle, const 
                         doc_opt_bool(item, "", "state", &state, NULL) < 0)
                         return bad_answer(ret_error, "query-migrate-capabilities");
                 has_return_path |= !strcmp(name, "return-path");
-                wanted = is_in(on, name);
+                wanted = is_in(on, name) || (hold && !strcmp(name, HOLD_CAPABILITY));
                 if (wanted == state)
                         continue;
                 if (!append_capability(set, name, wanted) || !append_capability(restore, name, state))
@@ -139,6 +144,11 @@ json_t *migration_throttle_build(unsigned int max_percent)
                 THROTTLE_INCREMENT_PERCENT, "max-cpu-throttle", (int)max_percent);
 }
 
+json_t *migration_hold_build(bool hold)
+{
+        return json_pack("{s:i}", "max-bandwidth", hold ? HOLD_BYTES_PER_S : 0);
+}
+
 /* The steps over QMP, in order; the destination leaves the parameters out. */
 enum step {
         STEP_QUERY_CAPABILITIES,
@@ -159,7 +169,8 @@ static_assert(ARRAY_SIZE(step_commands) == N_STEPS);
 struct migration_setup {
         struct qmp *qmp;
         enum migration_side side;
-        bool throttle;
+        unsigned int wants;
+        bool holds;
         enum step step;
         struct qmp_call *call;    /* NULL between the steps */
         json_t *set;              /* arguments of the set command to come */
@@ -188,13 +199,29 @@ static int send_step(struct migration_setup *setup, json_t *arguments, struct er
                 on_answer, setup, &setup->call, ret_error);
 }
 
+static bool has_capability(const json_t *list, const char *wanted)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)list, i, item) {
+                const char *name = json_string_value(json_object_get(item, "capability"));
+
+                if (name && !strcmp(name, wanted))
+                        return true;
+        }
+        return false;
+}
+
 /* What the answer of the present step leads to. */
 static int take_answer(struct migration_setup *setup, const json_t *result, struct error **ret_error)
 {
         switch (setup->step) {
         case STEP_QUERY_CAPABILITIES:
-                return migration_capabilities_build(setup->side, setup->throttle, result, &setup->set,
-                        &setup->old_capabilities, ret_error);
+                setup->holds =
+                        (setup->wants & MIGRATION_WANTS_HOLD) && has_capability(result, HOLD_CAPABILITY);
+                return migration_capabilities_build(
+                        setup->side, setup->wants, result, &setup->set, &setup->old_capabilities, ret_error);
         case STEP_QUERY_PARAMETERS:
                 return migration_parameters_build(
                         DOWNTIME_LIMIT_START_MS, result, &setup->set, &setup->old_parameters, ret_error);
@@ -243,7 +270,7 @@ static void on_answer(void *userdata, const json_t *result, const struct error *
                 finish(setup, failure);
 }
 
-int migration_setup_start(struct qmp *qmp, enum migration_side side, bool throttle, uint64_t timeout_ms,
+int migration_setup_start(struct qmp *qmp, enum migration_side side, unsigned int wants, uint64_t timeout_ms,
         migration_setup_fn done, void *userdata, struct migration_setup **ret_setup, struct error **ret_error)
 {
         _cleanup_(migration_setup_freep) struct migration_setup *setup = ALLOC(struct migration_setup);
@@ -253,7 +280,7 @@ int migration_setup_start(struct qmp *qmp, enum migration_side side, bool thrott
                 return no_memory(ret_error);
         *setup = (struct migration_setup){.qmp = qmp,
                 .side = side,
-                .throttle = throttle,
+                .wants = wants,
                 .timeout_ms = timeout_ms,
                 .done = done,
                 .userdata = userdata};
@@ -262,6 +289,11 @@ int migration_setup_start(struct qmp *qmp, enum migration_side side, bool thrott
                 return r;
         *ret_setup = TAKE_PTR(setup);
         return 0;
+}
+
+bool migration_setup_holds(const struct migration_setup *setup)
+{
+        return setup->holds;
 }
 
 int migration_setup_restore(

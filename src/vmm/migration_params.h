@@ -14,11 +14,18 @@
 
 enum migration_side { MIGRATION_SOURCE, MIGRATION_DESTINATION };
 
+/* What else the source is to be able to do: flags. */
+enum migration_wants {
+        MIGRATION_WANTS_THROTTLE = 1, /* slow the guest down: auto-converge */
+        MIGRATION_WANTS_HOLD =
+                2, /* not stop the guest before it is allowed to: switchover-ack, from QEMU 8.1 on */
+};
+
 /* Arguments of migrate-set-capabilities from the answer of query-migrate-capabilities. At the source:
- * events, return-path on, and auto-converge if the guest may be throttled (`throttle`); at the destination: events, late-block-activate (where it exists); every other
+ * events, return-path on, and what `wants` says; at the destination: events, late-block-activate (where it exists); every other
  * capability that changes the stream or the rules off. *ret_restore has the former values of the changed
  * ones. Both are the caller's. NOT_SUPPORTED when QEMU lacks a capability that we cannot do without. */
-int migration_capabilities_build(enum migration_side side, bool throttle, const json_t *current,
+int migration_capabilities_build(enum migration_side side, unsigned int wants, const json_t *current,
         json_t **ret_set, json_t **ret_restore, struct error **ret_error);
 
 /* Arguments of migrate-set-parameters for the source from the answer of query-migrate-parameters: no bandwidth
@@ -33,13 +40,21 @@ int migration_parameters_build(uint64_t downtime_limit_ms, const json_t *current
  * and up to `max_percent` (1 to 99) of the time; only with auto-converge on. The caller's; NULL without memory. */
 json_t *migration_throttle_build(unsigned int max_percent);
 
+/* Arguments of migrate-set-parameters that all but stop QEMU's writing (`hold`), or let it go on. Before QEMU 8.1 it then never comes to the
+ * end of what it has to send: in each 100 ms it writes the head of a section and finds its share used up (migration/ram.c,
+ * ram_save_iterate(); its bytes count as they are put, not as they are flushed). Later ones write 32 KiB in each 100 ms.
+ * The caller's; NULL without memory. */
+json_t *migration_hold_build(bool hold);
+
 /* Does the above over QMP: queries, then sets; `done` is called once from the loop with NULL or the error
  * (borrowed). */
 struct migration_setup;
 typedef void (*migration_setup_fn)(void *userdata, const struct error *error);
-int migration_setup_start(struct qmp *qmp, enum migration_side side, bool throttle, uint64_t timeout_ms,
+int migration_setup_start(struct qmp *qmp, enum migration_side side, unsigned int wants, uint64_t timeout_ms,
         migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
         struct error **ret_error);
+/* After `done`: QEMU will wait for a message on the return path before it stops the guest. */
+bool migration_setup_holds(const struct migration_setup *setup);
 /* Puts the former values back (after a migration that did not happen); `done` may be NULL. */
 int migration_setup_restore(
         struct migration_setup *setup, migration_setup_fn done, void *userdata, struct error **ret_error);

@@ -62,7 +62,7 @@ static void run(struct seen *seen)
         struct error *error = NULL;
 
         if (mover_process_start(
-                    loop, getenv("DROVER_MOVER"), MOVER_SINK, NULL, &handler, &seen->mover, &error) < 0)
+                    loop, getenv("DROVER_MOVER"), MOVER_SINK, NULL, 0, &handler, &seen->mover, &error) < 0)
                 fail_msg("%s", error_message(error));
 }
 
@@ -138,7 +138,7 @@ static void run_script(struct seen *seen, const char *text)
         (void)snprintf(path, sizeof(path), "%s/script", folder);
         assert_int_equal(file_write_atomic(path, text, strlen(text), 0700), 0);
         assert_int_equal(
-                mover_process_start(loop, path, MOVER_SOURCE, NULL, &handler, &seen->mover, NULL), 0);
+                mover_process_start(loop, path, MOVER_SOURCE, NULL, 0, &handler, &seen->mover, NULL), 0);
 }
 
 static void let_end(struct seen *seen)
@@ -186,7 +186,7 @@ static void test_program_that_is_not_there_is_named(void **state)
         struct error *error = NULL;
 
         assert_true(mover_process_start(
-                            loop, "/nonexistent/mover", MOVER_SINK, NULL, &handler, &mover, &error) < 0);
+                            loop, "/nonexistent/mover", MOVER_SINK, NULL, 0, &handler, &mover, &error) < 0);
         assert_non_null(strstr(error_message(error), "/nonexistent/mover"));
         error_free(error);
 }

@@ -22,11 +22,14 @@ static void on_host(struct http_request *request, void *userdata)
         const struct agent_double *agent = userdata;
 
         http_request_reply_json(request, 200,
-                json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{}, s:i}",
+                json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
+                          "s:b}, s:i, s:[{s:s, s:I}]}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
-                        "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", (json_int_t)6 << 30,
-                        "load1", 0.5, "cgroup", "capabilities", "n_vms", (int)json_object_size(agent->vms)));
+                        "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
+                        "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
+                        "n_vms", (int)json_object_size(agent->vms), "links", "address", "127.0.0.1",
+                        "speed_bps", agent->link_bps));
 }
 
 static void on_vms(struct http_request *request, void *userdata)
@@ -264,6 +267,37 @@ static void on_migration_cancel(struct http_request *request, void *userdata)
         http_request_reply_json(request, 200, json_object());
 }
 
+void agent_double_switchover(struct agent_double *agent, const char *state)
+{
+        json_object_set_new(agent->migration, "switchover",
+                json_pack("{s:s, s:s, s:i, s:i}", "state", state, "permit", "none", "waited_ms", 0, "lapsed",
+                        0));
+}
+
+static void on_switchover(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *body = NULL;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        if (json_is_true(json_object_get(body, "permit"))) {
+                agent->n_permits++;
+                agent_double_switchover(agent, "open");
+        } else
+                agent->n_waits++;
+        http_request_reply_json(request, 200, json_object());
+}
+
+static void on_limits(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *body = NULL;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        agent->rate_limit_bps = json_integer_value(json_object_get(body, "rate_limit_bps"));
+        http_request_reply_json(request, 200, json_object());
+}
+
 static void on_migration_delete(struct http_request *request, void *userdata)
 {
         http_request_reply_empty(request, 204);
@@ -301,6 +335,8 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations", on_migrate},
         {"GET", "/agent/v1/migrations/{id}", on_migration},
         {"POST", "/agent/v1/migrations/{id}/cancel", on_migration_cancel},
+        {"POST", "/agent/v1/migrations/{id}/switchover", on_switchover},
+        {"POST", "/agent/v1/migrations/{id}/limits", on_limits},
         {"DELETE", "/agent/v1/migrations/{id}", on_migration_delete},
 };
 
@@ -308,7 +344,11 @@ void agent_double_init(struct agent_double *agent, struct loop *loop)
 {
         struct sock_address address;
 
-        *agent = (struct agent_double){.loop = loop, .listen_fd = -1, .shared_id = "same-everywhere"};
+        *agent = (struct agent_double){.loop = loop,
+                .listen_fd = -1,
+                .shared_id = "same-everywhere",
+                .memory_free_bytes = (json_int_t)6 << 30,
+                .rate_limit_bps = -1};
         assert_int_equal(sock_address_parse("127.0.0.1:0", 0, false, &address, NULL), 0);
         assert_int_equal(sock_listen_tcp(&address, 16, &agent->listen_fd, NULL), 0);
         assert_int_equal(sock_local_address(agent->listen_fd, &address), 0);

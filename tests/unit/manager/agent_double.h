@@ -28,6 +28,11 @@ struct agent_double {
         json_t *fenced;             /* the list of hosts that are confirmed down; NULL: never sent */
         struct http_stream *stream; /* to the manager; NULL: none */
         bool streams;               /* offers events */
+        json_int_t memory_free_bytes;
+        json_int_t link_bps; /* 0: its interface does not say */
+        bool coordinates;    /* its migrations ask before their final pause: see agent_double_switchover() */
+        unsigned int n_permits, n_waits; /* answers to that */
+        json_int_t rate_limit_bps;       /* that its migration was told last; -1: nothing */
         bool refuse_start;
         const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
         json_int_t started_knowing; /* owner epoch of the document that was to be started last */
@@ -51,5 +56,8 @@ void agent_double_restart(struct agent_double *agent);
 /* Sends an event; the manager must be listening. */
 void agent_double_event(struct agent_double *agent, const char *event, const json_t *doc);
 void agent_double_deinit(struct agent_double *agent);
+
+/* Its migration is in this state of its switchover ("closed", "asked", "open"). */
+void agent_double_switchover(struct agent_double *agent, const char *state);
 
 int agent_double_calls(const struct agent_double *agent, const char *method_and_path);

@@ -346,7 +346,7 @@ static void migrations_beyond_the_limit_of_a_host_wait_by_priority(void **data)
         json_object_set_new(vm, "host", json_string("host1"));
         call(state, "POST", "/api/v1/vms", vm);
         assert_string_equal(finish(state), "succeeded");
-        state->config.migrations_per_host = 1;
+        state->config.queue_limits.host = 1;
         begin_migration(state, path);
         assert_int_equal(
                 call(state, "POST", "/api/v1/vms/db/migrate", json_pack("{s:s}", "priority", "high")), 202);

@@ -19,6 +19,7 @@ struct state {
         const char *crash_at; /* point; NULL: none */
         const char *fail_at;  /* step whose run fails */
         const char *hang_at;  /* step whose run neither ends nor fails */
+        bool poke_in_step;    /* news come while a step of kind "later" is asking for them */
         int n_gate;           /* tasks of kind "gated" that may start */
         int n_cancels;        /* pending things that were cancelled */
 };
@@ -99,7 +100,11 @@ static const struct task_kind gated = {"gated", gated_steps, 1, 60000, may_start
 
 static void run_later(struct task *task, void *userdata)
 {
+        const struct state *state = userdata;
+
         note(userdata, "poll");
+        if (state->poke_in_step)
+                task_poke(state->engine, task_uid(task));
         if (task_step_elapsed_ms(task) < 1000)
                 task_step_again(task, 500);
         else
@@ -447,6 +452,19 @@ static void sleeping_step_runs_again_in_time(void **data)
         assert_state(state, uid, "succeeded");
 }
 
+/* What the step got may be older than the news. */
+static void news_that_come_while_a_step_asks_are_not_lost(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        clock_manual_advance(&state->clock, 1000);
+        state->poke_in_step = true;
+        submit(state, "later", uid);
+        task_engine_run(state->engine);
+        assert_true(task_engine_next_ms(state->engine) <= 100);
+}
+
 static void queued_tasks_start_by_priority_then_age(void **data)
 {
         struct state *state = *data;
@@ -522,6 +540,7 @@ int main(void)
                 TEST(time_limit_ends_a_hanging_task),
                 TEST(step_without_time_limit_waits_on),
                 TEST(sleeping_step_runs_again_in_time),
+                TEST(news_that_come_while_a_step_asks_are_not_lost),
                 TEST(queued_tasks_start_by_priority_then_age),
                 TEST(end_is_in_the_audit_log),
                 TEST(retention_forgets_the_oldest_ended_tasks),

@@ -179,9 +179,37 @@ static void every_status_of_qemu_is_known(void **state)
         assert_string_equal(migration_status_to_string(MIGRATION_STATUS_DEVICE), "device");
 }
 
+/* What QEMU 8.1 and later have; the others are held by their bandwidth. */
+static void held_source_waits_for_the_word(void **state _unused_)
+{
+        _cleanup_json_ json_t *list = json_pack("[{s:s, s:b}, {s:s, s:b}]", "capability", "return-path",
+                "state", 0, "capability", "switchover-ack", "state", 0);
+        _cleanup_json_ json_t *set = NULL, *restore = NULL;
+
+        assert_int_equal(migration_capabilities_build(
+                                 MIGRATION_SOURCE, MIGRATION_WANTS_HOLD, list, &set, &restore, NULL),
+                0);
+        assert_int_equal(json_array_size(json_object_get(set, "capabilities")), 2);
+        json_decref(TAKE_PTR(set));
+        json_decref(TAKE_PTR(restore));
+        assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE, 0, list, &set, &restore, NULL), 0);
+        assert_int_equal(json_array_size(json_object_get(set, "capabilities")), 1);
+}
+
+static void hold_leaves_a_byte_in_each_tenth_of_a_second(void **state _unused_)
+{
+        _cleanup_json_ json_t *on = migration_hold_build(true), *off = migration_hold_build(false);
+
+        assert_int_equal(
+                json_integer_value(json_object_get(on, "max-bandwidth")) / 10, 1); /* 0 would be no limit */
+        assert_int_equal(json_integer_value(json_object_get(off, "max-bandwidth")), 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test(held_source_waits_for_the_word),
+                cmocka_unit_test(hold_leaves_a_byte_in_each_tenth_of_a_second),
                 cmocka_unit_test(source_gets_events_and_return_path),
                 cmocka_unit_test(what_would_change_the_stream_is_turned_off),
                 cmocka_unit_test(destination_gets_late_block_activate_where_it_exists),

@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -28,10 +28,11 @@ function __drover_in
 end
 
 complete -c drover -f
-complete -c drover -n '__drover_at ""' -a 'host vm task datastore network affinity cluster token audit events version completion help'
+complete -c drover -n '__drover_at ""' -a 'host vm task queue datastore network affinity cluster token audit events version completion help'
 complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down remove'
 complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console advise forecast migrate'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
+complete -c drover -n '__drover_at "queue"' -a 'show drain resume'
 complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
 complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
 complete -c drover -n '__drover_at "network switch"' -a 'list add remove'
@@ -102,11 +103,12 @@ complete -c drover -n '__drover_in "vm migrate"' -l to -x -a '(drover names host
 complete -c drover -n '__drover_in "vm migrate"' -l max-pause -x -d 'bound on the pause, to which long round trips add; default 300ms'
 complete -c drover -n '__drover_in "vm migrate"' -l converge -x -d 'help for a guest that changes too fast; default wait,throttle'
 complete -c drover -n '__drover_in "vm migrate"' -l check -d 'only check, and rank the destinations'
-complete -c drover -n '__drover_in "vm migrate"' -l priority -x -a 'low normal high critical' -d 'place in the queue; default normal'
+complete -c drover -n '__drover_in "vm migrate"' -l priority -x -a 'low normal high critical' -d 'place in the queue, and part of links and processors; default normal'
 complete -c drover -n '__drover_in "vm migrate"' -l verify -d 'compare the guest\'s memory on both sides (lengthens the pause)'
 complete -c drover -n '__drover_in "vm migrate"' -l codec -x -a 'auto none lz4 zstd' -d 'default auto'
 complete -c drover -n '__drover_in "vm migrate"' -l channels -x -d 'number of connections; default 0: automatic'
 complete -c drover -n '__drover_in "vm migrate"' -l rate-limit -x -d 'such as 500mbit; default none'
+complete -c drover -n '__drover_in "vm migrate"' -l min-bandwidth -x -d 'wait until both hosts\' links can promise this much, and keep others from it'
 complete -c drover -n '__drover_in "vm migrate"' -l give-up -x -d 'cancel the migration after this long; default 1h'
 complete -c drover -n '__drover_in "task list"' -l active -d 'only those that have not ended'
 complete -c drover -n '__drover_in "task list"' -l object -x -d 'only about this, such as vm/web1'

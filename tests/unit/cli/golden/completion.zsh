@@ -3,10 +3,11 @@
 
 _drover_words() {
     case "$1" in
-    '') echo 'host vm task datastore network affinity cluster token audit events version completion help' ;;
+    '') echo 'host vm task queue datastore network affinity cluster token audit events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down remove' ;;
     'vm') echo 'list show create start stop pause resume delete console advise forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
+    'queue') echo 'show drain resume' ;;
     'datastore') echo 'list show add remove' ;;
     'network') echo 'list switch port-group' ;;
     'network switch') echo 'list add remove' ;;
@@ -30,7 +31,7 @@ _drover_options() {
     'vm console') echo '--tail ' ;;
     'vm advise') echo '--limit --all ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
-    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --codec --channels --rate-limit --give-up ' ;;
+    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'datastore add') echo '--local --host --path-on ' ;;
     'network switch add') echo '--uplink --uplink-on --mtu ' ;;
@@ -101,7 +102,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

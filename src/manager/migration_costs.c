@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/migration_costs.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/doc.h"
+#include "cluster/checks.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+
+#define UNKNOWN_LINK_BPS UINT64_C(1000000000)
+
+/* True for "192.0.2.1" in "192.0.2.1:8444", "192.0.2.1, 192.0.2.2", "[2001:db8::1]:8444". */
+static bool has_address(const char *list, const char *address)
+{
+        size_t n = strlen(address);
+
+        for (const char *at = strstr(list, address); n && at; at = strstr(at + 1, address)) {
+                bool begins = at == list || strchr(", [", at[-1]);
+                bool ends = !at[n] || strchr(", ]", at[n]) || (at[n] == ':' && !strchr(address, ':'));
+
+                if (begins && ends)
+                        return true;
+        }
+        return false;
+}
+
+uint64_t migration_link_bps(const json_t *host)
+{
+        const json_t *spec = json_spec(host), *status = json_status(host);
+        const char *used = json_text(spec, "migration_address");
+        json_t *link;
+        uint64_t sum = 0;
+        size_t i;
+
+        if (!*used)
+                used = json_text(status, "migration_address");
+        if (!*used)
+                used = json_text(spec, "address");
+        json_array_foreach (json_object_get(status, "links"), i, link)
+                if (has_address(used, json_text(link, "address")))
+                        sum += (uint64_t)MAX(json_integer_value(json_object_get(link, "speed_bps")), 0);
+        return sum;
+}
+
+uint64_t migration_limit(const struct queue_limits *limits, enum queue_kind kind, const json_t *host)
+{
+        switch (kind) {
+        case QUEUE_HOST:
+                return limits->host;
+        case QUEUE_NETWORK:
+                return queue_network_limit(limits, migration_link_bps(host));
+        case QUEUE_DATASTORE:
+                return limits->datastore;
+        case QUEUE_MEMORY:
+                return (uint64_t)MAX(checks_memory_room(json_status(host)), 0);
+        case QUEUE_BANDWIDTH:
+                return migration_link_bps(host) ?: UNKNOWN_LINK_BPS;
+        case N_QUEUE_KINDS:
+                break;
+        }
+        return 0;
+}
+
+json_t *migration_resource_name(enum queue_kind kind, const char *name)
+{
+        return json_sprintf("%s/%s", queue_kind_to_string(kind), name);
+}
+
+enum queue_kind migration_cost_kind(const json_t *item)
+{
+        const char *word = json_text(item, "kind");
+
+        for (size_t i = 0; i < N_QUEUE_KINDS; i++)
+                if (!strcmp(queue_kind_to_string((enum queue_kind)i), word))
+                        return (enum queue_kind)i;
+        return N_QUEUE_KINDS;
+}
+
+static int add(json_t *list, enum queue_kind kind, const char *name, uint64_t units)
+{
+        if (!units || !*name)
+                return 0;
+        return json_array_append_new(list, json_pack("{s:s, s:s, s:I}", "kind", queue_kind_to_string(kind),
+                                                   "name", name, "units", (json_int_t)units)) < 0
+                       ? -ENOMEM
+                       : 0;
+}
+
+static uint64_t promised_bps(const struct task *task)
+{
+        json_int_t bps = json_integer_value(json_object_get(task_input(task), "min_bandwidth_bps"));
+
+        return bps > 0 ? (uint64_t)bps : 0;
+}
+
+static int add_host(json_t *list, const struct task *task, const char *host)
+{
+        int r = add(list, QUEUE_HOST, host, queue_cost(QUEUE_HOST, false));
+
+        if (r >= 0)
+                r = add(list, QUEUE_NETWORK, host, queue_cost(QUEUE_NETWORK, false));
+        return r < 0 ? r : add(list, QUEUE_BANDWIDTH, host, promised_bps(task));
+}
+
+static int add_datastore(void *list, const char *name)
+{
+        return add(list, QUEUE_DATASTORE, name, queue_cost(QUEUE_DATASTORE, false));
+}
+
+static const json_t *vm_of(struct manager *manager, const struct task *task)
+{
+        return inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
+}
+
+const char *migration_source(struct manager *manager, const struct task *task)
+{
+        const char *recorded = json_text(task_data(task), "from");
+
+        return *recorded ? recorded : json_text(json_status(vm_of(manager, task)), "host");
+}
+
+json_t *migration_costs_source(struct manager *manager, const struct task *task)
+{
+        _cleanup_json_ json_t *list = json_array();
+
+        if (!list || add_host(list, task, migration_source(manager, task)) < 0 ||
+                checks_each_datastore(json_spec(vm_of(manager, task)), add_datastore, list) < 0)
+                return NULL;
+        return TAKE_PTR(list);
+}
+
+json_t *migration_costs_destination(struct manager *manager, const struct task *task, const char *host)
+{
+        _cleanup_json_ json_t *list = json_array();
+
+        if (!list || add_host(list, task, host) < 0 ||
+                add(list, QUEUE_MEMORY, host, (uint64_t)MAX(checks_memory_need(vm_of(manager, task)), 0)) < 0)
+                return NULL;
+        return TAKE_PTR(list);
+}

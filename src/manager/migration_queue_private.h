@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What migration_queue*.c share; nobody else includes this. */
+
+#include <jansson.h>
+
+#include "base/map.h"
+#include "cluster/queue.h"
+
+#define QUEUE_DOCUMENT_KIND "queue"
+
+struct migration_queue {
+        struct manager *manager;
+        json_t *drained;    /* {"since", "by", "why"}; NULL: it is not */
+        struct queue *plan; /* NULL: to be made */
+        struct map places;  /* task uid -> struct places */
+        uint64_t n_plans;
+        uint64_t planned_ms;
+        bool behind;  /* not all that have no destination were ranked */
+        bool changed; /* the plan does not hold any more */
+        size_t n_waiting;
+};
+
+/* The plan as it is now, the queue's; NULL without memory: then nothing starts until the next try. */
+struct queue *migration_queue_plan(struct migration_queue *queue);
