@@ -90,6 +90,8 @@ static int set_up(struct source *source, struct error **ret_error)
         source->fixed_codec = strcmp(source->start.codec, "auto") != 0;
         source->features =
                 source->start.has_siblings ? WIRE_FEATURES_ALL : WIRE_FEATURES_ALL & ~WIRE_FEATURE_SIBLINGS;
+        if (!source->start.post_copy)
+                source->features &= ~WIRE_FEATURE_POST_COPY;
         source->pace_bytes_per_s = source->start.rate_limit_bps / 8;
         if (getrandom(source->secret, sizeof(source->secret), 0) != sizeof(source->secret))
                 return error_from_errno(ret_error, errno, "Cannot make a random key");
@@ -178,6 +180,14 @@ static void tunnel_stopped(struct source *source, const struct source_stats *sta
                 mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
 }
 
+/* The agent was told everything: the result, and in post-copy also all of the memory. */
+static bool is_over(struct source *source)
+{
+        return source->told & MAIL_RESULT &&
+               (!source->post_copy || source->mailbox.result.outcome != WIRE_RUNNING ||
+                       source->told & MAIL_STREAM_END);
+}
+
 /* Tells the agent what the threads posted. Returns 0 to go on, 1 when all is done, -1 when it failed. */
 static int handle_mail(struct source *source, struct source_stats *stats)
 {
@@ -192,6 +202,10 @@ static int handle_mail(struct source *source, struct source_stats *stats)
         }
         if (mail & MAIL_DEVICE_STATE)
                 send_event(source, "device-state");
+        if (mail & MAIL_POST_COPY)
+                send_event(source, "post-copy");
+        if (mail & MAIL_LOADED)
+                send_event(source, "loaded");
         if (mail & MAIL_STREAM_END)
                 send_event(source, "stream-end");
         if (mail & MAIL_DELIVERED)
@@ -199,6 +213,10 @@ static int handle_mail(struct source *source, struct source_stats *stats)
         if (mail & MAIL_RESULT) {
                 source_stats_send(stats, false);
                 send_result(source);
+        }
+        source->told |= mail;
+        if (mail & (MAIL_RESULT | MAIL_STREAM_END) && is_over(source)) {
+                source_stats_send(stats, false);
                 return 1;
         }
         return mail & MAIL_FAILED ? -1 : 0;
@@ -351,6 +369,7 @@ static void source_deinit(struct source *source)
         for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++)
                 free(TAKE_PTR(source->marks[i]));
         page_index_free(TAKE_PTR(source->index));
+        buf_deinit(&source->returned);
         source_checkpoint_deinit(source);
         source_siblings_deinit(source);
         tls_context_free(TAKE_PTR(source->tls));
@@ -397,6 +416,7 @@ int source_run(int control_fd, bool sandbox)
         if (source) {
                 source->control_fd = control_fd;
                 source->qemu_fd = source->ram_fd = source->checkpoint_fd = -1;
+                buf_init(&source->returned, WIRE_MAX_RETURN * 2);
                 source->reader_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
                 r = source->reader_fd < 0 ? -errno : mailbox_init(&source->mailbox);
         }
