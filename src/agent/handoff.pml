@@ -9,7 +9,7 @@
  *           or it is gone everywhere, which only a fault can bring about that `lost` counts. No run is endless (faults are
  *           bounded, every step is taken for something new), so this needs no fairness; it is checked in every final state.
  *
- * It also has the rules of post-copy, which no code carries out yet: docs/decisions/0009-post-copy.md.
+ * It also has the rules of post-copy: docs/decisions/0009-post-copy.md.
  *
  * Each BREAK_ takes one rule away, and must be found by the check, or the check proves nothing. dev/spin runs it all. The C
  * code's crash points are the boundaries between the atomic steps here; their names stand beside. */
@@ -80,7 +80,8 @@ byte faults = 0;
 #else
 #define UNCOMMITTED (sq == SERVING && !sm && !s_commit_sent)
 #endif
-#define GIVEN_BACK (sj == HANDED_OFF && (sq == RUN || (sq == HELD && !sm) || UNCOMMITTED || (UNSURE && s_peer == ABANDONED)))
+#define GIVEN_BACK ((sj == OUTGOING && sq == HELD && !sm) || \
+                    (sj == HANDED_OFF && (sq == RUN || (sq == HELD && !sm) || UNCOMMITTED || (UNSURE && s_peer == ABANDONED))))
 #define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && ((fenced && !sm) || s_peer == FORGOTTEN))
 /* Without a fault nothing may be lost. */
 #define LOST lost = (lost || faults > 0)
@@ -146,7 +147,8 @@ active proctype SourceAgent()
        s_commit_sent = true; commit_net = true }
   /* post-copy: `stop`, the record, then the command that begins it; nothing is cancelled from there on. COMMIT goes when the
    * destination's QEMU has acknowledged the device state */
-  :: atomic { sa && sj == OUTGOING && sq == RUN && sm && !s_stop -> sq = HELD; sj = HANDED_OFF }
+  :: atomic { sa && sj == OUTGOING && sq == RUN && sm && !s_stop -> sq = HELD } /* the journal says before that it is to be */
+  :: atomic { sa && sj == OUTGOING && sq == HELD && sm && !s_stop -> sj = HANDED_OFF }
   :: atomic { sa && sj == HANDED_OFF && sq == HELD && sm && !s_stop -> sq = SERVING; pc = true; voted = true }
   :: atomic { sa && sj == HANDED_OFF && sq == HELD && sm && s_stop -> sm = false } /* ABORT */
   :: atomic { sa && sj == HANDED_OFF && sq == SERVING && sm && dm && link && dq == LOADED && !s_commit_sent ->

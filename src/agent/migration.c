@@ -92,7 +92,7 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
 {
         static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
                 "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
-                "checkpoint_keys", "converge", NULL};
+                "checkpoint_keys", "converge", "post_copy", NULL};
         const char *source_uid = "", *source_address = "", *destination_uid = "", *destination_address = "";
         const char *codec = "auto", *text = NULL;
         uint64_t number = 0;
@@ -129,6 +129,11 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
                         spec, "", "source_fingerprint", PKI_FINGERPRINT_SIZE - 1, &text, ret_error);
         if (r == 0)
                 r = doc_opt_bool(spec, "", "verify", &flag, ret_error);
+        if (r == 0)
+                r = doc_opt_bool(spec, "", "post_copy", &flag, ret_error);
+        if (r == 0 && json_object_get(spec, "post_copy") && role == MIGRATION_SOURCE_SIDE)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Name the step in field converge.",
+                        "field post_copy is not for the source");
         if (r == 0 && json_object_get(spec, "checkpoint_keys") && role == MIGRATION_SOURCE_SIDE)
                 r = error_set(
                         ret_error, ERROR_BAD_DOCUMENT, NULL, "field checkpoint_keys is not for the source");
@@ -357,10 +362,14 @@ int migration_set_record(
         struct migration *m, enum handoff_record record, uint64_t epoch, struct error **ret_error)
 {
         _cleanup_json_ json_t *json = record_json(m, record, epoch);
-        bool lost = m->role == MIGRATION_SOURCE_SIDE && m->source.lost;
+        const char *flag = NULL;
         int r;
 
-        if (json && lost && json_object_set_new(json, "lost", json_true()) < 0)
+        if (m->role == MIGRATION_SOURCE_SIDE && m->source.lost)
+                flag = "lost";
+        else if (m->role == MIGRATION_DESTINATION_SIDE && record == HANDOFF_OWNER && m->destination.post_copy)
+                flag = "post_copy";
+        if (json && flag && json_object_set_new(json, flag, json_true()) < 0)
                 return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
         assert(handoff_record_may_follow(m->record, record));
         if (!json)
@@ -373,6 +382,15 @@ int migration_set_record(
         log_info("migration %s of vm %s: %s, epoch %llu", m->id, m->vm_uid, handoff_record_to_string(record),
                 (unsigned long long)epoch);
         return 0;
+}
+
+int migration_note(struct migration *m, const char *flag, struct error **ret_error)
+{
+        _cleanup_json_ json_t *json = record_json(m, m->record, m->record_epoch);
+
+        if (!json || json_object_set_new(json, flag, json_true()) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
+        return journal_append(m->journal, json, ret_error);
 }
 
 void migration_set_phase(struct migration *m, enum migration_phase phase)
@@ -570,10 +588,17 @@ static enum handoff_qemu source_state(
                 return HANDOFF_QEMU_COMPLETED; /* only we could have continued it */
         if (status ==
                 MIGRATION_STATUS_COMPLETED) /* of the incoming migration that once brought the guest here */
-                return m->record == HANDOFF_HANDED_OFF ? HANDOFF_QEMU_UNKNOWN : HANDOFF_QEMU_RUNNING;
+                return m->source.serving                 ? HANDOFF_QEMU_SERVING
+                       : m->record == HANDOFF_HANDED_OFF ? HANDOFF_QEMU_UNKNOWN
+                                                         : HANDOFF_QEMU_RUNNING;
+        if (m->source.serving)
+                return HANDOFF_QEMU_SERVING;
         if (status != MIGRATION_STATUS_NONE && !migration_status_is_final(status))
                 return HANDOFF_QEMU_MIGRATING;
-        return strcmp(run_state, "finish-migrate") ? HANDOFF_QEMU_RUNNING : HANDOFF_QEMU_MIGRATING;
+        if (!strcmp(run_state, "finish-migrate"))
+                return HANDOFF_QEMU_MIGRATING;
+        return strcmp(run_state, "running") ? migration_post_copy_state(m, HANDOFF_QEMU_RUNNING)
+                                            : HANDOFF_QEMU_RUNNING;
 }
 
 static enum handoff_qemu destination_state(
@@ -582,6 +607,8 @@ static enum handoff_qemu destination_state(
         if (!strcmp(run_state, "running"))
                 return HANDOFF_QEMU_RUNNING;
         if (m->qemu == HANDOFF_QEMU_LOADED) /* the event was faster than this answer */
+                return HANDOFF_QEMU_LOADED;
+        if (status == MIGRATION_STATUS_POSTCOPY && strcmp(run_state, "inmigrate"))
                 return HANDOFF_QEMU_LOADED;
         return status == MIGRATION_STATUS_COMPLETED && strcmp(run_state, "inmigrate") ? HANDOFF_QEMU_LOADED
                                                                                       : HANDOFF_QEMU_LOADING;
@@ -600,6 +627,10 @@ static void on_refresh_status(void *userdata, const json_t *result, const struct
                                                    : destination_state(m, m->refresh_status, run_state);
         if (m->role == MIGRATION_SOURCE_SIDE && m->qemu == HANDOFF_QEMU_COMPLETED)
                 m->source.completed = true;
+        /* In post-copy COMMIT is here before QEMU has said that it is ready to run the guest, which it is in a moment. */
+        if (m->role == MIGRATION_DESTINATION_SIDE && m->destination.post_copy && m->destination.commit_read &&
+                m->qemu == HANDOFF_QEMU_LOADING)
+                migration_refresh_qemu(m);
         migration_kick(m);
 }
 
@@ -614,6 +645,10 @@ static void on_refresh_migrate(void *userdata, const json_t *result, const struc
         if (error || !vm || !vm->qmp || migration_info_parse(result, &info, NULL) < 0)
                 return;
         m->refresh_status = info.status;
+        if (m->role == MIGRATION_DESTINATION_SIDE) {
+                m->destination.post_copy |= info.status == MIGRATION_STATUS_POSTCOPY;
+                m->destination.arrived |= info.status == MIGRATION_STATUS_COMPLETED;
+        }
         if (qmp_command(vm->qmp, "query-status", NULL, -1, QUERY_TIMEOUT_MS, on_refresh_status, m,
                     &m->refresh_call, NULL) == 0)
                 m->refreshing = true;
@@ -732,12 +767,28 @@ void migration_vm_gone(struct agent *agent, struct vm *vm)
         migration_kick(m);
 }
 
+static void on_orphan_status(void *userdata, const json_t *result, const struct error *error)
+{
+        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
+        struct vm *vm = userdata;
+
+        if (!error && migration_info_parse(result, &info, NULL) == 0 &&
+                info.status == MIGRATION_STATUS_POSTCOPY && !migration_vm_busy(vm->agent, vm->uid))
+                (void)vm_end_lost(vm,
+                        "the guest was ended: it is in post-copy, and nothing is known here of its migration",
+                        NULL);
+}
+
 void migration_vm_connected(struct agent *agent, struct vm *vm)
 {
         struct migration *m = find_by_vm(agent, vm->uid);
 
         if (m)
-                migration_refresh_qemu(m);
+                return migration_refresh_qemu(m);
+        /* A journal that was lost cannot say that the guest's memory still came: then the rest never comes. */
+        if (!migration_vm_busy(agent, vm->uid))
+                (void)qmp_command(vm->qmp, "query-migrate", NULL, -1, QUERY_TIMEOUT_MS, on_orphan_status, vm,
+                        NULL, NULL);
 }
 
 bool migration_vm_busy(struct agent *agent, const char *vm_uid)
@@ -771,6 +822,12 @@ static void restore_records(struct migration *m)
                         json_string_value(json_object_get(line, "record")), &m->record);
                 if (m->role == MIGRATION_SOURCE_SIDE && json_is_true(json_object_get(line, "lost")))
                         m->source.lost = true;
+                if (m->role == MIGRATION_SOURCE_SIDE && json_is_true(json_object_get(line, "held")))
+                        m->source.held = true;
+                if (m->role == MIGRATION_DESTINATION_SIDE) {
+                        m->destination.post_copy |= json_is_true(json_object_get(line, "post_copy"));
+                        m->destination.arrived |= json_is_true(json_object_get(line, "arrived"));
+                }
                 m->record_epoch = (uint64_t)json_integer_value(json_object_get(line, "epoch"));
                 if (!settled)
                         continue;
@@ -805,8 +862,8 @@ static bool vm_moved_on(const struct migration *m)
         switch (m->record) {
         case HANDOFF_RELEASED:
                 return vm && epoch != m->epoch;
-        case HANDOFF_OWNER:
-                return vm && epoch > m->epoch;
+        case HANDOFF_OWNER: /* in post-copy a guest that was taken over may miss some of its memory still */
+                return vm && epoch > m->epoch + (m->destination.post_copy && !m->destination.arrived);
         case HANDOFF_ABANDONED: /* its QEMU was dead before the record was written */
                 return true;
         default:
@@ -823,7 +880,10 @@ static void restore_side(struct migration *m)
         if (m->role == MIGRATION_SOURCE_SIDE) {
                 m->source.stage = STAGE_RUNNING;
                 m->source.commit_sent = true; /* not known: so it may have been */
-                m->source.completed = power == VM_POWER_OUTGOING_DONE;
+                m->source.serving = m->source.held && m->record == HANDOFF_HANDED_OFF;
+                if (m->source.serving)
+                        m->qemu = HANDOFF_QEMU_SERVING; /* whether its monitor answers or not */
+                m->source.completed = power == VM_POWER_OUTGOING_DONE && !m->source.serving;
         } else {
                 m->destination.may_have_run = m->record == HANDOFF_OWNER;
                 m->destination.recovered = true;

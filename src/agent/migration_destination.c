@@ -29,6 +29,9 @@
 #define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
 #define ERROR_TEXT_MAX 1024
+/* After a restart of the agent in post-copy: a QEMU that says nothing for so long has a thread with its big lock at a page that never
+ * comes. */
+#define SILENT_LIMIT_MS 15000
 
 static void close_listening(struct migration *m)
 {
@@ -150,6 +153,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 claim(m);
         } else if (!strcmp(event, "commit")) {
                 m->destination.commit_read = true;
+                migration_refresh_qemu(m); /* in post-copy its state is loaded by now */
                 arm_limit(m, LOAD_LIMIT_MS);
         }
         migration_kick(m);
@@ -276,6 +280,8 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         for (size_t i = 0; i < m->destination.n_listen_fds; i++)
                 fds[n_fds++] = m->destination.listen_fds[i];
         start = start_message(m, vm);
+        if (start && migration_post_copy_allowed(m))
+                json_object_set_new(start, "post_copy", json_true());
         if (start && key && checkpoints_open(m->agent->checkpoints, m->vm_uid, &checkpoint) == 0) {
                 json_object_set_new(start, "checkpoint_key", json_string(key));
                 fds[n_fds++] = checkpoint;
@@ -317,8 +323,8 @@ static void start_incoming(struct migration *m)
         struct error *e = NULL;
         struct vm *vm;
 
-        if (vm_start_incoming(m->agent, json_object_get(m->spec, "vm"), m->epoch, on_incoming, m, &vm, &e) <
-                0)
+        if (vm_start_incoming(m->agent, json_object_get(m->spec, "vm"), m->epoch,
+                    migration_post_copy_allowed(m), on_incoming, m, &vm, &e) < 0)
                 return prepare_failed(m, e);
         m->n_pending++;
         m->destination.starting = true;
@@ -328,12 +334,23 @@ static void start_incoming(struct migration *m)
 void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us)
 {
         const char *status = json_string_value(json_object_get(data, "status"));
+        _cleanup_error_ struct error *note_error = NULL;
 
         if (!strcmp(event, "RESUME") && m->record == HANDOFF_OWNER && !m->destination.resumed_unix_us) {
                 m->destination.resumed_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
         } else if (!strcmp(event, "MIGRATION") &&
+                   migration_status_from_string(status) == MIGRATION_STATUS_POSTCOPY) {
+                m->destination.post_copy = true;
+        } else if (!strcmp(event, "MIGRATION") &&
                    migration_status_from_string(status) == MIGRATION_STATUS_COMPLETED) {
-                m->qemu = HANDOFF_QEMU_LOADED;
+                m->destination.arrived = true;
+                if (m->record == HANDOFF_OWNER && m->destination.post_copy &&
+                        migration_note(m, "arrived", &note_error) < 0)
+                        log_warning("%s",
+                                error_message(
+                                        note_error)); /* only matters if QEMU were silent after a restart */
+                if (m->qemu != HANDOFF_QEMU_RUNNING && m->qemu != HANDOFF_QEMU_GONE)
+                        m->qemu = HANDOFF_QEMU_LOADED;
         } else if (!strcmp(event, "MIGRATION") &&
                    migration_status_from_string(status) == MIGRATION_STATUS_FAILED) {
                 struct error *e = NULL;
@@ -403,7 +420,8 @@ static void on_continued(void *userdata, struct error *error)
                 m->destination.resumed_unix_us = (int64_t)(clock_realtime_ns() / 1000);
         tell_result(m, "running");
         take_possession(m);
-        migration_set_phase(m, MIGRATION_SETTLING);
+        migration_set_phase(m, m->destination.post_copy && !m->destination.arrived ? MIGRATION_POST_COPY
+                                                                                   : MIGRATION_SETTLING);
         migration_kick(m);
 }
 
@@ -486,6 +504,25 @@ static void abandon(struct migration *m)
         migration_kick(m);
 }
 
+/* The rest of the guest's memory never comes. Its end comes back here. */
+static void end_guest(struct migration *m)
+{
+        static const char reason[] =
+                "the guest was ended: its migration was cut off in post-copy, before all of its "
+                "memory had come";
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->destination.continuing || m->destination.ending || !vm)
+                return;
+        log_error("vm %s: %s", m->vm_uid, reason);
+        if (vm_end_lost(vm, reason, &e) < 0)
+                log_error("%s", error_message(e));
+        else
+                m->destination.ending = true;
+        error_free(e);
+}
+
 /* Abandoned here: the record is kept until the source has settled, for it may have to ask. */
 static void fail(struct migration *m)
 {
@@ -505,6 +542,7 @@ static void finish(struct migration *m)
         if (m->destination.continuing)
                 return;
         take_possession(m);
+        migration_set_phase(m, MIGRATION_SETTLING);
         if (m->qemu == HANDOFF_QEMU_RUNNING && migration_hold(m, "destination-done"))
                 return;
         if (vm && m->qemu == HANDOFF_QEMU_GONE)
@@ -526,6 +564,10 @@ static struct handoff_destination_facts facts_of(const struct migration *m)
                 .qemu = m->qemu,
                 .mover_alive = m->path_alive,
                 .commit_read = m->destination.commit_read,
+                .post_copy = m->destination.post_copy,
+                .arrived = m->destination.arrived,
+                .silent = m->destination.recovered &&
+                          clock_now_ms(loop_clock(m->agent->loop)) - m->started_ms > SILENT_LIMIT_MS,
                 .stop_wanted = m->stop_wanted,
                 .may_have_run = m->destination.may_have_run,
                 .peer_fenced = migration_peer_fenced(m),
@@ -538,6 +580,13 @@ enum handoff_record migration_destination_tells(const struct migration *m)
         const struct handoff_destination_facts facts = facts_of(m);
 
         return handoff_destination_tells(&facts);
+}
+
+enum handoff_qemu migration_destination_tells_qemu(const struct migration *m)
+{
+        const struct handoff_destination_facts facts = facts_of(m);
+
+        return handoff_destination_tells_qemu(&facts);
 }
 
 void migration_destination_step(struct migration *m)
@@ -563,6 +612,9 @@ void migration_destination_step(struct migration *m)
                 break;
         case HANDOFF_DESTINATION_ABANDON:
                 abandon(m);
+                break;
+        case HANDOFF_DESTINATION_END:
+                end_guest(m);
                 break;
         case HANDOFF_DESTINATION_FAILED:
                 fail(m);

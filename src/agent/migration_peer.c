@@ -160,7 +160,8 @@ json_t *migration_peer_document(const struct migration *m)
 
         enum handoff_record record =
                 m->role == MIGRATION_DESTINATION_SIDE ? migration_destination_tells(m) : m->record;
-        enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m) : m->qemu;
+        enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m)
+                                                                  : migration_destination_tells_qemu(m);
 
         return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:I, s:I}", "id", m->id, "vm", m->vm_uid,
                 "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",

@@ -83,6 +83,7 @@ void migration_source_leave_monitor(struct migration *m)
 {
         qmp_call_cancel(TAKE_PTR(m->source.poll_call));
         qmp_call_cancel(TAKE_PTR(m->source.stage_call));
+        qmp_call_cancel(TAKE_PTR(m->source.post_copy_call));
         migration_setup_free(TAKE_PTR(m->source.setup));
 }
 
@@ -154,6 +155,12 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
                 m->source.stage_busy = false;
                 return migration_kick(m);
         }
+        if (error && error->code == ERROR_BAD_DOCUMENT && migration_post_copy_allowed(m)) {
+                error_set(&e, ERROR_NOT_SUPPORTED,
+                        "Leave post-copy out of --converge, or install this version of drover there too.",
+                        "the destination may be of a version without post-copy: %s", error_message(error));
+                return stage_failed(m, e);
+        }
         if (error)
                 return stage_failed(m, copy_error(error));
         if (read_data_addresses(m, body, &e) < 0 ||
@@ -180,6 +187,8 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         json_t *keys = checkpoints_keys(m->agent->checkpoints, m->vm_uid);
 
         json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
+        if (migration_post_copy_allowed(m))
+                json_object_set_new(spec, "post_copy", json_true());
         if (checkpoints_wanted(m->agent->checkpoints) && !m->source.peer_without_keys &&
                 !m->source.checkpoint_key[0] &&
                 text_random_hex(CHECKPOINT_KEY_HEX / 2, m->source.checkpoint_key) < 0)
@@ -254,7 +263,7 @@ static void on_replaced(void *userdata, unsigned int channel, unsigned int path,
         struct migration *m = userdata;
         struct error *e = NULL;
 
-        if (!m->mover || m->source.commit_sent)
+        if (!m->mover || (m->source.commit_sent && !m->source.serving))
                 return; /* it is over, or it no longer matters */
         if (error) {
                 error_set(&e, ERROR_PEER_FAILED, "See the agent's log on the destination's host.",
@@ -297,11 +306,20 @@ static void reconnect(struct migration *m, const json_t *message)
                 json_is_true(json_object_get(message, "stalled")));
 }
 
+static void note_rtt(struct migration *m, const json_t *message)
+{
+        json_int_t rtt_us = json_integer_value(json_object_get(message, "rtt_us"));
+
+        if (rtt_us > 0 && (!m->source.least_rtt_us || (uint64_t)rtt_us < m->source.least_rtt_us))
+                m->source.least_rtt_us = (uint64_t)rtt_us;
+}
+
 static void take_stats(struct migration *m, const json_t *message)
 {
         if (m->source.connections)
                 data_connections_take_stats(m->source.connections, message,
                         m->source.replaces && m->record == HANDOFF_OUTGOING && !m->source.stopped_unix_us);
+        note_rtt(m, message);
         migration_take_stats(m, message);
 }
 
@@ -312,7 +330,6 @@ static void on_mover_ended(void *userdata, struct error *failure);
 static bool wants_verify(const struct migration *m, const struct vm *vm)
 {
         const json_t *v = json_object_get(m->spec, "verify");
-
         if (json_is_boolean(v))
                 return json_is_true(v);
         return vm->config->status.accelerator == VM_ACCELERATOR_TCG && vm->config->status.qemu_version &&
@@ -337,7 +354,7 @@ static bool begin_keeping(struct migration *m, const struct vm *vm, int *ret_fd)
 {
         int r;
 
-        if (!m->source.checkpoint_key[0])
+        if (!m->source.checkpoint_key[0] || migration_post_copy_allowed(m))
                 return false;
         r = checkpoints_begin(m->agent->checkpoints, m->vm_uid,
                 (uint64_t)vm->config->status.memory_effective_bytes, ret_fd);
@@ -376,6 +393,8 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         fds[1] = ram;
         memcpy(fds + 2, data_connections_sockets(m->source.connections), n_channels * sizeof(int));
         start = start_message(m, vm);
+        if (start && migration_post_copy_allowed(m))
+                json_object_set_new(start, "post_copy", json_true());
         if (start)
                 json_object_set_new(start, "paths", data_connections_paths(m->source.connections));
         if (start && begin_keeping(m, vm, &checkpoint)) {
@@ -420,8 +439,10 @@ static void setup_qemu(struct migration *m)
         struct error *e = NULL;
 
         if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE,
-                                convergence_allows(&m->source.convergence, CONVERGE_THROTTLE), QMP_TIMEOUT_MS,
-                                on_setup, m, &m->source.setup, &e) < 0)
+                                &(struct migration_needs){.throttle = convergence_allows(
+                                                                  &m->source.convergence, CONVERGE_THROTTLE),
+                                        .post_copy = migration_post_copy_allowed(m)},
+                                QMP_TIMEOUT_MS, on_setup, m, &m->source.setup, &e) < 0)
                 return stage_failed(m, e);
         m->source.stage_busy = true;
 }
@@ -480,7 +501,8 @@ static void on_poll(void *userdata)
         if (m->settled)
                 return;
         loop_source_rearm(m->source.poll, POLL_MS);
-        if (vm && vm->qmp && m->mover && m->record == HANDOFF_OUTGOING && !m->source.poll_call)
+        if (vm && vm->qmp && m->mover && !m->source.poll_call &&
+                (m->record == HANDOFF_OUTGOING || m->qemu == HANDOFF_QEMU_SERVING))
                 (void)qmp_command(vm->qmp, "query-migrate", NULL, -1, QMP_TIMEOUT_MS, on_poll_answer, m,
                         &m->source.poll_call, NULL);
 }
@@ -539,11 +561,14 @@ static void fit_stream(struct migration *m, const json_t *stats)
         double memory = (double)json_integer_value(json_object_get(stats, "effective_bps"));
         double packs = wire > 0 ? CLAMP(memory / wire, 1.0, MAX_STREAM_PACKS) : 1;
 
-        if (m->source.qemu_fd < 0 || capacity <= 0 || ++m->source.n_stats < STATS_TO_FIT)
+        if (m->source.qemu_fd < 0 || m->source.stream_fitted || capacity <= 0 ||
+                ++m->source.n_stats < STATS_TO_FIT)
                 return;
         vm_stream_set_room(
                 m->source.qemu_fd, (uint64_t)MAX(capacity * packs * STREAM_MS / 1000, MIN_STREAM_BYTES));
-        fd_closep(&m->source.qemu_fd);
+        m->source.stream_fitted = true;
+        if (!migration_post_copy_allowed(m)) /* which changes it once more */
+                fd_closep(&m->source.qemu_fd);
 }
 
 static void set_downtime_limit(struct migration *m, const json_t *message)
@@ -602,12 +627,18 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                         m->progress = json_object();
                 json_object_update(m->progress, (json_t *)message);
                 json_object_del(m->progress, "event");
+                note_rtt(m, message);
                 m->source.replaces = json_is_true(json_object_get(message, "replaces"));
                 next_stage(m);
         } else if (!strcmp(event, "switchover")) {
                 set_downtime_limit(m, message);
         } else if (!strcmp(event, "device-state")) {
                 m->source.device_state = true;
+                migration_post_copy_device_state(m);
+        } else if (!strcmp(event, "post-copy")) {
+                migration_set_phase(m, MIGRATION_POST_COPY);
+        } else if (!strcmp(event, "loaded")) {
+                m->source.loaded = true;
         } else if (!strcmp(event, "checkpoint")) {
                 take_checkpoint(m, message);
         } else if (!strcmp(event, "channel-lost")) {
@@ -641,7 +672,8 @@ void migration_source_event(struct migration *m, const char *event, const json_t
         const char *status = json_string_value(json_object_get(data, "status")) ?: "";
 
         if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING && !m->source.stopped_unix_us) {
-                fd_closep(&m->source.qemu_fd);
+                if (!m->source.held)
+                        fd_closep(&m->source.qemu_fd);
                 m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
                 migration_set_phase(m, MIGRATION_SWITCHING);
                 if (m->mover)
@@ -655,10 +687,11 @@ void migration_source_event(struct migration *m, const char *event, const json_t
                 case MIGRATION_STATUS_COMPLETED:
                         m->qemu = HANDOFF_QEMU_COMPLETED;
                         m->source.completed = true;
+                        m->source.completed_ms = clock_now_ms(loop_clock(m->agent->loop));
                         break;
                 case MIGRATION_STATUS_FAILED:
                 case MIGRATION_STATUS_CANCELLED:
-                        m->qemu = HANDOFF_QEMU_RUNNING;
+                        m->qemu = migration_post_copy_state(m, HANDOFF_QEMU_RUNNING);
                         if (!m->stop_wanted) {
                                 struct error *e = NULL;
 
@@ -668,7 +701,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
                         }
                         break;
                 default:
-                        m->qemu = HANDOFF_QEMU_MIGRATING;
+                        m->qemu = migration_post_copy_state(m, HANDOFF_QEMU_MIGRATING);
                 }
         } else if (!strcmp(event, "RESET") && m->progress) {
                 json_object_set_new(m->progress, "guest_resets",
@@ -723,6 +756,8 @@ static void on_continued(void *userdata, struct error *error)
         m->source.continuing = false;
         if (error)
                 migration_refused(m);
+        else
+                m->source.held = false;
         if (error)
                 log_error("vm %s is this host's again but does not continue: %s", m->vm_uid,
                         error_message(error));
@@ -750,12 +785,17 @@ static void on_reclaimed(void *userdata, uint64_t epoch _unused_, struct error *
                 m->source.result_abandoned || (m->peer.answered && m->peer.record == HANDOFF_ABANDONED);
         bool needs_proof = m->record != HANDOFF_TAKEN_BACK && !abandoned;
 
+        bool stopped = m->qemu == HANDOFF_QEMU_COMPLETED || m->qemu == HANDOFF_QEMU_HELD ||
+                       m->qemu == HANDOFF_QEMU_SERVING;
+        bool committed = m->qemu == HANDOFF_QEMU_COMPLETED ||
+                         (m->qemu == HANDOFF_QEMU_SERVING && m->source.commit_sent);
+
         m->claim = NULL;
         if (error)
                 log_error("migration %s of vm %s: %s", m->id, m->vm_uid, error_message(error));
-        if (error && error->code == ERROR_STALE_EPOCH && m->qemu == HANDOFF_QEMU_COMPLETED)
+        if (error && error->code == ERROR_STALE_EPOCH && stopped)
                 lose(m, error);
-        else if (error && needs_proof && m->qemu == HANDOFF_QEMU_COMPLETED)
+        else if (error && needs_proof && committed)
                 migration_refused(m); /* without the record nothing says that the VM is ours */
         else
                 m->claimed = true; /* the destination's word is enough: the record may be behind */
@@ -799,7 +839,14 @@ static void take_back(struct migration *m, uint64_t known_epoch)
                 m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
         }
-        if (m->qemu != HANDOFF_QEMU_COMPLETED)
+        if (m->qemu == HANDOFF_QEMU_SERVING) { /* it cannot go back */
+                migration_post_copy_say_lost(m);
+                if (vm_end_lost(vm, error_message(m->stop_reason), &e) < 0)
+                        log_error("%s", error_message(e));
+                error_free(e);
+                return;
+        }
+        if (m->qemu != HANDOFF_QEMU_COMPLETED && m->qemu != HANDOFF_QEMU_HELD)
                 return migration_kick(m);
         if (vm_continue(vm, on_continued, m, &e) == 0) {
                 m->n_pending++;
@@ -967,6 +1014,8 @@ static void fail(struct migration *m)
         struct vm *vm = migration_vm(m);
 
         end_keeping(m, false);
+        if (m->source.serving && m->record == HANDOFF_TAKEN_BACK)
+                migration_post_copy_say_lost(m);
         if (m->mover || m->path_alive)
                 migration_close_path(m);
         if (!m->peer.answered || (m->peer.record != HANDOFF_ABANDONED && m->peer.record != HANDOFF_NONE)) {
@@ -990,6 +1039,8 @@ static void fail(struct migration *m)
 static void finish(struct migration *m)
 {
         migration_detach(m);
+        if (!migration_post_copy_outcome_known(m))
+                return;
         if (!m->source.notified && !migration_peer_fenced(m))
                 return migration_peer_notify_released(m);
         if (m->source.lost) {
@@ -1011,6 +1062,7 @@ static struct handoff_source_facts facts_of(const struct migration *m)
                 .completed = m->source.completed,
                 .mover_alive = m->path_alive,
                 .stop_wanted = m->stop_wanted,
+                .loaded = m->source.loaded,
                 .commit_sent = m->source.commit_sent,
                 .result_running = m->source.result_running,
                 .result_abandoned = m->source.result_abandoned,
@@ -1036,6 +1088,8 @@ void migration_source_step(struct migration *m)
                 if (m->record == HANDOFF_OUTGOING && m->source.stage < STAGE_RUNNING) {
                         if (!migration_hold(m, "source-prepare"))
                                 advance(m);
+                } else if (m->source.post_copy != POST_COPY_NONE) {
+                        migration_post_copy_step(m);
                 } else if (m->source.stage == STAGE_RUNNING && !migration_hold(m, "source-copying") &&
                            m->source.device_state && m->mover && m->qemu == HANDOFF_QEMU_MIGRATING) {
                         hand_off(m);

@@ -31,6 +31,10 @@ struct qmp_call;
 struct vm;
 
 #define MIGRATION_MAX_PHASES 12
+/* Post-copy is refused where the rest of the memory takes longer than the longest pause that may be asked for, or a page so long that a guest hardly
+ * moves: with 200 ms it gets five of them a second. */
+#define POST_COPY_LIMIT_MS CONVERGE_MAX_PAUSE_MS
+#define POST_COPY_MAX_RTT_MS 200
 #define MIGRATION_DEFAULT_MAX_PAUSE_MS 300
 /* How long a data connection may go unacknowledged. Between STOP and the vote the guest waits this long for a network that was cut. */
 #define MIGRATION_PEER_LIMIT_MS 10000
@@ -43,6 +47,7 @@ enum migration_role { MIGRATION_SOURCE_SIDE, MIGRATION_DESTINATION_SIDE };
         X(COPYING, "copying") \
         X(SWITCHING, "switching")   /* the guest is paused */ \
         X(HANDED_OFF, "handed-off") /* the record is written */ \
+        X(POST_COPY, "post-copy")   /* the guest goes on at the destination, and its memory follows */ \
         X(SETTLING, "settling")     /* the outcome is known, the rest is cleaning up */ \
         X(WAITING_FOR_PEER, "waiting-for-peer") \
         X(DONE, "done") \
@@ -67,6 +72,9 @@ enum migration_stage {
         STAGE_RUNNING,
 };
 
+/* What of it was done, see migration_post_copy.c. */
+enum post_copy_stage { POST_COPY_NONE, POST_COPY_STOPPING, POST_COPY_STOPPED, POST_COPY_BEGUN };
+
 struct migration_source_state {
         enum migration_stage stage;
         bool stage_busy;        /* an asynchronous operation of the stage is under way */
@@ -82,7 +90,8 @@ struct migration_source_state {
         json_t *paths; /* what was used, once they are closed */
         bool replaces; /* the destination takes other connections for its channels */
         struct migration_setup *setup;
-        int qemu_fd;              /* -1; of QEMU's end of the stream, until its room is fitted */
+        int qemu_fd; /* -1; of QEMU's end of the stream, until its room is fitted */
+        bool stream_fitted;
         unsigned int n_stats;     /* seen with that */
         struct loop_source *poll; /* query-migrate, five times a second while copying */
         struct idle_meter idle;   /* read at each poll */
@@ -95,12 +104,20 @@ struct migration_source_state {
         bool commit_sent;  /* or may have been sent before a restart */
         bool result_running;
         bool result_abandoned;
-        bool continuing;         /* cont, or the release, is under way */
-        bool lost;               /* the owner record names another host: the copy here is out of date */
-        bool notified;           /* the destination acknowledged `released` */
-        int64_t stopped_unix_us; /* QEMU's own stamp of STOP */
-        int64_t resumed_unix_ns; /* the destination's stamp of RESUME, on its clock */
-        uint64_t resumed_ms;     /* our monotonic clock when we learned of it */
+        bool continuing;       /* cont, or the release, is under way */
+        bool lost;             /* the owner record names another host: the copy here is out of date */
+        bool notified;         /* the destination acknowledged `released` */
+        uint64_t least_rtt_us; /* that the mover saw: without what waits in the network; 0: not known */
+        enum post_copy_stage post_copy;
+        bool held; /* `stop` was sent, or may have been before a restart: QEMU continues nothing by itself */
+        bool serving;   /* migrate-start-postcopy likewise */
+        bool loaded;    /* see handoff.h */
+        bool said_lost; /* stop_reason tells that the guest is gone */
+        struct qmp_call *post_copy_call;
+        uint64_t post_copy_started_ms, completed_ms;
+        int64_t stopped_unix_us;                     /* QEMU's own stamp of STOP */
+        int64_t resumed_unix_ns;                     /* the destination's stamp of RESUME, on its clock */
+        uint64_t resumed_ms;                         /* our monotonic clock when we learned of it */
         char checkpoint_key[CHECKPOINT_KEY_HEX + 1]; /* "": the guest's memory is not kept */
         bool keeping;                                /* its file is begun */
         uint64_t keeping_bytes;                      /* of the guest's memory, then */
@@ -121,12 +138,14 @@ struct migration_destination_state {
         char sibling_key[SIBLING_KEY_HEX + 1];      /* "": nothing is shared */
         bool commit_read;
         json_t *checkpoint_keys; /* of the guest, by host; not in the spec, which is journalled; NULL: none, or lost in a restart */
-        bool starting;     /* QEMU is being started */
-        bool made_vm;      /* the VM here is this migration's own: it alone may be discarded */
-        bool announced;    /* on the network */
-        bool ready;        /* everything is prepared: the source may be answered */
-        bool may_have_run; /* see handoff.h */
-        bool recovered;    /* by a new agent: what the old one sent to QEMU is not known */
+        bool starting;           /* QEMU is being started */
+        bool made_vm;            /* the VM here is this migration's own: it alone may be discarded */
+        bool announced;          /* on the network */
+        bool ready;              /* everything is prepared: the source may be answered */
+        bool may_have_run;       /* see handoff.h */
+        bool post_copy, arrived; /* likewise */
+        bool ending;             /* QEMU is being killed for it */
+        bool recovered;          /* by a new agent: what the old one sent to QEMU is not known */
         bool continuing;
         bool discarding;
         bool released; /* the source says it holds nothing any more */
@@ -229,6 +248,8 @@ int migration_register(struct migration *m, struct error **ret_error);
 /* Writes the next journal record (allowed ones only) with this epoch. On failure nothing was decided. */
 int migration_set_record(
         struct migration *m, enum handoff_record record, uint64_t epoch, struct error **ret_error);
+/* Writes the present record again with `flag` set in it. */
+int migration_note(struct migration *m, const char *flag, struct error **ret_error);
 void migration_set_phase(struct migration *m, enum migration_phase phase);
 /* The migration is to end; the first reason is kept (taken over; NULL: unknown). */
 void migration_stop(struct migration *m, struct error *reason);
@@ -284,6 +305,24 @@ void migration_converge_poll(struct migration *m, const struct migration_info *i
 /* {converged_by, convergence, max_pause_ms, throttle_percent} into the result. */
 void migration_converge_result(const struct migration *m, json_t *result);
 
+/* --- migration_post_copy.c, at the source but for the first --- */
+
+bool migration_post_copy_allowed(const struct migration *m);
+/* Judges the network and stops the guest, or stops the migration. */
+void migration_post_copy_begin(struct migration *m, const struct convergence_status *status);
+/* What comes next, once the guest is stopped. */
+void migration_post_copy_step(struct migration *m);
+/* QEMU came to its device state without post-copy. */
+void migration_post_copy_device_state(struct migration *m);
+/* What QEMU is, of which its monitor says `otherwise`. */
+enum handoff_qemu migration_post_copy_state(const struct migration *m, enum handoff_qemu otherwise);
+/* The reason of the migration's end becomes that the guest is gone. */
+void migration_post_copy_say_lost(struct migration *m);
+/* False while it is not known whether all of the memory has come to the destination (it is asked then); the guest was lost if not. */
+bool migration_post_copy_outcome_known(struct migration *m);
+/* {post_copy: {ms, pages_requested, bytes}} into the result, if it came to that. */
+void migration_post_copy_result(const struct migration *m, json_t *result);
+
 /* --- migration_source.c, migration_destination.c --- */
 void migration_source_step(struct migration *m);
 void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
@@ -299,3 +338,4 @@ void migration_destination_deinit(struct migration *m);
 /* What the peer is told: see handoff.h. */
 enum handoff_qemu migration_source_tells(const struct migration *m);
 enum handoff_record migration_destination_tells(const struct migration *m);
+enum handoff_qemu migration_destination_tells_qemu(const struct migration *m);

@@ -14,12 +14,18 @@
 
 enum migration_side { MIGRATION_SOURCE, MIGRATION_DESTINATION };
 
+/* What a migration may come to need. QEMU takes capabilities before it only. */
+struct migration_needs {
+        bool throttle;  /* source: auto-converge */
+        bool post_copy; /* both sides: postcopy-ram, and return-path */
+};
+
 /* Arguments of migrate-set-capabilities from the answer of query-migrate-capabilities. At the source:
- * events, return-path on, and auto-converge if the guest may be throttled (`throttle`); at the destination: events, late-block-activate (where it exists); every other
+ * events, return-path on; at the destination: events, late-block-activate (where it exists); at both what `needs` says. Every other
  * capability that changes the stream or the rules off. *ret_restore has the former values of the changed
  * ones. Both are the caller's. NOT_SUPPORTED when QEMU lacks a capability that we cannot do without. */
-int migration_capabilities_build(enum migration_side side, bool throttle, const json_t *current,
-        json_t **ret_set, json_t **ret_restore, struct error **ret_error);
+int migration_capabilities_build(enum migration_side side, const struct migration_needs *needs,
+        const json_t *current, json_t **ret_set, json_t **ret_restore, struct error **ret_error);
 
 /* Arguments of migrate-set-parameters for the source from the answer of query-migrate-parameters: no bandwidth
  * limit of QEMU's own, a throttle that stays idle until migration_throttle_build(), `downtime_limit_ms` (1 to 2,000,000; never 0, which stops the guest too early). */
@@ -37,8 +43,8 @@ json_t *migration_throttle_build(unsigned int max_percent);
  * (borrowed). */
 struct migration_setup;
 typedef void (*migration_setup_fn)(void *userdata, const struct error *error);
-int migration_setup_start(struct qmp *qmp, enum migration_side side, bool throttle, uint64_t timeout_ms,
-        migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
+int migration_setup_start(struct qmp *qmp, enum migration_side side, const struct migration_needs *needs,
+        uint64_t timeout_ms, migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
         struct error **ret_error);
 /* Puts the former values back (after a migration that did not happen); `done` may be NULL. */
 int migration_setup_restore(
@@ -86,8 +92,9 @@ struct migration_info {
         uint64_t page_size_bytes;
         double mbps;
         unsigned int cpu_throttle_percent;
-        char *error;   /* QEMU's description of a failure; NULL if none */
-        char *blocked; /* first reason why migration is blocked; NULL if none */
+        uint64_t postcopy_requests; /* pages that the destination asked for */
+        char *error;                /* QEMU's description of a failure; NULL if none */
+        char *blocked;              /* first reason why migration is blocked; NULL if none */
 };
 #define MIGRATION_INFO_INIT ((struct migration_info){.status = MIGRATION_STATUS_NONE})
 
