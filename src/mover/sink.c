@@ -23,6 +23,7 @@
  * (source_resume.c), from when it noticed: that may be 10 s later. */
 #define LOST_MS 60000
 #define LOST_PAUSED_MS 10000
+#define LOST_POST_COPY_MS 40000 /* the guest is of no use meanwhile, and of none at all afterwards */
 /* A channel with more pages missing than this ends the migration: the source stops naming any long before. */
 #define MAX_MISSING_BYTES (16 * 1024 * 1024)
 /* Receivers that hang in the network are cut off after this. */
@@ -303,7 +304,10 @@ static int handle_control(struct sink *sink, struct error **ret_error)
 /* UNREACHABLE when a channel has been without a connection for too long. */
 static int check_lost_channels(struct sink *sink, struct error **ret_error)
 {
-        uint64_t limit_ms = sink->bytes_device > 0 ? LOST_PAUSED_MS : LOST_MS, now_ms;
+        uint64_t limit_ms = sink->post_copy          ? LOST_POST_COPY_MS
+                            : sink->bytes_device > 0 ? LOST_PAUSED_MS
+                                                     : LOST_MS;
+        uint64_t now_ms;
         bool too_long = false;
 
         if (sink->committed)

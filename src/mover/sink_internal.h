@@ -16,6 +16,7 @@
 #include "mover/mailbox.h"
 #include "mover/page_store.h"
 #include "mover/ram.h"
+#include "vmm/return_path.h"
 
 /* All channels may be replaced at once, while their old connections still have their places; and a few more, so that strangers who
  * connect cannot take all at once. */
@@ -73,9 +74,8 @@ struct sink_channel {
 /* What QEMU wrote to its return path. Channel 0's thread owns it. */
 struct sink_return {
         struct buf kept;
-        uint64_t start;       /* offset of the first byte that is kept */
-        uint8_t message[512]; /* that began last */
-        size_t n_message;
+        uint64_t start; /* offset of the first byte that is kept */
+        struct return_path path;
         bool ended; /* QEMU closed it */
 };
 
@@ -93,9 +93,9 @@ struct sink {
         struct mailbox mailbox;
         struct receiver receivers[SINK_MAX_CONNECTIONS];
         uint64_t n_accepted;
-        bool have_result; /* main: the agent said how it ended */
-        int stop_fd;      /* eventfd: readable for ever when the receivers have to stop */
-        int result_fd;    /* eventfd: `result` is set, for channel 0's receiver */
+        atomic_bool have_result; /* main: the agent said how it ended */
+        int stop_fd;             /* eventfd: readable for ever when the receivers have to stop */
+        int result_fd;           /* eventfd: `result` is set, for channel 0's receiver */
         struct sink_return back;
 
         pthread_mutex_t lock; /* guards all in this group */
@@ -144,6 +144,8 @@ int sink_repeat_missing(struct receiver *receiver, struct error **ret_error);
 bool sink_page_is_ours(const struct receiver *receiver, uint64_t page);
 /* SKELETON and DEVICE. */
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
+/* Sends ACK after so many bytes or so much time; it also is what keeps the source from taking us for dead. */
+int sink_acknowledge(struct receiver *receiver, struct error **ret_error);
 /* sink_return.c: takes what QEMU has written to its return path; sends the source what it has not got. */
 int sink_read_return(struct receiver *receiver, struct error **ret_error);
 int sink_send_return(struct receiver *receiver, struct error **ret_error);

@@ -88,6 +88,7 @@ static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, bo
         if (agreed && in_time) {
                 sink->present |= UINT64_C(1) << number;
                 channel->receiver = receiver;
+                sink->peer_gone = false;
                 receiver->position = receiver->acked_bytes = channel->position;
                 receiver->barriers = channel->barriers;
                 receiver->number = (int)number;
@@ -235,15 +236,16 @@ static int take_post_copy(struct receiver *receiver, struct error **ret_error)
 static int take_commit(struct receiver *receiver, struct error **ret_error)
 {
         struct sink *sink = receiver->sink;
-        int r;
 
-        if (receiver->number != 0 || receiver->barriers == 0 || sink->commit_read)
+        if (receiver->number != 0 || receiver->barriers == 0 || (sink->commit_read && !sink->post_copy))
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source sent COMMIT at a wrong time");
-        sink->commit_read = true;
-        sink->committed = !sink->post_copy;
-        mailbox_post(&sink->mailbox, MAIL_COMMIT);
-        r = channel_send(&receiver->channel, WIRE_DELIVERED, NULL, 0, NULL, 0, ret_error);
-        return r;
+        if (!sink->commit_read) { /* in post-copy it comes again if our answer was lost with its connection */
+                sink->commit_read = true;
+                if (!sink->post_copy)
+                        sink->committed = true;
+                mailbox_post(&sink->mailbox, MAIL_COMMIT);
+        }
+        return channel_send(&receiver->channel, WIRE_DELIVERED, NULL, 0, NULL, 0, ret_error);
 }
 
 static int answer_verify(struct receiver *receiver, struct error **ret_error)
@@ -322,8 +324,7 @@ static int handle_frame(struct receiver *receiver, struct error **ret_error)
         return r;
 }
 
-/* After so many bytes or so much time; it also is what keeps the source from taking us for dead. */
-static int acknowledge(struct receiver *receiver, struct error **ret_error)
+int sink_acknowledge(struct receiver *receiver, struct error **ret_error)
 {
         uint64_t now_ms = clock_now_ms(&clock_system);
 
@@ -364,8 +365,7 @@ static int serve_return(struct receiver *receiver, struct error **ret_error)
 
         if (r >= 0)
                 r = sink_send_return(receiver, ret_error);
-        if (r >= 0 && sink->post_copy && mailbox_has(&sink->mailbox, MAIL_RESULT_SENT) &&
-                !receiver->result_told)
+        if (r >= 0 && sink->post_copy && sink->have_result && !receiver->result_told)
                 r = send_result(receiver, ret_error);
         return r;
 }
@@ -396,7 +396,7 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
         n = poll(pfds, ARRAY_SIZE(pfds), WAIT_MS);
         if (n > 0 && pfds[1].revents) {
                 (void)eventfd_read(receiver->sink->result_fd, &ignored);
-                return send_result(receiver, ret_error);
+                return receiver->result_told ? 0 : send_result(receiver, ret_error);
         }
         if (n > 0)
                 return pfds[0].revents != 0;
@@ -415,7 +415,7 @@ static int receive(struct receiver *receiver, struct error **ret_error)
                 if (r > 0)
                         r = handle_frame(receiver, ret_error);
                 if (r >= 0)
-                        r = acknowledge(receiver, ret_error);
+                        r = sink_acknowledge(receiver, ret_error);
         }
         return r;
 }

@@ -8,7 +8,6 @@
  * long ago or left it out as free, sends to nobody. What is read of a hole the kernel maps its zero page for (docs/decisions/0004). And SHUT: QEMU has all
  * of the guest's memory, so the source is needed no more. */
 
-#include <endian.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -16,14 +15,12 @@
 
 #include "base/alloc.h"
 #include "mover/sink_internal.h"
+#include "vmm/return_path.h"
 #include "vmm/stream_parser.h"
 
-enum return_path_message { RETURN_SHUT = 1, RETURN_PONG = 2 }; /* qemu: migration/migration.h */
-
-#define HEADER_BYTES 4
-
-static int fill_memory(struct sink *sink, struct error **ret_error)
+static int fill_memory(struct receiver *receiver, struct error **ret_error)
 {
+        struct sink *sink = receiver->sink;
         _cleanup_free_ uint8_t *stripe = alloc_zero(WIRE_STRIPE_BYTES);
         uint64_t n_stripes = wire_ram_stripes(sink->ram.bytes);
 
@@ -33,58 +30,22 @@ static int fill_memory(struct sink *sink, struct error **ret_error)
                 int r = ram_read(
                         &sink->ram, i * WIRE_STRIPE_BYTES, stripe, ram_stripe_len(&sink->ram, i), ret_error);
 
+                if (r >= 0)
+                        r = sink_acknowledge(receiver, ret_error); /* it may take a while */
                 if (r < 0)
                         return r;
         }
         return 0;
 }
 
-static int look_at(struct sink *sink, const uint8_t *message, size_t len, struct error **ret_error)
+static int look_at(void *userdata, const struct return_path_message *message, struct error **ret_error)
 {
-        uint16_t type;
-        uint32_t value;
+        struct receiver *receiver = userdata;
 
-        if (len < HEADER_BYTES + sizeof(value))
-                return 0;
-        memcpy(&type, message, sizeof(type));
-        memcpy(&value, message + HEADER_BYTES, sizeof(value));
-        if (be16toh(type) == RETURN_PONG && be32toh(value) == STREAM_PING_ADVISED)
-                return fill_memory(sink, ret_error);
-        if (be16toh(type) == RETURN_SHUT && be32toh(value) == 0)
-                sink->arrived = true;
-        return 0;
-}
-
-/* Follows the messages in what QEMU wrote. */
-static int follow(struct sink *sink, const uint8_t *data, size_t len, struct error **ret_error)
-{
-        struct sink_return *back = &sink->back;
-
-        while (len > 0) {
-                uint16_t body = 0;
-                size_t need, take;
-
-                if (back->n_message >= HEADER_BYTES)
-                        memcpy(&body, back->message + 2, sizeof(body));
-                need = HEADER_BYTES + be16toh(body);
-                if (need > sizeof(back->message))
-                        return error_set(ret_error, ERROR_PROTOCOL, NULL,
-                                "QEMU wrote what is no message of the return path");
-                take = MIN(len, need - back->n_message);
-                memcpy(back->message + back->n_message, data, take);
-                back->n_message += take;
-                data += take;
-                len -= take;
-                if (back->n_message == HEADER_BYTES)
-                        memcpy(&body, back->message + 2, sizeof(body));
-                if (back->n_message == (size_t)HEADER_BYTES + be16toh(body)) {
-                        int r = look_at(sink, back->message, back->n_message, ret_error);
-
-                        if (r < 0)
-                                return r;
-                        back->n_message = 0;
-                }
-        }
+        if (message->type == RETURN_PATH_PONG && message->value == STREAM_PING_ADVISED)
+                return fill_memory(receiver, ret_error);
+        if (message->type == RETURN_PATH_SHUT && message->value == 0)
+                receiver->sink->arrived = true;
         return 0;
 }
 
@@ -102,7 +63,7 @@ int sink_read_return(struct receiver *receiver, struct error **ret_error)
                 back->ended = true;
                 return 0;
         }
-        r = follow(sink, data, (size_t)n, ret_error);
+        r = return_path_feed(&back->path, data, (size_t)n, look_at, receiver, ret_error);
         if (r < 0)
                 return r;
         if (back->kept.len + (size_t)n > SINK_MAX_RETURN) {

@@ -56,6 +56,7 @@ static int take_descriptors(struct source *source, struct error **ret_error)
         struct control_message *message = &source->start_message;
         size_t n_files = (size_t)source->start.has_checkpoint + source->start.has_siblings;
         size_t n_other = 2 + n_files;
+        struct timeval limit = {.tv_sec = CHANNEL_SILENCE_MS / 1000};
         int r;
 
         if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_CHANNELS)
@@ -65,6 +66,8 @@ static int take_descriptors(struct source *source, struct error **ret_error)
                         message->n_fds, WIRE_MAX_CHANNELS);
         source->qemu_fd = TAKE_FD(message->fds[0]);
         source->ram_fd = TAKE_FD(message->fds[1]);
+        if (setsockopt(source->qemu_fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+                return error_from_errno(ret_error, errno, "Cannot use QEMU's socket");
         r = source_take_connections(source, message, 2, message->n_fds - n_other, ret_error);
         if (r < 0)
                 return r;
@@ -369,7 +372,6 @@ static void source_deinit(struct source *source)
         for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++)
                 free(TAKE_PTR(source->marks[i]));
         page_index_free(TAKE_PTR(source->index));
-        buf_deinit(&source->returned);
         source_checkpoint_deinit(source);
         source_siblings_deinit(source);
         tls_context_free(TAKE_PTR(source->tls));
@@ -416,7 +418,6 @@ int source_run(int control_fd, bool sandbox)
         if (source) {
                 source->control_fd = control_fd;
                 source->qemu_fd = source->ram_fd = source->checkpoint_fd = -1;
-                buf_init(&source->returned, WIRE_MAX_RETURN * 2);
                 source->reader_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
                 r = source->reader_fd < 0 ? -errno : mailbox_init(&source->mailbox);
         }

@@ -26,6 +26,7 @@
 #include "mover/ram.h"
 #include "mover/sent_log.h"
 #include "mover/switchover.h"
+#include "vmm/return_path.h"
 
 typedef atomic_uint_fast64_t counter;
 
@@ -195,8 +196,8 @@ struct source {
         atomic_uint_fast64_t pace_bytes_per_s;
 
         /* Sender 0, see source_return.c */
-        struct buf returned;     /* the begun message */
-        uint64_t returned_bytes; /* of the return path, that came */
+        struct return_path return_path;
+        uint64_t returned_bytes; /* of it, that came */
 
         counter bytes_post_copy; /* reader */
         counter pages_requested; /* sender 0: pages that the destination's QEMU asked for */

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mover/source_internal.h"
+#include "vmm/return_path.h"
 #include "vmm/stream_parser.h"
 
 #define READ_BYTES (1024 * 1024)
@@ -25,8 +26,8 @@
  * in front of it. */
 #define POST_COPY_READ_BYTES (64 * 1024)
 #define POST_COPY_QUEUE_BYTES (96 * 1024)
-/* For the destination's QEMU to discard its memory and the sink to fill it. */
-#define ADVISE_LIMIT_MS 60000
+/* For the destination's QEMU to discard its memory and the sink to fill it, which goes at several GiB a second. */
+#define ADVISE_LIMIT_MS(ram_bytes) (60000 + ((ram_bytes) >> 20))
 #define ADVISE_LOOK_MS 500
 
 /* So near to the end of the first pass no more is to be under way than what keeps the wire busy: once the guest is stopped it would be
@@ -34,8 +35,6 @@
 #define TAIL_BYTES (UINT64_C(64) << 20)
 #define TAIL_PART 16
 #define TAIL_QUEUE_BYTES (2 * BATCH_DATA_BYTES)
-
-enum return_path_message { RETURN_SHUT = 1, RETURN_PONG = 2 }; /* migration/migration.h */
 
 struct reader {
         struct source *source;
@@ -178,21 +177,19 @@ static int on_skeleton(void *userdata, const uint8_t *data, size_t len)
 }
 
 /* QEMU writes to and reads from the same socket; these few bytes always fit into its buffer. */
-static int return_path_send(struct reader *reader, enum return_path_message type, uint32_t value)
+static int return_path_send(struct reader *reader, enum return_path_type type, uint32_t value)
 {
-        struct __attribute__((packed)) {
-                uint16_t type, len;
-                uint32_t value;
-        } message = {htobe16(type), htobe16(sizeof(value)), htobe32(value)};
+        uint8_t message[RETURN_PATH_VALUE_BYTES];
 
-        if (send(reader->source->qemu_fd, &message, sizeof(message), MSG_NOSIGNAL) != sizeof(message))
+        return_path_put(type, value, message);
+        if (send(reader->source->qemu_fd, message, sizeof(message), MSG_NOSIGNAL) != sizeof(message))
                 return -EPIPE;
         return 0;
 }
 
 static int on_ping(void *userdata, uint32_t value)
 {
-        return return_path_send(userdata, RETURN_PONG, value);
+        return return_path_send(userdata, RETURN_PATH_PONG, value);
 }
 
 /* Puts a batch without data into every queue. */
@@ -220,7 +217,7 @@ static int on_advised(void *userdata)
 
         flush_partial(reader);
         while (!source->advised && !source->stopping) {
-                if (clock_now_ms(&clock_system) - started_ms > ADVISE_LIMIT_MS) {
+                if (clock_now_ms(&clock_system) - started_ms > ADVISE_LIMIT_MS(source->ram.bytes)) {
                         struct error *error = NULL;
 
                         error_set(&error, ERROR_TIMED_OUT, "See the destination QEMU's log",
@@ -317,7 +314,7 @@ static int vote_if_due(struct reader *reader)
         if (!stream_parser_complete(reader->parser) && now_ms - reader->last_read_ms < SILENT_END_MS)
                 return 0;
         reader->voted = true;
-        return return_path_send(reader, RETURN_SHUT, 0);
+        return return_path_send(reader, RETURN_PATH_SHUT, 0);
 }
 
 /* Waits for QEMU or main. */

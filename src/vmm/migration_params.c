@@ -358,7 +358,6 @@ int migration_info_parse(const json_t *answer, struct migration_info *ret, struc
         info.setup_ms = number(answer, "setup-time");
         info.cpu_throttle_percent =
                 (unsigned int)MIN(number(answer, "cpu-throttle-percentage"), UINT64_C(100));
-        info.postcopy_requests = number(ram, "postcopy-requests");
         info.ram_total_bytes = number(ram, "total");
         info.ram_remaining_bytes = number(ram, "remaining");
         info.ram_transferred_bytes = number(ram, "transferred");

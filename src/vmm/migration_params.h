@@ -92,9 +92,8 @@ struct migration_info {
         uint64_t page_size_bytes;
         double mbps;
         unsigned int cpu_throttle_percent;
-        uint64_t postcopy_requests; /* pages that the destination asked for */
-        char *error;                /* QEMU's description of a failure; NULL if none */
-        char *blocked;              /* first reason why migration is blocked; NULL if none */
+        char *error;   /* QEMU's description of a failure; NULL if none */
+        char *blocked; /* first reason why migration is blocked; NULL if none */
 };
 #define MIGRATION_INFO_INIT ((struct migration_info){.status = MIGRATION_STATUS_NONE})
 
