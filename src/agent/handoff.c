@@ -73,6 +73,14 @@ bool handoff_record_may_follow(enum handoff_record from, enum handoff_record to)
         return followers[from] & (1u << to);
 }
 
+/* Nothing but the agent continues the guest, and post-copy has not begun. */
+static enum handoff_source_action decide_held(const struct handoff_source_facts *f)
+{
+        if (!f->mover_alive)
+                return HANDOFF_SOURCE_TAKE_BACK;
+        return f->stop_wanted ? HANDOFF_SOURCE_ABORT : HANDOFF_SOURCE_WAIT;
+}
+
 /* The VM is still the source's by right: nothing was handed off. */
 static enum handoff_source_action decide_outgoing(const struct handoff_source_facts *f)
 {
@@ -83,9 +91,7 @@ static enum handoff_source_action decide_outgoing(const struct handoff_source_fa
                                         ours */
                 return HANDOFF_SOURCE_TAKE_BACK;
         case HANDOFF_QEMU_HELD:
-                return !f->mover_alive  ? HANDOFF_SOURCE_TAKE_BACK
-                       : f->stop_wanted ? HANDOFF_SOURCE_ABORT
-                                        : HANDOFF_SOURCE_WAIT;
+                return decide_held(f);
         case HANDOFF_QEMU_RUNNING:
                 return f->stop_wanted && !f->mover_alive   ? HANDOFF_SOURCE_FAILED
                        : f->stop_wanted || !f->mover_alive ? HANDOFF_SOURCE_ABORT
@@ -134,9 +140,7 @@ static enum handoff_source_action decide_handed_off(const struct handoff_source_
         case HANDOFF_QEMU_SERVING:
                 return decide_serving(f);
         case HANDOFF_QEMU_HELD:
-                return !f->mover_alive  ? HANDOFF_SOURCE_TAKE_BACK
-                       : f->stop_wanted ? HANDOFF_SOURCE_ABORT
-                                        : HANDOFF_SOURCE_WAIT;
+                return decide_held(f);
         case HANDOFF_QEMU_GONE:
                 if (f->mover_alive && !f->commit_sent)
                         return f->completed ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_ABORT;
@@ -189,19 +193,27 @@ static bool source_confirms(const struct handoff_peer *peer)
 }
 
 /* It keeps the VM, or has forgotten the migration; or it has released the VM without our word, because somebody said that we
- * are down, and the VM may have been started elsewhere; or its guest ended, nobody knows whether it ran before. */
+ * are down, and the VM may have been started elsewhere; or its guest ended, nobody knows whether it ran before; or it may have
+ * begun post-copy, and its QEMU completes no more without the path. */
 static bool source_never_confirms(const struct handoff_peer *peer)
 {
-        return peer->answered && (peer->record != HANDOFF_HANDED_OFF || peer->qemu == HANDOFF_QEMU_GONE);
+        return peer->answered && (peer->record != HANDOFF_HANDED_OFF || peer->qemu == HANDOFF_QEMU_GONE ||
+                                         peer->qemu == HANDOFF_QEMU_SERVING);
+}
+
+/* Post-copy: some of it is still at the source. */
+static bool memory_is_coming(const struct handoff_destination_facts *f)
+{
+        return f->post_copy && !f->arrived;
 }
 
 static enum handoff_destination_action decide_prepared(const struct handoff_destination_facts *f)
 {
         if (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted)
                 return HANDOFF_DESTINATION_ABANDON;
-        if (f->qemu == HANDOFF_QEMU_LOADED && f->post_copy) {
-                /* Without the path its memory never comes, and the source's word alone does not bring it either. */
-                if (!f->mover_alive && !f->arrived)
+        if (f->qemu == HANDOFF_QEMU_LOADED && memory_is_coming(f)) {
+                /* Without the path it never comes, and the source's word alone does not bring it either. */
+                if (!f->mover_alive)
                         return HANDOFF_DESTINATION_ABANDON;
                 return f->commit_read ? HANDOFF_DESTINATION_OWN : HANDOFF_DESTINATION_WAIT;
         }
@@ -228,14 +240,14 @@ static bool can_give_back(const struct handoff_destination_facts *f)
 
 static enum handoff_destination_action decide_owner(const struct handoff_destination_facts *f)
 {
-        bool memory_comes = !f->post_copy || f->arrived || f->mover_alive;
+        bool cut_off = memory_is_coming(f) && !f->mover_alive;
 
-        if (!memory_comes && f->qemu == HANDOFF_QEMU_LOADED && !f->may_have_run)
+        if (cut_off && f->qemu == HANDOFF_QEMU_LOADED && !f->may_have_run)
                 return HANDOFF_DESTINATION_ABANDON;
-        if (!memory_comes && (f->qemu == HANDOFF_QEMU_LOADED || f->qemu == HANDOFF_QEMU_RUNNING ||
-                                     (f->qemu == HANDOFF_QEMU_UNKNOWN && f->silent)))
+        if (cut_off && (f->qemu == HANDOFF_QEMU_LOADED || f->qemu == HANDOFF_QEMU_RUNNING ||
+                               (f->qemu == HANDOFF_QEMU_UNKNOWN && f->silent)))
                 return HANDOFF_DESTINATION_END;
-        if (f->qemu == HANDOFF_QEMU_RUNNING && f->post_copy && !f->arrived)
+        if (f->qemu == HANDOFF_QEMU_RUNNING && memory_is_coming(f))
                 return HANDOFF_DESTINATION_WAIT;
         if (can_give_back(f) && (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted))
                 return HANDOFF_DESTINATION_ABANDON;
@@ -260,9 +272,8 @@ enum handoff_record handoff_destination_tells(const struct handoff_destination_f
 
 enum handoff_qemu handoff_destination_tells_qemu(const struct handoff_destination_facts *facts)
 {
-        return facts->qemu == HANDOFF_QEMU_RUNNING && facts->post_copy && !facts->arrived
-                       ? HANDOFF_QEMU_LOADING
-                       : facts->qemu;
+        return facts->qemu == HANDOFF_QEMU_RUNNING && memory_is_coming(facts) ? HANDOFF_QEMU_LOADING
+                                                                              : facts->qemu;
 }
 
 enum handoff_destination_action handoff_destination_decide(const struct handoff_destination_facts *facts)

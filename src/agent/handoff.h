@@ -45,7 +45,7 @@ enum handoff_record {
         X(COMPLETED, "completed") /* source: postmigrate: stays stopped until told otherwise */ \
         X(HELD, "held") /* source: the agent stopped the guest for post-copy, which has not begun; so it stays */ \
         X(SERVING, \
-                "serving") /* source: post-copy was begun, or may have been: it will never run the guest again */ \
+                "serving") /* source: post-copy was begun, or may have been: it never runs the guest by itself */ \
         X(LOADING, "loading") /* destination: waits for, or reads, its state */ \
         X(LOADED, "loaded")   /* destination: has everything, stopped */ \
         X(GONE, "gone")       /* the process has ended */
@@ -71,6 +71,7 @@ struct handoff_peer {
                           promised */
         enum handoff_record record;
         enum handoff_qemu qemu;
+        bool arrived; /* destination: it has all of the guest's memory, or the guest has ended by its own doing */
 };
 
 struct handoff_source_facts {
@@ -93,8 +94,8 @@ enum handoff_source_action {
         HANDOFF_SOURCE_COMMIT,    /* tell the mover to send COMMIT */
         HANDOFF_SOURCE_ASK,       /* ask the destination, again and again; the guest stays paused meanwhile */
         HANDOFF_SOURCE_ASK_ABORT, /* like ASK, and ask it to abandon unless it owns the VM */
-        HANDOFF_SOURCE_TAKE_BACK, /* write `taken-back`, continue the guest if it is stopped (end
-                                     its QEMU if it is SERVING), tell the destination */
+        HANDOFF_SOURCE_TAKE_BACK, /* write `taken-back`, continue the guest if it is stopped (and end its QEMU if that
+                                     refuses, as it does in post-copy), tell the destination */
         /* The destination will never tell: take it back if the owner record shows that it has not claimed the VM, and
          * RELEASE if it has. Taking back changes the record, so that a claim cannot come later. */
         HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED,

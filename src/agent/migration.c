@@ -23,6 +23,7 @@
 
 #define RETRY_MAX_MS 10000
 #define TICK_MS 500           /* how often an unsettled migration looks again at QEMU and its peer */
+#define SOON_MS 10            /* ... at what takes a moment */
 #define QUERY_TIMEOUT_MS 5000 /* QMP is silent while QEMU writes its final phase */
 #define SETTLED_MAX 256       /* remembered for the manager; the oldest go first */
 #define ADDRESS_MAX 80
@@ -276,6 +277,8 @@ static void on_deadline(void *userdata)
         struct migration *m = userdata;
         struct error *e = NULL;
 
+        if (migration_is_serving(m))
+                return; /* nothing can be taken back any more */
         error_set(&e, ERROR_TIMED_OUT, "Raise the time limit, or the bound on the pause.",
                 "the migration did not finish within its time limit");
         migration_stop(m, e);
@@ -367,6 +370,8 @@ int migration_set_record(
 
         if (m->role == MIGRATION_SOURCE_SIDE && m->source.lost)
                 flag = "lost";
+        else if (m->role == MIGRATION_SOURCE_SIDE && record == HANDOFF_RELEASED && m->source.completed)
+                flag = "completed";
         else if (m->role == MIGRATION_DESTINATION_SIDE && record == HANDOFF_OWNER && m->destination.post_copy)
                 flag = "post_copy";
         if (json && flag && json_object_set_new(json, flag, json_true()) < 0)
@@ -586,13 +591,13 @@ static enum handoff_qemu source_state(
                 return HANDOFF_QEMU_COMPLETED;
         if (m->qemu == HANDOFF_QEMU_COMPLETED && m->record == HANDOFF_HANDED_OFF)
                 return HANDOFF_QEMU_COMPLETED; /* only we could have continued it */
+        if (migration_is_serving(m))           /* the same, once it was taken back */
+                return m->record == HANDOFF_TAKEN_BACK && !strcmp(run_state, "running")
+                               ? HANDOFF_QEMU_RUNNING
+                               : HANDOFF_QEMU_SERVING;
         if (status ==
                 MIGRATION_STATUS_COMPLETED) /* of the incoming migration that once brought the guest here */
-                return m->source.serving                 ? HANDOFF_QEMU_SERVING
-                       : m->record == HANDOFF_HANDED_OFF ? HANDOFF_QEMU_UNKNOWN
-                                                         : HANDOFF_QEMU_RUNNING;
-        if (m->source.serving)
-                return HANDOFF_QEMU_SERVING;
+                return m->record == HANDOFF_HANDED_OFF ? HANDOFF_QEMU_UNKNOWN : HANDOFF_QEMU_RUNNING;
         if (status != MIGRATION_STATUS_NONE && !migration_status_is_final(status))
                 return HANDOFF_QEMU_MIGRATING;
         if (!strcmp(run_state, "finish-migrate"))
@@ -629,8 +634,8 @@ static void on_refresh_status(void *userdata, const json_t *result, const struct
                 m->source.completed = true;
         /* In post-copy COMMIT is here before QEMU has said that it is ready to run the guest, which it is in a moment. */
         if (m->role == MIGRATION_DESTINATION_SIDE && m->destination.post_copy && m->destination.commit_read &&
-                m->qemu == HANDOFF_QEMU_LOADING)
-                migration_refresh_qemu(m);
+                m->qemu == HANDOFF_QEMU_LOADING && m->tick)
+                loop_source_rearm(m->tick, SOON_MS);
         migration_kick(m);
 }
 
@@ -820,11 +825,12 @@ static void restore_records(struct migration *m)
 
                 (void)handoff_record_from_string(
                         json_string_value(json_object_get(line, "record")), &m->record);
-                if (m->role == MIGRATION_SOURCE_SIDE && json_is_true(json_object_get(line, "lost")))
-                        m->source.lost = true;
-                if (m->role == MIGRATION_SOURCE_SIDE && json_is_true(json_object_get(line, "held")))
-                        m->source.held = true;
-                if (m->role == MIGRATION_DESTINATION_SIDE) {
+                if (m->role == MIGRATION_SOURCE_SIDE) {
+                        m->source.lost |= json_is_true(json_object_get(line, "lost"));
+                        m->source.completed |= json_is_true(json_object_get(line, "completed"));
+                        if (json_is_true(json_object_get(line, "held")))
+                                m->source.post_copy = POST_COPY_STOPPING;
+                } else {
                         m->destination.post_copy |= json_is_true(json_object_get(line, "post_copy"));
                         m->destination.arrived |= json_is_true(json_object_get(line, "arrived"));
                 }
@@ -880,10 +886,8 @@ static void restore_side(struct migration *m)
         if (m->role == MIGRATION_SOURCE_SIDE) {
                 m->source.stage = STAGE_RUNNING;
                 m->source.commit_sent = true; /* not known: so it may have been */
-                m->source.serving = m->source.held && m->record == HANDOFF_HANDED_OFF;
-                if (m->source.serving)
-                        m->qemu = HANDOFF_QEMU_SERVING; /* whether its monitor answers or not */
-                m->source.completed = power == VM_POWER_OUTGOING_DONE && !m->source.serving;
+                migration_post_copy_restore(m);
+                m->source.completed |= power == VM_POWER_OUTGOING_DONE && !migration_is_serving(m);
         } else {
                 m->destination.may_have_run = m->record == HANDOFF_OWNER;
                 m->destination.recovered = true;

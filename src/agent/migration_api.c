@@ -158,8 +158,8 @@ void migration_api_cancel(struct agent *agent, struct http_request *request)
         if (!m)
                 return;
         if (m->settled || m->role != MIGRATION_SOURCE_SIDE ||
-                (m->record != HANDOFF_OUTGOING &&
-                        (m->record != HANDOFF_HANDED_OFF || m->source.commit_sent || m->source.serving))) {
+                (m->record != HANDOFF_OUTGOING && (m->record != HANDOFF_HANDED_OFF || m->source.commit_sent ||
+                                                          migration_is_serving(m)))) {
                 error_set(&e, ERROR_CONFLICT, NULL,
                         m->role != MIGRATION_SOURCE_SIDE ? "only the source can cancel migration %s"
                         : m->settled                     ? "migration %s has ended already"

@@ -26,7 +26,7 @@
 #define CONNECT_TIMEOUT_MS 60000 /* the source compares clocks and connects meanwhile */
 #define OLD_CHANNELS_MAX 16      /* what a source of an earlier version takes for an answer */
 #define LISTEN_BACKLOG DATA_CHANNELS_MAX
-#define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come */
+#define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come, and in post-copy to be taken over */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
 #define ERROR_TEXT_MAX 1024
 /* After a restart of the agent in post-copy: a QEMU that says nothing for so long has a thread with its big lock at a page that never
@@ -68,19 +68,42 @@ static void prepare_failed(struct migration *m, struct error *error)
         migration_stop(m, error);
 }
 
+/* Post-copy, or what may come to it: the source can hardly take the guest back, so what is refused here is tried again for as long as
+ * the rest of the memory can come. */
+static bool is_only_way(const struct migration *m)
+{
+        return migration_post_copy_allowed(m) && !m->destination.arrived && m->path_alive;
+}
+
+/* Gives up for this reason (taken over), or tries again: then the reason is for the case that it never succeeds. */
+static void give_up_or_wait(struct migration *m, struct error *reason)
+{
+        if (!is_only_way(m))
+                return migration_stop(m, reason);
+        log_warning("migration %s: %s; trying again", m->id, error_message(reason));
+        if (!m->stop_reason)
+                m->stop_reason = TAKE_PTR(reason);
+        error_free(reason);
+        migration_refused(m);
+}
+
 static void on_limit(void *userdata)
 {
         struct migration *m = userdata;
         struct error *e = NULL;
 
-        if (m->qemu != HANDOFF_QEMU_LOADING)
+        if (m->qemu == HANDOFF_QEMU_LOADING)
+                error_set(&e, ERROR_TIMED_OUT, NULL,
+                        "QEMU at the destination neither finished loading the guest nor ended");
+        else if (is_only_way(m) && !m->destination.may_have_run)
+                error_set(&e, ERROR_TIMED_OUT, NULL,
+                        "the destination could not take the virtual machine over in time");
+        else
                 return;
-        error_set(&e, ERROR_TIMED_OUT, NULL,
-                "QEMU at the destination neither finished loading the guest nor ended");
         migration_stop(m, e);
 }
 
-/* A QEMU that then still loads is given up. The first limit counts. */
+/* A QEMU that then still loads, or waits for us in post-copy, is given up. The first limit counts. */
 static void arm_limit(struct migration *m, uint64_t limit_ms)
 {
         if (!m->destination.limit)
@@ -115,7 +138,10 @@ static void on_claimed(void *userdata, uint64_t epoch _unused_, struct error *er
         if (error) {
                 error_set(&e, error->code, error->hint, "the destination cannot take the virtual machine: %s",
                         error_message(error));
-                migration_stop(m, e);
+                if (error->code == ERROR_STALE_EPOCH)
+                        migration_stop(m, e);
+                else
+                        give_up_or_wait(m, e);
         }
         migration_kick(m);
 }
@@ -331,24 +357,31 @@ static void start_incoming(struct migration *m)
         m->qemu = HANDOFF_QEMU_LOADING;
 }
 
+/* Without the note, an agent that starts again takes a guest whose QEMU is silent for one that waits for its memory. */
+static void set_arrived(struct migration *m)
+{
+        _cleanup_error_ struct error *e = NULL;
+
+        m->destination.arrived = true;
+        if (m->record == HANDOFF_OWNER && m->destination.post_copy && migration_note(m, "arrived", &e) < 0)
+                log_warning("%s", error_message(e));
+}
+
 void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us)
 {
         const char *status = json_string_value(json_object_get(data, "status"));
-        _cleanup_error_ struct error *note_error = NULL;
 
         if (!strcmp(event, "RESUME") && m->record == HANDOFF_OWNER && !m->destination.resumed_unix_us) {
                 m->destination.resumed_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
         } else if (!strcmp(event, "MIGRATION") &&
                    migration_status_from_string(status) == MIGRATION_STATUS_POSTCOPY) {
                 m->destination.post_copy = true;
+        } else if (!strcmp(event, "SHUTDOWN") && json_is_true(json_object_get(data, "guest"))) {
+                if (m->record == HANDOFF_OWNER)
+                        set_arrived(m); /* the guest ends by its own doing, and needs no more */
         } else if (!strcmp(event, "MIGRATION") &&
                    migration_status_from_string(status) == MIGRATION_STATUS_COMPLETED) {
-                m->destination.arrived = true;
-                if (m->record == HANDOFF_OWNER && m->destination.post_copy &&
-                        migration_note(m, "arrived", &note_error) < 0)
-                        log_warning("%s",
-                                error_message(
-                                        note_error)); /* only matters if QEMU were silent after a restart */
+                set_arrived(m);
                 if (m->qemu != HANDOFF_QEMU_RUNNING && m->qemu != HANDOFF_QEMU_GONE)
                         m->qemu = HANDOFF_QEMU_LOADED;
         } else if (!strcmp(event, "MIGRATION") &&
@@ -409,9 +442,10 @@ static void on_continued(void *userdata, struct error *error)
                                 false; /* QEMU said no, to the first `cont` it ever got */
                         error_set(&e, ERROR_QEMU_FAILED, error->hint,
                                 "the destination could not continue the guest: %s", error_message(error));
-                        migration_stop(m, e);
+                        give_up_or_wait(m, e);
+                } else {
+                        migration_refused(m);
                 }
-                migration_refused(m);
                 migration_refresh_qemu(m);
                 return;
         }
@@ -447,12 +481,12 @@ static void own(struct migration *m)
 {
         struct error *e = NULL;
 
-        if (migration_hold(m, "destination-loaded"))
+        if (migration_must_wait(m) || migration_hold(m, "destination-loaded"))
                 return;
         if (!m->claimed)
                 return claim(m);
-        if (migration_set_record(m, HANDOFF_OWNER, m->epoch + 1, &e) < 0)
-                return migration_stop(m, e); /* nothing on disk that says so: it can still be abandoned */
+        if (migration_set_record(m, HANDOFF_OWNER, m->epoch + 1, &e) < 0) /* it can still be abandoned */
+                return give_up_or_wait(m, e);
         migration_set_phase(m, MIGRATION_HANDED_OFF);
         continue_guest(m);
 }

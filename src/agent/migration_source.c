@@ -106,6 +106,7 @@ void migration_source_deinit(struct migration *m)
         close_connections(m);
         json_decref(TAKE_PTR(m->source.paths));
         loop_source_free(TAKE_PTR(m->source.poll));
+        loop_source_free(TAKE_PTR(m->source.post_copy_limit));
         migration_source_leave_monitor(m);
 }
 
@@ -263,7 +264,7 @@ static void on_replaced(void *userdata, unsigned int channel, unsigned int path,
         struct migration *m = userdata;
         struct error *e = NULL;
 
-        if (!m->mover || (m->source.commit_sent && !m->source.serving))
+        if (!m->mover || (m->source.commit_sent && !migration_is_serving(m)))
                 return; /* it is over, or it no longer matters */
         if (error) {
                 error_set(&e, ERROR_PEER_FAILED, "See the agent's log on the destination's host.",
@@ -330,6 +331,7 @@ static void on_mover_ended(void *userdata, struct error *failure);
 static bool wants_verify(const struct migration *m, const struct vm *vm)
 {
         const json_t *v = json_object_get(m->spec, "verify");
+
         if (json_is_boolean(v))
                 return json_is_true(v);
         return vm->config->status.accelerator == VM_ACCELERATOR_TCG && vm->config->status.qemu_version &&
@@ -672,7 +674,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
         const char *status = json_string_value(json_object_get(data, "status")) ?: "";
 
         if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING && !m->source.stopped_unix_us) {
-                if (!m->source.held)
+                if (m->source.post_copy == POST_COPY_NONE)
                         fd_closep(&m->source.qemu_fd);
                 m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
                 migration_set_phase(m, MIGRATION_SWITCHING);
@@ -748,21 +750,33 @@ static void send_commit(struct migration *m)
                 migration_stop(m, e);
 }
 
+static void end_served(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        migration_post_copy_say_lost(m);
+        if (vm && vm_end_lost(vm, error_message(m->stop_reason), &e) < 0)
+                log_error("%s", error_message(e));
+        error_free(e);
+}
+
 static void on_continued(void *userdata, struct error *error)
 {
         struct migration *m = userdata;
 
         m->n_pending--;
         m->source.continuing = false;
-        if (error)
-                migration_refused(m);
-        else
-                m->source.held = false;
-        if (error)
+        if (error && error->code == ERROR_QEMU_FAILED && m->qemu == HANDOFF_QEMU_SERVING) {
+                end_served(m); /* QEMU cannot go back */
+        } else if (error) {
                 log_error("vm %s is this host's again but does not continue: %s", m->vm_uid,
                         error_message(error));
-        else
+                migration_refused(m);
+        } else {
+                m->source.post_copy = POST_COPY_NONE;
                 m->qemu = HANDOFF_QEMU_RUNNING;
+        }
         migration_refresh_qemu(m);
 }
 
@@ -784,7 +798,6 @@ static void on_reclaimed(void *userdata, uint64_t epoch _unused_, struct error *
         bool abandoned =
                 m->source.result_abandoned || (m->peer.answered && m->peer.record == HANDOFF_ABANDONED);
         bool needs_proof = m->record != HANDOFF_TAKEN_BACK && !abandoned;
-
         bool stopped = m->qemu == HANDOFF_QEMU_COMPLETED || m->qemu == HANDOFF_QEMU_HELD ||
                        m->qemu == HANDOFF_QEMU_SERVING;
         bool committed = m->qemu == HANDOFF_QEMU_COMPLETED ||
@@ -839,14 +852,14 @@ static void take_back(struct migration *m, uint64_t known_epoch)
                 m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
         }
-        if (m->qemu == HANDOFF_QEMU_SERVING) { /* it cannot go back */
-                migration_post_copy_say_lost(m);
-                if (vm_end_lost(vm, error_message(m->stop_reason), &e) < 0)
-                        log_error("%s", error_message(e));
-                error_free(e);
-                return;
-        }
-        if (m->qemu != HANDOFF_QEMU_COMPLETED && m->qemu != HANDOFF_QEMU_HELD)
+        if (m->qemu == HANDOFF_QEMU_SERVING && m->source.said_lost)
+                return end_served(m);
+        /* It refuses, unless it never got so far; and shall not get there now. */
+        if (m->qemu == HANDOFF_QEMU_SERVING && vm->qmp)
+                (void)qmp_command(
+                        vm->qmp, "migrate_cancel", NULL, -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
+        if (m->qemu != HANDOFF_QEMU_COMPLETED && m->qemu != HANDOFF_QEMU_HELD &&
+                m->qemu != HANDOFF_QEMU_SERVING)
                 return migration_kick(m);
         if (vm_continue(vm, on_continued, m, &e) == 0) {
                 m->n_pending++;
@@ -1014,7 +1027,7 @@ static void fail(struct migration *m)
         struct vm *vm = migration_vm(m);
 
         end_keeping(m, false);
-        if (m->source.serving && m->record == HANDOFF_TAKEN_BACK)
+        if (migration_is_serving(m) && m->record == HANDOFF_TAKEN_BACK)
                 migration_post_copy_say_lost(m);
         if (m->mover || m->path_alive)
                 migration_close_path(m);
@@ -1088,7 +1101,8 @@ void migration_source_step(struct migration *m)
                 if (m->record == HANDOFF_OUTGOING && m->source.stage < STAGE_RUNNING) {
                         if (!migration_hold(m, "source-prepare"))
                                 advance(m);
-                } else if (m->source.post_copy != POST_COPY_NONE) {
+                } else if (m->source.post_copy != POST_COPY_NONE &&
+                           m->source.post_copy != POST_COPY_SKIPPED) {
                         migration_post_copy_step(m);
                 } else if (m->source.stage == STAGE_RUNNING && !migration_hold(m, "source-copying") &&
                            m->source.device_state && m->mover && m->qemu == HANDOFF_QEMU_MIGRATING) {

@@ -72,8 +72,14 @@ enum migration_stage {
         STAGE_RUNNING,
 };
 
-/* What of it was done, see migration_post_copy.c. */
-enum post_copy_stage { POST_COPY_NONE, POST_COPY_STOPPING, POST_COPY_STOPPED, POST_COPY_BEGUN };
+/* How far it came, see migration_post_copy.c. In all but the first QEMU does not continue the guest by itself. */
+enum post_copy_stage {
+        POST_COPY_NONE,
+        POST_COPY_STOPPING, /* `held` is noted; QMP `stop` was sent, or may have been before a restart */
+        POST_COPY_STOPPED,
+        POST_COPY_BEGUN,  /* so was `migrate-start-postcopy`: QEMU is SERVING */
+        POST_COPY_SKIPPED /* QEMU came to its device state without it: the usual way */
+};
 
 struct migration_source_state {
         enum migration_stage stage;
@@ -109,11 +115,10 @@ struct migration_source_state {
         bool notified;         /* the destination acknowledged `released` */
         uint64_t least_rtt_us; /* that the mover saw: without what waits in the network; 0: not known */
         enum post_copy_stage post_copy;
-        bool held; /* `stop` was sent, or may have been before a restart: QEMU continues nothing by itself */
-        bool serving;   /* migrate-start-postcopy likewise */
         bool loaded;    /* see handoff.h */
         bool said_lost; /* stop_reason tells that the guest is gone */
         struct qmp_call *post_copy_call;
+        struct loop_source *post_copy_limit; /* from its beginning until COMMIT */
         uint64_t post_copy_started_ms, completed_ms;
         int64_t stopped_unix_us;                     /* QEMU's own stamp of STOP */
         int64_t resumed_unix_ns;                     /* the destination's stamp of RESUME, on its clock */
@@ -314,6 +319,13 @@ void migration_post_copy_begin(struct migration *m, const struct convergence_sta
 void migration_post_copy_step(struct migration *m);
 /* QEMU came to its device state without post-copy. */
 void migration_post_copy_device_state(struct migration *m);
+static inline bool migration_is_serving(const struct migration *m)
+{
+        return m->role == MIGRATION_SOURCE_SIDE && m->source.post_copy == POST_COPY_BEGUN;
+}
+
+/* After a restart: the stage that the journal's `held` and the record leave possible. */
+void migration_post_copy_restore(struct migration *m);
 /* What QEMU is, of which its monitor says `otherwise`. */
 enum handoff_qemu migration_post_copy_state(const struct migration *m, enum handoff_qemu otherwise);
 /* The reason of the migration's end becomes that the guest is gone. */
