@@ -166,6 +166,111 @@ static void test_migration_that_did_not_need_post_copy_ends_as_ever(void **state
         fixture_free(f);
 }
 
+/* The sink's frames are read up to this one. */
+static void await_frame(struct tls_stream *stream, enum wire_frame type)
+{
+        struct wire_header_v1 header;
+        uint8_t payload[4096];
+
+        do {
+                assert_int_equal(tls_stream_wait_readable(stream, 10000), 1);
+                assert_int_equal(tls_stream_read(stream, &header, sizeof(header)), 0);
+                assert_true(le32toh(header.payload_len) <= sizeof(payload));
+                assert_int_equal(tls_stream_read(stream, payload, le32toh(header.payload_len)), 0);
+        } while (header.type != type);
+}
+
+static struct tls_stream *join_alone(struct fixture *f)
+{
+        struct tls_stream *stream = fixture_connect(f);
+        struct wire_hello_v1 hello = fixture_hello();
+
+        hello.n_channels = htole16(1);
+        fixture_frame(stream, WIRE_HELLO, &hello, sizeof(hello));
+        await_frame(stream, WIRE_HELLO_REPLY);
+        return stream;
+}
+
+/* A sink in post-copy, and the test in the place of its source. */
+static struct fixture *begin_alone(struct tls_stream **ret_stream)
+{
+        static const struct wire_barrier_v1 barrier;
+        const struct fixture_options options = {.no_source = true, .post_copy = true};
+        struct fixture *f = fixture_new(&options);
+
+        *ret_stream = join_alone(f);
+        fixture_frame(*ret_stream, WIRE_BARRIER, &barrier, sizeof(barrier));
+        fixture_frame(*ret_stream, WIRE_POST_COPY, NULL, 0);
+        fixture_frame(*ret_stream, WIRE_HANDED_OFF, NULL, 0);
+        json_decref(fixture_wait(&f->sink, "handed-off"));
+        return f;
+}
+
+static void test_commit_whose_answer_was_lost_is_answered_again(void **state)
+{
+        struct tls_stream *stream;
+        struct fixture *f = begin_alone(&stream);
+
+        fixture_frame(stream, WIRE_COMMIT, NULL, 0);
+        await_frame(stream, WIRE_DELIVERED);
+        json_decref(fixture_wait(&f->sink, "commit"));
+        tls_stream_free(stream);
+        stream = join_alone(f);
+        fixture_frame(stream, WIRE_COMMIT, NULL, 0);
+        await_frame(stream, WIRE_DELIVERED);
+        tls_stream_free(stream);
+        fixture_free(f);
+}
+
+static void test_result_goes_again_over_the_next_connection(void **state)
+{
+        struct tls_stream *stream;
+        struct fixture *f = begin_alone(&stream);
+
+        fixture_frame(stream, WIRE_COMMIT, NULL, 0);
+        json_decref(fixture_wait(&f->sink, "commit"));
+        tls_stream_free(stream); /* before there is a result */
+        fixture_send(&f->sink, json_pack("{s:s, s:s, s:i, s:s}", "op", "result", "outcome", "running",
+                                       "resumed_realtime_ns", 12345, "message", "well"));
+        for (unsigned int i = 0; i < 2; i++) {
+                stream = join_alone(f);
+                await_frame(stream, WIRE_RESULT);
+                tls_stream_free(stream);
+        }
+        fixture_free(f);
+}
+
+static void test_commit_twice_without_post_copy_is_refused(void **state)
+{
+        static const struct wire_barrier_v1 barrier;
+        const struct fixture_options options = {.no_source = true, .post_copy = true};
+        struct fixture *f = fixture_new(&options);
+        struct tls_stream *stream = join_alone(f);
+
+        fixture_frame(stream, WIRE_BARRIER, &barrier, sizeof(barrier));
+        fixture_frame(stream, WIRE_COMMIT, NULL, 0);
+        json_decref(fixture_wait(&f->sink, "commit"));
+        fixture_frame(stream, WIRE_COMMIT, NULL, 0);
+        await_frame(stream, WIRE_DELIVERED);
+        assert_int_not_equal(tls_stream_read(stream, (uint8_t[sizeof(struct wire_header_v1)]){0},
+                                     sizeof(struct wire_header_v1)),
+                0);
+        tls_stream_free(stream);
+        fixture_free(f);
+}
+
+static void test_pages_may_be_asked_for_in_post_copy_only(void **state)
+{
+        struct fixture *f = begin();
+
+        say(f, advised, sizeof(advised));
+        say(f, wants_pages, sizeof(wants_pages));
+        fixture_wait_failed(&f->source, "message", "post-copy has not begun");
+        assert_int_equal(fixture_join(&f->source), 1);
+        assert_int_equal(fixture_join(&f->sink), 1);
+        fixture_free(f);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -174,6 +279,10 @@ int main(void)
                 cmocka_unit_test(test_lost_connection_takes_no_request_along),
                 cmocka_unit_test(test_source_qemu_that_ends_in_post_copy_ends_the_path),
                 cmocka_unit_test(test_migration_that_did_not_need_post_copy_ends_as_ever),
+                cmocka_unit_test(test_commit_whose_answer_was_lost_is_answered_again),
+                cmocka_unit_test(test_result_goes_again_over_the_next_connection),
+                cmocka_unit_test(test_commit_twice_without_post_copy_is_refused),
+                cmocka_unit_test(test_pages_may_be_asked_for_in_post_copy_only),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
