@@ -120,11 +120,12 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
                                                                    : HANDOFF_SOURCE_ASK;
 }
 
-/* QEMU only serves pages from here on. Nobody is asked before the path ends: the destination lives on it. */
+/* QEMU only serves pages from here on. Nobody is asked before the path ends: the destination lives on it. Afterwards it is always asked,
+ * even if COMMIT was not sent: a QEMU that needed post-copy no more may complete by itself, and the destination go by that. */
 static enum handoff_source_action decide_serving(const struct handoff_source_facts *f)
 {
         if (!f->mover_alive)
-                return f->commit_sent ? decide_unsure(f) : HANDOFF_SOURCE_TAKE_BACK;
+                return decide_unsure(f);
         if (f->result_abandoned)
                 return HANDOFF_SOURCE_TAKE_BACK;
         return f->loaded && !f->commit_sent ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_WAIT;

@@ -579,6 +579,8 @@ static void finish(struct migration *m)
         migration_set_phase(m, MIGRATION_SETTLING);
         if (m->qemu == HANDOFF_QEMU_RUNNING && migration_hold(m, "destination-done"))
                 return;
+        if (m->qemu == HANDOFF_QEMU_GONE && m->destination.post_copy)
+                migration_close_path(m); /* the source would serve it for ever */
         if (vm && m->qemu == HANDOFF_QEMU_GONE)
                 vm_set_ended(vm, "QEMU ended when the virtual machine had just arrived");
         migration_detach(m);

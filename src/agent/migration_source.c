@@ -328,7 +328,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
 static void on_mover_ended(void *userdata, struct error *failure);
 
 /* TCG before QEMU 9.0 loses dirty pages by itself (QEMU commit 03bfc2188f mends it): the memory is compared then. */
-static bool wants_verify(const struct migration *m, const struct vm *vm)
+bool migration_verifies(const struct migration *m, const struct vm *vm)
 {
         const json_t *v = json_object_get(m->spec, "verify");
 
@@ -346,8 +346,8 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
                 "cert_pem", m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint",
                 m->source.peer_fingerprint, "max_pause_ms",
                 (json_int_t)migration_spec_u64(m, "max_pause_ms", MIGRATION_DEFAULT_MAX_PAUSE_MS), "verify",
-                wants_verify(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto", "rate_limit_bps",
-                (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
+                migration_verifies(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto",
+                "rate_limit_bps", (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
                 (json_int_t)CONNECT_TIMEOUT_MS);
 }
 
@@ -800,8 +800,7 @@ static void on_reclaimed(void *userdata, uint64_t epoch _unused_, struct error *
         bool needs_proof = m->record != HANDOFF_TAKEN_BACK && !abandoned;
         bool stopped = m->qemu == HANDOFF_QEMU_COMPLETED || m->qemu == HANDOFF_QEMU_HELD ||
                        m->qemu == HANDOFF_QEMU_SERVING;
-        bool committed = m->qemu == HANDOFF_QEMU_COMPLETED ||
-                         (m->qemu == HANDOFF_QEMU_SERVING && m->source.commit_sent);
+        bool committed = m->qemu == HANDOFF_QEMU_COMPLETED || m->qemu == HANDOFF_QEMU_SERVING;
 
         m->claim = NULL;
         if (error)

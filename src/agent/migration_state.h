@@ -339,6 +339,8 @@ void migration_post_copy_result(const struct migration *m, json_t *result);
 void migration_source_step(struct migration *m);
 void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_source_deinit(struct migration *m);
+/* Whether the memory of both sides is compared: as the spec says, else where QEMU is known to lose some of it. */
+bool migration_verifies(const struct migration *m, const struct vm *vm);
 /* Gives up what waits for an answer of QEMU's monitor. */
 void migration_source_leave_monitor(struct migration *m);
 /* The prepared answer of the destination. */

@@ -77,7 +77,7 @@ static void post_copy_that_is_cut_off_runs_nowhere(void **state _unused_)
                 .post_copy = true,
                 .commit_read = true};
 
-        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_TAKE_BACK); /* which ends its QEMU */
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
         s.commit_sent = true;
         assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
         assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
@@ -95,6 +95,37 @@ static void post_copy_that_is_cut_off_runs_nowhere(void **state _unused_)
         d.arrived = true;
         assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_DONE);
         assert_int_equal(handoff_destination_tells_qemu(&d), HANDOFF_QEMU_RUNNING);
+}
+
+/* All of its memory is there, but COMMIT never came: as without post-copy, but for a source that may never complete. */
+static void post_copy_that_has_arrived_asks_like_any_other(void **state _unused_)
+{
+        struct handoff_destination_facts d = {
+                .record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADED, .post_copy = true, .arrived = true};
+
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ASK);
+        d.peer = (struct handoff_peer){true, HANDOFF_HANDED_OFF, HANDOFF_QEMU_COMPLETED, false};
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_OWN);
+        d.peer.qemu = HANDOFF_QEMU_SERVING;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        d.arrived = false;
+        d.mover_alive = true;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_WAIT);
+}
+
+/* An agent that was restarted cannot know whether post-copy was begun; a destination that loaded everything as without it must not wait
+ * for ever. */
+static void source_that_may_have_begun_post_copy_ends_the_wait(void **state _unused_)
+{
+        struct handoff_destination_facts d = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADED};
+        struct handoff_source_facts s = {
+                .record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_SERVING, .commit_sent = true};
+
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
+        d.peer = (struct handoff_peer){true, s.record, handoff_source_tells(&s), false};
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        s.peer = (struct handoff_peer){true, HANDOFF_ABANDONED, HANDOFF_QEMU_GONE, false};
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_TAKE_BACK);
 }
 
 static void guest_held_for_post_copy_is_continued_when_it_does_not_begin(void **state _unused_)
@@ -249,6 +280,9 @@ struct world {
         bool s_settled, d_settled, lost;
         unsigned int faults_left;
         bool post_copy; /* the policy has it, and it comes to that */
+        bool held;      /* its migration has failed, which an agent that was restarted does not know */
+        bool holding;   /* the guest is stopped for it: a QEMU that is MIGRATING does not continue it */
+        bool began;     /* QEMU is in it */
 };
 
 static uint64_t random_state;
@@ -289,13 +323,14 @@ static void begin_post_copy(struct world *w)
 {
         struct handoff_source_facts *s = &w->s;
 
-        if (s->qemu == HANDOFF_QEMU_MIGRATING) {
-                s->qemu = HANDOFF_QEMU_HELD;
+        if (!w->holding) {
+                w->holding = true;
         } else if (s->record == HANDOFF_OUTGOING) {
                 source_record(w, HANDOFF_HANDED_OFF);
         } else {
                 s->qemu = HANDOFF_QEMU_SERVING;
                 w->voted = true;
+                w->began = pick(4); /* or QEMU needs it no more */
         }
 }
 
@@ -307,9 +342,11 @@ static void step_source(struct world *w)
                 return;
         switch (handoff_source_decide(s)) {
         case HANDOFF_SOURCE_WAIT:
-                if (w->post_copy && s->mover_alive &&
-                        (s->qemu == HANDOFF_QEMU_HELD || (s->qemu == HANDOFF_QEMU_MIGRATING && !w->voted))) {
-                        begin_post_copy(w);
+                if (w->post_copy && s->mover_alive && !w->voted && s->qemu == HANDOFF_QEMU_MIGRATING) {
+                        if (w->holding && s->record == HANDOFF_HANDED_OFF && !pick(4))
+                                w->voted = true; /* QEMU needs it no more */
+                        else
+                                begin_post_copy(w);
                 } else if (s->qemu == HANDOFF_QEMU_MIGRATING && s->mover_alive) {
                         if (s->record == HANDOFF_OUTGOING)
                                 source_record(w, HANDOFF_HANDED_OFF);
@@ -343,8 +380,8 @@ static void step_source(struct world *w)
                          (s->qemu == HANDOFF_QEMU_COMPLETED || s->qemu == HANDOFF_QEMU_HELD))
                         s->qemu = HANDOFF_QEMU_RUNNING;
                 else if (s->record == HANDOFF_TAKEN_BACK && s->qemu == HANDOFF_QEMU_SERVING) {
-                        s->qemu = HANDOFF_QEMU_GONE;
-                        w->lost = true;
+                        s->qemu = w->began ? HANDOFF_QEMU_GONE : HANDOFF_QEMU_RUNNING;
+                        w->lost |= w->began;
                 } else
                         source_record(w, HANDOFF_TAKEN_BACK);
                 break;
@@ -428,12 +465,16 @@ static void step_world(struct world *w)
                 else if (s->qemu == HANDOFF_QEMU_MIGRATING && w->voted && (s->mover_alive || pick(2)))
                         s->qemu = HANDOFF_QEMU_COMPLETED;
                 else if (s->qemu == HANDOFF_QEMU_MIGRATING && !s->mover_alive) {
-                        s->qemu = HANDOFF_QEMU_RUNNING;
-                        w->s_ran_on = true;
+                        s->qemu = w->holding ? HANDOFF_QEMU_HELD : HANDOFF_QEMU_RUNNING;
+                        w->s_ran_on = !w->holding;
                 }
-                if (s->qemu == HANDOFF_QEMU_SERVING && s->commit_sent && s->mover_alive && d->mover_alive &&
-                        w->link && d->qemu == HANDOFF_QEMU_RUNNING) {
+                if (s->qemu == HANDOFF_QEMU_SERVING && w->began && s->mover_alive && d->mover_alive &&
+                        w->link && (d->qemu == HANDOFF_QEMU_LOADED || d->qemu == HANDOFF_QEMU_RUNNING)) {
+                        if (d->arrived) /* which its vote tells */
+                                s->qemu = HANDOFF_QEMU_COMPLETED;
                         d->arrived = true;
+                } else if (s->qemu == HANDOFF_QEMU_SERVING && !w->began && w->voted && !w->held &&
+                           (s->mover_alive || pick(2))) {
                         s->qemu = HANDOFF_QEMU_COMPLETED;
                 }
                 s->completed |= w->s_up && s->qemu == HANDOFF_QEMU_COMPLETED;
@@ -443,13 +484,13 @@ static void step_world(struct world *w)
                         d->qemu = HANDOFF_QEMU_LOADED;
                 else if (d->qemu == HANDOFF_QEMU_LOADING && !d->mover_alive)
                         d->qemu = HANDOFF_QEMU_GONE;
-                d->post_copy |= w->post_copy && d->qemu == HANDOFF_QEMU_LOADED;
+                d->post_copy |= w->began && d->qemu == HANDOFF_QEMU_LOADED;
                 s->loaded |= d->post_copy && s->mover_alive && d->mover_alive && w->link &&
                              s->qemu == HANDOFF_QEMU_SERVING && d->qemu == HANDOFF_QEMU_LOADED;
                 break;
         case 2: /* the data path */
-                if (w->post_copy && w->voted && !d->arrived) {
-                        s->mover_alive &= s->qemu != HANDOFF_QEMU_GONE;
+                if (w->began) {
+                        s->mover_alive &= s->qemu != HANDOFF_QEMU_GONE || d->arrived;
                         d->mover_alive &= d->qemu != HANDOFF_QEMU_GONE;
                 }
                 if (!w->link || !s->mover_alive || !d->mover_alive) {
@@ -496,7 +537,9 @@ static void crash_source_agent(struct world *w)
         w->s_up = false;
         w->s.mover_alive = w->s.stop_wanted = w->s.loaded = false;
         /* It is not known whether the command was sent. */
-        if (w->s.record == HANDOFF_HANDED_OFF && w->s.qemu == HANDOFF_QEMU_HELD)
+        w->held |= w->s.qemu == HANDOFF_QEMU_HELD;
+        if (w->holding && w->s.record == HANDOFF_HANDED_OFF &&
+                (w->s.qemu == HANDOFF_QEMU_MIGRATING || w->s.qemu == HANDOFF_QEMU_HELD))
                 w->s.qemu = HANDOFF_QEMU_SERVING;
         w->s.completed &= w->s.commit_sent; /* in the runtime file before COMMIT leaves */
         w->s.commit_sent = true;
@@ -594,7 +637,7 @@ static void random_walks_keep_one_owner_and_settle(void **state _unused_)
                 assert_true((w.s.qemu == HANDOFF_QEMU_RUNNING) != (w.d.qemu == HANDOFF_QEMU_RUNNING));
                 moved += w.d.qemu == HANDOFF_QEMU_RUNNING;
                 kept += w.s.qemu == HANDOFF_QEMU_RUNNING;
-                moved_by_post_copy += w.post_copy && w.d.qemu == HANDOFF_QEMU_RUNNING;
+                moved_by_post_copy += w.began && w.d.qemu == HANDOFF_QEMU_RUNNING;
                 kept_from_post_copy += w.post_copy && w.s.qemu == HANDOFF_QEMU_RUNNING;
         }
         assert_true(moved_by_post_copy > 1000 && kept_from_post_copy > 1000);
@@ -631,6 +674,8 @@ int main(void)
                 cmocka_unit_test(source_qemu_that_completed_and_ended_is_committed),
                 cmocka_unit_test(post_copy_commits_once_the_state_is_loaded_and_serves_to_the_end),
                 cmocka_unit_test(post_copy_that_is_cut_off_runs_nowhere),
+                cmocka_unit_test(post_copy_that_has_arrived_asks_like_any_other),
+                cmocka_unit_test(source_that_may_have_begun_post_copy_ends_the_wait),
                 cmocka_unit_test(guest_held_for_post_copy_is_continued_when_it_does_not_begin),
                 cmocka_unit_test(source_qemu_that_just_ended_may_have_run_the_guest_on),
                 cmocka_unit_test(nobody_tells_then_the_owner_record_decides),
