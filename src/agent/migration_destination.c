@@ -411,20 +411,26 @@ static void tell_result(struct migration *m, const char *outcome)
                         NULL, 0, NULL);
 }
 
+/* Whoever starts the VM next has to know of this epoch, also when it ended here before QEMU said that it ran. */
+static void set_epoch(const struct migration *m, struct vm *vm)
+{
+        _cleanup_error_ struct error *e = NULL;
+
+        if (vm_set_epoch(vm, m->epoch + 1, &e) < 0)
+                log_warning("%s", error_message(e));
+}
+
 /* What the new owner owes the world once the guest runs; also after a restart. */
 static void take_possession(struct migration *m)
 {
         struct vm *vm = migration_vm(m);
-        struct error *e = NULL;
 
         if (m->destination.announced || !vm || m->qemu != HANDOFF_QEMU_RUNNING)
                 return;
         m->destination.announced = true;
         vm_announce(vm);
         settle_checkpoints(m);
-        if (vm_set_epoch(vm, m->epoch + 1, &e) < 0)
-                log_warning("%s", error_message(e));
-        error_free(e);
+        set_epoch(m, vm);
 }
 
 static void on_continued(void *userdata, struct error *error)
@@ -581,8 +587,10 @@ static void finish(struct migration *m)
                 return;
         if (m->qemu == HANDOFF_QEMU_GONE && m->destination.post_copy)
                 migration_close_path(m); /* the source would serve it for ever */
-        if (vm && m->qemu == HANDOFF_QEMU_GONE)
+        if (vm && m->qemu == HANDOFF_QEMU_GONE) {
+                set_epoch(m, vm);
                 vm_set_ended(vm, "QEMU ended when the virtual machine had just arrived");
+        }
         migration_detach(m);
         if (m->destination.released || migration_peer_fenced(m)) {
                 error_free(TAKE_PTR(m->stop_reason));

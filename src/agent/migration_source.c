@@ -270,6 +270,8 @@ static void on_replaced(void *userdata, unsigned int channel, unsigned int path,
                 error_set(&e, ERROR_PEER_FAILED, "See the agent's log on the destination's host.",
                         "a data connection was lost, and the mover at the destination takes no other: %s",
                         error_message(error));
+                if (migration_is_serving(m))
+                        migration_abort_path(m); /* or both sides wait for a connection that never comes */
                 return migration_stop(m, e);
         }
         log_notice("migration %s: channel %u has another connection, on path %u", m->id, channel, path);

@@ -224,7 +224,8 @@ static const struct option_spec vm_migrate_options[] = {
                 .help = "place in the queue; default normal"},
         {.name = "verify", .help = "compare the guest's memory on both sides (lengthens the pause)"},
         {.name = "no-verify",
-                .help = "do not, even where that is the default: emulation before QEMU 9.0, which loses changes"},
+                .help = "do not, even where that is the default: emulation before QEMU 9.0, which loses "
+                        "changes"},
         {.name = "codec", .kind = VALUE_CHOICE, .value = "auto|none|lz4|zstd", .help = "default auto"},
         {.name = "channels",
                 .kind = VALUE_NUMBER,
