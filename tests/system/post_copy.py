@@ -5,7 +5,7 @@ every byte of what it wrote."""
 from labkit import network
 from labkit.lab import wait_for
 
-LINK_BPS, SLOW_BPS = 100_000_000, 5_000_000
+LINK_BPS, SLOW_BPS = 100_000_000, 2_000_000
 LAB = {"hosts": 2, "link": f"{LINK_BPS // 1_000_000}mbit", "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
 OPTIONS = ("--converge", "post-copy", "--max-pause", "20ms")
 MEMORY = "160M"
@@ -17,7 +17,7 @@ QUIET = "dirty 10 8 random page"
 
 
 def set_rate(lab, rate_bps):
-    """SLOW_BPS: what the guest misses takes twenty seconds to come."""
+    """SLOW_BPS: what the guest misses takes a minute to come."""
     for host in lab.hosts:
         lab.network.shape(host, "eth0", network.MGMT, rate_bps)
 
