@@ -39,10 +39,7 @@ void convergence_init(
 
 bool convergence_allows(const struct convergence *c, enum converge_step step)
 {
-        for (size_t i = 0; i < c->policy.n_steps; i++)
-                if (c->policy.steps[i] == step)
-                        return true;
-        return false;
+        return converge_policy_has(&c->policy, step);
 }
 
 static void take_sample(struct convergence *c, const struct convergence_status *s)
@@ -125,6 +122,9 @@ static enum convergence_action begin_next(
                 return CONVERGENCE_WAIT;
         case CONVERGE_PAUSE:
                 return raise_pause(c, s, why);
+        case CONVERGE_POST_COPY:
+                note(c, s, step, why);
+                return CONVERGENCE_POST_COPY;
         default:
                 note(c, s, step, why);
                 return CONVERGENCE_THROTTLE;
@@ -187,6 +187,8 @@ enum convergence_action convergence_update(struct convergence *c, const struct c
                                                                                  : THROTTLED_PASSES))
                         return CONVERGENCE_GO_ON;
                 return begin_next(c, s, why_throttle);
+        case CONVERGE_POST_COPY: /* the last, whatever becomes of it */
+                return CONVERGENCE_GO_ON;
         default:
                 return begin_next(c, s, why);
         }
@@ -204,6 +206,8 @@ const char *convergence_by(const struct convergence *c)
                         break;
                 case CONVERGE_PAUSE:
                         return "longer-pause";
+                case CONVERGE_POST_COPY:
+                        return "post-copy";
                 default:
                         if (c->throttle_percent > 0) /* QEMU may not have come to it */
                                 return "throttle";
@@ -245,6 +249,9 @@ static void what_was_tried(const struct convergence *c, char *text, size_t size)
                 case CONVERGE_PAUSE:
                         snprintf(item, sizeof(item), "a pause of up to %s",
                                 text_format_duration_ms(c->max_pause_ms, duration));
+                        break;
+                case CONVERGE_POST_COPY:
+                        snprintf(item, sizeof(item), "post-copy");
                         break;
                 default:
                         snprintf(item, sizeof(item), "throttling its vCPUs up to %u %%", c->throttle_percent);

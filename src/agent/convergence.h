@@ -60,6 +60,7 @@ enum convergence_action {
         CONVERGENCE_WAIT,      /* offer the whole bound */
         CONVERGENCE_SET_PAUSE, /* to max_pause_ms, all of it */
         CONVERGENCE_THROTTLE,  /* up to policy.max_throttle_percent */
+        CONVERGENCE_POST_COPY, /* said once; nothing comes after it */
         CONVERGENCE_GIVE_UP,   /* said once */
 };
 
@@ -70,7 +71,7 @@ enum convergence_action convergence_update(struct convergence *c, const struct c
 /* True when a policy has the step. */
 bool convergence_allows(const struct convergence *c, enum converge_step step);
 
-/* What made it converge, if it does so now: "pre-copy", "quiet-moment", "longer-pause", "throttle". */
+/* What made it converge, if it does so now: "pre-copy", "quiet-moment", "longer-pause", "throttle", "post-copy". */
 const char *convergence_by(const struct convergence *c);
 /* The record, an array (the caller's; NULL without memory): {step, why, at_ms, pass, remaining_bytes, dirty_bytes_per_s,
  * path_bytes_per_s, max_pause_ms, throttle_percent}. */

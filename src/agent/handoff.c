@@ -73,6 +73,14 @@ bool handoff_record_may_follow(enum handoff_record from, enum handoff_record to)
         return followers[from] & (1u << to);
 }
 
+/* Nothing but the agent continues the guest, and post-copy has not begun. */
+static enum handoff_source_action decide_held(const struct handoff_source_facts *f)
+{
+        if (!f->mover_alive)
+                return HANDOFF_SOURCE_TAKE_BACK;
+        return f->stop_wanted ? HANDOFF_SOURCE_ABORT : HANDOFF_SOURCE_WAIT;
+}
+
 /* The VM is still the source's by right: nothing was handed off. */
 static enum handoff_source_action decide_outgoing(const struct handoff_source_facts *f)
 {
@@ -82,6 +90,8 @@ static enum handoff_source_action decide_outgoing(const struct handoff_source_fa
         case HANDOFF_QEMU_COMPLETED: /* cannot be reached by our protocol (no vote before the record): it is
                                         ours */
                 return HANDOFF_SOURCE_TAKE_BACK;
+        case HANDOFF_QEMU_HELD:
+                return decide_held(f);
         case HANDOFF_QEMU_RUNNING:
                 return f->stop_wanted && !f->mover_alive   ? HANDOFF_SOURCE_FAILED
                        : f->stop_wanted || !f->mover_alive ? HANDOFF_SOURCE_ABORT
@@ -106,7 +116,19 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
         /* Usually the data path brings the answer before we get to ask. Without it the destination completes by itself
          * if it has everything (it asks us); when it is to stop, it must say first that it did. What ended here can only
          * go on there. */
-        return f->stop_wanted && f->qemu != HANDOFF_QEMU_GONE ? HANDOFF_SOURCE_ASK_ABORT : HANDOFF_SOURCE_ASK;
+        return f->stop_wanted && f->qemu == HANDOFF_QEMU_COMPLETED ? HANDOFF_SOURCE_ASK_ABORT
+                                                                   : HANDOFF_SOURCE_ASK;
+}
+
+/* QEMU only serves pages from here on. Nobody is asked before the path ends: the destination lives on it. Afterwards it is always asked,
+ * even if COMMIT was not sent: a QEMU that needed post-copy no more may complete by itself, and the destination go by that. */
+static enum handoff_source_action decide_serving(const struct handoff_source_facts *f)
+{
+        if (!f->mover_alive)
+                return decide_unsure(f);
+        if (f->result_abandoned)
+                return HANDOFF_SOURCE_TAKE_BACK;
+        return f->loaded && !f->commit_sent ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_WAIT;
 }
 
 static enum handoff_source_action decide_handed_off(const struct handoff_source_facts *f)
@@ -116,6 +138,10 @@ static enum handoff_source_action decide_handed_off(const struct handoff_source_
                 return HANDOFF_SOURCE_TAKE_BACK;
         case HANDOFF_QEMU_COMPLETED:
                 return f->mover_alive && !f->commit_sent ? HANDOFF_SOURCE_COMMIT : decide_unsure(f);
+        case HANDOFF_QEMU_SERVING:
+                return decide_serving(f);
+        case HANDOFF_QEMU_HELD:
+                return decide_held(f);
         case HANDOFF_QEMU_GONE:
                 if (f->mover_alive && !f->commit_sent)
                         return f->completed ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_ABORT;
@@ -129,6 +155,8 @@ static enum handoff_source_action decide_taken_back(const struct handoff_source_
 {
         switch (f->qemu) {
         case HANDOFF_QEMU_COMPLETED:
+        case HANDOFF_QEMU_HELD:
+        case HANDOFF_QEMU_SERVING:
                 return HANDOFF_SOURCE_TAKE_BACK;
         case HANDOFF_QEMU_RUNNING:
         case HANDOFF_QEMU_GONE:
@@ -166,16 +194,30 @@ static bool source_confirms(const struct handoff_peer *peer)
 }
 
 /* It keeps the VM, or has forgotten the migration; or it has released the VM without our word, because somebody said that we
- * are down, and the VM may have been started elsewhere; or its guest ended, nobody knows whether it ran before. */
+ * are down, and the VM may have been started elsewhere; or its guest ended, nobody knows whether it ran before; or it may have
+ * begun post-copy, and its QEMU completes no more without the path. */
 static bool source_never_confirms(const struct handoff_peer *peer)
 {
-        return peer->answered && (peer->record != HANDOFF_HANDED_OFF || peer->qemu == HANDOFF_QEMU_GONE);
+        return peer->answered && (peer->record != HANDOFF_HANDED_OFF || peer->qemu == HANDOFF_QEMU_GONE ||
+                                         peer->qemu == HANDOFF_QEMU_SERVING);
+}
+
+/* Post-copy: some of it is still at the source. */
+static bool memory_is_coming(const struct handoff_destination_facts *f)
+{
+        return f->post_copy && !f->arrived;
 }
 
 static enum handoff_destination_action decide_prepared(const struct handoff_destination_facts *f)
 {
         if (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted)
                 return HANDOFF_DESTINATION_ABANDON;
+        if (f->qemu == HANDOFF_QEMU_LOADED && memory_is_coming(f)) {
+                /* Without the path it never comes, and the source's word alone does not bring it either. */
+                if (!f->mover_alive)
+                        return HANDOFF_DESTINATION_ABANDON;
+                return f->commit_read ? HANDOFF_DESTINATION_OWN : HANDOFF_DESTINATION_WAIT;
+        }
         if (f->qemu == HANDOFF_QEMU_LOADED) {
                 if (f->commit_read || source_confirms(&f->peer))
                         return HANDOFF_DESTINATION_OWN;
@@ -199,6 +241,15 @@ static bool can_give_back(const struct handoff_destination_facts *f)
 
 static enum handoff_destination_action decide_owner(const struct handoff_destination_facts *f)
 {
+        bool cut_off = memory_is_coming(f) && !f->mover_alive;
+
+        if (cut_off && f->qemu == HANDOFF_QEMU_LOADED && !f->may_have_run)
+                return HANDOFF_DESTINATION_ABANDON;
+        if (cut_off && (f->qemu == HANDOFF_QEMU_LOADED || f->qemu == HANDOFF_QEMU_RUNNING ||
+                               (f->qemu == HANDOFF_QEMU_UNKNOWN && f->silent)))
+                return HANDOFF_DESTINATION_END;
+        if (f->qemu == HANDOFF_QEMU_RUNNING && memory_is_coming(f))
+                return HANDOFF_DESTINATION_WAIT;
         if (can_give_back(f) && (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted))
                 return HANDOFF_DESTINATION_ABANDON;
         switch (f->qemu) {
@@ -218,6 +269,12 @@ enum handoff_record handoff_destination_tells(const struct handoff_destination_f
                                                       facts->qemu == HANDOFF_QEMU_UNKNOWN))
                 return HANDOFF_PREPARED;
         return facts->record;
+}
+
+enum handoff_qemu handoff_destination_tells_qemu(const struct handoff_destination_facts *facts)
+{
+        return facts->qemu == HANDOFF_QEMU_RUNNING && memory_is_coming(facts) ? HANDOFF_QEMU_LOADING
+                                                                              : facts->qemu;
 }
 
 enum handoff_destination_action handoff_destination_decide(const struct handoff_destination_facts *facts)

@@ -11,6 +11,10 @@
  * record on the datastore. The source takes back only what provably never got COMMIT, or what the destination has durably
  * abandoned after it killed its own QEMU. When nobody can tell, the record decides: claimed, the source lets go of its copy;
  * not claimed, the source's own claim keeps the destination from ever running it.
+ *
+ * In post-copy the guest runs at the destination while its memory is still coming (docs/decisions/0009-post-copy.md). From its beginning on the
+ * source's QEMU cannot go back, so nothing is cancelled; COMMIT goes when the destination has loaded the device state; and without
+ * the data path the memory never comes: then the guest ends, wherever it was.
  */
 
 #include "base/macros.h"
@@ -39,9 +43,12 @@ enum handoff_record {
         X(RUNNING, "running")     /* the guest runs, or can by itself: no migration holds it */ \
         X(MIGRATING, "migrating") /* source: migration under way; resumes by itself when it fails */ \
         X(COMPLETED, "completed") /* source: postmigrate: stays stopped until told otherwise */ \
-        X(LOADING, "loading")     /* destination: waits for, or reads, its state */ \
-        X(LOADED, "loaded")       /* destination: has everything, stopped */ \
-        X(GONE, "gone")           /* the process has ended */
+        X(HELD, "held") /* source: the agent stopped the guest for post-copy, which has not begun; so it stays */ \
+        X(SERVING, \
+                "serving") /* source: post-copy was begun, or may have been: it never runs the guest by itself */ \
+        X(LOADING, "loading") /* destination: waits for, or reads, its state */ \
+        X(LOADED, "loaded")   /* destination: has everything, stopped */ \
+        X(GONE, "gone")       /* the process has ended */
 
 enum handoff_qemu {
 #define X(name, text) HANDOFF_QEMU_##name,
@@ -64,6 +71,7 @@ struct handoff_peer {
                           promised */
         enum handoff_record record;
         enum handoff_qemu qemu;
+        bool arrived; /* destination: it has all of the guest's memory, or the guest has ended by its own doing */
 };
 
 struct handoff_source_facts {
@@ -72,6 +80,7 @@ struct handoff_source_facts {
         bool completed;      /* QEMU did, whatever became of it since: it cannot have run the guest again */
         bool mover_alive;    /* the data path still works on it */
         bool stop_wanted;    /* cancelled, timed out, or failed: end it where that is still possible */
+        bool loaded;         /* post-copy: the destination's QEMU has the device state */
         bool commit_sent;    /* told to the mover, or possibly told before a restart of the agent */
         bool result_running; /* the destination's word through the data path: it wrote `owner` and runs */
         bool result_abandoned;
@@ -85,8 +94,8 @@ enum handoff_source_action {
         HANDOFF_SOURCE_COMMIT,    /* tell the mover to send COMMIT */
         HANDOFF_SOURCE_ASK,       /* ask the destination, again and again; the guest stays paused meanwhile */
         HANDOFF_SOURCE_ASK_ABORT, /* like ASK, and ask it to abandon unless it owns the VM */
-        HANDOFF_SOURCE_TAKE_BACK, /* write `taken-back`, continue the guest if it is stopped, tell the
-                                     destination */
+        HANDOFF_SOURCE_TAKE_BACK, /* write `taken-back`, continue the guest if it is stopped (and end its QEMU if that
+                                     refuses, as it does in post-copy), tell the destination */
         /* The destination will never tell: take it back if the owner record shows that it has not claimed the VM, and
          * RELEASE if it has. Taking back changes the record, so that a claim cannot come later. */
         HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED,
@@ -106,8 +115,11 @@ struct handoff_destination_facts {
         enum handoff_record record;
         enum handoff_qemu qemu;
         bool mover_alive;
-        bool commit_read;  /* COMMIT came, hence everything before it */
-        bool stop_wanted;  /* asked by the source, timed out, or QEMU refused to continue the guest */
+        bool commit_read; /* COMMIT came, hence everything before it */
+        bool stop_wanted; /* asked by the source, timed out, or QEMU refused to continue the guest */
+        bool post_copy;   /* its memory comes, or came, after the device state */
+        bool arrived;     /* ... all of it */
+        bool silent; /* QEMU's monitor has not answered for long: a thread of it waits for what never comes */
         bool may_have_run; /* `cont` was sent, or may have been before a restart of the agent */
         bool peer_fenced;
         struct handoff_peer peer;
@@ -119,6 +131,7 @@ enum handoff_destination_action {
         HANDOFF_DESTINATION_OWN,      /* claim the owner record, write `owner`, then continue the guest */
         HANDOFF_DESTINATION_CONTINUE, /* `owner` is written: continue the guest */
         HANDOFF_DESTINATION_ABANDON,  /* kill QEMU, then write `abandoned` */
+        HANDOFF_DESTINATION_END,      /* kill QEMU: the rest of the guest's memory never comes */
         HANDOFF_DESTINATION_FAILED,   /* settled: abandoned, nothing of it remains here */
         HANDOFF_DESTINATION_DONE, /* the guest runs here (or has ended here since); ask until the source has
                                      released */
@@ -129,3 +142,5 @@ enum handoff_destination_action handoff_destination_decide(const struct handoff_
 /* What the destination tells the source about its record: `owner` only once the guest may have run, for the source keeps
  * its paused copy until then. */
 enum handoff_record handoff_destination_tells(const struct handoff_destination_facts *facts);
+/* And about its QEMU: a guest whose memory has not all come yet is not `running`. */
+enum handoff_qemu handoff_destination_tells_qemu(const struct handoff_destination_facts *facts);

@@ -9,7 +9,7 @@
  *           or it is gone everywhere, which only a fault can bring about that `lost` counts. No run is endless (faults are
  *           bounded, every step is taken for something new), so this needs no fairness; it is checked in every final state.
  *
- * It also has the rules of post-copy, which no code carries out yet: docs/decisions/0009-post-copy.md.
+ * It also has the rules of post-copy: docs/decisions/0009-post-copy.md.
  *
  * Each BREAK_ takes one rule away, and must be found by the check, or the check proves nothing. dev/spin runs it all. The C
  * code's crash points are the boundaries between the atomic steps here; their names stand beside. */
@@ -21,9 +21,10 @@
 mtype = { OUTGOING, HANDED_OFF, TAKEN_BACK, RELEASED };         /* source journal */
 mtype = { PREPARED, OWNER, ABANDONED, FORGOTTEN };              /* destination journal; FORGOTTEN: the file is gone */
 mtype = { OLD, CLAIMED, RECLAIMED };                            /* owner record: epoch e; e + 1, destination; e + 2, source */
-mtype = { RUN, FINAL, COMPLETED, HELD, SERVING, LOADING, LOADED, GONE }; /* QEMUs */
-/* Of post-copy: HELD: stopped by the agent before it begins. SERVING: begun, sends what is asked for; QEMU refuses to continue the
- * guest from then on, and as it was stopped before, QEMU does not do so by itself either (docs/decisions/0008). */
+mtype = { RUN, FINAL, COMPLETED, HOLDING, HELD, SERVING, LOADING, LOADED, GONE }; /* QEMUs */
+/* Of post-copy (docs/decisions/0009): HOLDING: stopped by the agent before it begins, so QEMU does not continue the guest by itself. HELD:
+ * the same, and the migration has failed. SERVING: begun, or possibly. HOLDING and SERVING may still complete as without it, if QEMU
+ * finds the rest small enough. */
 mtype = { NOTHING, CONFIRMS, REFUSES };                         /* answers; NOTHING: none yet, or one that decides nothing */
 
 /* durable */
@@ -41,7 +42,8 @@ bool voted = false;          /* the source's QEMU was given SHUT(0); HANDED_OFF 
 bool all_data = false;       /* the whole stream is in the destination mover's hands */
 bool fed = false;            /* ... and in the destination QEMU's socket */
 bool commit_net = false;     /* COMMIT is on its way, behind all data */
-bool pc = false;             /* post-copy was begun: "all data" is then the device state, and pages follow */
+bool failed = false;         /* the source's QEMU has given its migration up, while it was not to continue the guest */
+bool pc = false;             /* in post-copy: "all data" is then the device state, and pages follow */
 bool arrived = false;        /* ... all of them */
 /* memory of the agents; what is volatile is cleared when they end */
 bool s_stop = false, s_commit_sent = false, s_claimed = false;
@@ -66,28 +68,31 @@ byte faults = 0;
 #define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || (sq == GONE && s_completed)))
 #endif
 #ifdef BREAK_RELEASED_UNHEARD
-#define CANNOT (sj == OUTGOING || sj == TAKEN_BACK || (sj == HANDED_OFF && sq == GONE))
-#else
+#define CANNOT (sj == OUTGOING || sj == TAKEN_BACK || (sj == HANDED_OFF && (sq == GONE || sq == SERVING)))
+#elif defined(BREAK_SERVING_WAITS)
 #define CANNOT (sj != HANDED_OFF || sq == GONE)
+#else
+#define CANNOT (sj != HANDED_OFF || sq == GONE || sq == SERVING)
 #endif
 #define S_TELLS (CAN_CONFIRM -> CONFIRMS : (CANNOT -> REFUSES : NOTHING))
 
 /* Where the source's QEMU stays as it is until it is told otherwise. */
 #define STOPPED (sq == COMPLETED || sq == HELD || sq == SERVING)
-#define UNSURE (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE || (sq == SERVING && s_commit_sent)))
+#define UNSURE (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE || sq == SERVING))
 #ifdef BREAK_SERVING_TAKES_BACK
-#define UNCOMMITTED (sq == SERVING && !sm)
+#define NOBODY_ELSE_RUNS (sq == RUN || sq == HELD || (sq == SERVING && !sm))
 #else
-#define UNCOMMITTED (sq == SERVING && !sm && !s_commit_sent)
+#define NOBODY_ELSE_RUNS (sq == RUN || sq == HELD)
 #endif
-#define GIVEN_BACK (sj == HANDED_OFF && (sq == RUN || (sq == HELD && !sm) || UNCOMMITTED || (UNSURE && s_peer == ABANDONED)))
+#define GIVEN_BACK ((sj == OUTGOING && sq == HELD) || (sj == HANDED_OFF && (NOBODY_ELSE_RUNS || (UNSURE && s_peer == ABANDONED))))
 #define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && ((fenced && !sm) || s_peer == FORGOTTEN))
 /* Without a fault nothing may be lost. */
 #define LOST lost = (lost || faults > 0)
 /* In post-copy the guest is of no use without the way to its pages. */
-#define PAGES_COME (!pc || dm)
-#define MAY_OWN (dj == PREPARED && dq == LOADED && !d_stop && \
-                 ((d_commit_read && (!pc || dm)) || (!pc && d_peer == CONFIRMS)))
+#define PAGES_MISSING (pc && !arrived)
+#define CUT_OFF (PAGES_MISSING && !dm)
+#define MAY_OWN (dj == PREPARED && dq == LOADED && !d_stop && !CUT_OFF && \
+                 (d_commit_read || (!PAGES_MISSING && d_peer == CONFIRMS)))
 
 /* The source's QEMU by itself: migration/migration.c, return-path on. */
 active proctype SourceQemu()
@@ -98,7 +103,10 @@ active proctype SourceQemu()
 #ifdef BREAK_POSTCOPY_WITHOUT_STOP
   :: atomic { sq == SERVING && !sm -> sq = RUN }            /* QEMU 10.0 continues a guest that it stopped itself */
 #endif
-  :: atomic { sq == SERVING && s_commit_sent && sm && dm && link && dq == RUN -> arrived = true; sq = COMPLETED }
+  :: atomic { sq == SERVING && pc && !arrived && sm && dm && link && (dq == LOADED || dq == RUN) -> arrived = true }
+  :: atomic { sq == SERVING && arrived && sm && dm && link -> sq = COMPLETED }
+  :: atomic { (sq == HOLDING || (sq == SERVING && !pc && !failed)) && voted -> sq = COMPLETED } /* without it after all */
+  :: atomic { (sq == HOLDING || (sq == SERVING && !pc && !failed)) && !sm -> failed = true; if :: sq == HOLDING -> sq = HELD :: else fi }
   :: atomic { sq == FINAL && !sm -> sq = RUN; s_ran_on = true } /* stream or return path closed: resumes */
   od
 }
@@ -115,14 +123,14 @@ active proctype DestinationQemu()
 active proctype DataPath()
 {
   do
-  :: atomic { dm && link && !all_data && ((sm && (sq == FINAL || sq == COMPLETED || sq == SERVING)) || commit_net) -> all_data = true }
+  :: atomic { dm && link && !all_data && ((sm && (sq == FINAL || sq == HOLDING || sq == COMPLETED || sq == SERVING)) || commit_net) -> all_data = true }
   :: atomic { dm && all_data && !fed -> fed = true }
   :: atomic { commit_net && dm && da && all_data && link -> commit_net = false; d_commit_read = true }
   :: atomic { commit_net && !(sm && dm) -> commit_net = false }
   :: atomic { !link && (sm || dm) -> sm = false; dm = false }  /* peer silent: both give up */
   :: atomic { sm && !dm -> sm = false }
-  :: atomic { sm && pc && !arrived && sq == GONE -> sm = false } /* QEMU's stream ended too early */
-  :: atomic { dm && pc && !arrived && dq == GONE -> dm = false }
+  :: atomic { sm && PAGES_MISSING && sq == GONE -> sm = false } /* QEMU's stream ended too early */
+  :: atomic { dm && pc && dq == GONE -> dm = false }
   :: atomic { dm && !sm && !commit_net -> dm = false }
   od
 }
@@ -146,10 +154,14 @@ active proctype SourceAgent()
        s_commit_sent = true; commit_net = true }
   /* post-copy: `stop`, the record, then the command that begins it; nothing is cancelled from there on. COMMIT goes when the
    * destination's QEMU has acknowledged the device state */
-  :: atomic { sa && sj == OUTGOING && sq == RUN && sm && !s_stop -> sq = HELD; sj = HANDED_OFF }
-  :: atomic { sa && sj == HANDED_OFF && sq == HELD && sm && !s_stop -> sq = SERVING; pc = true; voted = true }
-  :: atomic { sa && sj == HANDED_OFF && sq == HELD && sm && s_stop -> sm = false } /* ABORT */
-  :: atomic { sa && sj == HANDED_OFF && sq == SERVING && sm && dm && link && dq == LOADED && !s_commit_sent ->
+  :: atomic { sa && sj == OUTGOING && sq == RUN && sm && !s_stop -> sq = HOLDING } /* the journal says before that it is to be */
+  :: atomic { sa && sj == OUTGOING && sq == HOLDING && sm && !s_stop -> sj = HANDED_OFF }
+  :: atomic { sa && sj == HANDED_OFF && sq == HOLDING && sm && !s_stop && !voted ->
+       sq = SERVING; voted = true; if :: pc = true :: skip fi }
+  :: atomic { sa && sj == HANDED_OFF && sq == HOLDING && sm && !s_stop && !voted -> voted = true }  /* QEMU needs it no more */
+  :: atomic { sa && sq == SERVING && !pc && sm -> sq = HOLDING }                         /* the same, noticed later */
+  :: atomic { sa && sj == HANDED_OFF && sq == HOLDING && sm && s_stop -> sm = false } /* ABORT */
+  :: atomic { sa && sj == HANDED_OFF && sq == SERVING && pc && sm && dm && link && dq == LOADED && !s_commit_sent ->
        s_commit_sent = true; commit_net = true }
 #ifndef BREAK_DEAD_SOURCE_WAITS
   :: atomic { sa && sj == HANDED_OFF && sq == GONE && !s_completed && sm && !s_commit_sent -> sm = false } /* ABORT */
@@ -169,11 +181,8 @@ active proctype SourceAgent()
        s_claimed = true; if :: record = RECLAIMED :: skip fi }
   :: atomic { sa && GIVEN_BACK && (s_claimed || sq == GONE) -> sj = TAKEN_BACK }
   :: atomic { sa && sj == TAKEN_BACK && (sq == COMPLETED || sq == HELD) && s_claimed -> sq = RUN }
-#ifdef BREAK_SERVING_TAKES_BACK
-  :: atomic { sa && sj == TAKEN_BACK && sq == SERVING && s_claimed -> sq = RUN }
-#else
-  :: atomic { sa && sj == TAKEN_BACK && sq == SERVING && s_claimed -> sq = GONE; LOST }  /* QEMU cannot go back: started anew */
-#endif
+  /* In post-copy QEMU refuses: the guest is started anew. The rules do not rest on that. */
+  :: atomic { sa && sj == TAKEN_BACK && sq == SERVING && s_claimed -> if :: sq = RUN :: pc -> sq = GONE; LOST fi }
   /* TAKE_BACK_UNCLAIMED: the same, but only with the record, and only from the old one. */
 #ifdef BREAK_FENCED_BLIND
   :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed -> s_claimed = true; record = RECLAIMED }
@@ -211,14 +220,14 @@ active proctype DestinationAgent()
 #endif
   :: atomic { da && sa && link && dj == PREPARED && dq == LOADED && !dm && !d_commit_read && S_TELLS != NOTHING &&
               d_peer != S_TELLS -> d_peer = S_TELLS }                                    /* ASK */
-  :: atomic { da && dj == PREPARED && dq == LOADED && pc && !dm -> dq = GONE }            /* no way to its pages */
+  :: atomic { da && dj == PREPARED && dq == LOADED && CUT_OFF -> dq = GONE }
   :: atomic { da && dj == PREPARED && dq == LOADED && !dm && !d_commit_read && d_peer == REFUSES -> dq = GONE }
   :: atomic { da && dj == PREPARED && dq == LOADING && !dm && fed && !d_stop && faults > 0 -> d_stop = true } /* time limit */
   /* OWNER, ABANDONED */
-  :: atomic { da && dj == OWNER && dq == LOADED && PAGES_COME -> dq = RUN; d_may_have_run = true; d_ran = true } /* crash point destination-done */
-  :: atomic { da && dj == OWNER && dq == LOADED && pc && !dm -> dq = GONE; if :: d_may_have_run -> LOST :: else fi }
+  :: atomic { da && dj == OWNER && dq == LOADED && !CUT_OFF -> dq = RUN; d_may_have_run = true; d_ran = true } /* crash point destination-done */
+  :: atomic { da && dj == OWNER && dq == LOADED && CUT_OFF -> dq = GONE; if :: d_may_have_run -> LOST :: else fi }
   /* LOST: the rest of its memory never comes */
-  :: atomic { da && (dj == OWNER || dj == FORGOTTEN) && dq == RUN && pc && !arrived && !dm -> dq = GONE; LOST }
+  :: atomic { da && (dj == OWNER || dj == FORGOTTEN) && dq == RUN && CUT_OFF -> dq = GONE; LOST }
   :: atomic { da && dj == OWNER && dq == GONE && !d_may_have_run -> dj = ABANDONED }
   :: atomic { da && dj == ABANDONED && dq != GONE -> dq = GONE }
   /* no journal: what waits for a migration that nobody knows is removed; a guest that runs is left alone */
@@ -242,6 +251,7 @@ active proctype Faults()
   :: atomic { !cancelled && sa -> cancelled = true; s_stop = true }                      /* cancel, or the source's time limit */
   /* agents */
   :: atomic { faults < FAULTS && sa -> faults++; sa = false; sm = false; s_stop = false; s_peer = NOTHING; s_claimed = false;
+       if :: sj == HANDED_OFF && (sq == HOLDING || sq == HELD) -> sq = SERVING :: else fi; /* not known: so it may be */
        s_completed = s_completed && s_commit_sent;  /* the VM's runtime file says so before COMMIT leaves */
        s_commit_sent = true }                       /* after a restart: possibly */
   :: atomic { faults < FAULTS && da -> faults++; FORGET_DESTINATION;
@@ -254,7 +264,7 @@ active proctype Faults()
   :: atomic { faults < FAULTS && dq != GONE -> faults++;
        if :: sq == GONE || d_ran || (dj == OWNER && (d_may_have_run || !da)) -> lost = true :: else fi; dq = GONE }
   :: atomic { faults < FAULTS && sq != GONE -> faults++;
-       if :: (dq == RUN && (!pc || arrived)) || (dj == OWNER && dq == LOADED && !pc) :: else -> lost = true fi; sq = GONE }
+       if :: !PAGES_MISSING && (dq == RUN || (dj == OWNER && dq == LOADED)) :: else -> lost = true fi; sq = GONE }
   /* the datastore does not answer to the destination's claim */
   :: atomic { faults < FAULTS && da && dj == PREPARED && !d_stop && !d_claimed && (voted || MAY_OWN) -> faults++; d_stop = true }
   /* the destination's host goes down for good, or comes back without its journals */

@@ -284,8 +284,8 @@ json_t *host_document(struct agent *agent)
         _cleanup_free_ char *stat = proc_text("/proc/uptime");
         size_t n_running;
         uint64_t promised = memory_of_vms(agent, &n_running);
-        json_t *doc = json_pack(
-                "{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:f, s:s, s:o, s:I, s:I, s:O*, s:o*, s:o*, s:s*}",
+        json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:f, s:s, s:o, s:I, s:I, "
+                                "s:O*, s:o*, s:o*, s:s*}",
                 "uid", agent_host_uid(agent), "name", agent->config.name, "version", DROVER_VERSION,
                 "accelerator", vm_accelerator_to_string(host->accelerator), "qemu", qemu_document(host->qemu),
                 "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",

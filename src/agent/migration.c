@@ -23,6 +23,7 @@
 
 #define RETRY_MAX_MS 10000
 #define TICK_MS 500           /* how often an unsettled migration looks again at QEMU and its peer */
+#define SOON_MS 10            /* ... at what takes a moment */
 #define QUERY_TIMEOUT_MS 5000 /* QMP is silent while QEMU writes its final phase */
 #define SETTLED_MAX 256       /* remembered for the manager; the oldest go first */
 #define ADDRESS_MAX 80
@@ -103,7 +104,7 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
 {
         static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
                 "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
-                "checkpoint_keys", "converge", "switchover", NULL};
+                "checkpoint_keys", "converge", "switchover", "post_copy", NULL};
         const char *source_uid = "", *source_address = "", *destination_uid = "", *destination_address = "";
         const char *codec = "auto", *text = NULL;
         uint64_t number = 0;
@@ -140,6 +141,11 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
                         spec, "", "source_fingerprint", PKI_FINGERPRINT_SIZE - 1, &text, ret_error);
         if (r == 0)
                 r = doc_opt_bool(spec, "", "verify", &flag, ret_error);
+        if (r == 0)
+                r = doc_opt_bool(spec, "", "post_copy", &flag, ret_error);
+        if (r == 0 && json_object_get(spec, "post_copy") && role == MIGRATION_SOURCE_SIDE)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Name the step in field converge.",
+                        "field post_copy is not for the source");
         if (r == 0 && json_object_get(spec, "checkpoint_keys") && role == MIGRATION_SOURCE_SIDE)
                 r = error_set(
                         ret_error, ERROR_BAD_DOCUMENT, NULL, "field checkpoint_keys is not for the source");
@@ -284,6 +290,8 @@ static void on_deadline(void *userdata)
         struct migration *m = userdata;
         struct error *e = NULL;
 
+        if (migration_is_serving(m))
+                return; /* nothing can be taken back any more */
         error_set(&e, ERROR_TIMED_OUT, "Raise the time limit, or the bound on the pause.",
                 "the migration did not finish within its time limit");
         migration_stop(m, e);
@@ -370,10 +378,16 @@ int migration_set_record(
         struct migration *m, enum handoff_record record, uint64_t epoch, struct error **ret_error)
 {
         _cleanup_json_ json_t *json = record_json(m, record, epoch);
-        bool lost = m->role == MIGRATION_SOURCE_SIDE && m->source.lost;
+        const char *flag = NULL;
         int r;
 
-        if (json && lost && json_object_set_new(json, "lost", json_true()) < 0)
+        if (m->role == MIGRATION_SOURCE_SIDE && m->source.lost)
+                flag = "lost";
+        else if (m->role == MIGRATION_SOURCE_SIDE && record == HANDOFF_RELEASED && m->source.completed)
+                flag = "completed";
+        else if (m->role == MIGRATION_DESTINATION_SIDE && record == HANDOFF_OWNER && m->destination.post_copy)
+                flag = "post_copy";
+        if (json && flag && json_object_set_new(json, flag, json_true()) < 0)
                 return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
         assert(handoff_record_may_follow(m->record, record));
         if (!json)
@@ -386,6 +400,15 @@ int migration_set_record(
         log_info("migration %s of vm %s: %s, epoch %llu", m->id, m->vm_uid, handoff_record_to_string(record),
                 (unsigned long long)epoch);
         return 0;
+}
+
+int migration_note(struct migration *m, const char *flag, struct error **ret_error)
+{
+        _cleanup_json_ json_t *json = record_json(m, m->record, m->record_epoch);
+
+        if (!json || json_object_set_new(json, flag, json_true()) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
+        return journal_append(m->journal, json, ret_error);
 }
 
 void migration_set_phase(struct migration *m, enum migration_phase phase)
@@ -581,12 +604,19 @@ static enum handoff_qemu source_state(
                 return HANDOFF_QEMU_COMPLETED;
         if (m->qemu == HANDOFF_QEMU_COMPLETED && m->record == HANDOFF_HANDED_OFF)
                 return HANDOFF_QEMU_COMPLETED; /* only we could have continued it */
+        if (migration_is_serving(m))           /* the same, once it was taken back */
+                return m->record == HANDOFF_TAKEN_BACK && !strcmp(run_state, "running")
+                               ? HANDOFF_QEMU_RUNNING
+                               : HANDOFF_QEMU_SERVING;
         if (status ==
                 MIGRATION_STATUS_COMPLETED) /* of the incoming migration that once brought the guest here */
                 return m->record == HANDOFF_HANDED_OFF ? HANDOFF_QEMU_UNKNOWN : HANDOFF_QEMU_RUNNING;
         if (status != MIGRATION_STATUS_NONE && !migration_status_is_final(status))
                 return HANDOFF_QEMU_MIGRATING;
-        return strcmp(run_state, "finish-migrate") ? HANDOFF_QEMU_RUNNING : HANDOFF_QEMU_MIGRATING;
+        if (!strcmp(run_state, "finish-migrate"))
+                return HANDOFF_QEMU_MIGRATING;
+        return strcmp(run_state, "running") ? migration_post_copy_state(m, HANDOFF_QEMU_RUNNING)
+                                            : HANDOFF_QEMU_RUNNING;
 }
 
 static enum handoff_qemu destination_state(
@@ -595,6 +625,8 @@ static enum handoff_qemu destination_state(
         if (!strcmp(run_state, "running"))
                 return HANDOFF_QEMU_RUNNING;
         if (m->qemu == HANDOFF_QEMU_LOADED) /* the event was faster than this answer */
+                return HANDOFF_QEMU_LOADED;
+        if (status == MIGRATION_STATUS_POSTCOPY && strcmp(run_state, "inmigrate"))
                 return HANDOFF_QEMU_LOADED;
         return status == MIGRATION_STATUS_COMPLETED && strcmp(run_state, "inmigrate") ? HANDOFF_QEMU_LOADED
                                                                                       : HANDOFF_QEMU_LOADING;
@@ -613,6 +645,10 @@ static void on_refresh_status(void *userdata, const json_t *result, const struct
                                                    : destination_state(m, m->refresh_status, run_state);
         if (m->role == MIGRATION_SOURCE_SIDE && m->qemu == HANDOFF_QEMU_COMPLETED)
                 m->source.completed = true;
+        /* In post-copy COMMIT is here before QEMU has said that it is ready to run the guest, which it is in a moment. */
+        if (m->role == MIGRATION_DESTINATION_SIDE && m->destination.post_copy && m->destination.commit_read &&
+                m->qemu == HANDOFF_QEMU_LOADING && m->tick)
+                loop_source_rearm(m->tick, SOON_MS);
         migration_kick(m);
 }
 
@@ -627,6 +663,10 @@ static void on_refresh_migrate(void *userdata, const json_t *result, const struc
         if (error || !vm || !vm->qmp || migration_info_parse(result, &info, NULL) < 0)
                 return;
         m->refresh_status = info.status;
+        if (m->role == MIGRATION_DESTINATION_SIDE) {
+                m->destination.post_copy |= info.status == MIGRATION_STATUS_POSTCOPY;
+                m->destination.arrived |= info.status == MIGRATION_STATUS_COMPLETED;
+        }
         if (qmp_command(vm->qmp, "query-status", NULL, -1, QUERY_TIMEOUT_MS, on_refresh_status, m,
                     &m->refresh_call, NULL) == 0)
                 m->refreshing = true;
@@ -745,12 +785,28 @@ void migration_vm_gone(struct agent *agent, struct vm *vm)
         migration_kick(m);
 }
 
+static void on_orphan_status(void *userdata, const json_t *result, const struct error *error)
+{
+        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
+        struct vm *vm = userdata;
+
+        if (!error && migration_info_parse(result, &info, NULL) == 0 &&
+                info.status == MIGRATION_STATUS_POSTCOPY && !migration_vm_busy(vm->agent, vm->uid))
+                (void)vm_end_lost(vm,
+                        "the guest was ended: it is in post-copy, and nothing is known here of its migration",
+                        NULL);
+}
+
 void migration_vm_connected(struct agent *agent, struct vm *vm)
 {
         struct migration *m = find_by_vm(agent, vm->uid);
 
         if (m)
-                migration_refresh_qemu(m);
+                return migration_refresh_qemu(m);
+        /* A journal that was lost cannot say that the guest's memory still came: then the rest never comes. */
+        if (!migration_vm_busy(agent, vm->uid))
+                (void)qmp_command(vm->qmp, "query-migrate", NULL, -1, QUERY_TIMEOUT_MS, on_orphan_status, vm,
+                        NULL, NULL);
 }
 
 bool migration_vm_busy(struct agent *agent, const char *vm_uid)
@@ -782,8 +838,15 @@ static void restore_records(struct migration *m)
 
                 (void)handoff_record_from_string(
                         json_string_value(json_object_get(line, "record")), &m->record);
-                if (m->role == MIGRATION_SOURCE_SIDE && json_is_true(json_object_get(line, "lost")))
-                        m->source.lost = true;
+                if (m->role == MIGRATION_SOURCE_SIDE) {
+                        m->source.lost |= json_is_true(json_object_get(line, "lost"));
+                        m->source.completed |= json_is_true(json_object_get(line, "completed"));
+                        if (json_is_true(json_object_get(line, "held")))
+                                m->source.post_copy = POST_COPY_STOPPING;
+                } else {
+                        m->destination.post_copy |= json_is_true(json_object_get(line, "post_copy"));
+                        m->destination.arrived |= json_is_true(json_object_get(line, "arrived"));
+                }
                 m->record_epoch = (uint64_t)json_integer_value(json_object_get(line, "epoch"));
                 if (!settled)
                         continue;
@@ -818,8 +881,8 @@ static bool vm_moved_on(const struct migration *m)
         switch (m->record) {
         case HANDOFF_RELEASED:
                 return vm && epoch != m->epoch;
-        case HANDOFF_OWNER:
-                return vm && epoch > m->epoch;
+        case HANDOFF_OWNER: /* in post-copy a guest that was taken over may miss some of its memory still */
+                return vm && epoch > m->epoch + (m->destination.post_copy && !m->destination.arrived);
         case HANDOFF_ABANDONED: /* its QEMU was dead before the record was written */
                 return true;
         default:
@@ -836,7 +899,8 @@ static void restore_side(struct migration *m)
         if (m->role == MIGRATION_SOURCE_SIDE) {
                 m->source.stage = STAGE_RUNNING;
                 m->source.commit_sent = true; /* not known: so it may have been */
-                m->source.completed = power == VM_POWER_OUTGOING_DONE;
+                migration_post_copy_restore(m);
+                m->source.completed |= power == VM_POWER_OUTGOING_DONE && !migration_is_serving(m);
         } else {
                 m->destination.may_have_run = m->record == HANDOFF_OWNER;
                 m->destination.recovered = true;

@@ -83,6 +83,11 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
                 return error_set(ret_error, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
                         "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
                         vm->name, (unsigned long long)vm->config->status.owner_epoch);
+        if (migration_post_copy_allowed(m) && migration_verifies(m, vm))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                        "Leave post-copy out of --converge, or accept the risk with --no-verify.",
+                        "emulation before QEMU 9.0 loses changes to memory, so memory is compared, which is "
+                        "not possible in post-copy");
         return 0;
 }
 
@@ -161,8 +166,8 @@ void migration_api_cancel(struct agent *agent, struct http_request *request)
         if (!m)
                 return;
         if (m->settled || m->role != MIGRATION_SOURCE_SIDE ||
-                (m->record != HANDOFF_OUTGOING &&
-                        (m->record != HANDOFF_HANDED_OFF || m->source.commit_sent))) {
+                (m->record != HANDOFF_OUTGOING && (m->record != HANDOFF_HANDED_OFF || m->source.commit_sent ||
+                                                          migration_is_serving(m)))) {
                 error_set(&e, ERROR_CONFLICT, NULL,
                         m->role != MIGRATION_SOURCE_SIDE ? "only the source can cancel migration %s"
                         : m->settled                     ? "migration %s has ended already"

@@ -87,6 +87,9 @@ void migration_converge_poll(struct migration *m, const struct migration_info *i
         case CONVERGENCE_THROTTLE:
                 throttle(m, vm);
                 break;
+        case CONVERGENCE_POST_COPY:
+                migration_post_copy_begin(m, &status);
+                break;
         case CONVERGENCE_GIVE_UP:
                 migration_stop(m, convergence_error(c, &status));
         }
@@ -101,6 +104,7 @@ void migration_converge_result(const struct migration *m, json_t *result)
         const struct convergence *c = &m->source.convergence;
 
         json_object_set_new(result, "converged_by", json_string(convergence_by(c)));
+        migration_post_copy_result(m, result);
         json_object_set_new(result, "convergence", convergence_record(c));
         json_object_set_new(result, "max_pause_ms", json_integer((json_int_t)c->max_pause_ms));
         json_object_set_new(result, "throttle_percent", json_integer((json_int_t)c->throttle_percent));

@@ -26,9 +26,12 @@
 #define CONNECT_TIMEOUT_MS 60000 /* the source compares clocks and connects meanwhile */
 #define OLD_CHANNELS_MAX 16      /* what a source of an earlier version takes for an answer */
 #define LISTEN_BACKLOG DATA_CHANNELS_MAX
-#define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come */
+#define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come, and in post-copy to be taken over */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
 #define ERROR_TEXT_MAX 1024
+/* After a restart of the agent in post-copy: a QEMU that says nothing for so long has a thread with its big lock at a page that never
+ * comes. */
+#define SILENT_LIMIT_MS 15000
 
 static void close_listening(struct migration *m)
 {
@@ -65,19 +68,42 @@ static void prepare_failed(struct migration *m, struct error *error)
         migration_stop(m, error);
 }
 
+/* Post-copy, or what may come to it: the source can hardly take the guest back, so what is refused here is tried again for as long as
+ * the rest of the memory can come. */
+static bool is_only_way(const struct migration *m)
+{
+        return migration_post_copy_allowed(m) && !m->destination.arrived && m->path_alive;
+}
+
+/* Gives up for this reason (taken over), or tries again: then the reason is for the case that it never succeeds. */
+static void give_up_or_wait(struct migration *m, struct error *reason)
+{
+        if (!is_only_way(m))
+                return migration_stop(m, reason);
+        log_warning("migration %s: %s; trying again", m->id, error_message(reason));
+        if (!m->stop_reason)
+                m->stop_reason = TAKE_PTR(reason);
+        error_free(reason);
+        migration_refused(m);
+}
+
 static void on_limit(void *userdata)
 {
         struct migration *m = userdata;
         struct error *e = NULL;
 
-        if (m->qemu != HANDOFF_QEMU_LOADING)
+        if (m->qemu == HANDOFF_QEMU_LOADING)
+                error_set(&e, ERROR_TIMED_OUT, NULL,
+                        "QEMU at the destination neither finished loading the guest nor ended");
+        else if (is_only_way(m) && !m->destination.may_have_run)
+                error_set(&e, ERROR_TIMED_OUT, NULL,
+                        "the destination could not take the virtual machine over in time");
+        else
                 return;
-        error_set(&e, ERROR_TIMED_OUT, NULL,
-                "QEMU at the destination neither finished loading the guest nor ended");
         migration_stop(m, e);
 }
 
-/* A QEMU that then still loads is given up. The first limit counts. */
+/* A QEMU that then still loads, or waits for us in post-copy, is given up. The first limit counts. */
 static void arm_limit(struct migration *m, uint64_t limit_ms)
 {
         if (!m->destination.limit)
@@ -112,7 +138,10 @@ static void on_claimed(void *userdata, uint64_t epoch _unused_, struct error *er
         if (error) {
                 error_set(&e, error->code, error->hint, "the destination cannot take the virtual machine: %s",
                         error_message(error));
-                migration_stop(m, e);
+                if (error->code == ERROR_STALE_EPOCH)
+                        migration_stop(m, e);
+                else
+                        give_up_or_wait(m, e);
         }
         migration_kick(m);
 }
@@ -150,6 +179,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 claim(m);
         } else if (!strcmp(event, "commit")) {
                 m->destination.commit_read = true;
+                migration_refresh_qemu(m); /* in post-copy its state is loaded by now */
                 arm_limit(m, LOAD_LIMIT_MS);
         }
         migration_kick(m);
@@ -276,6 +306,8 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         for (size_t i = 0; i < m->destination.n_listen_fds; i++)
                 fds[n_fds++] = m->destination.listen_fds[i];
         start = start_message(m, vm);
+        if (start && migration_post_copy_allowed(m))
+                json_object_set_new(start, "post_copy", json_true());
         if (start && key && checkpoints_open(m->agent->checkpoints, m->vm_uid, &checkpoint) == 0) {
                 json_object_set_new(start, "checkpoint_key", json_string(key));
                 fds[n_fds++] = checkpoint;
@@ -317,12 +349,22 @@ static void start_incoming(struct migration *m)
         struct error *e = NULL;
         struct vm *vm;
 
-        if (vm_start_incoming(m->agent, json_object_get(m->spec, "vm"), m->epoch, on_incoming, m, &vm, &e) <
-                0)
+        if (vm_start_incoming(m->agent, json_object_get(m->spec, "vm"), m->epoch,
+                    migration_post_copy_allowed(m), on_incoming, m, &vm, &e) < 0)
                 return prepare_failed(m, e);
         m->n_pending++;
         m->destination.starting = true;
         m->qemu = HANDOFF_QEMU_LOADING;
+}
+
+/* Without the note, an agent that starts again takes a guest whose QEMU is silent for one that waits for its memory. */
+static void set_arrived(struct migration *m)
+{
+        _cleanup_error_ struct error *e = NULL;
+
+        m->destination.arrived = true;
+        if (m->record == HANDOFF_OWNER && m->destination.post_copy && migration_note(m, "arrived", &e) < 0)
+                log_warning("%s", error_message(e));
 }
 
 void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us)
@@ -332,8 +374,16 @@ void migration_destination_event(struct migration *m, const char *event, const j
         if (!strcmp(event, "RESUME") && m->record == HANDOFF_OWNER && !m->destination.resumed_unix_us) {
                 m->destination.resumed_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
         } else if (!strcmp(event, "MIGRATION") &&
+                   migration_status_from_string(status) == MIGRATION_STATUS_POSTCOPY) {
+                m->destination.post_copy = true;
+        } else if (!strcmp(event, "SHUTDOWN") && json_is_true(json_object_get(data, "guest"))) {
+                if (m->record == HANDOFF_OWNER)
+                        set_arrived(m); /* the guest ends by its own doing, and needs no more */
+        } else if (!strcmp(event, "MIGRATION") &&
                    migration_status_from_string(status) == MIGRATION_STATUS_COMPLETED) {
-                m->qemu = HANDOFF_QEMU_LOADED;
+                set_arrived(m);
+                if (m->qemu != HANDOFF_QEMU_RUNNING && m->qemu != HANDOFF_QEMU_GONE)
+                        m->qemu = HANDOFF_QEMU_LOADED;
         } else if (!strcmp(event, "MIGRATION") &&
                    migration_status_from_string(status) == MIGRATION_STATUS_FAILED) {
                 struct error *e = NULL;
@@ -361,20 +411,26 @@ static void tell_result(struct migration *m, const char *outcome)
                         NULL, 0, NULL);
 }
 
+/* Whoever starts the VM next has to know of this epoch, also when it ended here before QEMU said that it ran. */
+static void set_epoch(const struct migration *m, struct vm *vm)
+{
+        _cleanup_error_ struct error *e = NULL;
+
+        if (vm_set_epoch(vm, m->epoch + 1, &e) < 0)
+                log_warning("%s", error_message(e));
+}
+
 /* What the new owner owes the world once the guest runs; also after a restart. */
 static void take_possession(struct migration *m)
 {
         struct vm *vm = migration_vm(m);
-        struct error *e = NULL;
 
         if (m->destination.announced || !vm || m->qemu != HANDOFF_QEMU_RUNNING)
                 return;
         m->destination.announced = true;
         vm_announce(vm);
         settle_checkpoints(m);
-        if (vm_set_epoch(vm, m->epoch + 1, &e) < 0)
-                log_warning("%s", error_message(e));
-        error_free(e);
+        set_epoch(m, vm);
 }
 
 static void on_continued(void *userdata, struct error *error)
@@ -392,9 +448,10 @@ static void on_continued(void *userdata, struct error *error)
                                 false; /* QEMU said no, to the first `cont` it ever got */
                         error_set(&e, ERROR_QEMU_FAILED, error->hint,
                                 "the destination could not continue the guest: %s", error_message(error));
-                        migration_stop(m, e);
+                        give_up_or_wait(m, e);
+                } else {
+                        migration_refused(m);
                 }
-                migration_refused(m);
                 migration_refresh_qemu(m);
                 return;
         }
@@ -403,7 +460,8 @@ static void on_continued(void *userdata, struct error *error)
                 m->destination.resumed_unix_us = (int64_t)(clock_realtime_ns() / 1000);
         tell_result(m, "running");
         take_possession(m);
-        migration_set_phase(m, MIGRATION_SETTLING);
+        migration_set_phase(m, m->destination.post_copy && !m->destination.arrived ? MIGRATION_POST_COPY
+                                                                                   : MIGRATION_SETTLING);
         migration_kick(m);
 }
 
@@ -429,12 +487,12 @@ static void own(struct migration *m)
 {
         struct error *e = NULL;
 
-        if (migration_hold(m, "destination-loaded"))
+        if (migration_must_wait(m) || migration_hold(m, "destination-loaded"))
                 return;
         if (!m->claimed)
                 return claim(m);
-        if (migration_set_record(m, HANDOFF_OWNER, m->epoch + 1, &e) < 0)
-                return migration_stop(m, e); /* nothing on disk that says so: it can still be abandoned */
+        if (migration_set_record(m, HANDOFF_OWNER, m->epoch + 1, &e) < 0) /* it can still be abandoned */
+                return give_up_or_wait(m, e);
         migration_set_phase(m, MIGRATION_HANDED_OFF);
         continue_guest(m);
 }
@@ -486,6 +544,25 @@ static void abandon(struct migration *m)
         migration_kick(m);
 }
 
+/* The rest of the guest's memory never comes. Its end comes back here. */
+static void end_guest(struct migration *m)
+{
+        static const char reason[] =
+                "the guest was ended: its migration was cut off in post-copy, before all of its "
+                "memory had come";
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->destination.continuing || m->destination.ending || !vm)
+                return;
+        log_error("vm %s: %s", m->vm_uid, reason);
+        if (vm_end_lost(vm, reason, &e) < 0)
+                log_error("%s", error_message(e));
+        else
+                m->destination.ending = true;
+        error_free(e);
+}
+
 /* Abandoned here: the record is kept until the source has settled, for it may have to ask. */
 static void fail(struct migration *m)
 {
@@ -505,10 +582,15 @@ static void finish(struct migration *m)
         if (m->destination.continuing)
                 return;
         take_possession(m);
+        migration_set_phase(m, MIGRATION_SETTLING);
         if (m->qemu == HANDOFF_QEMU_RUNNING && migration_hold(m, "destination-done"))
                 return;
-        if (vm && m->qemu == HANDOFF_QEMU_GONE)
+        if (m->qemu == HANDOFF_QEMU_GONE && m->destination.post_copy)
+                migration_close_path(m); /* the source would serve it for ever */
+        if (vm && m->qemu == HANDOFF_QEMU_GONE) {
+                set_epoch(m, vm);
                 vm_set_ended(vm, "QEMU ended when the virtual machine had just arrived");
+        }
         migration_detach(m);
         if (m->destination.released || migration_peer_fenced(m)) {
                 error_free(TAKE_PTR(m->stop_reason));
@@ -526,6 +608,10 @@ static struct handoff_destination_facts facts_of(const struct migration *m)
                 .qemu = m->qemu,
                 .mover_alive = m->path_alive,
                 .commit_read = m->destination.commit_read,
+                .post_copy = m->destination.post_copy,
+                .arrived = m->destination.arrived,
+                .silent = m->destination.recovered &&
+                          clock_now_ms(loop_clock(m->agent->loop)) - m->started_ms > SILENT_LIMIT_MS,
                 .stop_wanted = m->stop_wanted,
                 .may_have_run = m->destination.may_have_run,
                 .peer_fenced = migration_peer_fenced(m),
@@ -538,6 +624,13 @@ enum handoff_record migration_destination_tells(const struct migration *m)
         const struct handoff_destination_facts facts = facts_of(m);
 
         return handoff_destination_tells(&facts);
+}
+
+enum handoff_qemu migration_destination_tells_qemu(const struct migration *m)
+{
+        const struct handoff_destination_facts facts = facts_of(m);
+
+        return handoff_destination_tells_qemu(&facts);
 }
 
 void migration_destination_step(struct migration *m)
@@ -563,6 +656,9 @@ void migration_destination_step(struct migration *m)
                 break;
         case HANDOFF_DESTINATION_ABANDON:
                 abandon(m);
+                break;
+        case HANDOFF_DESTINATION_END:
+                end_guest(m);
                 break;
         case HANDOFF_DESTINATION_FAILED:
                 fail(m);

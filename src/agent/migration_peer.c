@@ -66,6 +66,7 @@ static void take_answer(struct migration *m, const json_t *body)
                 ask_later(m);
                 return;
         }
+        peer.arrived = json_is_true(json_object_get(body, "arrived"));
         measure_clock(m, json_integer_value(json_object_get(body, "realtime_ns")));
         m->peer = peer;
         if (m->role == MIGRATION_SOURCE_SIDE && resumed > 0)
@@ -160,13 +161,15 @@ json_t *migration_peer_document(const struct migration *m)
 
         enum handoff_record record =
                 m->role == MIGRATION_DESTINATION_SIDE ? migration_destination_tells(m) : m->record;
-        enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m) : m->qemu;
+        enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m)
+                                                                  : migration_destination_tells_qemu(m);
 
-        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:I, s:I}", "id", m->id, "vm", m->vm_uid,
-                "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",
+        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:b, s:I, s:I}", "id", m->id, "vm",
+                m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",
                 handoff_record_to_string(record), "epoch", (json_int_t)m->epoch, "qemu",
                 handoff_qemu_to_string(qemu), "phase", migration_phase_to_string(m->phase), "settled",
-                m->settled, "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns());
+                m->settled, "arrived", m->role == MIGRATION_DESTINATION_SIDE && m->destination.arrived,
+                "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns());
 }
 
 /* The caller must be the other host of this very migration. NULL after the request was answered. */

@@ -83,6 +83,7 @@ void migration_source_leave_monitor(struct migration *m)
 {
         qmp_call_cancel(TAKE_PTR(m->source.poll_call));
         qmp_call_cancel(TAKE_PTR(m->source.stage_call));
+        qmp_call_cancel(TAKE_PTR(m->source.post_copy_call));
         migration_setup_free(TAKE_PTR(m->source.setup));
 }
 
@@ -106,6 +107,7 @@ void migration_source_deinit(struct migration *m)
         close_connections(m);
         json_decref(TAKE_PTR(m->source.paths));
         loop_source_free(TAKE_PTR(m->source.poll));
+        loop_source_free(TAKE_PTR(m->source.post_copy_limit));
         migration_source_leave_monitor(m);
 }
 
@@ -155,6 +157,12 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
                 m->source.stage_busy = false;
                 return migration_kick(m);
         }
+        if (error && error->code == ERROR_BAD_DOCUMENT && migration_post_copy_allowed(m)) {
+                error_set(&e, ERROR_NOT_SUPPORTED,
+                        "Leave post-copy out of --converge, or install this version of drover there too.",
+                        "the destination may be of a version without post-copy: %s", error_message(error));
+                return stage_failed(m, e);
+        }
         if (error)
                 return stage_failed(m, copy_error(error));
         if (read_data_addresses(m, body, &e) < 0 ||
@@ -182,6 +190,8 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
 
         json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
         json_object_del(spec, "switchover");
+        if (migration_post_copy_allowed(m))
+                json_object_set_new(spec, "post_copy", json_true());
         if (checkpoints_wanted(m->agent->checkpoints) && !m->source.peer_without_keys &&
                 !m->source.checkpoint_key[0] &&
                 text_random_hex(CHECKPOINT_KEY_HEX / 2, m->source.checkpoint_key) < 0)
@@ -256,12 +266,14 @@ static void on_replaced(void *userdata, unsigned int channel, unsigned int path,
         struct migration *m = userdata;
         struct error *e = NULL;
 
-        if (!m->mover || m->source.commit_sent)
+        if (!m->mover || (m->source.commit_sent && !migration_is_serving(m)))
                 return; /* it is over, or it no longer matters */
         if (error) {
                 error_set(&e, ERROR_PEER_FAILED, "See the agent's log on the destination's host.",
                         "a data connection was lost, and the mover at the destination takes no other: %s",
                         error_message(error));
+                if (migration_is_serving(m))
+                        migration_abort_path(m); /* or both sides wait for a connection that never comes */
                 return migration_stop(m, e);
         }
         log_notice("migration %s: channel %u has another connection, on path %u", m->id, channel, path);
@@ -299,11 +311,20 @@ static void reconnect(struct migration *m, const json_t *message)
                 json_is_true(json_object_get(message, "stalled")));
 }
 
+static void note_rtt(struct migration *m, const json_t *message)
+{
+        json_int_t rtt_us = json_integer_value(json_object_get(message, "rtt_us"));
+
+        if (rtt_us > 0 && (!m->source.least_rtt_us || (uint64_t)rtt_us < m->source.least_rtt_us))
+                m->source.least_rtt_us = (uint64_t)rtt_us;
+}
+
 static void take_stats(struct migration *m, const json_t *message)
 {
         if (m->source.connections)
                 data_connections_take_stats(m->source.connections, message,
                         m->source.replaces && m->record == HANDOFF_OUTGOING && !m->source.stopped_unix_us);
+        note_rtt(m, message);
         migration_take_stats(m, message);
 }
 
@@ -311,7 +332,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
 static void on_mover_ended(void *userdata, struct error *failure);
 
 /* TCG before QEMU 9.0 loses dirty pages by itself (QEMU commit 03bfc2188f mends it): the memory is compared then. */
-static bool wants_verify(const struct migration *m, const struct vm *vm)
+bool migration_verifies(const struct migration *m, const struct vm *vm)
 {
         const json_t *v = json_object_get(m->spec, "verify");
 
@@ -329,8 +350,8 @@ static json_t *start_message(struct migration *m, const struct vm *vm)
                 "cert_pem", m->cert_pem, "key_pem", m->key_pem, "peer_fingerprint",
                 m->source.peer_fingerprint, "max_pause_ms",
                 (json_int_t)migration_spec_u64(m, "max_pause_ms", MIGRATION_DEFAULT_MAX_PAUSE_MS), "verify",
-                wants_verify(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto", "rate_limit_bps",
-                (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
+                migration_verifies(m, vm), "codec", migration_spec_string(m, "codec") ?: "auto",
+                "rate_limit_bps", (json_int_t)migration_spec_u64(m, "rate_limit_bps", 0), "timeout_ms",
                 (json_int_t)CONNECT_TIMEOUT_MS);
 }
 
@@ -339,7 +360,7 @@ static bool begin_keeping(struct migration *m, const struct vm *vm, int *ret_fd)
 {
         int r;
 
-        if (!m->source.checkpoint_key[0])
+        if (!m->source.checkpoint_key[0] || migration_post_copy_allowed(m))
                 return false;
         r = checkpoints_begin(m->agent->checkpoints, m->vm_uid,
                 (uint64_t)vm->config->status.memory_effective_bytes, ret_fd);
@@ -378,6 +399,8 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         fds[1] = ram;
         memcpy(fds + 2, data_connections_sockets(m->source.connections), n_channels * sizeof(int));
         start = start_message(m, vm);
+        if (start && migration_post_copy_allowed(m))
+                json_object_set_new(start, "post_copy", json_true());
         if (start)
                 json_object_set_new(start, "paths", data_connections_paths(m->source.connections));
         if (start && begin_keeping(m, vm, &checkpoint)) {
@@ -421,13 +444,12 @@ static void setup_qemu(struct migration *m)
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
-        unsigned int wants =
-                (convergence_allows(&m->source.convergence, CONVERGE_THROTTLE) ? MIGRATION_WANTS_THROTTLE
-                                                                               : 0) |
-                (migration_switchover_wanted(m) ? MIGRATION_WANTS_HOLD : 0);
-
-        if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE, wants, QMP_TIMEOUT_MS, on_setup, m,
-                                &m->source.setup, &e) < 0)
+        if (!vm->qmp || migration_setup_start(vm->qmp, MIGRATION_SOURCE,
+                                &(struct migration_needs){.throttle = convergence_allows(
+                                                                  &m->source.convergence, CONVERGE_THROTTLE),
+                                        .hold = migration_switchover_wanted(m),
+                                        .post_copy = migration_post_copy_allowed(m)},
+                                QMP_TIMEOUT_MS, on_setup, m, &m->source.setup, &e) < 0)
                 return stage_failed(m, e);
         m->source.stage_busy = true;
 }
@@ -488,7 +510,8 @@ static void on_poll(void *userdata)
         if (m->settled)
                 return;
         loop_source_rearm(m->source.poll, POLL_MS);
-        if (vm && vm->qmp && m->mover && m->record == HANDOFF_OUTGOING && !m->source.poll_call)
+        if (vm && vm->qmp && m->mover && !m->source.poll_call &&
+                (m->record == HANDOFF_OUTGOING || m->qemu == HANDOFF_QEMU_SERVING))
                 (void)qmp_command(vm->qmp, "query-migrate", NULL, -1, QMP_TIMEOUT_MS, on_poll_answer, m,
                         &m->source.poll_call, NULL);
 }
@@ -548,11 +571,14 @@ static void fit_stream(struct migration *m, const json_t *stats)
         double memory = (double)json_integer_value(json_object_get(stats, "effective_bps"));
         double packs = wire > 0 ? CLAMP(memory / wire, 1.0, MAX_STREAM_PACKS) : 1;
 
-        if (m->source.qemu_fd < 0 || capacity <= 0 || ++m->source.n_stats < STATS_TO_FIT)
+        if (m->source.qemu_fd < 0 || m->source.stream_fitted || capacity <= 0 ||
+                ++m->source.n_stats < STATS_TO_FIT)
                 return;
         vm_stream_set_room(
                 m->source.qemu_fd, (uint64_t)MAX(capacity * packs * STREAM_MS / 1000, MIN_STREAM_BYTES));
-        fd_closep(&m->source.qemu_fd);
+        m->source.stream_fitted = true;
+        if (!migration_post_copy_allowed(m)) /* which changes it once more */
+                fd_closep(&m->source.qemu_fd);
 }
 
 static void take_result(struct migration *m, const json_t *message)
@@ -599,6 +625,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                         m->progress = json_object();
                 json_object_update(m->progress, (json_t *)message);
                 json_object_del(m->progress, "event");
+                note_rtt(m, message);
                 m->source.replaces = json_is_true(json_object_get(message, "replaces"));
                 next_stage(m);
         } else if (!strcmp(event, "switchover")) {
@@ -606,6 +633,11 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                         (uint64_t)MAX(json_integer_value(json_object_get(message, "downtime_limit_ms")), 1));
         } else if (!strcmp(event, "device-state")) {
                 m->source.device_state = true;
+                migration_post_copy_device_state(m);
+        } else if (!strcmp(event, "post-copy")) {
+                migration_set_phase(m, MIGRATION_POST_COPY);
+        } else if (!strcmp(event, "loaded")) {
+                m->source.loaded = true;
         } else if (!strcmp(event, "checkpoint")) {
                 take_checkpoint(m, message);
         } else if (!strcmp(event, "channel-lost")) {
@@ -639,7 +671,8 @@ void migration_source_event(struct migration *m, const char *event, const json_t
         const char *status = json_string_value(json_object_get(data, "status")) ?: "";
 
         if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING && !m->source.stopped_unix_us) {
-                fd_closep(&m->source.qemu_fd);
+                if (m->source.post_copy == POST_COPY_NONE)
+                        fd_closep(&m->source.qemu_fd);
                 m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
                 migration_switchover_stopped(m);
                 migration_set_phase(m, MIGRATION_SWITCHING);
@@ -655,10 +688,11 @@ void migration_source_event(struct migration *m, const char *event, const json_t
                 case MIGRATION_STATUS_COMPLETED:
                         m->qemu = HANDOFF_QEMU_COMPLETED;
                         m->source.completed = true;
+                        m->source.completed_ms = clock_now_ms(loop_clock(m->agent->loop));
                         break;
                 case MIGRATION_STATUS_FAILED:
                 case MIGRATION_STATUS_CANCELLED:
-                        m->qemu = HANDOFF_QEMU_RUNNING;
+                        m->qemu = migration_post_copy_state(m, HANDOFF_QEMU_RUNNING);
                         if (!m->stop_wanted) {
                                 struct error *e = NULL;
 
@@ -668,7 +702,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
                         }
                         break;
                 default:
-                        m->qemu = HANDOFF_QEMU_MIGRATING;
+                        m->qemu = migration_post_copy_state(m, HANDOFF_QEMU_MIGRATING);
                 }
         } else if (!strcmp(event, "RESET") && m->progress) {
                 json_object_set_new(m->progress, "guest_resets",
@@ -715,19 +749,33 @@ static void send_commit(struct migration *m)
                 migration_stop(m, e);
 }
 
+static void end_served(struct migration *m)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        migration_post_copy_say_lost(m);
+        if (vm && vm_end_lost(vm, error_message(m->stop_reason), &e) < 0)
+                log_error("%s", error_message(e));
+        error_free(e);
+}
+
 static void on_continued(void *userdata, struct error *error)
 {
         struct migration *m = userdata;
 
         m->n_pending--;
         m->source.continuing = false;
-        if (error)
-                migration_refused(m);
-        if (error)
+        if (error && error->code == ERROR_QEMU_FAILED && m->qemu == HANDOFF_QEMU_SERVING) {
+                end_served(m); /* QEMU cannot go back */
+        } else if (error) {
                 log_error("vm %s is this host's again but does not continue: %s", m->vm_uid,
                         error_message(error));
-        else
+                migration_refused(m);
+        } else {
+                m->source.post_copy = POST_COPY_NONE;
                 m->qemu = HANDOFF_QEMU_RUNNING;
+        }
         migration_refresh_qemu(m);
 }
 
@@ -749,13 +797,16 @@ static void on_reclaimed(void *userdata, uint64_t epoch _unused_, struct error *
         bool abandoned =
                 m->source.result_abandoned || (m->peer.answered && m->peer.record == HANDOFF_ABANDONED);
         bool needs_proof = m->record != HANDOFF_TAKEN_BACK && !abandoned;
+        bool stopped = m->qemu == HANDOFF_QEMU_COMPLETED || m->qemu == HANDOFF_QEMU_HELD ||
+                       m->qemu == HANDOFF_QEMU_SERVING;
+        bool committed = m->qemu == HANDOFF_QEMU_COMPLETED || m->qemu == HANDOFF_QEMU_SERVING;
 
         m->claim = NULL;
         if (error)
                 log_error("migration %s of vm %s: %s", m->id, m->vm_uid, error_message(error));
-        if (error && error->code == ERROR_STALE_EPOCH && m->qemu == HANDOFF_QEMU_COMPLETED)
+        if (error && error->code == ERROR_STALE_EPOCH && stopped)
                 lose(m, error);
-        else if (error && needs_proof && m->qemu == HANDOFF_QEMU_COMPLETED)
+        else if (error && needs_proof && committed)
                 migration_refused(m); /* without the record nothing says that the VM is ours */
         else
                 m->claimed = true; /* the destination's word is enough: the record may be behind */
@@ -799,7 +850,14 @@ static void take_back(struct migration *m, uint64_t known_epoch)
                 m->qemu = HANDOFF_QEMU_GONE;
                 return migration_kick(m);
         }
-        if (m->qemu != HANDOFF_QEMU_COMPLETED)
+        if (m->qemu == HANDOFF_QEMU_SERVING && m->source.said_lost)
+                return end_served(m);
+        /* It refuses, unless it never got so far; and shall not get there now. */
+        if (m->qemu == HANDOFF_QEMU_SERVING && vm->qmp)
+                (void)qmp_command(
+                        vm->qmp, "migrate_cancel", NULL, -1, QMP_TIMEOUT_MS, NULL, NULL, NULL, NULL);
+        if (m->qemu != HANDOFF_QEMU_COMPLETED && m->qemu != HANDOFF_QEMU_HELD &&
+                m->qemu != HANDOFF_QEMU_SERVING)
                 return migration_kick(m);
         if (vm_continue(vm, on_continued, m, &e) == 0) {
                 m->n_pending++;
@@ -982,6 +1040,8 @@ static void fail(struct migration *m)
         struct vm *vm = migration_vm(m);
 
         end_keeping(m, false);
+        if (migration_is_serving(m) && m->record == HANDOFF_TAKEN_BACK)
+                migration_post_copy_say_lost(m);
         if (m->mover || m->path_alive)
                 migration_close_path(m);
         if (!m->peer.answered || (m->peer.record != HANDOFF_ABANDONED && m->peer.record != HANDOFF_NONE)) {
@@ -1005,6 +1065,8 @@ static void fail(struct migration *m)
 static void finish(struct migration *m)
 {
         migration_detach(m);
+        if (!migration_post_copy_outcome_known(m))
+                return;
         if (!m->source.notified && !migration_peer_fenced(m))
                 return migration_peer_notify_released(m);
         if (m->source.lost) {
@@ -1026,6 +1088,7 @@ static struct handoff_source_facts facts_of(const struct migration *m)
                 .completed = m->source.completed,
                 .mover_alive = m->path_alive,
                 .stop_wanted = m->stop_wanted,
+                .loaded = m->source.loaded,
                 .commit_sent = m->source.commit_sent,
                 .result_running = m->source.result_running,
                 .result_abandoned = m->source.result_abandoned,
@@ -1051,6 +1114,9 @@ void migration_source_step(struct migration *m)
                 if (m->record == HANDOFF_OUTGOING && m->source.stage < STAGE_RUNNING) {
                         if (!migration_hold(m, "source-prepare"))
                                 advance(m);
+                } else if (m->source.post_copy != POST_COPY_NONE &&
+                           m->source.post_copy != POST_COPY_SKIPPED) {
+                        migration_post_copy_step(m);
                 } else if (m->source.stage == STAGE_RUNNING && !migration_hold(m, "source-copying") &&
                            m->source.device_state && m->mover && m->qemu == HANDOFF_QEMU_MIGRATING) {
                         hand_off(m);

@@ -31,6 +31,10 @@ struct qmp_call;
 struct vm;
 
 #define MIGRATION_MAX_PHASES 12
+/* Post-copy is refused where the rest of the memory takes longer than the longest pause that may be asked for, or a page so long that a guest hardly
+ * moves: with 200 ms it gets five of them a second. */
+#define POST_COPY_LIMIT_MS CONVERGE_MAX_PAUSE_MS
+#define POST_COPY_MAX_RTT_MS 200
 #define MIGRATION_DEFAULT_MAX_PAUSE_MS 300
 /* How long a data connection may go unacknowledged. Between STOP and the vote the guest waits this long for a network that was cut. */
 #define MIGRATION_PEER_LIMIT_MS 10000
@@ -43,6 +47,7 @@ enum migration_role { MIGRATION_SOURCE_SIDE, MIGRATION_DESTINATION_SIDE };
         X(COPYING, "copying") \
         X(SWITCHING, "switching")   /* the guest is paused */ \
         X(HANDED_OFF, "handed-off") /* the record is written */ \
+        X(POST_COPY, "post-copy")   /* the guest goes on at the destination, and its memory follows */ \
         X(SETTLING, "settling")     /* the outcome is known, the rest is cleaning up */ \
         X(WAITING_FOR_PEER, "waiting-for-peer") \
         X(DONE, "done") \
@@ -95,6 +100,15 @@ struct switchover_gate {
         struct loop_source *timer; /* ASKED: end of the patience; OPEN: end of the permit */
 };
 
+/* How far it came, see migration_post_copy.c. In all but the first QEMU does not continue the guest by itself. */
+enum post_copy_stage {
+        POST_COPY_NONE,
+        POST_COPY_STOPPING, /* `held` is noted; QMP `stop` was sent, or may have been before a restart */
+        POST_COPY_STOPPED,
+        POST_COPY_BEGUN,  /* so was `migrate-start-postcopy`: QEMU is SERVING */
+        POST_COPY_SKIPPED /* QEMU came to its device state without it: the usual way */
+};
+
 struct migration_source_state {
         enum migration_stage stage;
         bool stage_busy;        /* an asynchronous operation of the stage is under way */
@@ -110,7 +124,8 @@ struct migration_source_state {
         json_t *paths; /* what was used, once they are closed */
         bool replaces; /* the destination takes other connections for its channels */
         struct migration_setup *setup;
-        int qemu_fd;              /* -1; of QEMU's end of the stream, until its room is fitted */
+        int qemu_fd; /* -1; of QEMU's end of the stream, until its room is fitted */
+        bool stream_fitted;
         unsigned int n_stats;     /* seen with that */
         struct loop_source *poll; /* query-migrate, five times a second while copying */
         struct idle_meter idle;   /* read at each poll */
@@ -123,12 +138,19 @@ struct migration_source_state {
         bool commit_sent;  /* or may have been sent before a restart */
         bool result_running;
         bool result_abandoned;
-        bool continuing;         /* cont, or the release, is under way */
-        bool lost;               /* the owner record names another host: the copy here is out of date */
-        bool notified;           /* the destination acknowledged `released` */
-        int64_t stopped_unix_us; /* QEMU's own stamp of STOP */
-        int64_t resumed_unix_ns; /* the destination's stamp of RESUME, on its clock */
-        uint64_t resumed_ms;     /* our monotonic clock when we learned of it */
+        bool continuing;       /* cont, or the release, is under way */
+        bool lost;             /* the owner record names another host: the copy here is out of date */
+        bool notified;         /* the destination acknowledged `released` */
+        uint64_t least_rtt_us; /* that the mover saw: without what waits in the network; 0: not known */
+        enum post_copy_stage post_copy;
+        bool loaded;    /* see handoff.h */
+        bool said_lost; /* stop_reason tells that the guest is gone */
+        struct qmp_call *post_copy_call;
+        struct loop_source *post_copy_limit; /* from its beginning until COMMIT */
+        uint64_t post_copy_started_ms, completed_ms;
+        int64_t stopped_unix_us;                     /* QEMU's own stamp of STOP */
+        int64_t resumed_unix_ns;                     /* the destination's stamp of RESUME, on its clock */
+        uint64_t resumed_ms;                         /* our monotonic clock when we learned of it */
         char checkpoint_key[CHECKPOINT_KEY_HEX + 1]; /* "": the guest's memory is not kept */
         bool keeping;                                /* its file is begun */
         uint64_t keeping_bytes;                      /* of the guest's memory, then */
@@ -150,12 +172,14 @@ struct migration_destination_state {
         char sibling_key[SIBLING_KEY_HEX + 1];      /* "": nothing is shared */
         bool commit_read;
         json_t *checkpoint_keys; /* of the guest, by host; not in the spec, which is journalled; NULL: none, or lost in a restart */
-        bool starting;     /* QEMU is being started */
-        bool made_vm;      /* the VM here is this migration's own: it alone may be discarded */
-        bool announced;    /* on the network */
-        bool ready;        /* everything is prepared: the source may be answered */
-        bool may_have_run; /* see handoff.h */
-        bool recovered;    /* by a new agent: what the old one sent to QEMU is not known */
+        bool starting;           /* QEMU is being started */
+        bool made_vm;            /* the VM here is this migration's own: it alone may be discarded */
+        bool announced;          /* on the network */
+        bool ready;              /* everything is prepared: the source may be answered */
+        bool may_have_run;       /* see handoff.h */
+        bool post_copy, arrived; /* likewise */
+        bool ending;             /* QEMU is being killed for it */
+        bool recovered;          /* by a new agent: what the old one sent to QEMU is not known */
         bool continuing;
         bool discarding;
         bool released; /* the source says it holds nothing any more */
@@ -258,6 +282,8 @@ int migration_register(struct migration *m, struct error **ret_error);
 /* Writes the next journal record (allowed ones only) with this epoch. On failure nothing was decided. */
 int migration_set_record(
         struct migration *m, enum handoff_record record, uint64_t epoch, struct error **ret_error);
+/* Writes the present record again with `flag` set in it. */
+int migration_note(struct migration *m, const char *flag, struct error **ret_error);
 void migration_set_phase(struct migration *m, enum migration_phase phase);
 /* The migration is to end; the first reason is kept (taken over; NULL: unknown). */
 void migration_stop(struct migration *m, struct error *reason);
@@ -320,7 +346,7 @@ void migration_converge_result(const struct migration *m, json_t *result);
 /* Reads the field `switchover` of the spec. BAD_DOCUMENT. */
 int migration_switchover_init(struct migration *m, struct error **ret_error);
 void migration_switchover_deinit(struct migration *m);
-/* Somebody coordinates the final pause: QEMU is to be set up with MIGRATION_WANTS_HOLD. */
+/* Somebody coordinates the final pause: QEMU is to be set up to be held. */
 bool migration_switchover_wanted(const struct migration *m);
 /* QEMU is set up, and is told to migrate next. */
 void migration_switchover_begin(struct migration *m);
@@ -337,10 +363,37 @@ int migration_switchover_answer(struct migration *m, const json_t *body, struct 
 /* {"state", "permit", "waited_ms", "lapsed"}, the caller's; NULL: nobody coordinates it. */
 json_t *migration_switchover_document(const struct migration *m);
 
+/* --- migration_post_copy.c, at the source but for the first --- */
+
+bool migration_post_copy_allowed(const struct migration *m);
+/* Judges the network and stops the guest, or stops the migration. */
+void migration_post_copy_begin(struct migration *m, const struct convergence_status *status);
+/* What comes next, once the guest is stopped. */
+void migration_post_copy_step(struct migration *m);
+/* QEMU came to its device state without post-copy. */
+void migration_post_copy_device_state(struct migration *m);
+static inline bool migration_is_serving(const struct migration *m)
+{
+        return m->role == MIGRATION_SOURCE_SIDE && m->source.post_copy == POST_COPY_BEGUN;
+}
+
+/* After a restart: the stage that the journal's `held` and the record leave possible. */
+void migration_post_copy_restore(struct migration *m);
+/* What QEMU is, of which its monitor says `otherwise`. */
+enum handoff_qemu migration_post_copy_state(const struct migration *m, enum handoff_qemu otherwise);
+/* The reason of the migration's end becomes that the guest is gone. */
+void migration_post_copy_say_lost(struct migration *m);
+/* False while it is not known whether all of the memory has come to the destination (it is asked then); the guest was lost if not. */
+bool migration_post_copy_outcome_known(struct migration *m);
+/* {post_copy: {ms, pages_requested, bytes}} into the result, if it came to that. */
+void migration_post_copy_result(const struct migration *m, json_t *result);
+
 /* --- migration_source.c, migration_destination.c --- */
 void migration_source_step(struct migration *m);
 void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_source_deinit(struct migration *m);
+/* Whether the memory of both sides is compared: as the spec says, else where QEMU is known to lose some of it. */
+bool migration_verifies(const struct migration *m, const struct vm *vm);
 /* Gives up what waits for an answer of QEMU's monitor. */
 void migration_source_leave_monitor(struct migration *m);
 /* The prepared answer of the destination. */
@@ -352,3 +405,4 @@ void migration_destination_deinit(struct migration *m);
 /* What the peer is told: see handoff.h. */
 enum handoff_qemu migration_source_tells(const struct migration *m);
 enum handoff_record migration_destination_tells(const struct migration *m);
+enum handoff_qemu migration_destination_tells_qemu(const struct migration *m);

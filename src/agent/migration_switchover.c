@@ -68,7 +68,8 @@ int migration_switchover_init(struct migration *m, struct error **ret_error)
         if (r == 0)
                 r = doc_need_u64(wanted, "switchover", "patience_ms", PATIENCE_MIN_MS, PATIENCE_MAX_MS,
                         &gate_of(m)->patience_ms, ret_error);
-        if (r == 0)
+        /* Post-copy pauses the guest by itself, and does not ask (docs/decisions/0012). */
+        if (r == 0 && !migration_post_copy_allowed(m))
                 gate_of(m)->state = SWITCHOVER_CLOSED;
         return r;
 }

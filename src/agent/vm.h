@@ -78,6 +78,7 @@ struct vm {
         bool exited;     /* QEMU has; its last messages are still being read */
         bool exited_by_itself, exited_well;
         char *exit_text;
+        char *lost_text; /* why it was ended by vm_end_lost(); NULL: it was not */
 };
 
 #define VM_RAM_BLOCK "pc.ram" /* id of guest RAM in QEMU's migration stream */
@@ -117,9 +118,10 @@ int vm_resume(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret
  * memory_effective_bytes are used as they are), makes taps, starts QEMU with `-S -incoming defer`,
  * sets the capabilities of vmm/migration_params.h and gives it one end of a socket pair (`migrate-incoming
  * fd:`). After a successful `done` the VM is INCOMING and vm_take_stream_fd() yields the other end.
- * owner.json is not touched. After a failed `done` nothing is left and the VM is gone. */
-int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, vm_done_fn done,
-        void *userdata, struct vm **ret_vm, struct error **ret_error);
+ * owner.json is not touched. After a failed `done` nothing is left and the VM is gone. post_copy: QEMU is set up for that as
+ * well; NOT_SUPPORTED where the kernel does not let it have userfaultfd. */
+int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, bool post_copy,
+        vm_done_fn done, void *userdata, struct vm **ret_vm, struct error **ret_error);
 /* QEMU's memory as a file; guest RAM (status.memory_effective_bytes) is at ram_address in it. The descriptor is the caller's.
  * CONFLICT when it is not known where. */
 int vm_open_ram(const struct vm *vm, int *ret_fd, struct error **ret_error);
@@ -142,6 +144,9 @@ int vm_set_epoch(struct vm *vm, uint64_t epoch, struct error **ret_error);
 /* A handoff has settled that the VM is this host's, and its QEMU is gone: OUTGOING_DONE and INCOMING, which nobody else
  * may take for an end, become CRASHED. Nothing happens to others. */
 void vm_set_ended(struct vm *vm, const char *message);
+
+/* The guest is lost, for this reason: kills its QEMU. Its end is told like that of any other. */
+int vm_end_lost(struct vm *vm, const char *reason, struct error **ret_error);
 
 /* `cont` for an INCOMING guest whose state is loaded, or for a PAUSED / OUTGOING_DONE one that is taken back.
  * The caller has settled who owns the VM. On success the VM is RUNNING. */

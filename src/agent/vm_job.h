@@ -38,6 +38,7 @@ struct vm_job {
         struct owner_record_change *owner;
 
         bool force;
+        bool post_copy;       /* of VM_JOB_INCOMING */
         bool ending;          /* QEMU is being killed; when it is gone the job ends with `error` */
         struct error *error;  /* why a start is being undone */
         enum vm_power before; /* what to fall back to when a start fails */

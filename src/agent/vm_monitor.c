@@ -307,6 +307,8 @@ static char *describe_end(const struct vm *vm, const struct child_result *result
 {
         char how[64], words[512];
 
+        if (vm->lost_text)
+                return alloc_strdup(vm->lost_text);
         vm_last_words(vm, words);
         if (result->code < 0) /* adopted: the kernel tells its exit code to its parent only */
                 return alloc_printf("QEMU ended%s%s", *words ? ": " : "", words);

@@ -376,4 +376,5 @@ void vm_clear_process(struct vm *vm)
         vm->qmp_failed = false;
         vm->exited = vm->exited_by_itself = vm->exited_well = false;
         free(TAKE_PTR(vm->exit_text));
+        free(TAKE_PTR(vm->lost_text));
 }

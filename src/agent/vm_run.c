@@ -191,6 +191,15 @@ void vm_set_ended(struct vm *vm, const char *message)
         vm_set_power(vm, VM_POWER_CRASHED, message);
 }
 
+int vm_end_lost(struct vm *vm, const char *reason, struct error **ret_error)
+{
+        int r = alloc_replace(&vm->lost_text, reason);
+
+        if (r == 0)
+                r = vm_kill(vm);
+        return r < 0 ? error_from_errno(ret_error, r, "QEMU of VM %s cannot be ended", vm->name) : 0;
+}
+
 int vm_set_handed_off(struct vm *vm, struct error **ret_error)
 {
         enum vm_power before = vm_power(vm);

@@ -199,8 +199,8 @@ int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void 
         return begin(agent, TAKE_PTR(config), VM_JOB_START, done, userdata, ret_vm, ret_error);
 }
 
-int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, vm_done_fn done,
-        void *userdata, struct vm **ret_vm, struct error **ret_error)
+int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, bool post_copy,
+        vm_done_fn done, void *userdata, struct vm **ret_vm, struct error **ret_error)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         int r = parse_document(agent, document, &config, ret_error);
@@ -210,7 +210,10 @@ int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t sour
         if (r < 0)
                 return r;
         config->status.owner_epoch = source_epoch;
-        return begin(agent, TAKE_PTR(config), VM_JOB_INCOMING, done, userdata, ret_vm, ret_error);
+        r = begin(agent, TAKE_PTR(config), VM_JOB_INCOMING, done, userdata, ret_vm, ret_error);
+        if (r == 0)
+                (*ret_vm)->job->post_copy = post_copy;
+        return r;
 }
 
 static void on_stores_ready(void *userdata, struct error *error)
@@ -375,11 +378,25 @@ static void on_incoming_fd(void *userdata, const json_t *result, const struct er
                 vm_start_failed(vm, cause);
 }
 
+static struct error *no_post_copy(const struct error *cause)
+{
+        struct error *e = NULL;
+
+        error_set(&e, ERROR_NOT_SUPPORTED,
+                "Set sysctl vm.unprivileged_userfaultfd=1 there, or (from QEMU 8.0 on) let QEMU open "
+                "/dev/userfaultfd; "
+                "or leave post-copy out of --converge.",
+                "QEMU cannot be set up for post-copy: %s", error_message(cause));
+        return e;
+}
+
 static void on_capabilities(void *userdata, const struct error *error)
 {
         struct vm *vm = userdata;
 
-        if (error)
+        if (error && vm->job->post_copy) /* QEMU tries userfaultfd out when it is told of post-copy */
+                vm_start_failed(vm, no_post_copy(error));
+        else if (error)
                 fail_with(vm, error);
         else
                 send_incoming_fd(vm);
@@ -413,7 +430,8 @@ void vm_start_connected(struct vm *vm)
                 finish_start(vm);
                 return;
         }
-        if (migration_setup_start(vm->qmp, MIGRATION_DESTINATION, false, QMP_TIMEOUT_MS, on_capabilities, vm,
-                    &vm->job->setup, &error) < 0)
+        if (migration_setup_start(vm->qmp, MIGRATION_DESTINATION,
+                    &(struct migration_needs){.post_copy = vm->job->post_copy}, QMP_TIMEOUT_MS,
+                    on_capabilities, vm, &vm->job->setup, &error) < 0)
                 vm_start_failed(vm, error);
 }

@@ -29,6 +29,14 @@ int converge_step_from_string(const char *s, enum converge_step *ret_step)
         return -EINVAL;
 }
 
+bool converge_policy_has(const struct converge_policy *policy, enum converge_step step)
+{
+        for (size_t i = 0; i < policy->n_steps; i++)
+                if (policy->steps[i] == step)
+                        return true;
+        return false;
+}
+
 static int read_wait(
         const json_t *item, const char *where, struct converge_policy *policy, struct error **ret_error)
 {
@@ -68,6 +76,14 @@ static int read_throttle(
         return r;
 }
 
+static int read_post_copy(const json_t *item, const char *where, struct converge_policy *policy _unused_,
+        struct error **ret_error)
+{
+        static const char *const keys[] = {"step", NULL};
+
+        return doc_only_keys(item, where, keys, ret_error);
+}
+
 static int read_step(
         const json_t *item, const char *where, struct converge_policy *policy, struct error **ret_error)
 {
@@ -76,6 +92,7 @@ static int read_step(
                 [CONVERGE_WAIT] = read_wait,
                 [CONVERGE_PAUSE] = read_pause,
                 [CONVERGE_THROTTLE] = read_throttle,
+                [CONVERGE_POST_COPY] = read_post_copy,
         };
         const char *word = NULL;
         enum converge_step step;
@@ -87,12 +104,14 @@ static int read_step(
         if (r < 0)
                 return r;
         if (converge_step_from_string(word, &step) < 0)
-                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use wait, pause or throttle.",
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use wait, pause, throttle or post-copy.",
                         "field %s.step is \"%s\", which is not known", where, word);
-        for (size_t i = 0; i < policy->n_steps; i++)
-                if (policy->steps[i] == step)
-                        return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name each step once.",
-                                "field %s.step is \"%s\" for the second time", where, word);
+        if (converge_policy_has(policy, step))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name each step once.",
+                        "field %s.step is \"%s\" for the second time", where, word);
+        if (converge_policy_has(policy, CONVERGE_POST_COPY))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name post-copy last: it has no way back.",
+                        "field %s.step is \"%s\", which comes after post-copy", where, word);
         policy->steps[policy->n_steps++] = step;
         return readers[step](item, where, policy, ret_error);
 }
@@ -116,6 +135,11 @@ int converge_policy_read(
                 if (r < 0)
                         return -EINVAL;
         }
+        if (converge_policy_has(&policy, CONVERGE_POST_COPY) &&
+                json_is_true(json_object_get(document, "verify")))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Leave one of the two out.",
+                        "field verify cannot be true with the step post-copy: the guest changes its memory "
+                        "before all of it has come");
         for (size_t i = 0; i < policy.n_steps; i++)
                 if (policy.steps[i] == CONVERGE_PAUSE && policy.max_pause_ms <= max_pause_ms)
                         return error_set(ret_error, ERROR_BAD_DOCUMENT,

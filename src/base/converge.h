@@ -14,7 +14,8 @@
 #define CONVERGE_STEPS(X) \
         X(WAIT, "wait")         /* for a quiet moment: the whole bound on the pause is offered meanwhile */ \
         X(PAUSE, "pause")       /* the bound on the pause is doubled, and again, up to a maximum */ \
-        X(THROTTLE, "throttle") /* the guest's vCPUs are slowed down, more and more, up to a maximum */
+        X(THROTTLE, "throttle") /* the guest's vCPUs are slowed down, more and more, up to a maximum */ \
+        X(POST_COPY, "post-copy") /* the guest goes on at the destination before its memory is there */
 
 enum converge_step {
 #define X(name, text) CONVERGE_##name,
@@ -43,12 +44,16 @@ struct converge_policy {
                 .n_steps = 2, \
                 .max_throttle_percent = CONVERGE_MAX_THROTTLE_PERCENT})
 
+/* True when the policy has the step. */
+bool converge_policy_has(const struct converge_policy *policy, enum converge_step step);
+
 const char *converge_step_to_string(enum converge_step step);
 /* 0, or -EINVAL for an unknown word. */
 int converge_step_from_string(const char *s, enum converge_step *ret_step);
 
 /* Reads field `converge` of `document`: absent or null is the default, [] no help at all. An item is {"step": "wait", "ms": N},
- * {"step": "pause", "max_ms": N} or {"step": "throttle", "max_percent": N}; all numbers but that of `pause` may be left out.
- * `max_pause_ms` is the bound on the pause at first. BAD_DOCUMENT names the field. *ret is untouched on failure. */
+ * {"step": "pause", "max_ms": N}, {"step": "throttle", "max_percent": N} or {"step": "post-copy"}; all numbers but that of `pause` may be
+ * left out. `post-copy` can only be the last step, for it has no way back, and excludes field `verify`: the two memories can no longer be compared
+ * when the guest runs. `max_pause_ms` is the bound on the pause at first. BAD_DOCUMENT names the field. *ret is untouched on failure. */
 int converge_policy_read(
         const json_t *document, uint64_t max_pause_ms, struct converge_policy *ret, struct error **ret_error);

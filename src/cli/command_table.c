@@ -235,6 +235,9 @@ static const struct option_spec vm_migrate_options[] = {
                 .value = "low|normal|high|critical",
                 .help = "place in the queue, and part of links and processors; default normal"},
         {.name = "verify", .help = "compare the guest's memory on both sides (lengthens the pause)"},
+        {.name = "no-verify",
+                .help = "do not, even where that is the default: emulation before QEMU 9.0, which loses "
+                        "changes"},
         {.name = "codec", .kind = VALUE_CHOICE, .value = "auto|none|lz4|zstd", .help = "default auto"},
         {.name = "channels",
                 .kind = VALUE_NUMBER,
@@ -525,7 +528,12 @@ const struct command command_table[] = {
                            "wait[=TIME] waits for a quiet moment (without TIME as long as the load "
                            "rises and falls, 30s at most), pause=TIME doubles the bound on the pause again "
                            "and again up to TIME, throttle[=PERCENT] slows its processors down, more "
-                           "and more, up to PERCENT of the time (99). When none helps, or with none, "
+                           "and more, up to PERCENT of the time (99), and post-copy, which is done only "
+                           "where it is named, "
+                           "and last, lets it go on at the destination before its memory is there. The rest "
+                           "follows; if either host or the network between them fails meanwhile, the guest "
+                           "is off, as after "
+                           "a power failure. When none helps, or with none, "
                            "the migration ends and the guest runs on where it is.\n\n"
                            "Ctrl-C detaches and the migration goes on; Ctrl-C again within two seconds "
                            "cancels it, "

@@ -148,6 +148,8 @@ static json_t *migration_request(const struct arguments *arguments)
         for (size_t i = 0; i < ARRAY_SIZE(flags) && r == 0; i++)
                 if (arguments_flag(arguments, flags[i]))
                         r = json_object_set_new(body, flags[i], json_true());
+        if (r == 0 && arguments_flag(arguments, "no-verify"))
+                r = json_object_set_new(body, "verify", json_false());
         return r < 0 ? NULL : TAKE_PTR(body);
 }
 

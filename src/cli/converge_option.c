@@ -10,12 +10,14 @@
 #include "base/text.h"
 
 #define FORM \
-        "write it as STEP[,STEP...] of wait[=TIME], pause=TIME and throttle[=PERCENT], or none, such as " \
-        "wait=30s,pause=2s,throttle"
+        "write it as STEP[,STEP...] of wait[=TIME], pause=TIME, throttle[=PERCENT] and, as the last one, " \
+        "post-copy, or none, such as wait=30s,pause=2s,throttle"
 
 /* What each step's value is called in the document; those of times are in ms. */
-static const char *const keys[] = {
-        [CONVERGE_WAIT] = "ms", [CONVERGE_PAUSE] = "max_ms", [CONVERGE_THROTTLE] = "max_percent"};
+static const char *const keys[] = {[CONVERGE_WAIT] = "ms",
+        [CONVERGE_PAUSE] = "max_ms",
+        [CONVERGE_THROTTLE] = "max_percent",
+        [CONVERGE_POST_COPY] = NULL};
 
 static int read_value(enum converge_step step, const char *value, uint64_t *ret)
 {
@@ -50,6 +52,9 @@ static int append_step(json_t *list, char *word, struct error **ret_error)
         if (step == CONVERGE_PAUSE && !value)
                 return error_set(ret_error, ERROR_BAD_REQUEST, FORM,
                         "option --converge: 'pause' does not say how long it may become");
+        if (value && !keys[step])
+                return error_set(
+                        ret_error, ERROR_BAD_REQUEST, FORM, "option --converge: '%s' takes no value", word);
         if (value && read_value(step, value, &number) < 0)
                 return error_set(ret_error, ERROR_BAD_REQUEST, FORM, "option --converge: %s cannot be '%s'",
                         word, value);

@@ -145,6 +145,21 @@ static void print_convergence(const struct cli *cli, const json_t *steps)
                 fputc('\n', cli->out);
 }
 
+static void print_post_copy(const struct cli *cli, const json_t *post_copy)
+{
+        double ms = number_of(post_copy, "ms"), pages = number_of(post_copy, "pages_requested");
+        char text[24], bytes[16];
+
+        if (!json_is_object(post_copy) || ms < 0 || pages < 0)
+                return;
+        label(cli, "post-copy");
+        fprintf(cli->out,
+                "%s until all of the memory had come, %s, %.0f page%s asked for; the memory was not "
+                "compared\n",
+                text_format_duration_ms((uint64_t)ms, text), size_text(number_of(post_copy, "bytes"), bytes),
+                pages, pages == 1 ? "" : "s");
+}
+
 static void print_path(const struct cli *cli, const json_t *result)
 {
         double channels = number_of(result, "channels"), reconnects = number_of(result, "reconnects");
@@ -162,6 +177,7 @@ static void print_path(const struct cli *cli, const json_t *result)
         print_addresses(cli, json_object_get(result, "paths"));
         field(cli, result, "converged_by", "converged by");
         print_convergence(cli, json_object_get(result, "convergence"));
+        print_post_copy(cli, json_object_get(result, "post_copy"));
         if (json_is_true(json_object_get(result, "verified"))) {
                 label(cli, "verified");
                 fputs("memory is equal on both sides\n", cli->out);

@@ -7,7 +7,7 @@
  *
  * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); costs, prepared_unix_ms (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
- * "from", "to" or "nowhere"; from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
+ * "from", "to", "nowhere" or "lost" (its end came at the destination, in post-copy); from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
  * destination had not settled when it was asked; forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
 
 #include <errno.h>
@@ -646,7 +646,7 @@ static void on_vm_at_source(struct task *task, struct manager *manager, json_t *
                        : flag(task, "to_incoming"))
                 wait_for_hosts(task, "the hosts have not settled yet who owns the virtual machine");
         else
-                settled(task, manager, power ? "from" : "nowhere");
+                settled(task, manager, power ? "from" : flag(task, "to_crashed") ? "lost" : "nowhere");
 }
 
 static void on_vm_at_destination(
@@ -663,7 +663,9 @@ static void on_vm_at_destination(
                         json_text(task_data(task), "vm_uid"), body);
         if (json_object_set_new(
                     task_data(task), "to_down", json_boolean(none && error->code != ERROR_NOT_FOUND)) < 0 ||
-                json_object_set_new(task_data(task), "to_incoming", json_boolean(incoming)) < 0)
+                json_object_set_new(task_data(task), "to_incoming", json_boolean(incoming)) < 0 ||
+                json_object_set_new(
+                        task_data(task), "to_crashed", json_boolean(power && !strcmp(power, "crashed"))) < 0)
                 task_step_failed(task, NULL);
         else if (error && !none)
                 wait_for_hosts(task, "the destination's agent cannot be reached; where the virtual machine "

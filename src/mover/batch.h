@@ -20,7 +20,8 @@ enum batch_kind {
         BATCH_VERIFY,   /* compare this channel's stripes with the guest's memory, then with the sink */
         BATCH_BARRIER,  /* flush, then BARRIER */
         BATCH_HANDED_OFF,
-        BATCH_COMMIT, /* flush, then COMMIT */
+        BATCH_POST_COPY, /* POST_COPY */
+        BATCH_COMMIT,    /* flush, then COMMIT */
 };
 
 struct batch {

@@ -160,6 +160,8 @@ int control_parse_start(
         if (r >= 0)
                 r = doc_opt_bool(json, "start", "tunnel", &s.tunnel, ret_error);
         if (r >= 0)
+                r = doc_opt_bool(json, "start", "post_copy", &s.post_copy, ret_error);
+        if (r >= 0)
                 r = parse_key(json, "checkpoint_key", s.checkpoint_key, &s.has_checkpoint, ret_error);
         if (r >= 0)
                 r = parse_key(json, "sibling_key", s.sibling_key, &s.has_siblings, ret_error);

@@ -51,6 +51,7 @@ struct control_start {
         const char *migration, *vm, *block, *cert_pem, *key_pem, *peer_fingerprint, *codec;
         uint64_t ram_address, ram_bytes, max_pause_ms, rate_limit_bps, timeout_ms;
         bool verify, tunnel;
+        bool post_copy;      /* may come to it: both QEMUs are set up for that */
         bool has_checkpoint; /* its file is the last descriptor but for shared memory, its key this one */
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
         bool has_siblings; /* memory shared with other guests' movers is the last descriptor; key of the digests */

@@ -134,6 +134,14 @@ static void print_ack(struct cursor cursor, FILE *out)
                 fprintf(out, " bytes=%" PRIu64, bytes);
 }
 
+static void print_return(struct cursor cursor, FILE *out)
+{
+        uint64_t offset;
+
+        if (cursor_u64le(&cursor, &offset))
+                fprintf(out, " offset=%" PRIu64 " bytes=%zu", offset, cursor.left);
+}
+
 static void print_text(struct cursor *cursor, uint16_t len, FILE *out)
 {
         char text[WIRE_MAX_TEXT + 1];
@@ -188,6 +196,8 @@ static void (*const printers[])(struct cursor cursor, FILE *out) = {
         [WIRE_SIBLINGS] = print_siblings,
         [WIRE_HANDED_OFF] = print_nothing,
         [WIRE_MISSING] = print_missing,
+        [WIRE_RETURN_PATH] = print_return,
+        [WIRE_POST_COPY] = print_nothing,
 };
 
 int decode_frames(const uint8_t *data, size_t len, FILE *out, struct error **ret_error)

@@ -21,6 +21,8 @@ enum mail {
         MAIL_RESULT_SENT = 1 << 8,  /* sink: RESULT left */
         MAIL_FAILED = 1 << 9,       /* see mailbox.error */
         MAIL_HANDED_OFF = 1 << 10,  /* sink: HANDED_OFF was read */
+        MAIL_POST_COPY = 1 << 11,   /* source: all that comes now comes in post-copy */
+        MAIL_LOADED = 1 << 12, /* source: the destination's QEMU has loaded the device state (post-copy) */
 };
 
 struct mail_result {

@@ -23,6 +23,7 @@
  * (source_resume.c), from when it noticed: that may be 10 s later. */
 #define LOST_MS 60000
 #define LOST_PAUSED_MS 10000
+#define LOST_POST_COPY_MS 40000 /* the guest is of no use meanwhile, and of none at all afterwards */
 /* A channel with more pages missing than this ends the migration: the source stops naming any long before. */
 #define MAX_MISSING_BYTES (16 * 1024 * 1024)
 /* Receivers that hang in the network are cut off after this. */
@@ -212,6 +213,7 @@ static void send_stats(struct sink *sink, bool droppable)
         getrusage(RUSAGE_SELF, &usage);
         event = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "event", "stats", "phase",
                 sink->committed                            ? "finishing"
+                : sink->post_copy                          ? "post-copy"
                 : mailbox_has(&sink->mailbox, MAIL_PLACED) ? "switching"
                 : mailbox_has(&sink->mailbox, MAIL_READY)  ? "copying"
                                                            : "connecting",
@@ -250,10 +252,11 @@ static int handle_mail(struct sink *sink)
         if (mail & MAIL_HANDED_OFF)
                 send_event(sink, "handed-off");
         if (mail & MAIL_COMMIT) {
-                stop_listening(sink);
+                if (sink->committed)
+                        stop_listening(sink);
                 send_event(sink, "commit");
         }
-        if (mail & MAIL_RESULT_SENT)
+        if (mail & MAIL_RESULT_SENT && (!sink->post_copy || sink->result.outcome != WIRE_RUNNING))
                 return 1;
         return mail & MAIL_FAILED ? -1 : 0;
 }
@@ -301,7 +304,10 @@ static int handle_control(struct sink *sink, struct error **ret_error)
 /* UNREACHABLE when a channel has been without a connection for too long. */
 static int check_lost_channels(struct sink *sink, struct error **ret_error)
 {
-        uint64_t limit_ms = sink->bytes_device > 0 ? LOST_PAUSED_MS : LOST_MS, now_ms;
+        uint64_t limit_ms = sink->post_copy          ? LOST_POST_COPY_MS
+                            : sink->bytes_device > 0 ? LOST_PAUSED_MS
+                                                     : LOST_MS;
+        uint64_t now_ms;
         bool too_long = false;
 
         if (sink->committed)
@@ -396,6 +402,7 @@ static void sink_deinit(struct sink *sink)
                         receiver_deinit(&sink->receivers[i]);
         for (size_t i = 0; i < ARRAY_SIZE(sink->channels); i++)
                 buf_deinit(&sink->channels[i].missing);
+        buf_deinit(&sink->back.kept);
         page_store_close(TAKE_PTR(sink->store));
         checkpoint_free(TAKE_PTR(sink->checkpoint));
         fd_closep(&sink->checkpoint_fd);
@@ -443,6 +450,7 @@ int sink_run(int control_fd, bool sandbox)
                 sink->qemu_fd = sink->ram_fd = sink->checkpoint_fd = -1;
                 for (size_t i = 0; i < ARRAY_SIZE(sink->channels); i++)
                         buf_init(&sink->channels[i].missing, MAX_MISSING_BYTES);
+                buf_init(&sink->back.kept, SINK_MAX_RETURN);
                 pthread_mutex_init(&sink->lock, NULL);
                 pthread_cond_init(&sink->changed, NULL);
                 sink->result_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

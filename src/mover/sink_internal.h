@@ -16,6 +16,7 @@
 #include "mover/mailbox.h"
 #include "mover/page_store.h"
 #include "mover/ram.h"
+#include "vmm/return_path.h"
 
 /* All channels may be replaced at once, while their old connections still have their places; and a few more, so that strangers who
  * connect cannot take all at once. */
@@ -52,6 +53,8 @@ struct receiver {
         uint64_t shared_last;              /* newest page that was shared */
         bool later_pass;                   /* what comes now is of no use to others */
         bool ack_now;
+        uint64_t returned; /* offset behind what was sent of the return path over this connection */
+        bool result_told;  /* over this connection */
 };
 
 /* A channel outlives its connections. */
@@ -63,6 +66,17 @@ struct sink_channel {
         uint32_t barriers;
         struct buf
                 missing; /* le64, of the channel's thread: pages that SIBLINGS named in vain; they may still be missing */
+};
+
+#define SINK_MAX_RETURN \
+        (4 * 1024 * 1024) /* kept for a connection that is replaced: 300,000 pages that were asked for */
+
+/* What QEMU wrote to its return path. Channel 0's thread owns it. */
+struct sink_return {
+        struct buf kept;
+        uint64_t start; /* offset of the first byte that is kept */
+        struct return_path path;
+        bool ended; /* QEMU closed it */
 };
 
 struct sink {
@@ -79,9 +93,10 @@ struct sink {
         struct mailbox mailbox;
         struct receiver receivers[SINK_MAX_CONNECTIONS];
         uint64_t n_accepted;
-        bool have_result; /* main: the agent said how it ended */
-        int stop_fd;      /* eventfd: readable for ever when the receivers have to stop */
-        int result_fd;    /* eventfd: `result` is set, for channel 0's receiver */
+        atomic_bool have_result; /* main: the agent said how it ended */
+        int stop_fd;             /* eventfd: readable for ever when the receivers have to stop */
+        int result_fd;           /* eventfd: `result` is set, for channel 0's receiver */
+        struct sink_return back;
 
         pthread_mutex_t lock; /* guards all in this group */
         pthread_cond_t changed;
@@ -98,7 +113,11 @@ struct sink {
         char abort_text[WIRE_MAX_TEXT + 1];
 
         atomic_bool stopping;
-        atomic_bool committed;             /* COMMIT was read: losing the source is no failure any more */
+        /* COMMIT was read, and in post-copy all of the memory is there: losing the source is no failure any more. */
+        atomic_bool committed;
+        atomic_bool commit_read;
+        atomic_bool post_copy;             /* POST_COPY was read */
+        atomic_bool arrived;               /* then: QEMU has all of the memory */
         atomic_bool peer_gone;             /* after that */
         atomic_uint_fast64_t pages_shared; /* taken from the store */
         atomic_uint_fast64_t bytes_received, pages_placed, bytes_skeleton, bytes_device;
@@ -125,6 +144,11 @@ int sink_repeat_missing(struct receiver *receiver, struct error **ret_error);
 bool sink_page_is_ours(const struct receiver *receiver, uint64_t page);
 /* SKELETON and DEVICE. */
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
+/* Sends ACK after so many bytes or so much time; it also is what keeps the source from taking us for dead. */
+int sink_acknowledge(struct receiver *receiver, struct error **ret_error);
+/* sink_return.c: takes what QEMU has written to its return path; sends the source what it has not got. */
+int sink_read_return(struct receiver *receiver, struct error **ret_error);
+int sink_send_return(struct receiver *receiver, struct error **ret_error);
 /* VERIFY: the hashes asked for (le64, up to WIRE_MAX_HASHES). */
 int sink_compute_hashes(
         struct receiver *receiver, uint8_t *ret_hashes, uint32_t *ret_n, struct error **ret_error);

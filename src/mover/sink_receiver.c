@@ -88,6 +88,7 @@ static int join(struct receiver *receiver, const struct wire_hello_v1 *hello, bo
         if (agreed && in_time) {
                 sink->present |= UINT64_C(1) << number;
                 channel->receiver = receiver;
+                sink->peer_gone = false;
                 receiver->position = receiver->acked_bytes = channel->position;
                 receiver->barriers = channel->barriers;
                 receiver->number = (int)number;
@@ -162,6 +163,8 @@ static int greet(struct receiver *receiver, struct error **ret_error)
                 features &= ~WIRE_FEATURE_CHECKPOINT;
         if (!receiver->sink->store)
                 features &= ~WIRE_FEATURE_SIBLINGS;
+        if (!receiver->sink->start.post_copy)
+                features &= ~WIRE_FEATURE_POST_COPY;
         if (features & WIRE_FEATURE_SIBLINGS &&
                 content_digester_new(receiver->sink->start.sibling_key, &receiver->digester) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");
@@ -217,17 +220,32 @@ static int take_handed_off(struct receiver *receiver, struct error **ret_error)
         return 0;
 }
 
+/* What comes from here on is of use only together with the rest of it. */
+static int take_post_copy(struct receiver *receiver, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+
+        if (receiver->number != 0 || receiver->barriers == 0 || !sink->start.post_copy || sink->post_copy ||
+                sink->bytes_device > 0)
+                return error_set(
+                        ret_error, ERROR_PROTOCOL, NULL, "The source sent POST_COPY at a wrong time");
+        sink->post_copy = true;
+        return 0;
+}
+
 static int take_commit(struct receiver *receiver, struct error **ret_error)
 {
         struct sink *sink = receiver->sink;
-        int r;
 
-        if (receiver->number != 0 || receiver->barriers == 0 || sink->committed)
+        if (receiver->number != 0 || receiver->barriers == 0 || (sink->commit_read && !sink->post_copy))
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source sent COMMIT at a wrong time");
-        sink->committed = true;
-        mailbox_post(&sink->mailbox, MAIL_COMMIT);
-        r = channel_send(&receiver->channel, WIRE_DELIVERED, NULL, 0, NULL, 0, ret_error);
-        return r;
+        if (!sink->commit_read) { /* in post-copy it comes again if our answer was lost with its connection */
+                sink->commit_read = true;
+                if (!sink->post_copy)
+                        sink->committed = true;
+                mailbox_post(&sink->mailbox, MAIL_COMMIT);
+        }
+        return channel_send(&receiver->channel, WIRE_DELIVERED, NULL, 0, NULL, 0, ret_error);
 }
 
 static int answer_verify(struct receiver *receiver, struct error **ret_error)
@@ -279,6 +297,8 @@ static int deal_with(struct receiver *receiver, enum wire_frame type, struct err
                 return answer_verify(receiver, ret_error);
         case WIRE_HANDED_OFF:
                 return take_handed_off(receiver, ret_error);
+        case WIRE_POST_COPY:
+                return take_post_copy(receiver, ret_error);
         case WIRE_COMMIT:
                 return take_commit(receiver, ret_error);
         case WIRE_KEEPALIVE:
@@ -304,8 +324,7 @@ static int handle_frame(struct receiver *receiver, struct error **ret_error)
         return r;
 }
 
-/* After so many bytes or so much time; it also is what keeps the source from taking us for dead. */
-static int acknowledge(struct receiver *receiver, struct error **ret_error)
+int sink_acknowledge(struct receiver *receiver, struct error **ret_error)
 {
         uint64_t now_ms = clock_now_ms(&clock_system);
 
@@ -332,8 +351,22 @@ static int send_result(struct receiver *receiver, struct error **ret_error)
         pthread_mutex_unlock(&sink->lock);
         r = channel_send(
                 &receiver->channel, WIRE_RESULT, &head, sizeof(head), body + WIRE_HEADROOM, len, ret_error);
+        receiver->result_told = r >= 0;
         if (r >= 0)
                 mailbox_post(&sink->mailbox, MAIL_RESULT_SENT);
+        return r;
+}
+
+/* Channel 0, in a migration that may come to post-copy: what QEMU says, and a result that a lost connection took along. */
+static int serve_return(struct receiver *receiver, struct error **ret_error)
+{
+        struct sink *sink = receiver->sink;
+        int r = sink_read_return(receiver, ret_error);
+
+        if (r >= 0)
+                r = sink_send_return(receiver, ret_error);
+        if (r >= 0 && sink->post_copy && sink->have_result && !receiver->result_told)
+                r = send_result(receiver, ret_error);
         return r;
 }
 
@@ -342,11 +375,20 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
 {
         struct pollfd pfds[] = {{.fd = tls_stream_fd(receiver->channel.tls), .events = POLLIN},
                 {.fd = receiver->number == 0 ? receiver->sink->result_fd : -1, .events = POLLIN},
-                {.fd = receiver->sink->stop_fd, .events = POLLIN}};
+                {.fd = receiver->sink->stop_fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+        bool returns = receiver->number == 0 && receiver->sink->start.post_copy;
         uint64_t now_ms;
         eventfd_t ignored;
         int n;
 
+        if (returns) {
+                int r = serve_return(receiver, ret_error);
+
+                if (r < 0)
+                        return r;
+                if (!receiver->sink->back.ended)
+                        pfds[3].fd = receiver->sink->qemu_fd;
+        }
         if (tls_stream_wait_readable(receiver->channel.tls, 0))
                 return 1;
         if (receiver->offers)
@@ -354,7 +396,7 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
         n = poll(pfds, ARRAY_SIZE(pfds), WAIT_MS);
         if (n > 0 && pfds[1].revents) {
                 (void)eventfd_read(receiver->sink->result_fd, &ignored);
-                return send_result(receiver, ret_error);
+                return receiver->result_told ? 0 : send_result(receiver, ret_error);
         }
         if (n > 0)
                 return pfds[0].revents != 0;
@@ -373,7 +415,7 @@ static int receive(struct receiver *receiver, struct error **ret_error)
                 if (r > 0)
                         r = handle_frame(receiver, ret_error);
                 if (r >= 0)
-                        r = acknowledge(receiver, ret_error);
+                        r = sink_acknowledge(receiver, ret_error);
         }
         return r;
 }

@@ -56,6 +56,7 @@ static int take_descriptors(struct source *source, struct error **ret_error)
         struct control_message *message = &source->start_message;
         size_t n_files = (size_t)source->start.has_checkpoint + source->start.has_siblings;
         size_t n_other = 2 + n_files;
+        struct timeval limit = {.tv_sec = CHANNEL_SILENCE_MS / 1000};
         int r;
 
         if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_CHANNELS)
@@ -65,6 +66,8 @@ static int take_descriptors(struct source *source, struct error **ret_error)
                         message->n_fds, WIRE_MAX_CHANNELS);
         source->qemu_fd = TAKE_FD(message->fds[0]);
         source->ram_fd = TAKE_FD(message->fds[1]);
+        if (setsockopt(source->qemu_fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+                return error_from_errno(ret_error, errno, "Cannot use QEMU's socket");
         r = source_take_connections(source, message, 2, message->n_fds - n_other, ret_error);
         if (r < 0)
                 return r;
@@ -90,6 +93,8 @@ static int set_up(struct source *source, struct error **ret_error)
         source->fixed_codec = strcmp(source->start.codec, "auto") != 0;
         source->features =
                 source->start.has_siblings ? WIRE_FEATURES_ALL : WIRE_FEATURES_ALL & ~WIRE_FEATURE_SIBLINGS;
+        if (!source->start.post_copy)
+                source->features &= ~WIRE_FEATURE_POST_COPY;
         source->pace_bytes_per_s = source->start.rate_limit_bps / 8;
         if (getrandom(source->secret, sizeof(source->secret), 0) != sizeof(source->secret))
                 return error_from_errno(ret_error, errno, "Cannot make a random key");
@@ -178,6 +183,14 @@ static void tunnel_stopped(struct source *source, const struct source_stats *sta
                 mailbox_post(&source->mailbox, MAIL_DEVICE_STATE);
 }
 
+/* The agent was told everything: the result, and in post-copy also all of the memory. */
+static bool is_over(struct source *source)
+{
+        return source->told & MAIL_RESULT &&
+               (!source->post_copy || source->mailbox.result.outcome != WIRE_RUNNING ||
+                       source->told & MAIL_STREAM_END);
+}
+
 /* Tells the agent what the threads posted. Returns 0 to go on, 1 when all is done, -1 when it failed. */
 static int handle_mail(struct source *source, struct source_stats *stats)
 {
@@ -192,6 +205,10 @@ static int handle_mail(struct source *source, struct source_stats *stats)
         }
         if (mail & MAIL_DEVICE_STATE)
                 send_event(source, "device-state");
+        if (mail & MAIL_POST_COPY)
+                send_event(source, "post-copy");
+        if (mail & MAIL_LOADED)
+                send_event(source, "loaded");
         if (mail & MAIL_STREAM_END)
                 send_event(source, "stream-end");
         if (mail & MAIL_DELIVERED)
@@ -199,6 +216,10 @@ static int handle_mail(struct source *source, struct source_stats *stats)
         if (mail & MAIL_RESULT) {
                 source_stats_send(stats, false);
                 send_result(source);
+        }
+        source->told |= mail;
+        if (mail & (MAIL_RESULT | MAIL_STREAM_END) && is_over(source)) {
+                source_stats_send(stats, false);
                 return 1;
         }
         return mail & MAIL_FAILED ? -1 : 0;

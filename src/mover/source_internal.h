@@ -26,6 +26,7 @@
 #include "mover/ram.h"
 #include "mover/sent_log.h"
 #include "mover/switchover.h"
+#include "vmm/return_path.h"
 
 typedef atomic_uint_fast64_t counter;
 
@@ -157,6 +158,7 @@ struct source {
         struct ram ram;
         struct tls_context *tls;
         struct mailbox mailbox;
+        unsigned int told; /* main: enum mail bits that the agent knows of */
         struct batch_pool pool;
         struct batch
                 *marks[2]; /* for HANDED_OFF and COMMIT: main must not have to wait for one of the pool's */
@@ -177,11 +179,14 @@ struct source {
         bool fixed_codec;  /* not "auto"; fixed before the threads start */
 
         atomic_bool stopping;
-        atomic_bool handed_off;             /* main: the vote may be sent */
-        _Atomic(enum pass_part) pass_part;  /* reader */
-        atomic_bool device_state;           /* reader: seen */
-        atomic_bool committed;              /* sender 0: COMMIT goes out */
-        atomic_uint n_up;                   /* senders whose HELLO was answered */
+        atomic_bool handed_off;            /* main: the vote may be sent */
+        _Atomic(enum pass_part) pass_part; /* reader */
+        atomic_bool device_state;          /* reader: seen */
+        atomic_bool committed;             /* sender 0: COMMIT goes out, and nothing comes after it */
+        atomic_bool advised;   /* sender 0: the destination's QEMU has answered STREAM_PING_ADVISED */
+        atomic_bool post_copy; /* reader: began */
+        atomic_bool shut;      /* sender 0: the destination's QEMU has all of the memory, and ours was told */
+        atomic_uint n_up;      /* senders whose HELLO was answered */
         atomic_uint n_verified;             /* senders whose verification succeeded */
         atomic_uint_fast64_t channels_lost; /* bit a channel: main has still to tell the agent */
         atomic_uint n_reconnects;           /* lost connections that were replaced */
@@ -190,8 +195,14 @@ struct source {
         atomic_uint_fast64_t pace_next_ns;  /* when the next byte may go, under a rate limit */
         atomic_uint_fast64_t pace_bytes_per_s;
 
-        counter bytes_ram;  /* reader: page bytes read, zero pages not counted */
-        counter bytes_zero; /* reader: guest bytes of zero pages */
+        /* Sender 0, see source_return.c */
+        struct return_path return_path;
+        uint64_t returned_bytes; /* of it, that came */
+
+        counter bytes_post_copy; /* reader */
+        counter pages_requested; /* sender 0: pages that the destination's QEMU asked for */
+        counter bytes_ram;       /* reader: page bytes read, zero pages not counted */
+        counter bytes_zero;      /* reader: guest bytes of zero pages */
         counter bytes_device;
         counter verify_started_ns, verify_done_ns;
 };
@@ -269,6 +280,10 @@ void source_sibling_sent(struct sender *sender);
 int source_send_missing(struct sender *sender, struct error **ret_error);
 /* The same, until nothing is unconfirmed. */
 int source_settle_siblings(struct sender *sender, struct error **ret_error);
+
+/* source_return.c */
+/* Takes the RETURN_PATH frame in the channel's payload. */
+int source_take_return(struct sender *sender, struct error **ret_error);
 
 /* source_connections.c, on the main thread */
 /* Descriptors of the start message from `first` on: a connection for each channel, and which path each is on. */

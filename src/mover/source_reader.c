@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mover/source_internal.h"
+#include "vmm/return_path.h"
 #include "vmm/stream_parser.h"
 
 #define READ_BYTES (1024 * 1024)
@@ -21,14 +22,19 @@
 #define IDLE_FLUSH_MS 5
 /* Silence that counts as the end of a stream without a closing description. */
 #define SILENT_END_MS 400
+/* In post-copy: what is read at a time, and what is under way between here and the wire. A page that a vCPU waits for has all of it
+ * in front of it. */
+#define POST_COPY_READ_BYTES (64 * 1024)
+#define POST_COPY_QUEUE_BYTES (96 * 1024)
+/* For the destination's QEMU to discard its memory and the sink to fill it, which goes at several GiB a second. */
+#define ADVISE_LIMIT_MS(ram_bytes) (60000 + ((ram_bytes) >> 20))
+#define ADVISE_LOOK_MS 500
 
 /* So near to the end of the first pass no more is to be under way than what keeps the wire busy: once the guest is stopped it would be
  * part of the pause. */
 #define TAIL_BYTES (UINT64_C(64) << 20)
 #define TAIL_PART 16
 #define TAIL_QUEUE_BYTES (2 * BATCH_DATA_BYTES)
-
-enum return_path_message { RETURN_SHUT = 1, RETURN_PONG = 2 }; /* migration/migration.h */
 
 struct reader {
         struct source *source;
@@ -147,6 +153,8 @@ static int on_skeleton(void *userdata, const uint8_t *data, size_t len)
 
         if (kind == BATCH_DEVICE)
                 counter_add(&reader->source->bytes_device, len);
+        if (reader->source->post_copy)
+                counter_add(&reader->source->bytes_post_copy, len);
         while (len > 0) {
                 size_t n;
 
@@ -169,21 +177,19 @@ static int on_skeleton(void *userdata, const uint8_t *data, size_t len)
 }
 
 /* QEMU writes to and reads from the same socket; these few bytes always fit into its buffer. */
-static int return_path_send(struct reader *reader, enum return_path_message type, uint32_t value)
+static int return_path_send(struct reader *reader, enum return_path_type type, uint32_t value)
 {
-        struct __attribute__((packed)) {
-                uint16_t type, len;
-                uint32_t value;
-        } message = {htobe16(type), htobe16(sizeof(value)), htobe32(value)};
+        uint8_t message[RETURN_PATH_VALUE_BYTES];
 
-        if (send(reader->source->qemu_fd, &message, sizeof(message), MSG_NOSIGNAL) != sizeof(message))
+        return_path_put(type, value, message);
+        if (send(reader->source->qemu_fd, message, sizeof(message), MSG_NOSIGNAL) != sizeof(message))
                 return -EPIPE;
         return 0;
 }
 
 static int on_ping(void *userdata, uint32_t value)
 {
-        return return_path_send(userdata, RETURN_PONG, value);
+        return return_path_send(userdata, RETURN_PATH_PONG, value);
 }
 
 /* Puts a batch without data into every queue. */
@@ -197,6 +203,52 @@ static int push_everywhere(struct reader *reader, enum batch_kind kind)
                 batch->kind = kind;
                 push(reader, i, batch);
         }
+        return 0;
+}
+
+/* The destination's QEMU discards all of its memory now. What it answers comes by source_return.c. */
+static int on_advised(void *userdata)
+{
+        struct reader *reader = userdata;
+        struct source *source = reader->source;
+        struct pollfd pfd = {.fd = source->reader_fd, .events = POLLIN};
+        uint64_t started_ms = clock_now_ms(&clock_system);
+        eventfd_t ignored;
+
+        flush_partial(reader);
+        while (!source->advised && !source->stopping) {
+                if (clock_now_ms(&clock_system) - started_ms > ADVISE_LIMIT_MS(source->ram.bytes)) {
+                        struct error *error = NULL;
+
+                        error_set(&error, ERROR_TIMED_OUT, "See the destination QEMU's log",
+                                "The destination's QEMU did not get ready for post-copy in time");
+                        source_fail(source, error, false);
+                        return -ETIMEDOUT;
+                }
+                (void)poll(&pfd, 1, ADVISE_LOOK_MS);
+                (void)eventfd_read(source->reader_fd, &ignored);
+        }
+        return source->stopping ? -ECANCELED : 0;
+}
+
+/* Every page before is placed, then the sink's QEMU is told which of them are out of date. From there on the stream goes through in small
+ * steps. */
+static int begin_post_copy(struct reader *reader)
+{
+        struct source *source = reader->source;
+        struct batch *mark;
+        int r = push_everywhere(reader, BATCH_BARRIER);
+
+        if (r < 0)
+                return r;
+        mark = batch_pool_get(&source->pool);
+        if (!mark)
+                return -ECANCELED;
+        mark->kind = BATCH_POST_COPY;
+        source->post_copy = true;
+        push(reader, 0, mark);
+        batch_pool_set_limit(&source->pool, POST_COPY_QUEUE_BYTES);
+        mailbox_post(&source->mailbox, MAIL_POST_COPY);
         return 0;
 }
 
@@ -215,6 +267,8 @@ static int on_mode_changed(void *userdata, enum stream_mode mode, const char *re
                         mailbox_post(&source->mailbox, MAIL_TUNNEL);
                 return r;
         }
+        if (mode == STREAM_POST_COPY)
+                return begin_post_copy(reader);
         source->device_state = true;
         if (source->start.verify) {
                 source->verify_started_ns = clock_monotonic_ns();
@@ -239,6 +293,7 @@ static const struct stream_parser_ops ops = {
         .page = on_page,
         .zero_page = on_zero_page,
         .skeleton = on_skeleton,
+        .advised = on_advised,
         .ping = on_ping,
         .mode_changed = on_mode_changed,
         .read_page = on_read_page,
@@ -252,10 +307,14 @@ static int vote_if_due(struct reader *reader)
 
         if (reader->voted || !reader->source->handed_off)
                 return 0;
+        /* In post-copy the destination's QEMU votes; before its device state nothing of a stream is whole. */
+        if (stream_parser_mode(reader->parser) == STREAM_RECORDS ||
+                stream_parser_mode(reader->parser) == STREAM_POST_COPY)
+                return 0;
         if (!stream_parser_complete(reader->parser) && now_ms - reader->last_read_ms < SILENT_END_MS)
                 return 0;
         reader->voted = true;
-        return return_path_send(reader, RETURN_SHUT, 0);
+        return return_path_send(reader, RETURN_PATH_SHUT, 0);
 }
 
 /* Waits for QEMU or main. */
@@ -271,7 +330,7 @@ static int wait_for_stream(struct reader *reader)
         r = vote_if_due(reader);
         if (r < 0)
                 return r;
-        must_vote = reader->source->handed_off && !reader->voted;
+        must_vote = reader->source->handed_off && !reader->voted && !reader->source->post_copy;
         n = poll(pfds, ARRAY_SIZE(pfds),
                 reader->something_partial ? IDLE_FLUSH_MS
                 : must_vote               ? SILENT_END_MS / 4
@@ -285,7 +344,10 @@ static int wait_for_stream(struct reader *reader)
 
 static int stream_ended(struct reader *reader, struct error **ret_error)
 {
-        if (!reader->voted)
+        if (reader->source->post_copy && !reader->source->shut)
+                return error_set(ret_error, ERROR_QEMU_FAILED, "See the source QEMU's log for the cause",
+                        "QEMU at the source ended before all of the guest's memory was sent");
+        if (!reader->voted && !reader->source->post_copy)
                 return error_set(ret_error, ERROR_QEMU_FAILED,
                         "The guest runs on at the source; see QEMU's log for the cause",
                         "QEMU ended its migration stream before it was complete");
@@ -299,7 +361,8 @@ static int read_stream(struct reader *reader, struct error **ret_error)
         struct source *source = reader->source;
 
         while (!source->stopping) {
-                ssize_t n = recv(source->qemu_fd, reader->buffer, READ_BYTES, MSG_DONTWAIT);
+                size_t room = source->post_copy ? POST_COPY_READ_BYTES : READ_BYTES;
+                ssize_t n = recv(source->qemu_fd, reader->buffer, room, MSG_DONTWAIT);
                 int r;
 
                 if (n > 0) {
@@ -307,8 +370,9 @@ static int read_stream(struct reader *reader, struct error **ret_error)
                         reader->last_read_ms =
                                 clock_now_ms(&clock_system); /* feeding may have waited for room */
                         /* The guest stands still: nothing may wait for company any more. */
-                        if (r >= 0 && (size_t)n < READ_BYTES &&
-                                stream_parser_mode(reader->parser) == STREAM_OPAQUE)
+                        if (r >= 0 && (source->post_copy ||
+                                              ((size_t)n < READ_BYTES &&
+                                                      stream_parser_mode(reader->parser) == STREAM_OPAQUE)))
                                 flush_partial(reader);
                 } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
                         return stream_ended(reader, ret_error);
@@ -326,7 +390,8 @@ void *source_reader_main(void *userdata)
         struct source *source = userdata;
         struct stream_parser_config config = {.direct_block = source->start.block,
                 .direct_bytes = source->start.ram_bytes,
-                .tunnel = source->start.tunnel};
+                .tunnel = source->start.tunnel,
+                .post_copy = source->start.post_copy};
         struct reader reader = {.source = source};
         _cleanup_free_ uint8_t *buffer = alloc_zero(READ_BYTES);
         _cleanup_(stream_parser_freep) struct stream_parser *parser = NULL;

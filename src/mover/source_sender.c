@@ -553,10 +553,17 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
                         return r;
                 batch->sent = true;
                 return sender_send_kept(sender, WIRE_BARRIER, &barrier, sizeof(barrier), NULL, 0, ret_error);
+        case BATCH_POST_COPY:
+                batch->sent = true;
+                return sender_send_kept(sender, WIRE_POST_COPY, NULL, 0, NULL, 0, ret_error);
         case BATCH_HANDED_OFF:
                 batch->sent = true;
                 return sender_send_kept(sender, WIRE_HANDED_OFF, NULL, 0, NULL, 0, ret_error);
         case BATCH_COMMIT:
+                if (sender->source->post_copy) { /* the guest's memory follows */
+                        batch->sent = true;
+                        return sender_send_kept(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);
+                }
                 sender->source->committed = true;
                 return sender_send(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);
         case BATCH_PAGES:
@@ -611,13 +618,15 @@ int sender_handle_frame(
                 return source_take_held(sender, ret_error);
         case WIRE_MISSING:
                 return source_take_missing(sender, ret_error);
+        case WIRE_RETURN_PATH:
+                return source_take_return(sender, ret_error);
         case WIRE_KEEPALIVE:
                 return 0;
         case WIRE_ABORT:
                 source_fail(sender->source, channel_abort_error(&sender->channel), true);
                 return 0;
         case WIRE_DELIVERED:
-                if (!sender->source->committed)
+                if (!sender->source->committed && !sender->source->post_copy)
                         break;
                 mailbox_post(&sender->source->mailbox, MAIL_DELIVERED);
                 return 0;
@@ -650,6 +659,10 @@ static int set_up_features(struct sender *sender, uint32_t features, struct erro
         sender->cipher = tls_stream_cipher(sender->channel.tls);
         sender->resumable = features & WIRE_FEATURE_RESUME;
         sender->awaits_held = features & WIRE_FEATURE_CHECKPOINT;
+        if (source->start.post_copy && (!(features & WIRE_FEATURE_POST_COPY) || !sender->resumable))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                        "Leave post-copy out of --converge, or install the newer drover there too",
+                        "The destination's mover does not know post-copy");
         if (features & WIRE_FEATURE_REFERENCES &&
                 duplicates_new(n_stripes * WIRE_STRIPE_PAGES, &sender->duplicates) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");

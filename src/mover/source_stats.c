@@ -277,11 +277,13 @@ static void bound_buffers(struct source_stats *stats)
         stats->buffered_bytes = backlog + (uint64_t)((double)queued * ratio);
         stats->drain_ms = switchover_drain_ms(
                 stats->buffered_bytes, stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s);
-        if (rate > 0) {
+        if (rate > 0 && !source->post_copy) { /* which has bounds of its own */
                 source->frame_bytes = source_frame_bytes(source, rate);
                 batch_pool_set_limit(
                         &source->pool, MAX((size_t)MIN_QUEUE_BYTES, rate * queue_ms(source) / 1000));
         }
+        if (source->post_copy)
+                low_water = MIN_SOCKET_BYTES;
         for (unsigned int i = 0; i < source->n_channels; i++)
                 (void)setsockopt(source->senders[i].wake_fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low_water,
                         sizeof(low_water));
@@ -291,7 +293,7 @@ static void decide_switchover(struct source_stats *stats)
 {
         uint64_t limit_ms;
 
-        if (stats->source->device_state || stats->status.dirty_sync_count == 0)
+        if (stats->source->device_state || stats->source->post_copy || stats->status.dirty_sync_count == 0)
                 return;
         stats->status.possible_bytes_per_s = switchover_possible_rate(
                 stats->choice.wire_bytes_per_s, stats->wire_bytes_per_s, stats->retired_bytes_per_s);
@@ -347,6 +349,8 @@ static const char *phase(struct source *source)
 {
         if (mailbox_has(&source->mailbox, MAIL_STREAM_END))
                 return "finishing";
+        if (source->post_copy)
+                return "post-copy";
         if (source->device_state)
                 return "switching";
         return mailbox_has(&source->mailbox, MAIL_READY) ? "copying" : "connecting";
@@ -411,6 +415,8 @@ void source_stats_send(struct source_stats *stats, bool droppable)
                                             SUM(source, bytes_recalled) + SUM(source, bytes_shared)},
                 {"bytes_shared", SUM(source, bytes_shared)}, {"bytes_recalled", SUM(source, bytes_recalled)},
                 {"bytes_delta", SUM(source, bytes_delta)},
+                {"pages_requested", counter_get(&source->pages_requested)},
+                {"bytes_post_copy", counter_get(&source->bytes_post_copy)},
                 {"bytes_device", counter_get(&source->bytes_device)}, {"pages_sent", SUM(source, pages_sent)},
                 {"pages_resent_by_verify", SUM(source, pages_verify)},
                 {"rate_bps", stats->wire_bytes_per_s * 8},

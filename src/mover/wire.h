@@ -34,6 +34,7 @@
 #define WIRE_MAX_HASHES 4096     /* in one VERIFY_REPLY frame */
 #define WIRE_MAX_REFERENCES 1024 /* in one REFERENCES frame */
 #define WIRE_MAX_SIBLINGS 512    /* in one SIBLINGS or MISSING frame */
+#define WIRE_MAX_RETURN 4096     /* bytes in one RETURN_PATH frame */
 #define WIRE_MAX_TEXT 1024
 #define WIRE_SECRET_SIZE 192 /* XXH3 secret */
 /* Room that a sender keeps in front of a payload for the frame header and the payload's head. */
@@ -77,7 +78,10 @@ enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
         X(SIBLINGS, 19, WIRE_SOURCE, sizeof(struct wire_sibling_v1), \
                 WIRE_MAX_SIBLINGS * sizeof(struct wire_sibling_v1)) \
         X(HANDED_OFF, 20, WIRE_SOURCE, 0, 0) \
-        X(MISSING, 21, WIRE_SINK, sizeof(wire_le64), WIRE_MAX_SIBLINGS * sizeof(wire_le64))
+        X(MISSING, 21, WIRE_SINK, sizeof(wire_le64), WIRE_MAX_SIBLINGS * sizeof(wire_le64)) \
+        X(RETURN_PATH, 22, WIRE_SINK, sizeof(struct wire_return_v1) + 1, \
+                sizeof(struct wire_return_v1) + WIRE_MAX_RETURN) \
+        X(POST_COPY, 23, WIRE_SOURCE, 0, 0)
 
 enum wire_frame {
 #define X(name, number, side, min, max) WIRE_##name = (number),
@@ -103,12 +107,14 @@ struct _packed_ wire_header_v1 {
 #define WIRE_FEATURE_CHECKPOINT (1u << 6) /* the sink has memory of this guest from before, and sends HELD */
 #define WIRE_FEATURE_SIBLINGS \
         (1u << 7) /* the sink has a store of pages that it shares with other guests' sinks */
+#define WIRE_FEATURE_POST_COPY \
+        (1u << 8) /* the sink hands on what its QEMU says on the return path, and takes POST_COPY */
 /* What every version has; a peer without one of these is refused. */
 #define WIRE_FEATURES_BASE \
         (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD | WIRE_FEATURE_PARTIAL_PAGES | WIRE_FEATURE_VERIFY)
 #define WIRE_FEATURES_ALL \
         (WIRE_FEATURES_BASE | WIRE_FEATURE_REFERENCES | WIRE_FEATURE_RESUME | WIRE_FEATURE_CHECKPOINT | \
-                WIRE_FEATURE_SIBLINGS)
+                WIRE_FEATURE_SIBLINGS | WIRE_FEATURE_POST_COPY)
 
 /* First frame of each channel. */
 struct _packed_ wire_hello_v1 {
@@ -182,6 +188,11 @@ struct _packed_ wire_bytes_v1 {
         uint8_t reserved[3];
 };
 
+/* What the sink's QEMU wrote to its return path; bytes follow. Channel 0. */
+struct _packed_ wire_return_v1 {
+        wire_le64 offset; /* of the first byte, in all that it wrote */
+};
+
 /* On every channel; what follows on channel 0 is delivered after all channels have reached it. */
 struct _packed_ wire_barrier_v1 {
         wire_le32 round; /* 0, 1, ... */
@@ -224,6 +235,7 @@ static_assert(sizeof(struct wire_sibling_v1) == 24, "wire format");
 static_assert(sizeof(struct wire_held_v1) == 8, "wire format");
 static_assert(sizeof(struct wire_held_stripe_v1) == 520, "wire format");
 static_assert(sizeof(struct wire_bytes_v1) == 8, "wire format");
+static_assert(sizeof(struct wire_return_v1) == 8, "wire format");
 static_assert(sizeof(struct wire_barrier_v1) == 4, "wire format");
 static_assert(sizeof(struct wire_verify_v1) == 16, "wire format");
 static_assert(sizeof(struct wire_ack_v1) == 8, "wire format");

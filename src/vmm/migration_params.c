@@ -25,11 +25,12 @@
 #define THROTTLE_INITIAL_PERCENT 40
 #define THROTTLE_INCREMENT_PERCENT 20
 
-/* What each side needs on, at the source with `auto-converge` where the guest may be throttled. Everything else that exists and is on is turned off: unknown capabilities of later
+/* What each side needs on. Everything else that exists and is on is turned off: unknown capabilities of later
  * versions too, since each changes the stream or the rules that the mover and the handoff stand on. */
 static const char *const source_on[] = {"events", "return-path", NULL};
-static const char *const throttled_source_on[] = {"events", "return-path", "auto-converge", NULL};
 static const char *const destination_on[] = {"events", "late-block-activate", NULL};
+static const char *const throttle_on[] = {"auto-converge", NULL};
+static const char *const post_copy_on[] = {"postcopy-ram", "return-path", NULL};
 
 #define HOLD_CAPABILITY "switchover-ack"
 /* Not 0, which is no limit; QEMU divides it by ten for each 100 ms, and that must not be 0 either. */
@@ -59,16 +60,20 @@ static bool append_capability(json_t *list, const char *name, bool state)
         return json_array_append_new(list, json_pack("{s:s,s:b}", "capability", name, "state", state)) == 0;
 }
 
-int migration_capabilities_build(enum migration_side side, unsigned int wants, const json_t *current,
-        json_t **ret_set, json_t **ret_restore, struct error **ret_error)
+static bool is_wanted(enum migration_side side, const struct migration_needs *needs, const char *name)
 {
-        const char *const *on = side == MIGRATION_DESTINATION        ? destination_on
-                                : (wants & MIGRATION_WANTS_THROTTLE) ? throttled_source_on
-                                                                     : source_on;
-        bool hold = side == MIGRATION_SOURCE && (wants & MIGRATION_WANTS_HOLD);
+        return is_in(side == MIGRATION_SOURCE ? source_on : destination_on, name) ||
+               (side == MIGRATION_SOURCE && needs->throttle && is_in(throttle_on, name)) ||
+               (side == MIGRATION_SOURCE && needs->hold && !strcmp(name, HOLD_CAPABILITY)) ||
+               (needs->post_copy && is_in(post_copy_on, name));
+}
+
+int migration_capabilities_build(enum migration_side side, const struct migration_needs *needs,
+        const json_t *current, json_t **ret_set, json_t **ret_restore, struct error **ret_error)
+{
         _cleanup_json_ json_t *set = json_array(), *restore = json_array();
         json_t *set_arguments, *restore_arguments;
-        bool has_return_path = false;
+        bool has_return_path = false, has_post_copy = false;
 
         if (!json_is_array(current) || json_array_size(current) > CAPABILITIES_MAX)
                 return bad_answer(ret_error, "query-migrate-capabilities");
@@ -81,7 +86,8 @@ int migration_capabilities_build(enum migration_side side, unsigned int wants, c
                         doc_opt_bool(item, "", "state", &state, NULL) < 0)
                         return bad_answer(ret_error, "query-migrate-capabilities");
                 has_return_path |= !strcmp(name, "return-path");
-                wanted = is_in(on, name) || (hold && !strcmp(name, HOLD_CAPABILITY));
+                has_post_copy |= !strcmp(name, "postcopy-ram");
+                wanted = is_wanted(side, needs, name);
                 if (wanted == state)
                         continue;
                 if (!append_capability(set, name, wanted) || !append_capability(restore, name, state))
@@ -90,6 +96,9 @@ int migration_capabilities_build(enum migration_side side, unsigned int wants, c
         if (side == MIGRATION_SOURCE && !has_return_path)
                 return error_set(ret_error, ERROR_NOT_SUPPORTED, "Use QEMU 7.2 or later.",
                         "this QEMU has no return path for migrations");
+        if (needs->post_copy && !has_post_copy)
+                return error_set(ret_error, ERROR_NOT_SUPPORTED, "Leave post-copy out of --converge.",
+                        "this QEMU does not know post-copy");
         set_arguments = json_pack("{s:O}", "capabilities", set);
         restore_arguments = json_pack("{s:O}", "capabilities", restore);
         if (!set_arguments || !restore_arguments) {
@@ -169,7 +178,7 @@ static_assert(ARRAY_SIZE(step_commands) == N_STEPS);
 struct migration_setup {
         struct qmp *qmp;
         enum migration_side side;
-        unsigned int wants;
+        struct migration_needs needs;
         bool holds;
         enum step step;
         struct qmp_call *call;    /* NULL between the steps */
@@ -218,10 +227,9 @@ static int take_answer(struct migration_setup *setup, const json_t *result, stru
 {
         switch (setup->step) {
         case STEP_QUERY_CAPABILITIES:
-                setup->holds =
-                        (setup->wants & MIGRATION_WANTS_HOLD) && has_capability(result, HOLD_CAPABILITY);
+                setup->holds = setup->needs.hold && has_capability(result, HOLD_CAPABILITY);
                 return migration_capabilities_build(
-                        setup->side, setup->wants, result, &setup->set, &setup->old_capabilities, ret_error);
+                        setup->side, &setup->needs, result, &setup->set, &setup->old_capabilities, ret_error);
         case STEP_QUERY_PARAMETERS:
                 return migration_parameters_build(
                         DOWNTIME_LIMIT_START_MS, result, &setup->set, &setup->old_parameters, ret_error);
@@ -270,8 +278,9 @@ static void on_answer(void *userdata, const json_t *result, const struct error *
                 finish(setup, failure);
 }
 
-int migration_setup_start(struct qmp *qmp, enum migration_side side, unsigned int wants, uint64_t timeout_ms,
-        migration_setup_fn done, void *userdata, struct migration_setup **ret_setup, struct error **ret_error)
+int migration_setup_start(struct qmp *qmp, enum migration_side side, const struct migration_needs *needs,
+        uint64_t timeout_ms, migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
+        struct error **ret_error)
 {
         _cleanup_(migration_setup_freep) struct migration_setup *setup = ALLOC(struct migration_setup);
         int r;
@@ -280,7 +289,7 @@ int migration_setup_start(struct qmp *qmp, enum migration_side side, unsigned in
                 return no_memory(ret_error);
         *setup = (struct migration_setup){.qmp = qmp,
                 .side = side,
-                .wants = wants,
+                .needs = *needs,
                 .timeout_ms = timeout_ms,
                 .done = done,
                 .userdata = userdata};

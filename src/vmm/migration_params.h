@@ -14,19 +14,19 @@
 
 enum migration_side { MIGRATION_SOURCE, MIGRATION_DESTINATION };
 
-/* What else the source is to be able to do: flags. */
-enum migration_wants {
-        MIGRATION_WANTS_THROTTLE = 1, /* slow the guest down: auto-converge */
-        MIGRATION_WANTS_HOLD =
-                2, /* not stop the guest before it is allowed to: switchover-ack, from QEMU 8.1 on */
+/* What a migration may come to need. QEMU takes capabilities before it only. */
+struct migration_needs {
+        bool throttle; /* source: auto-converge */
+        bool hold; /* source: the guest is not stopped before it is allowed: switchover-ack, from QEMU 8.1 on */
+        bool post_copy; /* both sides: postcopy-ram, and return-path */
 };
 
 /* Arguments of migrate-set-capabilities from the answer of query-migrate-capabilities. At the source:
- * events, return-path on, and what `wants` says; at the destination: events, late-block-activate (where it exists); every other
+ * events, return-path on; at the destination: events, late-block-activate (where it exists); at both what `needs` says. Every other
  * capability that changes the stream or the rules off. *ret_restore has the former values of the changed
  * ones. Both are the caller's. NOT_SUPPORTED when QEMU lacks a capability that we cannot do without. */
-int migration_capabilities_build(enum migration_side side, unsigned int wants, const json_t *current,
-        json_t **ret_set, json_t **ret_restore, struct error **ret_error);
+int migration_capabilities_build(enum migration_side side, const struct migration_needs *needs,
+        const json_t *current, json_t **ret_set, json_t **ret_restore, struct error **ret_error);
 
 /* Arguments of migrate-set-parameters for the source from the answer of query-migrate-parameters: no bandwidth
  * limit of QEMU's own, a throttle that stays idle until migration_throttle_build(), `downtime_limit_ms` (1 to 2,000,000; never 0, which stops the guest too early). */
@@ -50,8 +50,8 @@ json_t *migration_hold_build(bool hold);
  * (borrowed). */
 struct migration_setup;
 typedef void (*migration_setup_fn)(void *userdata, const struct error *error);
-int migration_setup_start(struct qmp *qmp, enum migration_side side, unsigned int wants, uint64_t timeout_ms,
-        migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
+int migration_setup_start(struct qmp *qmp, enum migration_side side, const struct migration_needs *needs,
+        uint64_t timeout_ms, migration_setup_fn done, void *userdata, struct migration_setup **ret_setup,
         struct error **ret_error);
 /* After `done`: QEMU will wait for a message on the return path before it stops the guest. */
 bool migration_setup_holds(const struct migration_setup *setup);

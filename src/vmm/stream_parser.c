@@ -29,7 +29,15 @@ enum record_type { /* migration/savevm.h */
         RECORD_SECTION_FOOTER = 0x7e,
 };
 
-enum command { COMMAND_OPEN_RETURN_PATH = 1, COMMAND_PING = 2, COMMAND_SWITCHOVER_START = 11 };
+enum command {
+        COMMAND_OPEN_RETURN_PATH = 1,
+        COMMAND_PING = 2,
+        COMMAND_POSTCOPY_ADVISE = 3,
+        COMMAND_POSTCOPY_RAM_DISCARD = 6,
+        COMMAND_SWITCHOVER_START = 11,
+};
+
+#define ADVISE_BYTES 16 /* page sizes; none without RAM in post-copy, which we never have */
 
 enum ram_flag { /* migration/ram.c */
         RAM_ZERO = 0x02,
@@ -58,6 +66,7 @@ struct stream_parser {
         char direct_block[STREAM_BLOCK_NAME_MAX + 1];
         uint8_t direct_block_len;
         uint64_t direct_bytes;
+        bool post_copy;
 
         enum stream_mode mode;
         state_fn state;
@@ -373,11 +382,51 @@ static int at_ping(struct stream_parser *p, const uint8_t *data)
         return p->ops->ping(p->userdata, get32(data));
 }
 
+static int at_forwarded_ping(struct stream_parser *p, const uint8_t *data)
+{
+        hold(p, data, 4);
+        next(p, at_record, 1);
+        return emit_held(p);
+}
+
+static int at_advise(struct stream_parser *p, const uint8_t *data)
+{
+        static const uint8_t ping[] = {RECORD_COMMAND, 0, COMMAND_PING, 0, 4, STREAM_PING_ADVISED >> 24,
+                STREAM_PING_ADVISED >> 16 & 0xff, STREAM_PING_ADVISED >> 8 & 0xff,
+                STREAM_PING_ADVISED & 0xff};
+        int r;
+
+        hold(p, data, ADVISE_BYTES);
+        next(p, at_record, 1);
+        r = emit_held(p);
+        if (r >= 0)
+                r = emit(p, ping, sizeof(ping));
+        return r < 0 ? r : p->ops->advised(p->userdata);
+}
+
+/* Commands that only a migration with post-copy has, or has in another way. */
+static int at_post_copy_command(struct stream_parser *p)
+{
+        if (p->command == COMMAND_PING && p->command_len == 4)
+                return next(p, at_forwarded_ping, 4);
+        if (p->command == COMMAND_OPEN_RETURN_PATH && p->command_len == 0) {
+                next(p, at_record, 1);
+                return emit_held(p);
+        }
+        if (p->command == COMMAND_POSTCOPY_ADVISE && p->command_len == ADVISE_BYTES && !p->ram_started)
+                return next(p, at_advise, ADVISE_BYTES);
+        if (p->command == COMMAND_POSTCOPY_RAM_DISCARD && p->ram_started && !p->ram_ended)
+                return leave(p, STREAM_POST_COPY, "the guest goes on at the destination");
+        return leave(p, STREAM_TUNNEL, "a command of an unknown kind");
+}
+
 static int at_command(struct stream_parser *p, const uint8_t *data)
 {
         p->command = get16(data);
         p->command_len = get16(data + 2);
         hold(p, data, 4);
+        if (p->post_copy && p->command != COMMAND_SWITCHOVER_START)
+                return at_post_copy_command(p);
         if (p->command == COMMAND_PING && p->command_len == 4)
                 return next(p, at_ping, 4);
         if (p->command == COMMAND_OPEN_RETURN_PATH && p->command_len == 0) {
@@ -500,6 +549,7 @@ int stream_parser_new(const struct stream_parser_config *config, const struct st
         memcpy(p->direct_block, config->direct_block, name_len);
         p->direct_block_len = (uint8_t)name_len;
         p->direct_bytes = config->direct_bytes;
+        p->post_copy = config->post_copy;
         p->mode = config->tunnel ? STREAM_TUNNEL : STREAM_RECORDS;
         next(p, at_file_header, 8);
         *ret_parser = p;
@@ -560,7 +610,7 @@ static void look_for_end(struct stream_parser *p, const uint8_t *data, size_t le
 
 bool stream_parser_complete(const struct stream_parser *parser)
 {
-        for (unsigned int i = 0; i < N_CANDIDATES; i++) {
+        for (unsigned int i = 0; parser->mode != STREAM_POST_COPY && i < N_CANDIDATES; i++) {
                 const struct candidate *c = &parser->candidates[i];
 
                 if (c->offset > 0 && c->n_head == sizeof(c->head) && c->head[4] == '{' &&
@@ -578,7 +628,8 @@ int stream_parser_feed(
                 ssize_t taken;
 
                 if (parser->mode != STREAM_RECORDS) {
-                        look_for_end(parser, data, len);
+                        if (parser->mode != STREAM_POST_COPY)
+                                look_for_end(parser, data, len);
                         parser->offset += len;
                         return emit(parser, data, len);
                 }

@@ -2,7 +2,7 @@
 
 /* The parser of QEMU's migration stream: whatever comes, pages lie inside the guest's memory, no byte is handed
  * out twice or before the mode that it belongs to, and where the stream is cut makes no difference. The first
- * byte of the input chooses the pieces. */
+ * byte of the input chooses the pieces, its highest bit a migration that may come to post-copy. */
 
 #include <assert.h>
 #include <errno.h>
@@ -86,14 +86,24 @@ static int on_read_page(void *userdata, uint64_t page, uint8_t *ret_data)
         return 0;
 }
 
+static int on_advised(void *userdata)
+{
+        struct outcome *o = userdata;
+
+        assert(o->mode == STREAM_RECORDS);
+        digest(o, "advised", 7);
+        return 0;
+}
+
 static const struct stream_parser_ops ops = {
-        on_page, on_zero_page, on_skeleton, on_ping, on_mode_changed, on_read_page};
+        on_page, on_zero_page, on_skeleton, on_ping, on_mode_changed, on_read_page, on_advised};
 
 /* Each piece is as long as the rule says: 0 all at once, else a sequence that comes around. */
-static struct outcome parse(const uint8_t *data, size_t size, uint8_t rule)
+static struct outcome parse(const uint8_t *data, size_t size, uint8_t rule, bool post_copy)
 {
-        struct stream_parser_config config = {
-                .direct_block = "pc.ram", .direct_bytes = RAM_PAGES * STREAM_PAGE_SIZE};
+        struct stream_parser_config config = {.direct_block = "pc.ram",
+                .direct_bytes = RAM_PAGES * STREAM_PAGE_SIZE,
+                .post_copy = post_copy};
         _cleanup_(stream_parser_freep) struct stream_parser *parser = NULL;
         _cleanup_error_ struct error *error = NULL;
         struct outcome o = {.digest = UINT64_C(0xcbf29ce484222325)};
@@ -124,8 +134,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         if (size < 1)
                 return 0;
-        whole = parse(data + 1, size - 1, 0);
-        cut = parse(data + 1, size - 1, data[0] | 1);
+        whole = parse(data + 1, size - 1, 0, data[0] >> 7);
+        cut = parse(data + 1, size - 1, (data[0] & 0x7f) | 1, data[0] >> 7);
         assert(whole.r == cut.r && whole.digest == cut.digest && whole.n_skeleton == cut.n_skeleton);
         assert(whole.mode == cut.mode && (whole.r < 0 || whole.offset == cut.offset));
         assert(strcmp(whole.machine, cut.machine) == 0);

@@ -18,6 +18,13 @@ HELLO, FRAME, AGENT, WAIT, QEMU, QEMU_HEAD, PAGES, DEVICE = range(1, 9)
 F_PAGES, F_ZERO, F_SKELETON, F_DEVICE, F_BARRIER, F_VERIFY, F_VERIFY_REPLY = 3, 4, 5, 6, 7, 8, 9
 F_REFERENCES, F_HELD, F_RECALL, F_SIBLINGS, F_MISSING = 16, 17, 18, 19, 21
 F_ACK, F_COMMIT, F_DELIVERED, F_RESULT, F_ABORT, F_KEEPALIVE, F_HANDED_OFF = 10, 11, 12, 13, 14, 15, 20
+F_RETURN_PATH, F_POST_COPY = 22, 23
+
+# QEMU's return path
+ADVISED, LOADED = struct.pack(">HHI", 2, 4, 0xd50ad715), struct.pack(">HHI", 2, 4, 3)
+SHUT = struct.pack(">HHI", 1, 4, 0)
+WANTS_PAGE = struct.pack(">HHQI", 4, 12, PAGE, PAGE)
+WANTS_PAGE_OF = struct.pack(">HHQI", 3, 19, PAGE, PAGE) + b"\x06pc.ram"
 
 
 def save(target, name, data):
@@ -67,6 +74,14 @@ def stream_seeds():
     save("stream_parser", "old-machine", b"\x01QEVM\0\0\0\3" + b"\x01rest")
     save("stream_parser", "switchover-start", b"\x01" + stream_head() + section(3, page(2, b"\0")) +
          b"\x08" + struct.pack(">HH", 11, 0) + b"\x04device")
+    advise = b"\x08" + struct.pack(">HHQQ", 3, 16, PAGE, PAGE)
+    discard = b"\x08" + struct.pack(">HH", 6, 3) + b"\0\1x"
+    head = stream_head()
+    at = head.index(b"\x01" + struct.pack(">I", 2) + b"\x03ram")
+    save("stream_parser", "post-copy", b"\x83" + head[:at] + advise + head[at:] + section(2, page(0, text)) + discard + b"rest")
+    save("stream_parser", "post-copy-not-needed", b"\x83" + head[:at] + advise + head[at:] + end)
+    save("stream_parser", "post-copy-unexpected", b"\x03" + head[:at] + advise + head[at:] + end)
+    save("stream_parser", "discard-too-early", b"\x83" + head[:at] + discard)
     save("stream_parser", "out-of-memory-range", b"\x09" + stream_head() + section(2, page(512, b"\0")))
 
 
@@ -124,6 +139,19 @@ def sink_seeds():
     save("mover_sink", "keepalive-ack", one + hellos + frame(F_KEEPALIVE) + frame(F_ACK, bytes(8)))
 
 
+    began = b"\x80" + hellos + frame(F_PAGES, pages([(0, 0xffff)])) + frame(F_BARRIER, bytes(4)) + frame(F_POST_COPY)
+    save("mover_sink", "post-copy", began + step(QEMU, ADVISED + LOADED) + frame(F_HANDED_OFF) + frame(F_COMMIT) +
+         frame(F_SKELETON, some_bytes(b"pages")) + step(QEMU, WANTS_PAGE) + step(WAIT) + step(QEMU, SHUT) + step(WAIT))
+    save("mover_sink", "post-copy-commit-twice", began + frame(F_COMMIT) + frame(F_COMMIT) + step(WAIT))
+    save("mover_sink", "post-copy-page-after-it", began + frame(F_PAGES, pages([(1, 1)])))
+    save("mover_sink", "post-copy-not-allowed", b"\x00" + hellos + frame(F_BARRIER, bytes(4)) + frame(F_POST_COPY))
+    save("mover_sink", "post-copy-qemu-says-nonsense", began + step(QEMU, b"\0\7\0\1x"))
+
+
+def returned(data, offset=0):
+    return frame(F_RETURN_PATH, struct.pack("<Q", offset) + data)
+
+
 def source_seeds():
     # first byte: channels - 1, codec << 2, verify 0x10, tunnel 0x20
     hello = step(HELLO, channel=0)
@@ -154,6 +182,24 @@ def source_seeds():
          b' "dirty_pages_per_s": 5, "dirty_sync_count": 2, "mbps": 1.5}') + again + end)
 
 
+    advised = b"\x80" + hello + step(QEMU_HEAD) + returned(ADVISED) + step(PAGES, bytes([0, 1, 1, 0, 2, 200]))
+    began = advised + step(QEMU, b"\x08" + struct.pack(">HH", 6, 3) + b"\0\1x") + step(WAIT)
+    save("mover_source", "post-copy", began + returned(LOADED, 8) + step(WAIT) + frame(F_DELIVERED) +
+         frame(F_RESULT, struct.pack("<QBBH", 7, 1, 0, 4) + b"well") + returned(WANTS_PAGE, 16) + step(QEMU, b"pages") +
+         returned(SHUT, 32) + step(WAIT))
+    save("mover_source", "post-copy-not-needed", advised + step(DEVICE, b"device") + step(WAIT) + answer)
+    save("mover_source", "post-copy-again-and-gap", began + returned(ADVISED + LOADED) + returned(SHUT, 99))
+    save("mover_source", "page-request-too-early", advised + returned(WANTS_PAGE, 8))
+    save("mover_source", "return-path-unexpected", b"\x00" + hello + returned(ADVISED))
+
+
+def return_path_seeds():
+    save("return_path", "all", b"\x03" + ADVISED + LOADED + WANTS_PAGE_OF + WANTS_PAGE + SHUT)
+    save("return_path", "unknown", b"\x01\0\5\0\0")
+    save("return_path", "name-too-short", b"\x01" + WANTS_PAGE_OF[:-1])
+
+
 stream_seeds()
+return_path_seeds()
 sink_seeds()
 source_seeds()

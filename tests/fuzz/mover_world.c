@@ -36,7 +36,9 @@ static bool hear_agent(struct world *world)
         text[n] = '\0';
         if (strstr(text, "\"device-state\""))
                 answer = "{\"op\": \"handed-off\"}";
-        else if (strstr(text, "\"stream-end\""))
+        else if (strstr(text, "\"post-copy\""))
+                answer = "{\"op\": \"handed-off\"}";
+        else if (strstr(text, "\"stream-end\"") || strstr(text, "\"loaded\""))
                 answer = "{\"op\": \"commit\"}";
         else if (!world->source && strstr(text, "\"commit\""))
                 answer = "{\"op\": \"result\", \"outcome\": \"running\"}";
@@ -180,8 +182,11 @@ static void say_section(struct world *world, uint8_t type)
 static void say_stream_head(struct world *world)
 {
         static const char head[] = "QEVM\0\0\0\3\7\0\0\0\2pc";
+        static const uint8_t advise[] = {8, 0, 3, 0, 16, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 16, 0};
 
         say(world, world->qemu_fd, head, sizeof(head) - 1);
+        if (world->post_copy)
+                say(world, world->qemu_fd, advise, sizeof(advise));
         say_section(world, 1);
         say(world, world->qemu_fd, "\3ram\0\0\0\0\0\0\0\4", 12);
         say64(world, WORLD_RAM_BYTES | 0x04);
@@ -280,6 +285,7 @@ static void *play(void *userdata)
 void world_init(struct world *world, bool source, const uint8_t *script, size_t size)
 {
         *world = (struct world){.source = source,
+                .post_copy = script[0] >> 7,
                 .n_channels = (script[0] & 3) % WORLD_CHANNELS_MAX + 1,
                 .qemu_fd = -1,
                 .deaf_fd = -1};
@@ -299,8 +305,8 @@ void world_start(struct world *world, const char *members, const int *fds, size_
         snprintf(text, sizeof(text),
                 "{\"op\": \"start\", \"migration\": \"" WORLD_MIGRATION "\", \"vm\": \"" WORLD_VM
                 "\", \"block\": \"pc.ram\", \"ram_bytes\": %d, \"cert_pem\": \"c\", \"key_pem\": \"k\", "
-                "\"peer_fingerprint\": \"f\", \"timeout_ms\": 5000%s}",
-                WORLD_RAM_BYTES, members);
+                "\"peer_fingerprint\": \"f\", \"timeout_ms\": 5000, \"post_copy\": %s%s}",
+                WORLD_RAM_BYTES, world->post_copy ? "true" : "false", members);
         must(sock_send_fds(world->control_fd, text, strlen(text), fds, n_fds) == 0);
         must(pthread_create(&world->thread, NULL, play, world) == 0);
 }

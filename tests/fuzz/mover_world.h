@@ -34,7 +34,8 @@ enum world_step {
 };
 
 struct world {
-        bool source; /* the mover's side */
+        bool source;    /* the mover's side */
+        bool post_copy; /* it may come to that: highest bit of the script's first byte */
         struct cursor script;
         unsigned int n_channels;
         int control_fd;

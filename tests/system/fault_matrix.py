@@ -51,10 +51,10 @@ _numbers = itertools.count()
 
 
 class Cell:
-    """One migration of the guest with a fault in it."""
+    """One migration of the guest with a fault in it; options: more words for `vm migrate`."""
 
-    def __init__(self, lab, guest):
-        self.lab, self.guest = lab, guest
+    def __init__(self, lab, guest, *options):
+        self.lab, self.guest, self.options = lab, guest, options
         self.source = guest.host()
         self.destination = next(host for host in lab.hosts if host != self.source)
         self.gate = self.task = None
@@ -81,7 +81,7 @@ class Cell:
     def _begin(self, side, variable, name):
         self.gate = self.lab.folder_of(self.host(side)) / f"gate-{next(_numbers)}"
         self.lab.restart(self.host(side), "agent", {variable: f"{name}:{self.gate}"})
-        self.task = self.guest.begin_migration(self.destination)
+        self.task = self.guest.begin_migration(self.destination, *self.options)
 
     def _ended_early(self):
         task = self.guest.task(self.task)
@@ -154,6 +154,40 @@ class Cell:
         found += [str(path) for path in (self.lab.folder_of(host) / "run").rglob("*")
                   if self.guest.document()["uid"] in path.name]
         return found
+
+
+class DeadHost:
+    """A host whose power fails, and what is asked and told about it."""
+
+    def __init__(self, lab, name):
+        self.lab, self.name = lab, name
+
+    def die(self):
+        """Silently: its cables are dead before its processes are, and what was in its memory is gone."""
+        self.lab.network.cut(self.name)
+        self.lab.kill(self.name, "power")
+        links = self.lab.machines.run(self.name, "ip", "-brief", "link", "show", "type", "tun")
+        for link in [line.split()[0] for line in links.splitlines()]:
+            self.lab.machines.run(self.name, "ip", "link", "delete", link)
+        self.lab.machines.run(self.name, "rm", "-rf", self.lab.folder_of(self.name) / "run")
+
+    def confirm(self):
+        """As soon as the manager has seen for itself that it cannot be reached."""
+        def confirmed():
+            done = self.lab.run_drover("host", "confirm-down", self.name, "--yes")
+            assert done.returncode in (0, 5), done.stderr
+            return done.returncode == 0
+        wait_for(f"the manager to give {self.name} up", confirmed)
+        assert self.status()["confirmed_down"]["by"]
+
+    def return_(self):
+        self.lab.network.cut(self.name, up=True)
+        self.lab.start(self.name, "agent")
+        self.lab.wait_connected()
+        assert "confirmed_down" not in self.status()
+
+    def status(self):
+        return self.lab.drover_json("host", "show", self.name)["status"]
 
 
 def check_settled(cell, task, side):

@@ -6,42 +6,8 @@ import json
 import time
 
 import pytest
-from fault_matrix import PATIENCE_S
+from fault_matrix import PATIENCE_S, DeadHost
 from labkit.lab import wait_for
-
-
-class DeadHost:
-    """A host whose power fails, and what is asked and told about it."""
-
-    def __init__(self, lab, name):
-        self.lab, self.name = lab, name
-
-    def die(self):
-        """Silently: its cables are dead before its processes are, and what was in its memory is gone."""
-        self.lab.network.cut(self.name)
-        self.lab.kill(self.name, "power")
-        links = self.lab.machines.run(self.name, "ip", "-brief", "link", "show", "type", "tun")
-        for link in [line.split()[0] for line in links.splitlines()]:
-            self.lab.machines.run(self.name, "ip", "link", "delete", link)
-        self.lab.machines.run(self.name, "rm", "-rf", self.lab.folder_of(self.name) / "run")
-
-    def confirm(self):
-        """As soon as the manager has seen for itself that it cannot be reached."""
-        def confirmed():
-            done = self.lab.run_drover("host", "confirm-down", self.name, "--yes")
-            assert done.returncode in (0, 5), done.stderr
-            return done.returncode == 0
-        wait_for(f"the manager to give {self.name} up", confirmed)
-        assert self.status()["confirmed_down"]["by"]
-
-    def return_(self):
-        self.lab.network.cut(self.name, up=True)
-        self.lab.start(self.name, "agent")
-        self.lab.wait_connected()
-        assert "confirmed_down" not in self.status()
-
-    def status(self):
-        return self.lab.drover_json("host", "show", self.name)["status"]
 
 
 @pytest.fixture

@@ -155,6 +155,36 @@ static void order_is_that_of_the_policy_and_the_error_says_what_was_tried(void *
         error_free(e);
 }
 
+static void post_copy_comes_last_and_is_said_once(void **state)
+{
+        struct copy copy;
+
+        begin(&copy, "{\"converge\": [{\"step\": \"wait\", \"ms\": 5000}, {\"step\": \"post-copy\"}]}");
+        assert_int_equal(run(&copy, 30), CONVERGENCE_WAIT);
+        assert_string_equal(convergence_by(&copy.c), "quiet-moment");
+        assert_int_equal(run(&copy, 30), CONVERGENCE_POST_COPY);
+        assert_string_equal(convergence_by(&copy.c), "post-copy");
+        assert_int_equal(run(&copy, 3600), CONVERGENCE_GO_ON);
+}
+
+static void post_copy_is_refused_where_it_makes_no_sense(void **state)
+{
+        static const char *const cases[][2] = {
+                {"{\"converge\": [{\"step\": \"post-copy\"}, {\"step\": \"wait\"}]}", "after post-copy"},
+                {"{\"verify\": true, \"converge\": [{\"step\": \"post-copy\"}]}", "verify"},
+                {"{\"converge\": [{\"step\": \"post-copy\", \"ms\": 1}]}", "ms"}};
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                _cleanup_json_ json_t *document = json_loads(cases[i][0], 0, NULL);
+                _cleanup_error_ struct error *e = NULL;
+                struct converge_policy policy;
+
+                assert_int_equal(converge_policy_read(document, 300, &policy, &e), -EINVAL);
+                assert_non_null(strstr(error_message(e), cases[i][1]));
+        }
+        assert_false(converge_policy_has(&CONVERGE_POLICY_DEFAULT, CONVERGE_POST_COPY));
+}
+
 static void throttle_that_qemu_never_applies_has_an_end(void **state)
 {
         struct copy copy;
@@ -274,6 +304,8 @@ int main(void)
                 cmocka_unit_test(wait_with_a_time_lasts_that_long),
                 cmocka_unit_test(pause_is_raised_in_steps_to_its_maximum),
                 cmocka_unit_test(order_is_that_of_the_policy_and_the_error_says_what_was_tried),
+                cmocka_unit_test(post_copy_comes_last_and_is_said_once),
+                cmocka_unit_test(post_copy_is_refused_where_it_makes_no_sense),
                 cmocka_unit_test(throttle_that_qemu_never_applies_has_an_end),
                 cmocka_unit_test(idle_throttle_of_qemu_is_none),
                 cmocka_unit_test(stalled_path_does_not_hold_a_step_for_ever),

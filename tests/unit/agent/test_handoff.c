@@ -53,6 +53,95 @@ static void cancel_before_the_record_aborts(void **state _unused_)
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_FAILED);
 }
 
+static void post_copy_commits_once_the_state_is_loaded_and_serves_to_the_end(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_SERVING,
+                .mover_alive = true,
+                .stop_wanted = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_WAIT); /* nothing is cancelled any more */
+        f.loaded = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_COMMIT);
+        f.commit_sent = f.result_running = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_WAIT);
+        f.qemu = HANDOFF_QEMU_COMPLETED;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+}
+
+static void post_copy_that_is_cut_off_runs_nowhere(void **state _unused_)
+{
+        struct handoff_source_facts s = {.record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_SERVING};
+        struct handoff_destination_facts d = {.record = HANDOFF_PREPARED,
+                .qemu = HANDOFF_QEMU_LOADED,
+                .post_copy = true,
+                .commit_read = true};
+
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
+        s.commit_sent = true;
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        d.record = HANDOFF_OWNER;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        d.qemu = HANDOFF_QEMU_RUNNING;
+        d.may_have_run = true;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_END);
+        assert_int_equal(handoff_destination_tells_qemu(&d), HANDOFF_QEMU_LOADING);
+        d.qemu = HANDOFF_QEMU_UNKNOWN;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_WAIT);
+        d.silent = true;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_END);
+        d.qemu = HANDOFF_QEMU_RUNNING;
+        d.arrived = true;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_DONE);
+        assert_int_equal(handoff_destination_tells_qemu(&d), HANDOFF_QEMU_RUNNING);
+}
+
+/* All of its memory is there, but COMMIT never came: as without post-copy, but for a source that may never complete. */
+static void post_copy_that_has_arrived_asks_like_any_other(void **state _unused_)
+{
+        struct handoff_destination_facts d = {
+                .record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADED, .post_copy = true, .arrived = true};
+
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ASK);
+        d.peer = (struct handoff_peer){true, HANDOFF_HANDED_OFF, HANDOFF_QEMU_COMPLETED, false};
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_OWN);
+        d.peer.qemu = HANDOFF_QEMU_SERVING;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        d.arrived = false;
+        d.mover_alive = true;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_WAIT);
+}
+
+/* An agent that was restarted cannot know whether post-copy was begun; a destination that loaded everything as without it must not wait
+ * for ever. */
+static void source_that_may_have_begun_post_copy_ends_the_wait(void **state _unused_)
+{
+        struct handoff_destination_facts d = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADED};
+        struct handoff_source_facts s = {
+                .record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_SERVING, .commit_sent = true};
+
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
+        d.peer = (struct handoff_peer){true, s.record, handoff_source_tells(&s), false};
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        s.peer = (struct handoff_peer){true, HANDOFF_ABANDONED, HANDOFF_QEMU_GONE, false};
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_TAKE_BACK);
+}
+
+static void guest_held_for_post_copy_is_continued_when_it_does_not_begin(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_HELD,
+                .mover_alive = true,
+                .stop_wanted = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ABORT);
+        f.mover_alive = false;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+        f.record = HANDOFF_OUTGOING;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+}
+
 static void source_qemu_that_completed_and_ended_is_committed(void **state _unused_)
 {
         struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
@@ -190,6 +279,10 @@ struct world {
         bool d_lost;   /* the destination forgot all: its disk was replaced */
         bool s_settled, d_settled, lost;
         unsigned int faults_left;
+        bool post_copy; /* the policy has it, and it comes to that */
+        bool held;      /* its migration has failed, which an agent that was restarted does not know */
+        bool holding;   /* the guest is stopped for it: a QEMU that is MIGRATING does not continue it */
+        bool began;     /* QEMU is in it */
 };
 
 static uint64_t random_state;
@@ -225,6 +318,22 @@ static void destination_record(struct world *w, enum handoff_record record)
         w->d.record = record;
 }
 
+/* One step: `stop`, the record, the command. */
+static void begin_post_copy(struct world *w)
+{
+        struct handoff_source_facts *s = &w->s;
+
+        if (!w->holding) {
+                w->holding = true;
+        } else if (s->record == HANDOFF_OUTGOING) {
+                source_record(w, HANDOFF_HANDED_OFF);
+        } else {
+                s->qemu = HANDOFF_QEMU_SERVING;
+                w->voted = true;
+                w->began = pick(4); /* or QEMU needs it no more */
+        }
+}
+
 static void step_source(struct world *w)
 {
         struct handoff_source_facts *s = &w->s;
@@ -233,7 +342,12 @@ static void step_source(struct world *w)
                 return;
         switch (handoff_source_decide(s)) {
         case HANDOFF_SOURCE_WAIT:
-                if (s->qemu == HANDOFF_QEMU_MIGRATING && s->mover_alive) {
+                if (w->post_copy && s->mover_alive && !w->voted && s->qemu == HANDOFF_QEMU_MIGRATING) {
+                        if (w->holding && s->record == HANDOFF_HANDED_OFF && !pick(4))
+                                w->voted = true; /* QEMU needs it no more */
+                        else
+                                begin_post_copy(w);
+                } else if (s->qemu == HANDOFF_QEMU_MIGRATING && s->mover_alive) {
                         if (s->record == HANDOFF_OUTGOING)
                                 source_record(w, HANDOFF_HANDED_OFF);
                         else
@@ -262,9 +376,13 @@ static void step_source(struct world *w)
                 s->mover_alive = false;
                 if (w->claim != SOURCE_CLAIMED)
                         w->claim = SOURCE_CLAIMED;
-                else if (s->record == HANDOFF_TAKEN_BACK && s->qemu == HANDOFF_QEMU_COMPLETED)
+                else if (s->record == HANDOFF_TAKEN_BACK &&
+                         (s->qemu == HANDOFF_QEMU_COMPLETED || s->qemu == HANDOFF_QEMU_HELD))
                         s->qemu = HANDOFF_QEMU_RUNNING;
-                else
+                else if (s->record == HANDOFF_TAKEN_BACK && s->qemu == HANDOFF_QEMU_SERVING) {
+                        s->qemu = w->began ? HANDOFF_QEMU_GONE : HANDOFF_QEMU_RUNNING;
+                        w->lost |= w->began;
+                } else
                         source_record(w, HANDOFF_TAKEN_BACK);
                 break;
         case HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED:
@@ -323,6 +441,10 @@ static void step_destination(struct world *w)
                 else
                         destination_record(w, HANDOFF_ABANDONED);
                 break;
+        case HANDOFF_DESTINATION_END:
+                d->qemu = HANDOFF_QEMU_GONE;
+                w->lost = true;
+                break;
         case HANDOFF_DESTINATION_FAILED:
         case HANDOFF_DESTINATION_DONE:
                 w->d_settled = w->s_settled || w->s.record == HANDOFF_RELEASED;
@@ -343,8 +465,17 @@ static void step_world(struct world *w)
                 else if (s->qemu == HANDOFF_QEMU_MIGRATING && w->voted && (s->mover_alive || pick(2)))
                         s->qemu = HANDOFF_QEMU_COMPLETED;
                 else if (s->qemu == HANDOFF_QEMU_MIGRATING && !s->mover_alive) {
-                        s->qemu = HANDOFF_QEMU_RUNNING;
-                        w->s_ran_on = true;
+                        s->qemu = w->holding ? HANDOFF_QEMU_HELD : HANDOFF_QEMU_RUNNING;
+                        w->s_ran_on = !w->holding;
+                }
+                if (s->qemu == HANDOFF_QEMU_SERVING && w->began && s->mover_alive && d->mover_alive &&
+                        w->link && (d->qemu == HANDOFF_QEMU_LOADED || d->qemu == HANDOFF_QEMU_RUNNING)) {
+                        if (d->arrived) /* which its vote tells */
+                                s->qemu = HANDOFF_QEMU_COMPLETED;
+                        d->arrived = true;
+                } else if (s->qemu == HANDOFF_QEMU_SERVING && !w->began && w->voted && !w->held &&
+                           (s->mover_alive || pick(2))) {
+                        s->qemu = HANDOFF_QEMU_COMPLETED;
                 }
                 s->completed |= w->s_up && s->qemu == HANDOFF_QEMU_COMPLETED;
                 break;
@@ -353,15 +484,22 @@ static void step_world(struct world *w)
                         d->qemu = HANDOFF_QEMU_LOADED;
                 else if (d->qemu == HANDOFF_QEMU_LOADING && !d->mover_alive)
                         d->qemu = HANDOFF_QEMU_GONE;
+                d->post_copy |= w->began && d->qemu == HANDOFF_QEMU_LOADED;
+                s->loaded |= d->post_copy && s->mover_alive && d->mover_alive && w->link &&
+                             s->qemu == HANDOFF_QEMU_SERVING && d->qemu == HANDOFF_QEMU_LOADED;
                 break;
         case 2: /* the data path */
+                if (w->began) {
+                        s->mover_alive &= s->qemu != HANDOFF_QEMU_GONE || d->arrived;
+                        d->mover_alive &= d->qemu != HANDOFF_QEMU_GONE;
+                }
                 if (!w->link || !s->mover_alive || !d->mover_alive) {
                         if (!w->commit_net || !w->all_data || !w->link || !d->mover_alive) {
                                 s->mover_alive = d->mover_alive = false;
                                 w->commit_net = false;
                         }
                 } else if (s->qemu == HANDOFF_QEMU_MIGRATING || s->qemu == HANDOFF_QEMU_COMPLETED ||
-                           w->commit_net) {
+                           s->qemu == HANDOFF_QEMU_SERVING || w->commit_net) {
                         w->all_data = true;
                 }
                 break;
@@ -397,7 +535,12 @@ static void step_world(struct world *w)
 static void crash_source_agent(struct world *w)
 {
         w->s_up = false;
-        w->s.mover_alive = w->s.stop_wanted = false;
+        w->s.mover_alive = w->s.stop_wanted = w->s.loaded = false;
+        /* It is not known whether the command was sent. */
+        w->held |= w->s.qemu == HANDOFF_QEMU_HELD;
+        if (w->holding && w->s.record == HANDOFF_HANDED_OFF &&
+                (w->s.qemu == HANDOFF_QEMU_MIGRATING || w->s.qemu == HANDOFF_QEMU_HELD))
+                w->s.qemu = HANDOFF_QEMU_SERVING;
         w->s.completed &= w->s.commit_sent; /* in the runtime file before COMMIT leaves */
         w->s.commit_sent = true;
         w->s.result_running = w->s.result_abandoned = false;
@@ -408,6 +551,7 @@ static void crash_source_agent(struct world *w)
 
 static void kill_source_qemu(struct world *w)
 {
+        w->lost |= w->d.post_copy && !w->d.arrived;
         w->lost |= w->d.qemu != HANDOFF_QEMU_RUNNING &&
                    (w->d.record != HANDOFF_OWNER || w->d.qemu != HANDOFF_QEMU_LOADED);
         w->s.qemu = HANDOFF_QEMU_GONE;
@@ -465,7 +609,7 @@ static void fault(struct world *w)
 
 static void random_walks_keep_one_owner_and_settle(void **state _unused_)
 {
-        unsigned int moved = 0, kept = 0;
+        unsigned int moved = 0, kept = 0, moved_by_post_copy = 0, kept_from_post_copy = 0;
 
         for (unsigned int run = 0; run < 200000; run++) {
                 struct world w = {
@@ -474,6 +618,7 @@ static void random_walks_keep_one_owner_and_settle(void **state _unused_)
                         .s_up = true,
                         .d_up = true,
                         .link = true,
+                        .post_copy = run / 5 % 2,
                         .faults_left = run % 5,
                 };
 
@@ -492,7 +637,10 @@ static void random_walks_keep_one_owner_and_settle(void **state _unused_)
                 assert_true((w.s.qemu == HANDOFF_QEMU_RUNNING) != (w.d.qemu == HANDOFF_QEMU_RUNNING));
                 moved += w.d.qemu == HANDOFF_QEMU_RUNNING;
                 kept += w.s.qemu == HANDOFF_QEMU_RUNNING;
+                moved_by_post_copy += w.began && w.d.qemu == HANDOFF_QEMU_RUNNING;
+                kept_from_post_copy += w.post_copy && w.s.qemu == HANDOFF_QEMU_RUNNING;
         }
+        assert_true(moved_by_post_copy > 1000 && kept_from_post_copy > 1000);
         assert_true(moved > 1000 && kept > 1000); /* the walk went both ways */
 }
 
@@ -524,6 +672,11 @@ int main(void)
                 cmocka_unit_test(self_resumed_source_takes_back),
                 cmocka_unit_test(cancel_before_the_record_aborts),
                 cmocka_unit_test(source_qemu_that_completed_and_ended_is_committed),
+                cmocka_unit_test(post_copy_commits_once_the_state_is_loaded_and_serves_to_the_end),
+                cmocka_unit_test(post_copy_that_is_cut_off_runs_nowhere),
+                cmocka_unit_test(post_copy_that_has_arrived_asks_like_any_other),
+                cmocka_unit_test(source_that_may_have_begun_post_copy_ends_the_wait),
+                cmocka_unit_test(guest_held_for_post_copy_is_continued_when_it_does_not_begin),
                 cmocka_unit_test(source_qemu_that_just_ended_may_have_run_the_guest_on),
                 cmocka_unit_test(nobody_tells_then_the_owner_record_decides),
                 cmocka_unit_test(what_the_destination_said_counts_more_than_its_host_being_down),

@@ -549,7 +549,7 @@ static void test_incoming_waits_for_its_stream_and_can_be_discarded(void **state
         if (!possible)
                 skip();
         document = migrated_document();
-        assert_int_equal(vm_start_incoming(rig.agent, document, 4, on_done, &started, &vm, NULL), 0);
+        assert_int_equal(vm_start_incoming(rig.agent, document, 4, false, on_done, &started, &vm, NULL), 0);
         json_decref(document);
         assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
         assert_false(started.failed);
@@ -574,7 +574,7 @@ static void test_incoming_without_the_sources_decisions_is_refused(void **state)
         if (!possible)
                 skip();
         document = rig_vm_document();
-        assert_true(vm_start_incoming(rig.agent, document, 4, on_done, NULL, &vm, &error) < 0);
+        assert_true(vm_start_incoming(rig.agent, document, 4, false, on_done, NULL, &vm, &error) < 0);
         assert_int_equal(error->code, ERROR_BAD_DOCUMENT);
         json_decref(document);
         error_free(error);
@@ -589,7 +589,7 @@ static void test_incoming_may_not_be_resumed_by_a_user(void **state)
         if (!possible)
                 skip();
         document = migrated_document();
-        assert_int_equal(vm_start_incoming(rig.agent, document, 4, on_done, &started, &vm, NULL), 0);
+        assert_int_equal(vm_start_incoming(rig.agent, document, 4, false, on_done, &started, &vm, NULL), 0);
         json_decref(document);
         assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
         assert_int_equal(rig_vm(&rig, "resume", NULL, NULL), 409);
@@ -608,7 +608,7 @@ static void test_incoming_that_nobody_continues_is_discarded_by_the_next_agent(v
         if (!possible)
                 skip();
         document = migrated_document();
-        assert_int_equal(vm_start_incoming(rig.agent, document, 4, on_done, &started, &vm, NULL), 0);
+        assert_int_equal(vm_start_incoming(rig.agent, document, 4, false, on_done, &started, &vm, NULL), 0);
         json_decref(document);
         assert_int_equal(loop_wait(rig.loop, &started.came, 20000), 0);
         pid = vm->pid;

@@ -17,6 +17,7 @@ static void test_steps_become_items_in_their_order(void **state)
                 {"throttle=80,pause=2s,wait=30s",
                         "[{\"max_percent\":80,\"step\":\"throttle\"},{\"max_ms\":2000,\"step\":\"pause\"},"
                         "{\"ms\":30000,\"step\":\"wait\"}]"},
+                {"wait,post-copy", "[{\"step\":\"wait\"},{\"step\":\"post-copy\"}]"},
         };
 
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -33,7 +34,7 @@ static void test_what_is_no_step_is_refused_by_name(void **state)
 {
         static const char *const cases[][2] = {{"pray", "pray"}, {"", "no step"}, {"pause", "pause"},
                 {"pause=2h", "2h"}, {"wait=x", "x"}, {"wait=0", "0"}, {"throttle=100", "100"},
-                {"throttle=9", "9"}, {"wait,pray=7", "pray"}};
+                {"throttle=9", "9"}, {"wait,pray=7", "pray"}, {"post-copy=3", "post-copy"}};
 
         for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
                 _cleanup_error_ struct error *e = NULL;

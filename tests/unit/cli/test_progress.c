@@ -149,6 +149,27 @@ static void test_report_of_a_migration(void **state)
         capture_end(&out);
 }
 
+static void test_report_of_post_copy_says_what_it_took(void **state)
+{
+        _cleanup_json_ json_t *result =
+                document("{\"total_ms\":38000,\"pause_ms\":350,\"channels\":1,\"converged_by\":\"post-copy\","
+                         "\"from\":\"h1\","
+                         "\"to\":\"h2\",\"convergence\":[{\"step\":\"post-copy\",\"at_ms\":32000}],\"post_"
+                         "copy\":{\"ms\":5700,"
+                         "\"pages_requested\":78,\"bytes\":65011712},\"verified\":false}");
+        struct capture out;
+        struct cli cli = {0};
+
+        capture_begin(&out);
+        cli.out = out.file;
+        assert_int_equal(report_migration(&cli, "web1", result, NULL), 0);
+        assert_non_null(strstr(capture_text(&out), "  help          post-copy from 32.0 s on\n"));
+        assert_non_null(strstr(capture_text(&out),
+                "  post-copy     5.7 s until all of the memory had come, 62 MiB, 78 pages "
+                "asked for; the memory was not compared\n"));
+        capture_end(&out);
+}
+
 static void test_report_of_failed_checks_names_cause_and_way_out(void **state)
 {
         _cleanup_json_ json_t *report = document(
@@ -189,6 +210,7 @@ int main(void)
                 cmocka_unit_test(test_a_file_gets_a_line_per_phase_and_every_five_seconds),
                 cmocka_unit_test(test_quiet_writes_nothing),
                 cmocka_unit_test(test_report_of_a_migration),
+                cmocka_unit_test(test_report_of_post_copy_says_what_it_took),
                 cmocka_unit_test(test_report_of_failed_checks_names_cause_and_way_out),
         };
 

@@ -41,13 +41,30 @@ static void *destination_qemu(void *userdata)
         struct fixture *f = userdata;
         char data[65536];
         ssize_t n;
+        int r = 0;
 
         while (f->qemu_held)
                 usleep(1000);
-        while ((n = read(f->sink_qemu, data, sizeof(data))) > 0)
-                if (buf_append(&f->fed, data, (size_t)n) < 0)
-                        break;
+        while (r >= 0 && (n = read(f->sink_qemu, data, sizeof(data))) > 0) {
+                pthread_mutex_lock(&f->fed_lock);
+                r = buf_append(&f->fed, data, (size_t)n);
+                pthread_mutex_unlock(&f->fed_lock);
+        }
         return NULL;
+}
+
+void fixture_await_fed(struct fixture *f, const void *tail, size_t len)
+{
+        bool there = false;
+
+        for (int i = 0; !there && i < WAIT_MS; i++) {
+                pthread_mutex_lock(&f->fed_lock);
+                there = f->fed.len >= len && memcmp(f->fed.data + f->fed.len - len, tail, len) == 0;
+                pthread_mutex_unlock(&f->fed_lock);
+                if (!there)
+                        usleep(1000);
+        }
+        assert_true(there);
 }
 
 static void start_mover(struct fixture_mover *mover, void *(*run)(void *))
@@ -116,6 +133,7 @@ static void start_sink(struct fixture *f)
         fds[0] = stream[1];
         fds[1] = f->sink_ram_fd;
         fds[2] = listener;
+        json_object_set_new(message, "post_copy", json_boolean(f->options.post_copy));
         if (f->options.held_fd) {
                 json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
                 fds[n_fds++] = f->options.held_fd;
@@ -145,6 +163,7 @@ static void start_source(struct fixture *f)
         unsigned int n = f->options.n_channels, n_fds = 2 + n;
 
         json_object_set_new(message, "verify", json_boolean(f->options.verify));
+        json_object_set_new(message, "post_copy", json_boolean(f->options.post_copy));
         json_object_set_new(message, "tunnel", json_boolean(f->options.tunnel));
         json_object_set_new(message, "codec", json_string(f->options.codec ?: "auto"));
         json_object_set_new(message, "rate_limit_bps", json_integer((json_int_t)f->options.rate_limit_bps));
@@ -180,6 +199,7 @@ struct fixture *fixture_new(const struct fixture_options *options)
         f->source.control_fd = f->sink.control_fd = -1;
         for (size_t i = 0; i < ARRAY_SIZE(f->channel_fds); i++)
                 f->channel_fds[i] = -1;
+        pthread_mutex_init(&f->fed_lock, NULL);
         buf_init(&f->fed, 64 * 1024 * 1024);
         for (int side = 0; side < 2; side++) {
                 assert_int_equal(pki_self_signed("mover", 1, &f->certs[side], &f->keys[side], NULL), 0);
@@ -372,6 +392,12 @@ void fixture_stream_start(struct fixture *f)
         put32(&buf, 0x5145564d);
         put32(&buf, 3);
         put(&buf, "\7\0\0\0\2pc", 7);
+        if (f->options.post_copy) {
+                put(&buf, "\10\0\1\0\0", 5); /* the return path; advise with two page sizes */
+                put(&buf, "\10\0\3\0\20", 5);
+                put64(&buf, WIRE_PAGE_SIZE);
+                put64(&buf, WIRE_PAGE_SIZE);
+        }
         put_section(&buf, 1);
         put(&buf, "\3ram", 4);
         put32(&buf, 0);

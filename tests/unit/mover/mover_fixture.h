@@ -30,6 +30,7 @@ struct fixture_options {
         uint64_t ram_bytes;      /* 0: FIXTURE_PAGES */
         const char *codec;       /* NULL: "auto" */
         bool verify, tunnel;
+        bool post_copy; /* both sides; the stream then begins with the commands for it */
         uint64_t rate_limit_bps;
         const char *wrong_pin; /* the sink expects this fingerprint */
         bool no_source;        /* the test connects by itself */
@@ -64,6 +65,7 @@ struct fixture {
         pthread_t reader; /* destination QEMU: collects what it is fed */
         bool reader_started;
         atomic_bool qemu_held;
+        pthread_mutex_t fed_lock; /* while the reader runs */
         struct buf fed;
 };
 
@@ -82,6 +84,8 @@ int fixture_join(struct fixture_mover *mover);
 /* handed-off, stream-end, commit, result: from the device state to the end; both must exit with 0. */
 void fixture_finish(struct fixture *f);
 
+/* Destination QEMU: waits until the last that it was fed is this. */
+void fixture_await_fed(struct fixture *f, const void *tail, size_t len);
 void fixture_release_qemu(struct fixture *f);
 /* Destination QEMU: waits for the end of its stream; then f->fed is complete. */
 void fixture_join_reader(struct fixture *f);

@@ -149,8 +149,9 @@ static void set_up(struct qemu_guest *guest, enum migration_side side, struct mi
 {
         bool done = false;
 
-        assert_int_equal(
-                migration_setup_start(guest->qmp, side, true, LIMIT_MS, on_setup, &done, ret_setup, NULL), 0);
+        assert_int_equal(migration_setup_start(guest->qmp, side, &(struct migration_needs){.throttle = true},
+                                 LIMIT_MS, on_setup, &done, ret_setup, NULL),
+                0);
         qemu_guest_wait(guest, &done);
 }
 

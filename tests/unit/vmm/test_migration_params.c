@@ -27,7 +27,9 @@ static void check_capabilities(
         _cleanup_json_ json_t *list = parse(current), *set = NULL, *restore = NULL;
         _cleanup_json_ json_t *want_set = parse(expected_set), *want_restore = parse(expected_restore);
 
-        assert_int_equal(migration_capabilities_build(side, true, list, &set, &restore, NULL), 0);
+        assert_int_equal(migration_capabilities_build(side, &(struct migration_needs){.throttle = true}, list,
+                                 &set, &restore, NULL),
+                0);
         assert_true(json_equal(json_object_get(set, "capabilities"), want_set));
         assert_true(json_equal(json_object_get(restore, "capabilities"), want_restore));
 }
@@ -65,7 +67,8 @@ static void source_without_return_path_is_not_supported(void **state)
         _cleanup_json_ json_t *list = parse("[" CAP("events", "false") "]");
         json_t *set = NULL, *restore = NULL;
 
-        assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE, true, list, &set, &restore, NULL),
+        assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE,
+                                 &(struct migration_needs){.throttle = true}, list, &set, &restore, NULL),
                 -EOPNOTSUPP);
         assert_null(set);
         assert_null(restore);
@@ -81,7 +84,8 @@ static void answers_that_are_none_are_refused(void **state)
                 _cleanup_json_ json_t *answer = parse(answers[i]);
 
                 assert_int_equal(
-                        migration_capabilities_build(MIGRATION_SOURCE, true, answer, &set, &restore, NULL),
+                        migration_capabilities_build(MIGRATION_SOURCE,
+                                &(struct migration_needs){.throttle = true}, answer, &set, &restore, NULL),
                         -EPROTO);
         }
         assert_null(set);
@@ -186,13 +190,15 @@ static void held_source_waits_for_the_word(void **state _unused_)
                 "state", 0, "capability", "switchover-ack", "state", 0);
         _cleanup_json_ json_t *set = NULL, *restore = NULL;
 
-        assert_int_equal(migration_capabilities_build(
-                                 MIGRATION_SOURCE, MIGRATION_WANTS_HOLD, list, &set, &restore, NULL),
+        assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE,
+                                 &(struct migration_needs){.hold = true}, list, &set, &restore, NULL),
                 0);
         assert_int_equal(json_array_size(json_object_get(set, "capabilities")), 2);
         json_decref(TAKE_PTR(set));
         json_decref(TAKE_PTR(restore));
-        assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE, 0, list, &set, &restore, NULL), 0);
+        assert_int_equal(migration_capabilities_build(
+                                 MIGRATION_SOURCE, &(struct migration_needs){}, list, &set, &restore, NULL),
+                0);
         assert_int_equal(json_array_size(json_object_get(set, "capabilities")), 1);
 }
 

@@ -28,6 +28,8 @@ struct seen {
         unsigned int n_pages, n_zero, n_pings, n_modes;
         enum stream_mode mode;
         size_t skeleton_before_mode;
+        int n_advised;
+        size_t skeleton_before_advised;
         uint32_t ping;
 };
 
@@ -79,8 +81,17 @@ static int on_read_page(void *userdata, uint64_t page, uint8_t *ret_data)
         return 0;
 }
 
+static int on_advised(void *userdata)
+{
+        struct seen *seen = userdata;
+
+        seen->n_advised++;
+        seen->skeleton_before_advised = seen->skeleton.len;
+        return 0;
+}
+
 static const struct stream_parser_ops ops = {
-        on_page, on_zero_page, on_skeleton, on_ping, on_mode_changed, on_read_page};
+        on_page, on_zero_page, on_skeleton, on_ping, on_mode_changed, on_read_page, on_advised};
 
 static struct seen *seen_new(void)
 {
@@ -98,15 +109,22 @@ static void seen_free(struct seen *seen)
 }
 
 /* Feeds all of `data` in pieces of chunk bytes; returns what the first failing feed returned. */
-static int parse(struct seen *seen, const char *block, const void *data, size_t len, size_t chunk)
+static int parse_as(
+        struct seen *seen, const char *block, bool post_copy, const void *data, size_t len, size_t chunk)
 {
-        struct stream_parser_config config = {.direct_block = block, .direct_bytes = GOLDEN_BYTES};
+        struct stream_parser_config config = {
+                .direct_block = block, .direct_bytes = GOLDEN_BYTES, .post_copy = post_copy};
         _cleanup_(stream_parser_freep) struct stream_parser *parser = NULL;
         int r = stream_parser_new(&config, &ops, seen, &parser, NULL);
 
         for (size_t at = 0; r >= 0 && at < len; at += chunk)
                 r = stream_parser_feed(parser, (const uint8_t *)data + at, MIN(chunk, len - at), NULL);
         return r;
+}
+
+static int parse(struct seen *seen, const char *block, const void *data, size_t len, size_t chunk)
+{
+        return parse_as(seen, block, false, data, len, chunk);
 }
 
 static void put(struct buf *buf, const void *data, size_t len)
@@ -457,6 +475,70 @@ static void test_postcopy_advise_goes_through_the_tunnel(void **state)
         buf_deinit(&stream);
 }
 
+static const uint8_t open_return_path[] = {8, 0, 1, 0, 0};
+static const uint8_t advise_command[] = {8, 0, 3, 0, 16, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 16, 0};
+
+static void test_advise_is_followed_by_a_ping_and_holds_pages_up(void **state)
+{
+        static const uint8_t ping[] = {8, 0, 2, 0, 4, 0xd5, 0x0a, 0xd7, 0x15};
+        struct buf stream, expected;
+
+        buf_init(&stream, MAX_BYTES);
+        buf_init(&expected, MAX_BYTES);
+        put_head(&stream);
+        put(&stream, open_return_path, sizeof(open_return_path));
+        put(&stream, advise_command, sizeof(advise_command));
+        put(&expected, stream.data, stream.len);
+        put(&expected, ping, sizeof(ping));
+        for (size_t chunk = 1; chunk < 9; chunk++) {
+                struct seen *seen = seen_new();
+
+                assert_int_equal(parse_as(seen, "pc.ram", true, stream.data, stream.len, chunk), 0);
+                assert_int_equal(seen->n_advised, 1);
+                assert_int_equal(seen->n_pings, 0); /* the destination's QEMU answers */
+                assert_int_equal(seen->skeleton_before_advised, expected.len);
+                assert_int_equal(seen->skeleton.len, expected.len);
+                assert_memory_equal(seen->skeleton.data, expected.data, expected.len);
+                seen_free(seen);
+        }
+        buf_deinit(&stream);
+        buf_deinit(&expected);
+}
+
+/* What follows must come out as it went in, whatever it looks like. */
+static void test_first_discard_begins_post_copy(void **state)
+{
+        static const uint8_t tail[] = {8, 0, 6, 0, 3, 0, 1, 'x', 0, 6, 0, 0, 0, 2, '{', '}', 1, 2, 3};
+        struct buf stream;
+
+        small_stream(&stream);
+        for (size_t chunk = 1; chunk < 9; chunk++) {
+                struct seen *seen = seen_new();
+                size_t before = stream.len;
+
+                put(&stream, tail, sizeof(tail));
+                assert_int_equal(parse_as(seen, "pc.ram", true, stream.data, stream.len, chunk), 0);
+                assert_int_equal(seen->n_modes, 1);
+                assert_int_equal(seen->mode, STREAM_POST_COPY);
+                assert_int_equal(seen->skeleton.len - seen->skeleton_before_mode, sizeof(tail));
+                assert_memory_equal(seen->skeleton.data + seen->skeleton_before_mode, tail, sizeof(tail));
+                stream.len = before;
+                seen_free(seen);
+        }
+        buf_deinit(&stream);
+}
+
+static void test_discard_without_post_copy_goes_through_the_tunnel(void **state)
+{
+        static const uint8_t discard[] = {8, 0, 6, 0, 3, 0, 1, 'x'};
+        struct buf stream;
+
+        buf_init(&stream, MAX_BYTES);
+        put_head(&stream);
+        assert_tunnel(&stream, discard, sizeof(discard));
+        buf_deinit(&stream);
+}
+
 static void test_unknown_configuration_goes_through_the_tunnel(void **state)
 {
         static const uint8_t caps[] = {5, 4, 'c', 'a', 'p', 's', 0, 0, 0, 1, 9, 9};
@@ -600,6 +682,9 @@ int main(void)
                 cmocka_unit_test(test_early_device_state_goes_through_the_tunnel),
                 cmocka_unit_test(test_other_iterative_device_goes_through_the_tunnel),
                 cmocka_unit_test(test_postcopy_advise_goes_through_the_tunnel),
+                cmocka_unit_test(test_advise_is_followed_by_a_ping_and_holds_pages_up),
+                cmocka_unit_test(test_first_discard_begins_post_copy),
+                cmocka_unit_test(test_discard_without_post_copy_goes_through_the_tunnel),
                 cmocka_unit_test(test_unknown_configuration_goes_through_the_tunnel),
                 cmocka_unit_test(test_tunnel_after_direct_pages_first_restores_the_last_block),
                 cmocka_unit_test(test_tunnel_between_sections_restores_the_last_block_in_a_section),

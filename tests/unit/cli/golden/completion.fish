@@ -105,6 +105,7 @@ complete -c drover -n '__drover_in "vm migrate"' -l converge -x -d 'help for a g
 complete -c drover -n '__drover_in "vm migrate"' -l check -d 'only check, and rank the destinations'
 complete -c drover -n '__drover_in "vm migrate"' -l priority -x -a 'low normal high critical' -d 'place in the queue, and part of links and processors; default normal'
 complete -c drover -n '__drover_in "vm migrate"' -l verify -d 'compare the guest\'s memory on both sides (lengthens the pause)'
+complete -c drover -n '__drover_in "vm migrate"' -l no-verify -d 'do not, even where that is the default: emulation before QEMU 9.0, which loses changes'
 complete -c drover -n '__drover_in "vm migrate"' -l codec -x -a 'auto none lz4 zstd' -d 'default auto'
 complete -c drover -n '__drover_in "vm migrate"' -l channels -x -d 'number of connections; default 0: automatic'
 complete -c drover -n '__drover_in "vm migrate"' -l rate-limit -x -d 'such as 500mbit; default none'

@@ -31,7 +31,7 @@ _drover_options() {
     'vm console') echo '--tail ' ;;
     'vm advise') echo '--limit --all ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
-    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
+    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --no-verify --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'datastore add') echo '--local --host --path-on ' ;;
     'network switch add') echo '--uplink --uplink-on --mtu ' ;;

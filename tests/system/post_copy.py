@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that only post-copy moves, for the tests of that. drover cannot compare the two memories then, so the guest itself checks
+every byte of what it wrote."""
+
+from labkit import network
+from labkit.lab import wait_for
+
+LINK_BPS, SLOW_BPS = 100_000_000, 2_000_000
+LAB = {"hosts": 2, "link": f"{LINK_BPS // 1_000_000}mbit", "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
+OPTIONS = ("--converge", "post-copy", "--max-pause", "20ms")
+MEMORY = "160M"
+APPEND = "workload.memory=16,random workload.disk=50"
+
+# 4 KiB of noise each: eight times what the link carries, and several times on a machine that is busy; over memory that takes it a second.
+TOO_FAST = "dirty 25000 14 random page"
+QUIET = "dirty 10 8 random page"
+
+
+def set_rate(lab, rate_bps):
+    """SLOW_BPS: what the guest misses takes a minute to come."""
+    for host in lab.hosts:
+        lab.network.shape(host, "eth0", network.MGMT, rate_bps)
+
+
+def wait_running_there(guest, destination):
+    wait_for(f"the guest to run on {destination}, where some of its memory is missing",
+             lambda: (guest.host(), guest.power()) == (destination, "running"), 60, 0.02)
