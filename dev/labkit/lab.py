@@ -101,7 +101,7 @@ class Lab:
     # Up and down
 
     def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None,
-           checkpoint_space="0", migration_nics=0, sibling_space="0", managers=1, migrations_per_host=4):
+           checkpoint_space="0", migration_nics=0, sibling_space="0", managers=1, manager_settings=None):
         self._check_programs()
         if self.machines.root() is not None or (self.folder / "lab.json").exists():
             raise LabError(f"there is a lab in {self.folder} already: dev/lab down")
@@ -122,7 +122,7 @@ class Lab:
             if self.database:
                 self.database.create("10.77.0.0/16")
             for number, name in enumerate(self.managers, 1):
-                self._start_manager(name, number, migrations_per_host)
+                self._start_manager(name, number, manager_settings or {})
             for name, version in versions.items():
                 self._start_host(name, qemu.find(version) if version else qemu.BINARY, checkpoint_space,
                                  migration_nics, sibling_space)
@@ -159,13 +159,13 @@ class Lab:
             self.network.plug(host, "vm0", network.VMNET)
         self.network.watch(self.folder / "switches.log")
 
-    def _start_manager(self, name, number, migrations_per_host):
+    def _start_manager(self, name, number, settings):
         folder = self.folder_of(name)
         store = f"store = {self.database.url(folder / 'pgpass')}\n" if self.database else ""
         (folder / "manager.conf").write_text(
             f"[manager]\nlisten = 0.0.0.0:{MANAGER_PORT}\nstate-dir = {folder}/state\n"
             f"name = {'lab' if number == 1 else name}\nlog-level = debug\n"
-            f"migrations-per-host = {migrations_per_host}\n{store}", encoding="utf-8")
+            + store + "".join(f"{key} = {value}\n" for key, value in settings.items()), encoding="utf-8")
         who = ["--token-file", folder / "token"] if number == 1 else ["--ca", self.folder_of("manager") / "state/pki"]
         output = self.machines.run(name, self.program("drover-manager"), "--config", folder / "manager.conf", "init",
                                    "--address", network.manager_address(number), "--address", "127.0.0.1", *who)

@@ -13,7 +13,8 @@ from labkit import netns, network
 from labkit.lab import AGENT_PORT, LabError, wait_for
 from manager_faults import POINTS, Submission, assert_moved, migrate_until_it_dies, other_host
 
-LAB = {"store": "postgres", "managers": 2, "link": "100mbit", "migrations_per_host": 10}
+LAB = {"store": "postgres", "managers": 2, "link": "100mbit",
+       "manager_settings": {"host-cost-limit": 10, "network-cost-limit": 10, "network-cost-limit-10g": 10}}
 TAKEOVER_MAX_S = 10
 
 
