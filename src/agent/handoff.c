@@ -184,7 +184,10 @@ enum handoff_source_action handoff_source_decide(const struct handoff_source_fac
 
 enum handoff_qemu handoff_source_tells(const struct handoff_source_facts *facts)
 {
-        return facts->completed && facts->qemu == HANDOFF_QEMU_GONE ? HANDOFF_QEMU_COMPLETED : facts->qemu;
+        bool ended = facts->completed && facts->qemu == HANDOFF_QEMU_GONE;
+        bool served = facts->qemu == HANDOFF_QEMU_SERVING && !facts->mover_alive;
+
+        return ended || served ? HANDOFF_QEMU_COMPLETED : facts->qemu;
 }
 
 /* The source's QEMU cannot run again by itself, and the source's journal says that we may take the VM. */
@@ -194,12 +197,10 @@ static bool source_confirms(const struct handoff_peer *peer)
 }
 
 /* It keeps the VM, or has forgotten the migration; or it has released the VM without our word, because somebody said that we
- * are down, and the VM may have been started elsewhere; or its guest ended, nobody knows whether it ran before; or it may have
- * begun post-copy, and its QEMU completes no more without the path. */
+ * are down, and the VM may have been started elsewhere; or its guest ended, nobody knows whether it ran before. */
 static bool source_never_confirms(const struct handoff_peer *peer)
 {
-        return peer->answered && (peer->record != HANDOFF_HANDED_OFF || peer->qemu == HANDOFF_QEMU_GONE ||
-                                         peer->qemu == HANDOFF_QEMU_SERVING);
+        return peer->answered && (peer->record != HANDOFF_HANDED_OFF || peer->qemu == HANDOFF_QEMU_GONE);
 }
 
 /* Post-copy: some of it is still at the source. */
@@ -210,7 +211,7 @@ static bool memory_is_coming(const struct handoff_destination_facts *f)
 
 static enum handoff_destination_action decide_prepared(const struct handoff_destination_facts *f)
 {
-        if (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted)
+        if (f->qemu == HANDOFF_QEMU_GONE || f->stop_wanted || (f->qemu == HANDOFF_QEMU_UNKNOWN && f->silent))
                 return HANDOFF_DESTINATION_ABANDON;
         if (f->qemu == HANDOFF_QEMU_LOADED && memory_is_coming(f)) {
                 /* Without the path it never comes, and the source's word alone does not bring it either. */

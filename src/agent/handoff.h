@@ -107,8 +107,10 @@ enum handoff_source_action {
 
 enum handoff_source_action handoff_source_decide(const struct handoff_source_facts *facts);
 
-/* What the source tells the destination about its QEMU: `completed` also of one that completed and has ended since. One that
- * just ended is `gone`: it may have resumed the guest before, and what the destination has loaded would be out of date. */
+/* What the source tells the destination about its QEMU: `completed` also of one that completed and has ended since, and of one that
+ * may have begun post-copy and has lost the path: its guest was stopped before `handed-off`, and is continued only with the
+ * destination's word or the source's own claim. A destination that has all of the memory may go on. One that just ended is `gone`: it
+ * may have resumed the guest before, and what the destination has loaded would be out of date. */
 enum handoff_qemu handoff_source_tells(const struct handoff_source_facts *facts);
 
 struct handoff_destination_facts {

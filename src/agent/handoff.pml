@@ -65,14 +65,16 @@ byte faults = 0;
 #ifdef BREAK_GONE_CONFIRMS
 #define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE))
 #else
+#ifdef BREAK_SERVING_WAITS
 #define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || (sq == GONE && s_completed)))
+#else
+#define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || (sq == SERVING && !sm) || (sq == GONE && s_completed)))
+#endif
 #endif
 #ifdef BREAK_RELEASED_UNHEARD
-#define CANNOT (sj == OUTGOING || sj == TAKEN_BACK || (sj == HANDED_OFF && (sq == GONE || sq == SERVING)))
-#elif defined(BREAK_SERVING_WAITS)
-#define CANNOT (sj != HANDED_OFF || sq == GONE)
+#define CANNOT (sj == OUTGOING || sj == TAKEN_BACK || (sj == HANDED_OFF && sq == GONE))
 #else
-#define CANNOT (sj != HANDED_OFF || sq == GONE || sq == SERVING)
+#define CANNOT (sj != HANDED_OFF || sq == GONE)
 #endif
 #define S_TELLS (CAN_CONFIRM -> CONFIRMS : (CANNOT -> REFUSES : NOTHING))
 
@@ -213,7 +215,9 @@ active proctype DestinationAgent()
 #ifdef BREAK_OWN_UNCLAIMED
   :: atomic { da && MAY_OWN -> dj = OWNER }
 #else
-  :: atomic { da && MAY_OWN && d_claimed -> dj = OWNER }                                 /* crash point destination-owner */
+  /* without COMMIT only if the claim still stands: the source may have taken the record back before it was restarted */
+  :: atomic { da && MAY_OWN && d_claimed && (d_commit_read || record == CLAIMED) -> dj = OWNER } /* crash point destination-owner */
+  :: atomic { da && MAY_OWN && d_claimed && !d_commit_read && record == RECLAIMED -> d_stop = true }
 #endif
 #ifdef BREAK_TAKE_OVER_UNCONFIRMED
   :: atomic { da && sa && link && dj == PREPARED && dq == LOADED && !d_stop && !dm && d_claimed && sj == HANDED_OFF -> dj = OWNER }

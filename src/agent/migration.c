@@ -290,8 +290,10 @@ static void on_deadline(void *userdata)
         struct migration *m = userdata;
         struct error *e = NULL;
 
-        if (migration_is_serving(m))
-                return; /* nothing can be taken back any more */
+        if (migration_is_serving(m)) { /* nothing can be taken back, unless QEMU needs it no more */
+                loop_source_rearm(m->deadline, TICK_MS);
+                return;
+        }
         error_set(&e, ERROR_TIMED_OUT, "Raise the time limit, or the bound on the pause.",
                 "the migration did not finish within its time limit");
         migration_stop(m, e);
@@ -385,7 +387,8 @@ int migration_set_record(
                 flag = "lost";
         else if (m->role == MIGRATION_SOURCE_SIDE && record == HANDOFF_RELEASED && m->source.completed)
                 flag = "completed";
-        else if (m->role == MIGRATION_DESTINATION_SIDE && record == HANDOFF_OWNER && m->destination.post_copy)
+        else if (m->role == MIGRATION_DESTINATION_SIDE && record == HANDOFF_OWNER &&
+                 m->destination.post_copy && !m->destination.arrived)
                 flag = "post_copy";
         if (json && flag && json_object_set_new(json, flag, json_true()) < 0)
                 return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
@@ -665,7 +668,8 @@ static void on_refresh_migrate(void *userdata, const json_t *result, const struc
         m->refresh_status = info.status;
         if (m->role == MIGRATION_DESTINATION_SIDE) {
                 m->destination.post_copy |= info.status == MIGRATION_STATUS_POSTCOPY;
-                m->destination.arrived |= info.status == MIGRATION_STATUS_COMPLETED;
+                if (info.status == MIGRATION_STATUS_COMPLETED)
+                        migration_destination_arrived(m);
         }
         if (qmp_command(vm->qmp, "query-status", NULL, -1, QUERY_TIMEOUT_MS, on_refresh_status, m,
                     &m->refresh_call, NULL) == 0)

@@ -28,6 +28,7 @@
 #define LISTEN_BACKLOG DATA_CHANNELS_MAX
 #define LOAD_LIMIT_MS 60000       /* for QEMU to load what has all come, and in post-copy to be taken over */
 #define CUT_STREAM_LIMIT_MS 15000 /* for QEMU to load or end once its data path is gone */
+#define LIMIT_AGAIN_MS 1000
 #define ERROR_TEXT_MAX 1024
 /* After a restart of the agent in post-copy: a QEMU that says nothing for so long has a thread with its big lock at a page that never
  * comes. */
@@ -98,8 +99,10 @@ static void on_limit(void *userdata)
         else if (is_only_way(m) && !m->destination.may_have_run)
                 error_set(&e, ERROR_TIMED_OUT, NULL,
                         "the destination could not take the virtual machine over in time");
-        else
+        if (!e) { /* `cont` may be under way, and be refused */
+                loop_source_rearm(m->destination.limit, LIMIT_AGAIN_MS);
                 return;
+        }
         migration_stop(m, e);
 }
 
@@ -357,11 +360,14 @@ static void start_incoming(struct migration *m)
         m->qemu = HANDOFF_QEMU_LOADING;
 }
 
-/* Without the note, an agent that starts again takes a guest whose QEMU is silent for one that waits for its memory. */
-static void set_arrived(struct migration *m)
+/* Without the note, or `owner` written afterwards, an agent that starts again takes a guest whose QEMU is silent for one that
+ * waits for its memory. */
+void migration_destination_arrived(struct migration *m)
 {
         _cleanup_error_ struct error *e = NULL;
 
+        if (m->destination.arrived)
+                return;
         m->destination.arrived = true;
         if (m->record == HANDOFF_OWNER && m->destination.post_copy && migration_note(m, "arrived", &e) < 0)
                 log_warning("%s", error_message(e));
@@ -378,10 +384,11 @@ void migration_destination_event(struct migration *m, const char *event, const j
                 m->destination.post_copy = true;
         } else if (!strcmp(event, "SHUTDOWN") && json_is_true(json_object_get(data, "guest"))) {
                 if (m->record == HANDOFF_OWNER)
-                        set_arrived(m); /* the guest ends by its own doing, and needs no more */
+                        migration_destination_arrived(
+                                m); /* the guest ends by its own doing, and needs no more */
         } else if (!strcmp(event, "MIGRATION") &&
                    migration_status_from_string(status) == MIGRATION_STATUS_COMPLETED) {
-                set_arrived(m);
+                migration_destination_arrived(m);
                 if (m->qemu != HANDOFF_QEMU_RUNNING && m->qemu != HANDOFF_QEMU_GONE)
                         m->qemu = HANDOFF_QEMU_LOADED;
         } else if (!strcmp(event, "MIGRATION") &&
@@ -489,6 +496,11 @@ static void own(struct migration *m)
 
         if (migration_must_wait(m) || migration_hold(m, "destination-loaded"))
                 return;
+        /* On the source's word alone only if the claim still stands: it may have taken the record back before its agent was
+         * restarted, and does not know any more. */
+        if (!m->destination.commit_read && !m->destination.claim_stands)
+                m->claimed = false;
+        m->destination.claim_stands = true;
         if (!m->claimed)
                 return claim(m);
         if (migration_set_record(m, HANDOFF_OWNER, m->epoch + 1, &e) < 0) /* it can still be abandoned */
@@ -520,8 +532,8 @@ static void abandon(struct migration *m)
                 return;
         owner_record_change_free(TAKE_PTR(m->claim));
         if (vm && m->destination.made_vm) {
-                if (vm_power(vm) !=
-                        VM_POWER_INCOMING) /* its monitor is silent: what it is doing is not known */
+                /* Its monitor is silent, and what it is doing is not known; but `cont` never came before `owner`. */
+                if (vm_power(vm) != VM_POWER_INCOMING && m->record != HANDOFF_PREPARED)
                         return;
                 if (vm_discard_incoming(vm, on_discarded, m, &e) < 0) {
                         log_error("%s", error_message(e));

@@ -147,6 +147,11 @@ void migration_post_copy_step(struct migration *m)
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
+        if (m->source.post_copy == POST_COPY_STOPPING && !m->source.post_copy_call) {
+                error_set(&e, ERROR_QEMU_FAILED, NULL,
+                        "QEMU's monitor was lost when the guest was to be stopped");
+                return migration_stop(m, e);
+        }
         if (m->source.post_copy != POST_COPY_STOPPED || !m->mover)
                 return;
         if (m->source.device_state) { /* the last pass was already the last */

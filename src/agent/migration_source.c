@@ -1040,7 +1040,7 @@ static void fail(struct migration *m)
         struct vm *vm = migration_vm(m);
 
         end_keeping(m, false);
-        if (migration_is_serving(m) && m->record == HANDOFF_TAKEN_BACK)
+        if (migration_is_serving(m) && m->record == HANDOFF_TAKEN_BACK && m->qemu == HANDOFF_QEMU_GONE)
                 migration_post_copy_say_lost(m);
         if (m->mover || m->path_alive)
                 migration_close_path(m);

@@ -179,6 +179,7 @@ struct migration_destination_state {
         bool may_have_run;       /* see handoff.h */
         bool post_copy, arrived; /* likewise */
         bool ending;             /* QEMU is being killed for it */
+        bool claim_stands;       /* was looked at since the source confirmed */
         bool recovered;          /* by a new agent: what the old one sent to QEMU is not known */
         bool continuing;
         bool discarding;
@@ -402,6 +403,8 @@ void migration_destination_begin(struct migration *m, struct http_request *reque
 void migration_destination_step(struct migration *m);
 void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_destination_deinit(struct migration *m);
+/* QEMU has all of the guest's memory, or the guest has shut itself down. */
+void migration_destination_arrived(struct migration *m);
 /* What the peer is told: see handoff.h. */
 enum handoff_qemu migration_source_tells(const struct migration *m);
 enum handoff_record migration_destination_tells(const struct migration *m);

@@ -23,7 +23,7 @@
  * (source_resume.c), from when it noticed: that may be 10 s later. */
 #define LOST_MS 60000
 #define LOST_PAUSED_MS 10000
-#define LOST_POST_COPY_MS 40000 /* the guest is of no use meanwhile, and of none at all afterwards */
+#define LOST_POST_COPY_MS 50000 /* the guest is of no use meanwhile, and of none at all afterwards */
 /* A channel with more pages missing than this ends the migration: the source stops naming any long before. */
 #define MAX_MISSING_BYTES (16 * 1024 * 1024)
 /* Receivers that hang in the network are cut off after this. */

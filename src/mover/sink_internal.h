@@ -76,6 +76,8 @@ struct sink_return {
         struct buf kept;
         uint64_t start; /* offset of the first byte that is kept */
         struct return_path path;
+        bool filling; /* QEMU has discarded its memory, and of it so many stripes are filled: */
+        uint64_t n_filled;
         bool ended; /* QEMU closed it */
 };
 
@@ -146,9 +148,12 @@ bool sink_page_is_ours(const struct receiver *receiver, uint64_t page);
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
 /* Sends ACK after so many bytes or so much time; it also is what keeps the source from taking us for dead. */
 int sink_acknowledge(struct receiver *receiver, struct error **ret_error);
-/* sink_return.c: takes what QEMU has written to its return path; sends the source what it has not got. */
+/* sink_return.c: takes what QEMU has written to its return path; fills its memory if that is due; sends the source a frame of what
+ * it has not got over this connection; whether there is more of that. */
 int sink_read_return(struct receiver *receiver, struct error **ret_error);
+int sink_fill_memory(struct receiver *receiver, struct error **ret_error);
 int sink_send_return(struct receiver *receiver, struct error **ret_error);
+bool sink_has_return(const struct receiver *receiver);
 /* VERIFY: the hashes asked for (le64, up to WIRE_MAX_HASHES). */
 int sink_compute_hashes(
         struct receiver *receiver, uint8_t *ret_hashes, uint32_t *ret_n, struct error **ret_error);

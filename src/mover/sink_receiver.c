@@ -241,7 +241,7 @@ static int take_commit(struct receiver *receiver, struct error **ret_error)
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source sent COMMIT at a wrong time");
         if (!sink->commit_read) { /* in post-copy it comes again if our answer was lost with its connection */
                 sink->commit_read = true;
-                if (!sink->post_copy)
+                if (!sink->post_copy || sink->arrived)
                         sink->committed = true;
                 mailbox_post(&sink->mailbox, MAIL_COMMIT);
         }
@@ -363,6 +363,8 @@ static int serve_return(struct receiver *receiver, struct error **ret_error)
         struct sink *sink = receiver->sink;
         int r = sink_read_return(receiver, ret_error);
 
+        if (r >= 0 && sink->back.filling)
+                r = sink_fill_memory(receiver, ret_error);
         if (r >= 0)
                 r = sink_send_return(receiver, ret_error);
         if (r >= 0 && sink->post_copy && sink->have_result && !receiver->result_told)
@@ -378,8 +380,8 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
                 {.fd = receiver->sink->stop_fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
         bool returns = receiver->number == 0 && receiver->sink->start.post_copy;
         uint64_t now_ms;
+        int limit_ms = WAIT_MS, n;
         eventfd_t ignored;
-        int n;
 
         if (returns) {
                 int r = serve_return(receiver, ret_error);
@@ -388,12 +390,14 @@ static int wait_for_work(struct receiver *receiver, struct error **ret_error)
                         return r;
                 if (!receiver->sink->back.ended)
                         pfds[3].fd = receiver->sink->qemu_fd;
+                if (sink_has_return(receiver))
+                        limit_ms = 0;
         }
         if (tls_stream_wait_readable(receiver->channel.tls, 0))
                 return 1;
         if (receiver->offers)
                 return sink_offer(receiver, ret_error);
-        n = poll(pfds, ARRAY_SIZE(pfds), WAIT_MS);
+        n = poll(pfds, ARRAY_SIZE(pfds), limit_ms);
         if (n > 0 && pfds[1].revents) {
                 (void)eventfd_read(receiver->sink->result_fd, &ignored);
                 return receiver->result_told ? 0 : send_result(receiver, ret_error);

@@ -28,6 +28,9 @@
 #include "mover/switchover.h"
 #include "vmm/return_path.h"
 
+/* In post-copy, what is under way between the reader and the wire. A page that a vCPU waits for has all of it in front of it. */
+#define POST_COPY_QUEUE_BYTES (96 * 1024)
+
 typedef atomic_uint_fast64_t counter;
 
 static inline void counter_add(counter *c, uint64_t n)

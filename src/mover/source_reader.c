@@ -22,10 +22,8 @@
 #define IDLE_FLUSH_MS 5
 /* Silence that counts as the end of a stream without a closing description. */
 #define SILENT_END_MS 400
-/* In post-copy: what is read at a time, and what is under way between here and the wire. A page that a vCPU waits for has all of it
- * in front of it. */
+/* In post-copy, what is read at a time: see POST_COPY_QUEUE_BYTES. */
 #define POST_COPY_READ_BYTES (64 * 1024)
-#define POST_COPY_QUEUE_BYTES (96 * 1024)
 /* For the destination's QEMU to discard its memory and the sink to fill it, which goes at several GiB a second. */
 #define ADVISE_LIMIT_MS(ram_bytes) (60000 + ((ram_bytes) >> 20))
 #define ADVISE_LOOK_MS 500

@@ -282,8 +282,10 @@ static void bound_buffers(struct source_stats *stats)
                 batch_pool_set_limit(
                         &source->pool, MAX((size_t)MIN_QUEUE_BYTES, rate * queue_ms(source) / 1000));
         }
-        if (source->post_copy)
+        if (source->post_copy) {
+                batch_pool_set_limit(&source->pool, POST_COPY_QUEUE_BYTES);
                 low_water = MIN_SOCKET_BYTES;
+        }
         for (unsigned int i = 0; i < source->n_channels; i++)
                 (void)setsockopt(source->senders[i].wake_fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low_water,
                         sizeof(low_water));

@@ -3,6 +3,7 @@
 from then on until all of its memory has come, it is off on both sides, and can be started again."""
 
 import json
+import time
 
 import post_copy
 import pytest
@@ -17,6 +18,8 @@ CELLS = {
     "switching": {"source mover": STAYS, "source agent": STAYS, "destination agent": STAYS, "destination qemu": STAYS},
     "handed-off": {"source mover": STAYS, "source agent": STAYS, "destination agent": STAYS, "destination qemu": STAYS},
     "completed": dict.fromkeys(ALL, CRASHES) | {"manager": MOVES},
+    # The destination has all of it, and takes over as it would without post-copy.
+    "arrived": dict.fromkeys(("source mover", "source agent", "destination agent"), MOVES),
     "loaded": dict.fromkeys(("source mover", "source agent", "destination agent", "source qemu"), CRASHES),
     "owner-written": dict.fromkeys(("source mover", "destination agent", "destination qemu"), CRASHES),
     "running": dict.fromkeys(ALL, CRASHES) | {"manager": MOVES},
@@ -45,7 +48,11 @@ def cell(lab, wild_guest):
 
 def begin(cell, point):
     """At "running" nothing holds any more: the path is slow enough."""
-    cell.begin("completed" if point == "running" else point)
+    cell.begin("completed" if point in ("running", "arrived") else point)
+    if point == "completed":
+        post_copy.set_rate(cell.lab, post_copy.SLOW_BPS)
+    if point == "arrived":
+        time.sleep(8)  # 14 MB at 100 Mbit/s take a little more than one
     if point == "running":
         post_copy.set_rate(cell.lab, post_copy.SLOW_BPS)
         cell.gate.touch()
@@ -74,4 +81,4 @@ def test_death_in_post_copy(cell, point, victim, outcome):
 
 
 def test_every_point_of_the_matrix_exists():
-    assert set(CELLS) <= {*POINTS, "running"}
+    assert set(CELLS) <= {*POINTS, "arrived", "running"}

@@ -97,7 +97,7 @@ static void post_copy_that_is_cut_off_runs_nowhere(void **state _unused_)
         assert_int_equal(handoff_destination_tells_qemu(&d), HANDOFF_QEMU_RUNNING);
 }
 
-/* All of its memory is there, but COMMIT never came: as without post-copy, but for a source that may never complete. */
+/* All of its memory is there, but COMMIT never came: as without post-copy. */
 static void post_copy_that_has_arrived_asks_like_any_other(void **state _unused_)
 {
         struct handoff_destination_facts d = {
@@ -106,8 +106,8 @@ static void post_copy_that_has_arrived_asks_like_any_other(void **state _unused_
         assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ASK);
         d.peer = (struct handoff_peer){true, HANDOFF_HANDED_OFF, HANDOFF_QEMU_COMPLETED, false};
         assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_OWN);
-        d.peer.qemu = HANDOFF_QEMU_SERVING;
-        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        d.peer.qemu = HANDOFF_QEMU_SERVING; /* it still has the path, and may yet need post-copy no more */
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ASK);
         d.arrived = false;
         d.mover_alive = true;
         assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_WAIT);
@@ -123,9 +123,19 @@ static void source_that_may_have_begun_post_copy_ends_the_wait(void **state _unu
 
         assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
         d.peer = (struct handoff_peer){true, s.record, handoff_source_tells(&s), false};
-        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_OWN);
         s.peer = (struct handoff_peer){true, HANDOFF_ABANDONED, HANDOFF_QEMU_GONE, false};
         assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_TAKE_BACK);
+}
+
+/* After a restart of its agent: a thread of QEMU may wait for a page with the big lock. `cont` was never sent. */
+static void silent_qemu_that_owns_nothing_is_given_up(void **state _unused_)
+{
+        struct handoff_destination_facts d = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_UNKNOWN};
+
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_WAIT);
+        d.silent = true;
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
 }
 
 static void guest_held_for_post_copy_is_continued_when_it_does_not_begin(void **state _unused_)
@@ -675,6 +685,7 @@ int main(void)
                 cmocka_unit_test(post_copy_commits_once_the_state_is_loaded_and_serves_to_the_end),
                 cmocka_unit_test(post_copy_that_is_cut_off_runs_nowhere),
                 cmocka_unit_test(post_copy_that_has_arrived_asks_like_any_other),
+                cmocka_unit_test(silent_qemu_that_owns_nothing_is_given_up),
                 cmocka_unit_test(source_that_may_have_begun_post_copy_ends_the_wait),
                 cmocka_unit_test(guest_held_for_post_copy_is_continued_when_it_does_not_begin),
                 cmocka_unit_test(source_qemu_that_just_ended_may_have_run_the_guest_on),

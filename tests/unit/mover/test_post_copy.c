@@ -108,8 +108,11 @@ static void test_no_page_is_placed_before_qemu_has_discarded_its_memory(void **s
 {
         struct fixture *f = begin();
 
-        /* As QEMU does it: whatever was placed before would be gone. */
-        memset(f->sink_ram, 0, f->options.ram_bytes);
+        /* Time enough for a source that does not wait. */
+        json_decref(fixture_wait(&f->source, "stats"));
+        json_decref(fixture_wait(&f->source, "stats"));
+        for (uint64_t i = 0; i < f->options.ram_bytes; i++)
+                assert_int_equal(f->sink_ram[i], 0);
         come_to_post_copy(f);
         commit(f);
         assert_int_equal(finish(f), 0);
@@ -240,6 +243,32 @@ static void test_result_goes_again_over_the_next_connection(void **state)
         fixture_free(f);
 }
 
+/* QEMU may have all of the memory before COMMIT is there: until then the sink is of no use without its source, and says so. */
+static void test_loss_before_commit_counts_although_all_memory_has_come(void **state)
+{
+        struct tls_stream *stream;
+        struct fixture *f = begin_alone(&stream);
+
+        say(f, shut_well, sizeof(shut_well));
+        await_frame(stream, WIRE_RETURN_PATH);
+        fixture_frame(stream, WIRE_HANDED_OFF, NULL, 0); /* for the second time */
+        fixture_wait_failed(&f->sink, "code", "protocol");
+        assert_int_equal(fixture_join(&f->sink), 1);
+        tls_stream_free(stream);
+        fixture_free(f);
+}
+
+static void test_qemu_that_ends_before_it_has_all_memory_ends_the_path(void **state)
+{
+        struct tls_stream *stream;
+        struct fixture *f = begin_alone(&stream);
+
+        (void)shutdown(f->sink_qemu, SHUT_RDWR);
+        fixture_wait_failed(&f->sink, "message", "before it had all of the guest's memory");
+        tls_stream_free(stream);
+        fixture_free(f);
+}
+
 static void test_commit_twice_without_post_copy_is_refused(void **state)
 {
         static const struct wire_barrier_v1 barrier;
@@ -281,6 +310,8 @@ int main(void)
                 cmocka_unit_test(test_migration_that_did_not_need_post_copy_ends_as_ever),
                 cmocka_unit_test(test_commit_whose_answer_was_lost_is_answered_again),
                 cmocka_unit_test(test_result_goes_again_over_the_next_connection),
+                cmocka_unit_test(test_loss_before_commit_counts_although_all_memory_has_come),
+                cmocka_unit_test(test_qemu_that_ends_before_it_has_all_memory_ends_the_path),
                 cmocka_unit_test(test_commit_twice_without_post_copy_is_refused),
                 cmocka_unit_test(test_pages_may_be_asked_for_in_post_copy_only),
         };
