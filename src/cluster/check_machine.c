@@ -142,7 +142,8 @@ json_int_t checks_memory_room(const json_t *status)
         json_int_t free_bytes = integer(status, "memory_free_bytes");
         json_int_t promised = integer(status, "memory_vms_bytes");
 
-        return promised > 0 ? MAX(MIN(free_bytes, integer(status, "memory_bytes") - promised), 0) : free_bytes;
+        return promised > 0 ? MAX(MIN(free_bytes, integer(status, "memory_bytes") - promised), 0)
+                            : free_bytes;
 }
 
 json_int_t checks_memory_need(const json_t *vm)

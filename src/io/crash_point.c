@@ -20,21 +20,26 @@ struct crash_hold {
         void *userdata;
 };
 
-/* If the variable is "NAME" or "NAME:FILE" for this name: true, and FILE or NULL. */
-static bool variable_names(const char *variable, const char *name, const char **ret_file)
+/* If the variable has "NAME" or "NAME:FILE" for this name in its list: true, and FILE, the caller's, or NULL. */
+static bool variable_names(const char *variable, const char *name, char **ret_file)
 {
-        const char *value = getenv(variable);
         size_t len = strlen(name);
 
-        if (!value || strncmp(value, name, len) != 0 || (value[len] != '\0' && value[len] != ':'))
-                return false;
-        *ret_file = value[len] == ':' ? value + len + 1 : NULL;
-        return true;
+        for (const char *at = getenv(variable); at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+                size_t item_len = strcspn(at, ",");
+
+                if (strncmp(at, name, len) != 0 || (len != item_len && at[len] != ':'))
+                        continue;
+                *ret_file = len == item_len ? NULL
+                                            : alloc_printf("%.*s", (int)(item_len - len - 1), at + len + 1);
+                return true;
+        }
+        return false;
 }
 
 void crash_point(const char *name)
 {
-        const char *once;
+        _cleanup_free_ char *once = NULL;
 
         if (!variable_names("DROVER_CRASH_AT", name, &once))
                 return;
@@ -89,7 +94,7 @@ bool crash_point_hold(
         struct loop *loop, const char *name, loop_fn resume, void *userdata, struct crash_hold **ret_hold)
 {
         _cleanup_(crash_hold_freep) struct crash_hold *hold = NULL;
-        const char *file;
+        _cleanup_free_ char *file = NULL;
 
         crash_point(name);
         if (!variable_names("DROVER_HOLD_AT", name, &file) || !file || access(file, F_OK) == 0)

@@ -7,7 +7,7 @@
  * DROVER_CRASH_AT=NAME[:FILE]  SIGKILL to ourselves at the point. With FILE only once: not if FILE exists,
  * and it is created first, so that a restarted program gets past the point. DROVER_HOLD_AT=NAME:FILE     the
  * state machine waits at the point until FILE exists; FILE.held is created when it begins to wait.
- */
+ * Both may be lists, with commas between. */
 
 #include "io/loop.h"
 

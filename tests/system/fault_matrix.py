@@ -63,25 +63,39 @@ class Cell:
     def host(self, side):
         return {"source": self.source, "destination": self.destination}[side]
 
-    def begin(self, point):
-        """Migrates up to a point of POINTS, and holds there until repair()."""
-        side, name = POINTS[point]
-        self._begin(side, "DROVER_HOLD_AT", name)
-        held = self.gate.with_name(f"{self.gate.name}.held")
-        wait_for(f"the agent to hold at {name}", lambda: held.exists() or self._ended_early(), 60, 0.02)
+    def begin(self, point, before=None):
+        """Migrates up to a point of POINTS, and holds there until repair(). before: (point, what): an earlier one, at which the
+        migration is held while what() is done."""
+        self.gate = self._new_gate()
+        gates = {point: self.gate} | ({before[0]: self._new_gate()} if before else {})
+        for side in ("source", "destination"):
+            holds = [f"{POINTS[p][1]}:{gate}" for p, gate in gates.items() if POINTS[p][0] == side]
+            if holds:
+                self.lab.restart(self.host(side), "agent", {"DROVER_HOLD_AT": ",".join(holds)})
+        self.lab.wait_connected()
+        self.task = self.guest.begin_migration(self.destination, *self.options)
+        if before:
+            self._wait_held(before[0], gates[before[0]])
+            before[1]()
+            gates[before[0]].touch()
+        self._wait_held(point, self.gate)
+
+    def _wait_held(self, point, gate):
+        held = gate.with_name(f"{gate.name}.held")
+        wait_for(f"the agent to hold at {point}", lambda: held.exists() or self._ended_early(), 60, 0.02)
+
+    def _new_gate(self):
+        return self.lab.folder / f"gate-{next(_numbers)}"
 
     def crash(self, side, name):
         """Migrates up to a crash point of one side's agent, where that agent kills itself, and starts it again."""
-        self._begin(side, "DROVER_CRASH_AT", name)
+        self.gate = self._new_gate()
+        self.lab.restart(self.host(side), "agent", {"DROVER_CRASH_AT": f"{name}:{self.gate}"})
+        self.task = self.guest.begin_migration(self.destination, *self.options)
         wait_for(f"the agent to die at {name}", lambda: not self.lab.find(self.host(side), "agent"), 60, 0.05)
         assert self.gate.exists(), "the agent died somewhere else"
         self.lab.start(self.host(side), "agent")
         self.lab.wait_connected()
-
-    def _begin(self, side, variable, name):
-        self.gate = self.lab.folder_of(self.host(side)) / f"gate-{next(_numbers)}"
-        self.lab.restart(self.host(side), "agent", {variable: f"{name}:{self.gate}"})
-        self.task = self.guest.begin_migration(self.destination, *self.options)
 
     def _ended_early(self):
         task = self.guest.task(self.task)

@@ -30,14 +30,6 @@ def cell(wild_vm, lab):
         made.clean_up()
 
 
-def begin(cell):
-    """A migration whose guest runs at the destination, where a minute of its memory is missing."""
-    cell.begin("completed")
-    post_copy.set_rate(cell.lab, post_copy.SLOW_BPS)
-    cell.gate.touch()
-    post_copy.wait_running_there(cell.guest, cell.destination)
-
-
 def succeed(cell, timeout_s=120):
     ended = cell.guest.wait_task(cell.task, timeout_s)
     assert ended["status"]["state"] == "succeeded", json.dumps(ended["status"], indent=1)
@@ -69,7 +61,7 @@ def test_guest_that_nothing_else_moves_goes_on_at_the_destination(wild_vm, lab):
 
 def test_path_that_is_cut_for_a_while_is_made_again(cell, lab):
     session = cell.guest.session(120)
-    begin(cell)
+    post_copy.begin(cell)
     lab.network.cut(cell.destination, network="mgmt")
     time.sleep(12)  # the source takes a connection for lost after 10 s
     lab.network.cut(cell.destination, up=True, network="mgmt")
@@ -79,7 +71,7 @@ def test_path_that_is_cut_for_a_while_is_made_again(cell, lab):
 
 def test_path_that_stays_cut_ends_the_guest_on_both_sides(cell, lab):
     session = cell.guest.session(120)
-    begin(cell)
+    post_copy.begin(cell)
     lab.network.cut(cell.destination, network="mgmt")
     wait_for("the destination to end the guest", lambda: not lab.find(cell.destination, f"qemu:{cell.guest.name}"), 90)
     lab.network.cut(cell.destination, up=True, network="mgmt")
@@ -93,7 +85,7 @@ def test_path_that_stays_cut_ends_the_guest_on_both_sides(cell, lab):
 
 def test_source_that_is_confirmed_down_leaves_a_guest_that_can_be_started(cell, lab):
     session = cell.guest.session(120)
-    begin(cell)
+    post_copy.begin(cell)
     dead = DeadHost(lab, cell.source)
     dead.die()
     wait_for("the destination to end the guest", lambda: not lab.find(cell.destination, f"qemu:{cell.guest.name}"), 90)
@@ -110,7 +102,7 @@ def test_source_that_is_confirmed_down_leaves_a_guest_that_can_be_started(cell, 
 
 def test_guest_that_powers_itself_off_in_post_copy_is_not_lost(cell):
     session = cell.guest.session(120)
-    begin(cell)
+    post_copy.begin(cell)
     session.abandon()
     cell.guest.tell("poweroff")
     ended = cell.guest.wait_task(cell.task, 120)
