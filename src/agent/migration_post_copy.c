@@ -158,14 +158,7 @@ void migration_post_copy_step(struct migration *m)
                 m->source.post_copy = POST_COPY_SKIPPED;
                 return migration_kick(m);
         }
-        if (m->record == HANDOFF_OUTGOING) {
-                if (migration_hold(m, "source-switching"))
-                        return;
-                if (migration_set_record(m, HANDOFF_HANDED_OFF, m->epoch + 1, &e) < 0)
-                        return migration_stop(m, e);
-                migration_set_phase(m, MIGRATION_HANDED_OFF);
-        }
-        if (migration_hold(m, "source-handed-off"))
+        if (!migration_record_handed_off(m))
                 return;
         if (!vm || !vm->qmp)
                 return; /* the tick comes again */

@@ -951,18 +951,27 @@ static void end_lost_copy(struct migration *m)
         error_free(e);
 }
 
-static void hand_off(struct migration *m)
+bool migration_record_handed_off(struct migration *m)
 {
         struct error *e = NULL;
 
         if (m->record == HANDOFF_OUTGOING) {
                 if (migration_hold(m, "source-switching"))
-                        return;
-                if (migration_set_record(m, HANDOFF_HANDED_OFF, m->epoch + 1, &e) < 0)
-                        return migration_stop(m, e);
+                        return false;
+                if (migration_set_record(m, HANDOFF_HANDED_OFF, m->epoch + 1, &e) < 0) {
+                        migration_stop(m, e);
+                        return false;
+                }
                 migration_set_phase(m, MIGRATION_HANDED_OFF);
         }
-        if (m->source.voted || migration_hold(m, "source-handed-off"))
+        return !migration_hold(m, "source-handed-off");
+}
+
+static void hand_off(struct migration *m)
+{
+        struct error *e = NULL;
+
+        if (m->source.voted || !migration_record_handed_off(m))
                 return;
         m->source.voted = true;
         if (mover_process_send(m->mover, json_pack("{s:s}", "op", "handed-off"), NULL, 0, &e) < 0)

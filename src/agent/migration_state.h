@@ -395,6 +395,8 @@ void migration_source_event(struct migration *m, const char *event, const json_t
 void migration_source_deinit(struct migration *m);
 /* Whether the memory of both sides is compared: as the spec says, else where QEMU is known to lose some of it. */
 bool migration_verifies(const struct migration *m, const struct vm *vm);
+/* Writes `handed-off` if that is not done. False when it failed, which ends the migration, or is held by a test: it comes again. */
+bool migration_record_handed_off(struct migration *m);
 /* Gives up what waits for an answer of QEMU's monitor. */
 void migration_source_leave_monitor(struct migration *m);
 /* The prepared answer of the destination. */

@@ -163,3 +163,14 @@ int doc_only_keys(const json_t *obj, const char *where, const char *const *keys,
         }
         return 0;
 }
+
+bool doc_has_string(const json_t *array, const char *wanted)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)array, i, item)
+                if (!strcmp(json_string_value(item) ?: "", wanted))
+                        return true;
+        return false;
+}

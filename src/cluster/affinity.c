@@ -100,17 +100,6 @@ int affinity_check_spec(json_t *spec, struct error **ret_error)
 
 /* --- One VM -------------------------------------------------------------------------------------------------------- */
 
-static bool names(const json_t *array, const char *wanted)
-{
-        json_t *name;
-        size_t i;
-
-        json_array_foreach ((json_t *)array, i, name)
-                if (!strcmp(json_string_value(name), wanted))
-                        return true;
-        return false;
-}
-
 /* {VM: [host, ...]} of the members of these rules but for the VM itself: null for now. */
 static json_t *members_of(const json_t *items, const char *but)
 {
@@ -176,7 +165,7 @@ static int add_member(json_t *hosts, const char *host, const char *vm)
                 if (json_object_set_new(hosts, host, there) < 0)
                         return -ENOMEM;
         }
-        return names(there, vm) || json_array_append_new(there, json_string(vm)) == 0 ? 0 : -ENOMEM;
+        return doc_has_string(there, vm) || json_array_append_new(there, json_string(vm)) == 0 ? 0 : -ENOMEM;
 }
 
 /* Fills in the hosts of an item from its "vms" or "named", which it loses. */
@@ -215,7 +204,7 @@ json_t *affinity_of_vm(const json_t *rules, const json_t *vm, const json_t *vms,
         json_array_foreach ((json_t *)rules, i, rule) {
                 const json_t *spec = spec_of(rule);
 
-                if (!names(json_object_get(spec, "vms"), text_of(vm, "name")))
+                if (!doc_has_string(json_object_get(spec, "vms"), text_of(vm, "name")))
                         continue;
                 item = json_pack("{s:s, s:b, s:s, s:{}, s:O, s:O*}", "name", text_of(rule, "name"), "must",
                         strcmp(text_of(spec, "mode"), "should") != 0, "type", text_of(spec, "type"), "hosts",
@@ -321,7 +310,7 @@ static json_t *live_members(const json_t *rule, const json_t *vms)
 
         json_array_foreach ((json_t *)vms, i, vm)
                 if (members && is_live(vm) &&
-                        names(json_object_get(spec_of(rule), "vms"), text_of(vm, "name")) &&
+                        doc_has_string(json_object_get(spec_of(rule), "vms"), text_of(vm, "name")) &&
                         json_array_append(members, vm) < 0) {
                         json_decref(members);
                         members = NULL;

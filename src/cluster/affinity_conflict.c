@@ -131,17 +131,6 @@ static void join_groups(struct world *world)
         }
 }
 
-static bool has_name(const json_t *array, const char *wanted)
-{
-        json_t *name;
-        size_t i;
-
-        json_array_foreach ((json_t *)array, i, name)
-                if (!strcmp(json_string_value(name), wanted))
-                        return true;
-        return false;
-}
-
 /* --- Telling -------------------------------------------------------------------------------------------------------- */
 
 /* "rule a", "rules a and b", of those for which wanted is set; NULL without memory. */
@@ -186,7 +175,7 @@ static int mark_chain(const struct world *world, size_t from, size_t to, bool *w
         for (queue[tail++] = from; head < tail && before[to] == NOBODY; head++)
                 for (size_t k = 0; k < world->n_rules; k++) {
                         if (!is_type(world->rules[k], "keep-together") ||
-                                !has_name(vms_of(world->rules[k]), world->names[queue[head]]))
+                                !doc_has_string(vms_of(world->rules[k]), world->names[queue[head]]))
                                 continue;
                         json_array_foreach (vms_of(world->rules[k]), i, name) {
                                 size_t next = number_of(world, name);
@@ -291,7 +280,7 @@ static int restrict_group(struct world *world, const json_t *rule, size_t group)
                         if (json_object_set_new(left, json_string_value(name), json_true()) < 0)
                                 return -ENOMEM;
         json_object_foreach ((json_t *)before, host, value)
-                if (has_name(named, host) == only && json_object_set_new(left, host, json_true()) < 0)
+                if (doc_has_string(named, host) == only && json_object_set_new(left, host, json_true()) < 0)
                         return -ENOMEM;
         json_decref(world->hosts[group]);
         world->hosts[group] = TAKE_PTR(left);

@@ -79,17 +79,6 @@ static int kinds_init(struct kinds *kinds, const json_t *hosts, json_t *others)
         return 0;
 }
 
-static bool has_name(const json_t *names, const char *wanted)
-{
-        json_t *name;
-        size_t i;
-
-        json_array_foreach ((json_t *)names, i, name)
-                if (!strcmp(json_string_value(name) ?: "", wanted))
-                        return true;
-        return false;
-}
-
 static bool is_offered(const struct kinds *kinds, size_t kind, const json_t *model)
 {
         const json_t *cpu = kinds->cpus[kind], *there = cpu_model_find(cpu, text_of(model, "name"));
@@ -131,10 +120,10 @@ static json_t *common(const struct kinds *kinds, size_t but, const json_t *witho
         if (first >= kinds->n)
                 return out;
         json_array_foreach (json_object_get(kinds->cpus[first], "features"), i, name) {
-                bool offered = !has_name(without, json_string_value(name));
+                bool offered = !doc_has_string(without, json_string_value(name));
 
                 for (size_t k = 0; offered && k < kinds->n; k++)
-                        offered = k == but || has_name(json_object_get(kinds->cpus[k], "features"),
+                        offered = k == but || doc_has_string(json_object_get(kinds->cpus[k], "features"),
                                                       json_string_value(name));
                 if (out && offered && json_array_append(out, name) < 0) {
                         json_decref(out);
@@ -150,7 +139,8 @@ static json_t *difference(const json_t *names, const json_t *without)
         size_t i;
 
         json_array_foreach ((json_t *)names, i, name)
-                if (out && !has_name(without, json_string_value(name)) && json_array_append(out, name) < 0) {
+                if (out && !doc_has_string(without, json_string_value(name)) &&
+                        json_array_append(out, name) < 0) {
                         json_decref(out);
                         out = NULL;
                 }

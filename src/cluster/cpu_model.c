@@ -17,17 +17,6 @@ static const char *text_of(const json_t *object, const char *key)
         return json_string_value(json_object_get(object, key)) ?: "";
 }
 
-static bool has_name(const json_t *names, const char *wanted)
-{
-        json_t *name;
-        size_t i;
-
-        json_array_foreach ((json_t *)names, i, name)
-                if (!strcmp(json_string_value(name) ?: "", wanted))
-                        return true;
-        return false;
-}
-
 const json_t *cpu_model_find(const json_t *cpu, const char *name)
 {
         json_t *model;
@@ -73,7 +62,7 @@ static int add_all(json_t *set, const json_t *names, const json_t *but)
         size_t i;
 
         json_array_foreach ((json_t *)names, i, name)
-                if (!has_name(but, json_string_value(name)) &&
+                if (!doc_has_string(but, json_string_value(name)) &&
                         json_object_set_new(set, json_string_value(name), json_true()) < 0)
                         return -ENOMEM;
         return 0;
@@ -95,7 +84,7 @@ static int apply_feature(json_t *set, char word[static WORD_MAX + 1], const json
                 spell(word + 1);
         if (*word == '-')
                 (void)json_object_del(set, word + 1);
-        else if (*word == '+' && !has_name(json_object_get(there, "features"), word + 1) &&
+        else if (*word == '+' && !doc_has_string(json_object_get(there, "features"), word + 1) &&
                  json_object_set_new(set, word + 1, json_true()) < 0)
                 return -ENOMEM;
         return 0;
