@@ -194,6 +194,12 @@ enum convergence_action convergence_update(struct convergence *c, const struct c
         }
 }
 
+void convergence_resume(struct convergence *c, uint64_t now_ms, uint64_t pass)
+{
+        c->step_ms = now_ms;
+        c->step_pass = MAX(c->step_pass, pass);
+}
+
 const char *convergence_by(const struct convergence *c)
 {
         for (size_t i = c->n_begun; i-- > 0;) {

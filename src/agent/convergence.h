@@ -68,6 +68,8 @@ void convergence_init(
         struct convergence *c, const struct converge_policy *policy, uint64_t max_pause_ms, uint64_t now_ms);
 /* Takes a new status in, some times a second while the guest runs here; what is to be done now. */
 enum convergence_action convergence_update(struct convergence *c, const struct convergence_status *status);
+/* The migration stood still for another reason until now: the step in force has all of its time again. */
+void convergence_resume(struct convergence *c, uint64_t now_ms, uint64_t pass);
 /* True when a policy has the step. */
 bool convergence_allows(const struct convergence *c, enum converge_step step);
 

@@ -43,6 +43,7 @@
 #define LIMIT_MAX_MS UINT64_C(2000000)
 #define PATIENCE_MIN_MS 1000
 #define PATIENCE_MAX_MS 600000
+#define ALONE_MS 10000 /* without a word of the manager: as long as a permit, then it asks again */
 #define PERMIT_MIN_MS 100
 #define PERMIT_MAX_MS 600000
 
@@ -149,8 +150,13 @@ static void leave_asked(struct migration *m, bool by_manager)
         struct switchover_gate *gate = gate_of(m);
 
         gate->waited_ms += now_ms(m) - gate->asked_ms;
+        /* What was said of its progress is as old as the question, and what it did meanwhile was to wait. */
+        json_object_del(m->progress, "converging");
+        convergence_resume(&m->source.convergence, now_ms(m), gate->pass);
         gate->by_manager = by_manager;
         gate->state = SWITCHOVER_OPEN;
+        if (!by_manager)
+                set_timer(m, ALONE_MS);
         let_go(m);
         use_permit(m);
         migration_publish(m);
@@ -192,8 +198,9 @@ static void on_timer(void *userdata)
                 log_warning(
                         "migration %s: nobody permits or forbids its switchover: it goes on alone", m->id);
                 leave_asked(m, false);
-        } else if (gate->state == SWITCHOVER_OPEN && gate->by_manager)
+        } else if (gate->state == SWITCHOVER_OPEN) {
                 lapse(m);
+        }
 }
 
 void migration_switchover_begin(struct migration *m)

@@ -170,7 +170,7 @@ bool doc_has_string(const json_t *array, const char *wanted)
         size_t i;
 
         json_array_foreach ((json_t *)array, i, item)
-                if (!strcmp(json_string_value(item) ?: "", wanted))
+                if (json_is_string(item) && wanted && !strcmp(json_string_value(item), wanted))
                         return true;
         return false;
 }

@@ -43,5 +43,5 @@ int doc_opt_array(const json_t *obj, const char *where, const char *key, size_t 
 /* Refuses keys that are not in the NULL-terminated list, naming the first one. */
 int doc_only_keys(const json_t *obj, const char *where, const char *const *keys, struct error **ret_error);
 
-/* True if the array has this string; false also for what is no array. */
+/* True if the array has this string; false also for what is no array, and without one (NULL). */
 bool doc_has_string(const json_t *array, const char *wanted);

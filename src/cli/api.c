@@ -32,6 +32,7 @@ struct api {
         char *reason;
         char *key;
         bool answer_lost;
+        bool answered;              /* the last call, by the server, whatever it said */
         struct curl_slist *headers; /* of every call */
         const volatile sig_atomic_t *interrupts;
         sig_atomic_t interrupts_before; /* their number when the call under way began */
@@ -375,6 +376,7 @@ static int call_server(struct api *api, const char *method, const char *path, co
         curl_easy_setopt(api->curl, CURLOPT_HTTPHEADER, NULL);
         curl_slist_free_all(headers);
         api->answer_lost = is_loss(code);
+        api->answered = code == CURLE_OK;
         if (code != CURLE_OK)
                 return connection_error(api, code, ret_error);
         curl_easy_getinfo(api->curl, CURLINFO_RESPONSE_CODE, &status);
@@ -395,12 +397,13 @@ static int call_server(struct api *api, const char *method, const char *path, co
 }
 
 /* Another manager may have the answer: this one does not lead, or cannot be reached and has done nothing. */
-static bool is_for_another(const struct error *error, bool may_repeat)
+static bool is_for_another(const struct api *api, const struct error *error, bool may_repeat)
 {
         if (!error)
                 return false;
         return error->code == ERROR_NOT_LEADING ||
-               (may_repeat && (error->code == ERROR_UNREACHABLE || error->code == ERROR_TIMED_OUT));
+               (may_repeat && !api->answered &&
+                       (error->code == ERROR_UNREACHABLE || error->code == ERROR_TIMED_OUT));
 }
 
 /* True to go on with the next server, after a pause when all had their turn. While any of them says that it stands by, one is
@@ -434,7 +437,7 @@ int api_call(struct api *api, const char *method, const char *path, const json_t
 
                 if (r >= 0)
                         return r;
-                if (!is_for_another(error, !sent || only_reads(method)) ||
+                if (!is_for_another(api, error, !sent || only_reads(method)) ||
                         !try_another(api, error, began_ms, &n_tried, &any_stands_by))
                         return error_propagate(ret_error, TAKE_PTR(error));
         }
@@ -540,7 +543,7 @@ int api_stream(struct api *api, const char *path, char last_id[static 64], api_e
 
                 if (r >= 0)
                         return r;
-                if (!is_for_another(error, true) ||
+                if (!is_for_another(api, error, true) ||
                         !try_another(api, error, began_ms, &n_tried, &any_stands_by))
                         return error_propagate(ret_error, TAKE_PTR(error));
         }

@@ -29,6 +29,9 @@ const json_t *cpu_model_find(const json_t *cpu, const char *name)
 }
 
 /* The next part of "MODEL,+a,-b"; false at the end. */
+#define CPU_TEXT_MAX_BYTES 128 /* a name of a model, or of a feature */
+#define CPU_LIST_MAX 4096      /* QEMU 10.0 has some 150 models and 500 features */
+
 static bool next_word(const char **at, char ret[static WORD_MAX + 1])
 {
         size_t len = strcspn(*at, ",");
@@ -174,4 +177,82 @@ char *cpu_model_names_text(const json_t *names)
                 if (buf_printf(&text, "%s%s", i ? ", " : "", json_string_value(name)) < 0)
                         return NULL;
         return buf_take_string(&text);
+}
+
+/* --- What came from outside ------------------------------------------------------------------------------------------- */
+
+static bool is_text(const json_t *value)
+{
+        return json_is_string(value) && json_string_length(value) <= CPU_TEXT_MAX_BYTES;
+}
+
+static bool is_name(const json_t *value)
+{
+        return is_text(value) && *json_string_value(value);
+}
+
+static bool is_list_of_texts(const json_t *value)
+{
+        json_t *item;
+        size_t i;
+
+        if (!json_is_array(value) || json_array_size(value) > CPU_LIST_MAX)
+                return false;
+        json_array_foreach ((json_t *)value, i, item)
+                if (!is_name(item))
+                        return false;
+        return true;
+}
+
+static bool is_absent(const json_t *value)
+{
+        return !value || json_is_null(value);
+}
+
+static bool is_model(const json_t *model)
+{
+        const json_t *missing = json_object_get(model, "missing"),
+                     *features = json_object_get(model, "features");
+        const json_t *alias = json_object_get(model, "alias_of"), *vendor = json_object_get(model, "vendor");
+
+        return is_name(json_object_get(model, "name")) && (is_absent(missing) || is_list_of_texts(missing)) &&
+               (is_absent(features) || is_list_of_texts(features)) && (is_absent(alias) || is_text(alias)) &&
+               (is_absent(vendor) || is_text(vendor));
+}
+
+bool cpu_document_is_valid(const json_t *document)
+{
+        const json_t *models = json_object_get(document, "models");
+        json_t *model;
+        size_t i;
+
+        if (!is_name(json_object_get(document, "id")) || !is_text(json_object_get(document, "accelerator")) ||
+                !(is_absent(json_object_get(document, "vendor")) ||
+                        is_text(json_object_get(document, "vendor"))) ||
+                !is_list_of_texts(json_object_get(document, "features")) || !json_is_array(models) ||
+                json_array_size(models) > CPU_LIST_MAX)
+                return false;
+        json_array_foreach ((json_t *)models, i, model)
+                if (!is_model(model))
+                        return false;
+        return true;
+}
+
+bool cpu_model_is_valid(const char *model)
+{
+        static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+        const char *at = model;
+
+        for (bool first = true; first || *at == ','; first = false) {
+                size_t n;
+
+                if (!first && *++at != '+' && *at != '-')
+                        return false;
+                at += !first;
+                n = strspn(at, letters);
+                if (n == 0 || *at == '-')
+                        return false;
+                at += n;
+        }
+        return !*at;
 }

@@ -4,6 +4,8 @@
 /* CPU models as QEMU's -cpu takes them, MODEL[,+FEATURE|,-FEATURE]..., held against what hosts offer
  * (docs/internals/agent-api.md: GET /agent/v1/cpu). Pure. */
 
+#include <stdbool.h>
+
 #include <jansson.h>
 
 #define CPU_MODEL_UNKNOWN 1 /* the host's QEMU has no such model */
@@ -22,3 +24,10 @@ const json_t *cpu_model_find(const json_t *cpu, const char *name);
 
 /* "a, b, c" of an array of names, the caller's; NULL without memory. */
 char *cpu_model_names_text(const json_t *names);
+
+/* An agent's answer to GET /agent/v1/cpu is what docs/internals/agent-api.md says, and not too long. Nothing else here may see one that is
+ * not. */
+bool cpu_document_is_valid(const json_t *document);
+
+/* NAME[,+FEATURE|-FEATURE]..., as QEMU takes it (and src/vmm/vm_config.c checks it). */
+bool cpu_model_is_valid(const char *model);

@@ -119,11 +119,20 @@ static json_t *status_of(struct manager *manager, const char *policy)
                     : NULL;
 }
 
+static bool is_word(const char *text, size_t n, const char *word)
+{
+        return n == strlen(word) && !memcmp(text, word, n);
+}
+
+/* Whatever features follow, a model that means another processor on each host is no baseline. */
 static int check_policy(const char *policy, struct error **ret_error)
 {
-        if (strspn(policy, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+,") ==
-                        strlen(policy) &&
-                *policy && strcmp(policy, "host") && strcmp(policy, "max"))
+        size_t n = strcspn(policy, ",");
+        bool alone = !policy[n] && (!strcmp(policy, "none") || !strcmp(policy, "auto"));
+
+        if (alone ||
+                (cpu_model_is_valid(policy) && !is_word(policy, n, "host") && !is_word(policy, n, "max") &&
+                        !is_word(policy, n, "auto") && !is_word(policy, n, "none")))
                 return 0;
         return error_set(ret_error, ERROR_BAD_DOCUMENT,
                 "Give none, auto, or a model such as Westmere-v1,+aes.",

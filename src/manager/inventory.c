@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "base/text.h"
+#include "cluster/cpu_model.h"
 #include "manager/audit.h"
 #include "manager/inventory_private.h"
 #include "manager/json.h"
@@ -162,24 +163,6 @@ static int keep_cpu(struct inventory *inventory, const char *id, const json_t *d
         return r;
 }
 
-void inventory_take_cpu(struct inventory *inventory, json_t *document)
-{
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_error_ struct error *error = NULL;
-        const char *id = json_text(document, "id");
-        json_t *record;
-
-        if (!*id || map_get(&inventory->cpus, id) || keep_cpu(inventory, id, document) < 0)
-                return;
-        record =
-                json_pack("{s:s, s:s, s:s, s:O}", "kind", "cpu", "uid", id, "name", id, "document", document);
-        if (!record)
-                return;
-        store_batch_put(&batch, STORE_ANY, record);
-        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
-                log_warning("what guests can have on some hosts is not recorded: %s", error_message(error));
-}
-
 static bool is_of_some_host(const struct inventory *inventory, const char *cpu_id)
 {
         struct map_item *item, *spare;
@@ -188,6 +171,42 @@ static bool is_of_some_host(const struct inventory *inventory, const char *cpu_i
                 if (!strcmp(host_cpu_id(item->value), cpu_id))
                         return true;
         return false;
+}
+
+/* Hosts come and go, and one that tells of other processors at each poll must not fill the store. */
+static void drop_other_cpus(struct inventory *inventory, struct store_batch *batch)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &inventory->cpus) {
+                if (is_of_some_host(inventory, item->key))
+                        continue;
+                store_batch_remove(batch, "cpu", item->key, STORE_ANY);
+                json_decref(item->value);
+                map_remove(&inventory->cpus, item->key);
+        }
+}
+
+void inventory_take_cpu(struct inventory *inventory, const char *id, json_t *document)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        json_t *record;
+
+        if (!cpu_document_is_valid(document) || strcmp(json_text(document, "id"), id) != 0) {
+                log_debug("what guests can have on a host with processors %.64s was not understood", id);
+                return;
+        }
+        drop_other_cpus(inventory, &batch);
+        if (map_get(&inventory->cpus, id) || keep_cpu(inventory, id, document) < 0)
+                return;
+        record =
+                json_pack("{s:s, s:s, s:s, s:O}", "kind", "cpu", "uid", id, "name", id, "document", document);
+        if (!record)
+                return;
+        store_batch_put(&batch, STORE_ANY, record);
+        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+                log_warning("what guests can have on some hosts is not recorded: %s", error_message(error));
 }
 
 /* Of those that no host is like any more, after an upgrade or a removal, nothing is kept. */
@@ -204,7 +223,8 @@ static int load_cpus(struct inventory *inventory, struct error **ret_error)
         json_array_foreach (records, i, record) {
                 const char *id = json_text(record, "uid");
 
-                if (!is_of_some_host(inventory, id))
+                if (!is_of_some_host(inventory, id) ||
+                        !cpu_document_is_valid(json_object_get(record, "document")))
                         store_batch_remove(&batch, "cpu", id, STORE_ANY);
                 else if (r >= 0 && keep_cpu(inventory, id, json_object_get(record, "document")) < 0)
                         r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

@@ -232,7 +232,7 @@ static int take_answer(struct host *host, json_t *body)
         if (host->step == POLL_HOST)
                 return take_facts(host, body);
         if (host->step == POLL_CPU) {
-                inventory_take_cpu(host->inventory, body);
+                inventory_take_cpu(host->inventory, json_text(host->facts, "cpu_id"), body);
                 return 0;
         }
         if (!json_is_array(items))

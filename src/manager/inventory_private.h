@@ -115,7 +115,7 @@ static inline const char *host_cpu_id(const struct host *host)
 }
 
 /* inventory.c: takes up what hosts of the document's id offer (recorded, so that it is known also when they are away). */
-void inventory_take_cpu(struct inventory *inventory, json_t *document);
+void inventory_take_cpu(struct inventory *inventory, const char *id, json_t *document);
 /* Records the host's state and lasting facts when they differ from what is recorded. */
 void host_record(struct host *host, const char *state, const char *message);
 /* Its agent answers: that it was confirmed down is withdrawn, on record. Without effect unless it was. */

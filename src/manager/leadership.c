@@ -202,6 +202,14 @@ static int find_holder(struct leadership *l, struct error **ret_error)
 }
 
 /* The first attempt: a store that is away is waited for, standing by; what else is wrong with it an administrator has to mend. */
+/* A database that is away, full, read-only for now or busy: waited for, like any standby does. */
+static bool may_mend(const struct error *error)
+{
+        return error && (error->code == ERROR_UNREACHABLE || error->code == ERROR_TIMED_OUT ||
+                                error->code == ERROR_NO_SPACE || error->code == ERROR_NO_RESOURCES ||
+                                error->code == ERROR_CONFLICT);
+}
+
 static int begin(struct leadership *l, struct error **ret_error)
 {
         _cleanup_error_ struct error *error = NULL;
@@ -210,7 +218,7 @@ static int begin(struct leadership *l, struct error **ret_error)
         if (r < 0)
                 return r;
         r = try_to_lead(l, &error);
-        if (r < 0 && (!error || error->code != ERROR_UNREACHABLE))
+        if (r < 0 && !may_mend(error))
                 return error_propagate(ret_error, TAKE_PTR(error));
         if (r < 0)
                 tell(l, NULL, error_message(error));

@@ -390,7 +390,8 @@ static int add_queued(struct planning *p, const struct task *task, struct queue_
                 return -ENOMEM;
         job->demands = demands;
         job->n_demands = (size_t)n;
-        job->held = p->queue->drained != NULL;
+        /* Until the hosts have answered, nobody knows where there is room, or a place at all. */
+        job->held = p->queue->drained || !inventory_settled(p->queue->manager->inventory);
         if (!job->held && places_of(p, task, &places) < 0)
                 return -ENOMEM;
         return places ? add_choices(p, task, places, job) : queue_add(p->plan, job);

@@ -115,6 +115,18 @@ static bool is_lost(const struct gathering *g, const struct task *task)
         return misses > 0 && unix_ms(g->arbiter) > since + SWITCHOVER_PERMIT_MS + AWAY_MS;
 }
 
+/* It asks, and its agent cannot be asked any more: it may go on alone after its patience, and is lost after that. */
+static bool is_missed(const struct gathering *g, const struct task *task, bool *ret_lost)
+{
+        json_int_t misses = json_integer_value(json_object_get(task_data(task), "source_misses"));
+        json_int_t asked = json_integer_value(json_object_get(record_of(task), "asked_unix_ms"));
+        json_int_t word = json_integer_value(json_object_get(record_of(task), "word_unix_ms"));
+
+        *ret_lost = unix_ms(g->arbiter) >
+                    MAX(asked, word) + SWITCHOVER_PATIENCE_MS + SWITCHOVER_PERMIT_MS + AWAY_MS;
+        return misses > 0 && is_in(task, "asked");
+}
+
 /* Nobody knows how far it is: it was under way before we began, and has not been heard of. */
 static bool is_unknown(const struct gathering *g, const struct task *task)
 {
@@ -131,11 +143,15 @@ static void gather(void *userdata, const struct task *task)
         enum queue_priority priority = QUEUE_NORMAL;
         struct switchover_claim claim = {};
         struct switchover_claim *grown;
+        bool missed, lost = false;
 
         if (strcmp(task_action(task), "vm.migrate") || !task_running(task) || !*from || !*to)
                 return;
-        claim.holds =
-                task != g->asking && ((is_in(task, "permitted") && !is_lost(g, task)) || is_unknown(g, task));
+        missed = is_missed(g, task, &lost);
+        if (missed && lost)
+                return;
+        claim.holds = task != g->asking &&
+                      (missed || (is_in(task, "permitted") && !is_lost(g, task)) || is_unknown(g, task));
         if (!claim.holds && !is_in(task, "asked"))
                 return;
         grown = alloc_resize(g->claims, g->n_claims + 1, sizeof(*grown));
@@ -181,7 +197,7 @@ static void poke_waiting(void *userdata, const struct task *task)
 /* It has left the link; those that wait for it look again. */
 static int release(struct switchover_arbiter *arbiter, struct task *task)
 {
-        if (!is_in(task, "permitted"))
+        if (!is_in(task, "permitted") && !is_in(task, "asked"))
                 return 0;
         if (enter(arbiter, task, "over") < 0)
                 return -ENOMEM;

@@ -76,6 +76,15 @@ static bool wanted(const struct watcher *watcher, const char *kind)
         return false;
 }
 
+/* A stream that does not take more is about to be closed: on_closed() frees the watcher. */
+static int send_text(struct watcher *watcher, const char *text, size_t len)
+{
+        int r = http_stream_send(watcher->stream, text, len);
+
+        watcher->failed |= r < 0;
+        return r;
+}
+
 static int send_event(void *userdata, const struct store_event *event)
 {
         struct watcher *watcher = userdata;
@@ -102,7 +111,7 @@ static int send_event(void *userdata, const struct store_event *event)
                         0 ||
                 buf_append_string(&out, text) < 0 || buf_append_string(&out, "\n\n") < 0)
                 return -ENOMEM;
-        return http_stream_send(watcher->stream, out.data, out.len);
+        return send_text(watcher, out.data, out.len);
 }
 
 /* Too far behind, or nonsense: the client has to list again. */
@@ -115,7 +124,7 @@ static int send_reset(struct watcher *watcher)
                 return -EIO;
         n = snprintf(text, sizeof(text), "id: %llu\nevent: reset\ndata: {}\n\n",
                 (unsigned long long)watcher->seen);
-        return http_stream_send(watcher->stream, text, (size_t)n);
+        return send_text(watcher, text, (size_t)n);
 }
 
 static void pump(struct watcher *watcher)
@@ -130,8 +139,8 @@ static void pump(struct watcher *watcher)
                 if (r == -ESTALE)
                         r = send_reset(watcher);
         } while (r >= 0 && !watcher->behind && watcher->seen > before);
-        /* A stream that does not take more is about to be closed: on_closed() frees the watcher. */
-        watcher->failed = r < 0;
+        if (r < 0 && !watcher->failed)
+                watcher->behind = true; /* the store could not be read: again, soon */
 }
 
 static void end_unauthorised(struct watch *watch)

@@ -87,6 +87,20 @@ static void steady_load_is_throttled_without_waiting(void **state)
         assert_string_equal(convergence_by(&copy.c), "throttle");
 }
 
+/* It waited for its turn on the link, longer than any step may take. */
+static void time_that_the_migration_stood_still_counts_for_no_step(void **state)
+{
+        struct copy copy;
+
+        begin(&copy, "{\"converge\": [{\"step\": \"wait\", \"ms\": 20000}]}");
+        assert_int_equal(run(&copy, 1), CONVERGENCE_WAIT);
+        copy.s.now_ms += 600000;
+        copy.s.pass += 100;
+        convergence_resume(&copy.c, copy.s.now_ms, copy.s.pass);
+        assert_int_equal(run(&copy, 19), CONVERGENCE_GO_ON);
+        assert_int_equal(run(&copy, 2), CONVERGENCE_GIVE_UP);
+}
+
 static void breathing_load_is_waited_for(void **state)
 {
         struct copy copy;
@@ -300,6 +314,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(nothing_is_done_while_passes_bring_progress),
                 cmocka_unit_test(steady_load_is_throttled_without_waiting),
+                cmocka_unit_test(time_that_the_migration_stood_still_counts_for_no_step),
                 cmocka_unit_test(breathing_load_is_waited_for),
                 cmocka_unit_test(wait_with_a_time_lasts_that_long),
                 cmocka_unit_test(pause_is_raised_in_steps_to_its_maximum),

@@ -100,9 +100,50 @@ static void memory_may_run_out(void **state)
         torture_loop(missing_once, there);
 }
 
+static void document_that_is_not_as_agreed_is_refused(void **state _unused_)
+{
+        static const char *const bad[] = {"[]", "{}",
+                "{\"id\": \"a\", \"accelerator\": \"kvm\", \"features\": [1, \"aes\"], \"models\": []}",
+                "{\"id\": \"a\", \"accelerator\": \"kvm\", \"features\": [], \"models\": [\"x\"]}",
+                "{\"id\": \"a\", \"accelerator\": \"kvm\", \"features\": [], \"models\": [{\"name\": \"m\", "
+                "\"missing\": [null]}]}",
+                "{\"id\": \"\", \"accelerator\": \"kvm\", \"features\": [], \"models\": []}",
+                "{\"id\": \"a\", \"accelerator\": \"kvm\", \"features\": {}, \"models\": []}"};
+        json_t *good = json_loads("{\"id\": \"a\", \"accelerator\": \"kvm\", \"vendor\": \"GenuineIntel\", "
+                                  "\"features\": [\"aes\"], "
+                                  "\"models\": [{\"name\": \"m\", \"missing\": [\"vmx\"], \"alias_of\": "
+                                  "null, \"migration_safe\": true}]}",
+                0, NULL);
+
+        assert_true(cpu_document_is_valid(good));
+        json_decref(good);
+        assert_false(cpu_document_is_valid(NULL));
+        for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+                json_t *document = json_loads(bad[i], 0, NULL);
+
+                assert_non_null(document);
+                assert_false(cpu_document_is_valid(document));
+                json_decref(document);
+        }
+}
+
+static void model_is_a_name_and_signed_features(void **state _unused_)
+{
+        assert_true(cpu_model_is_valid("Westmere-v1"));
+        assert_true(cpu_model_is_valid("Westmere-v1,+aes,-vmx"));
+        assert_false(cpu_model_is_valid(""));
+        assert_false(cpu_model_is_valid("Westmere-v1,aes"));
+        assert_false(cpu_model_is_valid("Westmere-v1,"));
+        assert_false(cpu_model_is_valid("Westmere-v1,,+aes"));
+        assert_false(cpu_model_is_valid("Westmere v1"));
+        assert_false(cpu_model_is_valid("x,+a=on"));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test(document_that_is_not_as_agreed_is_refused),
+                cmocka_unit_test(model_is_a_name_and_signed_features),
                 cmocka_unit_test(model_that_fits_lacks_nothing),
                 cmocka_unit_test(what_a_model_lacks_is_listed_in_order),
                 cmocka_unit_test(what_is_taken_out_is_not_needed),
