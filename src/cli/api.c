@@ -65,7 +65,7 @@ static bool host_is_local(const char *server)
 
 static int check_server(const char *server, struct error **ret_error)
 {
-        bool https = !strncmp(server, "https://", 8) && server[8];
+        bool https = !strncmp(server, "https://", 8) && strlen(server) > 8;
 
         if (https || host_is_local(server))
                 return 0;

@@ -9,10 +9,10 @@ LINK_BPS, SLOW_BPS = 100_000_000, 2_000_000
 LAB = {"hosts": 2, "link": f"{LINK_BPS // 1_000_000}mbit", "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
 OPTIONS = ("--converge", "post-copy", "--max-pause", "20ms")
 MEMORY = "160M"
-APPEND = "workload.memory=16,random workload.disk=50"
+APPEND = "workload.memory=24,random workload.disk=50"
 
-# 4 KiB of noise each: eight times what the link carries, and several times on a machine that is busy; over memory that takes it a second.
-TOO_FAST = "dirty 25000 14 random page"
+# 4 KiB of noise each: eight times what the link carries, and several times on a machine that is busy; over memory that takes it more than a second.
+TOO_FAST = "dirty 25000 20 random page"
 QUIET = "dirty 10 8 random page"
 
 

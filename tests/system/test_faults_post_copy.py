@@ -67,7 +67,7 @@ def cell(lab, wild_guest):
 def begin(cell, point):
     if point == "arrived":
         cell.begin("completed")
-        time.sleep(8)  # 14 MB at 100 Mbit/s take a little more than one
+        time.sleep(8)  # 20 MB at 100 Mbit/s take less than two
     elif point == "running":
         post_copy.begin(cell)
     elif point in ("completed", "loaded", "owner-written"):
