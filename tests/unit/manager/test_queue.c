@@ -200,6 +200,7 @@ static void memory_that_is_decided_for_another_is_not_free(void **data)
         queue = queue_of(state, db);
         assert_string_equal(task_state(state), "queued");
         assert_non_null(strstr(json_text(queue, "message"), "memory of host2"));
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
 }
 
 static int load(struct state *state, const char *text, struct config *ret_config, struct error **ret_error)

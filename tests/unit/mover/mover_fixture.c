@@ -545,6 +545,7 @@ void fixture_frame(struct tls_stream *stream, enum wire_frame type, const void *
 
         assert_true(len <= 4096);
         wire_header_write((struct wire_header_v1 *)frame, type, (uint32_t)len);
-        memcpy(frame + sizeof(struct wire_header_v1), payload, len);
+        if (len > 0)
+                memcpy(frame + sizeof(struct wire_header_v1), payload, len);
         assert_int_equal(tls_stream_write(stream, frame, sizeof(struct wire_header_v1) + len), 0);
 }
