@@ -185,7 +185,7 @@ static const struct queue_limits *limits_of(const struct migration_queue *queue)
         return &queue->manager->config->queue_limits;
 }
 
-/* Those that come first are ranked first: see RANKED_MAX. */
+/* Those that come first are ranked first: see RANKING_BUDGET_MS. */
 static int compare(const void *a, const void *b, void *limits)
 {
         const struct task *x = *(const struct task *const *)a, *y = *(const struct task *const *)b;
