@@ -186,9 +186,9 @@ class Workload:
             connection.sendall(command.encode() + b"\n")
             return connection.makefile(encoding="ascii").readline().strip()
 
-    def tell(self, command):
+    def tell(self, command, timeout_s=60.0):
         """A command that the guest does not answer: reboot, poweroff, crash."""
-        with netns.connect(self.lab.machines.pid("client"), (self.address, COMMAND_PORT)) as connection:
+        with netns.connect(self.lab.machines.pid("client"), (self.address, COMMAND_PORT), timeout_s) as connection:
             connection.sendall(command.encode() + b"\n")
 
     def do(self, command):
