@@ -47,6 +47,7 @@ struct writer {
         uint64_t n_objects;
         const struct config *config;
         const struct clock *clock;
+        struct error **ret_error; /* of what the store does not tell of by itself */
 };
 
 static int write_line(struct writer *w, const char *line)
@@ -70,7 +71,7 @@ static int write_document(struct writer *w, json_t *doc)
 static int write_authority(struct writer *w)
 {
         struct ca_files files = {};
-        int r = ca_read_files(w->config->state_dir, &files, NULL);
+        int r = ca_read_files(w->config->state_dir, &files, w->ret_error);
 
         if (r >= 0)
                 r = write_document(w, json_pack("{s:{s:s, s:s, s:s}}", "authority", "ca.pem", files.ca_pem,
@@ -117,7 +118,7 @@ static int write_end(struct writer *w)
 int backup_write(struct store *store, const struct config *config, const struct clock *clock,
         const char *path, struct error **ret_error)
 {
-        struct writer w = {.config = config, .clock = clock};
+        struct writer w = {.config = config, .clock = clock, .ret_error = ret_error};
         _cleanup_fd_ int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         int r;
 
@@ -247,6 +248,8 @@ static int read_object(struct reader *reader, struct error **ret_error)
         if (r < 0)
                 return r;
         end = json_object_get(reader->doc, "end");
+        if (end && fgetc(reader->file) != EOF)
+                return damaged(reader, ret_error, "something follows the end");
         if (end)
                 return check_end(reader, end, ret_error);
         object = json_object_get(reader->doc, "object");

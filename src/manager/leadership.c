@@ -73,12 +73,29 @@ static int begin_to_lead(struct leadership *l, uint64_t term, struct error **ret
                 return r;
         TAKE_FD(fd);
         l->renewed_ms = now_ms(l);
+        r = store_renew(l->store, ret_error); /* loading took its time */
+        if (r < 0)
+                return r;
         *l->why_not_renewed = *l->said = '\0';
         log_notice("leading, term %llu", (unsigned long long)term);
         return 0;
 }
 
-static void step_down(struct leadership *l, const char *why)
+/* What anybody may know of it, who has shown no token: nothing of the database and its place. */
+static const char *in_public(enum error_code code)
+{
+        switch (code) {
+        case ERROR_UNREACHABLE:
+        case ERROR_TIMED_OUT:
+                return "its store cannot be reached";
+        case ERROR_STALE_EPOCH:
+                return "another manager took the lead";
+        default:
+                return "something is wrong with its store";
+        }
+}
+
+static void step_down(struct leadership *l, enum error_code code, const char *why)
 {
         _cleanup_error_ struct error *error = NULL;
 
@@ -92,25 +109,25 @@ static void step_down(struct leadership *l, const char *why)
         if (!l->standby && stand_by(l, &error) < 0)
                 log_error("cannot stand by: %s", error_message(error));
         if (l->standby)
-                standby_tell(l->standby, NULL, why);
+                standby_tell(l->standby, NULL, in_public(code));
 }
 
 /* Why it does not lead: to the log when that is news, and to whoever asks. */
-static void tell(struct leadership *l, const char *leader, const char *why)
+static void tell(struct leadership *l, const char *leader, const struct error *why)
 {
         char text[sizeof(l->said)];
 
         if (leader)
                 snprintf(text, sizeof(text), "standing by: %s leads", leader);
         else
-                snprintf(text, sizeof(text), "%s", why ?: "");
+                snprintf(text, sizeof(text), "%s", error_message(why));
         if (strcmp(text, l->said) && leader)
                 log_notice("%s", text);
         else if (strcmp(text, l->said))
                 log_error("%s", text);
         snprintf(l->said, sizeof(l->said), "%s", text);
         if (l->standby)
-                standby_tell(l->standby, leader, why);
+                standby_tell(l->standby, leader, why ? in_public(why->code) : NULL);
 }
 
 /* From inside the store's calls: nothing that is under way may be freed here. */
@@ -148,7 +165,7 @@ static int try_to_lead(struct leadership *l, struct error **ret_error)
                 return MIN(r, 0);
         r = begin_to_lead(l, leader.term, ret_error);
         if (r < 0) /* what it had begun to load may be half of it */
-                step_down(l, error_message(*ret_error));
+                step_down(l, (*ret_error)->code, error_message(*ret_error));
         return r;
 }
 
@@ -162,9 +179,10 @@ static void renew(struct leadership *l)
         int r = l->lost || too_late ? 0 : store_renew(l->store, &error);
 
         if (l->lost) {
-                step_down(l, error ? error_message(error) : "the store has to be read anew");
+                step_down(l, error ? error->code : ERROR_STALE_EPOCH,
+                        error ? error_message(error) : "the store has to be read anew");
         } else if (too_late) {
-                step_down(l, l->why_not_renewed);
+                step_down(l, ERROR_UNREACHABLE, l->why_not_renewed);
         } else if (r >= 0) {
                 l->renewed_ms = asked_ms;
                 *l->why_not_renewed = '\0';
@@ -182,11 +200,13 @@ static void on_timer(void *userdata)
         _cleanup_error_ struct error *error = NULL;
 
         loop_source_rearm(l->timer, STORE_BEAT_MS);
-        if (l->manager) {
-                renew(l);
-        } else if (try_to_lead(l, &error) < 0) {
-                tell(l, NULL, error_message(error));
-        }
+        if (l->manager)
+                return renew(l);
+        if (!l->standby && stand_by(l, &error) < 0)
+                log_error("cannot stand by: %s", error_message(error));
+        error_free(TAKE_PTR(error));
+        if (try_to_lead(l, &error) < 0)
+                tell(l, NULL, error);
 }
 
 static int find_holder(struct leadership *l, struct error **ret_error)
@@ -201,7 +221,6 @@ static int find_holder(struct leadership *l, struct error **ret_error)
         return r;
 }
 
-/* The first attempt: a store that is away is waited for, standing by; what else is wrong with it an administrator has to mend. */
 /* A database that is away, full, read-only for now or busy: waited for, like any standby does. */
 static bool may_mend(const struct error *error)
 {
@@ -210,6 +229,7 @@ static bool may_mend(const struct error *error)
                                 error->code == ERROR_CONFLICT);
 }
 
+/* The first attempt: a store that is away is waited for, standing by; what else is wrong with it an administrator has to mend. */
 static int begin(struct leadership *l, struct error **ret_error)
 {
         _cleanup_error_ struct error *error = NULL;
@@ -221,7 +241,7 @@ static int begin(struct leadership *l, struct error **ret_error)
         if (r < 0 && !may_mend(error))
                 return error_propagate(ret_error, TAKE_PTR(error));
         if (r < 0)
-                tell(l, NULL, error_message(error));
+                tell(l, NULL, error);
         return 0;
 }
 

@@ -12,11 +12,19 @@
 #define MESSAGE_MAX 256
 #define READS_AT_ONCE 8
 
+/* Of the URL, lists with an item for each of several servers. */
+enum place { PLACE_HOST, PLACE_ADDRESS, PLACE_PORT, N_PLACES };
+static const char *const places[N_PLACES] = {
+        [PLACE_HOST] = "host", [PLACE_ADDRESS] = "hostaddr", [PLACE_PORT] = "port"};
+
 struct pg_link {
         const struct clock *clock;
         char *url;
         char *name;
-        PGconn *connection; /* NULL: none */
+        /* libpq tries the servers one after the other, but does not leave one that answers nothing: the one after it is then the
+         * first of the next attempt. */
+        char *lists[N_PLACES]; /* NULL: not given */
+        PGconn *connection;    /* NULL: none */
         bool in_transaction;
         uint64_t not_before_ms; /* no attempt to connect before this */
         char last_failure[MESSAGE_MAX];
@@ -39,6 +47,7 @@ static const struct {
         enum error_code code;
         const char *hint;
 } failures[] = {
+        {"22021", ERROR_BAD_REQUEST, "Write it in UTF-8."},
         {"25006", ERROR_CONFLICT,
                 "Point `store` at the primary server (target_session_attrs=read-write), or make it "
                 "writable."},
@@ -72,6 +81,39 @@ static const char *option(const PQconninfoOption *options, const char *keyword, 
         return otherwise;
 }
 
+static int copy_lists(struct pg_link *link, const PQconninfoOption *options)
+{
+        for (size_t i = 0; i < N_PLACES; i++) {
+                const char *list = option(options, places[i], NULL);
+
+                if (list && !(link->lists[i] = alloc_strdup(list)))
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+/* The first server becomes the last one. A port that all of them share stays. */
+static void next_server_first(struct pg_link *link)
+{
+        char *rotated[N_PLACES] = {};
+        bool whole = true;
+
+        for (size_t i = 0; i < N_PLACES; i++) {
+                const char *list = link->lists[i], *comma = list ? strchr(list, ',') : NULL;
+
+                if (comma)
+                        rotated[i] = alloc_printf("%s,%.*s", comma + 1, (int)(comma - list), list);
+                whole = whole && (!comma || rotated[i]);
+        }
+        for (size_t i = 0; i < N_PLACES; i++) {
+                if (whole && rotated[i]) {
+                        free(link->lists[i]);
+                        link->lists[i] = TAKE_PTR(rotated[i]);
+                }
+                free(rotated[i]);
+        }
+}
+
 int pg_link_new(
         const char *url, const struct clock *clock, struct pg_link **ret_link, struct error **ret_error)
 {
@@ -92,6 +134,10 @@ int pg_link_new(
         }
         link->clock = clock;
         link->url = alloc_strdup(url);
+        if (copy_lists(link, options) < 0) {
+                PQconninfoFree(options);
+                return out_of_memory(ret_error);
+        }
         link->name = alloc_printf("postgresql://%s%s%s:%s/%s", option(options, "user", ""),
                 *option(options, "user", "") ? "@" : "", option(options, "host", "localhost"),
                 option(options, "port", "5432"), option(options, "dbname", ""));
@@ -114,6 +160,8 @@ void pg_link_free(struct pg_link *link)
         hang_up(link);
         free(link->url);
         free(link->name);
+        for (size_t i = 0; i < N_PLACES; i++)
+                free(link->lists[i]);
         free(link);
 }
 
@@ -168,9 +216,11 @@ static int finish_call(struct pg_link *link, uint64_t deadline_ms, PGresult **re
 static int set_up_session(struct pg_link *link, uint64_t deadline_ms, struct error **ret_error)
 {
         _cleanup_result_ PGresult *result = NULL;
+        int r = PQsendQuery(link->connection, session_sql) ? finish_call(link, deadline_ms, &result) : -EPIPE;
 
-        if (!PQsendQuery(link->connection, session_sql) || finish_call(link, deadline_ms, &result) < 0 ||
-                PQresultStatus(result) != PGRES_TUPLES_OK)
+        if (r == -ETIMEDOUT)
+                next_server_first(link);
+        if (r < 0 || PQresultStatus(result) != PGRES_TUPLES_OK)
                 return connecting_failed(link,
                         link->connection ? PQerrorMessage(link->connection) : "no answer in time", ret_error);
         if (strcmp(PQgetvalue(result, 0, PQnfields(result) - 1), "UTF8") == 0)
@@ -189,9 +239,10 @@ static void on_notice(void *userdata, const char *notice)
 
 static int connect_now(struct pg_link *link, struct error **ret_error)
 {
-        static const char *const keywords[] = {
-                "dbname", "client_encoding", "fallback_application_name", NULL};
-        const char *const values[] = {link->url, "UTF8", "drover-manager", NULL};
+        const char *const keywords[] = {"dbname", "client_encoding", "fallback_application_name",
+                places[PLACE_HOST], places[PLACE_ADDRESS], places[PLACE_PORT], NULL};
+        const char *const values[] = {link->url, "UTF8", "drover-manager", link->lists[PLACE_HOST],
+                link->lists[PLACE_ADDRESS], link->lists[PLACE_PORT], NULL};
         uint64_t now = clock_now_ms(link->clock), deadline_ms = now + PG_LINK_CONNECT_MS;
         PostgresPollingStatusType state = PGRES_POLLING_WRITING;
 
@@ -202,8 +253,10 @@ static int connect_now(struct pg_link *link, struct error **ret_error)
                 return connecting_failed(
                         link, link->connection ? PQerrorMessage(link->connection) : NULL, ret_error);
         while (state == PGRES_POLLING_READING || state == PGRES_POLLING_WRITING) {
-                if (wait_ready(link, state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline_ms) < 0)
+                if (wait_ready(link, state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline_ms) < 0) {
+                        next_server_first(link);
                         return connecting_failed(link, "no answer in time", ret_error);
+                }
                 state = PQconnectPoll(link->connection);
         }
         PQsetNoticeProcessor(link->connection, on_notice, NULL);

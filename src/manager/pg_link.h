@@ -3,7 +3,8 @@
 
 /* One connection to PostgreSQL (libpq) on which each call ends within a time limit: connecting, sending and waiting go
  * through poll(), and a call that takes too long ends the connection. One that was lost is made anew by the next call;
- * while the server is away, calls fail at once but for one attempt a second, so that the event loop goes on. */
+ * while the server is away, calls fail at once but for one attempt a second, so that the event loop goes on. Of several servers
+ * in the URL, each is tried: the one after a server that answers nothing begins the next attempt. */
 
 #include <libpq-fe.h>
 

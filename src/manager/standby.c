@@ -31,7 +31,7 @@ static struct error *refusal(const struct standby *standby)
                         "DROVER_SERVER=https://A:8443,https://B:8443.",
                         "manager %s stands by: %s leads", standby->name, standby->leader);
         else
-                error_set(&error, ERROR_NOT_LEADING, "Try again in a few seconds.",
+                error_set(&error, ERROR_NOT_LEADING, "Try again in a few seconds; its log says more.",
                         "manager %s does not lead: %s", standby->name,
                         *standby->why ? standby->why : "nobody does yet");
         return error;

@@ -14,5 +14,5 @@ int standby_new(struct loop *loop, const char *state_dir, const char *name, int 
         struct standby **ret_standby, struct error **ret_error);
 void standby_free(struct standby *standby);
 
-/* Who leads, or, when that is not known, why (either may be NULL; copied). */
+/* Who leads, or, when that is not known, why (either may be NULL; copied). Whoever asks is told, so it must not be a secret. */
 void standby_tell(struct standby *standby, const char *leader, const char *why);

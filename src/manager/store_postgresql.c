@@ -20,6 +20,7 @@
 #define PAGE_ROWS 256
 #define PARAMETERS_MAX_BYTES (64u << 20) /* of one transaction */
 #define NUMBER_SIZE 24
+#define TRIM_ROWS 20000 /* by one call, whose time is bounded */
 
 /* Entry N takes the schema from version N to N + 1. Never change one that was released; add the next. */
 static const char *const migrations[] = {
@@ -77,8 +78,9 @@ struct store_postgresql {
         struct store store;
         struct pg_link *link;
         const struct clock *clock;
-        uint64_t term; /* that this process leads, or did; 0: none */
-        bool lost;     /* it does not any more */
+        uint64_t term;     /* that this process leads, or did; 0: none */
+        bool lost;         /* it does not any more */
+        uint64_t shown_ms; /* when it showed itself last */
         /* What the leader was seen to do last, and when: silence is measured on our own clock. */
         uint64_t seen_term, seen_beat, seen_ms;
         bool seen;
@@ -137,6 +139,8 @@ static int op_get(struct store *store, const char *kind, const char *name_or_uid
         return r < 0 ? error_from_errno(ret_error, r, "cannot read %s %.64s", kind, name_or_uid) : r;
 }
 
+static int op_renew(struct store *store, struct error **ret_error);
+
 /* One page of a listing. *after is replaced by the last name; *ret_full says whether there may be more. */
 static int list_page(struct store_postgresql *s, const char *kind, bool descending, char **after,
         store_row_fn fn, void *userdata, bool *ret_full, struct error **ret_error)
@@ -166,6 +170,13 @@ static int list_page(struct store_postgresql *s, const char *kind, bool descendi
         return 0;
 }
 
+/* What a new leader loads may take longer than its lease. */
+static void show_oneself(struct store_postgresql *s)
+{
+        if (s->term && !s->lost && clock_now_ms(s->clock) - s->shown_ms >= STORE_BEAT_MS)
+                (void)op_renew(&s->store, NULL); /* leadership.c finds out soon enough */
+}
+
 static int op_list(struct store *store, const char *kind, const char *after, bool descending, store_row_fn fn,
         void *userdata, struct error **ret_error)
 {
@@ -173,8 +184,11 @@ static int op_list(struct store *store, const char *kind, const char *after, boo
         bool more = true;
         int r = last ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 
-        while (r >= 0 && more)
+        while (r >= 0 && more) {
                 r = list_page(postgresql_of(store), kind, descending, &last, fn, userdata, &more, ret_error);
+                if (r >= 0 && more)
+                        show_oneself(postgresql_of(store));
+        }
         return r;
 }
 
@@ -280,7 +294,10 @@ static int call_commit(struct store_postgresql *s, struct buf *arrays, const str
                 return explain(s, result, changes, n_changes, ret_error);
         if (r == PG_LINK_UNKNOWN) {
                 lose(s);
-                return -EHOSTUNREACH;
+                return error_set(ret_error, ERROR_UNREACHABLE, "See what has changed before you try again.",
+                        "it is not known whether the change was carried out: the connection to the store %s "
+                        "was lost",
+                        pg_link_name(s->link));
         }
         if (r >= 0)
                 *ret_revision = column_u64(result, 0, 0);
@@ -366,14 +383,109 @@ static int op_trim_log(struct store *store, uint64_t keep, struct error **ret_er
 {
         struct store_postgresql *s = postgresql_of(store);
         _cleanup_result_ PGresult *result = NULL;
-        char kept[NUMBER_SIZE], term[NUMBER_SIZE];
+        char kept[NUMBER_SIZE], term[NUMBER_SIZE], rows[NUMBER_SIZE];
 
         /* What another leader has in its log is its business. Repeated it does the same. */
         return query(s,
-                "DELETE FROM drover.change_log USING drover.state s WHERE seq <= s.revision - $1::bigint "
-                "AND coalesce($2::bigint, s.term) = s.term",
-                (const char *const[]){number(keep, kept), s->term ? number(s->term, term) : NULL}, 2, &result,
+                "DELETE FROM drover.change_log WHERE seq IN (SELECT l.seq FROM drover.change_log l, "
+                "drover.state "
+                "s "
+                "WHERE l.seq <= s.revision - $1::bigint AND coalesce($2::bigint, s.term) = s.term "
+                "ORDER BY l.seq LIMIT $3::bigint)",
+                (const char *const[]){
+                        number(keep, kept), s->term ? number(s->term, term) : NULL, number(TRIM_ROWS, rows)},
+                3, &result, ret_error);
+}
+
+/* --- Schema ------------------------------------------------------------------------------------------------------- */
+
+/* Ends what pg_link_begin() began: keeps it when r is 0 or more. */
+static int end_transaction(struct store_postgresql *s, int r, struct error **ret_error)
+{
+        if (r >= 0)
+                return pg_link_end(s->link, "COMMIT", ret_error);
+        (void)pg_link_end(s->link, "ROLLBACK", NULL);
+        return r;
+}
+
+static int schema_version(struct store_postgresql *s, uint64_t *ret_version, struct error **ret_error)
+{
+        uint64_t there = 0;
+        int r;
+
+        /* Not to_regclass(): that may answer from what this session remembers of before another one made the schema. */
+        r = query_number(s,
+                "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname = 'drover' AND tablename = "
+                "'state'",
+                &there, ret_error);
+        if (r < 0)
+                return r;
+        if (there)
+                return query_number(s, "SELECT version FROM drover.state", ret_version, ret_error);
+        *ret_version = 0;
+        return 0;
+}
+
+/* One version further, in one transaction. Managers that start at the same time take turns. */
+static int migrate_from(struct store_postgresql *s, uint64_t version, struct error **ret_error)
+{
+        _cleanup_free_ char *done = alloc_printf("UPDATE drover.state SET version = %" PRIu64, version + 1);
+        uint64_t now = 0;
+        int r;
+
+        if (!done)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = pg_link_begin(s->link,
+                "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'; "
+                "SELECT pg_advisory_xact_lock(hashtext('drover schema'))",
                 ret_error);
+        if (r < 0)
+                return r;
+        r = schema_version(s, &now, ret_error);
+        if (r >= 0 && now == version)
+                r = pg_link_script(s->link, migrations[version], ret_error);
+        if (r >= 0 && now == version)
+                r = pg_link_script(s->link, done, ret_error);
+        return end_transaction(s, r, ret_error);
+}
+
+static int migrate(struct store_postgresql *s, struct error **ret_error)
+{
+        uint64_t version = 0;
+        int r;
+
+        r = schema_version(s, &version, ret_error);
+        for (; r >= 0 && version < ARRAY_SIZE(migrations); version++)
+                r = migrate_from(s, version, ret_error);
+        return r;
+}
+
+/* A new database gets its schema at once, also from whoever will not lead. One of an earlier version is left to those that know it,
+ * which may have a leader, until a manager of this version leads. */
+static int open_schema(struct store_postgresql *s, struct error **ret_error)
+{
+        uint64_t version = 0;
+        int r = schema_version(s, &version, ret_error);
+
+        if (r >= 0 && version > ARRAY_SIZE(migrations))
+                r = store_newer_schema(version, ARRAY_SIZE(migrations), ret_error);
+        return r < 0 || version ? r : migrate(s, ret_error);
+}
+
+static int check_schema(struct store_postgresql *s, struct error **ret_error)
+{
+        uint64_t version = 0;
+        int r = schema_version(s, &version, ret_error);
+
+        if (r >= 0 && version > ARRAY_SIZE(migrations))
+                r = store_newer_schema(version, ARRAY_SIZE(migrations), ret_error);
+        if (r >= 0 && version < ARRAY_SIZE(migrations))
+                r = error_set(ret_error, ERROR_CONFLICT,
+                        "Use the drover-manager of the version that leads, or let one of this version lead "
+                        "first.",
+                        "the store %s has version %" PRIu64 " of the schema, and this program needs %zu",
+                        pg_link_name(s->link), version, ARRAY_SIZE(migrations));
+        return r;
 }
 
 /* --- Leadership ---------------------------------------------------------------------------------------------------- */
@@ -421,10 +533,14 @@ static int op_lead(struct store *store, const char *holder, const char *server,
         struct store_leader leader = {};
         int r;
 
-        r = query(s, "SELECT term, beat, holder, server FROM drover.state", NULL, 0, &result, ret_error);
+        r = query(s, "SELECT term, beat, holder, server, version FROM drover.state", NULL, 0, &result,
+                ret_error);
         if (r >= 0 && PQntuples(result) != 1)
                 r = error_set(ret_error, ERROR_INTERNAL, "Restore a backup.",
                         "the store %s has lost its table drover.state", pg_link_name(s->link));
+        /* A newer version may have led meanwhile. */
+        if (r >= 0 && column_u64(result, 0, 4) > ARRAY_SIZE(migrations))
+                r = store_newer_schema(column_u64(result, 0, 4), ARRAY_SIZE(migrations), ret_error);
         if (r < 0)
                 return r;
         leader.term = column_u64(result, 0, 0);
@@ -432,14 +548,15 @@ static int op_lead(struct store *store, const char *holder, const char *server,
         r = 1;
         if (may_replace(s, leader.term, column_u64(result, 0, 1), !strcmp(PQgetvalue(result, 0, 2), holder)))
                 r = take_lead(s, result, holder, server, &leader.term, ret_error);
-        if (r < 0)
-                return r;
         if (r == 0) {
                 s->term = leader.term;
                 s->lost = false;
+                s->shown_ms = clock_now_ms(s->clock);
                 snprintf(leader.server, sizeof(leader.server), "%s", server);
+                r = migrate(s, ret_error); /* nobody of an earlier version writes any more */
         }
-        *ret_leader = leader;
+        if (r >= 0)
+                *ret_leader = leader;
         return r;
 }
 
@@ -452,6 +569,8 @@ static int op_renew(struct store *store, struct error **ret_error)
 
         r = query(s, "UPDATE drover.state SET beat = beat + 1 WHERE term = $1::bigint RETURNING beat",
                 (const char *const[]){number(s->term, term)}, 1, &result, ret_error);
+        if (r >= 0)
+                s->shown_ms = clock_now_ms(s->clock);
         if (r < 0 || PQntuples(result))
                 return r;
         lose(s);
@@ -513,15 +632,6 @@ static int dump_page(struct store_postgresql *s, const struct store_dump *dump, 
         return r < 0 ? r : n;
 }
 
-/* Ends what pg_link_begin() began: keeps it when r is 0 or more. */
-static int end_transaction(struct store_postgresql *s, int r, struct error **ret_error)
-{
-        if (r >= 0)
-                return pg_link_end(s->link, "COMMIT", ret_error);
-        (void)pg_link_end(s->link, "ROLLBACK", NULL);
-        return r;
-}
-
 static int op_dump(struct store *store, const struct store_dump *dump, struct error **ret_error)
 {
         struct store_postgresql *s = postgresql_of(store);
@@ -537,7 +647,9 @@ static int op_dump(struct store *store, const struct store_dump *dump, struct er
                 ret_error);
         if (r < 0)
                 return r;
-        r = read_counters(s, "SELECT revision, term FROM drover.state", &counters, ret_error);
+        r = check_schema(s, ret_error);
+        if (r >= 0)
+                r = read_counters(s, "SELECT revision, term FROM drover.state", &counters, ret_error);
         if (r >= 0)
                 r = dump->begin(dump->userdata, &counters);
         while (r >= 0 && (r = dump_page(s, dump, &kind, &uid, ret_error)) > 0)
@@ -575,8 +687,11 @@ static int replace_all(
         struct store_object object;
         int r;
 
+        r = check_schema(s, ret_error);
         /* From here on nobody else writes. */
-        r = read_counters(s, "SELECT revision, term FROM drover.state FOR UPDATE", &counters, ret_error);
+        if (r >= 0)
+                r = read_counters(
+                        s, "SELECT revision, term FROM drover.state FOR UPDATE", &counters, ret_error);
         if (r >= 0 && s->term && counters.term != s->term)
                 r = another_leads(NULL, ret_error);
         if (r >= 0)
@@ -635,60 +750,6 @@ static const struct store_ops postgresql_ops = {
         .close = op_close,
 };
 
-static int schema_version(struct store_postgresql *s, uint64_t *ret_version, struct error **ret_error)
-{
-        uint64_t there = 0;
-        int r;
-
-        /* Not to_regclass(): that may answer from what this session remembers of before another one made the schema. */
-        r = query_number(s,
-                "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname = 'drover' AND tablename = "
-                "'state'",
-                &there, ret_error);
-        if (r < 0)
-                return r;
-        if (there)
-                return query_number(s, "SELECT version FROM drover.state", ret_version, ret_error);
-        *ret_version = 0;
-        return 0;
-}
-
-/* One version further, in one transaction. Managers that start at the same time take turns. */
-static int migrate_from(struct store_postgresql *s, uint64_t version, struct error **ret_error)
-{
-        _cleanup_free_ char *done = alloc_printf("UPDATE drover.state SET version = %" PRIu64, version + 1);
-        uint64_t now = 0;
-        int r;
-
-        if (!done)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        r = pg_link_begin(s->link,
-                "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
-                "SELECT pg_advisory_xact_lock(hashtext('drover schema'))",
-                ret_error);
-        if (r < 0)
-                return r;
-        r = schema_version(s, &now, ret_error);
-        if (r >= 0 && now == version)
-                r = pg_link_script(s->link, migrations[version], ret_error);
-        if (r >= 0 && now == version)
-                r = pg_link_script(s->link, done, ret_error);
-        return end_transaction(s, r, ret_error);
-}
-
-static int migrate(struct store_postgresql *s, struct error **ret_error)
-{
-        uint64_t version = 0;
-        int r;
-
-        r = schema_version(s, &version, ret_error);
-        if (r >= 0 && version > ARRAY_SIZE(migrations))
-                return store_newer_schema(version, ARRAY_SIZE(migrations), ret_error);
-        for (; r >= 0 && version < ARRAY_SIZE(migrations); version++)
-                r = migrate_from(s, version, ret_error);
-        return r;
-}
-
 int store_open_postgresql(
         const char *url, const struct clock *clock, struct store **ret_store, struct error **ret_error)
 {
@@ -701,7 +762,7 @@ int store_open_postgresql(
         s->clock = clock;
         r = pg_link_new(url, clock, &s->link, ret_error);
         if (r >= 0)
-                r = migrate(s, ret_error);
+                r = open_schema(s, ret_error);
         if (r < 0) {
                 op_close(&s->store);
                 return r;

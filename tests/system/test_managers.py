@@ -170,7 +170,7 @@ def test_database_that_crashes_and_returns_costs_no_migration(lab, moving_vm):
     lab.database.stop()
     time.sleep(7)  # longer than any lease
     assert lab.leader() is None
-    assert "cannot open the store" in lab.run_drover("vm", "list").stderr
+    assert "its store cannot be reached" in lab.run_drover("vm", "list").stderr
     lab.database.start()
     assert_moved(lab, moving_vm, task, to)
 

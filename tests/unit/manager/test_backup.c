@@ -262,6 +262,19 @@ static void a_backup_that_was_cut_off_is_refused(void **data)
         refuse(state, 0, true, "line 1: the backup was cut off");
 }
 
+static void a_backup_with_more_after_its_end_is_refused(void **data)
+{
+        struct state *state = *data;
+        FILE *file;
+
+        prepare_file(state);
+        file = fopen(state->file, "a");
+        assert_non_null(file);
+        assert_true(fputs("{}\n", file) >= 0);
+        assert_int_equal(fclose(file), 0);
+        refuse(state, size_of(state), true, "something follows the end");
+}
+
 static void a_backup_with_one_byte_changed_is_refused(void **data)
 {
         struct state *state = *data;
@@ -404,6 +417,7 @@ int main(void)
                 TEST(a_backup_of_postgresql_is_restored_into_sqlite),
                 TEST(a_task_that_was_under_way_has_failed_after_the_restore),
                 TEST(a_backup_that_was_cut_off_is_refused),
+                TEST(a_backup_with_more_after_its_end_is_refused),
                 TEST(a_backup_with_one_byte_changed_is_refused),
                 TEST(what_is_no_backup_is_refused),
                 TEST(a_backup_is_secret_and_replaces_no_file),

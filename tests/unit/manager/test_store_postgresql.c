@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -288,6 +290,59 @@ static void a_lock_that_somebody_holds_ends_a_call_in_time(void **data)
         assert_int_equal(put(state->a, "a", NULL), 0);
 }
 
+/* The first of two servers takes connections and says nothing, like one whose packets are swallowed. */
+static void a_silent_server_does_not_hide_the_next_one(void **data _unused_)
+{
+        struct sockaddr_un silent = {.sun_family = AF_UNIX};
+        uint64_t end = clock_now_ms(&clock_system) + STORE_LEASE_MS;
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_free_ char *url = NULL;
+        struct pg_link *link = NULL;
+        struct folder folder;
+
+        folder_make(&folder);
+        snprintf(silent.sun_path, sizeof(silent.sun_path), "%s/.s.PGSQL.5432", folder.path);
+        assert_int_equal(bind(fd, (struct sockaddr *)&silent, sizeof(silent)), 0);
+        assert_int_equal(listen(fd, 16), 0);
+        url = alloc_printf(
+                "postgresql://drover@/drover?host=%s,%s", folder.path, store_place_server.socket_folder);
+        assert_int_equal(pg_link_new(url, &clock_system, &link, NULL), 0);
+        while (pg_link_script(link, "SELECT 1", &error) < 0) {
+                if (clock_now_ms(&clock_system) >= end)
+                        fail_msg("%s", error_message(error));
+                (void)poll(NULL, 0, 50);
+        }
+        pg_link_free(link);
+        close(fd);
+        folder_remove(&folder);
+}
+
+static void a_name_that_is_not_utf8_is_nobodys(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        json_t *doc = NULL;
+
+        assert_true(store_get(state->a, "vm", "\xff", &doc, &error) < 0);
+        assert_int_equal(error->code, ERROR_BAD_REQUEST);
+        assert_int_equal(put(state->a, "a", NULL), 0);
+}
+
+/* A manager of this version that stands by, while one of a newer version led and took the schema further. */
+static void a_newer_schema_is_not_led(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        struct store_leader leader = {};
+
+        postgresql_server_sql(&store_place_server, "drover", "UPDATE drover.state SET version = 99");
+        assert_true(store_lead(state->a, "manager1", "manager1", &leader, &error) < 0);
+        assert_non_null(strstr(error->message, "99"));
+        postgresql_server_sql(&store_place_server, "drover", "UPDATE drover.state SET version = 1");
+        lead(state->a, "manager1", &leader);
+}
+
 /* --- What opening says --------------------------------------------------------------------------------------------- */
 
 static void assert_refused(const char *url, enum error_code code, const char *message, const char *hint)
@@ -403,6 +458,9 @@ int main(void)
                 TEST(a_server_that_is_away_is_named_and_costs_no_time),
                 TEST(a_server_that_hangs_holds_nobody_up_for_long),
                 TEST(a_lock_that_somebody_holds_ends_a_call_in_time),
+                TEST(a_silent_server_does_not_hide_the_next_one),
+                TEST(a_name_that_is_not_utf8_is_nobodys),
+                TEST(a_newer_schema_is_not_led),
                 TEST(a_wrong_password_is_named_and_not_repeated),
                 TEST(what_cannot_be_a_store_is_refused),
                 TEST(a_database_of_another_encoding_is_refused),
