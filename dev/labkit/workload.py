@@ -2,6 +2,7 @@
 """A workload guest (tests/lab/workload) in a VM of the lab: made through the CLI, asked over its TCP ports from the client
 machine, and the two witnesses of a migration outside it: a TCP session, and a ping every millisecond."""
 
+import itertools
 import json
 import re
 import shutil
@@ -122,8 +123,16 @@ def _children(pid):
     return done.stdout.split() or [str(pid)]
 
 
+_numbers = itertools.count()
+
+
+def next_address():
+    """One that no other of the last 200 guests of this process has; MAC addresses say little, see address_of()."""
+    return f"192.168.77.{next(_numbers) % 200 + 20}"
+
+
 def address_of(mac):
-    """The address that a guest without guest.ip= gives itself (dev/guests/init)."""
+    """The address that a guest without guest.ip= gives itself (dev/guests/init). Two guests may come to the same one."""
     return f"192.168.77.{int(mac.split(':')[5], 16) % 200 + 20}"
 
 
@@ -145,10 +154,13 @@ class Workload:
         if image:
             folder = install(self.lab, image)
             line = (guest.build(image) / "append").read_text(encoding="ascii")
+            self.address = next_address()
+            append = f"{append} guest.ip={self.address}/24"
             words += ["--kernel", f"shared:{folder}/vmlinuz", "--initrd", f"shared:{folder}/initrd",
                       "--append", f"{line} {append}".strip()]
         self.lab.drover(*words, *(["--host", host] if host else []))
-        self.address = address_of(self.document()["spec"]["nics"][0]["mac"])
+        if not self.address:
+            self.address = address_of(self.document()["spec"]["nics"][0]["mac"])
         if start:
             self.start(host)
         return self

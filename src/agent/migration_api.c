@@ -12,6 +12,7 @@
 #include "agent/mover_process.h"
 #include "agent/vm.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "vmm/vm_config.h"
 
 static json_t *history_json(const struct migration *m)
@@ -174,6 +175,7 @@ void migration_api_cancel(struct agent *agent, struct http_request *request)
                                      : "migration %s cannot be cancelled any more: the virtual machine was "
                                        "handed over",
                         m->id);
+                log_notice("%s", error_message(e));
                 return api_reply_error(request, e);
         }
         error_set(&e, ERROR_CANCELLED, NULL, "the migration was cancelled");

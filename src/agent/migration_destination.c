@@ -649,6 +649,8 @@ void migration_destination_step(struct migration *m)
 {
         const struct handoff_destination_facts facts = facts_of(m);
 
+        if (m->destination.recovered && m->record == HANDOFF_PREPARED)
+                arm_limit(m, CUT_STREAM_LIMIT_MS); /* its mover died with the agent before */
         switch (handoff_destination_decide(&facts)) {
         case HANDOFF_DESTINATION_WAIT:
                 if (m->destination.prepare && m->destination.ready)

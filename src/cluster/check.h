@@ -29,7 +29,7 @@ struct checks {
         const json_t *spec, *status; /* of the VM */
         json_t *spec_without_cdrom;
         json_t *mac_owners;  /* {MAC of one of its NICs, lower case: name of the other VM that has it} */
-        json_t *image_users; /* {"DATASTORE:PATH": {"vm", "host"}}: live VMs that use one of its images */
+        json_t *image_users; /* {"DATASTORE:PATH": [{"vm", "host"}]}: live VMs that use one of its images */
         json_t *affinity;    /* affinity_of_vm() */
 };
 

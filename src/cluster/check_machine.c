@@ -50,13 +50,19 @@ void check_machine_qemu_version(struct check *check)
                 check->host_name, there);
 }
 
+/* The one that the guest has, or is to have: "kvm", "tcg", "auto" or nothing. */
+static const char *accelerator(const struct check *check)
+{
+        const char *has = check->input->source ? check_text(check->status, "accelerator") : "";
+
+        return *has ? has : check_text(check->spec, "accelerator");
+}
+
 void check_machine_accelerator(struct check *check)
 {
-        const char *wanted = check_text(check->spec, "accelerator");
+        const char *wanted = accelerator(check);
         const char *has = check_text(check->host, "accelerator");
 
-        if (check->input->source && *check_text(check->status, "accelerator"))
-                wanted = check_text(check->status, "accelerator");
         check_tell(check, check->host_name, !strcmp(wanted, "kvm") && strcmp(has, "kvm"),
                 "the virtual machine needs KVM and host %s has %s only", check->host_name,
                 *has ? has : "no accelerator");
@@ -72,6 +78,13 @@ static const char *cpu_model(const struct check *check)
         return strcmp(model, "auto") ? model : "";
 }
 
+/* What a host offers with KVM says nothing about a guest that is emulated there. */
+static bool is_about(const json_t *cpu, const char *accelerator)
+{
+        return !*accelerator || !strcmp(accelerator, "auto") ||
+               !strcmp(check_text(cpu, "accelerator"), accelerator);
+}
+
 void check_machine_cpu_model(struct check *check)
 {
         const json_t *here = json_object_get(check->input->cpus, check_text(check->input->source, "uid"));
@@ -81,7 +94,7 @@ void check_machine_cpu_model(struct check *check)
         _cleanup_free_ char *names = NULL;
         int r;
 
-        if (!*model || !there)
+        if (!*model || !there || !is_about(there, accelerator(check)))
                 return;
         r = cpu_model_missing(model, here, there, &missing);
         if (r == CPU_MODEL_UNKNOWN) {
@@ -96,6 +109,19 @@ void check_machine_cpu_model(struct check *check)
                 check_tell(check, model, json_array_size(missing) > 0,
                         "guests on host %s cannot have these features of the CPU model %s: %s",
                         check->host_name, model, names);
+}
+
+/* A guest chooses between instructions and remedies by the vendor that it saw when it started. */
+void check_machine_cpu_vendor(struct check *check)
+{
+        const json_t *here = json_object_get(check->input->cpus, check_text(check->input->source, "uid"));
+        const json_t *there = json_object_get(check->input->cpus, check_text(check->target, "uid"));
+        const char *has = check_text(here, "vendor"), *would = check_text(there, "vendor");
+
+        if (!strcmp(accelerator(check), "kvm") && *has && *would)
+                check_tell(check, check->host_name, strcmp(has, would) != 0,
+                        "the virtual machine runs on processors of %s, and those of host %s are of %s", has,
+                        check->host_name, would);
 }
 
 static json_int_t integer(const json_t *object, const char *key)

@@ -132,13 +132,19 @@ static int note_images(struct checks *checks, const json_t *vm)
                 const json_t *own =
                         *check_text(disk, "path") ? same_image(disks_of(checks->spec), disk) : NULL;
                 _cleanup_free_ char *key = NULL;
+                json_t *users;
 
                 if (!own || both_read(own, disk))
                         continue;
                 key = image_key(disk);
-                if (!key || json_object_set_new(checks->image_users, key,
-                                    json_pack("{s:s, s:s}", "vm", check_text(vm, "name"), "host",
-                                            check_text(check_status(vm), "host"))) < 0)
+                users = key ? json_object_get(checks->image_users, key) : NULL;
+                if (key && !users) {
+                        users = json_array();
+                        if (json_object_set_new(checks->image_users, key, users) < 0)
+                                return -ENOMEM;
+                }
+                if (json_array_append_new(users, json_pack("{s:s, s:s}", "vm", check_text(vm, "name"), "host",
+                                                         check_text(check_status(vm), "host"))) < 0)
                         return -ENOMEM;
         }
         return 0;
@@ -172,6 +178,17 @@ static bool is_reached_from(const struct check *check, const json_t *user, const
                (wanted && !json_is_false(json_object_get(wanted, "shared")));
 }
 
+static const json_t *user_of(const struct check *check, const char *key, const char *datastore)
+{
+        json_t *user;
+        size_t i;
+
+        json_array_foreach (json_object_get(check->checks->image_users, key), i, user)
+                if (is_reached_from(check, user, datastore))
+                        return user;
+        return NULL;
+}
+
 void check_storage_in_use(struct check *check)
 {
         json_t *disk;
@@ -179,13 +196,12 @@ void check_storage_in_use(struct check *check)
 
         json_array_foreach ((json_t *)disks_of(check->spec), i, disk) {
                 _cleanup_free_ char *key = image_key(disk);
-                const json_t *user = key ? json_object_get(check->checks->image_users, key) : NULL;
-                const char *datastore = check_text(disk, "datastore");
+                const json_t *user = key ? user_of(check, key, check_text(disk, "datastore")) : NULL;
 
                 if (!key)
                         check->result = -ENOMEM;
                 else if (*check_text(disk, "path"))
-                        check_tell(check, key, user && is_reached_from(check, user, datastore),
+                        check_tell(check, key, user != NULL,
                                 "the disk image %s is in use by the virtual machine %s on host %s", key,
                                 check_text(user, "vm"), check_text(user, "host"));
         }

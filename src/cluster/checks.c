@@ -35,6 +35,8 @@ static const struct check_rule rules[] = {
                 "Choose a host with KVM, or enable virtualisation in that host's firmware."},
         {"cpu-model", E, false, check_machine_cpu_model,
                 "Choose a host that has them, or give the virtual machine a CPU model that all hosts have."},
+        {"cpu-vendor", E, true, check_machine_cpu_vendor,
+                "Choose a host whose processors are of the same vendor, or move it while it is off."},
         {"cpus", E, false, check_machine_cpus,
                 "Choose a host with more processors, or give the virtual machine fewer."},
         {"cpu-load", W, false, check_machine_load, "Choose a host with less to do; --check ranks them."},

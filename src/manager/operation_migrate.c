@@ -19,6 +19,7 @@
 #include "cluster/checks.h"
 #include "cluster/placement.h"
 #include "manager/check_facts.h"
+#include "manager/cluster_cpu.h"
 #include "manager/forecasts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
@@ -94,12 +95,17 @@ int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_adv
         bool moves = strcmp(power, "stopped") && strcmp(power, "crashed");
         const char *host = json_text_or_null(json_status(vm), "host");
         _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_json_ json_t *costs = NULL, *ranking = NULL;
+        _cleanup_json_ json_t *costs = NULL, *ranking = NULL, *resolved = NULL;
         struct checks_input input;
         json_t *advice = NULL;
-        int r;
+        int r = 0;
 
-        r = check_facts_load(manager, vm, moves, NULL, &facts, ret_error);
+        if (moves)
+                resolved = json_incref((json_t *)vm);
+        else
+                r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
+        if (r >= 0)
+                r = check_facts_load(manager, resolved, moves, NULL, &facts, ret_error);
         if (r < 0)
                 return r;
         input = check_facts_input(&facts);

@@ -68,6 +68,28 @@ static int check_wanted(const struct check_facts *facts, const struct checks_inp
                       : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
+/* The host is chosen for the cluster's model of now, and the VM starts there with that one. */
+static int remember_model(
+        struct task *task, const json_t *vm, const json_t *resolved, struct error **ret_error)
+{
+        if (resolved != vm && json_object_set(task_data(task), "cpu_model",
+                                      json_object_get(json_spec(resolved), "cpu_model")) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return 0;
+}
+
+/* The VM with the model that its host was chosen for, the caller's; NULL without memory. */
+static json_t *with_chosen_model(struct task *task, const json_t *vm)
+{
+        json_t *model = json_object_get(task_data(task), "cpu_model");
+        _cleanup_json_ json_t *copy = json_copy((json_t *)vm), *spec = json_copy(json_spec(vm));
+
+        if (!copy || !spec || (model && json_object_set(spec, "cpu_model", model) < 0) ||
+                json_object_set(copy, "spec", spec) < 0)
+                return NULL;
+        return TAKE_PTR(copy);
+}
+
 static int choose_host(struct task *task, struct manager *manager, const json_t *vm, const json_t **ret_host,
         struct error **ret_error)
 {
@@ -78,6 +100,8 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         int r;
 
         r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
+        if (r >= 0)
+                r = remember_model(task, vm, resolved, ret_error);
         if (r >= 0)
                 r = check_facts_load(manager, resolved, false, task, &facts, ret_error);
         if (r < 0)
@@ -351,24 +375,20 @@ static void undo_create(struct task *task, void *userdata)
                         on_uncreated);
 }
 
-/* With the CPU model that the cluster has now; what the user wrote stays in the object (vm_take_report()). */
+/* What the user wrote stays in the object (vm_take_report()). */
 static void run_start(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
         const json_t *vm = vm_of(task, manager);
-        _cleanup_json_ json_t *resolved = NULL, *body = NULL;
-        struct error *error = NULL;
+        _cleanup_json_ json_t *chosen = NULL, *body = NULL;
 
         step_say(task, "starting on host %s", json_text(task_data(task), "host"));
         if (!vm) {
                 fail_gone(task);
                 return;
         }
-        if (cluster_cpu_resolve(manager, vm, &resolved, &error) < 0) {
-                task_step_failed(task, error);
-                return;
-        }
-        body = vm_for_agent(resolved);
+        chosen = with_chosen_model(task, vm);
+        body = chosen ? vm_for_agent(chosen) : NULL;
         if (!body)
                 task_step_failed(task, NULL);
         else

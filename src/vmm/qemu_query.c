@@ -63,7 +63,7 @@ static void on_reply(void *userdata, const json_t *result, const struct error *e
                 fail(query, failure);
         } else if (answer(query, query->userdata, result, error, &failure) < 0) {
                 fail(query, failure);
-        } else if (list_empty(&query->questions)) {
+        } else if (list_empty(&query->questions) && !query->error) {
                 query->answered = true;
                 (void)child_kill(query->child, SIGKILL); /* it has nothing to save */
         }

@@ -26,13 +26,12 @@ CELLS = {
 }
 # The others with --all-points.
 FIRST = {
-    "switching": ("source agent",),
-    "handed-off": ("source mover", "source agent"),
-    "completed": ("destination mover", "source agent", "source qemu"),
-    "arrived": ("source mover", "source agent"),
+    "handed-off": ("source agent",),
+    "completed": ("source agent", "source qemu"),
+    "arrived": ("source mover",),
     "loaded": ("destination agent",),
     "owner-written": ("destination qemu",),
-    "running": ("source mover", "source agent", "destination agent", "destination qemu"),
+    "running": ("source mover", "destination agent"),
 }
 
 

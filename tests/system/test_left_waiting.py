@@ -2,10 +2,17 @@
 """A source that went away when all was handed over: the destination's agent has to keep the migration in mind until the source
 hears of its end, but the guest there is as free as any other meanwhile, and nothing that the old migration does may touch it."""
 
+import contextlib
+import ctypes
+import os
 import time
 
+import pytest
 from fault_matrix import PATIENCE_S, STAYS, look
 from labkit.lab import wait_for
+
+SYS_PIDFD_GETFD = 438
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def stays(check, seconds=3):
@@ -61,3 +68,30 @@ def test_cancel_counts_until_the_source_has_voted(cell):
     wait_for("the source's agent to be told", lambda: "the migration was cancelled" in log.read_text(encoding="utf-8"), 20)
     cell.gate.touch()
     look(cell, STAYS, session)
+
+
+@pytest.mark.parametrize("victim", ["agent", "mover"])
+def test_qemu_that_neither_loads_nor_ends_is_ended(cell, victim):
+    """Somebody else keeps the stream open that it reads: it would wait for ever."""
+    session = cell.guest.session(patience_s=PATIENCE_S)
+    cell.begin("copying")
+    with descriptors_of(*cell.lab.find(cell.destination, "mover")):
+        cell.strike(f"destination {victim}")
+        cell.repair(f"destination {victim}")
+        cell.guest.wait_task(cell.task, 60)
+        wait_for("its end", lambda: not cell.lab.find(cell.destination, f"qemu:{cell.guest.name}"), 60)
+        look(cell, STAYS, session)
+
+
+@contextlib.contextmanager
+def descriptors_of(pid):
+    """All that a process has open, open here as well (pidfd_getfd())."""
+    process = os.pidfd_open(pid)
+    copies = [_LIBC.syscall(SYS_PIDFD_GETFD, process, int(number), 0) for number in os.listdir(f"/proc/{pid}/fd")]
+    try:
+        assert any(copy >= 0 for copy in copies)
+        yield
+    finally:
+        for descriptor in (process, *copies):
+            if descriptor >= 0:
+                os.close(descriptor)

@@ -52,8 +52,10 @@ static int setup(void **ret)
         state->source = host("a");
         state->target = host("b");
         state->vms = json_pack("[O]", state->vm);
-        state->cpus = json_pack("{s:{s:[s,s,s]}, s:{s:[s,s], s:[{s:s, s:[]}, {s:s, s:[s,s]}]}}", "a",
-                "features", "aes", "avx", "sha-ni", "b", "features", "aes", "avx", "models", "name",
+        state->cpus = json_pack(
+                "{s:{s:s, s:s, s:[s,s,s]}, s:{s:s, s:s, s:[s,s], s:[{s:s, s:[]}, {s:s, s:[s,s]}]}}", "a",
+                "accelerator", "kvm", "vendor", "GenuineIntel", "features", "aes", "avx", "sha-ni", "b",
+                "accelerator", "kvm", "vendor", "GenuineIntel", "features", "aes", "avx", "models", "name",
                 "Nehalem", "missing", "name", "Skylake", "missing", "avx512f", "pcid");
         assert_non_null(state->cpus);
         state->rules = json_pack("[{s:s, s:{s:s, s:s, s:[s,s], s:[]}}, {s:s, s:{s:s, s:s, s:[s], s:[s]}}]",
@@ -199,8 +201,8 @@ static void set_false(json_t *object, const char *key)
 /* In the order of the table. */
 static const char *const codes[] = {"host-connected", "same-host", "host-task", "host-version", "vm-running",
         "disks-active", "backup", "vm-task", "machine-type", "qemu-version", "accelerator", "cpu-model",
-        "cpus", "cpu-load", "memory", "datastore", "cdrom", "disk-lock", "disk-in-use", "port-group",
-        "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host", "affinity",
+        "cpu-vendor", "cpus", "cpu-load", "memory", "datastore", "cdrom", "disk-lock", "disk-in-use",
+        "port-group", "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host", "affinity",
         "affinity-preference"};
 
 static void good_documents_meet_each_rule(void **data)
@@ -376,6 +378,28 @@ static void host_that_does_not_tell_of_its_processors_is_not_asked(void **data)
         assert_true(checks_ok(report));
 }
 
+static void emulated_guest_is_not_held_against_what_kvm_offers(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        set_text(status(state->vm), "accelerator", "tcg");
+        set_text(status(state->vm), "cpu_model", "SapphireRapids");
+        report = run(state);
+        assert_true(checks_ok(report));
+}
+
+static void processors_of_another_vendor_are_named(void **data)
+{
+        struct state *state = *data;
+        json_t *there = json_object_get(state->cpus, "b");
+
+        set_text(there, "vendor", "AuthenticAMD");
+        assert_broken(state, "error", "cpu-vendor",
+                "the virtual machine runs on processors of GenuineIntel, and those of host b are of "
+                "AuthenticAMD");
+}
+
 static void host_must_have_as_many_processors(void **data)
 {
         struct state *state = *data;
@@ -488,11 +512,16 @@ static void locks_must_pass_between_hosts(void **data)
                 "one disk");
 }
 
-static json_t *user_of_the_image(const char *power)
+static json_t *user_of_the_image_on(const char *host, const char *power)
 {
         return json_pack("{s:s, s:s, s:{s:[{s:s, s:s}]}, s:{s:s, s:s}}", "name", "twin", "uid", "u-twin",
                 "spec", "disks", "datastore", "shared", "path", "web/disk0.qcow2", "status", "power", power,
-                "host", "c");
+                "host", host);
+}
+
+static json_t *user_of_the_image(const char *power)
+{
+        return user_of_the_image_on("c", power);
 }
 
 static void image_must_be_its_own(void **data)
@@ -538,6 +567,19 @@ static void image_of_the_same_name_in_a_local_datastore_is_another(void **data)
         set_false(spec(json_array_get(state->datastores, 0)), "shared");
         report = run_start(state);
         assert_true(checks_ok(report));
+}
+
+static void each_user_of_an_image_counts(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        set_false(spec(json_array_get(state->datastores, 0)), "shared");
+        json_array_append_new(state->vms, user_of_the_image_on("b", "running"));
+        json_array_append_new(state->vms, user_of_the_image_on("c", "running"));
+        report = run_start(state);
+        assert_only(report, "error", "disk-in-use",
+                "the disk image shared:web/disk0.qcow2 is in use by the virtual machine twin on host b");
 }
 
 static void port_group_must_be_there(void **data)
@@ -747,6 +789,8 @@ int main(void)
                 TEST(features_of_the_whole_host_are_compared),
                 TEST(model_must_be_known_there),
                 TEST(host_that_does_not_tell_of_its_processors_is_not_asked),
+                TEST(emulated_guest_is_not_held_against_what_kvm_offers),
+                TEST(processors_of_another_vendor_are_named),
                 TEST(host_must_have_as_many_processors),
                 TEST(busy_host_is_worth_a_warning),
                 TEST(processors_on_their_way_count_too),
@@ -761,6 +805,7 @@ int main(void)
                 TEST(image_must_be_its_own),
                 TEST(image_of_a_stopped_machine_is_free),
                 TEST(image_that_both_only_read_is_free),
+                TEST(each_user_of_an_image_counts),
                 TEST(image_of_the_same_name_in_a_local_datastore_is_another),
                 TEST(port_group_must_be_there),
                 TEST(port_group_must_work),
