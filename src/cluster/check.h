@@ -82,6 +82,7 @@ bool check_is_live(const json_t *vm);
         X(machine_qemu_version) \
         X(machine_accelerator) \
         X(machine_cpu_model) \
+        X(machine_cpu_vendor) \
         X(machine_cpus) \
         X(machine_load) \
         X(machine_memory) \
