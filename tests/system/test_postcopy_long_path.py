@@ -2,7 +2,7 @@
 """Post-copy over a path on which each page takes longer than a guest can live with: refused, with the numbers."""
 
 # A link that even a guest on a machine with much else to do keeps ahead of.
-LAB = {"hosts": 2, "link": "20mbit", "rtt_ms": 400, "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
+LAB = {"hosts": 2, "link": "40mbit", "rtt_ms": 400, "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
 
 
 def test_round_trip_that_is_too_long_is_refused_before_the_guest_is_stopped(vm, lab):
