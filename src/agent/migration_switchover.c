@@ -176,6 +176,8 @@ static void ask(struct migration *m)
         migration_publish(m);
 }
 
+static bool is_near(const struct migration *m);
+
 static void lapse(struct migration *m)
 {
         struct switchover_gate *gate = gate_of(m);
@@ -184,6 +186,10 @@ static void lapse(struct migration *m)
         gate->n_lapsed++;
         gate->state = SWITCHOVER_CLOSED;
         set_limit(m, LIMIT_CLOSED_MS);
+        if (!gate->exact && is_near(m)) { /* not at the next look: it may stop the guest before */
+                hold(m, true);
+                ask(m);
+        }
         migration_publish(m);
 }
 
