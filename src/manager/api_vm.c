@@ -109,8 +109,6 @@ void api_vm_create(struct http_request *request, void *userdata)
         struct error *error = NULL;
         json_t *body = NULL, *spec = NULL;
 
-        if (api_repeated(request, manager))
-                return;
         if (read_create(request, manager, &body, &spec, &error) < 0) {
                 http_request_reply_error(request, error);
                 return;
@@ -167,8 +165,6 @@ static void operate(struct http_request *request, struct manager *manager, const
         json_t *body = NULL;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, "vm", &vm, &error);
         if (r >= 0)
                 r = api_body(request, operation->keys, &body, &error);
@@ -345,8 +341,6 @@ void api_vm_migrate(struct http_request *request, void *userdata)
         const char *to;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, "vm", &vm, &error);
         if (r >= 0)
                 r = read_migrate(request, &body, &error);

@@ -11,11 +11,13 @@
 #include "io/crash_point.h"
 #include "io/file.h"
 #include "manager/api.h"
+#include "manager/api_audit.h"
 #include "manager/audit.h"
 #include "manager/auth.h"
 #include "manager/json.h"
 #include "manager/migration_queue.h"
 #include "manager/operations.h"
+#include "manager/password.h"
 #include "manager/switchover_arbiter.h"
 
 #define HOUSEKEEPING_MS (60u * 1000)
@@ -154,6 +156,8 @@ static void on_housekeeping(void *userdata)
         if (r >= 0)
                 r = expire(manager, "idempotency", IDEMPOTENCY_MS, &error);
         if (r >= 0)
+                r = expire(manager, "session", AUTH_SESSION_MS, &error);
+        if (r >= 0)
                 r = expire(manager, "removed-host", REMOVED_HOST_MS, &error);
         if (r >= 0)
                 r = store_trim_log(manager->store, CHANGE_LOG_KEEP, &error);
@@ -228,6 +232,11 @@ static int make_server(struct manager *manager, int listen_fd, struct error **re
                 &manager->server, ret_error);
 }
 
+static bool shows(void *userdata, const struct auth_caller *caller, const char *kind, const json_t *doc)
+{
+        return api_shows(userdata, caller, kind, doc);
+}
+
 int manager_new(const struct config *config, struct loop *loop, struct store *store, uint64_t epoch,
         int listen_fd, struct manager **ret_manager, struct error **ret_error)
 {
@@ -249,7 +258,14 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         if (r >= 0)
                 r = make_client(manager, ret_error);
         if (r >= 0)
-                r = watch_new(loop, manager->store, &manager->watch, ret_error);
+                r = auth_ensure_roles(manager->store, ret_error);
+        if (r >= 0 && !(manager->audit_scans = audit_scans_new(loop)))
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (r >= 0 && (api_limits_init(&manager->limits, manager->clock, config->request_rate) < 0 ||
+                              password_pool_new(loop, config->program, &manager->passwords) < 0))
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (r >= 0)
+                r = watch_new(loop, manager->store, shows, manager, &manager->watch, ret_error);
         if (r >= 0)
                 r = inventory_new(manager, &manager->inventory, ret_error);
         if (r >= 0) {
@@ -280,6 +296,8 @@ void manager_free(struct manager *manager)
         task_engine_free(manager->tasks);
         migration_queue_free(manager->queue);
         switchover_arbiter_free(manager->switchovers);
+        password_pool_free(manager->passwords);
+        audit_scans_free(manager->audit_scans);
         watch_free(manager->watch);
         forecasts_free(manager->forecasts);
         inventory_free(manager->inventory);
@@ -289,6 +307,7 @@ void manager_free(struct manager *manager)
         loop_source_free(manager->tasks_timer);
         loop_source_free(manager->housekeeping);
         json_decref(manager->ended_vms);
+        api_limits_deinit(&manager->limits);
         ca_deinit(&manager->ca);
         free(manager);
 }
@@ -299,11 +318,15 @@ int manager_create_token(const struct config *config, const char *name, const ch
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_(store_closep) struct store *store = NULL;
         _cleanup_free_ char *object = alloc_printf("token/%s", name);
+        _cleanup_access_ struct access access = {};
         _cleanup_json_ json_t *token = NULL;
         char secret[AUTH_SECRET_SIZE];
         int r;
 
         r = manager_open_store(config, &clock_system, &store, ret_error);
+        if (r >= 0 && strcmp(role, AUTH_ROLE_ADMIN) && strcmp(role, AUTH_ROLE_READ_ONLY))
+                /* Those two come with the first start of the manager. */
+                r = auth_role_access(store, role, NULL, &access, ret_error);
         if (r >= 0)
                 r = audit_add(store, &clock_system, &batch,
                         &(struct audit_entry){.who = "local-administrator",
@@ -312,8 +335,9 @@ int manager_create_token(const struct config *config, const char *name, const ch
                                 .result = "done"},
                         ret_error);
         if (r >= 0)
-                r = auth_token_new(
-                        &clock_system, &batch, name, role, expires_days, secret, &token, ret_error);
+                r = auth_token_new(&clock_system, &batch,
+                        &(struct auth_token_spec){.name = name, .role = role, .expires_days = expires_days},
+                        secret, &token, ret_error);
         if (r >= 0)
                 r = store_commit(store, &batch, NULL, ret_error);
         if (r < 0)

@@ -72,6 +72,16 @@ static const char *const migrations[] = {
         "  IF at > s.revision THEN UPDATE drover.state SET revision = at; END IF;\n"
         "  RETURN at;\n"
         "END $$;",
+        /* The change log keeps what was removed: who may see an object may see that it went. */
+        "DO $do$\n"
+        "DECLARE before text := pg_get_functiondef('drover.commit_changes(bigint, boolean[], text[], text[], text[], "
+        "bigint[], text[])'::regprocedure);\n"
+        "  after text := replace(before, 'ELSE names[i] END, docs[i])',"
+        " 'ELSE names[i] END, CASE WHEN removes[i] THEN old.doc ELSE docs[i] END)');\n"
+        "BEGIN\n"
+        "  IF after = before THEN RAISE EXCEPTION 'drover.commit_changes() is not the one of version 1'; END IF;\n"
+        "  EXECUTE after;\n"
+        "END $do$;",
 };
 
 struct store_postgresql {
@@ -375,7 +385,9 @@ static int op_changes(struct store *store, uint64_t after, size_t limit,
                                          .kind = PQgetvalue(result, i, 4),
                                          .uid = PQgetvalue(result, i, 5),
                                          .name = PQgetvalue(result, i, 6),
-                                         .doc_text = PQgetvalue(result, i, 7)});
+                                         .doc_text = PQgetisnull(result, i, 7)
+                                                             ? NULL
+                                                             : PQgetvalue(result, i, 7)});
         return r;
 }
 

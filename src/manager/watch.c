@@ -30,7 +30,7 @@ struct watcher {
         struct http_stream *stream;
         uint64_t seen;
         char kinds[KINDS_MAX]; /* ",vm,task," or "" for all */
-        struct auth_caller caller;
+        struct auth_caller *caller;
         bool behind; /* has more to get than its buffer takes */
         bool failed;
 };
@@ -42,17 +42,16 @@ struct watch {
         size_t n_watchers;
         struct loop_source *wake; /* armed by watch_poke() */
         struct loop_source *heartbeat;
-        bool token_removed; /* somebody's: see whose */
+        bool access_changed; /* somebody's: see whose */
+        watch_shows_fn shows;
+        void *userdata;
 };
-
-/* Kinds that the API shows; whatever else is in the store is nobody's business. */
-static const char *const public_kinds[] = {"host", "vm", "task", "datastore", "switch", "port-group",
-        "affinity-rule", "cluster-cpu", "token", "audit", "alert"};
 
 static void watcher_free(struct watcher *watcher)
 {
         list_remove(&watcher->link);
         watcher->watch->n_watchers--;
+        auth_caller_unref(watcher->caller);
         free(watcher);
 }
 
@@ -65,15 +64,17 @@ static bool wanted(const struct watcher *watcher, const char *kind)
 {
         char needle[KINDS_MAX + 3];
 
-        if (*watcher->kinds) {
-                snprintf(needle, sizeof(needle), ",%s,", kind);
-                if (!strstr(watcher->kinds, needle))
-                        return false;
-        }
-        for (size_t i = 0; i < ARRAY_SIZE(public_kinds); i++)
-                if (!strcmp(public_kinds[i], kind))
-                        return true;
-        return false;
+        if (!*watcher->kinds)
+                return true;
+        snprintf(needle, sizeof(needle), ",%s,", kind);
+        return strstr(watcher->kinds, needle);
+}
+
+/* What changes what somebody may do. A session that is used, or begins, does not. */
+static bool is_about_access(const struct store_event *event)
+{
+        return !strcmp(event->kind, "token") || !strcmp(event->kind, "user") || !strcmp(event->kind, "role") ||
+               (event->removed && !strcmp(event->kind, "session"));
 }
 
 /* A stream that does not take more is about to be closed: on_closed() frees the watcher. */
@@ -88,7 +89,7 @@ static int send_text(struct watcher *watcher, const char *text, size_t len)
 static int send_event(void *userdata, const struct store_event *event)
 {
         struct watcher *watcher = userdata;
-        _cleanup_json_ json_t *public = event->doc ? task_public(event->doc) : NULL, *data = NULL;
+        _cleanup_json_ json_t *public = NULL, *data = NULL;
         _cleanup_free_ char *text = NULL;
         _cleanup_buf_ struct buf out;
 
@@ -98,9 +99,11 @@ static int send_event(void *userdata, const struct store_event *event)
                 return 1;
         }
         watcher->seen = event->seq;
-        watcher->watch->token_removed |= event->removed && !strcmp(event->kind, "token");
-        if (!wanted(watcher, event->kind))
+        watcher->watch->access_changed |= is_about_access(event);
+        if (!wanted(watcher, event->kind) ||
+                !watcher->watch->shows(watcher->watch->userdata, watcher->caller, event->kind, event->doc))
                 return 0;
+        public = event->removed ? NULL : task_public(event->doc);
         data = json_pack("{s:s, s:s, s:s, s:s, s:I, s:O?}", "op", event->removed ? "delete" : "put", "kind",
                 event->kind, "name", event->name, "uid", event->uid, "revision", (json_int_t)event->seq,
                 "object", public);
@@ -147,7 +150,7 @@ static void end_unauthorised(struct watch *watch)
 {
         struct watcher *watcher, *spare;
 
-        watch->token_removed = false;
+        watch->access_changed = false;
         list_for_each_safe (watcher, spare, &watch->watchers, link)
                 if (!auth_still(watch->store, loop_clock(watch->loop), &watcher->caller)) {
                         http_stream_close(watcher->stream);
@@ -166,7 +169,7 @@ static void on_wake(void *userdata)
                         pump(watcher);
                 behind |= watcher->behind && !watcher->failed;
         }
-        if (watch->token_removed)
+        if (watch->access_changed)
                 end_unauthorised(watch);
         if (behind)
                 loop_source_rearm(watch->wake, BEHIND_MS);
@@ -185,7 +188,8 @@ static void on_heartbeat(void *userdata)
         loop_source_rearm(watch->heartbeat, HEARTBEAT_MS);
 }
 
-int watch_new(struct loop *loop, struct store *store, struct watch **ret_watch, struct error **ret_error)
+int watch_new(struct loop *loop, struct store *store, watch_shows_fn shows, void *userdata,
+        struct watch **ret_watch, struct error **ret_error)
 {
         struct watch *watch = ALLOC(struct watch);
         int r;
@@ -194,6 +198,8 @@ int watch_new(struct loop *loop, struct store *store, struct watch **ret_watch, 
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         watch->loop = loop;
         watch->store = store;
+        watch->shows = shows;
+        watch->userdata = userdata;
         list_init(&watch->watchers);
         r = loop_add_timer(loop, 0, on_wake, watch, &watch->wake);
         if (r >= 0)
@@ -271,7 +277,7 @@ void watch_serve(struct watch *watch, struct http_request *request, const struct
                 http_request_reply_error(request, error);
                 return;
         }
-        watcher->caller = *caller; /* the request's, which ends with the answer */
+        watcher->caller = auth_caller_ref(caller);
         watcher->stream =
                 http_request_reply_stream(request, "text/event-stream", BUFFER_MAX_BYTES, on_closed, watcher);
         if (!watcher->stream) {

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """docs/openapi.json against the running drover-manager: each route is described, each description has a route, and what
-the program answers is valid against the schemas. Usage: test_openapi.py DROVER-MANAGER OPENAPI.JSON API.C"""
+the program answers is valid against the schemas. Usage: test_openapi.py DROVER-MANAGER OPENAPI.JSON API_ROUTES.H ACCESS.H"""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ import urllib.request
 
 import jsonschema
 
-manager, openapi_file, routes_file = sys.argv[1:4]
+manager, openapi_file, routes_file, access_file = sys.argv[1:5]
 openapi = json.loads(pathlib.Path(openapi_file).read_text(encoding="utf-8"))
 
 
@@ -25,15 +25,27 @@ def described():
 
 
 def routed():
-    text = pathlib.Path(routes_file).read_text(encoding="utf-8")
-    text = text.replace('V1 "', '"/api/v1')
-    table = text[text.index("routes[] = {"):text.index("};", text.index("routes[] = {"))]
-    return set(re.findall(r'\{"([A-Z]+)", "([^"]+)"', table))
+    """{(method, path): (permission or None, scope)} of the table."""
+    text = pathlib.Path(routes_file).read_text(encoding="utf-8").replace('V1 "', '"/api/v1')
+    permissions = dict(re.findall(r'X\((\w+), "([a-z.]+)",', pathlib.Path(access_file).read_text(encoding="utf-8")))
+    rows = re.findall(r'X\("([A-Z]+)", "([^"]+)", \w+, (\w+), (\w+)\)', text)
+    return {(method, path): (permissions.get(permission), scope.lower().replace("_", "-")) for method, path, permission, scope in rows}
+
+
+def operations():
+    return {(method.upper(), path): operation for path, item in openapi["paths"].items()
+            for method, operation in item.items() if method != "parameters"}
 
 
 class Routes(unittest.TestCase):
     def test_each_route_is_described_and_each_description_has_a_route(self):
-        self.assertEqual(described(), routed())
+        self.assertEqual(described(), set(routed()))
+
+    def test_each_operation_says_what_it_needs(self):
+        for route, operation in operations().items():
+            with self.subTest(route=route):
+                self.assertEqual((operation["x-permission"], operation["x-scope"]), routed()[route])
+                self.assertEqual(operation.get("security") == [], operation["x-scope"] == "public")
 
     def test_each_reference_leads_somewhere(self):
         for reference in set(re.findall(r'"#/([^"]+)"', json.dumps(openapi))):
@@ -108,7 +120,8 @@ class Answers(unittest.TestCase):
         for method, path in sorted(described()):
             if method == "GET" and "{" not in path and path != "/api/v1/events":
                 with self.subTest(path=path):
-                    self.assertEqual(self.call(method, path)[0], 200)
+                    # A token is no session.
+                    self.assertEqual(self.call(method, path)[0], 404 if path == "/api/v1/session" else 200)
 
     def test_every_path_with_an_unknown_name_is_a_problem(self):
         for method, path in sorted(described()):
