@@ -104,7 +104,7 @@ class Answers(unittest.TestCase):
             self.assertEqual(raw, b"")
             return status, None
         self.assertIn(kind, response["content"], f"{method} {path}: {status}")
-        if not kind.endswith("json"):
+        if not kind.endswith(("/json", "+json")):
             return status, raw.decode()
         document = json.loads(raw)
         schema = {"components": openapi["components"], **response["content"][kind]["schema"]}
