@@ -210,6 +210,9 @@ static void run_check(struct task *task, void *userdata)
                 r = check_bandwidth(task, manager, json_text(report, "to"), &error);
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
+        if (r >= 0 && !json_text_or_null(task_input(task), "to"))
+                r = step_audit_choice(
+                        task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
                 remember_forecast(task, manager, vm);
         if (r < 0)

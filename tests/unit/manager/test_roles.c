@@ -650,6 +650,25 @@ static void audit_is_filtered_by_user_and_time(void **data)
         assert_true(json_is_true(json_object_get(state->body, "ok")));
 }
 
+static void choice_of_a_host_is_recorded_with_its_ranking(void **data)
+{
+        struct state *state = *data;
+        const json_t *entry, *detail;
+
+        set_the_stage(state);
+        assert_int_equal(n_items(state, "/api/v1/audit?result=decided"), 0); /* that host was asked for */
+        call(state, "POST", "/api/v1/vms", vm_document("chosen"));
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(n_items(state, "/api/v1/audit?result=decided"), 1);
+        entry = json_array_get(json_object_get(state->body, "items"), 0);
+        detail = json_object_get(entry, "detail");
+        assert_string_equal(json_text(entry, "who"), "system");
+        assert_string_equal(json_text(entry, "object"), "vm/chosen");
+        assert_int_equal(json_array_size(json_object_get(detail, "ranking")), 2);
+        assert_string_equal(json_text(json_array_get(json_object_get(detail, "ranking"), 0), "host"),
+                json_text(detail, "host"));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -671,6 +690,7 @@ int main(void)
                 TEST(kept_answer_holds_no_secret_that_the_store_could_tell),
                 TEST(fields_are_selected),
                 TEST(audit_is_filtered_by_user_and_time),
+                TEST(choice_of_a_host_is_recorded_with_its_ranking),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
