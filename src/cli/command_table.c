@@ -884,9 +884,8 @@ const struct command command_table[] = {
 
         {.words = "audit export",
                 .summary = "print the audit log as JSON lines, oldest first",
-                .details = "Each line is the text that its hash is made of, with the hash: 'audit verify' in "
-                           "the "
-                           "manual page of drover-manager says how to check them without a manager.",
+                .details = "A line is the text that its hash is of, with \"hash\" added: docs/access.md "
+                           "has how to check them without a manager.",
                 .options = audit_export_options,
                 .run = command_audit_export},
 

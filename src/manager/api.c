@@ -20,6 +20,7 @@
 #define LIMIT_MAX 1000
 #define KEY_MAX 128
 #define REASON_MAX 512
+#define AUDITED_BODY_MAX_BYTES (64u << 10)
 #define ANSWER_MAX_BYTES (256u << 10)
 #define FIELDS_MAX 32
 #define FIELD_MAX_CHARS 128
@@ -550,10 +551,27 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
                 reply_task(request, doc);
 }
 
+/* What was asked for, without what must not be read in a log; NULL: nothing, or too much. */
+static json_t *audited_body(struct http_request *request)
+{
+        static const char *const secrets[] = {"password", "current", "secret", "token", "csr"};
+        json_t *body = NULL, *detail;
+        size_t len = 0;
+
+        http_request_body(request, &len);
+        if (!len || len > AUDITED_BODY_MAX_BYTES || http_request_json(request, &body, NULL) < 0)
+                return NULL;
+        detail = json_copy(body);
+        for (size_t i = 0; detail && i < ARRAY_SIZE(secrets); i++)
+                json_object_del(detail, secrets[i]);
+        return detail;
+}
+
 int api_commit(struct http_request *request, struct manager *manager, struct store_batch *batch,
         const char *action, const char *object, uint64_t *ret_revision, struct error **ret_error)
 {
         _cleanup_(kept_answer_freep) struct kept_answer *kept = NULL;
+        _cleanup_json_ json_t *detail = audited_body(request);
         _cleanup_free_ char *reason = NULL;
         _cleanup_batch_ struct store_batch all = STORE_BATCH_INIT;
         int r;
@@ -567,7 +585,8 @@ int api_commit(struct http_request *request, struct manager *manager, struct sto
                         .action = action,
                         .object = object,
                         .why = reason,
-                        .result = "done"},
+                        .result = "done",
+                        .detail = detail},
                 ret_error);
         if (r >= 0)
                 r = remember_key(request, manager, &all, &kept, ret_error);

@@ -3,6 +3,7 @@
 """docs/openapi.json against the running drover-manager: each route is described, each description has a route, and what
 the program answers is valid against the schemas. Usage: test_openapi.py DROVER-MANAGER OPENAPI.JSON API_ROUTES.H ACCESS.H"""
 
+import hashlib
 import json
 import pathlib
 import re
@@ -183,6 +184,58 @@ class Answers(unittest.TestCase):
         self.assertEqual(status, 201)
         self.assertNotIn(answer["secret"], json.dumps(self.call("GET", "/api/v1/tokens")[1]))
         self.assertEqual(self.call("DELETE", "/api/v1/tokens/{name}", name="reader")[0], 204)
+
+    def test_exported_audit_log_can_be_checked_without_the_manager(self):
+        self.call("POST", "/api/v1/tokens", {"name": "audited", "role": "read-only"})
+        with self.open("GET", "/api/v1/audit/export") as answer:
+            lines = answer.read().decode().splitlines()
+        previous = None
+        for line in lines:
+            entry = json.loads(line)
+            text = line.replace(f'"hash":"{entry["hash"]}",', "", 1)
+            self.assertEqual(hashlib.sha256(text.encode()).hexdigest(), entry["hash"])
+            self.assertIn(previous, (None, entry["prev"]))
+            previous = entry["hash"]
+        self.assertEqual(previous, self.call("GET", "/api/v1/audit/verify")[1]["head"])
+
+    def test_user_role_and_session(self):
+        scope = {"vms": {"pool": "east"}, "hosts": {"pool": "east"}}
+        self.assertEqual(self.call("POST", "/api/v1/roles", {"name": "mover", "spec": {"permissions": ["vm.migrate"]}})[0], 201)
+        self.assertEqual(self.call("PUT", "/api/v1/roles/{name}", {"spec": {"permissions": ["vm.migrate", "vm.read"]}}, name="mover")[0], 200)
+        user = {"full_name": "Bob", "bindings": [{"role": "mover", "scope": scope}]}
+        self.assertEqual(self.call("POST", "/api/v1/users", {"name": "bob", "spec": user})[0], 201)
+        self.assertEqual(self.call("PUT", "/api/v1/users/{name}", {"spec": user}, name="bob")[0], 200)
+        self.assertEqual(self.call("PUT", "/api/v1/users/{name}/password", {"password": "correct horse battery"}, name="bob")[0], 204)
+        status, login = self.call("POST", "/api/v1/login", {"user": "bob", "password": "correct horse battery", "cookie": True})
+        self.assertEqual((status, login["secret"]), (200, None))
+        self.assertEqual(self.call("POST", "/api/v1/login", {"user": "bob", "password": "another one entirely"})[0], 401)
+        status, login = self.call("POST", "/api/v1/login", {"user": "bob", "password": "correct horse battery"})
+        admin, type(self).token = self.token, login["secret"]
+        try:
+            self.assertEqual(self.call("GET", "/api/v1/session")[0], 200)
+            self.assertEqual(self.call("GET", "/api/v1/whoami")[1]["grants"][0]["scope"], scope)
+            self.assertEqual(self.call("GET", "/api/v1/users")[0], 403)
+            self.assertEqual(self.call("DELETE", "/api/v1/session")[0], 204)
+            self.assertEqual(self.call("GET", "/api/v1/whoami")[0], 401)
+        finally:
+            type(self).token = admin
+        self.assertEqual(self.call("DELETE", "/api/v1/users/{name}", name="bob")[0], 204)
+        self.assertEqual(self.call("DELETE", "/api/v1/roles/{name}", name="mover")[0], 204)
+
+    def test_cookie_is_kept_from_scripts_and_other_sites(self):
+        self.call("POST", "/api/v1/users", {"name": "eve", "spec": {}})
+        self.call("PUT", "/api/v1/users/{name}/password", {"password": "correct horse battery"}, name="eve")
+        with self.open("POST", "/api/v1/login", {"user": "eve", "password": "correct horse battery", "cookie": True}) as answer:
+            name, *attributes = answer.headers["Set-Cookie"].split("; ")
+        self.assertRegex(name, "^__Host-drover-session=drvs_[0-9a-f]{64}$")
+        self.assertEqual(sorted(attributes), ["HttpOnly", "Max-Age=43200", "Path=/", "SameSite=Strict", "Secure"])
+
+    def test_changed_object_is_refused_and_fields_are_selected(self):
+        with self.assertRaises(urllib.error.HTTPError) as e:
+            self.open("DELETE", "/api/v1/roles/admin", headers={"If-Match": '"1"'})
+        self.assertEqual((e.exception.code, json.load(e.exception)["code"]), (412, "revision-mismatch"))
+        with self.open("GET", "/api/v1/roles?fields=name&limit=1") as answer:
+            self.assertEqual(list(json.load(answer)["items"][0]), ["name"])
 
     def test_events_resume_from_the_last_id(self):
         revision = self.call("GET", "/api/v1/switches")[1]["revision"]

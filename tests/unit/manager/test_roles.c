@@ -642,6 +642,14 @@ static void audit_is_filtered_by_user_and_time(void **data)
         assert_string_equal(
                 json_text(json_array_get(json_object_get(state->body, "items"), 2), "who"), "alice/ci");
         assert_int_equal(n_items(state, "/api/v1/audit?who=alice&action=role.create"), 1);
+        assert_string_equal(
+                json_text(json_object_get(json_array_get(json_object_get(state->body, "items"), 0), "detail"),
+                        "name"),
+                "x");
+        assert_int_equal(n_items(state, "/api/v1/audit?action=user.password"), 1);
+        assert_int_equal(json_object_size(json_object_get(
+                                 json_array_get(json_object_get(state->body, "items"), 0), "detail")),
+                0); /* not the password */
         assert_int_equal(n_items(state, "/api/v1/audit?who=alice&until=2020-01-01"), 0);
         assert_int_equal(n_items(state, "/api/v1/audit?who=alice&since=2020-01-01&limit=1"), 1);
         assert_true(json_is_string(json_object_get(state->body, "continue")));
