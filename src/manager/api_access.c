@@ -205,6 +205,7 @@ static void audit_denied(
 static void refuse(struct http_request *request, struct manager *manager, const struct auth_caller *caller,
         struct error *error)
 {
+        manager->metrics.requests[METRICS_DENIED]++;
         audit_denied(request, manager, caller);
         http_request_reply_error(request, error);
 }
@@ -429,6 +430,7 @@ static void enter(struct http_request *request, void *userdata)
                 refuse(request, manager, context->caller, error);
                 return;
         }
+        manager->metrics.requests[METRICS_ADMITTED]++;
         if (context->caller && !api_only_reads(request) && api_repeated(request, manager))
                 return;
         context->rule->handler(request, userdata);
@@ -454,8 +456,10 @@ static int authenticate(
         struct error *error = NULL;
         int r = auth_check(manager->store, manager->clock, &credentials, ret_caller, &error);
 
-        if (r < 0)
+        if (r < 0) {
+                manager->metrics.requests[METRICS_UNAUTHENTICATED]++;
                 http_request_reply_error(request, error);
+        }
         return r;
 }
 
@@ -467,6 +471,7 @@ static bool check_caller(struct http_request *request, struct manager *manager, 
 
         if (manager->limits.requests &&
                 !rate_limit_take(manager->limits.requests, context->caller->id, &wait_ms)) {
+                manager->metrics.requests[METRICS_LIMITED]++;
                 api_reply_limited(request, wait_ms, "the caller sends too many requests");
                 return false;
         }

@@ -51,6 +51,7 @@ static void refuse(struct login *login)
         _cleanup_error_ struct error *failure = NULL;
         struct error *error = NULL;
 
+        login->manager->metrics.logins_failed++;
         if (rate_limit_take(login->manager->limits.denied, http_request_peer_address(login->request), NULL) &&
                 audit_refusal(login, &failure) < 0)
                 log_warning("cannot write to the audit log: %s", error_message(failure));
@@ -127,6 +128,7 @@ static void on_verified(void *userdata, bool fits, struct error *error)
         } else if (!fits || !is_unchanged(login)) {
                 refuse(login);
         } else {
+                login->manager->metrics.logins_succeeded++;
                 rate_limit_refund(login->manager->limits.login_users, login->user);
                 rate_limit_refund(
                         login->manager->limits.login_addresses, http_request_peer_address(login->request));

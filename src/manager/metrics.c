@@ -4,12 +4,19 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/doc.h"
+#include "base/text.h"
+#include "io/file.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_queue.h"
 #include "manager/version.h"
+
+#define STATM_MAX_BYTES 256
 
 /* Upper bounds; from a pause that nobody notices to a migration that takes an hour. */
 static const double migration_bounds[] = {0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600};
@@ -187,6 +194,52 @@ static void write_queue(struct manager *manager, struct buf *out)
         buf_printf(out, "drover_queue_drained %d\n", migration_queue_is_drained(manager->queue));
 }
 
+static const char *const request_words[] = {
+        [METRICS_ADMITTED] = "admitted",
+        [METRICS_UNAUTHENTICATED] = "unauthenticated",
+        [METRICS_DENIED] = "denied",
+        [METRICS_LIMITED] = "limited",
+};
+static_assert(ARRAY_SIZE(request_words) == N_METRICS_REQUESTS, "one word a result");
+
+static void write_api(const struct metrics *metrics, struct buf *out)
+{
+        write_head(out, "drover_api_requests_total", "Requests by whether the caller may send them.", "counter");
+        for (size_t i = 0; i < N_METRICS_REQUESTS; i++)
+                buf_printf(out, "drover_api_requests_total{result=\"%s\"} %" PRIu64 "\n", request_words[i],
+                        metrics->requests[i]);
+        write_head(out, "drover_logins_total", "Attempts to log in with a password.", "counter");
+        buf_printf(out,
+                "drover_logins_total{result=\"succeeded\"} %" PRIu64 "\n"
+                "drover_logins_total{result=\"failed\"} %" PRIu64 "\n",
+                metrics->logins_succeeded, metrics->logins_failed);
+}
+
+/* What Prometheus's client libraries tell of a process, under the same names; left out where /proc does not say. */
+static void write_process(struct buf *out)
+{
+        struct rusage usage;
+        _cleanup_free_ char *text = NULL;
+        uint64_t pages = 0;
+        char *resident;
+
+        if (getrusage(RUSAGE_SELF, &usage) == 0) {
+                write_head(out, "process_cpu_seconds_total", "CPU time of the manager.", "counter");
+                buf_printf(out, "process_cpu_seconds_total %.3f\n",
+                        (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                                (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
+        }
+        resident = file_read("/proc/self/statm", STATM_MAX_BYTES, &text, NULL) < 0 ? NULL : strchr(text, ' ');
+        if (!resident)
+                return;
+        resident++;
+        resident[strcspn(resident, " ")] = '\0';
+        if (text_parse_u64(resident, 0, UINT32_MAX, &pages) < 0)
+                return;
+        write_head(out, "process_resident_memory_bytes", "Memory of the manager.", "gauge");
+        buf_printf(out, "process_resident_memory_bytes %" PRIu64 "\n", pages * (uint64_t)sysconf(_SC_PAGESIZE));
+}
+
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error)
 {
         static const char *const host_states[] = {
@@ -231,5 +284,7 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
                 &metrics->migration_seconds, migration_bounds);
         write_histogram(out, "drover_migration_pause_seconds", "How long guests were paused by migrations.",
                 &metrics->pause_seconds, pause_bounds);
+        write_api(metrics, out);
+        write_process(out);
         return 0;
 }

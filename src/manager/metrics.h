@@ -22,7 +22,12 @@ struct metrics_histogram {
 /* Who permitted a final pause: see metrics_permits in metrics.c. */
 #define METRICS_N_PERMITS 3
 
+/* What became of a request before its handler saw it. */
+enum metrics_request { METRICS_ADMITTED, METRICS_UNAUTHENTICATED, METRICS_DENIED, METRICS_LIMITED, N_METRICS_REQUESTS };
+
 struct metrics {
+        uint64_t requests[N_METRICS_REQUESTS];
+        uint64_t logins_succeeded, logins_failed;
         struct metrics_histogram migration_seconds;
         struct metrics_histogram pause_seconds;
         struct metrics_histogram queue_seconds[N_QUEUE_PRIORITIES]; /* from the request to the start */
