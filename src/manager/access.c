@@ -82,8 +82,7 @@ int permission_set_read(
 
                 if (!more)
                         return error_set(ret_error, ERROR_BAD_DOCUMENT, "See `drover role permissions`.",
-                                "field %s: there is no permission %.64s", where,
-                                text ?: "that is no string");
+                                "field %s: there is no permission %.64s", where, text ?: "that is no string");
                 set |= more;
         }
         *ret_permissions = set;
@@ -114,8 +113,7 @@ int access_add(struct access *access, uint64_t permissions_set, json_t *scope)
         return 0;
 }
 
-static int check_selectors(
-        const json_t *scope, const char *where, const char *key, struct error **ret_error)
+static int check_selectors(const json_t *scope, const char *where, const char *key, struct error **ret_error)
 {
         json_t *selectors = NULL, *value;
         const char *label;

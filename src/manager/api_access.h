@@ -13,9 +13,9 @@ struct http_request;
 struct manager;
 
 struct api_limits {
-        struct rate_limit *requests;    /* of each caller; NULL: none */
-        struct rate_limit *denied;      /* entries in the audit log about what each caller was refused */
-        struct rate_limit *login_users; /* attempts to log in, by user ... */
+        struct rate_limit *requests;        /* of each caller; NULL: none */
+        struct rate_limit *denied;          /* entries in the audit log about what each caller was refused */
+        struct rate_limit *login_users;     /* attempts to log in, by user ... */
         struct rate_limit *login_addresses; /* ... and by address */
 };
 /* request_rate: a second for each caller; 0: no limit. */
@@ -26,7 +26,8 @@ void api_limits_deinit(struct api_limits *limits);
 void api_reply_limited(struct http_request *request, uint64_t wait_ms, const char *what);
 
 /* Whether the caller may see an object: for lists, events, and whoever shows several kinds at once. `doc` is as in the store; NULL: unknown. */
-bool api_shows(struct manager *manager, const struct auth_caller *caller, const char *kind, const json_t *doc);
+bool api_shows(
+        struct manager *manager, const struct auth_caller *caller, const char *kind, const json_t *doc);
 /* It is a token of the caller's user. */
 bool api_own_token(const struct auth_caller *caller, const json_t *token);
 

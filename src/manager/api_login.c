@@ -64,20 +64,20 @@ static void set_cookie(struct http_request *request, const char *secret, int64_t
 {
         char text[256];
 
-        snprintf(text, sizeof(text), AUTH_COOKIE "=%s; Max-Age=%lld" COOKIE_ATTRIBUTES, secret, (long long)max_age_s);
+        snprintf(text, sizeof(text), AUTH_COOKIE "=%s; Max-Age=%lld" COOKIE_ATTRIBUTES, secret,
+                (long long)max_age_s);
         (void)http_request_add_header(request, "Set-Cookie", text);
         explicit_bzero(text, sizeof(text));
 }
 
-static int commit_session(struct login *login, char ret_secret[static AUTH_SECRET_SIZE], char ret_csrf[static 65],
-        struct error **ret_error)
+static int commit_session(struct login *login, char ret_secret[static AUTH_SECRET_SIZE],
+        char ret_csrf[static 65], struct error **ret_error)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_free_ char *object = alloc_printf("user/%s", json_text(login->doc, "name"));
         int r;
 
-        r = auth_session_new(
-                login->manager->clock, &batch, login->doc, ret_secret, ret_csrf, ret_error);
+        r = auth_session_new(login->manager->clock, &batch, login->doc, ret_secret, ret_csrf, ret_error);
         if (r >= 0)
                 r = audit_add(login->manager->store, login->manager->clock, &batch,
                         &(struct audit_entry){.who = json_text(login->doc, "name"),
@@ -100,9 +100,9 @@ static void accept(struct login *login)
                 return;
         }
         text_format_time(clock_unix_ms(login->manager->clock) + AUTH_SESSION_MS, expires);
-        answer = json_pack("{s:s, s:s, s:s?, s:s?, s:I}", "user", json_text(login->doc, "name"), "expires", expires,
-                "secret", login->cookie ? NULL : secret, "csrf_token", login->cookie ? csrf : NULL, "idle_s",
-                (json_int_t)AUTH_SESSION_IDLE_MS / 1000);
+        answer = json_pack("{s:s, s:s, s:s?, s:s?, s:I}", "user", json_text(login->doc, "name"), "expires",
+                expires, "secret", login->cookie ? NULL : secret, "csrf_token", login->cookie ? csrf : NULL,
+                "idle_s", (json_int_t)AUTH_SESSION_IDLE_MS / 1000);
         if (login->cookie)
                 set_cookie(login->request, secret, AUTH_SESSION_MS / 1000);
         http_request_reply_json(login->request, 200, answer);
@@ -114,7 +114,8 @@ static bool is_unchanged(struct login *login)
 {
         _cleanup_json_ json_t *now = NULL;
 
-        return login->doc && store_get(login->manager->store, "user", json_text(login->doc, "uid"), &now, NULL) >= 0 &&
+        return login->doc &&
+               store_get(login->manager->store, "user", json_text(login->doc, "uid"), &now, NULL) >= 0 &&
                json_revision(now) == json_revision(login->doc) &&
                !json_is_true(json_object_get(json_spec(now), "disabled"));
 }
@@ -137,8 +138,8 @@ static void on_verified(void *userdata, bool fits, struct error *error)
         login_free(login);
 }
 
-static int read_login(struct http_request *request, const char **ret_user, const char **ret_password, bool *ret_cookie,
-        struct error **ret_error)
+static int read_login(struct http_request *request, const char **ret_user, const char **ret_password,
+        bool *ret_cookie, struct error **ret_error)
 {
         static const char *const keys[] = {"user", "password", "cookie", NULL};
         json_t *body = NULL;
@@ -199,8 +200,8 @@ void api_login(struct http_request *request, void *userdata)
         }
         if (r >= 0)
                 r = password_verify(manager->passwords,
-                        json_text_or_null(json_object_get(login->doc, "internal"), "password"), password, on_verified,
-                        login, &error);
+                        json_text_or_null(json_object_get(login->doc, "internal"), "password"), password,
+                        on_verified, login, &error);
         if (r < 0) {
                 login_free(login);
                 http_request_reply_error(request, error);
@@ -215,9 +216,10 @@ void api_whoami(struct http_request *request, void *userdata)
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s?, s:s?, s:s, s:o, s:o*}", "name", caller->name, "role",
-                        *caller->role ? caller->role : NULL, "user", *caller->user ? caller->user : NULL, "kind",
-                        caller->kind == AUTH_TOKEN ? "token" : "session", "grants", access_document(&caller->own),
-                        "owner_grants", caller->owned ? access_document(&caller->owner) : NULL));
+                        *caller->role ? caller->role : NULL, "user", *caller->user ? caller->user : NULL,
+                        "kind", caller->kind == AUTH_TOKEN ? "token" : "session", "grants",
+                        access_document(&caller->own), "owner_grants",
+                        caller->owned ? access_document(&caller->owner) : NULL));
 }
 
 void api_session_get(struct http_request *request, void *userdata)
@@ -227,14 +229,15 @@ void api_session_get(struct http_request *request, void *userdata)
         char expires[32];
 
         if (caller->kind != AUTH_SESSION) {
-                error_set(&error, ERROR_NOT_FOUND, "`POST /api/v1/login` begins one.", "this is a token, no session");
+                error_set(&error, ERROR_NOT_FOUND, "`POST /api/v1/login` begins one.",
+                        "this is a token, no session");
                 http_request_reply_error(request, error);
                 return;
         }
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:I}", "user", caller->user, "expires",
-                        text_format_time(caller->expires_unix_ms, expires), "csrf_token", caller->csrf, "idle_s",
-                        (json_int_t)AUTH_SESSION_IDLE_MS / 1000));
+                        text_format_time(caller->expires_unix_ms, expires), "csrf_token", caller->csrf,
+                        "idle_s", (json_int_t)AUTH_SESSION_IDLE_MS / 1000));
 }
 
 void api_session_delete(struct http_request *request, void *userdata)

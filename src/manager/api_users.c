@@ -82,15 +82,16 @@ static json_t *new_object(
         char uid[UUID_STRING_SIZE], created[32];
 
         text_format_time(clock_unix_ms(manager->clock), created);
-        return text_uuid_new(uid) < 0 ? NULL
-                                      : json_pack("{s:s, s:s, s:s, s:O, s:{s:s}, s:O*}", "kind", kind, "name", name,
-                                                "uid", uid, "spec", spec, "status", "created", created, "internal",
-                                                internal);
+        return text_uuid_new(uid) < 0
+                       ? NULL
+                       : json_pack("{s:s, s:s, s:s, s:O, s:{s:s}, s:O*}", "kind", kind, "name", name, "uid",
+                                 uid, "spec", spec, "status", "created", created, "internal", internal);
 }
 
 /* --- Roles ---------------------------------------------------------------------------------------------------------- */
 
-static int check_role_spec(struct http_request *request, const json_t *spec, const char *name, struct error **ret_error)
+static int check_role_spec(
+        struct http_request *request, const json_t *spec, const char *name, struct error **ret_error)
 {
         static const char *const keys[] = {"description", "permissions", NULL};
         _cleanup_access_ struct access access = {};
@@ -110,8 +111,8 @@ static int check_role_spec(struct http_request *request, const json_t *spec, con
         return r < 0 ? r : auth_covers(api_caller(request), &access, what, ret_error);
 }
 
-static int read_new(struct http_request *request, const char *const *keys, json_t **ret_body, const char **ret_name,
-        json_t **ret_spec, struct error **ret_error)
+static int read_new(struct http_request *request, const char *const *keys, json_t **ret_body,
+        const char **ret_name, json_t **ret_spec, struct error **ret_error)
 {
         int r = api_body(request, keys, ret_body, ret_error);
 
@@ -160,8 +161,8 @@ void api_role_create(struct http_request *request, void *userdata)
 }
 
 /* A role that every installation has stays as it is. Whoever changes one must have what it gave too: it may be taken from others. */
-static int get_own_role(struct http_request *request, struct manager *manager, json_t **ret_role,
-        struct error **ret_error)
+static int get_own_role(
+        struct http_request *request, struct manager *manager, json_t **ret_role, struct error **ret_error)
 {
         _cleanup_json_ json_t *role = NULL;
         int r;
@@ -245,8 +246,8 @@ static int refuse_used(struct manager *manager, const json_t *role, struct error
                         return r;
                 if (json_array_size(found))
                         return error_set(ret_error, ERROR_CONFLICT, "Take it from them first.",
-                                "the %s %s has the role %s", kinds[i], json_text(json_array_get(found, 0), "name"),
-                                json_text(role, "name"));
+                                "the %s %s has the role %s", kinds[i],
+                                json_text(json_array_get(found, 0), "name"), json_text(role, "name"));
         }
         return 0;
 }
@@ -346,7 +347,8 @@ static int refuse_namesake(struct manager *manager, const char *name, const char
 {
         _cleanup_json_ json_t *other = NULL;
 
-        if (store_get(manager->store, kind, name, &other, NULL) < 0 || strcmp(json_text(other, "name"), name) ||
+        if (store_get(manager->store, kind, name, &other, NULL) < 0 ||
+                strcmp(json_text(other, "name"), name) ||
                 json_text_or_null(json_object_get(other, "internal"), "owner_uid"))
                 return 0;
         error_set(ret_error, ERROR_EXISTS, "Choose another name.",
@@ -605,8 +607,8 @@ void api_own_password(struct http_request *request, void *userdata)
                 r = store_get(manager->store, "user", caller->user_uid, &change->user, &error);
         if (r >= 0)
                 r = password_verify(manager->passwords,
-                        json_text_or_null(json_object_get(change->user, "internal"), "password"), current, on_current,
-                        change, &error);
+                        json_text_or_null(json_object_get(change->user, "internal"), "password"), current,
+                        on_current, change, &error);
         if (r >= 0)
                 return;
         if (change)
@@ -650,8 +652,8 @@ void api_token_get(struct http_request *request, void *userdata)
                 api_reply_object(request, 200, token);
 }
 
-static int check_token(struct http_request *request, struct manager *manager, const struct auth_token_spec *spec,
-        struct error **ret_error)
+static int check_token(struct http_request *request, struct manager *manager,
+        const struct auth_token_spec *spec, struct error **ret_error)
 {
         const struct auth_caller *caller = api_caller(request);
         _cleanup_access_ struct access access = {};
@@ -684,7 +686,8 @@ static int read_token(struct http_request *request, struct auth_token_spec *ret,
         if (r >= 0)
                 r = doc_opt_object(body, "", "scope", &ret->scope, ret_error);
         return r < 0 ? r
-                     : doc_opt_u64(body, "", "expires_days", 1, EXPIRES_MAX_DAYS, &ret->expires_days, ret_error);
+                     : doc_opt_u64(
+                               body, "", "expires_days", 1, EXPIRES_MAX_DAYS, &ret->expires_days, ret_error);
 }
 
 void api_token_create(struct http_request *request, void *userdata)

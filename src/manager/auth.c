@@ -21,14 +21,18 @@ static const struct {
 } built_in_roles[] = {
         {AUTH_ROLE_ADMIN, "Everything", {"*"}},
         {AUTH_ROLE_READ_ONLY, "See everything, change nothing", {"*.read"}},
-        {"operator", "Run the cluster: virtual machines, hosts, queue and schedules, but neither its settings nor access",
+        {"operator",
+                "Run the cluster: virtual machines, hosts, queue and schedules, but neither its settings nor "
+                "access",
                 {"*.read", "vm.*", "task.*", "queue.*", "schedule.*", "host.operate", "token.own"}},
         {"vm-user", "Use virtual machines that are there",
                 {"vm.read", "vm.power", "vm.console", "task.read", "event.read", "token.own"}},
         {"vm-admin", "Make, use, move and delete virtual machines",
                 {"vm.*", "host.read", "task.*", "event.read", "token.own"}},
-        {"migrator", "See and move virtual machines", {"vm.read", "vm.migrate", "host.read", "task.*", "event.read"}},
-        {"auditor", "Read, verify and export the audit log, and who has access", {"audit.read", "access.read"}},
+        {"migrator", "See and move virtual machines",
+                {"vm.read", "vm.migrate", "host.read", "task.*", "event.read"}},
+        {"auditor", "Read, verify and export the audit log, and who has access",
+                {"audit.read", "access.read"}},
 };
 
 /* --- Callers ------------------------------------------------------------------------------------------------------- */
@@ -84,7 +88,8 @@ int auth_covers(const struct auth_caller *caller, const struct access *access, c
                 if (!access_covers(&caller->own, &access->grants[i]) ||
                         (caller->owned && !access_covers(&caller->owner, &access->grants[i])))
                         return error_set(ret_error, ERROR_DENIED,
-                                "Nobody can give more than they have: take fewer permissions, or a narrower scope.",
+                                "Nobody can give more than they have: take fewer permissions, or a narrower "
+                                "scope.",
                                 "%s may do more than %s, who would give it", what, caller->name);
         return 0;
 }
@@ -195,8 +200,8 @@ void auth_session_remove(struct store_batch *batch, const struct auth_caller *ca
 
 /* --- Roles and users ----------------------------------------------------------------------------------------------- */
 
-int auth_role_access(struct store *store, const char *role, json_t *scope, struct access *access,
-        struct error **ret_error)
+int auth_role_access(
+        struct store *store, const char *role, json_t *scope, struct access *access, struct error **ret_error)
 {
         _cleanup_json_ json_t *doc = NULL;
         uint64_t set = 0;
@@ -214,8 +219,7 @@ int auth_role_access(struct store *store, const char *role, json_t *scope, struc
                        : 0;
 }
 
-int auth_user_access(
-        struct store *store, const json_t *user, struct access *access, struct error **ret_error)
+int auth_user_access(struct store *store, const json_t *user, struct access *access, struct error **ret_error)
 {
         json_t *binding;
         size_t i;
@@ -225,7 +229,8 @@ int auth_user_access(
                 json_t *scope = json_object_get(binding, "scope");
                 int r = auth_role_access(store, json_text(binding, "role"), scope, access, &error);
 
-                if (r < 0 && (!error || (error->code != ERROR_NOT_FOUND && error->code != ERROR_BAD_DOCUMENT)))
+                if (r < 0 &&
+                        (!error || (error->code != ERROR_NOT_FOUND && error->code != ERROR_BAD_DOCUMENT)))
                         return error_propagate(ret_error, TAKE_PTR(error));
         }
         return 0;
@@ -235,15 +240,16 @@ static json_t *role_document(size_t i, const char *uid)
 {
         json_t *names = json_array();
 
-        for (size_t k = 0; names && k < ARRAY_SIZE(built_in_roles[i].permissions) && built_in_roles[i].permissions[k];
+        for (size_t k = 0;
+                names && k < ARRAY_SIZE(built_in_roles[i].permissions) && built_in_roles[i].permissions[k];
                 k++)
                 if (json_array_append_new(names, json_string(built_in_roles[i].permissions[k])) < 0) {
                         json_decref(names);
                         return NULL;
                 }
-        return json_pack("{s:s, s:s, s:s, s:{s:s, s:o}, s:{s:b}}", "kind", "role", "name", built_in_roles[i].name,
-                "uid", uid, "spec", "description", built_in_roles[i].description, "permissions", names, "status",
-                "built_in", 1);
+        return json_pack("{s:s, s:s, s:s, s:{s:s, s:o}, s:{s:b}}", "kind", "role", "name",
+                built_in_roles[i].name, "uid", uid, "spec", "description", built_in_roles[i].description,
+                "permissions", names, "status", "built_in", 1);
 }
 
 static int ensure_role(struct store *store, size_t i, struct store_batch *batch, struct error **ret_error)
@@ -281,7 +287,8 @@ int auth_ensure_roles(struct store *store, struct error **ret_error)
 static int refuse(struct error **ret_error, const char *message)
 {
         return error_set(ret_error, ERROR_UNAUTHENTICATED,
-                "Send `Authorization: Bearer TOKEN`; `drover login` or, on the server, `drover-manager token create` makes one.",
+                "Send `Authorization: Bearer TOKEN`; `drover login` or, on the server, `drover-manager token "
+                "create` makes one.",
                 "%s", message);
 }
 
@@ -315,8 +322,8 @@ static int64_t number_of(const json_t *object, const char *key)
 }
 
 /* Tokens are found by their hash: there is no comparison whose time would tell anything about a secret. */
-static int load_token(struct store *store, const struct clock *clock, struct auth_caller *caller,
-        struct error **ret_error)
+static int load_token(
+        struct store *store, const struct clock *clock, struct auth_caller *caller, struct error **ret_error)
 {
         _cleanup_json_ json_t *pointer = NULL, *token = NULL, *user = NULL;
         const char *owner;
@@ -349,8 +356,8 @@ static int load_token(struct store *store, const struct clock *clock, struct aut
         return r == -ENOENT ? refuse(ret_error, "the token's role does not exist any more") : r;
 }
 
-static int load_session(struct store *store, const struct clock *clock, struct auth_caller *caller,
-        struct error **ret_error)
+static int load_session(
+        struct store *store, const struct clock *clock, struct auth_caller *caller, struct error **ret_error)
 {
         _cleanup_json_ json_t *session = NULL, *user = NULL;
         int64_t now = clock_unix_ms(clock), created;
@@ -376,7 +383,8 @@ static int load_session(struct store *store, const struct clock *clock, struct a
         return auth_user_access(store, user, &caller->own, ret_error);
 }
 
-static int load(struct store *store, const struct clock *clock, struct auth_caller *caller, struct error **ret_error)
+static int load(
+        struct store *store, const struct clock *clock, struct auth_caller *caller, struct error **ret_error)
 {
         return caller->kind == AUTH_TOKEN ? load_token(store, clock, caller, ret_error)
                                           : load_session(store, clock, caller, ret_error);
@@ -390,7 +398,8 @@ static const char *cookie_secret(const char *cookie)
         while (cookie && *cookie) {
                 cookie += strspn(cookie, " ;");
                 if (!strncmp(cookie, AUTH_COOKIE "=", len + 1))
-                        return strcspn(cookie + len + 1, ";") == AUTH_SECRET_SIZE - 1 ? cookie + len + 1 : NULL;
+                        return strcspn(cookie + len + 1, ";") == AUTH_SECRET_SIZE - 1 ? cookie + len + 1
+                                                                                      : NULL;
                 cookie += strcspn(cookie, ";");
         }
         return NULL;

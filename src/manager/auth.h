@@ -26,18 +26,19 @@ enum auth_kind { AUTH_TOKEN, AUTH_SESSION };
 struct auth_caller {
         unsigned int n_refs;
         enum auth_kind kind;
-        char name[2 * NAME_MAX_CHARS + 2]; /* for records: "alice", "alice/ci" (her token ci), "admin" (a token that is nobody's) */
-        char user[NAME_MAX_CHARS + 1];     /* "": a token that is nobody's */
+        char name[2 * NAME_MAX_CHARS +
+                  2]; /* for records: "alice", "alice/ci" (her token ci), "admin" (a token that is nobody's) */
+        char user[NAME_MAX_CHARS + 1]; /* "": a token that is nobody's */
         char user_uid[UUID_STRING_SIZE];
         char role[NAME_MAX_CHARS + 1]; /* of a token */
-        bool by_cookie;                /* hence sent by a browser of itself: to be proved meant by the CSRF token */
-        char csrf[65];                 /* of a session */
-        char id[65];                   /* SHA-256 of the secret */
-        int64_t expires_unix_ms;       /* 0: never */
-        int64_t used_unix_ms;          /* of a session, as recorded */
-        struct access own;             /* the token's, or the user's */
-        bool owned;                    /* a token of a user: */
-        struct access owner;           /* what that user may do */
+        bool by_cookie;          /* hence sent by a browser of itself: to be proved meant by the CSRF token */
+        char csrf[65];           /* of a session */
+        char id[65];             /* SHA-256 of the secret */
+        int64_t expires_unix_ms; /* 0: never */
+        int64_t used_unix_ms;    /* of a session, as recorded */
+        struct access own;       /* the token's, or the user's */
+        bool owned;              /* a token of a user: */
+        struct access owner;     /* what that user may do */
 };
 struct auth_caller *auth_caller_ref(const struct auth_caller *caller);
 void auth_caller_unref(struct auth_caller *caller);
@@ -57,8 +58,8 @@ int auth_covers(const struct auth_caller *caller, const struct access *access, c
 struct auth_token_spec {
         const char *name;
         const char *role;
-        json_t *scope;        /* borrowed; NULL: everything */
-        const json_t *owner;  /* user's document; NULL: nobody's */
+        json_t *scope;         /* borrowed; NULL: everything */
+        const json_t *owner;   /* user's document; NULL: nobody's */
         uint64_t expires_days; /* 0: never */
 };
 /* Puts a new token into the batch. *ret_doc is its document, the caller's. */

@@ -204,7 +204,8 @@ static_assert(ARRAY_SIZE(request_words) == N_METRICS_REQUESTS, "one word a resul
 
 static void write_api(const struct metrics *metrics, struct buf *out)
 {
-        write_head(out, "drover_api_requests_total", "Requests by whether the caller may send them.", "counter");
+        write_head(
+                out, "drover_api_requests_total", "Requests by whether the caller may send them.", "counter");
         for (size_t i = 0; i < N_METRICS_REQUESTS; i++)
                 buf_printf(out, "drover_api_requests_total{result=\"%s\"} %" PRIu64 "\n", request_words[i],
                         metrics->requests[i]);
@@ -237,7 +238,8 @@ static void write_process(struct buf *out)
         if (text_parse_u64(resident, 0, UINT32_MAX, &pages) < 0)
                 return;
         write_head(out, "process_resident_memory_bytes", "Memory of the manager.", "gauge");
-        buf_printf(out, "process_resident_memory_bytes %" PRIu64 "\n", pages * (uint64_t)sysconf(_SC_PAGESIZE));
+        buf_printf(
+                out, "process_resident_memory_bytes %" PRIu64 "\n", pages * (uint64_t)sysconf(_SC_PAGESIZE));
 }
 
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error)

@@ -23,7 +23,13 @@ struct metrics_histogram {
 #define METRICS_N_PERMITS 3
 
 /* What became of a request before its handler saw it. */
-enum metrics_request { METRICS_ADMITTED, METRICS_UNAUTHENTICATED, METRICS_DENIED, METRICS_LIMITED, N_METRICS_REQUESTS };
+enum metrics_request {
+        METRICS_ADMITTED,
+        METRICS_UNAUTHENTICATED,
+        METRICS_DENIED,
+        METRICS_LIMITED,
+        N_METRICS_REQUESTS
+};
 
 struct metrics {
         uint64_t requests[N_METRICS_REQUESTS];

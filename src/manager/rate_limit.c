@@ -24,7 +24,8 @@ struct rate_limit {
         struct bucket buckets[];
 };
 
-struct rate_limit *rate_limit_new(const struct clock *clock, size_t n_keys, uint32_t burst, uint32_t interval_ms)
+struct rate_limit *rate_limit_new(
+        const struct clock *clock, size_t n_keys, uint32_t burst, uint32_t interval_ms)
 {
         size_t n_rows = MAX(n_keys / WAYS, (size_t)1);
         struct rate_limit *limit = alloc_zero(sizeof(*limit) + n_rows * WAYS * sizeof(struct bucket));
@@ -48,13 +49,15 @@ void rate_limit_free(struct rate_limit *limit)
 
 static uint64_t level_of(const struct rate_limit *limit, const struct bucket *bucket, uint64_t now_ms)
 {
-        return bucket->key ? MIN(bucket->level_ms + (now_ms - bucket->at_ms), limit->full_ms) : limit->full_ms + 1;
+        return bucket->key ? MIN(bucket->level_ms + (now_ms - bucket->at_ms), limit->full_ms)
+                           : limit->full_ms + 1;
 }
 
 /* The key's bucket, brought up to date; a new one takes the place of the fullest of its row. */
 static struct bucket *find(struct rate_limit *limit, const char *text)
 {
-        uint64_t now_ms = clock_now_ms(limit->clock), key = XXH3_64bits_withSeed(text, strlen(text), limit->seed) | 1;
+        uint64_t now_ms = clock_now_ms(limit->clock),
+                 key = XXH3_64bits_withSeed(text, strlen(text), limit->seed) | 1;
         struct bucket *row = limit->buckets + (key >> 8) % limit->n_rows * WAYS, *fullest = row;
 
         for (size_t i = 0; i < WAYS; i++) {

@@ -9,7 +9,8 @@
 struct rate_limit;
 
 /* `burst` at once, then one each `interval_ms`. Memory is taken here, once: about 32 bytes for each of n_keys. NULL without. */
-struct rate_limit *rate_limit_new(const struct clock *clock, size_t n_keys, uint32_t burst, uint32_t interval_ms);
+struct rate_limit *rate_limit_new(
+        const struct clock *clock, size_t n_keys, uint32_t burst, uint32_t interval_ms);
 void rate_limit_free(struct rate_limit *limit);
 
 /* Takes one; false, and *ret_wait_ms (may be NULL) until there will be one, when there is none. */

@@ -86,7 +86,8 @@ struct store_event {
         const char *kind;
         const char *uid;
         const char *name;
-        const json_t *doc; /* as it was then, revision set; when removed: as it was before (NULL: not kept, by an earlier version) */
+        const json_t *
+                doc; /* as it was then, revision set; when removed: as it was before (NULL: not kept, by an earlier version) */
 };
 typedef int (*store_event_fn)(void *userdata, const struct store_event *event);
 /* Calls fn for up to `limit` changes after `after`, in order; fn's first non-zero result ends it and is returned.

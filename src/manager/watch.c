@@ -73,8 +73,8 @@ static bool wanted(const struct watcher *watcher, const char *kind)
 /* What changes what somebody may do. A session that is used, or begins, does not. */
 static bool is_about_access(const struct store_event *event)
 {
-        return !strcmp(event->kind, "token") || !strcmp(event->kind, "user") || !strcmp(event->kind, "role") ||
-               (event->removed && !strcmp(event->kind, "session"));
+        return !strcmp(event->kind, "token") || !strcmp(event->kind, "user") ||
+               !strcmp(event->kind, "role") || (event->removed && !strcmp(event->kind, "session"));
 }
 
 /* A stream that does not take more is about to be closed: on_closed() frees the watcher. */

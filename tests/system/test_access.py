@@ -7,10 +7,10 @@ import json
 import re
 import subprocess
 
-import jsonschema
 import pytest
 from labkit import promtool
 from labkit.lab import REPOSITORY, wait_for
+from labkit.openapi import Api, routes
 
 LAB = {"hosts": 3}
 OPENAPI = json.loads((REPOSITORY / "docs/openapi.json").read_text(encoding="utf-8"))
@@ -68,11 +68,14 @@ def west(pools, vm):
     return vm("--label", "pool=west", name="west", host="host3", start=False)
 
 
-def validate(document, schema):
-    jsonschema.Draft202012Validator({"components": OPENAPI["components"], "$ref": f"#/components/schemas/{schema}"}).validate(document)
+@pytest.fixture(scope="module")
+def api(pools):
+    environment = pools.environment(inside=False)
+    token = (pools.folder_of("manager") / "token").read_text(encoding="ascii").strip()
+    return Api(OPENAPI, environment["DROVER_SERVER"], token, environment["DROVER_CA"])
 
 
-def test_user_moves_a_guest_within_the_pool_and_does_nothing_else(pools, bob, east, west):
+def test_user_moves_a_guest_within_the_pool_and_does_nothing_else(pools, api, bob, east, west):
     session = east.session()
     assert [vm["name"] for vm in bob.json("vm", "list")["items"]] == ["east"]
     assert {host["name"] for host in bob.json("host", "list")["items"]} == {"host1", "host2"}
@@ -92,10 +95,50 @@ def test_user_moves_a_guest_within_the_pool_and_does_nothing_else(pools, bob, ea
     by_bob = pools.drover_json("audit", "list", "--who", "bob", "--result", "denied")["items"]
     assert len(by_bob) == 7
     # What the API says of a guest that has moved is what is described.
-    validate(east.document(), "Vm")
-    validate(task, "Task")
-    validate(pools.drover_json("host", "show", "host2"), "Host")
-    validate(pools.drover_json("vm", "advise", "east"), "Advice")
+    api.validate(task, "Task")
+    api.validate(pools.drover_json("host", "show", "host2"), "Host")
+
+
+def ended(api, method, route, body=None, **parts):
+    """The task's end of a call that makes one."""
+    status, task = api.call(method, route, body, **parts)
+    assert status == 202, task
+    return api.finish(task)["status"]["state"]
+
+
+def test_each_route_about_guests_answers_as_described(pools, api, east):
+    """With the unit test manager-openapi, which has all that needs none, each route of the description."""
+    name = {"name": "east"}
+    one = "/api/v1/vms/{name}"
+    assert api.call("GET", one, **name)[1]["spec"]["labels"] == {"pool": "east"}
+    assert api.call("GET", one + "/advice?limit=2", **name)[1]["n_hosts"] == 2
+    assert api.call("GET", one + "/console?tail=100", **name)[0] == 200
+    assert api.call("POST", one + "/forecast", {}, **name)[0] == 200
+    assert api.call("POST", one + "/migrate", {"to": "host2", "check": True}, **name)[1]["to"] == "host2"
+    api.call("POST", "/api/v1/queue/drain")
+    status, task = api.call("POST", one + "/migrate", {"to": "host2"}, **name)
+    assert status == 202
+    assert api.call("POST", "/api/v1/tasks/{name}/cancel", name=task["name"])[0] == 202
+    assert api.finish(task)["status"]["state"] == "cancelled"
+    api.call("POST", "/api/v1/queue/resume")
+    for action in ("pause", "resume"):
+        assert ended(api, "POST", f"{one}/{action}", {}, **name) == "succeeded"
+    assert ended(api, "POST", one + "/stop", {"force": True}, **name) == "succeeded"
+    assert ended(api, "POST", one + "/start", {"host": "host1"}, **name) == "succeeded"
+    assert ended(api, "POST", one + "/stop", {"force": True}, **name) == "succeeded"
+    spec = {"memory_bytes": 64 << 20, "datastore": "shared", "nics": [{"port_group": "default"}]}
+    assert ended(api, "POST", "/api/v1/vms", {"name": "bare", "spec": spec}) == "succeeded"
+    rule = {"type": "run-on", "vms": ["bare"], "hosts": ["host1"]}
+    assert api.call("POST", "/api/v1/affinity-rules", {"name": "r", "spec": rule})[0] == 201
+    assert api.call("GET", "/api/v1/affinity-rules/{name}", name="r")[0] == 200
+    assert api.call("PUT", "/api/v1/affinity-rules/{name}", {"spec": {**rule, "mode": "should"}}, name="r")[0] == 200
+    assert api.call("DELETE", "/api/v1/affinity-rules/{name}", name="r")[0] == 204
+    assert ended(api, "DELETE", one, name="bare") == "succeeded"
+    pools.kill("host3", "agent")
+    wait_for("host3 to be unreachable", lambda: api.call("POST", "/api/v1/hosts/{name}/confirm-down", name="host3")[0] == 200, 30, 0.5)
+    pools.restart("host3", "agent")
+    guests = {route for route in routes(OPENAPI) if "/vms/{name}" in route[1] or "/affinity-rules/" in route[1]}
+    assert guests <= api.validated, guests - api.validated
 
 
 def test_token_ends_with_its_user(pools):
@@ -136,7 +179,7 @@ def test_restarted_manager_knows_sessions_and_keys(pools, bob):
     assert sum(item["name"] == "made-once" for item in pools.drover_json("role", "list")["items"]) == 1
 
 
-def test_exported_audit_log_checks_without_the_manager(pools):
+def test_exported_audit_log_checks_without_the_manager(pools, api):
     previous = None
     for line in pools.drover("audit", "export").splitlines():
         entry = json.loads(line)
@@ -144,7 +187,7 @@ def test_exported_audit_log_checks_without_the_manager(pools):
         assert hashlib.sha256(text.encode()).hexdigest() == entry["hash"]
         assert previous in (None, entry["prev"])
         previous = entry["hash"]
-        validate(entry, "AuditEntry")
+        api.validate(entry, "AuditEntry")
 
 
 def test_metrics_please_promtool_and_what_contrib_asks_for_is_there(pools):

@@ -423,7 +423,8 @@ static void a_postgresql_store_of_schema_version_1_is_upgraded(void **data)
         assert_int_equal(file_read(source, 1u << 20, &sql, NULL), 0);
         postgresql_server_sql(&store_place_server, "drover", sql);
         store = open_at(state, &store_place_postgresql);
-        assert_int_equal(store_lead(store, "a", "manager1", &leader, NULL), 0); /* the schema goes further with it */
+        assert_int_equal(
+                store_lead(store, "a", "manager1", &leader, NULL), 0); /* the schema goes further with it */
         store_batch_remove(&batch, "vm", "v2", STORE_ANY);
         assert_int_equal(store_commit(store, &batch, NULL, NULL), 0);
         assert_int_equal(store_changes(store, 0, 100, remember_removal, &removals, NULL), 0);
