@@ -23,6 +23,8 @@ class Api:
     def open(self, method, path, body=None, headers=None):
         request = urllib.request.Request(self.url + path, method=method)
         request.add_header("Authorization", "Bearer " + self.token)
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
         for name, value in (headers or {}).items():
             request.add_header(name, value)
         data = json.dumps(body).encode() if body is not None else None

@@ -168,16 +168,35 @@ static bool selects(const json_t *selectors, const json_t *labels)
         return true;
 }
 
+/* A label that the scope does not speak of may mean something elsewhere: another pool, another tenant. */
+static bool only_selected_labels(const json_t *selectors, const json_t *labels)
+{
+        const char *label;
+        json_t *value;
+
+        json_object_foreach ((json_t *)labels, label, value)
+                if (!json_object_get(selectors, label))
+                        return false;
+        return true;
+}
+
 static bool reaches(const json_t *scope, const struct access_target *target)
 {
+        const json_t *vms = json_object_get(scope, "vms"), *hosts = json_object_get(scope, "hosts");
+
         if (!scope)
                 return true;
-        if (!target->has_vm && !target->n_hosts)
+        /* A host as such is reached only by what speaks of hosts; a VM by what speaks of VMs, or by the host where it is. */
+        if (!target->has_vm && (!target->n_hosts || !json_object_size(hosts)))
                 return false;
-        if (target->has_vm && !selects(json_object_get(scope, "vms"), target->vm_labels))
+        if (target->has_vm && !json_object_size(vms) && !target->n_hosts)
+                return false;
+        if (target->has_vm && !selects(vms, target->vm_labels))
+                return false;
+        if (target->is_new && !only_selected_labels(vms, target->vm_labels))
                 return false;
         for (size_t i = 0; i < target->n_hosts; i++)
-                if (!selects(json_object_get(scope, "hosts"), target->host_labels[i]))
+                if (!selects(hosts, target->host_labels[i]))
                         return false;
         return true;
 }

@@ -4,7 +4,8 @@
 /* What a caller may do, and to what: permissions, scopes and grants, without I/O (docs/decisions/0019).
  *
  * A grant is a set of permissions within a scope. A scope selects virtual machines and hosts by their labels:
- * {"vms": {"pool": "east"}, "hosts": {"pool": "east"}}. What it does not speak of is not restricted. A value that ends in '/'
+ * {"vms": {"pool": "east"}, "hosts": {"pool": "east"}}. With "vms" alone they may be on, and go to, any host, but no host is in it as such; with "hosts" alone a VM is in
+ * it by the host where it is. A value that ends in '/'
  * is a folder: "prod/" selects prod and what is below it, such as prod/web. Objects other than VMs and hosts, and tasks about
  * those, are in no scope but the widest, which is NULL. Whatever one operation touches (a VM, the host that it leaves, the one
  * that it goes to) has to be in the scope of one and the same grant. */
@@ -30,8 +31,10 @@
         X(SCHEDULE_READ, "schedule.read", "see schedules") \
         X(SCHEDULE_MANAGE, "schedule.manage", "make, change and remove schedules") \
         X(DATASTORE_READ, "datastore.read", "see datastores") \
+        X(DATASTORE_USE, "datastore.use", "name files that are on datastores: as disks, CD-ROM, kernel") \
         X(DATASTORE_MANAGE, "datastore.manage", "add, change and remove datastores") \
         X(NETWORK_READ, "network.read", "see switches and port groups") \
+        X(NETWORK_USE, "network.use", "connect virtual machines to port groups") \
         X(NETWORK_MANAGE, "network.manage", "add, change and remove switches and port groups") \
         X(AFFINITY_READ, "affinity.read", "see affinity rules") \
         X(AFFINITY_MANAGE, "affinity.manage", "make, change and remove affinity rules") \
@@ -77,6 +80,7 @@ int access_scope_check(const json_t *scope, const char *where, struct error **re
 /* What an operation touches: labels (NULL: none are set) of each. Without VM and hosts it is something else. */
 struct access_target {
         bool has_vm;
+        bool is_new; /* to be made: it may have no labels but those that the scope selects by */
         const json_t *vm_labels;
         size_t n_hosts;
         const json_t *host_labels[2];

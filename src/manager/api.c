@@ -333,9 +333,10 @@ static int idempotency_of(struct http_request *request, struct idempotency *ret,
         if (!*key || strlen(key) > KEY_MAX)
                 return error_set(ret_error, ERROR_BAD_REQUEST, NULL,
                         "Idempotency-Key must have 1 to %d characters", KEY_MAX);
-        named = alloc_printf("%s\n%s", api_caller(request)->name, key);
+        named = alloc_printf("%s\n%s", auth_caller_uid(api_caller(request)), key);
+        /* With the key, which is not in the store: a body may have a password, whose plain hash could be guessed at. */
         what = alloc_printf(
-                "%s\n%s\n%s", http_request_method(request), http_request_path(request), body ?: "");
+                "%s\n%s\n%s\n%s", key, http_request_method(request), http_request_path(request), body ?: "");
         if (!named || !what || pki_sha256_hex(named, strlen(named), ret->name) < 0 ||
                 pki_sha256_hex(what, strlen(what), ret->request) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -366,9 +367,10 @@ static void reply_task(struct http_request *request, json_t *doc)
 static int seal_key(
         const struct http_request *request, const json_t *record, uint8_t ret_key[static AEAD_KEY_SIZE])
 {
-        _cleanup_free_ char *text = alloc_printf("drover answer\n%s\n%s\n%s\n%lld", api_who(request),
-                http_request_header(request, "Idempotency-Key"), json_text(record, "request"),
-                (long long)json_integer_value(json_object_get(record, "created_unix_ms")));
+        _cleanup_free_ char *text =
+                alloc_printf("drover answer\n%s\n%s\n%s\n%lld", auth_caller_uid(api_caller(request)),
+                        http_request_header(request, "Idempotency-Key"), json_text(record, "request"),
+                        (long long)json_integer_value(json_object_get(record, "created_unix_ms")));
         char hex[PKI_FINGERPRINT_SIZE];
 
         if (!text || pki_sha256_hex(text, strlen(text), hex) < 0)
@@ -541,6 +543,7 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
         if (r >= 0) {
                 task->uid = uid;
                 task->by = api_caller(request) ? api_caller(request)->name : "system";
+                task->by_uid = api_caller(request) ? auth_caller_uid(api_caller(request)) : NULL;
                 task->from = http_request_peer_address(request);
                 task->why = reason;
                 r = task_submit(manager->tasks, task, batch, &doc, &error);

@@ -152,11 +152,13 @@ int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64
                 .denied = rate_limit_new(clock, CALLERS_LIMITED, DENIED_BURST, DENIED_INTERVAL_MS),
                 .login_users =
                         rate_limit_new(clock, CALLERS_LIMITED, LOGIN_USER_BURST, LOGIN_USER_INTERVAL_MS),
+                .own_passwords =
+                        rate_limit_new(clock, CALLERS_LIMITED, LOGIN_USER_BURST, LOGIN_USER_INTERVAL_MS),
                 .login_addresses = rate_limit_new(
                         clock, CALLERS_LIMITED, LOGIN_ADDRESS_BURST, LOGIN_ADDRESS_INTERVAL_MS),
         };
         return (rate && !limits->requests) || !limits->denied || !limits->login_users ||
-                               !limits->login_addresses
+                               !limits->own_passwords || !limits->login_addresses
                        ? -ENOMEM
                        : 0;
 }
@@ -167,6 +169,7 @@ void api_limits_deinit(struct api_limits *limits)
         rate_limit_free(limits->denied);
         rate_limit_free(limits->login_users);
         rate_limit_free(limits->login_addresses);
+        rate_limit_free(limits->own_passwords);
         *limits = (struct api_limits){};
 }
 
@@ -186,20 +189,38 @@ void api_reply_limited(struct http_request *request, uint64_t wait_ms, const cha
 static void audit_denied(
         struct http_request *request, struct manager *manager, const struct auth_caller *caller)
 {
-        _cleanup_json_ json_t *path = json_string(http_request_path(request)); /* NULL: no UTF-8 */
+        _cleanup_json_ json_t *path = json_string(http_request_path(request)), /* NULL: no UTF-8 */
+                *detail = NULL;
         _cleanup_error_ struct error *error = NULL;
 
         /* Who is refused often would push out of the log what matters. */
-        if (!rate_limit_take(manager->limits.denied, caller->id, NULL))
+        if (!rate_limit_take(manager->limits.denied, auth_caller_uid(caller), NULL)) {
+                manager->n_unaudited_denials++;
                 return;
+        }
+        if (manager->n_unaudited_denials)
+                detail = json_pack(
+                        "{s:I}", "refused_since_without_entry", (json_int_t)manager->n_unaudited_denials);
         if (audit_write(manager->store, manager->clock,
                     &(struct audit_entry){.who = caller->name,
                             .from = http_request_peer_address(request),
                             .action = http_request_method(request),
                             .object = path ? http_request_path(request) : "a path that is no UTF-8",
-                            .result = "denied"},
+                            .result = "denied",
+                            .detail = detail},
                     &error) < 0)
                 log_warning("cannot write to the audit log: %s", error_message(error));
+        else
+                manager->n_unaudited_denials = 0;
+}
+
+void api_reply_refusal(struct http_request *request, struct manager *manager, struct error *error)
+{
+        if (error && error->code == ERROR_DENIED && api_caller(request)) {
+                manager->metrics.requests[METRICS_DENIED]++;
+                audit_denied(request, manager, api_caller(request));
+        }
+        http_request_reply_error(request, error);
 }
 
 static void refuse(struct http_request *request, struct manager *manager, const struct auth_caller *caller,
@@ -215,14 +236,19 @@ static const json_t *labels_of(const json_t *doc)
         return json_object_get(json_spec(doc), "labels");
 }
 
-static struct access_target vm_target(const json_t *vm)
-{
-        return (struct access_target){.has_vm = true, .vm_labels = labels_of(vm)};
-}
-
 static void add_host(struct manager *manager, const char *name, struct access_target *target)
 {
         target->host_labels[target->n_hosts++] = labels_of(inventory_host(manager->inventory, name));
+}
+
+static struct access_target vm_target(struct manager *manager, const json_t *vm)
+{
+        struct access_target target = {.has_vm = true, .vm_labels = labels_of(vm)};
+        const char *host = json_text(json_status(vm), "host");
+
+        if (*host)
+                add_host(manager, host, &target);
+        return target;
 }
 
 /* What a task is about: a VM, a host, or something else; VMs and hosts that are gone are nobody's. */
@@ -236,7 +262,7 @@ static struct access_target task_target(struct manager *manager, const json_t *t
                 const json_t *vm = inventory_vm(manager->inventory, json_text(data, "vm_uid"));
 
                 if (vm)
-                        target = vm_target(vm);
+                        target = vm_target(manager, vm);
         } else if (!strncmp(object, "host/", 5) &&
                    inventory_host(manager->inventory, json_text(data, "host_uid"))) {
                 add_host(manager, json_text(data, "host_uid"), &target);
@@ -244,13 +270,10 @@ static struct access_target task_target(struct manager *manager, const json_t *t
         return target;
 }
 
+/* By who it was, not by what they are called: names are given anew. */
 static bool is_own_task(const struct auth_caller *caller, const json_t *task)
 {
-        const char *by = json_text(json_spec(task), "by");
-        size_t len = strlen(caller->user);
-
-        return len ? !strncmp(by, caller->user, len) && (!by[len] || by[len] == '/')
-                   : !strcmp(by, caller->name);
+        return !strcmp(json_text(json_object_get(task, "internal"), "by_uid"), auth_caller_uid(caller));
 }
 
 static bool may_task(struct manager *manager, const struct auth_caller *caller, enum permission permission,
@@ -287,7 +310,7 @@ bool api_shows(struct manager *manager, const struct auth_caller *caller, const 
         if (!strcmp(kind, "token"))
                 return api_own_token(caller, doc);
         if (!strcmp(kind, "vm")) {
-                target = vm_target(doc);
+                target = vm_target(manager, doc);
         } else if (!strcmp(kind, "host")) {
                 target.n_hosts = 1;
                 target.host_labels[0] = labels_of(doc);
@@ -313,20 +336,20 @@ static bool may_at_all(const struct auth_caller *caller, const struct rule *rule
 }
 
 /* The host that the body names, as its name or NULL; a body that is none is refused by the handler. */
-static const char *named_host(struct http_request *request)
+static const char *named_host(struct http_request *request, const struct rule *rule)
 {
+        bool moves = rule->handler == api_vm_migrate || rule->handler == api_vm_forecast;
         json_t *body = NULL;
 
-        if (http_request_json(request, &body, NULL) < 0)
-                return NULL;
-        return json_text_or_null(body, "to") ?: json_text_or_null(body, "host");
+        return http_request_json(request, &body, NULL) < 0 ? NULL
+                                                           : json_text_or_null(body, moves ? "to" : "host");
 }
 
-/* `target` has the VM and the host that it leaves, if any. */
+/* `target` has the VM and the host where it is, if any. */
 static bool may_with_host(struct http_request *request, struct manager *manager,
         const struct context *context, struct access_target *target)
 {
-        const char *to = named_host(request);
+        const char *to = named_host(request, context->rule);
 
         if (!to)
                 return auth_may_on_any_host(context->caller, context->rule->permission, target);
@@ -338,25 +361,39 @@ static bool may_with_host(struct http_request *request, struct manager *manager,
 static bool may_with_vm(struct http_request *request, struct manager *manager, const struct context *context,
         const json_t *vm)
 {
-        struct access_target target = vm_target(vm);
-        const char *host = json_text(json_status(vm), "host");
+        struct access_target target = vm_target(manager, vm);
 
-        if (context->rule->scope != SCOPE_VM_HOST)
-                return auth_may(context->caller, context->rule->permission, &target);
-        if (*host && !strcmp(context->rule->path, V1 "/vms/{name}/migrate"))
-                add_host(manager, host, &target);
-        return may_with_host(request, manager, context, &target);
+        return context->rule->scope == SCOPE_VM_HOST
+                       ? may_with_host(request, manager, context, &target)
+                       : auth_may(context->caller, context->rule->permission, &target);
+}
+
+/* Files that are there already may be somebody else's disk; a new image in the VM's own folder is nobody's. */
+static bool names_files(const json_t *spec)
+{
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach (json_object_get(spec, "disks"), i, disk)
+                if (json_object_get(disk, "path") || !json_object_get(disk, "size_bytes"))
+                        return true;
+        return json_object_get(spec, "cdrom") || json_object_size(json_object_get(spec, "boot"));
 }
 
 static bool may_make_vm(struct http_request *request, struct manager *manager, const struct context *context)
 {
-        struct access_target target;
+        struct access_target target = {.has_vm = true, .is_new = true};
+        const json_t *spec;
         json_t *body = NULL;
 
         if (http_request_json(request, &body, NULL) < 0)
                 return false;
-        target = vm_target(body);
-        return may_with_host(request, manager, context, &target);
+        spec = json_spec(body);
+        target.vm_labels = labels_of(body);
+        return may_with_host(request, manager, context, &target) &&
+               (!names_files(spec) || auth_may_everywhere(context->caller, PERMISSION_DATASTORE_USE)) &&
+               (!json_array_size(json_object_get(spec, "nics")) ||
+                       auth_may_everywhere(context->caller, PERMISSION_NETWORK_USE));
 }
 
 /* About the objects: true when the caller may; else *ret_error is set if that could not be found out. */
@@ -470,7 +507,7 @@ static bool check_caller(struct http_request *request, struct manager *manager, 
         uint64_t wait_ms = 0;
 
         if (manager->limits.requests &&
-                !rate_limit_take(manager->limits.requests, context->caller->id, &wait_ms)) {
+                !rate_limit_take(manager->limits.requests, auth_caller_uid(context->caller), &wait_ms)) {
                 manager->metrics.requests[METRICS_LIMITED]++;
                 api_reply_limited(request, wait_ms, "the caller sends too many requests");
                 return false;

@@ -17,6 +17,8 @@ struct api_limits {
         struct rate_limit *denied;          /* entries in the audit log about what each caller was refused */
         struct rate_limit *login_users;     /* attempts to log in, by user ... */
         struct rate_limit *login_addresses; /* ... and by address */
+        struct rate_limit *
+                own_passwords; /* attempts to change one's own, by user: others' attempts to log in use it up not */
 };
 /* request_rate: a second for each caller; 0: no limit. */
 int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64_t request_rate);
@@ -24,6 +26,9 @@ void api_limits_deinit(struct api_limits *limits);
 
 /* Answers RATE_LIMITED with Retry-After. */
 void api_reply_limited(struct http_request *request, uint64_t wait_ms, const char *what);
+
+/* Answers with an error that a handler has found; a refusal (DENIED) goes into the audit log, as those before the handler do. */
+void api_reply_refusal(struct http_request *request, struct manager *manager, struct error *error);
 
 /* Whether the caller may see an object: for lists, events, and whoever shows several kinds at once. `doc` is as in the store; NULL: unknown. */
 bool api_shows(

@@ -168,6 +168,16 @@ static bool is_limited(struct http_request *request, struct manager *manager, co
         return true;
 }
 
+/* Else a page elsewhere could log a browser in as somebody whom its author knows, and see what is then done as them. */
+static bool is_from_own_page(const struct http_request *request)
+{
+        const char *type = http_request_header(request, "Content-Type"),
+                   *site = http_request_header(request, "Sec-Fetch-Site");
+
+        return type && !strncasecmp(type, "application/json", 16) &&
+               (!site || !strcmp(site, "same-origin") || !strcmp(site, "none"));
+}
+
 void api_login(struct http_request *request, void *userdata)
 {
         struct manager *manager = userdata;
@@ -179,6 +189,13 @@ void api_login(struct http_request *request, void *userdata)
 
         r = read_login(request, &user, &password, &cookie, &error);
         if (r < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        if (cookie && !is_from_own_page(request)) {
+                error_set(&error, ERROR_DENIED,
+                        "Send Content-Type: application/json from the manager's own page.",
+                        "another site may not log a browser in");
                 http_request_reply_error(request, error);
                 return;
         }
@@ -197,6 +214,11 @@ void api_login(struct http_request *request, void *userdata)
         if (r == -ENOENT) {
                 error_free(TAKE_PTR(error));
                 r = 0;
+        }
+        /* By the name that the limit is on, not by a uid beside it. */
+        if (login->doc && strcmp(json_text(login->doc, "name"), user)) {
+                json_decref(login->doc);
+                login->doc = NULL;
         }
         if (r >= 0)
                 r = password_verify(manager->passwords,

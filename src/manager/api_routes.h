@@ -14,9 +14,10 @@
  *   LIST      somewhere; the list has only what is within its scope
  *   OWN       everywhere, or the permission token.own for the caller's own tokens: the handler tells them apart
  *   HOST      the host {name}
- *   VM        the virtual machine {name}
- *   VM_HOST   the virtual machine {name}, the host where it is, and the one that the body's `to` or `host` names
- *   VM_NEW    the virtual machine in the body, and the host that it names
+ *   VM        the virtual machine {name}, and the host where it is
+ *   VM_HOST   these, and the host that the body's `to` (`host` for a start) names
+ *   VM_NEW    the virtual machine in the body, and the host that it names; its labels may be those alone that the scope selects by. What it names on
+ *             datastores and networks needs datastore.use and network.use, everywhere
  *   TASK      what the task {name} is about; one's own tasks in any scope
  *
  * Where a host is left to the manager's choice, a scope that restricts hosts does not do: see api_access.c. */
@@ -29,7 +30,7 @@
         X("PUT", V1 "/hosts/{name}", host_update, HOST_MANAGE, ALL) \
         X("DELETE", V1 "/hosts/{name}", host_delete, HOST_MANAGE, ALL) \
         X("POST", V1 "/hosts/{name}/enrol-token", host_enrol_token, HOST_MANAGE, ALL) \
-        X("POST", V1 "/hosts/{name}/confirm-down", host_confirm_down, HOST_OPERATE, HOST) \
+        X("POST", V1 "/hosts/{name}/confirm-down", host_confirm_down, HOST_OPERATE, ALL) \
         X("POST", V1 "/enrol", enrol, NONE, PUBLIC) \
         X("GET", V1 "/vms", vm_list, VM_READ, LIST) \
         X("POST", V1 "/vms", vm_create, VM_CREATE, VM_NEW) \
@@ -42,7 +43,7 @@
         X("POST", V1 "/vms/{name}/migrate", vm_migrate, VM_MIGRATE, VM_HOST) \
         X("GET", V1 "/vms/{name}/advice", vm_advice, VM_READ, VM) \
         X("GET", V1 "/vms/{name}/console", vm_console, VM_CONSOLE, VM) \
-        X("POST", V1 "/vms/{name}/forecast", vm_forecast, VM_READ, VM) \
+        X("POST", V1 "/vms/{name}/forecast", vm_forecast, VM_MIGRATE, VM_HOST) \
         X("GET", V1 "/forecast-score", forecast_score, VM_READ, ALL) \
         X("GET", V1 "/tasks", task_list, TASK_READ, LIST) \
         X("GET", V1 "/tasks/{name}", task_get, TASK_READ, TASK) \

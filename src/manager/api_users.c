@@ -18,7 +18,6 @@
 
 #define TEXT_MAX 256
 #define BINDINGS_MAX 32
-#define USERS_MAX 10000
 #define EXPIRES_MAX_DAYS 36500
 
 static int no_memory(struct error **ret_error)
@@ -157,7 +156,7 @@ void api_role_create(struct http_request *request, void *userdata)
                 r = role ? record(request, userdata, role, true, &error) : no_memory(&error);
         }
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
 }
 
 /* A role that every installation has stays as it is. Whoever changes one must have what it gave too: it may be taken from others. */
@@ -210,13 +209,8 @@ void api_role_update(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = record(request, userdata, role, false, &error);
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
 }
-
-struct role_user {
-        const char *role;
-        const char *kind;
-};
 
 static bool uses_role(void *userdata, const json_t *doc)
 {
@@ -267,7 +261,7 @@ void api_role_delete(struct http_request *request, void *userdata)
                 r = remove_object(request, userdata, role, &batch, &error);
         }
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
 }
 
 /* --- Users ---------------------------------------------------------------------------------------------------------- */
@@ -380,7 +374,7 @@ void api_user_create(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = record(request, manager, user, true, &error);
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
 }
 
 void api_user_update(struct http_request *request, void *userdata)
@@ -404,7 +398,7 @@ void api_user_update(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = record(request, userdata, user, false, &error);
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
 }
 
 static bool is_owned_by(void *userdata, const json_t *token)
@@ -460,7 +454,7 @@ void api_user_delete(struct http_request *request, void *userdata)
                 r = remove_object(request, userdata, user, &batch, &error);
         }
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
 }
 
 /* --- Passwords ------------------------------------------------------------------------------------------------------ */
@@ -484,11 +478,11 @@ static int set_password(struct new_password *change, const char *hash, struct er
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_free_ char *object = alloc_printf("user/%s", json_text(change->user, "name"));
         int64_t now = clock_unix_ms(change->manager->clock);
-        char since[32];
+        char since[32], generation[UUID_STRING_SIZE];
 
-        if (!object ||
+        if (!object || text_uuid_new(generation) < 0 ||
                 json_object_set_new(change->user, "internal",
-                        json_pack("{s:s, s:I}", "password", hash, "password_unix_ms", (json_int_t)now)) < 0 ||
+                        json_pack("{s:s, s:s}", "password", hash, "password_generation", generation)) < 0 ||
                 json_object_set_new(json_status(change->user), "password_set",
                         json_string(text_format_time(now, since))) < 0)
                 return no_memory(ret_error);
@@ -526,7 +520,7 @@ static void on_current(void *userdata, bool fits, struct error *error)
                 error_set(&failure, ERROR_DENIED, NULL, "the current password is another one");
         else if (begin_hash(change, &failure) >= 0)
                 return;
-        http_request_reply_error(change->request, failure);
+        api_reply_refusal(change->request, change->manager, failure);
         new_password_free(change);
 }
 
@@ -580,7 +574,7 @@ void api_user_password(struct http_request *request, void *userdata)
                 return;
         if (change)
                 new_password_free(change);
-        http_request_reply_error(request, error);
+        api_reply_refusal(request, userdata, error);
 }
 
 void api_own_password(struct http_request *request, void *userdata)
@@ -598,7 +592,7 @@ void api_own_password(struct http_request *request, void *userdata)
                 r = error_set(&error, ERROR_DENIED, "Log in first.", "a token cannot change a password");
         if (r >= 0)
                 r = read_password(request, keys, change, &current, &error);
-        if (r >= 0 && !rate_limit_take(manager->limits.login_users, caller->user, &wait_ms)) {
+        if (r >= 0 && !rate_limit_take(manager->limits.own_passwords, caller->user_uid, &wait_ms)) {
                 new_password_free(change);
                 api_reply_limited(request, wait_ms, "there were too many attempts");
                 return;
@@ -613,7 +607,7 @@ void api_own_password(struct http_request *request, void *userdata)
                 return;
         if (change)
                 new_password_free(change);
-        http_request_reply_error(request, error);
+        api_reply_refusal(request, userdata, error);
 }
 
 /* --- Tokens --------------------------------------------------------------------------------------------------------- */
@@ -647,7 +641,7 @@ void api_token_get(struct http_request *request, void *userdata)
         json_t *token = NULL;
 
         if (get_token(request, userdata, PERMISSION_ACCESS_READ, &token, &error) < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
         else
                 api_reply_object(request, 200, token);
 }
@@ -660,6 +654,9 @@ static int check_token(struct http_request *request, struct manager *manager,
         _cleanup_free_ char *what = alloc_printf("the token %s", spec->name);
         int r = what ? 0 : no_memory(ret_error);
 
+        /* One that it made would be left when it is revoked or has expired. */
+        if (r >= 0 && spec->owner && caller->kind == AUTH_TOKEN)
+                r = error_set(ret_error, ERROR_DENIED, "Log in and make it then.", "a token makes no tokens");
         if (r >= 0 && !spec->owner && !auth_may_everywhere(caller, PERMISSION_ACCESS_MANAGE))
                 r = error_set(ret_error, ERROR_DENIED, "Log in as a user first.",
                         "%s is nobody's token and may make no others", caller->name);
@@ -718,12 +715,32 @@ void api_token_create(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = store_get(manager->store, "token", json_text(token, "uid"), &stored, &error);
         if (r < 0) {
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
                 return;
         }
         json_object_del(stored, "internal");
         http_request_reply_json(request, 201, json_pack("{s:o, s:s}", "token", stored, "secret", secret));
         explicit_bzero(secret, sizeof(secret));
+}
+
+/* Who could not have made it may not end it: that would be a way to lock others out. */
+static int check_token_covered(
+        struct http_request *request, struct manager *manager, const json_t *token, struct error **ret_error)
+{
+        _cleanup_access_ struct access access = {};
+        _cleanup_free_ char *what = alloc_printf("the token %s", json_text(token, "name"));
+        _cleanup_error_ struct error *error = NULL;
+        int r;
+
+        if (api_own_token(api_caller(request), token))
+                return 0;
+        r = what ? auth_role_access(manager->store, json_text(json_spec(token), "role"),
+                           json_object_get(json_spec(token), "scope"), &access, &error)
+                 : no_memory(ret_error);
+        if (r == -ENOENT) /* its role is gone: it gives nothing */
+                return 0;
+        return r < 0 ? error_propagate(ret_error, TAKE_PTR(error))
+                     : auth_covers(api_caller(request), &access, what, ret_error);
 }
 
 void api_token_delete(struct http_request *request, void *userdata)
@@ -736,9 +753,11 @@ void api_token_delete(struct http_request *request, void *userdata)
 
         r = get_token(request, manager, PERMISSION_ACCESS_MANAGE, &token, &error);
         if (r >= 0)
+                r = check_token_covered(request, manager, token, &error);
+        if (r >= 0)
                 r = auth_token_remove(manager->store, &batch, token, &error);
         if (r >= 0)
                 r = remove_object(request, manager, token, &batch, &error);
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, userdata, error);
 }

@@ -197,10 +197,25 @@ void audit_verification_free(struct audit_verification *verification)
 /* Entries that were removed by hand leave the head behind, ahead of them all; one that was changed leaves its hash. */
 static void finish(struct audit_verification *v)
 {
+        _cleanup_json_ json_t *head = NULL, *behind = NULL;
+        struct store_query query = {.kind = "audit", .limit = 1};
+        char after[32];
+
         v->finished = true;
-        if (v->message || v->last_seq > v->head_seq)
+        if (v->message)
                 return;
-        if (v->last_seq == v->head_seq && !strcmp(v->hash, v->head_hash))
+        /* As it is now: what it does not know of was not written by us. */
+        if (state_get(v->store, "head", &head, NULL) >= 0) {
+                entry_name(seq_of(head), after);
+                query.after = after;
+                if (store_list(v->store, &query, &behind, NULL, NULL) >= 0 && json_array_size(behind)) {
+                        v->message = "this entry stands behind the newest one";
+                        v->bad_seq = seq_of(json_array_get(behind, 0));
+                        return;
+                }
+        }
+        if (v->last_seq == v->head_seq ? !strcmp(v->hash, v->head_hash)
+                                       : v->last_seq > v->head_seq && v->last_seq <= seq_of(head))
                 return;
         v->message = "the newest entries are missing";
         v->bad_seq = v->last_seq + 1;

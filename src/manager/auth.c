@@ -24,7 +24,8 @@ static const struct {
         {"operator",
                 "Run the cluster: virtual machines, hosts, queue and schedules, but neither its settings nor "
                 "access",
-                {"*.read", "vm.*", "task.*", "queue.*", "schedule.*", "host.operate", "token.own"}},
+                {"*.read", "vm.*", "task.*", "queue.*", "schedule.*", "host.operate", "datastore.use",
+                        "network.use", "token.own"}},
         {"vm-user", "Use virtual machines that are there",
                 {"vm.read", "vm.power", "vm.console", "task.read", "event.read", "token.own"}},
         {"vm-admin", "Make, use, move and delete virtual machines",
@@ -53,6 +54,11 @@ void auth_caller_unref(struct auth_caller *caller)
         access_deinit(&caller->owner);
         explicit_bzero(caller->csrf, sizeof(caller->csrf));
         free(caller);
+}
+
+const char *auth_caller_uid(const struct auth_caller *caller)
+{
+        return caller->kind == AUTH_SESSION ? caller->user_uid : caller->id;
 }
 
 bool auth_may(
@@ -182,8 +188,10 @@ int auth_session_new(const struct clock *clock, struct store_batch *batch, const
         r = new_secret(SESSION_PREFIX, secret, hash, ret_error);
         if (r < 0)
                 return r;
-        doc = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "kind", "session", "uid", hash, "name", hash,
-                "user_uid", json_text(user, "uid"), "created_unix_ms", now, "used_unix_ms", now);
+        doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "kind", "session", "uid", hash, "name", hash,
+                "user_uid", json_text(user, "uid"), "password_generation",
+                json_text(json_object_get(user, "internal"), "password_generation"), "created_unix_ms", now,
+                "used_unix_ms", now);
         if (!doc || csrf_of(secret, ret_csrf) < 0) {
                 json_decref(doc);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -267,6 +275,11 @@ static int ensure_role(struct store *store, size_t i, struct store_batch *batch,
         wanted = role_document(i, there ? json_text(there, "uid") : uid);
         if (!wanted)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        /* One that somebody has made under this name before it was built in stays theirs. */
+        if (there && !json_is_true(json_object_get(json_status(there), "built_in")))
+                return 0;
+        if (there && !json_equal(json_spec(there), json_spec(wanted)))
+                log_notice("the role %s is another one in this version", built_in_roles[i].name);
         if (!there || !json_equal(json_spec(there), json_spec(wanted)))
                 store_batch_put(batch, there ? json_revision(there) : STORE_ABSENT, TAKE_PTR(wanted));
         return 0;
@@ -376,7 +389,8 @@ static int load_session(
         r = load_user(store, json_text(session, "user_uid"), &user, ret_error);
         if (r < 0)
                 return r;
-        if (created < number_of(json_object_get(user, "internal"), "password_unix_ms"))
+        if (strcmp(json_text(session, "password_generation"),
+                    json_text(json_object_get(user, "internal"), "password_generation")))
                 return refuse(ret_error, "the user's password was changed since this session began");
         name_user(caller, user);
         snprintf(caller->name, sizeof(caller->name), "%s", caller->user);
@@ -412,7 +426,7 @@ static int find_secret(const struct auth_credentials *credentials, struct auth_c
 
         if (!from) {
                 from = cookie_secret(credentials->cookie);
-                if (!from)
+                if (!from || strncmp(from, SESSION_PREFIX, PREFIX_CHARS))
                         return refuse(ret_error, "the request carries no token");
                 caller->by_cookie = true;
         } else {

@@ -44,6 +44,9 @@ struct auth_caller *auth_caller_ref(const struct auth_caller *caller);
 void auth_caller_unref(struct auth_caller *caller);
 DEFINE_CLEANUP(struct auth_caller *, auth_caller_unref)
 
+/* Who that is, whatever they are called: the user of a session, else the token; never given to another one. */
+const char *auth_caller_uid(const struct auth_caller *caller);
+
 bool auth_may(
         const struct auth_caller *caller, enum permission permission, const struct access_target *target);
 bool auth_may_anywhere(const struct auth_caller *caller, enum permission permission);

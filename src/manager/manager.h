@@ -44,6 +44,7 @@ struct manager {
         struct password_pool *passwords;
         struct api_limits limits;
         struct metrics metrics;
+        uint64_t n_unaudited_denials;  /* refused requests that are not in the audit log */
         uint64_t n_refused_enrolments; /* not in the audit log yet */
         uint64_t refused_audited_ms;
         struct http_server *server;

@@ -135,20 +135,26 @@ static int start(struct job *job, struct error **ret_error)
         return r;
 }
 
+static struct job *first_waiting(struct password_pool *pool)
+{
+        struct job *job;
+
+        list_for_each (job, &pool->jobs, link)
+                if (!job->child)
+                        return job;
+        return NULL;
+}
+
 static void start_waiting(struct password_pool *pool)
 {
-        struct job *job, *spare;
+        struct job *job = first_waiting(pool);
 
-        list_for_each_safe (job, spare, &pool->jobs, link) {
+        /* From the front again each time: what end() calls may have ended others. */
+        for (; job && pool->n_running < AT_ONCE; job = first_waiting(pool)) {
                 _cleanup_error_ struct error *error = NULL;
 
-                if (pool->n_running >= AT_ONCE)
-                        return;
-                if (!job->child && start(job, &error) < 0) {
-                        /* One at a time: what is called may end the pool's other jobs. */
+                if (start(job, &error) < 0)
                         end(job, "", error);
-                        return;
-                }
         }
 }
 

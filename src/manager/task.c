@@ -778,7 +778,7 @@ static json_t *new_document(struct task_engine *engine, const struct task_kind *
         text_format_time(clock_unix_ms(engine->config.clock), created);
         return json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:s?, s:s, s:o},"
                          " s:{s:s, s:s, s:o, s:b, s:s, s:n, s:n, s:{s:n, s:n}, s:n, s:n, s:n}, s:{s:i, s:b, "
-                         "s:I, s:o, s:o}}",
+                         "s:I, s:o, s:o, s:s?}}",
                 "kind", "task", "name", name, "uid", uid, "spec", "action", kind->action, "object",
                 request->object, "by", request->by, "why", request->why, "priority",
                 request->priority ?: "normal", "input", copy_or_object(request->input), "status", "state",
@@ -786,7 +786,7 @@ static json_t *new_document(struct task_engine *engine, const struct task_kind *
                 "created", created, "started", "finished", "progress", "percent", "message", "queue",
                 "result", "error", "internal", "step", 0, "undoing", 0, "queued_unix_ms",
                 (json_int_t)clock_unix_ms(engine->config.clock), "objects", objects_of(request), "data",
-                copy_or_object(request->data));
+                copy_or_object(request->data), "by_uid", request->by_uid);
 }
 
 static int refuse_busy(

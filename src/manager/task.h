@@ -91,6 +91,7 @@ struct task_request {
         const char *object;         /* for people: "vm/web1" */
         const char *const *objects; /* what it holds, "vm/UID"; NULL-terminated */
         const char *by;
+        const char *by_uid;   /* whose it is, see auth_caller_uid(); may be NULL */
         const char *from;     /* address of the caller; may be NULL */
         const char *why;      /* may be NULL */
         const char *priority; /* NULL: "normal" */

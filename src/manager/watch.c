@@ -99,7 +99,12 @@ static int send_event(void *userdata, const struct store_event *event)
                 return 1;
         }
         watcher->seen = event->seq;
-        watcher->watch->access_changed |= is_about_access(event);
+        if (is_about_access(event)) {
+                watcher->watch->access_changed = true;
+                /* What follows is seen with what its caller may do from here on. */
+                if (!auth_still(watcher->watch->store, loop_clock(watcher->watch->loop), &watcher->caller))
+                        return 1;
+        }
         if (!wanted(watcher, event->kind) ||
                 !watcher->watch->shows(watcher->watch->userdata, watcher->caller, event->kind, event->doc))
                 return 0;

@@ -88,7 +88,7 @@ static void both_hosts_of_a_move_have_to_be_in_the_scope(void **data)
         assert_false(reaches(POOL, EAST, EAST, WEST));
         assert_false(reaches(POOL, EAST, WEST, EAST));
         assert_false(reaches(POOL, WEST, EAST, EAST));
-        /* What the scope does not speak of is free. */
+        /* Where it does not speak of hosts, they may go to any. */
         assert_true(reaches("{\"vms\": " EAST "}", EAST, WEST, "{}"));
 }
 
@@ -112,6 +112,30 @@ static void other_objects_are_in_the_widest_scope_only(void **data)
         assert_true(reaches(NULL, NULL, NULL, NULL));
         assert_true(reaches("{}", NULL, NULL, NULL));
         assert_true(reaches("{\"vms\": {}}", NULL, NULL, NULL));
+}
+
+static void scope_with_one_half_is_closed_on_the_other(void **data)
+{
+        /* Of hosts alone: a VM by where it is, and none that is nowhere. */
+        assert_true(reaches("{\"hosts\": " EAST "}", "{}", EAST, NULL));
+        assert_false(reaches("{\"hosts\": " EAST "}", "{}", WEST, NULL));
+        assert_false(reaches("{\"hosts\": " EAST "}", EAST, NULL, NULL));
+        /* Of VMs alone: no host as such. */
+        assert_false(reaches("{\"vms\": " EAST "}", NULL, EAST, NULL));
+        assert_false(reaches("{\"vms\": " EAST "}", NULL, "{}", NULL));
+}
+
+static void new_machine_has_only_the_labels_of_its_scope(void **data)
+{
+        _cleanup_json_ json_t *east = parse(EAST), *more = parse("{\"pool\": \"east\", \"tenant\": \"hr\"}");
+        _cleanup_access_ struct access access = access_of(BIT(VM_CREATE), POOL),
+                                       all = access_of(BIT(VM_CREATE), NULL);
+        struct access_target target = {.has_vm = true, .is_new = true, .vm_labels = east};
+
+        assert_true(access_permits(&access, PERMISSION_VM_CREATE, &target));
+        target.vm_labels = more;
+        assert_false(access_permits(&access, PERMISSION_VM_CREATE, &target));
+        assert_true(access_permits(&all, PERMISSION_VM_CREATE, &target));
 }
 
 static void folder_has_what_is_below_it(void **data)
@@ -217,6 +241,8 @@ int main(void)
                 cmocka_unit_test(both_hosts_of_a_move_have_to_be_in_the_scope),
                 cmocka_unit_test(one_grant_has_to_reach_all),
                 cmocka_unit_test(other_objects_are_in_the_widest_scope_only),
+                cmocka_unit_test(scope_with_one_half_is_closed_on_the_other),
+                cmocka_unit_test(new_machine_has_only_the_labels_of_its_scope),
                 cmocka_unit_test(folder_has_what_is_below_it),
                 cmocka_unit_test(only_what_one_has_can_be_given),
                 cmocka_unit_test(bad_scope_is_refused),

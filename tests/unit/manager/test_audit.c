@@ -180,6 +180,33 @@ static void first_entry_removed_by_hand_is_missing(void **data)
         assert_verdict(state->store, false, 0, 2);
 }
 
+static void entry_behind_the_newest_one_is_found(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *entry = NULL;
+
+        assert_int_equal(store_get(state->store, "audit", "a000000000000005", &entry, NULL), 0);
+        json_object_set_new(entry, "name", json_string("a000000000000009"));
+        json_object_set_new(entry, "uid", json_string("a000000000000009"));
+        json_object_set_new(entry, "seq", json_integer(9));
+        store_batch_put(&batch, STORE_ABSENT, entry);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_verdict(state->store, false, 0, 9);
+}
+
+static void anchor_ahead_of_the_log_is_found(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_put(&batch, STORE_ANY,
+                json_pack("{s:s, s:s, s:s, s:i, s:s}", "kind", "audit-state", "uid", "anchor", "name",
+                        "anchor", "seq", 99, "hash", "0"));
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_verdict(state->store, false, 0, 100);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -194,6 +221,8 @@ int main(void)
                 TEST(what_is_added_meanwhile_does_not_keep_it_going),
                 TEST(what_retention_removes_meanwhile_is_not_missing),
                 TEST(first_entry_removed_by_hand_is_missing),
+                TEST(entry_behind_the_newest_one_is_found),
+                TEST(anchor_ahead_of_the_log_is_found),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
