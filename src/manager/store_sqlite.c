@@ -15,6 +15,8 @@
 #include "manager/store_backend.h"
 
 #define BUSY_TIMEOUT_MS 5000
+/* The last code point. A condition that also allowed for no name at all could not use the index: each page of a long list would begin at its end. */
+#define BEHIND_ALL_NAMES "\xf4\x8f\xbf\xbf"
 
 enum statement {
         BEGIN,
@@ -49,8 +51,7 @@ static const char *const statement_sql[] = {
                 "ORDER BY uid = ?2 DESC LIMIT 1",
         [LIST] = "SELECT name, revision, doc FROM object WHERE kind = ?1 AND name > ?2 ORDER BY name",
         [LIST_DESCENDING] =
-                "SELECT name, revision, doc FROM object WHERE kind = ?1 AND (?2 = '' OR name < ?2) "
-                "ORDER BY name DESC",
+                "SELECT name, revision, doc FROM object WHERE kind = ?1 AND name < ?2 ORDER BY name DESC",
         [CURRENT] = "SELECT revision, name, doc FROM object WHERE kind = ?1 AND uid = ?2",
         [LOG] = "INSERT INTO change_log (removed, kind, uid, name, doc) VALUES (?1, ?2, ?3, ?4, ?5)",
         [PUT] = "INSERT INTO object (kind, uid, name, revision, doc) VALUES (?1, ?2, ?3, ?4, ?5) "
@@ -192,7 +193,7 @@ static int op_list(struct store *store, const char *kind, const char *after, boo
         int code, r = 0;
 
         bind_text(st, 1, kind);
-        bind_text(st, 2, after ?: "");
+        bind_text(st, 2, after && *after ? after : descending ? BEHIND_ALL_NAMES : "");
         while ((code = sqlite3_step(st)) == SQLITE_ROW && r == 0)
                 r = fn(userdata, column(st, 0), (uint64_t)sqlite3_column_int64(st, 1), column(st, 2));
         if (r == 0 && code != SQLITE_DONE)
