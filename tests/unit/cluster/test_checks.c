@@ -293,14 +293,14 @@ static void inactive_disks_are_told(void **data)
 
         set_text(status(state->vm), "power", "outgoing-done");
         report = run(state);
-        item = json_array_get(report, 5);
+        item = json_array_get(report, 6);
         assert_string_equal(text(item, "code"), "disks-active");
         assert_string_equal(text(item, "cause"),
                 "its disks are inactive on host a: a migration has handed the virtual machine over");
         json_decref(report);
         set_text(status(state->vm), "power", "incoming");
         report = run(state);
-        assert_string_equal(text(json_array_get(report, 5), "cause"),
+        assert_string_equal(text(json_array_get(report, 6), "cause"),
                 "its disks are inactive on host a: a migration to there has not ended");
 }
 

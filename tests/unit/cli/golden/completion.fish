@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -28,11 +28,12 @@ function __drover_in
 end
 
 complete -c drover -f
-complete -c drover -n '__drover_at ""' -a 'host vm task queue datastore network affinity cluster token audit events version completion help'
-complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down remove'
+complete -c drover -n '__drover_at ""' -a 'host vm task queue schedule datastore network affinity cluster token audit events version completion help'
+complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down maintenance remove'
 complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console advise forecast migrate'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "queue"' -a 'show drain resume'
+complete -c drover -n '__drover_at "schedule"' -a 'list show create next run pause resume delete'
 complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
 complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
 complete -c drover -n '__drover_at "network switch"' -a 'list add remove'
@@ -57,6 +58,16 @@ complete -c drover -n '__drover_in "host add"' -l migration-address -x -d '1 to 
 complete -c drover -n '__drover_at "host enrol-token"' -a '(drover names hosts 2>/dev/null)'
 complete -c drover -n '__drover_at "host confirm-down"' -a '(drover names hosts 2>/dev/null)'
 complete -c drover -n '__drover_in "host confirm-down"' -l yes -d 'do not ask'
+complete -c drover -n '__drover_at "host maintenance"' -a '(drover names hosts 2>/dev/null)'
+complete -c drover -n '__drover_in "host maintenance"' -l on -d 'begin: close the host and move everything away'
+complete -c drover -n '__drover_in "host maintenance"' -l off -d 'end: open the host'
+complete -c drover -n '__drover_in "host maintenance"' -l return -d 'with --off: bring back what was moved away'
+complete -c drover -n '__drover_in "host maintenance"' -l dry-run -d 'only say what would be done'
+complete -c drover -n '__drover_in "host maintenance"' -l policy -x -d 'what is tried when a migration fails; default other-host,wait'
+complete -c drover -n '__drover_in "host maintenance"' -l tries -x -d 'migrations of one virtual machine at most; default 3'
+complete -c drover -n '__drover_in "host maintenance"' -l priority -x -a 'low normal high critical' -d 'of the migrations; default normal'
+complete -c drover -n '__drover_in "host maintenance"' -l max-pause -x -d 'bound on each pause; default 300ms'
+complete -c drover -n '__drover_in "host maintenance"' -l give-up -x -d 'end the whole after this long; default 4h'
 complete -c drover -n '__drover_at "host remove"' -a '(drover names hosts 2>/dev/null)'
 complete -c drover -n '__drover_in "host remove"' -l force -d 'also with VMs on it, or when it is unreachable'
 complete -c drover -n '__drover_in "vm list"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only those on this host'
@@ -118,6 +129,30 @@ complete -c drover -n '__drover_in "task list"' -l limit -x -d 'the newest N; de
 complete -c drover -n '__drover_at "task show"' -a '(drover names tasks 2>/dev/null)'
 complete -c drover -n '__drover_at "task watch"' -a '(drover names tasks 2>/dev/null)'
 complete -c drover -n '__drover_at "task cancel"' -a '(drover names tasks 2>/dev/null)'
+complete -c drover -n '__drover_at "schedule show"' -a '(drover names schedules 2>/dev/null)'
+complete -c drover -n '__drover_in "schedule create"' -l calendar -x -d 'runs that recur, such as \'Sat 22:00\' (systemd.time(7))'
+complete -c drover -n '__drover_in "schedule create"' -l at -x -d 'one run, such as \'2026-12-24 22:00\''
+complete -c drover -n '__drover_in "schedule create"' -l time-zone -x -d 'such as Europe/Berlin; default UTC'
+complete -c drover -n '__drover_in "schedule create"' -l window -x -d 'what has not started so long after the due time does not start'
+complete -c drover -n '__drover_in "schedule create"' -l missed -x -a 'skip run-once' -d 'what becomes of runs while the manager was away; default skip'
+complete -c drover -n '__drover_in "schedule create"' -l vm -x -a '(drover names vms 2>/dev/null)' -d 'migrate this virtual machine; may be repeated'
+complete -c drover -n '__drover_in "schedule create"' -l label -x -d 'migrate those that have it then'
+complete -c drover -n '__drover_in "schedule create"' -l to -x -a '(drover names hosts 2>/dev/null)' -d 'to this host; default: the best one for each'
+complete -c drover -n '__drover_in "schedule create"' -l maintenance-on -x -a '(drover names hosts 2>/dev/null)' -d 'empty this host for maintenance'
+complete -c drover -n '__drover_in "schedule create"' -l maintenance-off -x -a '(drover names hosts 2>/dev/null)' -d 'end its maintenance'
+complete -c drover -n '__drover_in "schedule create"' -l return -d 'with --maintenance-off: bring back what was moved away'
+complete -c drover -n '__drover_in "schedule create"' -l policy -x -d 'what is tried when a migration fails; default other-host,wait'
+complete -c drover -n '__drover_in "schedule create"' -l tries -x -d 'migrations of one virtual machine at most; default 3'
+complete -c drover -n '__drover_in "schedule create"' -l priority -x -a 'low normal high critical' -d 'of the migrations; default normal'
+complete -c drover -n '__drover_in "schedule create"' -l max-pause -x -d 'bound on each pause; default 300ms'
+complete -c drover -n '__drover_in "schedule create"' -l give-up -x -d 'end the whole after this long; default 4h'
+complete -c drover -n '__drover_at "schedule next"' -a '(drover names schedules 2>/dev/null)'
+complete -c drover -n '__drover_in "schedule next"' -l count -x -d 'how many; default 10'
+complete -c drover -n '__drover_at "schedule run"' -a '(drover names schedules 2>/dev/null)'
+complete -c drover -n '__drover_in "schedule run"' -l dry-run -d 'only say what it would do now'
+complete -c drover -n '__drover_at "schedule pause"' -a '(drover names schedules 2>/dev/null)'
+complete -c drover -n '__drover_at "schedule resume"' -a '(drover names schedules 2>/dev/null)'
+complete -c drover -n '__drover_at "schedule delete"' -a '(drover names schedules 2>/dev/null)'
 complete -c drover -n '__drover_at "datastore show"' -a '(drover names datastores 2>/dev/null)'
 complete -c drover -n '__drover_in "datastore add"' -l local -d 'one per host under one name, not one and the same on all hosts'
 complete -c drover -n '__drover_in "datastore add"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only on this host; may be repeated; default: all'
