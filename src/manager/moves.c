@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "cluster/checks.h"
 #include "cluster/evacuation.h"
+#include "io/crash_point.h"
 #include "io/pki.h"
 #include "manager/audit.h"
 #include "manager/check_facts.h"
@@ -239,9 +240,10 @@ static void submit_try(struct round *round, json_t *record, json_t *try)
                         .input = input,
                         .data = data},
                 NULL, &doc, &error);
-        if (r >= 0)
+        if (r >= 0) {
                 set_text(round, try, "task", json_text(doc, "name"));
-        else if (error && error->code == ERROR_BUSY) {
+                crash_point("moves-submitted");
+        } else if (error && error->code == ERROR_BUSY) {
                 set_text(round, record, "why", error_message(error));
                 withdraw_try(round, record);
         } else
@@ -648,6 +650,8 @@ int moves_run(struct task *task, struct manager *manager)
                 return 0;
         }
         store_batch_deinit(&round.audit);
+        if (round.changed)
+                crash_point("moves-recorded");
         json_array_foreach (records_of(task), i, item) {
                 json_t *try = last_try(item);
 

@@ -8,6 +8,7 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "io/crash_point.h"
 #include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
@@ -240,7 +241,9 @@ static int carry_out(struct schedules *schedules, struct entry *entry, struct er
         if (decision.verdict != SCHEDULE_RUN)
                 return record_skip(schedules, entry, &state, &decision,
                         busy ? "its last run has not ended" : "the manager was away at that time", ret_error);
+        crash_point("schedule-due");
         r = begin(schedules, entry, &state, &decision, &error);
+        crash_point("schedule-begun");
         if (r >= 0 || is_passing(error))
                 return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
         log_warning("schedule %s does not run: %s", json_text(entry->doc, "name"), error_message(error));

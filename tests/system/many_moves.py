@@ -9,10 +9,11 @@ from manager_faults import Request, restart_to_die_at, wait_dead_at
 
 # src/manager/operation_maintenance.c, operation_schedule.c; before and after each of them is recorded
 MAINTENANCE_POINTS = [f"host.maintenance-{when}-{step}" for step in ("close", "settle", "move", "conclude")
-                      for when in ("before", "after")]
+                      for when in ("before", "after")] + ["moves-recorded", "moves-submitted"]
 END_POINTS = [f"host.maintenance-end-{when}-{step}" for step in ("open", "settle", "move", "conclude")
               for when in ("before", "after")]
-SCHEDULE_POINTS = [f"schedule.run-{when}-{step}" for step in ("select", "move", "conclude") for when in ("before", "after")]
+SCHEDULE_POINTS = [f"schedule.run-{when}-{step}" for step in ("select", "move", "conclude")
+                   for when in ("before", "after")] + ["schedule-due", "schedule-begun"]
 TASK_TIMEOUT_S = 180
 
 
@@ -33,9 +34,10 @@ def wait_ended(lab, task, timeout_s=TASK_TIMEOUT_S):
 
 
 def children(lab, since):
-    """Of the tasks after that one: {(action, object): number}."""
+    """Of the tasks after that one, but for those of hosts that came back: {(action, object): number}."""
     return collections.Counter((item["spec"]["action"], item["spec"]["object"])
-                               for item in lab.drover_json("task", "list", "--limit", 1000)["items"] if item["name"] > since)
+                               for item in lab.drover_json("task", "list", "--limit", 1000)["items"]
+                               if item["name"] > since and item["spec"]["action"] != "host.sync")
 
 
 def newest_task(lab):
@@ -49,6 +51,23 @@ def assert_all_at(lab, names, host):
         assert [other for other in lab.hosts if lab.find(other, f"qemu:{name}")] == [host], name
 
 
+def assert_all_left(lab, names, host):
+    """Each runs once, somewhere else."""
+    wait_for(f"all to have left {host}",
+             lambda: all(place not in (None, host) and power == "running" for place, power in places(lab, names).values()), 30, 0.3)
+    for name in names:
+        assert [other for other in lab.hosts if lab.find(other, f"qemu:{name}")] == [places(lab, names)[name][0]], name
+
+
+def gather(lab, names):
+    """Brings all to the host of the first one, whose name is returned."""
+    home = places(lab, names)[names[0]][0]
+    for name, (host, _) in places(lab, names).items():
+        if host != home:
+            lab.drover("vm", "migrate", name, "--to", home)
+    return home
+
+
 def in_seconds(seconds):
     at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -57,11 +76,11 @@ def in_seconds(seconds):
 def moves_all_though_manager_dies(lab, names, manager, point, revive):
     """Empties the guests' host, brings them back, or runs a schedule that moves them, with a manager that is killed at the point;
     `revive` makes one lead again. All must be where they were to go, moved once each."""
-    home = next(iter(places(lab, names).values()))[0]
+    home = gather(lab, names)
     away = next(host for host in lab.hosts if host != home)
     if point.startswith("host.maintenance-end"):
         lab.drover("host", "maintenance", home, "--on")
-        assert_all_at(lab, names, away)
+        assert_all_left(lab, names, home)
     restart_to_die_at(lab, manager, point)
     before = newest_task(lab)
     if point.startswith("schedule"):
@@ -78,9 +97,15 @@ def moves_all_though_manager_dies(lab, names, manager, point, revive):
         revive()
         task = wait_ended(lab, request.task())
     assert task["status"]["state"] == "succeeded", task["status"]
-    assert_all_at(lab, names, home if point.startswith("host.maintenance-end") else away)
+    if point.startswith("host.maintenance-end"):
+        assert_all_at(lab, names, home)
+    elif point.startswith("schedule"):
+        assert_all_at(lab, names, away)
+    else:
+        assert_all_left(lab, names, home)
     made = children(lab, before)
-    assert made == {(task["spec"]["action"], task["spec"]["object"]): 1, **{("vm.migrate", f"vm/{name}"): 1 for name in names}}
+    wanted = {(task["spec"]["action"], task["spec"]["object"]): 1, **{("vm.migrate", f"vm/{name}"): 1 for name in names}}
+    assert made == wanted, made
     if point.startswith("schedule"):
         assert [entry["outcome"] for entry in lab.drover_json("schedule", "show", "once")["status"]["runs"]] == ["run"]
         lab.drover("schedule", "delete", "once")

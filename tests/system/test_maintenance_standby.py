@@ -13,7 +13,7 @@ NAMES = ["idle00", "idle01"]
 
 def pytest_generate_tests(metafunc):
     if "point" in metafunc.fixturenames:
-        few = ["host.maintenance-after-move", "schedule.run-before-move"]
+        few = ["moves-submitted", "schedule-begun"]
         metafunc.parametrize("point", POINTS if metafunc.config.getoption("--all-points") else few)
 
 
