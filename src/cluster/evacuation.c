@@ -108,6 +108,13 @@ static enum evacuation_act move(struct evacuation_progress *progress, enum evacu
         return act;
 }
 
+/* Also when the clock was set back since its last try. */
+static bool is_time_again(const struct evacuation_facts *facts)
+{
+        return facts->now_ms >= facts->last_end_ms + EVACUATION_AGAIN_MS ||
+               facts->now_ms < facts->last_end_ms;
+}
+
 /* What the present rank has left to do; LEAVE: nothing. */
 static enum evacuation_act act_of_rank(const struct evacuation_policy *policy,
         struct evacuation_progress *progress, const struct evacuation_facts *facts)
@@ -131,7 +138,7 @@ static enum evacuation_act act_of_rank(const struct evacuation_policy *policy,
                 if ((uint64_t)(facts->now_ms - progress->since_ms) >= limit_ms ||
                         progress->n_rank_moves >= policy->tries)
                         return EVACUATION_ACT_LEAVE;
-                if (facts->runs && facts->fits && facts->now_ms >= facts->last_end_ms + EVACUATION_AGAIN_MS)
+                if (facts->runs && facts->fits && is_time_again(facts))
                         return move(progress, EVACUATION_ACT_MIGRATE);
                 return EVACUATION_ACT_WAIT;
         case EVACUATION_STOP:

@@ -28,7 +28,7 @@ static void submit(
         reason = alloc_printf("%smaintenance of host %s%s%s", on ? "" : "end of ", json_text(host, "name"),
                 why ? ": " : "", why ?: "");
         if (reason)
-                data = operation_maintenance_data(manager, host, body, api_caller(request)->name, reason, 0);
+                data = operation_maintenance_data(host, body, api_caller(request)->name, reason, 0);
         if (!held || !object || !data)
                 http_request_reply_error(request, NULL);
         else

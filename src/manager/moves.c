@@ -32,6 +32,7 @@ struct round {
         bool closed;         /* nothing starts any more */
         bool ends;           /* and what is under way is cancelled */
         const char *closing; /* why */
+        json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
         size_t n_active, n_checks;
         bool changed;
         struct store_batch audit;
@@ -265,11 +266,11 @@ static void end_try(struct round *round, json_t *record, json_t *try, const json
                 set_text(round, try, "to", json_text(json_object_get(status, "result"), "to"));
         (void)json_object_set_new(record, "end_unix_ms", json_integer(round->now_ms));
         if (strcmp(json_text(status, "state"), "succeeded")) {
-                const json_t *failed_to =
-                        json_object_get(json_object_get(json_object_get(doc, "internal"), "data"), "to_name");
+                const json_t *data = json_object_get(json_object_get(doc, "internal"), "data");
 
-                if (!*json_text(try, "to") && json_is_string(failed_to))
-                        set_text(round, try, "to", json_string_value(failed_to));
+                if (!*json_text(try, "to"))
+                        set_text(round, try, "to",
+                                json_text_or_null(data, "to_name") ?: json_text_or_null(data, "to"));
         }
 }
 
@@ -460,6 +461,14 @@ static bool is_held(struct round *round, json_t *record)
         return true;
 }
 
+/* Not when the clock was set back meanwhile. */
+static bool is_too_soon(const struct round *round, const json_t *record)
+{
+        json_int_t again_ms = number_of(record, "again_unix_ms");
+
+        return again_ms > round->now_ms && again_ms <= round->now_ms + BUSY_AGAIN_MS;
+}
+
 static void decide(struct round *round, json_t *record, const json_t *vm)
 {
         const char *power = json_text(json_status(vm), "power"), *other = NULL;
@@ -473,8 +482,7 @@ static void decide(struct round *round, json_t *record, const json_t *vm)
         enum evacuation_act what;
 
         if (!facts.closed) {
-                if (is_held(round, record) || number_of(record, "again_unix_ms") > round->now_ms ||
-                        round->n_active >= AT_ONCE_MAX)
+                if (is_held(round, record) || is_too_soon(round, record) || round->n_active >= AT_ONCE_MAX)
                         return;
                 if (!look_for_hosts(round, record, vm, &report, &facts.fits, &other))
                         return;
@@ -504,22 +512,38 @@ static void look_at(struct round *round, json_t *record)
 
 /* --- All of them -------------------------------------------------------------------------------------------------------- */
 
+/* By the clock that only goes forward; what earlier processes spent is in the data. */
+static json_int_t spend(struct task *task)
+{
+        json_t *data = task_data(task);
+        json_int_t elapsed_ms = (json_int_t)task_step_elapsed_ms(task), seen_ms = number_of(data, "seen_ms"),
+                   before_ms = number_of(data, "before_ms");
+
+        if (elapsed_ms < seen_ms) {
+                before_ms += seen_ms;
+                (void)json_object_set_new(data, "before_ms", json_integer(before_ms));
+        }
+        (void)json_object_set_new(data, "seen_ms", json_integer(elapsed_ms));
+        return before_ms + elapsed_ms;
+}
+
 static int round_begin(struct round *round, struct task *task, struct manager *manager)
 {
         json_t *data = task_data(task);
         json_int_t before_ms = number_of(data, "start_before_unix_ms"),
-                   give_up_ms = number_of(data, "give_up_unix_ms");
+                   give_up_ms = number_of(data, "give_up_ms");
 
         *round = (struct round){.task = task,
                 .manager = manager,
                 .from = json_text(data, "from"),
                 .to = json_text(data, "to"),
-                .now_ms = clock_unix_ms(manager->clock)};
+                .now_ms = clock_unix_ms(manager->clock),
+                .spent_ms = spend(task)};
         if (evacuation_policy_read(json_object_get(data, "policy"), true, &round->policy, NULL) < 0)
                 return -ENOMEM; /* it was checked when it came */
         if (task_cancel_requested(task))
                 round->closing = "the task was cancelled";
-        else if (give_up_ms && round->now_ms >= give_up_ms)
+        else if (round->spent_ms >= (give_up_ms ?: (json_int_t)MOVES_GIVE_UP_DEFAULT_MS))
                 round->closing = "the time limit of the whole passed";
         round->closed = round->ends = round->closing != NULL;
         if (!round->closed && before_ms && round->now_ms >= before_ms) {
@@ -605,7 +629,7 @@ static void say(const struct round *round)
 /* Those that were cancelled and do not end: who has them is for their own tasks to find out. */
 static void give_up_waiting(struct round *round)
 {
-        json_int_t since_ms = number_of(task_data(round->task), "ending_unix_ms");
+        json_int_t since_ms = number_of(task_data(round->task), "ending_ms");
         json_t *item;
         size_t i;
 
@@ -617,7 +641,7 @@ static void give_up_waiting(struct round *round)
                 round->changed = true;
                 return;
         }
-        if (round->now_ms < since_ms + CANCEL_MAX_MS)
+        if (round->spent_ms < since_ms + CANCEL_MAX_MS)
                 return;
         json_array_foreach (records_of(round->task), i, item)
                 if (json_is_null(json_object_get(item, "outcome"))) {

@@ -10,7 +10,7 @@
  *
  * The task's data: moves: array of one record each {"uid", "name", "outcome", "to", "why", "tries", "progress", ...};
  * options: what the vm.migrate tasks get; policy: as in cluster/evacuation.h; from: the host to leave, or to: the host to go to;
- * start_before_unix_ms: nothing starts after that; give_up_unix_ms: what has not ended by then is cancelled. */
+ * start_before_unix_ms: nothing starts after that; give_up_ms: what has not ended after that time is cancelled. */
 
 #include <jansson.h>
 

@@ -101,20 +101,18 @@ json_t *operation_moves_policy(const json_t *body)
                 json_object_get(body, "policy"));
 }
 
-json_t *operation_maintenance_data(struct manager *manager, const json_t *host, const json_t *body,
-        const char *by, const char *reason, int64_t start_before_ms)
+json_t *operation_maintenance_data(
+        const json_t *host, const json_t *body, const char *by, const char *reason, int64_t start_before_ms)
 {
         bool on = json_is_true(json_object_get(body, "on")),
              back = json_is_true(json_object_get(body, "return"));
         json_t *policy = operation_moves_policy(body), *options = operation_moves_options(body);
         json_int_t give_up_ms = json_integer_value(json_object_get(body, "give_up_ms"));
 
-        if (!give_up_ms)
-                give_up_ms = MOVES_GIVE_UP_DEFAULT_MS;
         return json_pack("{s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:o, s:o}", "host_uid", json_text(host, "uid"),
                 on ? "from" : "to", json_text(host, "name"), "by", by, "reason", reason, "return", back,
-                "start_before_unix_ms", (json_int_t)start_before_ms, "give_up_unix_ms",
-                (json_int_t)clock_unix_ms(manager->clock) + give_up_ms, "policy", policy, "options", options);
+                "start_before_unix_ms", (json_int_t)start_before_ms, "give_up_ms", give_up_ms, "policy",
+                policy, "options", options);
 }
 
 /* The VMs (documents, borrowed) on the host, or that were moved away from it. */

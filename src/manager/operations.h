@@ -52,8 +52,8 @@ int operation_migrate_plan(struct manager *manager, const json_t *vm, const char
 int operation_maintenance_check(const json_t *host, const json_t *body, struct error **ret_error);
 /* The data of the task that carries it out, the caller's; reason: why its tasks are there, for people; start_before_ms: nothing
  * begins after that (0: no end). NULL without memory. */
-json_t *operation_maintenance_data(struct manager *manager, const json_t *host, const json_t *body,
-        const char *by, const char *reason, int64_t start_before_ms);
+json_t *operation_maintenance_data(
+        const json_t *host, const json_t *body, const char *by, const char *reason, int64_t start_before_ms);
 /* What it would do; as moves_plan(). */
 int operation_maintenance_plan(struct manager *manager, const json_t *host, const json_t *body,
         json_t **ret_report, struct error **ret_error);

@@ -18,6 +18,7 @@
 
 #define LOOK_MAX_MS 5000 /* a clock that is set is noticed by then */
 #define AGAIN_MS 1000    /* the store did not take it */
+#define VMS_MAX 1000     /* that one run moves: its record has to stay within a document's size */
 #define RUNS_MAX 20      /* that are remembered, for people */
 
 struct entry {
@@ -355,6 +356,9 @@ int schedules_select(
         }
         if (!vms || !chosen)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (json_array_size(chosen) > VMS_MAX)
+                return error_set(ret_error, ERROR_TOO_LARGE, "Divide them by another label.",
+                        "%zu virtual machines are meant, more than %d", json_array_size(chosen), VMS_MAX);
         *ret_vms = TAKE_PTR(chosen);
         return 0;
 }
@@ -381,18 +385,14 @@ static int find_host(
         return operation_maintenance_check(*ret_host, action_of(doc), ret_error);
 }
 
-static json_t *data_of_migrate(
-        struct manager *manager, const json_t *doc, const char *reason, int64_t start_before_ms)
+static json_t *data_of_migrate(const json_t *doc, const char *reason, int64_t start_before_ms)
 {
         const json_t *action = action_of(doc);
         json_int_t give_up_ms = json_integer_value(json_object_get(action, "give_up_ms"));
 
-        if (!give_up_ms)
-                give_up_ms = MOVES_GIVE_UP_DEFAULT_MS;
         return json_pack("{s:O, s:s*, s:s, s:I, s:I, s:o, s:o}", "action", action, "to",
                 json_text_or_null(action, "to"), "reason", reason, "start_before_unix_ms",
-                (json_int_t)start_before_ms, "give_up_unix_ms",
-                (json_int_t)clock_unix_ms(manager->clock) + give_up_ms, "policy",
+                (json_int_t)start_before_ms, "give_up_ms", give_up_ms, "policy",
                 operation_moves_policy(action), "options", operation_moves_options(action));
 }
 
@@ -421,11 +421,10 @@ int schedules_run(struct manager *manager, const json_t *doc, int64_t due_s, int
                                                                                  : "host.maintenance-end";
                 run.object = alloc_printf("host/%s", json_text(host, "name"));
                 run.held[1] = alloc_printf("maintenance/%s", json_text(host, "uid"));
-                run.data = operation_maintenance_data(
-                        manager, host, action_of(doc), "system", run.reason, before_ms);
+                run.data = operation_maintenance_data(host, action_of(doc), "system", run.reason, before_ms);
         } else {
                 run.object = alloc_printf("schedule/%s", name);
-                run.data = data_of_migrate(manager, doc, run.reason, before_ms);
+                run.data = data_of_migrate(doc, run.reason, before_ms);
         }
         if (!run.object || !run.data || (is_maintenance(doc) && !run.held[1]))
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

@@ -233,6 +233,45 @@ static void what_is_no_expression_is_refused_with_its_part(void **data)
         }
 }
 
+static void add_piece(char *text, size_t size, const char *piece)
+{
+        size_t len = strlen(text);
+
+        snprintf(text + len, size - len, "%s", piece);
+}
+
+/* Anything that could be typed: refused with a reason, or an expression whose times come later and later. */
+static void any_text_is_refused_or_has_times_in_order(void **data)
+{
+        static const char *const pieces[] = {"*", "-", ":", "/", "..", ",", "~", " ", "0", "1", "7", "23",
+                "30", "59", "60", "2027", "99999999999", "Mon", "Fri", "daily", "UTC", "\xff", "*-*", "00:00",
+                "02"};
+        _cleanup_(time_zone_freep) struct time_zone *zone = zone_of("Australia/Lord_Howe");
+        uint64_t seed = 3;
+        size_t n_taken = 0;
+
+        for (int i = 0; i < 200000; i++) {
+                char text[128] = "";
+                struct calendar calendar;
+                struct error *error = NULL;
+                int64_t first_s, second_s;
+
+                seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+                for (uint64_t n = seed >> 60, rest = seed; n; n--, rest = rest * 31 + n)
+                        add_piece(text, sizeof(text), pieces[(rest >> 20) % ARRAY_SIZE(pieces)]);
+                if (calendar_parse(text, &calendar, &error) < 0) {
+                        assert_non_null(error);
+                        error_free(error);
+                        continue;
+                }
+                n_taken++;
+                if (calendar_next(&calendar, zone, utc(2026, 3, 1, 0, 0), &first_s) == 0 &&
+                        calendar_next(&calendar, zone, first_s, &second_s) == 0)
+                        assert_true(first_s > utc(2026, 3, 1, 0, 0) && second_s > first_s);
+        }
+        assert_true(n_taken > 1000);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -246,6 +285,7 @@ int main(void)
                 cmocka_unit_test(years_far_ahead_follow_the_rule_of_the_zone),
                 cmocka_unit_test(what_never_comes_is_said_to),
                 cmocka_unit_test(what_is_no_expression_is_refused_with_its_part),
+                cmocka_unit_test(any_text_is_refused_or_has_times_in_order),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -138,6 +138,24 @@ static void cancelled_it_ends_its_moves_and_opens_the_host(void **data)
         assert_null(maintenance_of(state, "host1"));
 }
 
+static void time_limit_of_the_whole_ends_what_waits(void **data)
+{
+        struct state *state = *data;
+        const json_t *first;
+        char path[128];
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "POST", "/api/v1/queue/drain", NULL), 200);
+        begin_maintenance(state, "{\"on\": true, \"give_up_ms\": 1500}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        first = first_of(json_object_get(json_status(state->body), "result"));
+        assert_string_equal(json_text(first, "outcome"), "stays");
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(first, "tries"), 0), "result"), "cancelled");
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+}
+
 static void restarted_manager_goes_on_with_the_same_move(void **data)
 {
         struct state *state = *data;
@@ -356,6 +374,7 @@ int main(void)
                 TEST(what_fits_nowhere_stays_and_the_report_says_why),
                 TEST(guest_is_stopped_where_the_policy_says_so),
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
+                TEST(time_limit_of_the_whole_ends_what_waits),
                 TEST(restarted_manager_goes_on_with_the_same_move),
                 TEST(dry_run_says_what_would_be_done_and_does_nothing),
                 TEST(requests_that_mean_nothing_are_refused),
