@@ -86,7 +86,7 @@ def test_host_with_a_guest_that_cannot_move_is_emptied_and_filled_again(lab, idl
 def test_maintenance_that_is_cancelled_leaves_the_host_open(lab, idle):
     lab.drover("queue", "drain")
     name = lab.drover("--no-wait", "host", "maintenance", "host1", "--on").strip()
-    wait_for("its migrations to wait", lambda: len(lab.drover_json("queue", "show")["waiting"]) == len(idle), 30, 0.3)
+    wait_for("its migrations to wait", lambda: len(lab.drover_json("queue", "show")["waiting"]) >= min(len(idle), 4), 30, 0.3)
     lab.drover("task", "cancel", name)
     task = wait_ended(lab, name)
     lab.drover("queue", "resume")
