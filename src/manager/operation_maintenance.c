@@ -122,7 +122,7 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, json_t
         const json_t *left = json_object_get(maintenance_of(host), "left");
         const json_t **found = alloc_array(json_array_size(vms) + json_array_size(left) + 1, sizeof(*found));
         size_t i, n = 0;
-        json_t *vm, *item;
+        json_t *vm, *item = NULL;
 
         if (!vms || !found) {
                 free(found);

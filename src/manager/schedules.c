@@ -396,41 +396,54 @@ static json_t *data_of_migrate(const json_t *doc, const char *reason, int64_t st
                 operation_moves_policy(action), "options", operation_moves_options(action));
 }
 
-int schedules_run(struct manager *manager, const json_t *doc, int64_t due_s, int64_t until_s,
-        struct schedule_run *ret_run, struct error **ret_error)
+static int make_run(struct manager *manager, const json_t *doc, int64_t due_s, int64_t until_s,
+        struct schedule_run *run, struct error **ret_error)
 {
-        _cleanup_(schedule_run_deinit) struct schedule_run run = {.action = "schedule.run"};
         int64_t before_ms = until_s == INT64_MAX ? 0 : until_s * 1000;
         const char *name = json_text(doc, "name");
         const json_t *host = NULL;
         char due[32];
         int r;
 
-        run.held[0] = alloc_printf("schedule/%s", json_text(doc, "uid"));
-        run.reason = due_s == INT64_MIN ? alloc_printf("schedule %s, as it was asked for", name)
-                                        : alloc_printf("schedule %s, due %s", name, format_time(due_s, due));
-        run.input = json_pack("{s:s, s:s?, s:O}", "schedule", name, "due",
+        run->held[0] = alloc_printf("schedule/%s", json_text(doc, "uid"));
+        run->reason = due_s == INT64_MIN ? alloc_printf("schedule %s, as it was asked for", name)
+                                         : alloc_printf("schedule %s, due %s", name, format_time(due_s, due));
+        run->input = json_pack("{s:s, s:s?, s:O}", "schedule", name, "due",
                 due_s == INT64_MIN ? NULL : format_time(due_s, due), "action", action_of(doc));
-        if (!run.held[0] || !run.reason || !run.input)
+        if (!run->held[0] || !run->reason || !run->input)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (is_maintenance(doc)) {
                 r = find_host(manager, doc, &host, ret_error);
                 if (r < 0)
                         return r;
-                run.action = json_is_true(json_object_get(action_of(doc), "on")) ? "host.maintenance"
-                                                                                 : "host.maintenance-end";
-                run.object = alloc_printf("host/%s", json_text(host, "name"));
-                run.held[1] = alloc_printf("maintenance/%s", json_text(host, "uid"));
-                run.data = operation_maintenance_data(host, action_of(doc), "system", run.reason, before_ms);
+                if (json_is_true(json_object_get(action_of(doc), "on")))
+                        run->action = "host.maintenance";
+                else
+                        run->action = "host.maintenance-end";
+                run->object = alloc_printf("host/%s", json_text(host, "name"));
+                run->held[1] = alloc_printf("maintenance/%s", json_text(host, "uid"));
+                run->data =
+                        operation_maintenance_data(host, action_of(doc), "system", run->reason, before_ms);
         } else {
-                run.object = alloc_printf("schedule/%s", name);
-                run.data = data_of_migrate(doc, run.reason, before_ms);
+                run->object = alloc_printf("schedule/%s", name);
+                run->data = data_of_migrate(doc, run->reason, before_ms);
         }
-        if (!run.object || !run.data || (is_maintenance(doc) && !run.held[1]))
+        if (!run->object || !run->data || (is_maintenance(doc) && !run->held[1]))
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        *ret_run = run;
-        run = (struct schedule_run){};
         return 0;
+}
+
+int schedules_run(struct manager *manager, const json_t *doc, int64_t due_s, int64_t until_s,
+        struct schedule_run *ret_run, struct error **ret_error)
+{
+        struct schedule_run run = {.action = "schedule.run"};
+        int r = make_run(manager, doc, due_s, until_s, &run, ret_error);
+
+        if (r < 0)
+                schedule_run_deinit(&run);
+        else
+                *ret_run = run;
+        return r;
 }
 
 int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_report, struct error **ret_error)

@@ -138,6 +138,24 @@ static void cancelled_it_ends_its_moves_and_opens_the_host(void **data)
         assert_null(maintenance_of(state, "host1"));
 }
 
+static void cancelled_it_is_undone_by_the_next_manager(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        stop_manager(state);
+        start_manager(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        assert_null(maintenance_of(state, "host1"));
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+}
+
 static void time_limit_of_the_whole_ends_what_waits(void **data)
 {
         struct state *state = *data;
@@ -374,6 +392,7 @@ int main(void)
                 TEST(what_fits_nowhere_stays_and_the_report_says_why),
                 TEST(guest_is_stopped_where_the_policy_says_so),
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
+                TEST(cancelled_it_is_undone_by_the_next_manager),
                 TEST(time_limit_of_the_whole_ends_what_waits),
                 TEST(restarted_manager_goes_on_with_the_same_move),
                 TEST(dry_run_says_what_would_be_done_and_does_nothing),
