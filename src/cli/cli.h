@@ -37,6 +37,7 @@ struct cli {
         X(host_enrol_token) \
         X(host_confirm_down) \
         X(host_label) \
+        X(host_maintenance) \
         X(host_remove) \
         X(vm_list) \
         X(vm_show) \
@@ -57,6 +58,14 @@ struct cli {
         X(queue_show) \
         X(queue_drain) \
         X(queue_resume) \
+        X(schedule_list) \
+        X(schedule_show) \
+        X(schedule_create) \
+        X(schedule_next) \
+        X(schedule_run) \
+        X(schedule_pause) \
+        X(schedule_resume) \
+        X(schedule_delete) \
         X(datastore_list) \
         X(datastore_show) \
         X(datastore_add) \

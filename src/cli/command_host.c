@@ -8,13 +8,16 @@
 #include "base/doc.h"
 #include "base/text.h"
 #include "cli/collection.h"
+#include "cli/moves_option.h"
+#include "cli/report.h"
 #include "cli/scope_option.h"
+#include "cli/task.h"
 
 static const struct output_column columns[] = {{"NAME", "name", false}, {"ADDRESS", "spec.address", false},
-        {"STATE", "status.state", false}, {"VMS", "status.n_vms", false}, {"CPUS", "status.cpus", false},
-        {"LOAD", "status.load1", false}, {"MEMORY", "status.memory_bytes", false},
-        {"FREE", "status.memory_free_bytes", false}, {"QEMU", "status.qemu.version", false},
-        {"MESSAGE", "status.message", false}, {0}};
+        {"STATE", "status.state", false}, {"MAINTENANCE", "status.maintenance.state", false},
+        {"VMS", "status.n_vms", false}, {"CPUS", "status.cpus", false}, {"LOAD", "status.load1", false},
+        {"MEMORY", "status.memory_bytes", false}, {"FREE", "status.memory_free_bytes", false},
+        {"QEMU", "status.qemu.version", false}, {"MESSAGE", "status.message", false}, {0}};
 
 int command_host_list(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
@@ -175,4 +178,25 @@ int command_host_remove(struct cli *cli, const struct arguments *arguments, stru
 {
         return collection_act(cli, "DELETE", "/hosts", arguments_operand(arguments, 0),
                 arguments_flag(arguments, "force") ? "?force=true" : "", NULL, ret_error);
+}
+
+int command_host_maintenance(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        bool on = arguments_flag(arguments, "on"), dry = arguments_flag(arguments, "dry-run");
+        _cleanup_free_ char *path = alloc_printf("/hosts/%s/maintenance", arguments_operand(arguments, 0));
+        _cleanup_json_ json_t *body = json_pack("{s:b, s:b}", "on", on, "dry_run", dry);
+        int r = path && body ? 0 : error_from_errno(ret_error, ENOMEM, "cannot make the request");
+
+        if (r == 0 && on == arguments_flag(arguments, "off"))
+                r = error_set(ret_error, ERROR_BAD_REQUEST, "add --on or --off",
+                        "whether it begins or ends must be said");
+        if (r == 0 && arguments_flag(arguments, "return") &&
+                json_object_set_new(body, "return", json_true()) < 0)
+                r = error_from_errno(ret_error, ENOMEM, "cannot make the request");
+        if (r == 0)
+                r = moves_options(arguments, body, ret_error);
+        if (r < 0)
+                return r;
+        return dry ? report_plan(cli, path, TAKE_PTR(body), ret_error)
+                   : task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
 }

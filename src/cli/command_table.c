@@ -78,6 +78,44 @@ static const struct option_spec host_confirm_down_options[] = {
         END,
 };
 
+/* Of what moves many; ends the list. */
+#define MOVES_OPTIONS \
+        {.name = "policy", \
+                .kind = VALUE_TEXT, \
+                .value = "STEPS", \
+                .help = "what is tried when a migration fails; default other-host,wait"}, \
+                {.name = "tries", \
+                        .kind = VALUE_NUMBER, \
+                        .value = "N", \
+                        .min = 1, \
+                        .max = 10, \
+                        .help = "migrations of one virtual machine at most; default 3"}, \
+                {.name = "priority", \
+                        .kind = VALUE_CHOICE, \
+                        .value = "low|normal|high|critical", \
+                        .help = "of the migrations; default normal"}, \
+                {.name = "max-pause", \
+                        .kind = VALUE_DURATION, \
+                        .value = "TIME", \
+                        .min = 1, \
+                        .max = 600000, \
+                        .help = "bound on each pause; default 300ms"}, \
+                {.name = "give-up", \
+                        .kind = VALUE_DURATION, \
+                        .value = "TIME", \
+                        .min = 1000, \
+                        .max = 604800000, \
+                        .help = "end the whole after this long; default 4h"}, \
+                END
+
+static const struct option_spec host_maintenance_options[] = {
+        {.name = "on", .help = "begin: close the host and move everything away"},
+        {.name = "off", .help = "end: open the host"},
+        {.name = "return", .help = "with --off: bring back what was moved away"},
+        {.name = "dry-run", .help = "only say what would be done"},
+        MOVES_OPTIONS,
+};
+
 static const struct option_spec host_remove_options[] = {
         {.name = "force", .help = "also with VMs on it, or when it is unreachable"},
         END,
@@ -279,6 +317,70 @@ static const struct option_spec task_list_options[] = {
                 .min = 1,
                 .max = 1000,
                 .help = "the newest N; default 50"},
+        END,
+};
+
+static const struct option_spec schedule_create_options[] = {
+        {.name = "calendar",
+                .kind = VALUE_TEXT,
+                .value = "EXPRESSION",
+                .help = "runs that recur, such as 'Sat 22:00' (systemd.time(7))"},
+        {.name = "at", .kind = VALUE_TEXT, .value = "TIME", .help = "one run, such as '2026-12-24 22:00'"},
+        {.name = "time-zone",
+                .kind = VALUE_TEXT,
+                .value = "ZONE",
+                .help = "such as Europe/Berlin; default UTC"},
+        {.name = "window",
+                .kind = VALUE_DURATION,
+                .value = "TIME",
+                .min = 1000,
+                .max = 2592000000,
+                .help = "what has not started so long after the due time does not start"},
+        {.name = "missed",
+                .kind = VALUE_CHOICE,
+                .value = "skip|run-once",
+                .help = "what becomes of runs while the manager was away; default skip"},
+        {.name = "vm",
+                .kind = VALUE_NAME,
+                .value = "VM",
+                .names_of = "vms",
+                .repeat = true,
+                .help = "migrate this virtual machine; may be repeated"},
+        {.name = "label",
+                .kind = VALUE_TEXT,
+                .value = "KEY=VALUE",
+                .help = "migrate those that have it then"},
+        {.name = "to",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "to this host; default: the best one for each"},
+        {.name = "maintenance-on",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "empty this host for maintenance"},
+        {.name = "maintenance-off",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "end its maintenance"},
+        {.name = "return", .help = "with --maintenance-off: bring back what was moved away"},
+        MOVES_OPTIONS,
+};
+
+static const struct option_spec schedule_next_options[] = {
+        {.name = "count",
+                .kind = VALUE_NUMBER,
+                .value = "N",
+                .min = 1,
+                .max = 1000,
+                .help = "how many; default 10"},
+        END,
+};
+
+static const struct option_spec schedule_run_options[] = {
+        {.name = "dry-run", .help = "only say what it would do now"},
         END,
 };
 
@@ -567,6 +669,28 @@ const struct command command_table[] = {
                 .operands = {OPERAND("HOST", "hosts")},
                 .options = host_label_options,
                 .run = command_host_label},
+        {.words = "host maintenance",
+                .summary = "empty a host for maintenance, or end its maintenance",
+                .details =
+                        "With --on the host takes no virtual machine any more, and those that run there move "
+                        "to the "
+                        "best hosts, large ones first, through the queue. For each there is a bounded number "
+                        "of tries; "
+                        "after one that failed, and for what fits nowhere, --policy says what is tried, as "
+                        "STEP[,STEP...] in that order: other-host takes the next best host, wait[=TIME] "
+                        "waits until "
+                        "one fits (10m), stop[=TIME] asks the guest to power off (2m), and power-off cuts "
+                        "its power; "
+                        "none stands for no step. What is left then stays, the report says why, and the exit "
+                        "status is 1; the host stays closed, and --on again goes on with it. Virtual "
+                        "machines that are "
+                        "off stay where they are. Cancelled, the host is open again.\n\n"
+                        "--off opens the host; with --return what was moved away comes back, but for what "
+                        "was "
+                        "stopped.",
+                .operands = {OPERAND("HOST", "hosts")},
+                .options = host_maintenance_options,
+                .run = command_host_maintenance},
         {.words = "host remove",
                 .summary = "remove a host from the inventory",
                 .operands = {OPERAND("HOST", "hosts")},
@@ -701,6 +825,53 @@ const struct command command_table[] = {
                 .summary = "start no migration any more; those under way go on",
                 .run = command_queue_drain},
         {.words = "queue resume", .summary = "start migrations again", .run = command_queue_resume},
+
+        {.words = "schedule list",
+                .summary = "list the schedules, with their next runs",
+                .run = command_schedule_list},
+        {.words = "schedule show",
+                .summary = "show a schedule, and how its last runs ended",
+                .operands = {OPERAND("SCHEDULE", "schedules")},
+                .run = command_schedule_show},
+        {.words = "schedule create",
+                .summary = "migrate virtual machines, or empty a host, at a time or at recurring times",
+                .details = "EXPRESSION is as in systemd.time(7): [WEEKDAYS] [YEAR-MONTH-DAY] "
+                           "[HOUR:MINUTE[:SECOND]] [ZONE], such as "
+                           "'Mon..Fri 22:00', '*-*-01 03:30 Europe/Berlin', '*:0/15' or hourly. Where the "
+                           "clocks change, a time that "
+                           "is left out comes at the end of the gap, and one that comes twice counts the "
+                           "first time; an "
+                           "expression for every hour keeps to elapsed time.\n\n"
+                           "A run that could not begin within a minute of its time is missed: it is left "
+                           "out, or with "
+                           "--missed run-once the latest one is made up for as soon as possible, while its "
+                           "window is open. One that is due while the last one goes on is left "
+                           "out. No due time is run twice, also when the clock is set back.",
+                .operands = {OPERAND("NAME", NULL)},
+                .options = schedule_create_options,
+                .run = command_schedule_create},
+        {.words = "schedule next",
+                .summary = "show when the next runs of a schedule begin",
+                .operands = {OPERAND("SCHEDULE", "schedules")},
+                .options = schedule_next_options,
+                .run = command_schedule_next},
+        {.words = "schedule run",
+                .summary = "run a schedule now, beside its due times",
+                .operands = {OPERAND("SCHEDULE", "schedules")},
+                .options = schedule_run_options,
+                .run = command_schedule_run},
+        {.words = "schedule pause",
+                .summary = "let no further run of a schedule begin",
+                .operands = {OPERAND("SCHEDULE", "schedules")},
+                .run = command_schedule_pause},
+        {.words = "schedule resume",
+                .summary = "let runs begin again; what was due meanwhile is not made up for",
+                .operands = {OPERAND("SCHEDULE", "schedules")},
+                .run = command_schedule_resume},
+        {.words = "schedule delete",
+                .summary = "delete a schedule; a run that has begun goes on",
+                .operands = {OPERAND("SCHEDULE", "schedules")},
+                .run = command_schedule_delete},
 
         {.words = "datastore list", .summary = "list the datastores", .run = command_datastore_list},
         {.words = "datastore show",

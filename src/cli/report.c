@@ -239,6 +239,8 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
         if (!strcmp(action, "vm.migrate") && json_is_object(result))
                 return report_migration(
                         cli, strchr(object, '/') ? strchr(object, '/') + 1 : object, result, ret_error);
+        if (report_has_moves(result))
+                return report_moves(cli, result, ret_error);
         output_text(cli->out, object, false);
         fputs(": ", cli->out);
         output_text(cli->out, action, false);

@@ -16,3 +16,10 @@ int report_checks(const struct cli *cli, const json_t *report, struct error **re
 
 /* All hosts for a virtual machine, from an Advice. */
 int report_advice(const struct cli *cli, const json_t *advice, struct error **ret_error);
+
+/* The result is a MovesReport. */
+bool report_has_moves(const json_t *result);
+/* A line for each virtual machine, from a MovesReport. */
+int report_moves(const struct cli *cli, const json_t *result, struct error **ret_error);
+/* POSTs a request that only asks what would be done (`body` is taken over), and prints the MovesReport that comes back. */
+int report_plan(struct cli *cli, const char *path, json_t *body, struct error **ret_error);

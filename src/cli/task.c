@@ -126,7 +126,8 @@ static int watch_to_end(struct watch *w, struct error **ret_error)
 
 static int print_end(struct cli *cli, const json_t *task, struct error **ret_error)
 {
-        const json_t *problem = output_lookup(task, "status.error");
+        const json_t *problem = output_lookup(task, "status.error"),
+                     *result = output_lookup(task, "status.result");
         struct error *error = NULL;
         int r;
 
@@ -137,6 +138,11 @@ static int print_end(struct cli *cli, const json_t *task, struct error **ret_err
         }
         if (!strcmp(state_of(task), "succeeded"))
                 return cli->format == OUTPUT_TABLE ? report_task(cli, task, ret_error) : 0;
+        if (cli->format == OUTPUT_TABLE && report_has_moves(result)) {
+                r = report_moves(cli, result, ret_error);
+                if (r < 0)
+                        return r;
+        }
         if (json_is_object(problem)) {
                 error = error_from_json(problem);
                 error_about(&error, "%s", json_string_value(output_lookup(task, "spec.object")) ?: "task");

@@ -72,6 +72,7 @@ bool check_is_live(const json_t *vm);
 #define CHECK_RULES(X) \
         X(host_connected) \
         X(host_same) \
+        X(host_maintenance) \
         X(host_task) \
         X(host_version) \
         X(vm_running) \

@@ -22,6 +22,16 @@ void check_host_same(struct check *check)
                 check, check->host_name, same, "the virtual machine is on host %s already", check->host_name);
 }
 
+/* From its beginning on, while the host is being emptied. */
+void check_host_maintenance(struct check *check)
+{
+        const json_t *maintenance = json_object_get(check->host, "maintenance");
+
+        check_tell(check, check->host_name, json_is_object(maintenance),
+                "host %s is in maintenance, since %s, by %s", check->host_name,
+                check_text(maintenance, "since"), check_text(maintenance, "by"));
+}
+
 /* After these a host takes no VM any more. */
 static const char *const leaving[] = {"host.remove"};
 

@@ -17,6 +17,8 @@ static const struct check_rule rules[] = {
         {"host-connected", E, false, check_host_connected,
                 "Bring the host's agent and network back, or choose another host."},
         {"same-host", E, true, check_host_same, "Name another host with --to."},
+        {"host-maintenance", E, false, check_host_maintenance,
+                "Choose another host, or end it with `drover host maintenance HOST --off`."},
         {"host-task", E, false, check_host_task, "Wait for that task or cancel it, or choose another host."},
         {"host-version", W, true, check_host_version,
                 "Upgrade drover there first: an older agent may not know all that the virtual machine has."},

@@ -77,6 +77,7 @@ static const struct {
         {"datastore", PERMISSION_DATASTORE_READ},
         {"switch", PERMISSION_NETWORK_READ},
         {"port-group", PERMISSION_NETWORK_READ},
+        {"schedule", PERMISSION_SCHEDULE_READ},
         {"affinity-rule", PERMISSION_AFFINITY_READ},
         {"cluster-cpu", PERMISSION_CLUSTER_READ},
         {"user", PERMISSION_ACCESS_READ},

@@ -31,6 +31,7 @@
         X("DELETE", V1 "/hosts/{name}", host_delete, HOST_MANAGE, ALL) \
         X("POST", V1 "/hosts/{name}/enrol-token", host_enrol_token, HOST_MANAGE, ALL) \
         X("POST", V1 "/hosts/{name}/confirm-down", host_confirm_down, HOST_OPERATE, ALL) \
+        X("POST", V1 "/hosts/{name}/maintenance", host_maintenance, HOST_OPERATE, ALL) \
         X("POST", V1 "/enrol", enrol, NONE, PUBLIC) \
         X("GET", V1 "/vms", vm_list, VM_READ, LIST) \
         X("POST", V1 "/vms", vm_create, VM_CREATE, VM_NEW) \
@@ -71,6 +72,15 @@
         X("GET", V1 "/affinity-rules/{name}", affinity_rule_get, AFFINITY_READ, ALL) \
         X("PUT", V1 "/affinity-rules/{name}", affinity_rule_update, AFFINITY_MANAGE, ALL) \
         X("DELETE", V1 "/affinity-rules/{name}", affinity_rule_delete, AFFINITY_MANAGE, ALL) \
+        X("GET", V1 "/schedules", schedule_list, SCHEDULE_READ, ALL) \
+        X("POST", V1 "/schedules", schedule_create, SCHEDULE_MANAGE, ALL) \
+        X("GET", V1 "/schedules/{name}", schedule_get, SCHEDULE_READ, ALL) \
+        X("PUT", V1 "/schedules/{name}", schedule_update, SCHEDULE_MANAGE, ALL) \
+        X("DELETE", V1 "/schedules/{name}", schedule_delete, SCHEDULE_MANAGE, ALL) \
+        X("GET", V1 "/schedules/{name}/next", schedule_next, SCHEDULE_READ, ALL) \
+        X("POST", V1 "/schedules/{name}/run", schedule_run, SCHEDULE_MANAGE, ALL) \
+        X("POST", V1 "/schedules/{name}/pause", schedule_pause, SCHEDULE_MANAGE, ALL) \
+        X("POST", V1 "/schedules/{name}/resume", schedule_resume, SCHEDULE_MANAGE, ALL) \
         X("GET", V1 "/cluster/cpu", cluster_cpu_get, CLUSTER_READ, ALL) \
         X("PUT", V1 "/cluster/cpu", cluster_cpu_update, CLUSTER_MANAGE, ALL) \
         X("POST", V1 "/login", login, NONE, PUBLIC) \

@@ -18,6 +18,7 @@
 #include "manager/migration_queue.h"
 #include "manager/operations.h"
 #include "manager/password.h"
+#include "manager/schedules.h"
 #include "manager/switchover_arbiter.h"
 
 #define HOUSEKEEPING_MS (60u * 1000)
@@ -94,6 +95,8 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
 
         migration_queue_changed(manager->queue);
         switchover_arbiter_forget(manager->switchovers, task);
+        if (*json_text(task_data(task), "parent"))
+                task_poke(manager->tasks, json_text(task_data(task), "parent"));
         if (!manager->ended_vms)
                 manager->ended_vms = json_array();
         /* Without memory the next full round does it. */
@@ -280,6 +283,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         if (r >= 0)
                 r = make_tasks(manager, ret_error);
         if (r >= 0)
+                r = schedules_new(manager, &manager->schedules, ret_error);
+        if (r >= 0)
                 r = make_server(manager, listen_fd, ret_error);
         if (r < 0)
                 return r;
@@ -292,7 +297,8 @@ void manager_free(struct manager *manager)
         if (!manager)
                 return;
         store_on_commit(manager->store, NULL, NULL);
-        /* Tasks first: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
+        schedules_free(manager->schedules);
+        /* Then tasks: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
         task_engine_free(manager->tasks);
         migration_queue_free(manager->queue);
         switchover_arbiter_free(manager->switchovers);

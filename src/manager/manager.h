@@ -19,6 +19,7 @@ struct audit_scans;
 struct forecasts;
 struct migration_queue;
 struct password_pool;
+struct schedules;
 struct switchover_arbiter;
 
 struct manager {
@@ -34,6 +35,7 @@ struct manager {
         struct forecasts *forecasts;
         struct task_engine *tasks;
         struct migration_queue *queue;
+        struct schedules *schedules;
         struct switchover_arbiter *switchovers;
         json_t *ended_vms; /* array: uids of VMs whose tasks ended in this round of the engine; null: a host went */
         struct loop_source *tasks_wake; /* deferred task_engine_run() */

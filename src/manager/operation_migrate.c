@@ -53,8 +53,32 @@ static int add_refusal(
         return 0;
 }
 
-int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
-        const struct task *asking, json_t **ret_report, struct error **ret_error)
+/* Beside what the facts say is on its way to the hosts. */
+static int add_reserved(json_t *sums, const json_t *more)
+{
+        const char *uid;
+        json_t *item;
+
+        json_object_foreach ((json_t *)more, uid, item) {
+                static const char *const keys[] = {"memory_bytes", "cpus"};
+                json_t *sum = json_object_get(sums, uid);
+
+                if (!sum) {
+                        sum = json_object();
+                        if (json_object_set_new(sums, uid, sum) < 0)
+                                return -ENOMEM;
+                }
+                for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+                        if (json_object_set_new(sum, keys[i],
+                                    json_integer(json_integer_value(json_object_get(sum, keys[i])) +
+                                                 json_integer_value(json_object_get(item, keys[i])))) < 0)
+                                return -ENOMEM;
+        }
+        return 0;
+}
+
+static int check(struct manager *manager, const json_t *vm, const char *to, const struct task *asking,
+        const json_t *reserved, json_t **ret_report, struct error **ret_error)
 {
         const char *from = json_text(json_status(vm), "host"), *best = to;
         _cleanup_check_facts_ struct check_facts facts = {};
@@ -67,6 +91,8 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
         r = check_facts_load(manager, vm, true, asking, &facts, ret_error);
         if (r < 0)
                 return r;
+        if (add_reserved(facts.reserved, reserved) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         input = check_facts_input(&facts);
         costs = forecasts_costs(manager, vm);
         ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
@@ -87,6 +113,18 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_report = report;
         return 0;
+}
+
+int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
+        const struct task *asking, json_t **ret_report, struct error **ret_error)
+{
+        return check(manager, vm, to, asking, NULL, ret_report, ret_error);
+}
+
+int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to, const json_t *reserved,
+        json_t **ret_report, struct error **ret_error)
+{
+        return check(manager, vm, to, NULL, reserved, ret_report, ret_error);
 }
 
 int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error)

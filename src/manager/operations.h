@@ -21,6 +21,9 @@ extern const struct task_kind operation_vm_migrate;
 extern const struct task_kind operation_host_add;
 extern const struct task_kind operation_host_sync;
 extern const struct task_kind operation_host_remove;
+extern const struct task_kind operation_host_maintenance;
+extern const struct task_kind operation_host_maintenance_end;
+extern const struct task_kind operation_schedule_run;
 extern const struct task_kind operation_datastore_apply;
 extern const struct task_kind operation_datastore_remove;
 extern const struct task_kind operation_network_apply;
@@ -39,6 +42,29 @@ bool operations_host_connected(struct manager *manager, const json_t *host);
  * docs/openapi.json, the caller's. asking: the task that asks; may be NULL. NOT_FOUND for an unknown host. */
 int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
         const struct task *asking, json_t **ret_report, struct error **ret_error);
+
+/* The same where more than the tasks under way is decided: reserved is {host uid: {"memory_bytes", "cpus"}} for others. */
+int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to, const json_t *reserved,
+        json_t **ret_report, struct error **ret_error);
+
+/* A request for maintenance of a host, or for its end ("on": false): BAD_DOCUMENT, or CONFLICT for what the host's state does not
+ * allow. */
+int operation_maintenance_check(const json_t *host, const json_t *body, struct error **ret_error);
+/* The data of the task that carries it out, the caller's; reason: why its tasks are there, for people; start_before_ms: nothing
+ * begins after that (0: no end). NULL without memory. */
+json_t *operation_maintenance_data(
+        const json_t *host, const json_t *body, const char *by, const char *reason, int64_t start_before_ms);
+/* What it would do; as moves_plan(). */
+int operation_maintenance_plan(struct manager *manager, const json_t *host, const json_t *body,
+        json_t **ret_report, struct error **ret_error);
+
+/* Shared by the tasks that move many (moves.h): the request's fields tries, policy, priority, max_pause_ms and give_up_ms; what of
+ * them goes into the task's data as "policy" and "options" (the caller's; NULL without memory); and the step. */
+int operation_moves_check(const json_t *body, bool may_stop, struct error **ret_error);
+json_t *operation_moves_policy(const json_t *body);
+json_t *operation_moves_options(const json_t *body);
+void operation_moves_run(struct task *task, void *userdata);
+void operation_moves_cancel(struct task *task, void *userdata);
 
 /* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
 int operation_advise(

@@ -915,6 +915,11 @@ const struct task *task_holding(const struct task_engine *engine, const char *ob
         return map_get(&engine->holders, object);
 }
 
+const struct task *task_find(const struct task_engine *engine, const char *uid)
+{
+        return map_get(&engine->by_uid, uid);
+}
+
 void task_each(
         const struct task_engine *engine, void (*fn)(void *userdata, const struct task *task), void *userdata)
 {
@@ -1103,15 +1108,22 @@ void task_set_result(struct task *task, json_t *result)
                 task->batch.result = -ENOMEM;
 }
 
-int task_checkpoint(struct task *task, struct error **ret_error)
+int task_record(struct task *task, struct store_batch *batch, struct error **ret_error)
 {
         struct store_batch waiting = task->batch;
         int r;
 
         /* What the step has collected belongs to its end, not to this. */
-        task->batch = STORE_BATCH_INIT;
+        task->batch = *batch;
         r = record(task, ret_error);
-        store_batch_deinit(&task->batch);
+        *batch = task->batch;
         task->batch = waiting;
         return r;
+}
+
+int task_checkpoint(struct task *task, struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        return task_record(task, &batch, ret_error);
 }

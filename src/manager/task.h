@@ -113,6 +113,8 @@ void task_poke(struct task_engine *engine, const char *uid);
 
 /* The task that holds the object, or NULL. */
 const struct task *task_holding(const struct task_engine *engine, const char *object);
+/* The unfinished task of that uid, or NULL. */
+const struct task *task_find(const struct task_engine *engine, const char *uid);
 /* Calls fn for each unfinished task. */
 void task_each(const struct task_engine *engine, void (*fn)(void *userdata, const struct task *task),
         void *userdata);
@@ -167,3 +169,5 @@ void task_progress(struct task *task, json_t *progress);
 void task_set_result(struct task *task, json_t *result);
 /* Records data and progress now, in the middle of a step. */
 int task_checkpoint(struct task *task, struct error **ret_error);
+/* The same, with the changes in `batch` (its content is consumed on success) in one transaction. */
+int task_record(struct task *task, struct store_batch *batch, struct error **ret_error);

@@ -42,6 +42,7 @@ def pytest_addoption(parser):
     parser.addoption("--rounds", type=int, default=6, help="migrations back and forth of the busy guest (30 in full)")
     parser.addoption("--fault-rounds", type=int, default=1, help="migrations with each fault of the network (10 in full)")
     parser.addoption("--takeover-migrations", type=int, default=4, help="migrations that run while a standby takes over (10 in full)")
+    parser.addoption("--maintenance-vms", type=int, default=4, help="small guests on the host that is emptied (20 in full)")
     parser.addoption("--all-points", action="store_true", help="all cells of the larger fault matrices, not some")
     parser.addoption("--pgbench-rounds", type=int, default=2, help="migrations under pgbench (10 in full)")
 

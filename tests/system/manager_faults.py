@@ -15,12 +15,11 @@ def other_host(lab, guest):
     return next(host for host in lab.hosts if host != guest.host())
 
 
-class Submission:
-    """A migration that is asked for by a CLI of its own: its answer may be lost with the manager, and is then asked for again."""
+class Request:
+    """A task that is asked for by a CLI of its own: its answer may be lost with the manager, and is then asked for again."""
 
-    def __init__(self, lab, guest, to):
-        command, environment = lab.command("client", lab.program("drover"), "-o", "json", "--no-wait", "vm", "migrate",
-                                           guest.name, "--to", to)
+    def __init__(self, lab, *words):
+        command, environment = lab.command("client", lab.program("drover"), "-o", "json", "--no-wait", *words)
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def task(self):
@@ -30,17 +29,33 @@ class Submission:
         return json.loads(output)["name"]
 
 
-def migrate_until_it_dies(lab, guest, manager, point):
-    """Migrates with a manager that kills itself at the point: (Submission, destination). The manager is dead then."""
+class Submission(Request):
+    """A migration."""
+
+    def __init__(self, lab, guest, to):
+        super().__init__(lab, "vm", "migrate", guest.name, "--to", to)
+
+
+def restart_to_die_at(lab, manager, point):
+    """Restarts the manager so that it will kill itself at the point; it leads when this returns."""
     gate = lab.folder_of(manager) / f"{point}.gate"
     gate.unlink(missing_ok=True)
     lab.restart(manager, "manager", {"DROVER_CRASH_AT": f"{point}:{gate}"})
     wait_for(f"{manager} to lead", lambda: (lab.version_of(manager) or {}).get("leads"))
     lab.wait_connected()
+
+
+def wait_dead_at(lab, manager, point):
+    wait_for(f"{manager} to die at {point}", lambda: not lab.find(manager, "manager"), 60, 0.05)
+    assert (lab.folder_of(manager) / f"{point}.gate").exists(), "the manager died somewhere else"
+
+
+def migrate_until_it_dies(lab, guest, manager, point):
+    """Migrates with a manager that kills itself at the point: (Submission, destination). The manager is dead then."""
+    restart_to_die_at(lab, manager, point)
     to = other_host(lab, guest)
     submission = Submission(lab, guest, to)
-    wait_for(f"{manager} to die at {point}", lambda: not lab.find(manager, "manager"), 60, 0.05)
-    assert gate.exists(), "the manager died somewhere else"
+    wait_dead_at(lab, manager, point)
     return submission, to
 
 

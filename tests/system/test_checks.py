@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each rule of docs/checks.md that a lab can break: met on a healthy lab, and broken by a real thing, told in these words.
 
-Not here, since no lab has them: host-task (its one task ends within a moment), host-version (two versions of drover), disk-lock
+Not here: host-maintenance (test_maintenance.py), and, since no lab has them, host-task (its one task ends within a moment), host-version (two versions of drover), disk-lock
 (NFS), disks-active (a state of milliseconds). Unit tests (test_checks.c) break those."""
 
 import http.client
@@ -20,8 +20,8 @@ LAB = {"hosts": 3, "qemu_versions": {"host1": "7.2", "host2": "7.2", "host3": "1
 
 # What has nothing to say of a VM without a CD-ROM, disks and rules.
 SILENT = {"cdrom", "disk-in-use", "affinity", "affinity-preference"}
-CODES = {"host-connected", "same-host", "host-task", "host-version", "vm-running", "disks-active", "backup", "vm-task",
-         "machine-type", "qemu-version", "accelerator", "cpu-model", "cpus", "cpu-load", "memory", "datastore", "disk-lock",
+CODES = {"host-connected", "same-host", "host-maintenance", "host-task", "host-version", "vm-running", "disks-active", "backup",
+         "vm-task", "machine-type", "qemu-version", "accelerator", "cpu-model", "cpus", "cpu-load", "memory", "datastore", "disk-lock",
          "port-group", "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host"}
 
 

@@ -199,11 +199,11 @@ static void set_false(json_t *object, const char *key)
 }
 
 /* In the order of the table. */
-static const char *const codes[] = {"host-connected", "same-host", "host-task", "host-version", "vm-running",
-        "disks-active", "backup", "vm-task", "machine-type", "qemu-version", "accelerator", "cpu-model",
-        "cpu-vendor", "cpus", "cpu-load", "memory", "datastore", "cdrom", "disk-lock", "disk-in-use",
-        "port-group", "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host", "affinity",
-        "affinity-preference"};
+static const char *const codes[] = {"host-connected", "same-host", "host-maintenance", "host-task",
+        "host-version", "vm-running", "disks-active", "backup", "vm-task", "machine-type", "qemu-version",
+        "accelerator", "cpu-model", "cpu-vendor", "cpus", "cpu-load", "memory", "datastore", "cdrom",
+        "disk-lock", "disk-in-use", "port-group", "switch", "uplink", "network-applied", "mtu", "mac",
+        "mac-on-host", "affinity", "affinity-preference"};
 
 static void good_documents_meet_each_rule(void **data)
 {
@@ -247,6 +247,16 @@ static void host_must_not_be_about_to_leave(void **data)
         assert_broken(state, "error", "host-task", "task task-9 (host.remove) works on host b");
 }
 
+static void host_must_not_be_in_maintenance(void **data)
+{
+        struct state *state = *data;
+
+        json_object_set_new(status(state->target), "maintenance",
+                json_pack("{s:s, s:s, s:s}", "state", "entering", "since", "yesterday", "by", "eve"));
+        assert_broken(
+                state, "error", "host-maintenance", "host b is in maintenance, since yesterday, by eve");
+}
+
 static void host_that_is_being_set_up_is_not_leaving(void **data)
 {
         struct state *state = *data;
@@ -283,14 +293,14 @@ static void inactive_disks_are_told(void **data)
 
         set_text(status(state->vm), "power", "outgoing-done");
         report = run(state);
-        item = json_array_get(report, 5);
+        item = json_array_get(report, 6);
         assert_string_equal(text(item, "code"), "disks-active");
         assert_string_equal(text(item, "cause"),
                 "its disks are inactive on host a: a migration has handed the virtual machine over");
         json_decref(report);
         set_text(status(state->vm), "power", "incoming");
         report = run(state);
-        assert_string_equal(text(json_array_get(report, 5), "cause"),
+        assert_string_equal(text(json_array_get(report, 6), "cause"),
                 "its disks are inactive on host a: a migration to there has not ended");
 }
 
@@ -776,6 +786,7 @@ int main(void)
                 TEST(host_must_be_connected),
                 TEST(target_must_be_another_host),
                 TEST(host_must_not_be_about_to_leave),
+                TEST(host_must_not_be_in_maintenance),
                 TEST(host_that_is_being_set_up_is_not_leaving),
                 TEST(older_agent_is_worth_a_warning),
                 TEST(machine_must_run),

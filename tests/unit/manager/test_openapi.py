@@ -188,6 +188,38 @@ class Answers(unittest.TestCase):
         status, problem = self.call("POST", "/api/v1/affinity-rules", rule)
         self.assertEqual((status, problem["detail"]), (422, "there is no virtual machine nobody"))
 
+    def test_maintenance(self):
+        self.call("POST", "/api/v1/hosts", {"name": "h3", "address": "127.0.0.1:9"})
+        route = "/api/v1/hosts/{name}/maintenance"
+        policy = {"tries": 2, "policy": [{"step": "wait", "limit_ms": 5000}, {"step": "power-off"}]}
+        self.assertEqual(self.call("POST", route, {"on": True, "dry_run": True, **policy}, name="h3"), (200, {"dry_run": True, "vms": []}))
+        _, task = self.call("POST", route, {"on": True, **policy}, name="h3")
+        self.assertEqual(self.finish(task)["status"]["state"], "succeeded")
+        _, host = self.call("GET", "/api/v1/hosts/{name}", name="h3")
+        self.assertEqual(host["status"]["maintenance"]["state"], "on")
+        _, task = self.call("POST", route, {"on": False, "return": True}, name="h3")
+        self.assertEqual(self.finish(task)["status"]["state"], "succeeded")
+        self.assertEqual(self.call("POST", route, {"on": False}, name="h3")[0], 409)
+
+    def test_schedule(self):
+        action = {"type": "migrate", "label": "tier=web", "policy": [{"step": "other-host"}]}
+        spec = {"calendar": "Sat 22:00", "time_zone": "Europe/Berlin", "window_ms": 3600000, "missed": "run-once", "action": action}
+        status, schedule = self.call("POST", "/api/v1/schedules", {"name": "weekly", "spec": spec})
+        self.assertEqual((status, schedule["status"]["state"]), (201, "active"))
+        self.assertRegex(schedule["status"]["next"]["local"], "T22:00:00")
+        self.assertEqual(len(self.call("GET", "/api/v1/schedules/{name}/next", name="weekly")[1]["items"]), 10)
+        _, task = self.call("POST", "/api/v1/schedules/{name}/run", name="weekly")
+        self.assertEqual(self.finish(task)["status"]["result"]["vms"], [])
+        self.assertEqual(self.call("POST", "/api/v1/schedules/{name}/run", {"dry_run": True}, name="weekly")[0], 200)
+        self.assertEqual(self.call("POST", "/api/v1/schedules/{name}/pause", name="weekly")[1]["status"]["state"], "paused")
+        self.assertEqual(self.call("POST", "/api/v1/schedules/{name}/resume", name="weekly")[1]["status"]["state"], "active")
+        spec["calendar"] = "*:*:0/1"
+        _, schedule = self.call("PUT", "/api/v1/schedules/{name}", {"spec": spec}, name="weekly")
+        while not schedule["status"]["runs"]:
+            _, schedule = self.call("GET", "/api/v1/schedules/{name}", name="weekly")
+        self.assertEqual(self.call("GET", "/api/v1/schedules")[1]["items"][0]["name"], "weekly")
+        self.assertEqual(self.call("DELETE", "/api/v1/schedules/{name}", name="weekly")[0], 204)
+
     def test_token(self):
         status, answer = self.call("POST", "/api/v1/tokens", {"name": "reader", "role": "read-only", "expires_days": 1})
         self.assertEqual(status, 201)

@@ -3,11 +3,12 @@
 
 _drover_words() {
     case "$1" in
-    '') echo 'host vm task queue datastore network affinity cluster login logout whoami user role token audit api events version completion help' ;;
-    'host') echo 'list show add enrol-token confirm-down label remove' ;;
+    '') echo 'host vm task queue schedule datastore network affinity cluster login logout whoami user role token audit api events version completion help' ;;
+    'host') echo 'list show add enrol-token confirm-down label maintenance remove' ;;
     'vm') echo 'list show create start stop pause resume delete console advise forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
     'queue') echo 'show drain resume' ;;
+    'schedule') echo 'list show create next run pause resume delete' ;;
     'datastore') echo 'list show add remove' ;;
     'network') echo 'list switch port-group' ;;
     'network switch') echo 'list add remove' ;;
@@ -26,6 +27,7 @@ _drover_options() {
     'host add') echo '--name --migration-address --label ' ;;
     'host confirm-down') echo '--yes ' ;;
     'host label') echo '--set --remove ' ;;
+    'host maintenance') echo '--on --off --return --dry-run --policy --tries --priority --max-pause --give-up ' ;;
     'host remove') echo '--force ' ;;
     'vm list') echo '--host --power ' ;;
     'vm create') echo '--cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --keep-free-pages --datastore --label --host --start ' ;;
@@ -36,6 +38,9 @@ _drover_options() {
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --max-pause --converge --check --priority --verify --no-verify --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
+    'schedule create') echo '--calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --return --policy --tries --priority --max-pause --give-up ' ;;
+    'schedule next') echo '--count ' ;;
+    'schedule run') echo '--dry-run ' ;;
     'datastore add') echo '--local --host --path-on ' ;;
     'network switch add') echo '--uplink --uplink-on --mtu ' ;;
     'network port-group add') echo '--switch --vlan ' ;;
@@ -62,6 +67,7 @@ _drover_operand() {
     'host enrol-token 0') echo 'names hosts' ;;
     'host confirm-down 0') echo 'names hosts' ;;
     'host label 0') echo 'names hosts' ;;
+    'host maintenance 0') echo 'names hosts' ;;
     'host remove 0') echo 'names hosts' ;;
     'vm show 0') echo 'names vms' ;;
     'vm start 0') echo 'names vms' ;;
@@ -76,6 +82,12 @@ _drover_operand() {
     'task show 0') echo 'names tasks' ;;
     'task watch 0') echo 'names tasks' ;;
     'task cancel 0') echo 'names tasks' ;;
+    'schedule show 0') echo 'names schedules' ;;
+    'schedule next 0') echo 'names schedules' ;;
+    'schedule run 0') echo 'names schedules' ;;
+    'schedule pause 0') echo 'names schedules' ;;
+    'schedule resume 0') echo 'names schedules' ;;
+    'schedule delete 0') echo 'names schedules' ;;
     'datastore show 0') echo 'names datastores' ;;
     'datastore remove 0') echo 'names datastores' ;;
     'network switch remove 0') echo 'names switches' ;;
@@ -101,6 +113,7 @@ _drover_operand() {
 
 _drover_value() {
     case "$1 $2" in
+    'host maintenance --priority') echo 'low normal high critical' ;;
     'vm list --host') echo 'names hosts' ;;
     'vm list --power') echo 'stopped starting running paused incoming outgoing-done crashed unknown' ;;
     'vm create --firmware') echo 'bios uefi' ;;
@@ -112,6 +125,12 @@ _drover_value() {
     'vm migrate --to') echo 'names hosts' ;;
     'vm migrate --priority') echo 'low normal high critical' ;;
     'vm migrate --codec') echo 'auto none lz4 zstd' ;;
+    'schedule create --missed') echo 'skip run-once' ;;
+    'schedule create --vm') echo 'names vms' ;;
+    'schedule create --to') echo 'names hosts' ;;
+    'schedule create --maintenance-on') echo 'names hosts' ;;
+    'schedule create --maintenance-off') echo 'names hosts' ;;
+    'schedule create --priority') echo 'low normal high critical' ;;
     'datastore add --host') echo 'names hosts' ;;
     'network port-group add --switch') echo 'names switches' ;;
     'affinity add --type') echo 'keep-together keep-apart run-on keep-off' ;;
@@ -131,7 +150,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Moving many virtual machines by one task, so that it ends: for each of them a bounded number of tries, then the fall-backs of a
+ * policy in their order, then it stays where it is and the report says why. Pure. docs/decisions/0018 has the reasons. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+#define EVACUATION_FALLBACKS(X) \
+        X(OTHER_HOST, "other-host") /* the next best host, of those that it has not failed to go to */ \
+        X(WAIT, "wait")             /* until something fits, up to a limit */ \
+        X(STOP, "stop")             /* the guest is asked to power off */ \
+        X(POWER_OFF, "power-off")
+
+enum evacuation_fallback {
+#define X(name, text) EVACUATION_##name,
+        EVACUATION_FALLBACKS(X)
+#undef X
+                N_EVACUATION_FALLBACKS,
+};
+
+#define EVACUATION_TRIES_DEFAULT 3u
+#define EVACUATION_TRIES_MAX 10u
+#define EVACUATION_WAIT_DEFAULT_MS (UINT64_C(600) * 1000)
+#define EVACUATION_STOP_DEFAULT_MS (UINT64_C(120) * 1000)
+#define EVACUATION_LIMIT_MAX_MS (UINT64_C(24) * 3600 * 1000)
+#define EVACUATION_AGAIN_MS 15000 /* between tries while it waits */
+
+struct evacuation_policy {
+        unsigned int tries; /* migrations of one virtual machine; while it waits, as many again */
+        size_t n;
+        struct {
+                enum evacuation_fallback fallback;
+                uint64_t limit_ms; /* of WAIT, and what STOP gives the guest; else 0 */
+        } steps[N_EVACUATION_FALLBACKS];
+};
+
+/* Reads "tries" and "policy" (array of {"step", "limit_ms"}) of the object, or the defaults: other-host, then wait. may_stop: the
+ * steps that end a guest are allowed. BAD_DOCUMENT. */
+int evacuation_policy_read(
+        const json_t *object, bool may_stop, struct evacuation_policy *ret_policy, struct error **ret_error);
+/* The word for what is done at that rank: "first", one of the fall-backs, or "stays". */
+const char *evacuation_rank_to_string(const struct evacuation_policy *policy, unsigned int rank);
+
+/* How far one virtual machine has come; all zero in the beginning. Recorded with the task. */
+struct evacuation_progress {
+        unsigned int rank;    /* 0: the first try; then the policy's steps; behind them it stays */
+        unsigned int n_moves; /* so far */
+        unsigned int n_rank_moves;
+        bool acted;       /* STOP and POWER_OFF are done once */
+        int64_t since_ms; /* this rank began */
+};
+
+struct evacuation_facts {
+        int64_t now_ms;
+        int64_t last_end_ms; /* of its last try; 0: there was none */
+        bool runs;           /* it can be migrated */
+        bool may_stop;       /* and its host can be asked to end it */
+        bool fits;           /* some host would take it */
+        bool fits_other;     /* one that it has not failed to go to */
+        bool closed;         /* nothing starts any more */
+};
+
+enum evacuation_act {
+        EVACUATION_ACT_WAIT,
+        EVACUATION_ACT_MIGRATE,       /* to the best host */
+        EVACUATION_ACT_MIGRATE_OTHER, /* to the best of those that it has not failed to go to */
+        EVACUATION_ACT_STOP,
+        EVACUATION_ACT_POWER_OFF,
+        EVACUATION_ACT_LEAVE, /* nothing is left to be done: it stays */
+};
+
+/* What to do with it now, no try of it being under way; brings the progress up to that. */
+enum evacuation_act evacuation_next(const struct evacuation_policy *policy,
+        struct evacuation_progress *progress, const struct evacuation_facts *facts);
+
+/* Sorts documents of virtual machines into the order in which they go: large ones first, for small ones fit into what is left. */
+void evacuation_sort(const json_t **vms, size_t n);

@@ -1,0 +1,834 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/moves.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cluster/checks.h"
+#include "cluster/evacuation.h"
+#include "io/crash_point.h"
+#include "io/pki.h"
+#include "manager/audit.h"
+#include "manager/check_facts.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/operations.h"
+
+#define AT_ONCE_MAX 16   /* tries under way; how many of them the queue lets run is its matter */
+#define CHECKS_AT_ONCE 4 /* in one look: with many hosts each of them takes a while */
+#define BUSY_AGAIN_MS 2000
+#define CANCEL_MAX_MS 60000 /* after that, what was cancelled is reported as it is */
+
+struct round {
+        struct task *task;
+        struct manager *manager;
+        struct evacuation_policy policy;
+        const char *from, *to; /* host names; "": none */
+        int64_t now_ms;
+        bool closed;         /* nothing starts any more */
+        bool ends;           /* and what is under way is cancelled */
+        const char *closing; /* why */
+        json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
+        size_t n_active, n_checks;
+        bool changed;
+        struct store_batch audit;
+};
+
+static json_int_t number_of(const json_t *object, const char *key)
+{
+        return json_integer_value(json_object_get(object, key));
+}
+
+static bool set_text(struct round *round, json_t *object, const char *key, const char *text)
+{
+        round->changed = true;
+        return json_object_set_new(object, key, text ? json_string(text) : json_null()) == 0;
+}
+
+static void set_outcome(struct round *round, json_t *record, const char *outcome, const char *to)
+{
+        set_text(round, record, "outcome", outcome);
+        set_text(round, record, "to", to);
+}
+
+/* --- Records ------------------------------------------------------------------------------------------------------------ */
+
+static json_t *records_of(const struct task *task)
+{
+        return json_object_get(task_data(task), "moves");
+}
+
+int moves_add(struct task *task, const json_t **vms, size_t n)
+{
+        json_t *records = records_of(task);
+
+        if (!records) {
+                records = json_array();
+                if (json_object_set_new(task_data(task), "moves", records) < 0)
+                        return -ENOMEM;
+        }
+        evacuation_sort(vms, n);
+        for (size_t i = 0; i < n; i++)
+                if (json_array_append_new(
+                            records, json_pack("{s:s, s:s, s:n, s:n, s:n, s:[], s:{}}", "uid",
+                                             json_text(vms[i], "uid"), "name", json_text(vms[i], "name"),
+                                             "outcome", "to", "why", "tries", "progress")) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+static struct evacuation_progress progress_of(const json_t *record)
+{
+        const json_t *progress = json_object_get(record, "progress");
+
+        return (struct evacuation_progress){.rank = (unsigned int)number_of(progress, "rank"),
+                .n_moves = (unsigned int)number_of(progress, "n_moves"),
+                .n_rank_moves = (unsigned int)number_of(progress, "n_rank_moves"),
+                .acted = json_is_true(json_object_get(progress, "acted")),
+                .since_ms = number_of(progress, "since_ms")};
+}
+
+static void set_progress(struct round *round, json_t *record, const struct evacuation_progress *progress)
+{
+        json_t *json = json_pack("{s:i, s:i, s:i, s:b, s:I}", "rank", (int)progress->rank, "n_moves",
+                (int)progress->n_moves, "n_rank_moves", (int)progress->n_rank_moves, "acted", progress->acted,
+                "since_ms", (json_int_t)progress->since_ms);
+
+        if (json_equal(json, json_object_get(record, "progress"))) {
+                json_decref(json);
+                return;
+        }
+        round->changed = true;
+        if (json && json_object_set_new(record, "progress", json) < 0)
+                log_debug("no memory for the progress of a move");
+}
+
+static json_t *last_try(const json_t *record)
+{
+        const json_t *tries = json_object_get(record, "tries");
+
+        return json_array_get(tries, json_array_size(tries) - 1);
+}
+
+static bool is_open(const json_t *try)
+{
+        return try && json_is_null(json_object_get(try, "result"));
+}
+
+/* --- Tries -------------------------------------------------------------------------------------------------------------- */
+
+/* The same for the same try, whoever asks. */
+static void uid_of_try(
+        const struct task *task, const char *vm_uid, size_t n, char ret_uuid[static UUID_STRING_SIZE])
+{
+        char text[128], hash[PKI_FINGERPRINT_SIZE] = "00000000000000000000000000000000";
+
+        snprintf(text, sizeof(text), "%.40s:%.40s:%zu", task_uid(task), vm_uid, n);
+        (void)pki_sha256_hex(text, strlen(text), hash);
+        snprintf(ret_uuid, UUID_STRING_SIZE, "%.8s-%.4s-4%.3s-8%.3s-%.12s", hash, hash + 8, hash + 13,
+                hash + 17, hash + 20);
+}
+
+static void audit_decision(
+        struct round *round, const json_t *record, const char *action, const char *to, const char *rank)
+{
+        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "name"));
+        _cleanup_json_ json_t *detail = json_pack("{s:s, s:s, s:s?, s:s, s:i, s:s?}", "task",
+                task_name(round->task), "decision", action, "to", to, "step", rank, "tries",
+                (int)json_array_size(json_object_get(record, "tries")), "cause",
+                json_text_or_null(record, "why"));
+        _cleanup_error_ struct error *error = NULL;
+
+        if (!object || !detail ||
+                audit_add(round->manager->store, round->manager->clock, &round->audit,
+                        &(struct audit_entry){.who = "system",
+                                .action = "vm.decide",
+                                .object = object,
+                                .why = json_text_or_null(task_data(round->task), "reason"),
+                                .result = "done",
+                                .detail = detail},
+                        &error) < 0)
+                round->audit.result = -ENOMEM;
+}
+
+/* "result" and "task" stay null until they are known. */
+static void begin_try(
+        struct round *round, json_t *record, const char *action, const char *to, const char *rank)
+{
+        json_t *tries = json_object_get(record, "tries");
+        char uid[UUID_STRING_SIZE];
+
+        /* Tries that were withdrawn had a number, too. */
+        size_t n = (size_t)number_of(record, "n_tries");
+
+        uid_of_try(round->task, json_text(record, "uid"), n, uid);
+        audit_decision(round, record, action, to, rank);
+        if (json_object_set_new(record, "n_tries", json_integer((json_int_t)n + 1)) < 0 ||
+                json_array_append_new(
+                        tries, json_pack("{s:s, s:s, s:s?, s:s, s:n, s:n, s:n}", "action", action, "step",
+                                       rank, "to", to, "task_uid", uid, "task", "result", "why")) < 0)
+                round->audit.result = -ENOMEM;
+        round->changed = true;
+        round->n_active++;
+}
+
+/* What its task is to be given; NULL without memory. */
+static json_t *input_of(const struct round *round, const json_t *try)
+{
+        const char *action = json_text(try, "action");
+        json_t *input;
+
+        if (!strcmp(action, "migrate")) {
+                input = json_deep_copy(json_object_get(task_data(round->task), "options"));
+                if (input && json_text_or_null(try, "to") &&
+                        json_object_set_new(input, "to", json_string(json_text(try, "to"))) < 0) {
+                        json_decref(input);
+                        return NULL;
+                }
+                return input ?: json_object();
+        }
+        for (size_t i = 0; i < round->policy.n; i++)
+                if (round->policy.steps[i].fallback == EVACUATION_STOP && !strcmp(action, "stop"))
+                        return json_pack("{s:b, s:I}", "force", 0, "timeout_ms",
+                                (json_int_t)MIN(round->policy.steps[i].limit_ms, (uint64_t)3600000));
+        return json_pack("{s:b}", "force", 1);
+}
+
+/* Somebody else works on the VM: as if it had not been tried. */
+static void withdraw_try(struct round *round, json_t *record)
+{
+        json_t *tries = json_object_get(record, "tries");
+        struct evacuation_progress progress = progress_of(record);
+
+        if (!strcmp(json_text(last_try(record), "action"), "migrate")) {
+                progress.n_moves -= progress.n_moves > 0;
+                progress.n_rank_moves -= progress.n_rank_moves > 0;
+        } else
+                progress.acted = false;
+        set_progress(round, record, &progress);
+        json_array_remove(tries, json_array_size(tries) - 1);
+        (void)json_object_set_new(record, "again_unix_ms", json_integer(round->now_ms + BUSY_AGAIN_MS));
+        round->changed = true;
+}
+
+static void submit_try(struct round *round, json_t *record, json_t *try)
+{
+        bool migrates = !strcmp(json_text(try, "action"), "migrate");
+        const char *priority =
+                json_text_or_null(json_object_get(task_data(round->task), "options"), "priority");
+        _cleanup_free_ char *held = alloc_printf("vm/%s", json_text(record, "uid"));
+        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "name"));
+        _cleanup_json_ json_t *input = input_of(round, try), *doc = NULL;
+        _cleanup_json_ json_t *data = json_pack("{s:s, s:s, s:s*}", "vm_uid", json_text(record, "uid"),
+                "parent", task_uid(round->task), "to", json_text_or_null(try, "to"));
+        _cleanup_error_ struct error *error = NULL;
+        int r;
+
+        if (!held || !object || !input || !data)
+                return;
+        r = task_submit(round->manager->tasks,
+                &(struct task_request){.uid = json_text(try, "task_uid"),
+                        .action = migrates ? "vm.migrate" : "vm.stop",
+                        .object = object,
+                        .objects = (const char *const[]){held, NULL},
+                        .by = "system",
+                        .why = json_text_or_null(task_data(round->task), "reason"),
+                        .priority = migrates ? priority : NULL,
+                        .input = input,
+                        .data = data},
+                NULL, &doc, &error);
+        if (r >= 0) {
+                set_text(round, try, "task", json_text(doc, "name"));
+                crash_point("moves-submitted");
+        } else if (error && error->code == ERROR_BUSY) {
+                set_text(round, record, "why", error_message(error));
+                withdraw_try(round, record);
+        } else
+                log_warning("task %s: cannot begin with %s: %s", task_name(round->task), object,
+                        error_message(error));
+}
+
+static void end_try(struct round *round, json_t *record, json_t *try, const json_t *doc)
+{
+        const json_t *status = json_status(doc), *problem = json_object_get(status, "error");
+        const char *why = json_text_or_null(problem, "detail");
+
+        set_text(round, try, "task", json_text(doc, "name"));
+        set_text(round, try, "result", json_text(status, "state"));
+        set_text(round, try, "why", why);
+        if (why)
+                set_text(round, record, "why", why);
+        if (!*json_text(try, "to") && *json_text(json_object_get(status, "result"), "to"))
+                set_text(round, try, "to", json_text(json_object_get(status, "result"), "to"));
+        (void)json_object_set_new(record, "end_unix_ms", json_integer(round->now_ms));
+        if (strcmp(json_text(status, "state"), "succeeded")) {
+                const json_t *data = json_object_get(json_object_get(doc, "internal"), "data");
+
+                if (!*json_text(try, "to"))
+                        set_text(round, try, "to",
+                                json_text_or_null(data, "to_name") ?: json_text_or_null(data, "to"));
+        }
+}
+
+static void cancel_try(struct round *round, const struct task *child)
+{
+        _cleanup_free_ char *object = alloc_printf("task/%s", task_name(child));
+        _cleanup_error_ struct error *error = NULL;
+
+        if (task_cancel_requested(child))
+                return;
+        if (task_cancel(round->manager->tasks, task_uid(child),
+                    &(struct audit_entry){.who = "system",
+                            .action = "task.cancel",
+                            .object = object,
+                            .why = round->closing,
+                            .result = "accepted"},
+                    &error) < 0)
+                log_debug("task %s: %s is not cancelled: %s", task_name(round->task), task_name(child),
+                        error_message(error));
+}
+
+/* True while it is under way. */
+static bool follow_try(struct round *round, json_t *record, json_t *try)
+{
+        const struct task *child = task_find(round->manager->tasks, json_text(try, "task_uid"));
+        _cleanup_json_ json_t *doc = NULL;
+        int r;
+
+        if (child && (task_running(child) || task_queued(child))) {
+                /* One that has begun may go on to its end when a window closes. */
+                if (round->ends || (round->closed && task_queued(child)))
+                        cancel_try(round, child);
+                return true;
+        }
+        r = store_get(round->manager->store, "task", json_text(try, "task_uid"), &doc, NULL);
+        if (r >= 0 && json_is_string(json_object_get(json_status(doc), "finished"))) {
+                end_try(round, record, try, doc);
+                return false;
+        }
+        if (r == -ENOENT && round->closed) {
+                withdraw_try(round, record); /* it was never submitted */
+                return false;
+        }
+        return true;
+}
+
+/* --- One virtual machine ------------------------------------------------------------------------------------------------ */
+
+static bool has_failed_to(const json_t *record, const char *host)
+{
+        json_t *try;
+        size_t i;
+
+        json_array_foreach (json_object_get(record, "tries"), i, try)
+                if (!strcmp(json_text(try, "to"), host) && strcmp(json_text(try, "result"), "succeeded"))
+                        return true;
+        return false;
+}
+
+static const char *first_cause(const json_t *checks)
+{
+        json_t *check;
+        size_t i;
+
+        json_array_foreach ((json_t *)checks, i, check)
+                if (json_is_false(json_object_get(check, "ok")) &&
+                        !strcmp(json_text(check, "severity"), "error"))
+                        return json_text(check, "cause");
+        return NULL;
+}
+
+/* Where it could go now. *ret_other: the best host that it has not failed to go to; in the report. */
+static bool look_for_hosts(struct round *round, json_t *record, const json_t *vm, json_t **ret_report,
+        bool *ret_fits, const char **ret_other)
+{
+        _cleanup_error_ struct error *error = NULL;
+        json_t *item, *cause;
+        size_t i;
+
+        *ret_other = NULL;
+        if (round->n_checks++ >= CHECKS_AT_ONCE)
+                return false;
+        if (operation_migrate_check(
+                    round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error) < 0) {
+                set_text(round, record, "why", error_message(error));
+                *ret_fits = false;
+                return true;
+        }
+        *ret_fits = json_is_true(json_object_get(*ret_report, "ok"));
+        if (!*ret_fits) {
+                cause = json_object_get(record, "why");
+                if (strcmp(json_string_value(cause) ?: "",
+                            first_cause(json_object_get(*ret_report, "checks")) ?: ""))
+                        set_text(round, record, "why", first_cause(json_object_get(*ret_report, "checks")));
+        }
+        if (*round->to)
+                return true;
+        json_array_foreach (json_object_get(*ret_report, "ranking"), i, item)
+                if (!*ret_other && json_is_true(json_object_get(item, "ok")) &&
+                        !has_failed_to(record, json_text(item, "host")))
+                        *ret_other = json_text(item, "host");
+        return true;
+}
+
+static bool is_off(const json_t *vm)
+{
+        const char *power = json_text(json_status(vm), "power");
+
+        return !strcmp(power, "stopped") || !strcmp(power, "crashed");
+}
+
+static const char *outcome_of_off(const json_t *vm, const json_t *try)
+{
+        if (!try)
+                return "off";
+        return !strcmp(json_text(json_status(vm), "power"), "crashed") ? "crashed" : "stopped";
+}
+
+/* Its outcome, if there is nothing to be done about it (any more). */
+static bool is_settled(struct round *round, json_t *record, const json_t *vm)
+{
+        const char *host = json_text(json_status(vm), "host");
+        const json_t *try = last_try(record);
+        bool done = try && !strcmp(json_text(try, "result"), "succeeded");
+
+        if (!vm)
+                set_outcome(round, record, "gone", NULL);
+        else if (is_off(vm))
+                set_outcome(round, record, outcome_of_off(vm, try), NULL);
+        else if (*round->from && *host && strcmp(host, round->from))
+                set_outcome(round, record, "moved", host);
+        else if (*round->to && !strcmp(host, round->to))
+                set_outcome(round, record, try ? "moved" : "there", host);
+        else if (!*round->from && !*round->to && done)
+                set_outcome(round, record, "moved", host);
+        else
+                return false;
+        return true;
+}
+
+static void leave(struct round *round, json_t *record)
+{
+        if (round->closed && !json_array_size(json_object_get(record, "tries")))
+                set_text(round, record, "why", round->closing);
+        audit_decision(
+                round, record, "stays", NULL, evacuation_rank_to_string(&round->policy, round->policy.n + 1));
+        set_outcome(round, record, "stays", NULL);
+}
+
+static void act(
+        struct round *round, json_t *record, enum evacuation_act what, const char *other, unsigned int rank)
+{
+        const char *word = evacuation_rank_to_string(&round->policy, rank);
+
+        switch (what) {
+        case EVACUATION_ACT_WAIT:
+                break;
+        case EVACUATION_ACT_MIGRATE:
+                begin_try(round, record, "migrate", *round->to ? round->to : NULL, word);
+                break;
+        case EVACUATION_ACT_MIGRATE_OTHER:
+                begin_try(round, record, "migrate", other, word);
+                break;
+        case EVACUATION_ACT_STOP:
+                begin_try(round, record, "stop", NULL, word);
+                break;
+        case EVACUATION_ACT_POWER_OFF:
+                begin_try(round, record, "power-off", NULL, word);
+                break;
+        case EVACUATION_ACT_LEAVE:
+                leave(round, record);
+                break;
+        }
+}
+
+/* Another task works on it: that one's end is waited for. True when there is one. */
+static bool is_held(struct round *round, json_t *record)
+{
+        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "uid"));
+        const struct task *holder = object ? task_holding(round->manager->tasks, object) : NULL;
+        char why[160];
+
+        if (!holder)
+                return false;
+        snprintf(why, sizeof(why), "task %s (%s) works on it", task_name(holder), task_action(holder));
+        if (strcmp(why, json_text(record, "why")))
+                set_text(round, record, "why", why);
+        return true;
+}
+
+/* Not when the clock was set back meanwhile. */
+static bool is_too_soon(const struct round *round, const json_t *record)
+{
+        json_int_t again_ms = number_of(record, "again_unix_ms");
+
+        return again_ms > round->now_ms && again_ms <= round->now_ms + BUSY_AGAIN_MS;
+}
+
+static void decide(struct round *round, json_t *record, const json_t *vm)
+{
+        const char *power = json_text(json_status(vm), "power"), *other = NULL;
+        struct evacuation_progress progress = progress_of(record);
+        struct evacuation_facts facts = {.now_ms = round->now_ms,
+                .last_end_ms = number_of(record, "end_unix_ms"),
+                .runs = !strcmp(power, "running"),
+                .may_stop = !strcmp(power, "running") || !strcmp(power, "paused"),
+                .closed = round->closed};
+        _cleanup_json_ json_t *report = NULL;
+        enum evacuation_act what;
+
+        if (!facts.closed) {
+                if (is_held(round, record) || is_too_soon(round, record) || round->n_active >= AT_ONCE_MAX)
+                        return;
+                if (!look_for_hosts(round, record, vm, &report, &facts.fits, &other))
+                        return;
+        }
+        facts.fits_other = other != NULL;
+        what = evacuation_next(&round->policy, &progress, &facts);
+        set_progress(round, record, &progress);
+        if (what == EVACUATION_ACT_WAIT)
+                /* Not at each look: with many hosts that takes a while. */
+                (void)json_object_set_new(
+                        record, "again_unix_ms", json_integer(round->now_ms + BUSY_AGAIN_MS));
+        act(round, record, what, other, progress.rank);
+}
+
+static void look_at(struct round *round, json_t *record)
+{
+        const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid"));
+        json_t *try = last_try(record);
+
+        if (json_is_string(json_object_get(record, "outcome")))
+                return;
+        if (is_open(try) && follow_try(round, record, try))
+                return;
+        if (!is_settled(round, record, vm))
+                decide(round, record, vm);
+}
+
+/* --- All of them -------------------------------------------------------------------------------------------------------- */
+
+/* By the clock that only goes forward; what earlier processes spent is in the data. */
+static json_int_t spend(struct task *task)
+{
+        json_t *data = task_data(task);
+        json_int_t elapsed_ms = (json_int_t)task_step_elapsed_ms(task), seen_ms = number_of(data, "seen_ms"),
+                   before_ms = number_of(data, "before_ms");
+
+        if (elapsed_ms < seen_ms) {
+                before_ms += seen_ms;
+                (void)json_object_set_new(data, "before_ms", json_integer(before_ms));
+        }
+        (void)json_object_set_new(data, "seen_ms", json_integer(elapsed_ms));
+        return before_ms + elapsed_ms;
+}
+
+static int round_begin(struct round *round, struct task *task, struct manager *manager)
+{
+        json_t *data = task_data(task);
+        json_int_t before_ms = number_of(data, "start_before_unix_ms"),
+                   give_up_ms = number_of(data, "give_up_ms");
+
+        *round = (struct round){.task = task,
+                .manager = manager,
+                .from = json_text(data, "from"),
+                .to = json_text(data, "to"),
+                .now_ms = clock_unix_ms(manager->clock),
+                .spent_ms = spend(task)};
+        if (evacuation_policy_read(json_object_get(data, "policy"), true, &round->policy, NULL) < 0)
+                return -ENOMEM; /* it was checked when it came */
+        if (task_cancel_requested(task))
+                round->closing = "the task was cancelled";
+        else if (round->spent_ms >= (give_up_ms ?: (json_int_t)MOVES_GIVE_UP_DEFAULT_MS))
+                round->closing = "the time limit of the whole passed";
+        round->closed = round->ends = round->closing != NULL;
+        if (!round->closed && before_ms && round->now_ms >= before_ms) {
+                round->closed = true;
+                round->closing = "the window had ended before it could start";
+        }
+        return 0;
+}
+
+/* VMs that came to the host meanwhile, by what had begun before it was closed. */
+static int add_newcomers(struct round *round)
+{
+        _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL;
+        json_t *vm, *record;
+        size_t i, k;
+
+        json_array_foreach (vms, i, vm) {
+                bool known = false;
+
+                if (strcmp(json_text(json_status(vm), "host"), round->from))
+                        continue;
+                json_array_foreach (records_of(round->task), k, record)
+                        known |= !strcmp(json_text(record, "uid"), json_text(vm, "uid"));
+                if (known)
+                        continue;
+                round->changed = true;
+                if (moves_add(round->task, (const json_t *[]){vm}, 1) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+struct arrivals {
+        const char *host_uid;
+        size_t n;
+};
+
+static void count_arrival(void *userdata, const struct task *task)
+{
+        struct arrivals *arrivals = userdata;
+        const char *action = task_action(task), *key = "to_uid";
+
+        if (!strcmp(action, "vm.start") || !strcmp(action, "vm.create"))
+                key = "host_uid";
+        else if (strcmp(action, "vm.migrate"))
+                return;
+        arrivals->n += task_running(task) && !strcmp(json_text(task_data(task), key), arrivals->host_uid);
+}
+
+/* Something may still come to the host that is to be left. */
+static bool awaits_arrivals(const struct round *round)
+{
+        const json_t *host = *round->from ? inventory_host(round->manager->inventory, round->from) : NULL;
+        struct arrivals arrivals = {.host_uid = json_text(host, "uid")};
+
+        if (host && !round->closed)
+                task_each(round->manager->tasks, count_arrival, &arrivals);
+        return arrivals.n > 0;
+}
+
+static int record(struct round *round)
+{
+        _cleanup_error_ struct error *error = NULL;
+        int r = task_record(round->task, &round->audit, &error);
+
+        if (r < 0)
+                log_warning("task %s: cannot record: %s", task_name(round->task), error_message(error));
+        /* The next look records it: nothing of it begins before that. */
+        (void)json_object_set_new(task_data(round->task), "unrecorded", json_boolean(r < 0));
+        return r;
+}
+
+static void say(const struct round *round)
+{
+        size_t n = json_array_size(records_of(round->task)), n_left = moves_count(round->task, NULL);
+
+        task_progress(round->task,
+                json_pack("{s:i, s:o}", "percent", n ? (int)((n - n_left) * 100 / n) : 100, "message",
+                        json_sprintf("%zu of %zu virtual machines are settled, %zu are under way", n - n_left,
+                                n, round->n_active)));
+}
+
+/* Those that were cancelled and do not end: who has them is for their own tasks to find out. */
+static void give_up_waiting(struct round *round)
+{
+        json_int_t since_ms = number_of(task_data(round->task), "ending_ms");
+        json_t *item;
+        size_t i;
+
+        if (!round->ends)
+                return;
+        if (!since_ms) {
+                (void)json_object_set_new(
+                        task_data(round->task), "ending_unix_ms", json_integer(round->now_ms));
+                round->changed = true;
+                return;
+        }
+        if (round->spent_ms < since_ms + CANCEL_MAX_MS)
+                return;
+        json_array_foreach (records_of(round->task), i, item)
+                if (json_is_null(json_object_get(item, "outcome"))) {
+                        set_text(round, item, "why", "its task was cancelled and has not ended yet");
+                        set_outcome(round, item, "stays", NULL);
+                }
+}
+
+int moves_run(struct task *task, struct manager *manager)
+{
+        struct round round;
+        json_t *item;
+        size_t i;
+        int r;
+
+        r = round_begin(&round, task, manager);
+        if (r < 0)
+                return r;
+        round.changed = json_is_true(json_object_get(task_data(task), "unrecorded"));
+        r = add_newcomers(&round);
+        json_array_foreach (records_of(task), i, item)
+                round.n_active += is_open(last_try(item));
+        json_array_foreach (records_of(task), i, item)
+                if (r >= 0)
+                        look_at(&round, item);
+        give_up_waiting(&round);
+        say(&round);
+        if (r >= 0 && round.changed && record(&round) < 0) {
+                store_batch_deinit(&round.audit);
+                return 0;
+        }
+        store_batch_deinit(&round.audit);
+        if (round.changed)
+                crash_point("moves-recorded");
+        json_array_foreach (records_of(task), i, item) {
+                json_t *try = last_try(item);
+
+                if (r >= 0 && is_open(try) && !json_is_string(json_object_get(item, "outcome")) &&
+                        json_is_null(json_object_get(try, "task")) && !round.closed)
+                        submit_try(&round, item, try);
+        }
+        return r < 0 ? r : !moves_count(task, NULL) && !awaits_arrivals(&round);
+}
+
+size_t moves_count(const struct task *task, const char *outcome)
+{
+        json_t *item;
+        size_t i, n = 0;
+
+        json_array_foreach (records_of(task), i, item) {
+                const char *has = json_text_or_null(item, "outcome");
+
+                n += outcome ? has && !strcmp(has, outcome) : !has;
+        }
+        return n;
+}
+
+/* --- Reports ------------------------------------------------------------------------------------------------------------ */
+
+static const char *const outcomes[] = {"moved", "stopped", "off", "there", "gone", "crashed", "stays"};
+
+json_t *moves_report(const struct task *task)
+{
+        json_t *report = json_object(), *vms = json_array(), *item;
+        int r = report && vms ? 0 : -ENOMEM;
+        size_t i;
+
+        for (size_t k = 0; k < ARRAY_SIZE(outcomes) && r == 0; k++)
+                r = json_object_set_new(
+                        report, outcomes[k], json_integer((json_int_t)moves_count(task, outcomes[k])));
+        json_array_foreach (records_of(task), i, item)
+                r |= json_array_append_new(vms,
+                        json_pack("{s:O, s:O, s:O, s:O, s:O}", "vm", json_object_get(item, "name"), "outcome",
+                                json_object_get(item, "outcome"), "to", json_object_get(item, "to"), "why",
+                                json_object_get(item, "why"), "tries", json_object_get(item, "tries")));
+        if (r == 0)
+                r = json_object_set(report, "vms", vms);
+        json_decref(vms);
+        if (r < 0) {
+                json_decref(report);
+                return NULL;
+        }
+        return report;
+}
+
+int moves_to_error(const struct task *task, struct error **ret_error)
+{
+        size_t n = moves_count(task, "stays"), n_crashed = moves_count(task, "crashed"), i;
+        json_t *item = NULL;
+
+        if (!n && !n_crashed)
+                return 0;
+        json_array_foreach (records_of(task), i, item)
+                if (!strcmp(json_text(item, "outcome"), n_crashed ? "crashed" : "stays"))
+                        break;
+        if (n_crashed)
+                return error_set(ret_error, ERROR_PEER_FAILED, "Look at it, and start it again.",
+                        "%zu of %zu virtual machines are not running any more and %zu stay where they are; "
+                        "%s: %s",
+                        n_crashed, json_array_size(records_of(task)), n, json_text(item, "name"),
+                        json_text_or_null(item, "why") ?: "it crashed");
+        return error_set(ret_error, ERROR_CONFLICT,
+                "Mend what the report names and repeat it, or allow more with --policy.",
+                "%zu of %zu virtual machines stay where they are; %s: %s", n,
+                json_array_size(records_of(task)), json_text(item, "name"),
+                json_text_or_null(item, "why") ?: "no host took it");
+}
+
+/* What the policy would come to for one that fits nowhere now. */
+static const char *planned_fallback(const struct evacuation_policy *policy)
+{
+        static const char *const planned[N_EVACUATION_FALLBACKS] = {[EVACUATION_WAIT] = "would-wait",
+                [EVACUATION_STOP] = "would-stop",
+                [EVACUATION_POWER_OFF] = "would-power-off"};
+
+        for (size_t i = 0; i < policy->n; i++)
+                if (planned[policy->steps[i].fallback])
+                        return planned[policy->steps[i].fallback];
+        return "would-stay";
+}
+
+/* So that the next one is judged with this one there. */
+static int reserve(json_t *reserved, const json_t *host, const json_t *vm)
+{
+        const char *uid = json_text(host, "uid");
+        json_t *sums = json_object_get(reserved, uid);
+        json_int_t bytes = number_of(sums, "memory_bytes") + checks_memory_need(vm),
+                   cpus = number_of(sums, "cpus") + MAX(number_of(json_spec(vm), "cpus"), 1);
+
+        return json_object_set_new(
+                reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus));
+}
+
+struct plan {
+        struct manager *manager;
+        const char *from, *to;
+        struct evacuation_policy policy;
+        json_t *vms, *reserved;
+};
+
+static int plan_one(struct plan *plan, const json_t *vm, struct error **ret_error)
+{
+        _cleanup_check_facts_ struct check_facts facts = {};
+        _cleanup_json_ json_t *report = NULL;
+        const char *power = json_text(json_status(vm), "power"), *outcome = "would-move", *why = NULL,
+                   *to = NULL;
+        const json_t *target;
+        bool ok;
+        int r = 0;
+
+        if (is_off(vm))
+                outcome = "off";
+        else if (plan->to && !strcmp(json_text(json_status(vm), "host"), plan->to))
+                outcome = "there";
+        else {
+                r = operation_migrate_plan(plan->manager, vm, plan->to, plan->reserved, &report, ret_error);
+                if (r < 0)
+                        return r;
+                ok = json_is_true(json_object_get(report, "ok"));
+                to = ok ? json_text(report, "to") : NULL;
+                why = ok ? NULL : first_cause(json_object_get(report, "checks"));
+                outcome = ok ? outcome : planned_fallback(&plan->policy);
+                if (!ok && !strcmp(power, "unknown"))
+                        outcome = "would-stay";
+                target = to ? inventory_host(plan->manager->inventory, to) : NULL;
+                if (target && reserve(plan->reserved, target, vm) < 0)
+                        r = -ENOMEM;
+        }
+        r |= json_array_append_new(
+                plan->vms, json_pack("{s:s, s:s, s:s?, s:s?, s:[]}", "vm", json_text(vm, "name"), "outcome",
+                                   outcome, "to", to, "why", why, "tries"));
+        return r < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory") : 0;
+}
+
+int moves_plan(struct manager *manager, const json_t **vms, size_t n, const char *from, const char *to,
+        const json_t *policy, json_t **ret_report, struct error **ret_error)
+{
+        _cleanup_json_ json_t *list = json_array(), *reserved = json_object();
+        struct plan plan = {.manager = manager, .from = from, .to = to, .vms = list, .reserved = reserved};
+        int r;
+
+        r = evacuation_policy_read(policy, true, &plan.policy, ret_error);
+        evacuation_sort(vms, n);
+        for (size_t i = 0; i < n && r >= 0; i++)
+                r = plan_one(&plan, vms[i], ret_error);
+        if (r < 0)
+                return r;
+        *ret_report = json_pack("{s:b, s:O}", "dry_run", 1, "vms", list);
+        return *ret_report ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}

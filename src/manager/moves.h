@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Many virtual machines moved by one task: maintenance of a host, bringing them back, a schedule's run. What to do with each
+ * is decided by cluster/evacuation.h; here it is done, by tasks of their own (vm.migrate, vm.stop) that go through the same queue
+ * and checks as anybody's.
+ *
+ * Nothing is done twice: a try is recorded in the task's data, with the uid of the task that it will be, before that task is
+ * submitted; after a crash a try whose task is not there is submitted then.
+ *
+ * The task's data: moves: array of one record each {"uid", "name", "outcome", "to", "why", "tries", "progress", ...};
+ * options: what the vm.migrate tasks get; policy: as in cluster/evacuation.h; from: the host to leave, or to: the host to go to;
+ * start_before_unix_ms: nothing starts after that; give_up_ms: what has not ended after that time is cancelled. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+struct manager;
+struct task;
+
+/* Adds a record for each VM (documents; sorted by this). -ENOMEM. */
+int moves_add(struct task *task, const json_t **vms, size_t n);
+
+/* One look at all of them, which begins and ends what there is to begin and end: 1 when all have their outcome, 0 to be called
+ * again after MOVES_AGAIN_MS, or -ENOMEM. A task that is to be cancelled ends those under way. */
+int moves_run(struct task *task, struct manager *manager);
+#define MOVES_AGAIN_MS 500
+
+/* How many there are, and have that outcome. */
+size_t moves_count(const struct task *task, const char *outcome);
+
+/* {"moved", "stopped", "off", "there", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
+json_t *moves_report(const struct task *task);
+/* 0, or the one error that says how many stay (or crashed meanwhile) and why the first of them. */
+int moves_to_error(const struct task *task, struct error **ret_error);
+
+/* What would be done: the same report with the outcomes "would-move", "would-wait", "would-stop", ..., nothing being done. from,
+ * to: as above, the other one NULL. */
+int moves_plan(struct manager *manager, const json_t **vms, size_t n, const char *from, const char *to,
+        const json_t *policy, json_t **ret_report, struct error **ret_error);
+
+/* The time limit of the whole, from the request ("give_up_ms"). */
+#define MOVES_GIVE_UP_DEFAULT_MS (UINT64_C(4) * 3600 * 1000)
+#define MOVES_GIVE_UP_MAX_MS (UINT64_C(7) * 24 * 3600 * 1000)

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* host.maintenance: the host is closed (check `host-maintenance`), and what runs there moves away; host.maintenance-end: it is
+ * opened, and those come back if that was asked for. Its document has status.maintenance {"state", "since", "by", "why", "task",
+ * "left"}: entering, on, or incomplete (some stay there); left: those that it moved away, {"uid", "name"}.
+ *
+ * Cancelled, the host is as it was before, but for what has moved. A failure leaves it closed: who mends what the report names
+ * repeats the request.
+ *
+ * Data: host_uid, by, before (status.maintenance of before, or null), and what moves.h says. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cluster/evacuation.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/moves.h"
+#include "manager/operations.h"
+
+#define MINUTE_MS (60ull * 1000)
+
+static const json_t *maintenance_of(const json_t *host)
+{
+        const json_t *maintenance = json_object_get(json_status(host), "maintenance");
+
+        return json_is_object(maintenance) ? maintenance : NULL;
+}
+
+static int check_priority(const json_t *body, struct error **ret_error)
+{
+        static const char *const words[] = {"low", "normal", "high", "critical"};
+        const char *priority = NULL;
+        int r = doc_opt_string(body, "", "priority", 16, &priority, ret_error);
+
+        if (r < 0 || !priority)
+                return r;
+        for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+                if (!strcmp(words[i], priority))
+                        return 0;
+        return error_set(ret_error, ERROR_BAD_DOCUMENT, "Allowed are low, normal, high and critical.",
+                "field priority cannot be \"%.16s\"", priority);
+}
+
+int operation_moves_check(const json_t *body, bool may_stop, struct error **ret_error)
+{
+        struct evacuation_policy policy;
+        uint64_t number;
+        int r;
+
+        r = evacuation_policy_read(body, may_stop, &policy, ret_error);
+        if (r >= 0)
+                r = check_priority(body, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "max_pause_ms", 1, 600000, &number, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "give_up_ms", 1000, MOVES_GIVE_UP_MAX_MS, &number, ret_error);
+        return r;
+}
+
+int operation_maintenance_check(const json_t *host, const json_t *body, struct error **ret_error)
+{
+        bool on = true, back = false, dry_run;
+        int r = 0;
+
+        if (!json_is_boolean(json_object_get(body, "on")))
+                return error_set(
+                        ret_error, ERROR_BAD_DOCUMENT, NULL, "field on is missing, or not true or false");
+        r = doc_opt_bool(body, "", "on", &on, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(body, "", "return", &back, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(body, "", "dry_run", &dry_run, ret_error);
+        if (r >= 0 && on && back)
+                r = error_set(
+                        ret_error, ERROR_BAD_DOCUMENT, NULL, "field return is for the end of maintenance");
+        if (r >= 0)
+                r = operation_moves_check(body, on, ret_error);
+        if (r >= 0 && host && !on && !maintenance_of(host)) {
+                error_set(ret_error, ERROR_CONFLICT, NULL, "host %s is not in maintenance",
+                        json_text(host, "name"));
+                error_about(ret_error, "host/%s", json_text(host, "name"));
+                r = -EBUSY;
+        }
+        return r;
+}
+
+json_t *operation_moves_options(const json_t *body)
+{
+        return json_pack("{s:O*, s:O*}", "priority", json_object_get(body, "priority"), "max_pause_ms",
+                json_object_get(body, "max_pause_ms"));
+}
+
+json_t *operation_moves_policy(const json_t *body)
+{
+        return json_pack("{s:O*, s:O*}", "tries", json_object_get(body, "tries"), "policy",
+                json_object_get(body, "policy"));
+}
+
+json_t *operation_maintenance_data(
+        const json_t *host, const json_t *body, const char *by, const char *reason, int64_t start_before_ms)
+{
+        bool on = json_is_true(json_object_get(body, "on")),
+             back = json_is_true(json_object_get(body, "return"));
+        json_t *policy = operation_moves_policy(body), *options = operation_moves_options(body);
+        json_int_t give_up_ms = json_integer_value(json_object_get(body, "give_up_ms"));
+
+        return json_pack("{s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:o, s:o}", "host_uid", json_text(host, "uid"),
+                on ? "from" : "to", json_text(host, "name"), "by", by, "reason", reason, "return", back,
+                "start_before_unix_ms", (json_int_t)start_before_ms, "give_up_ms", give_up_ms, "policy",
+                policy, "options", options);
+}
+
+/* The VMs (documents, borrowed) on the host, or that were moved away from it. */
+static int find_vms(struct manager *manager, const json_t *host, bool on, json_t *vms,
+        const json_t ***ret_vms, size_t *ret_n)
+{
+        const json_t *left = json_object_get(maintenance_of(host), "left");
+        const json_t **found = alloc_array(json_array_size(vms) + json_array_size(left) + 1, sizeof(*found));
+        size_t i, n = 0;
+        json_t *vm, *item = NULL;
+
+        if (!vms || !found) {
+                free(found);
+                return -ENOMEM;
+        }
+        if (on)
+                json_array_foreach (vms, i, vm) {
+                        if (!strcmp(json_text(json_status(vm), "host"), json_text(host, "name")))
+                                found[n++] = vm;
+                }
+        else
+                json_array_foreach ((json_t *)left, i, item) {
+                        const json_t *known = inventory_vm(manager->inventory, json_text(item, "uid"));
+
+                        if (known)
+                                found[n++] = known;
+                }
+        *ret_vms = found;
+        *ret_n = n;
+        return 0;
+}
+
+int operation_maintenance_plan(struct manager *manager, const json_t *host, const json_t *body,
+        json_t **ret_report, struct error **ret_error)
+{
+        bool on = json_is_true(json_object_get(body, "on"));
+        const char *name = json_text(host, "name");
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        _cleanup_free_ const json_t **found = NULL;
+        size_t n = 0;
+
+        if (find_vms(manager, host, on, vms, &found, &n) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (!on && !json_is_true(json_object_get(body, "return")))
+                n = 0;
+        return moves_plan(manager, found, n, on ? name : NULL, on ? NULL : name, body, ret_report, ret_error);
+}
+
+/* --- Steps -------------------------------------------------------------------------------------------------------------- */
+
+static const json_t *host_of(const struct task *task, struct manager *manager)
+{
+        return inventory_host(manager->inventory, json_text(task_data(task), "host_uid"));
+}
+
+static void fail_gone(struct task *task)
+{
+        struct error *error = NULL;
+
+        error_set(&error, ERROR_NOT_FOUND, NULL, "the host is not in the inventory any more");
+        task_step_failed(task, error);
+}
+
+/* Puts status.maintenance (taken over; NULL: none any more) into the host's document, with the end of the step. */
+static int put_maintenance(struct task *task, const json_t *host, json_t *maintenance)
+{
+        _cleanup_json_ json_t *doc = json_deep_copy(host);
+
+        if (!doc) {
+                json_decref(maintenance);
+                return -ENOMEM;
+        }
+        if (!maintenance)
+                json_object_del(json_status(doc), "maintenance");
+        else if (json_object_set_new(json_status(doc), "maintenance", maintenance) < 0)
+                return -ENOMEM;
+        store_batch_put(task_batch(task), json_revision(host), TAKE_PTR(doc));
+        return 0;
+}
+
+/* Those that this task moved away, beside those that an earlier one did. */
+static json_t *left_of(const struct task *task)
+{
+        const json_t *before = json_object_get(json_object_get(task_data(task), "before"), "left");
+        json_t *left = json_is_array(before) ? json_copy((json_t *)before) : json_array(), *item, *known;
+        size_t i, k;
+
+        json_array_foreach (json_object_get(task_data(task), "moves"), i, item) {
+                bool there = false;
+
+                if (strcmp(json_text(item, "outcome"), "moved"))
+                        continue;
+                json_array_foreach (left, k, known)
+                        there |= !strcmp(json_text(known, "uid"), json_text(item, "uid"));
+                if (!there && json_array_append_new(
+                                      left, json_pack("{s:O, s:O}", "uid", json_object_get(item, "uid"),
+                                                    "name", json_object_get(item, "name"))) < 0) {
+                        json_decref(left);
+                        return NULL;
+                }
+        }
+        return left;
+}
+
+static json_t *maintenance_document(const struct task *task, const char *state)
+{
+        return json_pack("{s:s, s:O, s:O, s:O, s:s, s:o}", "state", state, "since",
+                json_object_get(task_data(task), "since"), "by", json_object_get(task_data(task), "by"),
+                "why", json_object_get(task_data(task), "reason"), "task", task_name(task), "left",
+                left_of(task));
+}
+
+static void end_with(struct task *task, int r)
+{
+        if (r < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_done(task);
+}
+
+static void run_close(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *host = host_of(task, manager), *before = maintenance_of(host);
+        char since[32];
+        json_t *document;
+
+        if (!host) {
+                fail_gone(task);
+                return;
+        }
+        text_format_time(clock_unix_ms(manager->clock), since);
+        if (json_object_set_new(task_data(task), "since",
+                    before ? json_incref(json_object_get(before, "since")) : json_string(since)) < 0 ||
+                json_object_set_new(
+                        task_data(task), "before", before ? json_deep_copy(before) : json_null()) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
+        document = maintenance_document(task, "entering");
+        end_with(task, document ? put_maintenance(task, host, document) : -ENOMEM);
+}
+
+/* Cancelled: as before, though others may have moved. Failed: closed, and so it says. */
+static void undo_close(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *host = host_of(task, manager), *before = json_object_get(task_data(task), "before");
+        json_t *document = NULL;
+
+        if (!host || !before) {
+                task_step_done(task); /* it was not begun */
+                return;
+        }
+        if (task_cancel_requested(task) && json_is_null(before)) {
+                end_with(task, put_maintenance(task, host, NULL));
+                return;
+        }
+        if (!task_cancel_requested(task))
+                document = maintenance_document(task, "incomplete");
+        else {
+                document = json_deep_copy(before);
+                if (document && json_object_set_new(document, "left", left_of(task)) < 0) {
+                        json_decref(document);
+                        document = NULL;
+                }
+        }
+        end_with(task, document ? put_maintenance(task, host, document) : -ENOMEM);
+}
+
+static void run_settle(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+
+        if (!step_waits_for_hosts(task, manager))
+                task_step_done(task);
+}
+
+void operation_moves_cancel(struct task *task, void *userdata)
+{
+        log_debug("task %s: its moves will be cancelled", task_name(task));
+}
+
+static void fail_cancelled(struct task *task)
+{
+        struct error *error = NULL;
+
+        error_set(&error, ERROR_CANCELLED, NULL, "the task was cancelled; %zu had moved",
+                moves_count(task, "moved"));
+        task_step_failed(task, error);
+}
+
+void operation_moves_run(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        int r;
+
+        if (step_waits_for_hosts(task, manager))
+                return;
+        r = moves_run(task, manager);
+        if (r == 0) {
+                task_step_again(task, MOVES_AGAIN_MS);
+                return;
+        }
+        if (r < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
+        task_set_result(task, moves_report(task));
+        if (task_cancel_requested(task))
+                fail_cancelled(task);
+        else
+                task_step_done(task);
+}
+
+static void run_conclude(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *host = host_of(task, manager);
+        struct error *error = NULL;
+        json_t *document;
+
+        if (!host)
+                fail_gone(task);
+        else if (moves_to_error(task, &error) < 0)
+                task_step_failed(task, error);
+        else {
+                document = maintenance_document(task, "on");
+                end_with(task, document ? put_maintenance(task, host, document) : -ENOMEM);
+        }
+}
+
+static const struct task_step steps[] = {
+        {.name = "close", .run = run_close, .undo = undo_close, .no_timeout = true},
+        {.name = "settle", .run = run_settle, .no_timeout = true},
+        {.name = "move", .run = operation_moves_run, .cancel = operation_moves_cancel, .no_timeout = true},
+        {.name = "conclude", .run = run_conclude, .cancel = operation_moves_cancel, .no_timeout = true},
+};
+const struct task_kind operation_host_maintenance = {
+        .action = "host.maintenance",
+        .steps = steps,
+        .n_steps = ARRAY_SIZE(steps),
+        .timeout_ms = 10 * MINUTE_MS,
+};
+
+/* The list of those that may come back is recorded with the step that forgets it. */
+static void run_open(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *host = host_of(task, manager);
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        _cleanup_free_ const json_t **found = NULL;
+        size_t n = 0;
+        int r;
+
+        if (!host) {
+                fail_gone(task);
+                return;
+        }
+        r = find_vms(manager, host, false, vms, &found, &n);
+        json_object_del(task_data(task), "moves"); /* of a run of this step that was not recorded */
+        if (r >= 0 && json_is_true(json_object_get(task_data(task), "return")))
+                r = moves_add(task, found, n);
+        end_with(task, r < 0 ? r : put_maintenance(task, host, NULL));
+}
+
+static void run_conclude_end(struct task *task, void *userdata)
+{
+        struct error *error = NULL;
+
+        if (moves_to_error(task, &error) < 0)
+                task_step_failed(task, error);
+        else
+                task_step_done(task);
+}
+
+static const struct task_step end_steps[] = {
+        {.name = "open", .run = run_open, .no_timeout = true},
+        {.name = "settle", .run = run_settle, .no_timeout = true},
+        {.name = "move", .run = operation_moves_run, .cancel = operation_moves_cancel, .no_timeout = true},
+        {.name = "conclude", .run = run_conclude_end, .cancel = operation_moves_cancel, .no_timeout = true},
+};
+const struct task_kind operation_host_maintenance_end = {
+        .action = "host.maintenance-end",
+        .steps = end_steps,
+        .n_steps = ARRAY_SIZE(end_steps),
+        .timeout_ms = 10 * MINUTE_MS,
+};

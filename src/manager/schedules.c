@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/schedules.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "io/crash_point.h"
+#include "manager/audit.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/moves.h"
+#include "manager/operations.h"
+#include "manager/schedule_spec.h"
+
+#define LOOK_MAX_MS 5000 /* a clock that is set is noticed by then */
+#define AGAIN_MS 1000    /* the store did not take it */
+#define VMS_MAX 1000     /* that one run moves: its record has to stay within a document's size */
+#define RUNS_MAX 20      /* that are remembered, for people */
+
+struct entry {
+        json_t *doc;
+        struct schedule_spec spec;
+        int64_t next_s; /* INT64_MAX: never */
+};
+
+struct schedules {
+        struct manager *manager;
+        struct loop_source *timer;
+        struct entry *entries; /* those that are not paused */
+        size_t n;
+        int64_t looked_s; /* the clock when they were looked at last */
+        bool stale;       /* to be loaded anew */
+};
+
+static int64_t now_s(const struct manager *manager)
+{
+        return clock_unix_ms(manager->clock) / 1000;
+}
+
+static char *format_time(int64_t unix_s, char ret[static 32])
+{
+        return text_format_time(unix_s * 1000, ret);
+}
+
+/* --- Loading ------------------------------------------------------------------------------------------------------------ */
+
+static void drop_entries(struct schedules *schedules)
+{
+        for (size_t i = 0; i < schedules->n; i++) {
+                json_decref(schedules->entries[i].doc);
+                schedule_spec_deinit(&schedules->entries[i].spec);
+        }
+        free(TAKE_PTR(schedules->entries));
+        schedules->n = 0;
+}
+
+static void find_next(struct entry *entry)
+{
+        struct schedule_state state;
+
+        schedule_state_read(json_object_get(entry->doc, "internal"), &state);
+        if (schedule_next(&entry->spec.rule, &state, state.until_s, &entry->next_s) < 0)
+                entry->next_s = INT64_MAX;
+}
+
+static int load(struct schedules *schedules, struct error **ret_error)
+{
+        struct store_query query = {.kind = "schedule", .limit = STORE_LIMIT_NONE};
+        _cleanup_json_ json_t *docs = NULL;
+        json_t *doc;
+        size_t i;
+        int r;
+
+        r = store_list(schedules->manager->store, &query, &docs, NULL, ret_error);
+        if (r < 0)
+                return r;
+        drop_entries(schedules);
+        schedules->entries = alloc_array(json_array_size(docs) + 1, sizeof(*schedules->entries));
+        if (!schedules->entries)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        json_array_foreach (docs, i, doc) {
+                _cleanup_error_ struct error *error = NULL;
+                struct entry *entry = &schedules->entries[schedules->n];
+
+                if (json_is_true(json_object_get(json_status(doc), "paused")))
+                        continue;
+                if (schedule_spec_read(json_spec(doc), &entry->spec, &error) < 0) {
+                        log_error(
+                                "schedule %s does not run: %s", json_text(doc, "name"), error_message(error));
+                        continue;
+                }
+                entry->doc = json_incref(doc);
+                find_next(entry);
+                schedules->n++;
+        }
+        schedules->stale = false;
+        return 0;
+}
+
+/* --- Runs --------------------------------------------------------------------------------------------------------------- */
+
+static int add_run(json_t *doc, json_t *run)
+{
+        json_t *runs = json_object_get(json_status(doc), "runs");
+
+        if (!run || json_array_insert_new(runs, 0, run) < 0)
+                return -ENOMEM;
+        while (json_array_size(runs) > RUNS_MAX)
+                json_array_remove(runs, json_array_size(runs) - 1);
+        return 0;
+}
+
+/* The document with the state as it will be; the caller's. */
+static json_t *changed_document(const struct entry *entry, const struct schedule_state *state)
+{
+        json_t *doc = json_deep_copy(entry->doc);
+
+        if (doc && json_object_set_new(doc, "internal", schedule_state_write(state)) < 0) {
+                json_decref(doc);
+                return NULL;
+        }
+        json_object_del(doc, "revision");
+        return doc;
+}
+
+static json_t *run_document(const struct manager *manager, const struct schedule_decision *decision,
+        const char *task_uid, const char *why)
+{
+        char due[32], at[32];
+
+        return json_pack("{s:s, s:s, s:s, s:s?, s:s?, s:I}", "due", format_time(decision->due_s, due), "at",
+                text_format_time(clock_unix_ms(manager->clock), at), "outcome", task_uid ? "run" : "skipped",
+                "task_uid", task_uid, "why", why, "missed", (json_int_t)decision->n_missed);
+}
+
+/* What was due is left out, and the record says why. */
+static int record_skip(struct schedules *schedules, const struct entry *entry,
+        const struct schedule_state *state, const struct schedule_decision *decision, const char *why,
+        struct error **ret_error)
+{
+        struct manager *manager = schedules->manager;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_free_ char *object = alloc_printf("schedule/%s", json_text(entry->doc, "name"));
+        json_t *doc = changed_document(entry, state);
+        char due[32];
+        int r = 0;
+
+        if (doc && decision->verdict != SCHEDULE_WAIT) {
+                _cleanup_json_ json_t *detail = json_pack("{s:s, s:I}", "due",
+                        format_time(decision->due_s, due), "missed", (json_int_t)decision->n_missed);
+
+                r = add_run(doc, run_document(manager, decision, NULL, why));
+                if (r == 0)
+                        r = audit_add(manager->store, manager->clock, &batch,
+                                &(struct audit_entry){.who = "system",
+                                        .action = "schedule.skip",
+                                        .object = object,
+                                        .why = why,
+                                        .result = "done",
+                                        .detail = detail},
+                                ret_error);
+        }
+        store_batch_put(&batch, json_revision(entry->doc), doc);
+        return r < 0 ? r : store_commit(manager->store, &batch, NULL, ret_error);
+}
+
+void schedule_run_deinit(struct schedule_run *run)
+{
+        free(run->object);
+        free(run->reason);
+        free(run->held[0]);
+        free(run->held[1]);
+        json_decref(run->input);
+        json_decref(run->data);
+}
+
+static int begin(struct schedules *schedules, const struct entry *entry, const struct schedule_state *state,
+        const struct schedule_decision *decision, struct error **ret_error)
+{
+        struct manager *manager = schedules->manager;
+        _cleanup_(schedule_run_deinit) struct schedule_run run = {};
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *doc;
+        char uid[UUID_STRING_SIZE];
+        int r;
+
+        r = schedules_run(manager, entry->doc, decision->due_s, decision->until_s, &run, ret_error);
+        if (r < 0)
+                return r;
+        doc = changed_document(entry, state);
+        if (!doc || text_uuid_new(uid) < 0 || add_run(doc, run_document(manager, decision, uid, NULL)) < 0) {
+                json_decref(doc);
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        store_batch_put(&batch, json_revision(entry->doc), doc);
+        return task_submit(manager->tasks,
+                &(struct task_request){.uid = uid,
+                        .action = run.action,
+                        .object = run.object,
+                        .objects = (const char *const[]){run.held[0], run.held[1], NULL},
+                        .by = "system",
+                        .why = run.reason,
+                        .input = run.input,
+                        .data = run.data},
+                &batch, NULL, ret_error);
+}
+
+/* The store, or another change of the schedule, may be why: then it is for the next look. */
+static bool is_passing(const struct error *error)
+{
+        return !error ||
+               (error->code != ERROR_BUSY && error->code != ERROR_CONFLICT && error->code != ERROR_NOT_FOUND);
+}
+
+static int carry_out(struct schedules *schedules, struct entry *entry, struct error **ret_error)
+{
+        struct manager *manager = schedules->manager;
+        _cleanup_free_ char *held = alloc_printf("schedule/%s", json_text(entry->doc, "uid"));
+        _cleanup_error_ struct error *error = NULL;
+        struct schedule_decision decision;
+        struct schedule_state state;
+        bool busy;
+        int r;
+
+        if (!held)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        busy = task_holding(manager->tasks, held) != NULL;
+        schedule_state_read(json_object_get(entry->doc, "internal"), &state);
+        schedule_decide(&entry->spec.rule, &state, now_s(manager), busy, &decision);
+        if (decision.clock_back)
+                log_warning("schedule %s: the clock was set back; what was run is not run again",
+                        json_text(entry->doc, "name"));
+        if (!decision.changed) {
+                find_next(entry);
+                return 0;
+        }
+        schedules->stale = true;
+        if (decision.verdict != SCHEDULE_RUN)
+                return record_skip(schedules, entry, &state, &decision,
+                        busy ? "its last run has not ended" : "the manager was away at that time", ret_error);
+        crash_point("schedule-due");
+        r = begin(schedules, entry, &state, &decision, &error);
+        crash_point("schedule-begun");
+        if (r >= 0 || is_passing(error))
+                return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
+        log_warning("schedule %s does not run: %s", json_text(entry->doc, "name"), error_message(error));
+        decision.verdict = SCHEDULE_SKIP;
+        return record_skip(schedules, entry, &state, &decision, error_message(error), ret_error);
+}
+
+/* Milliseconds until the next look. */
+static uint64_t look(struct schedules *schedules)
+{
+        int64_t now = now_s(schedules->manager), now_ms = clock_unix_ms(schedules->manager->clock),
+                next_ms = INT64_MAX;
+        bool back = now < schedules->looked_s;
+        _cleanup_error_ struct error *error = NULL;
+
+        if (schedules->stale && load(schedules, &error) < 0) {
+                log_warning("cannot load the schedules: %s", error_message(error));
+                return AGAIN_MS;
+        }
+        schedules->looked_s = now;
+        for (size_t i = 0; i < schedules->n; i++) {
+                struct entry *entry = &schedules->entries[i];
+
+                if ((back || now >= entry->next_s) && carry_out(schedules, entry, &error) < 0) {
+                        log_warning("schedule %s: %s", json_text(entry->doc, "name"), error_message(error));
+                        schedules->stale = true;
+                        return AGAIN_MS;
+                }
+                if (entry->next_s != INT64_MAX)
+                        next_ms = MIN(next_ms, entry->next_s * 1000);
+        }
+        if (schedules->stale)
+                return 0;
+        return (uint64_t)CLAMP(next_ms - now_ms, (int64_t)0, (int64_t)LOOK_MAX_MS);
+}
+
+static void on_timer(void *userdata)
+{
+        struct schedules *schedules = userdata;
+
+        loop_source_rearm(schedules->timer, look(schedules));
+}
+
+void schedules_changed(struct schedules *schedules)
+{
+        schedules->stale = true;
+        loop_source_rearm(schedules->timer, 0);
+}
+
+int schedules_new(struct manager *manager, struct schedules **ret_schedules, struct error **ret_error)
+{
+        struct schedules *schedules = ALLOC(struct schedules);
+        int r;
+
+        if (!schedules)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        schedules->manager = manager;
+        schedules->stale = true;
+        r = loop_add_timer(manager->loop, 0, on_timer, schedules, &schedules->timer);
+        if (r < 0) {
+                schedules_free(schedules);
+                return error_from_errno(ret_error, r, "cannot set up the schedules' timer");
+        }
+        *ret_schedules = schedules;
+        return 0;
+}
+
+void schedules_free(struct schedules *schedules)
+{
+        if (!schedules)
+                return;
+        loop_source_free(schedules->timer);
+        drop_entries(schedules);
+        free(schedules);
+}
+
+/* --- What a run is ------------------------------------------------------------------------------------------------------ */
+
+static bool has_label(const json_t *vm, const char *label)
+{
+        const json_t *labels = json_object_get(json_spec(vm), "labels");
+        _cleanup_free_ char *key = alloc_printf("%.*s", (int)strcspn(label, "="), label);
+
+        return key && json_text_or_null(labels, key) &&
+               !strcmp(json_text(labels, key), strchr(label, '=') + 1);
+}
+
+int schedules_select(
+        struct manager *manager, const json_t *action, json_t **ret_vms, struct error **ret_error)
+{
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory), *chosen = json_array();
+        const char *label = json_text_or_null(action, "label");
+        json_t *vm, *name;
+        size_t i, k;
+
+        json_array_foreach (vms, i, vm)
+                if (label && has_label(vm, label))
+                        json_array_append(chosen, vm);
+        json_array_foreach (json_object_get(action, "vms"), k, name) {
+                const char *wanted = json_string_value(name);
+                size_t n = json_array_size(chosen);
+
+                json_array_foreach (vms, i, vm)
+                        if (!strcmp(json_text(vm, "name"), wanted))
+                                json_array_append(chosen, vm);
+                /* One that is not there any more, for the report. */
+                if (json_array_size(chosen) == n)
+                        json_array_append_new(chosen, json_pack("{s:s, s:s}", "uid", wanted, "name", wanted));
+        }
+        if (!vms || !chosen)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (json_array_size(chosen) > VMS_MAX)
+                return error_set(ret_error, ERROR_TOO_LARGE, "Divide them by another label.",
+                        "%zu virtual machines are meant, more than %d", json_array_size(chosen), VMS_MAX);
+        *ret_vms = TAKE_PTR(chosen);
+        return 0;
+}
+
+static const json_t *action_of(const json_t *doc)
+{
+        return json_object_get(json_spec(doc), "action");
+}
+
+static bool is_maintenance(const json_t *doc)
+{
+        return !strcmp(json_text(action_of(doc), "type"), "maintenance");
+}
+
+static int find_host(
+        struct manager *manager, const json_t *doc, const json_t **ret_host, struct error **ret_error)
+{
+        const char *name = json_text(action_of(doc), "host");
+
+        *ret_host = inventory_host(manager->inventory, name);
+        if (!*ret_host)
+                return error_set(ret_error, ERROR_NOT_FOUND, "See `drover host list`.",
+                        "there is no host %.64s", name);
+        return operation_maintenance_check(*ret_host, action_of(doc), ret_error);
+}
+
+static json_t *data_of_migrate(const json_t *doc, const char *reason, int64_t start_before_ms)
+{
+        const json_t *action = action_of(doc);
+        json_int_t give_up_ms = json_integer_value(json_object_get(action, "give_up_ms"));
+
+        return json_pack("{s:O, s:s*, s:s, s:I, s:I, s:o, s:o}", "action", action, "to",
+                json_text_or_null(action, "to"), "reason", reason, "start_before_unix_ms",
+                (json_int_t)start_before_ms, "give_up_ms", give_up_ms, "policy",
+                operation_moves_policy(action), "options", operation_moves_options(action));
+}
+
+static int make_run(struct manager *manager, const json_t *doc, int64_t due_s, int64_t until_s,
+        struct schedule_run *run, struct error **ret_error)
+{
+        int64_t before_ms = until_s == INT64_MAX ? 0 : until_s * 1000;
+        const char *name = json_text(doc, "name");
+        const json_t *host = NULL;
+        char due[32];
+        int r;
+
+        run->held[0] = alloc_printf("schedule/%s", json_text(doc, "uid"));
+        run->reason = due_s == INT64_MIN ? alloc_printf("schedule %s, as it was asked for", name)
+                                         : alloc_printf("schedule %s, due %s", name, format_time(due_s, due));
+        run->input = json_pack("{s:s, s:s?, s:O}", "schedule", name, "due",
+                due_s == INT64_MIN ? NULL : format_time(due_s, due), "action", action_of(doc));
+        if (!run->held[0] || !run->reason || !run->input)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (is_maintenance(doc)) {
+                r = find_host(manager, doc, &host, ret_error);
+                if (r < 0)
+                        return r;
+                if (json_is_true(json_object_get(action_of(doc), "on")))
+                        run->action = "host.maintenance";
+                else
+                        run->action = "host.maintenance-end";
+                run->object = alloc_printf("host/%s", json_text(host, "name"));
+                run->held[1] = alloc_printf("maintenance/%s", json_text(host, "uid"));
+                run->data =
+                        operation_maintenance_data(host, action_of(doc), "system", run->reason, before_ms);
+        } else {
+                run->object = alloc_printf("schedule/%s", name);
+                run->data = data_of_migrate(doc, run->reason, before_ms);
+        }
+        if (!run->object || !run->data || (is_maintenance(doc) && !run->held[1]))
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return 0;
+}
+
+int schedules_run(struct manager *manager, const json_t *doc, int64_t due_s, int64_t until_s,
+        struct schedule_run *ret_run, struct error **ret_error)
+{
+        struct schedule_run run = {.action = "schedule.run"};
+        int r = make_run(manager, doc, due_s, until_s, &run, ret_error);
+
+        if (r < 0)
+                schedule_run_deinit(&run);
+        else
+                *ret_run = run;
+        return r;
+}
+
+int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_report, struct error **ret_error)
+{
+        const json_t *action = action_of(doc), *host = NULL;
+        _cleanup_json_ json_t *vms = NULL;
+        _cleanup_free_ const json_t **known = NULL;
+        size_t i, n = 0;
+        json_t *vm;
+        int r;
+
+        if (is_maintenance(doc)) {
+                r = find_host(manager, doc, &host, ret_error);
+                return r < 0 ? r : operation_maintenance_plan(manager, host, action, ret_report, ret_error);
+        }
+        r = schedules_select(manager, action, &vms, ret_error);
+        if (r < 0)
+                return r;
+        known = alloc_array(json_array_size(vms) + 1, sizeof(*known));
+        if (!known)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        json_array_foreach (vms, i, vm)
+                if (json_spec(vm))
+                        known[n++] = vm;
+        return moves_plan(
+                manager, known, n, NULL, json_text_or_null(action, "to"), action, ret_report, ret_error);
+}
+
+/* --- For the API -------------------------------------------------------------------------------------------------------- */
+
+int schedules_check_spec(const json_t *spec, struct error **ret_error)
+{
+        _cleanup_schedule_spec_ struct schedule_spec read = {};
+
+        return schedule_spec_read(spec, &read, ret_error);
+}
+
+int schedules_reset(const struct manager *manager, json_t *doc, struct error **ret_error)
+{
+        _cleanup_schedule_spec_ struct schedule_spec spec = {};
+        struct schedule_state state;
+        int64_t next_s;
+        int r;
+
+        r = schedule_spec_read(json_spec(doc), &spec, ret_error);
+        if (r < 0)
+                return r;
+        schedule_state_read(json_object_get(doc, "internal"), &state);
+        state.until_s = now_s(manager);
+        if (!json_object_get(doc, "internal"))
+                schedule_begin(&state, now_s(manager));
+        if (schedule_next(&spec.rule, &state, state.until_s, &next_s) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Choose a time that is to come.",
+                        "no run would take place: its time has passed, or never comes");
+        if (json_object_set_new(doc, "internal", schedule_state_write(&state)) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return 0;
+}
+
+static json_t *next_document(const struct schedule_spec *spec, int64_t next_s)
+{
+        char time[32], local[32], end[32];
+
+        return json_pack("{s:s, s:s, s:s?}", "time", format_time(next_s, time), "local",
+                time_zone_format(spec->zone, next_s, local), "window_end",
+                spec->rule.window_s ? time_zone_format(spec->zone, next_s + spec->rule.window_s, end) : NULL);
+}
+
+int schedules_next(const struct manager *manager, const json_t *doc, size_t n, json_t **ret_next,
+        struct error **ret_error)
+{
+        _cleanup_schedule_spec_ struct schedule_spec spec = {};
+        _cleanup_json_ json_t *next = json_array();
+        struct schedule_state state;
+        int64_t at_s;
+        int r;
+
+        r = schedule_spec_read(json_spec(doc), &spec, ret_error);
+        if (r < 0)
+                return r;
+        schedule_state_read(json_object_get(doc, "internal"), &state);
+        at_s = MIN(state.until_s, now_s(manager));
+        at_s = MAX(at_s, now_s(manager) - SCHEDULE_LATE_S);
+        while (next && json_array_size(next) < n && schedule_next(&spec.rule, &state, at_s, &at_s) == 0)
+                if (at_s > state.until_s && json_array_append_new(next, next_document(&spec, at_s)) < 0)
+                        json_decref(TAKE_PTR(next));
+        if (!next)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        *ret_next = TAKE_PTR(next);
+        return 0;
+}
+
+/* How the runs' tasks ended, as far as they are remembered. */
+static void add_tasks(struct manager *manager, json_t *runs)
+{
+        json_t *run;
+        size_t i;
+
+        json_array_foreach (runs, i, run) {
+                _cleanup_json_ json_t *task = NULL;
+
+                if (!*json_text(run, "task_uid") ||
+                        store_get(manager->store, "task", json_text(run, "task_uid"), &task, NULL) < 0)
+                        continue;
+                (void)json_object_set(run, "task", json_object_get(task, "name"));
+                (void)json_object_set(run, "state", json_object_get(json_status(task), "state"));
+        }
+}
+
+json_t *schedules_live(struct manager *manager, const json_t *doc)
+{
+        _cleanup_json_ json_t *copy = json_deep_copy(doc), *next = NULL;
+        json_t *status = json_status(copy), *first;
+        bool paused = json_is_true(json_object_get(status, "paused"));
+
+        if (!copy || (!paused && schedules_next(manager, doc, 1, &next, NULL) < 0))
+                return NULL;
+        first = json_array_get(next, 0);
+        if (json_object_set_new(status, "state",
+                    json_string(paused  ? "paused"
+                                : first ? "active"
+                                        : "done")) < 0 ||
+                json_object_set_new(status, "next", first ? json_incref(first) : json_null()) < 0)
+                return NULL;
+        add_tasks(manager, json_object_get(status, "runs"));
+        return TAKE_PTR(copy);
+}

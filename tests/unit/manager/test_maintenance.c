@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Maintenance of a host and schedules, through the public API. */
+
+#include "manager_rig.h"
+
+static json_t *request(const char *text)
+{
+        json_t *json = json_loads(text, 0, NULL);
+
+        assert_non_null(json);
+        return json;
+}
+
+static const json_t *maintenance_of(struct state *state, const char *host)
+{
+        char path[96];
+
+        snprintf(path, sizeof(path), "/api/v1/hosts/%s", host);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        return json_object_get(json_status(state->body), "maintenance");
+}
+
+/* Asks for it; ret_path: of its task. */
+static void begin_maintenance(struct state *state, const char *body, char ret_path[static 128])
+{
+        assert_int_equal(call(state, "POST", "/api/v1/hosts/host1/maintenance", request(body)), 202);
+        snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
+}
+
+static void wait_for_migration(struct state *state)
+{
+        for (int i = 0; i < 500 && !state->agents[0].migration; i++)
+                loop_iterate(state->loop, 20);
+        assert_non_null(state->agents[0].migration);
+}
+
+static size_t n_tasks(struct state *state, const char *action)
+{
+        char path[96];
+
+        snprintf(path, sizeof(path), "/api/v1/tasks?action=%s", action);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        return json_array_size(json_object_get(state->body, "items"));
+}
+
+static const json_t *first_of(const json_t *report)
+{
+        return json_array_get(json_object_get(report, "vms"), 0);
+}
+
+static void host_is_emptied_takes_nothing_meanwhile_and_gets_back_what_left(void **data)
+{
+        struct state *state = *data;
+        const json_t *report;
+        char path[128];
+        json_t *vm;
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        assert_string_equal(json_text(maintenance_of(state, "host1"), "state"), "entering");
+        vm = vm_document("late");
+        json_object_set_new(vm, "host", json_string("host1"));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "failed");
+        assert_non_null(strstr(json_text(json_object_get(json_status(state->body), "error"), "detail"),
+                "is in maintenance"));
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        report = json_object_get(json_status(state->body), "result");
+        assert_int_equal(json_integer_value(json_object_get(report, "moved")), 1);
+        assert_string_equal(json_text(first_of(report), "to"), "host2");
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(first_of(report), "tries"), 0), "result"),
+                "succeeded");
+        assert_string_equal(json_text(maintenance_of(state, "host1"), "state"), "on");
+        assert_int_equal(json_array_size(json_object_get(maintenance_of(state, "host1"), "left")), 1);
+
+        begin_maintenance(state, "{\"on\": false, \"return\": true}", path);
+        for (int i = 0; i < 500 && !state->agents[1].migration; i++)
+                loop_iterate(state->loop, 20);
+        assert_non_null(state->agents[1].migration);
+        assert_null(maintenance_of(state, "host1"));
+}
+
+static void what_fits_nowhere_stays_and_the_report_says_why(void **data)
+{
+        struct state *state = *data;
+        const json_t *report;
+        char path[128];
+
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true, \"policy\": []}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        report = json_object_get(json_status(state->body), "result");
+        assert_int_equal(json_integer_value(json_object_get(report, "stays")), 1);
+        assert_non_null(strstr(json_text(first_of(report), "why"), "memory"));
+        assert_non_null(
+                strstr(json_text(json_object_get(json_status(state->body), "error"), "detail"), "web: "));
+        assert_string_equal(json_text(maintenance_of(state, "host1"), "state"), "incomplete");
+        assert_int_equal(n_tasks(state, "vm.migrate"), 0);
+}
+
+static void guest_is_stopped_where_the_policy_says_so(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"stop\"}]}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(json_integer_value(json_object_get(
+                                 json_object_get(json_status(state->body), "result"), "stopped")),
+                1);
+        assert_string_equal(json_text(maintenance_of(state, "host1"), "state"), "on");
+}
+
+static void cancelled_it_ends_its_moves_and_opens_the_host(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        assert_null(maintenance_of(state, "host1"));
+}
+
+static void cancelled_it_is_undone_by_the_next_manager(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        stop_manager(state);
+        start_manager(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        assert_null(maintenance_of(state, "host1"));
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+}
+
+static void time_limit_of_the_whole_ends_what_waits(void **data)
+{
+        struct state *state = *data;
+        const json_t *first;
+        char path[128];
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "POST", "/api/v1/queue/drain", NULL), 200);
+        begin_maintenance(state, "{\"on\": true, \"give_up_ms\": 1500}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        first = first_of(json_object_get(json_status(state->body), "result"));
+        assert_string_equal(json_text(first, "outcome"), "stays");
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(first, "tries"), 0), "result"), "cancelled");
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+}
+
+static void restarted_manager_goes_on_with_the_same_move(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        stop_manager(state);
+        start_manager(state);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+}
+
+static void dry_run_says_what_would_be_done_and_does_nothing(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "POST", "/api/v1/hosts/host1/maintenance",
+                                 request("{\"on\": true, \"dry_run\": true}")),
+                200);
+        assert_string_equal(json_text(first_of(state->body), "outcome"), "would-move");
+        assert_string_equal(json_text(first_of(state->body), "to"), "host2");
+        assert_null(maintenance_of(state, "host1"));
+        assert_int_equal(n_tasks(state, "host.maintenance"), 0);
+}
+
+static void requests_that_mean_nothing_are_refused(void **data)
+{
+        static const struct {
+                const char *body;
+                int status;
+        } wrong[] = {{"{}", 422}, {"{\"on\": 1}", 422}, {"{\"on\": true, \"return\": true}", 422},
+                {"{\"on\": true, \"policy\": [{\"step\": \"suspend\"}]}", 422},
+                {"{\"on\": true, \"tries\": 99}", 422}, {"{\"on\": true, \"hurry\": true}", 422},
+                {"{\"on\": false}", 409}, {"{\"on\": true, \"priority\": \"now\"}", 422}};
+        struct state *state = *data;
+
+        add_host(state, &state->agents[0], "host1");
+        for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+                int status = call(state, "POST", "/api/v1/hosts/host1/maintenance", request(wrong[i].body));
+
+                if (status != wrong[i].status)
+                        fail_msg("%s: %d", wrong[i].body, status);
+        }
+}
+
+/* --- Schedules ---------------------------------------------------------------------------------------------------------- */
+
+static void create_schedule(struct state *state, const char *spec)
+{
+        assert_int_equal(call(state, "POST", "/api/v1/schedules",
+                                 json_pack("{s:s, s:o}", "name", "nightly", "spec", request(spec))),
+                201);
+}
+
+static const json_t *newest_run(struct state *state)
+{
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly", NULL), 200);
+        return json_array_get(json_object_get(json_status(state->body), "runs"), 0);
+}
+
+static void wait_for_run(struct state *state, const char *outcome)
+{
+        uint64_t end = clock_now_ms(loop_clock(state->loop)) + WAIT_MS;
+
+        while (strcmp(json_text(newest_run(state), "outcome"), outcome)) {
+                assert_true(clock_now_ms(loop_clock(state->loop)) < end);
+                loop_iterate(state->loop, 20);
+        }
+}
+
+static void schedule_runs_at_its_time_and_skips_while_the_run_goes_on(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        create_schedule(state, "{\"calendar\": \"*:*:*\", \"time_zone\": \"Europe/Berlin\", \"action\": "
+                               "{\"type\": \"migrate\", "
+                               "\"vms\": [\"web\", \"nobody\"], \"to\": \"host2\"}}");
+        wait_for_run(state, "run");
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(newest_run(state), "task"));
+        wait_for_migration(state);
+        wait_for_run(state, "skipped");
+        assert_string_equal(json_text(newest_run(state), "why"), "its last run has not ended");
+        assert_int_equal(call(state, "POST", "/api/v1/schedules/nightly/pause", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "state"), "paused");
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(json_integer_value(json_object_get(
+                                 json_object_get(json_status(state->body), "result"), "moved")),
+                1);
+        assert_int_equal(json_integer_value(json_object_get(
+                                 json_object_get(json_status(state->body), "result"), "gone")),
+                1);
+        assert_int_equal(n_tasks(state, "schedule.run"), 1);
+}
+
+static void what_has_not_begun_when_the_window_ends_does_not_begin(void **data)
+{
+        struct state *state = *data;
+        const json_t *first;
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "POST", "/api/v1/queue/drain", NULL), 200);
+        create_schedule(state,
+                "{\"calendar\": \"2190-01-01\", \"window_ms\": 2000, \"action\": {\"type\": \"migrate\", "
+                "\"vms\": [\"web\"]}}");
+        assert_int_equal(call(state, "POST", "/api/v1/schedules/nightly/run", NULL), 202);
+        assert_string_equal(finish(state), "failed");
+        first = first_of(json_object_get(json_status(state->body), "result"));
+        assert_string_equal(json_text(first, "outcome"), "stays");
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(first, "tries"), 0), "result"), "cancelled");
+        assert_null(state->agents[0].migration);
+}
+
+static void run_that_was_due_while_no_manager_was_there_takes_place_once(void **data)
+{
+        struct state *state = *data;
+        int64_t due_ms = clock_unix_ms(&clock_system) + 3000;
+        char at[32];
+
+        set_the_stage(state);
+        due_ms = MAX(due_ms, clock_unix_ms(&clock_system) + 1000);
+        text_format_time(due_ms, at);
+        at[19] = 'Z';
+        at[20] = '\0';
+        assert_int_equal(
+                call(state, "POST", "/api/v1/schedules",
+                        json_pack("{s:s, s:{s:s, s:s, s:{s:s, s:[s]}}}", "name", "nightly", "spec", "at", at,
+                                "missed", "run-once", "action", "type", "migrate", "vms", "web")),
+                201);
+        stop_manager(state);
+        while (clock_unix_ms(&clock_system) < due_ms)
+                usleep(20000);
+        start_manager(state);
+        wait_for_run(state, "run");
+        wait_for_migration(state);
+        assert_string_equal(json_text(json_status(state->body), "state"), "done");
+        stop_manager(state);
+        start_manager(state);
+        for (int i = 0; i < 50; i++)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(n_tasks(state, "schedule.run"), 1);
+}
+
+static void schedules_that_mean_nothing_are_refused(void **data)
+{
+        static const char *const wrong[] = {"{}", "{\"calendar\": \"daily\"}",
+                "{\"calendar\": \"daily\", \"action\": {\"type\": \"dance\"}}",
+                "{\"calendar\": \"daily\", \"at\": \"2199-01-01 00:00\", \"action\": {\"type\": \"migrate\", "
+                "\"label\": \"a=b\"}}",
+                "{\"calendar\": \"*-02-30\", \"action\": {\"type\": \"migrate\", \"label\": \"a=b\"}}",
+                "{\"at\": \"2001-01-01 00:00\", \"action\": {\"type\": \"migrate\", \"label\": \"a=b\"}}",
+                "{\"calendar\": \"daily\", \"time_zone\": \"Mars/Olympus\", \"action\": {\"type\": "
+                "\"migrate\", \"label\": \"a=b\"}}",
+                "{\"calendar\": \"daily\", \"time_zone\": \"../passwd\", \"action\": {\"type\": \"migrate\", "
+                "\"label\": \"a=b\"}}",
+                "{\"calendar\": \"daily\", \"time_zone\": \"tzdata.zi\", \"action\": {\"type\": \"migrate\", "
+                "\"label\": \"a=b\"}}",
+                "{\"calendar\": \"daily UTC\", \"time_zone\": \"Europe/Berlin\", \"action\": {\"type\": "
+                "\"migrate\", \"label\": \"a=b\"}}",
+                "{\"calendar\": \"daily\", \"missed\": \"panic\", \"action\": {\"type\": \"migrate\", "
+                "\"label\": \"a=b\"}}",
+                "{\"calendar\": \"daily\", \"window_ms\": 5, \"action\": {\"type\": \"migrate\", \"label\": "
+                "\"a=b\"}}",
+                "{\"calendar\": \"daily\", \"action\": {\"type\": \"migrate\"}}",
+                "{\"calendar\": \"daily\", \"action\": {\"type\": \"migrate\", \"label\": \"a\"}}",
+                "{\"calendar\": \"daily\", \"action\": {\"type\": \"migrate\", \"vms\": [3]}}",
+                "{\"calendar\": \"daily\", \"action\": {\"type\": \"migrate\", \"label\": \"a=b\", "
+                "\"policy\": [{\"step\": \"stop\"}]}}",
+                "{\"calendar\": \"daily\", \"action\": {\"type\": \"maintenance\", \"on\": true}}",
+                "{\"calendar\": \"daily\", \"action\": {\"type\": \"maintenance\", \"host\": \"h\"}}"};
+        struct state *state = *data;
+
+        for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+                int status = call(state, "POST", "/api/v1/schedules",
+                        json_pack("{s:s, s:o}", "name", "odd", "spec", request(wrong[i])));
+
+                if (status != 422)
+                        fail_msg("%s: %d", wrong[i], status);
+        }
+        assert_int_equal(call(state, "GET", "/api/v1/schedules", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 0);
+}
+
+static void next_runs_are_shown_in_both_times(void **data)
+{
+        struct state *state = *data;
+        const json_t *item;
+
+        create_schedule(state, "{\"calendar\": \"2190-07-01 12:00\", \"time_zone\": \"Europe/Berlin\", "
+                               "\"window_ms\": 3600000, "
+                               "\"action\": {\"type\": \"maintenance\", \"host\": \"host1\", \"on\": true}}");
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly/next?count=3", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 1);
+        item = json_array_get(json_object_get(state->body, "items"), 0);
+        assert_string_equal(json_text(item, "time"), "2190-07-01T10:00:00.000Z");
+        assert_string_equal(json_text(item, "local"), "2190-07-01T12:00:00+02:00");
+        assert_string_equal(json_text(item, "window_end"), "2190-07-01T13:00:00+02:00");
+        assert_int_equal(
+                call(state, "POST", "/api/v1/schedules/nightly/run", NULL), 404); /* there is no host1 */
+        assert_int_equal(call(state, "DELETE", "/api/v1/schedules/nightly", NULL), 204);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(host_is_emptied_takes_nothing_meanwhile_and_gets_back_what_left),
+                TEST(what_fits_nowhere_stays_and_the_report_says_why),
+                TEST(guest_is_stopped_where_the_policy_says_so),
+                TEST(cancelled_it_ends_its_moves_and_opens_the_host),
+                TEST(cancelled_it_is_undone_by_the_next_manager),
+                TEST(time_limit_of_the_whole_ends_what_waits),
+                TEST(restarted_manager_goes_on_with_the_same_move),
+                TEST(dry_run_says_what_would_be_done_and_does_nothing),
+                TEST(requests_that_mean_nothing_are_refused),
+                TEST(schedule_runs_at_its_time_and_skips_while_the_run_goes_on),
+                TEST(what_has_not_begun_when_the_window_ends_does_not_begin),
+                TEST(run_that_was_due_while_no_manager_was_there_takes_place_once),
+                TEST(schedules_that_mean_nothing_are_refused),
+                TEST(next_runs_are_shown_in_both_times),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
