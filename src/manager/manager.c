@@ -244,6 +244,7 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         manager->store = store;
         manager->epoch = epoch;
         manager->clock = loop_clock(loop);
+        loop_on_busy(loop, metrics_loop, &manager->metrics);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
         if (r < 0)
                 return r;
@@ -280,6 +281,7 @@ void manager_free(struct manager *manager)
 {
         if (!manager)
                 return;
+        loop_on_busy(manager->loop, NULL, NULL);
         store_on_commit(manager->store, NULL, NULL);
         schedules_free(manager->schedules);
         /* Then tasks: they cancel their calls, and write nothing. Then nothing is left that answers requests. */

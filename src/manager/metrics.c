@@ -15,6 +15,8 @@
 static const double migration_bounds[] = {0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600};
 static const double queue_bounds[] = {0.1, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200};
 static const double pause_bounds[] = {0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5};
+static const double loop_bounds[] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};
+static_assert(ARRAY_SIZE(loop_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(migration_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(queue_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(pause_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
@@ -71,6 +73,15 @@ void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *re
 void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint64_t waited_ms)
 {
         observe(&metrics->queue_seconds[priority], queue_bounds, (double)waited_ms / 1000.0);
+}
+
+void metrics_loop(void *metrics, uint64_t ns)
+{
+        struct metrics *m = metrics;
+        double seconds = (double)ns / 1e9;
+
+        observe(&m->loop_seconds, loop_bounds, seconds);
+        m->loop_longest_seconds = MAX(m->loop_longest_seconds, seconds);
 }
 
 static void write_head(struct buf *out, const char *name, const char *help, const char *type)
@@ -227,6 +238,12 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
         write_counter(out, "drover_agent_calls_total", "Calls to agents.", metrics->agent_calls);
         write_counter(out, "drover_agent_call_failures_total", "Polls of agents that failed.",
                 metrics->agent_call_failures);
+        write_histogram(out, "drover_manager_loop_seconds",
+                "How long each handler of the manager's event loop ran; nothing else is done meanwhile.",
+                &metrics->loop_seconds, loop_bounds);
+        write_head(out, "drover_manager_loop_longest_seconds",
+                "The longest of them since the manager began to lead.", "gauge");
+        buf_printf(out, "drover_manager_loop_longest_seconds %.6f\n", metrics->loop_longest_seconds);
         write_histogram(out, "drover_migration_duration_seconds", "Duration of migrations.",
                 &metrics->migration_seconds, migration_bounds);
         write_histogram(out, "drover_migration_pause_seconds", "How long guests were paused by migrations.",

@@ -33,6 +33,8 @@ struct metrics {
         uint64_t bytes_wire;
         uint64_t agent_calls;
         uint64_t agent_call_failures;
+        struct metrics_histogram loop_seconds; /* how long each handler of the event loop ran */
+        double loop_longest_seconds;
 };
 
 /* Counts an ended migration; `result` is the result document or NULL. */
@@ -40,6 +42,9 @@ void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *re
 
 /* Counts a migration that starts after it has waited in the queue. */
 void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint64_t waited_ms);
+
+/* Counts a handler of the event loop; `metrics` is a struct metrics. */
+void metrics_loop(void *metrics, uint64_t ns);
 
 /* Writes the text (format 0.0.4). */
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error);
