@@ -42,6 +42,7 @@ struct check {
         const json_t *host;               /* its status */
         const char *host_name;
         const struct check_rule *rule;
+        bool broken_only; /* what is met need not be told */
         json_t *out;
         int result; /* -ENOMEM, or 0 */
 };

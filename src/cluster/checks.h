@@ -27,6 +27,7 @@ struct checks_input {
                 tasks; /* array of {"name", "action", "vm_uid", "host_uid", "to"}: the unfinished tasks but for the
                               * one that asks. vm_uid: that it works on; host_uid: likewise; to: name of the host that it
                               * brings that VM to */
+        const char *asking; /* name of one of these tasks that is in nobody's way: it asks; or NULL */
         const json_t *
                 reserved; /* {host uid: {"memory_bytes", "cpus"}}: for VMs that tasks bring there and that the host
                                  * does not count yet */
@@ -49,7 +50,10 @@ DEFINE_CLEANUP(struct checks *, checks_free)
  * way_out are null. */
 json_t *checks_run(const struct checks *checks, const json_t *target);
 
-/* The three in one, for one host. */
+/* The same, but of the rules that are broken only: most are met, and nobody is told of those when a thousand hosts are ranked. */
+json_t *checks_broken(const struct checks *checks, const json_t *target);
+
+/* checks_run() for one host, without anything to prepare. */
 json_t *checks_of(const struct checks_input *input, const json_t *target);
 
 /* True when no rule whose severity is error is broken. */

@@ -160,6 +160,7 @@ static void round_failed(struct host *host, const char *why)
                 return;
         }
         host->connected = false;
+        host_touched(host);
         memset(host->lists_sent, 0, sizeof(host->lists_sent));
         stream_close(host);
         round_ended(host);
@@ -180,6 +181,8 @@ static void round_done(struct host *host)
 
         host->n_failures = 0;
         host->connected = true;
+        if (!was_connected)
+                host_touched(host);
         if (host->this_full)
                 host->full_round_began_ms = host->round_began_ms;
         round_ended(host);
@@ -214,6 +217,8 @@ static int take_facts(struct host *host, const json_t *body)
         }
         json_decref(host->facts);
         host->facts = facts;
+        host->facts_ms = host->round_began_ms;
+        host_touched(host);
         return 0;
 }
 
@@ -239,6 +244,7 @@ static int take_answer(struct host *host, json_t *body)
                 return -EINVAL;
         if (host->step == POLL_VMS)
                 return host_take_list(host, items, host->round_began_ms);
+        host_touched(host);
         return json_object_set(host->facts, poll_steps[host->step].key, items) < 0 ? -ENOMEM : 0;
 }
 

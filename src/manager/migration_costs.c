@@ -131,12 +131,26 @@ json_t *migration_costs_source(struct manager *manager, const struct task *task)
         return TAKE_PTR(list);
 }
 
+void migration_units_destination(
+        struct manager *manager, const struct task *task, uint64_t ret_units[static N_QUEUE_KINDS])
+{
+        memset(ret_units, 0, N_QUEUE_KINDS * sizeof(*ret_units));
+        ret_units[QUEUE_HOST] = queue_cost(QUEUE_HOST, false);
+        ret_units[QUEUE_NETWORK] = queue_cost(QUEUE_NETWORK, false);
+        ret_units[QUEUE_BANDWIDTH] = promised_bps(task);
+        ret_units[QUEUE_MEMORY] = (uint64_t)MAX(checks_memory_need(vm_of(manager, task)), 0);
+}
+
 json_t *migration_costs_destination(struct manager *manager, const struct task *task, const char *host)
 {
         _cleanup_json_ json_t *list = json_array();
+        uint64_t units[N_QUEUE_KINDS];
 
-        if (!list || add_host(list, task, host) < 0 ||
-                add(list, QUEUE_MEMORY, host, (uint64_t)MAX(checks_memory_need(vm_of(manager, task)), 0)) < 0)
+        if (!list)
                 return NULL;
+        migration_units_destination(manager, task, units);
+        for (size_t i = 0; i < N_QUEUE_KINDS; i++)
+                if (add(list, (enum queue_kind)i, host, units[i]) < 0)
+                        return NULL;
         return TAKE_PTR(list);
 }

@@ -23,7 +23,10 @@ uint64_t migration_limit(const struct queue_limits *limits, enum queue_kind kind
 const char *migration_source(struct manager *manager, const struct task *task);
 /* What is taken wherever it goes: source and datastores. The caller's; NULL without memory. */
 json_t *migration_costs_source(struct manager *manager, const struct task *task);
-/* What is taken at the destination as well. The caller's; NULL without memory. */
+/* What is taken at the destination as well, wherever that is: units of each kind. */
+void migration_units_destination(
+        struct manager *manager, const struct task *task, uint64_t ret_units[static N_QUEUE_KINDS]);
+/* The same as a list, of one host. The caller's; NULL without memory. */
 json_t *migration_costs_destination(struct manager *manager, const struct task *task, const char *host);
 
 /* "host/host1" */

@@ -19,8 +19,10 @@ struct migration_queue {
         uint64_t planned_ms;
         bool behind;  /* not all that have no destination were ranked */
         bool changed; /* the plan does not hold any more */
+        bool failed;  /* the last one could not be made */
         size_t n_waiting;
 };
 
-/* The plan as it is now, the queue's; NULL without memory: then nothing starts until the next try. */
+/* The plan as it is now, the queue's; NULL when none can be made, for lack of memory or because the store cannot be read: then
+ * nothing starts until the next try, PLAN_MAX_AGE_MS later at most. */
 struct queue *migration_queue_plan(struct migration_queue *queue);

@@ -5,7 +5,7 @@
  * were asked where the virtual machine is, however often the manager was restarted meanwhile. Of a host that was confirmed
  * down no answer is waited for: it has neither the migration nor the virtual machine.
  *
- * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); costs, prepared_unix_ms (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
+ * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); to_chosen, costs (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
  * "from", "to", "nowhere" or "lost" (its end came at the destination, in post-copy); from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
  * destination had not settled when it was asked; forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
@@ -94,8 +94,9 @@ static int check(struct manager *manager, const json_t *vm, const char *to, cons
         if (add_reserved(facts.reserved, reserved) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         input = check_facts_input(&facts);
-        costs = forecasts_costs(manager, vm);
-        ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
+        /* A task that knows where it goes has no use for the others. */
+        costs = asking && to ? json_object() : forecasts_costs(manager, vm);
+        ranking = asking && to ? json_array() : costs ? placement_rank(&input, facts.hosts, costs) : NULL;
         if (!ranking)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (!to && placement_best(ranking, &best, NULL) < 0)
@@ -560,11 +561,6 @@ static void on_source_status(struct task *task, struct manager *manager, json_t 
                 return;
         }
         show_progress(task, body);
-        if (strcmp(json_text(body, "phase"), "preparing") &&
-                migration_queue_prepared(manager->queue, task) < 0) {
-                task_step_failed(task, NULL);
-                return;
-        }
         if (!is_terminal(json_text(body, "phase")))
                 follow_on(task, manager, body);
         else if (switchover_arbiter_hear(manager->switchovers, task, body, &(json_t *){NULL}, NULL) < 0 ||

@@ -39,7 +39,7 @@ bool operations_host_connected(struct manager *manager, const json_t *host);
 /* Bound on the pause of a migration that names none. */
 #define OPERATION_MAX_PAUSE_MS_DEFAULT 300
 /* What the checks say about a migration of the VM (document) to host `to` (NULL: the best one): a CheckReport as in
- * docs/openapi.json, the caller's. asking: the task that asks; may be NULL. NOT_FOUND for an unknown host. */
+ * docs/openapi.json, the caller's. asking: the task that asks, for which hosts are only ranked when it names none; may be NULL. NOT_FOUND for an unknown host. */
 int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
         const struct task *asking, json_t **ret_report, struct error **ret_error);
 
