@@ -30,8 +30,8 @@ static bool match(void *userdata, const json_t *doc)
 
 void api_vm_list(struct http_request *request, void *userdata)
 {
-        api_reply_list(
-                request, userdata, &(struct api_listing){.kind = "vm", .match = match, .userdata = request});
+        api_reply_list(request, userdata,
+                &(struct api_listing){.kind = "vm", .match = match, .userdata = request, .in_memory = true});
 }
 
 void api_vm_get(struct http_request *request, void *userdata)

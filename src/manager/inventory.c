@@ -609,7 +609,10 @@ static int follow_one(void *userdata, const struct store_event *event)
         } else if (!strcmp(event->kind, "removed-host")) {
                 /* Their certificates stay valid for TLS. */
                 return list_change(inventory, HOST_LIST_REMOVED, event->uid, !event->removed);
-        } else
+        } else if (!strcmp(event->kind, "task"))
+                metrics_task(&inventory->manager->metrics, event->uid,
+                        event->removed ? NULL : json_text(json_status(event->doc), "state"));
+        else
                 index_changed(inventory, event->kind);
         return 0;
 }

@@ -482,10 +482,8 @@ static json_t *merged_status(
 }
 
 /* A VM that an agent has and the store does not: taken into the inventory, so that nothing runs unseen. */
-static void adopt(struct inventory *inventory, const char *uid)
+static void adopt(struct inventory *inventory, const char *uid, struct store_batch *batch)
 {
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_error_ struct error *error = NULL;
         _cleanup_json_ json_t *vm = json_pack("{s:s}", "uid", uid), *status = NULL;
         struct reports reports;
         json_t *doc;
@@ -501,12 +499,9 @@ static void adopt(struct inventory *inventory, const char *uid)
                 "uid", uid, "spec", json_spec(reports.report), "status", status);
         if (!doc)
                 return;
-        store_batch_put(&batch, STORE_ABSENT, doc);
-        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
-                log_debug("cannot take %s into the inventory: %s", uid, error_message(error));
-        else
-                log_notice("host %s runs the virtual machine %s, which was not in the inventory; it is now",
-                        host_name_of(reports.best), json_text(reports.report, "name"));
+        log_notice("host %s runs the virtual machine %s, which was not in the inventory",
+                host_name_of(reports.best), json_text(reports.report, "name"));
+        store_batch_put(batch, STORE_ABSENT, doc);
 }
 
 /* An alert about a VM that was deleted meanwhile. */
@@ -516,17 +511,16 @@ static void end_orphaned_alert(struct inventory *inventory, const char *uid)
                 free(map_remove(&inventory->suspects, uid));
 }
 
-void inventory_merge_vm(struct inventory *inventory, const char *uid)
+/* Puts into the batch what is to be changed. */
+static void merge_vm(struct inventory *inventory, const char *uid, struct store_batch *batch)
 {
         const struct vm_entry *vm = map_get(&inventory->vms, uid);
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_error_ struct error *error = NULL;
         _cleanup_json_ json_t *status = NULL, *doc = NULL;
         struct reports reports;
 
         if (!vm) {
                 end_orphaned_alert(inventory, uid);
-                adopt(inventory, uid);
+                adopt(inventory, uid, batch);
                 return;
         }
         collect(inventory, vm->doc, &reports);
@@ -537,8 +531,16 @@ void inventory_merge_vm(struct inventory *inventory, const char *uid)
         doc = json_copy(vm->doc);
         if (!doc || json_object_set(doc, "status", status) < 0)
                 return;
-        store_batch_put(&batch, json_revision(vm->doc), TAKE_PTR(doc));
-        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+        store_batch_put(batch, json_revision(vm->doc), TAKE_PTR(doc));
+}
+
+void inventory_merge_vm(struct inventory *inventory, const char *uid)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+
+        merge_vm(inventory, uid, &batch);
+        if (batch.n_changes && store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
                 log_debug("vm %s: status not recorded: %s", uid, error_message(error));
 }
 
@@ -559,9 +561,16 @@ static bool is_known(const struct inventory *inventory, const struct host *host,
 /* Merging changes documents, moves VMs between hosts, and may take VMs in: what is to be merged is written down before. */
 static void merge_all(struct inventory *inventory, const json_t *uids)
 {
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         json_t *uid;
         size_t i;
 
+        /* In one transaction, for each waits for the disk. One change that cannot be made, such as a name that is taken, keeps no
+         * other from being made. */
+        json_array_foreach ((json_t *)uids, i, uid)
+                merge_vm(inventory, json_string_value(uid), &batch);
+        if (!batch.n_changes || store_commit(inventory->manager->store, &batch, NULL, NULL) >= 0)
+                return;
         json_array_foreach ((json_t *)uids, i, uid)
                 inventory_merge_vm(inventory, json_string_value(uid));
 }

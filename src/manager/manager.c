@@ -109,6 +109,7 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
                 log_warning("task %s (%s %s) %s: %s", task_name(task), task_action(task),
                         json_text(json_spec(doc), "object"), task_state_to_string(state),
                         json_text(json_object_get(status, "error"), "detail"));
+        forecasts_task_changed(manager->forecasts, doc);
         if (!strcmp(task_action(task), "vm.migrate"))
                 metrics_migration(
                         &manager->metrics, state == TASK_SUCCEEDED, json_object_get(status, "result"));
@@ -244,6 +245,7 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         manager->store = store;
         manager->epoch = epoch;
         manager->clock = loop_clock(loop);
+        metrics_init(&manager->metrics);
         loop_on_busy(loop, metrics_loop, &manager->metrics);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
         if (r < 0)
@@ -298,6 +300,7 @@ void manager_free(struct manager *manager)
         loop_source_free(manager->housekeeping);
         json_decref(manager->ended_vms);
         ca_deinit(&manager->ca);
+        metrics_deinit(&manager->metrics);
         free(manager);
 }
 

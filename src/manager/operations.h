@@ -32,8 +32,8 @@ extern const struct task_kind operation_network_remove;
 /* All of them, NULL-terminated. */
 extern const struct task_kind *const operation_kinds[];
 
-/* A host has answered for the first time (again): its datastores and networks are applied. False: not now, for another
- * task works on the host. */
+/* A host has answered for the first time (again) with all its lists: its datastores and networks are applied, unless it has them as
+ * they should be. False: not now, for another task works on the host. */
 bool operations_host_connected(struct manager *manager, const json_t *host);
 
 /* Bound on the pause of a migration that names none. */

@@ -15,6 +15,7 @@
 #include "manager/store_backend.h"
 
 #define BUSY_TIMEOUT_MS 5000
+#define CACHE_KIB "65536" /* the objects of a large cluster */
 
 enum statement {
         BEGIN,
@@ -574,7 +575,8 @@ int store_open_sqlite(const char *path, struct store **ret_store, struct error *
                 r = sqlite3_busy_timeout(s->db, BUSY_TIMEOUT_MS) == SQLITE_OK ? 0 : -EIO;
         if (r >= 0)
                 r = execute(s,
-                        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+                        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; "
+                        "PRAGMA cache_size = -" CACHE_KIB ";",
                         "set up", ret_error);
         if (r >= 0)
                 r = migrate(s, ret_error);
