@@ -99,6 +99,7 @@ bool check_is_live(const json_t *vm);
         X(network_mtu) \
         X(network_macs) \
         X(network_foreign_macs) \
+        X(network_bandwidth) \
         X(affinity_must) \
         X(affinity_should)
 #define X(name) void check_##name(struct check *check);

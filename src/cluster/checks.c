@@ -65,6 +65,8 @@ static const struct check_rule rules[] = {
         {"mac", E, false, check_network_macs, "Give one of the two network cards another address."},
         {"mac-on-host", E, false, check_network_foreign_macs,
                 "Take that device away, or give it or the network card another address."},
+        {"bandwidth", E, true, check_network_bandwidth,
+                "Ask for less with --min-bandwidth, or give the host a faster link for migrations."},
         {"affinity", E, false, check_affinity_must,
                 "Choose a host that the rule allows, or change the rule (`drover affinity show`)."},
         {"affinity-preference", W, false, check_affinity_should, "Choose a host that the rule prefers."},

@@ -34,6 +34,7 @@ struct checks_input {
         /* Arrays of the documents that say what the hosts should have. */
         const json_t *datastores, *switches, *port_groups;
         const json_t *affinity_rules; /* array of documents */
+        uint64_t min_bandwidth_bps;   /* that the migration was to be promised; 0: nothing */
         const json_t *cpus; /* {host uid: document of GET /agent/v1/cpu (docs/internals/agent-api.md)} */
 };
 
@@ -68,6 +69,11 @@ int checks_to_error(const json_t *report, struct error **ret_error);
  * than what is not promised, for guests touch their memory long after they started. */
 json_int_t checks_memory_need(const json_t *vm);
 json_int_t checks_memory_room(const json_t *status);
+
+/* What a host's (document) connection to the network of migrations carries, in bit/s, by the speed that its interfaces claim; 0: not
+ * known. checks_promised_bps(): what can be promised of it; 1 Gbit/s where it is not known. */
+uint64_t checks_link_bps(const json_t *host);
+uint64_t checks_promised_bps(const json_t *host);
 
 /* Calls fn for each name of a datastore that the VM's spec uses, each once; stops at the first negative result
  * and returns it. */

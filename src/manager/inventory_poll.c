@@ -20,6 +20,10 @@
 #define SECOND_TIMEOUT_MS 1500u
 #define FAILURES_UNTIL_UNREACHABLE 2
 #define AGAIN_MS 250u /* after a failure */
+/* A call that was not answered in time while our own loop was busy for this part of it says nothing of the host; so many in a row are
+ * not counted. */
+#define BUSY_SHARE 0.7
+#define EXCUSED_MAX 4
 #define FULL_ROUND_EVERY 10
 
 /* While unreachable: a connection attempt repeats its first packet after 1 s, so that one of 2 s notices a network that is
@@ -175,11 +179,24 @@ static void round_failed(struct host *host, const char *why)
                 inventory_merge_host(host);
 }
 
+/* Its answer may be waiting in the socket. Without this, a manager that has too much to do for a moment would lose all its hosts, and
+ * then have all of them to connect to again. */
+static bool we_were_late(const struct host *host, const struct error *error)
+{
+        const struct inventory *inventory = host->inventory;
+        double took_s = (double)(inventory_now_ms(inventory) - host->call_began_ms) / 1000;
+        double busy_s = inventory->manager->metrics.loop_seconds.sum - host->busy_s;
+
+        return host->connected && error->code == ERROR_TIMED_OUT && busy_s > BUSY_SHARE * took_s &&
+               host->n_excused < EXCUSED_MAX;
+}
+
 static void round_done(struct host *host)
 {
         bool was_connected = host->connected;
 
         host->n_failures = 0;
+        host->n_excused = 0;
         host->connected = true;
         if (!was_connected)
                 host_touched(host);
@@ -287,6 +304,12 @@ static void on_answer(void *userdata, int status, json_t *body, struct error *er
         enum host_list_kind list = list_of(host->step);
 
         host->call = NULL;
+        if (error && we_were_late(host, error)) {
+                host->n_excused++;
+                log_debug("host %s: no answer while the manager was busy", host_name_of(host));
+                loop_source_rearm(host->timer, AGAIN_MS);
+                return;
+        }
         if (list != N_HOST_LISTS ? !list_answered(host, list, status, error)
                                  : error && !may_refuse(host, status)) {
                 round_failed(host, error_message(error));
@@ -333,6 +356,8 @@ static void round_next(struct host *host)
         request.path = poll_steps[host->step].path;
         request.timeout_ms = timeout_of(host);
         request.connect_timeout_ms = host->connected ? 0 : RETURN_CONNECT_TIMEOUT_MS;
+        host->call_began_ms = inventory_now_ms(inventory);
+        host->busy_s = inventory->manager->metrics.loop_seconds.sum;
         if (agent_call(inventory->manager, &request, on_answer, host, &host->call, &error) >= 0)
                 return;
         host->call = NULL;

@@ -69,6 +69,9 @@ struct host {
         enum poll_step step;
         unsigned int n_rounds;
         unsigned int n_failures; /* since the last round that ended well */
+        unsigned int n_excused;  /* likewise, calls that failed while we were too busy to hear an answer */
+        double busy_s;           /* metrics.loop_seconds.sum when the call under way began */
+        uint64_t call_began_ms;
         uint64_t round_began_ms;
         uint64_t full_round_began_ms;      /* of the last one that ended well; 0: none */
         uint64_t lists_sent[N_HOST_LISTS]; /* generation that the agent has; 0: none */

@@ -18,6 +18,7 @@
 #include "manager/manager.h"
 #include "manager/migration_costs.h"
 #include "manager/migration_queue_private.h"
+#include "manager/operations.h"
 
 #define PLAN_MAX_AGE_MS 500
 #define CHOICES_MAX 16 /* places that are looked at for one migration */
@@ -319,6 +320,7 @@ static json_t *rank_places(struct planning *p, const struct task *task)
                 check_facts_of(manager, &p->cluster, vm, task, &facts, NULL) < 0)
                 return NULL;
         input = check_facts_input(&facts);
+        input.min_bandwidth_bps = operation_min_bandwidth_bps(task_input(task));
         input.reserved = NULL; /* memory that is decided for others is the plan's: for it this one waits */
         costs = forecasts_costs(manager, vm);
         ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
@@ -581,6 +583,7 @@ static bool is_still_fit(const struct migration_queue *queue, const struct task 
                 return false;
         target = check_facts_host(&facts, place);
         input = check_facts_input(&facts);
+        input.min_bandwidth_bps = operation_min_bandwidth_bps(task_input(task));
         checks = target ? checks_of(&input, target) : NULL;
         return checks && checks_ok(checks);
 }

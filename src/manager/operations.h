@@ -66,6 +66,12 @@ json_t *operation_moves_options(const json_t *body);
 void operation_moves_run(struct task *task, void *userdata);
 void operation_moves_cancel(struct task *task, void *userdata);
 
+/* The same for a migration as it is asked for (MigrateRequest), which is not to begin. */
+int operation_migrate_check_request(struct manager *manager, const json_t *vm, const json_t *request,
+        json_t **ret_report, struct error **ret_error);
+/* What a migration (MigrateRequest) is to be promised, in bit/s; 0: nothing. */
+uint64_t operation_min_bandwidth_bps(const json_t *input);
+
 /* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
 int operation_advise(
         struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error);
