@@ -509,6 +509,7 @@ static int host_put(struct inventory *inventory, const char *uid, const json_t *
         host->facts = json_object();
         map_init(&host->reports);
         list_init(&host->vms);
+        list_init(&host->waiting);
         r = host->facts ? host_poll_init(host) : -ENOMEM;
         if (r >= 0)
                 r = map_put(&inventory->hosts, uid, host, NULL);
@@ -676,6 +677,7 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
         map_init(&inventory->vms);
         map_init(&inventory->cpus);
         map_init(&inventory->suspects);
+        list_init(&inventory->waiting);
         index_init(inventory);
         r = lists_init(inventory) < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
                                       : store_revision(manager->store, &inventory->followed, ret_error);

@@ -31,6 +31,13 @@
 #define RETURN_CONNECT_TIMEOUT_MS 2000u
 #define RETURN_TIMEOUT_MS 8000u
 
+/* Connecting costs both sides milliseconds of processor time. When all hosts are to be connected to, after a start or when our own network
+ * is back, each gets its turn: else all of them would run out of time together, again and again. */
+#define RETURNING_MAX 128
+#define RETURNING_MAX_SATURATED 16
+#define SATURATION_WINDOW_MS 500
+#define WAITING_AGAIN_MS 1000u
+
 #define STREAM_TIMEOUT_MS (24ull * 3600 * 1000)
 #define STREAM_RETRY_MS 10000u /* an agent that offers none, or no more */
 
@@ -137,6 +144,53 @@ static void stream_open(struct host *host)
                 log_debug("host %s: no event stream: %s", host_name_of(host), error_message(error));
 }
 
+/* --- Turns ------------------------------------------------------------------------------------------------------- */
+
+static size_t returning_max(struct inventory *inventory)
+{
+        uint64_t now_ms = inventory_now_ms(inventory), window_ms = now_ms - inventory->window_ms;
+        double busy_s = inventory->manager->metrics.loop_seconds.sum;
+
+        if (window_ms >= SATURATION_WINDOW_MS) {
+                inventory->saturated =
+                        busy_s - inventory->window_busy_s > BUSY_SHARE * (double)window_ms / 1000;
+                inventory->window_ms = now_ms;
+                inventory->window_busy_s = busy_s;
+        }
+        return inventory->saturated ? RETURNING_MAX_SATURATED : RETURNING_MAX;
+}
+
+/* False: later; it is called again. */
+static bool take_turn(struct host *host)
+{
+        struct inventory *inventory = host->inventory;
+
+        list_remove(&host->waiting);
+        if (host->connected || host->returning)
+                return true;
+        if (inventory->n_returning >= returning_max(inventory)) {
+                list_append(&inventory->waiting, &host->waiting);
+                loop_source_rearm(host->timer, WAITING_AGAIN_MS);
+                return false;
+        }
+        host->returning = true;
+        inventory->n_returning++;
+        return true;
+}
+
+static void end_turn(struct host *host)
+{
+        struct inventory *inventory = host->inventory;
+        struct host *next = LIST_FIRST(&inventory->waiting, struct host, waiting);
+
+        if (!host->returning)
+                return;
+        host->returning = false;
+        inventory->n_returning--;
+        if (next)
+                loop_source_rearm(next->timer, 0);
+}
+
 /* --- Rounds ------------------------------------------------------------------------------------------------------ */
 
 static void round_ended(struct host *host)
@@ -149,6 +203,7 @@ static void round_ended(struct host *host)
                 delay_ms = host->connected || took_ms >= HEARTBEAT_MS ? AGAIN_MS : HEARTBEAT_MS;
         else if (host->want_full)
                 delay_ms = 0;
+        end_turn(host);
         loop_source_rearm(host->timer, delay_ms);
 }
 
@@ -306,6 +361,7 @@ static void on_answer(void *userdata, int status, json_t *body, struct error *er
         host->call = NULL;
         if (error && we_were_late(host, error)) {
                 host->n_excused++;
+                host->want_full |= host->this_full;
                 log_debug("host %s: no answer while the manager was busy", host_name_of(host));
                 loop_source_rearm(host->timer, AGAIN_MS);
                 return;
@@ -369,7 +425,7 @@ static void on_timer(void *userdata)
         struct host *host = userdata;
 
         /* Until its agent has a certificate there is nobody to ask. */
-        if (is_enrolling(host) || host->call)
+        if (is_enrolling(host) || host->call || !take_turn(host))
                 return;
         host->this_full = host->want_full || !host->connected || host->n_rounds % FULL_ROUND_EVERY == 0;
         host->want_full = false;
@@ -402,5 +458,7 @@ void host_poll_deinit(struct host *host)
 {
         stream_close(host);
         http_call_cancel(TAKE_PTR(host->call));
+        list_remove(&host->waiting);
+        end_turn(host);
         loop_source_free(TAKE_PTR(host->timer));
 }

@@ -79,7 +79,9 @@ struct host {
         bool want_full;
         bool this_full;
         bool connected;
-        bool sync_missed; /* it connected while a task held it: to be brought in line later */
+        bool returning;      /* it has one of the places of hosts that are being connected to */
+        struct list waiting; /* for such a place */
+        bool sync_missed;    /* it connected while a task held it: to be brought in line later */
 
         struct http_call *stream; /* NULL: down */
         bool stream_works;        /* its first event or comment has come */
@@ -119,6 +121,12 @@ struct inventory {
         struct map cpus;                /* cpu_id -> what guests can be given on such hosts (json_t) */
         struct map suspects;            /* VM uid -> struct suspicion */
         struct host_list lists[N_HOST_LISTS];
+        /* inventory_poll.c: hosts that are being connected to, and those that wait for their turn */
+        struct list waiting;
+        size_t n_returning;
+        uint64_t window_ms; /* since when this is measured: */
+        double window_busy_s;
+        bool saturated;    /* most of the loop's time was used in the last window */
         uint64_t followed; /* change log position */
 };
 

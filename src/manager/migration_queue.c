@@ -87,6 +87,7 @@ int migration_queue_new(struct manager *manager, struct migration_queue **ret_qu
         if (!queue)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         queue->manager = manager;
+        queue->ranking_budget_ms = RANKING_BUDGET_MS;
         map_init(&queue->places);
         r = load(queue, ret_error);
         if (r < 0) {
@@ -141,11 +142,13 @@ bool migration_queue_is_drained(const struct migration_queue *queue)
 
 uint64_t migration_queue_next_ms(const struct migration_queue *queue)
 {
-        if (queue->failed) /* nobody knows whether somebody waits */
-                return PLAN_MAX_AGE_MS;
+        uint64_t now_ms = clock_now_ms(queue->manager->clock), next_ms = UINT64_MAX;
+
+        if (queue->again_ms > now_ms)
+                next_ms = queue->again_ms - now_ms;
         if (!queue->n_waiting || queue->drained)
-                return UINT64_MAX;
-        return queue->behind ? RANKING_AGAIN_MS : PLAN_MAX_AGE_MS;
+                return next_ms;
+        return MIN(next_ms, queue->behind ? RANKING_AGAIN_MS : PLAN_MAX_AGE_MS);
 }
 
 /* --- Making the plan -------------------------------------------------------------------------------------- */
@@ -358,6 +361,8 @@ static struct places *places_entry(struct migration_queue *queue, const struct t
 
 static bool has_time(const struct planning *p)
 {
+        if (p->queue->ranking_budget_ms < 0)
+                return false;
         return !p->rank_until_ms || clock_now_ms(p->queue->manager->clock) < p->rank_until_ms;
 }
 
@@ -380,7 +385,7 @@ static int look_for_places(struct planning *p, const struct task *task, bool aga
                 return 0;
         }
         if (ranks && !p->rank_until_ms)
-                p->rank_until_ms = now_ms + RANKING_BUDGET_MS;
+                p->rank_until_ms = now_ms + (uint64_t)p->queue->ranking_budget_ms;
         hosts = find_places(p, task);
         if (!hosts)
                 return -ENOMEM;
@@ -546,8 +551,8 @@ struct queue *migration_queue_plan(struct migration_queue *queue)
         if (r >= 0)
                 sweep_places(queue, false);
         planning_deinit(&p);
-        queue->failed = r < 0;
         if (r < 0) {
+                queue->again_ms = now_ms + PLAN_MAX_AGE_MS; /* nobody knows who waits */
                 log_warning("no decision about the queue: %s", strerror(-r));
                 queue_free(p.plan);
                 return NULL;
@@ -599,6 +604,7 @@ static bool place_does(
                 return true;
         json_decref(TAKE_PTR(places->hosts));
         queue->changed = true;
+        queue->again_ms = clock_now_ms(queue->manager->clock) + RANKING_AGAIN_MS;
         return false;
 }
 
@@ -643,8 +649,11 @@ static int take_place(struct migration_queue *queue, struct task *task, json_t *
         const char *place = place_of(queue, task, choice);
         _cleanup_json_ json_t *there = NULL;
 
-        if (!place)
+        if (!place) {
+                if (!*asked_for(task))
+                        json_object_del(task_data(task), "to");
                 return 0;
+        }
         there = migration_costs_destination(queue->manager, task, place);
         if (!there || json_array_extend(costs, there) < 0)
                 return -ENOMEM;
