@@ -291,6 +291,7 @@ int main(int argc, char **argv)
                 files.rlim_cur = files.rlim_max;
                 (void)setrlimit(RLIMIT_NOFILE, &files);
         }
+        sim.host_memory = (json_int_t)sim.options.n_vms * SIM_MEMORY_A_VM;
         map_init(&sim.by_uid);
         map_init(&sim.migrations);
         r = loop_new(&sim.loop);

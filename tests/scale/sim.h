@@ -21,7 +21,7 @@
 #include "io/loop.h"
 
 #define SIM_GIB ((json_int_t)1 << 30)
-#define SIM_HOST_MEMORY (256 * SIM_GIB)
+#define SIM_MEMORY_A_VM (13 * SIM_GIB) /* of the host: about half of it is in use */
 #define SIM_HOST_CPUS 64
 
 struct sim_options {
@@ -71,9 +71,10 @@ struct sim {
         struct sim_options options;
         struct http_client *client;
         struct sim_host *hosts;
-        struct map by_uid;     /* host uid -> struct sim_host */
-        struct map migrations; /* id -> struct sim_migration */
-        json_t *cpu;           /* GET /agent/v1/cpu */
+        struct map by_uid;      /* host uid -> struct sim_host */
+        struct map migrations;  /* id -> struct sim_migration */
+        json_t *cpu;            /* GET /agent/v1/cpu */
+        json_int_t host_memory; /* bytes */
         size_t n_begun, n_serving;
         struct sim_counts counts;
         uint64_t random; /* state of sim_random() */

@@ -164,10 +164,10 @@ static void on_host(struct http_request *request, void *userdata)
 {
         struct sim_host *host = userdata;
         struct sim *sim = host->sim;
-        json_int_t free_bytes = SIM_HOST_MEMORY - host->promised - 4 * SIM_GIB;
+        json_int_t free_bytes = sim->host_memory - host->promised - 4 * SIM_GIB;
         json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:I, s:I, s:I, s:f, s:s, s:i, s:I, s:O, s:o}",
                 "uid", host->uid, "name", host->name, "version", DROVER_VERSION, "accelerator", "kvm", "qemu",
-                qemu(), "cpus", SIM_HOST_CPUS, "memory_bytes", SIM_HOST_MEMORY, "memory_free_bytes",
+                qemu(), "cpus", SIM_HOST_CPUS, "memory_bytes", sim->host_memory, "memory_free_bytes",
                 MAX(free_bytes, (json_int_t)0), "memory_vms_bytes", host->promised, "load1",
                 wobble(sim, 16, 8), "cgroup", "delegated", "n_vms", (int)json_object_size(host->vms),
                 "uptime_s", (json_int_t)(clock_now_ms(loop_clock(sim->loop)) / 1000), "cpu_id",

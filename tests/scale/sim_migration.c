@@ -154,7 +154,7 @@ static void prepare(struct sim_migration *m)
 {
         json_t *vm = json_deep_copy(m->vm);
 
-        if (m->to->promised + sim_guest_memory(m->vm) > SIM_HOST_MEMORY) {
+        if (m->to->promised + sim_guest_memory(m->vm) > m->sim->host_memory) {
                 m->sim->counts.memory_exceeded++;
                 error_set(&m->error, ERROR_NO_RESOURCES, NULL, "the destination %s has no room", m->to->name);
                 json_decref(vm);
