@@ -21,6 +21,7 @@
 #include "manager/operations.h"
 
 #define PLAN_MAX_AGE_MS 500
+#define PLAN_MIN_AGE_MS 100
 #define CHOICES_MAX 16 /* places that are looked at for one migration */
 /* Ranking takes long in a large cluster: what came out is good for a while (the room at each place is looked at anew, and
  * the checks again when it is taken), and a plan takes only so long over it. */
@@ -608,11 +609,29 @@ static bool place_does(
         return false;
 }
 
+/* Something has changed since the plan was made, and that was only just now: when many are asked for, or end, at once, one plan for a
+ * number of them does. */
+static bool waits_for_plan(struct migration_queue *queue, const struct task *task)
+{
+        uint64_t now_ms = clock_now_ms(queue->manager->clock), next_ms = queue->planned_ms + PLAN_MIN_AGE_MS;
+        bool old = queue->changed || (queue->plan && !queue_verdict(queue->plan, task_uid(task)));
+
+        if (!queue->plan || !old || now_ms >= next_ms)
+                return false;
+        queue->changed = true; /* whoever asks to see the queue sees it as it is */
+        queue->again_ms = next_ms;
+        return true;
+}
+
 bool migration_queue_may_start(struct migration_queue *queue, const struct task *task)
 {
-        const struct queue *plan = migration_queue_plan(queue);
-        const struct queue_verdict *verdict = plan ? queue_verdict(plan, task_uid(task)) : NULL;
+        const struct queue *plan;
+        const struct queue_verdict *verdict;
 
+        if (waits_for_plan(queue, task))
+                return false;
+        plan = migration_queue_plan(queue);
+        verdict = plan ? queue_verdict(plan, task_uid(task)) : NULL;
         if (plan && !verdict) { /* it came after the plan was made */
                 queue->changed = true;
                 plan = migration_queue_plan(queue);
