@@ -145,8 +145,9 @@ uint64_t migration_queue_next_ms(const struct migration_queue *queue)
 {
         uint64_t now_ms = clock_now_ms(queue->manager->clock), next_ms = UINT64_MAX;
 
-        if (queue->again_ms > now_ms)
-                next_ms = queue->again_ms - now_ms;
+        /* Until a plan was made, however late this is asked: a moment that has passed must not be forgotten. */
+        if (queue->again_ms)
+                next_ms = queue->again_ms > now_ms ? queue->again_ms - now_ms : PLAN_MAX_AGE_MS;
         if (!queue->n_waiting || queue->drained)
                 return next_ms;
         return MIN(next_ms, queue->behind ? RANKING_AGAIN_MS : PLAN_MAX_AGE_MS);
@@ -560,6 +561,7 @@ struct queue *migration_queue_plan(struct migration_queue *queue)
         }
         queue->plan = p.plan;
         queue->planned_ms = now_ms;
+        queue->again_ms = 0;
         queue->changed = false;
         for (queue->n_waiting = 0; queue_waiting(p.plan, queue->n_waiting);)
                 queue->n_waiting++;
@@ -669,8 +671,10 @@ static int take_place(struct migration_queue *queue, struct task *task, json_t *
         _cleanup_json_ json_t *there = NULL;
 
         if (!place) {
-                if (!*asked_for(task))
+                if (!*asked_for(task)) {
                         json_object_del(task_data(task), "to");
+                        json_object_del(task_data(task), "to_chosen");
+                }
                 return 0;
         }
         there = migration_costs_destination(queue->manager, task, place);
