@@ -147,7 +147,9 @@ static int show_items(struct http_request *request, struct manager *manager,
         size_t i;
 
         json_array_foreach (docs, i, doc) {
-                json_t *shown = listing->live ? listing->live(manager, doc) : json_incref(doc);
+                json_t *shown = listing->live        ? listing->live(manager, doc)
+                                : listing->in_memory ? task_public(doc) /* others have it too */
+                                                     : json_incref(doc);
 
                 if (shown)
                         json_object_del(shown, "internal");
@@ -159,6 +161,16 @@ static int show_items(struct http_request *request, struct manager *manager,
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
         return 0;
+}
+
+static int read_list(struct manager *manager, const struct api_listing *listing,
+        const struct store_query *query, json_t **ret_docs, bool *ret_more, struct error **ret_error)
+{
+        if (!listing->in_memory)
+                return store_list(manager->store, query, ret_docs, ret_more, ret_error);
+        return inventory_list(manager->inventory, query, ret_docs, ret_more) < 0
+                       ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
+                       : 0;
 }
 
 static int make_list(struct http_request *request, struct manager *manager, const struct api_listing *listing,
@@ -178,7 +190,7 @@ static int make_list(struct http_request *request, struct manager *manager, cons
         if (r >= 0)
                 r = store_revision(manager->store, &revision, ret_error);
         if (r >= 0)
-                r = store_list(manager->store, &query, &docs, &more, ret_error);
+                r = read_list(manager, listing, &query, &docs, &more, ret_error);
         if (r < 0)
                 return r;
         if (more)

@@ -30,13 +30,14 @@ const struct auth_caller *api_caller(const struct http_request *request);
 bool api_only_reads(const struct http_request *request);
 
 /* Answers with a page of a kind, as far as the caller may see it: ?limit, ?continue, ?order. `match` (may be NULL) sees each document; `live` (may be
- * NULL) makes the document that is shown (new) from the one in the store. */
+ * NULL) makes the document that is shown (new) from the one in the store. in_memory: a kind that the inventory has. */
 struct api_listing {
         const char *kind;
         bool newest_first;
         bool (*match)(void *userdata, const json_t *doc);
         void *userdata;
         json_t *(*live)(struct manager *manager, const json_t *doc);
+        bool in_memory;
 };
 /* What ?limit, ?continue and ?order ask for; texts are the request's. */
 int api_page(const struct http_request *request, const struct api_listing *listing,

@@ -293,6 +293,14 @@ bool api_own_token(const struct auth_caller *caller, const json_t *token)
         return *owner && !strcmp(owner, caller->user_uid) && auth_may_anywhere(caller, PERMISSION_TOKEN_OWN);
 }
 
+const char *api_public_kind(const char *kind)
+{
+        for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+                if (!strcmp(kinds[i].kind, kind))
+                        return kinds[i].kind;
+        return NULL;
+}
+
 bool api_shows(struct manager *manager, const struct auth_caller *caller, const char *kind, const json_t *doc)
 {
         struct access_target target = {};

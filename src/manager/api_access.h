@@ -33,6 +33,8 @@ void api_reply_refusal(struct http_request *request, struct manager *manager, st
 /* Whether the caller may see an object: for lists, events, and whoever shows several kinds at once. `doc` is as in the store; NULL: unknown. */
 bool api_shows(
         struct manager *manager, const struct auth_caller *caller, const char *kind, const json_t *doc);
+/* The same text, static, for a kind that anybody may see; else NULL. */
+const char *api_public_kind(const char *kind);
 /* It is a token of the caller's user. */
 bool api_own_token(const struct auth_caller *caller, const json_t *token);
 

@@ -39,7 +39,11 @@ static json_t *live(struct manager *manager, const json_t *doc)
 void api_host_list(struct http_request *request, void *userdata)
 {
         api_reply_list(request, userdata,
-                &(struct api_listing){.kind = "host", .match = match, .userdata = request, .live = live});
+                &(struct api_listing){.kind = "host",
+                        .match = match,
+                        .userdata = request,
+                        .live = live,
+                        .in_memory = true});
 }
 
 void api_host_get(struct http_request *request, void *userdata)

@@ -111,6 +111,7 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
                 log_warning("task %s (%s %s) %s: %s", task_name(task), task_action(task),
                         json_text(json_spec(doc), "object"), task_state_to_string(state),
                         json_text(json_object_get(status, "error"), "detail"));
+        forecasts_task_changed(manager->forecasts, doc);
         if (!strcmp(task_action(task), "vm.migrate"))
                 metrics_migration(
                         &manager->metrics, state == TASK_SUCCEEDED, json_object_get(status, "result"));
@@ -253,6 +254,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         manager->store = store;
         manager->epoch = epoch;
         manager->clock = loop_clock(loop);
+        metrics_init(&manager->metrics);
+        loop_on_busy(loop, metrics_loop, &manager->metrics);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
         if (r < 0)
                 return r;
@@ -268,7 +271,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
                               password_pool_new(loop, config->program, &manager->passwords) < 0))
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r >= 0)
-                r = watch_new(loop, manager->store, shows, manager, &manager->watch, ret_error);
+                r = watch_new(
+                        loop, manager->store, api_public_kind, shows, manager, &manager->watch, ret_error);
         if (r >= 0)
                 r = inventory_new(manager, &manager->inventory, ret_error);
         if (r >= 0) {
@@ -296,6 +300,7 @@ void manager_free(struct manager *manager)
 {
         if (!manager)
                 return;
+        loop_on_busy(manager->loop, NULL, NULL);
         store_on_commit(manager->store, NULL, NULL);
         schedules_free(manager->schedules);
         /* Then tasks: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
@@ -315,6 +320,7 @@ void manager_free(struct manager *manager)
         json_decref(manager->ended_vms);
         api_limits_deinit(&manager->limits);
         ca_deinit(&manager->ca);
+        metrics_deinit(&manager->metrics);
         free(manager);
 }
 

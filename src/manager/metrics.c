@@ -2,6 +2,7 @@
 #include "manager/metrics.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -22,6 +23,8 @@
 static const double migration_bounds[] = {0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600};
 static const double queue_bounds[] = {0.1, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200};
 static const double pause_bounds[] = {0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5};
+static const double loop_bounds[] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};
+static_assert(ARRAY_SIZE(loop_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(migration_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(queue_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(pause_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
@@ -80,6 +83,15 @@ void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint6
         observe(&metrics->queue_seconds[priority], queue_bounds, (double)waited_ms / 1000.0);
 }
 
+void metrics_loop(void *metrics, uint64_t ns)
+{
+        struct metrics *m = metrics;
+        double seconds = (double)ns / 1e9;
+
+        observe(&m->loop_seconds, loop_bounds, seconds);
+        m->loop_longest_seconds = MAX(m->loop_longest_seconds, seconds);
+}
+
 static void write_head(struct buf *out, const char *name, const char *help, const char *type)
 {
         buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
@@ -117,27 +129,139 @@ static void write_counter(struct buf *out, const char *name, const char *help, u
         buf_printf(out, "# HELP %s %s\n# TYPE %s counter\n%s %" PRIu64 "\n", name, help, name, name, value);
 }
 
-/* Counts of objects of a kind by one word of their status, always with each word of `words`. */
-static int write_gauge(struct manager *manager, struct buf *out, const char *kind, const char *key,
-        const char *name, const char *help, const char *const *words, struct error **ret_error)
+/* --- Objects by state: from memory, for a scrape must not read thousands of documents ------------------------------------- */
+
+#define WORDS_MAX 16
+
+struct gauge {
+        const char *name, *help, *label;
+        const char *const *words; /* NULL-terminated: always one line each */
+        uint64_t counts[WORDS_MAX];
+};
+
+/* The word itself, of the gauge; NULL: it has no such. */
+static const char *count_word(struct gauge *gauge, const char *word)
 {
-        struct store_query query = {.kind = kind, .limit = STORE_LIMIT_NONE};
-        _cleanup_json_ json_t *docs = NULL;
-        json_t *doc;
+        for (size_t i = 0; gauge->words[i] && i < WORDS_MAX; i++)
+                if (!strcmp(gauge->words[i], word)) {
+                        gauge->counts[i]++;
+                        return gauge->words[i];
+                }
+        return NULL;
+}
+
+static void write_gauge(struct buf *out, const struct gauge *gauge)
+{
+        write_head(out, gauge->name, gauge->help, "gauge");
+        for (size_t i = 0; gauge->words[i] && i < WORDS_MAX; i++)
+                buf_printf(out, "%s{%s=\"%s\"} %" PRIu64 "\n", gauge->name, gauge->label, gauge->words[i],
+                        gauge->counts[i]);
+}
+
+static int no_memory(struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
+static int write_hosts(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        static const char *const states[] = {"enrolling", "connecting", "connected", "unreachable", NULL};
+        struct gauge gauge = {"drover_hosts", "Hosts by state.", "state", states, {}};
+        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory);
+        json_t *host;
         size_t i;
-        int r;
 
-        r = store_list(manager->store, &query, &docs, NULL, ret_error);
-        if (r < 0)
-                return r;
-        buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name);
-        for (; *words; words++) {
-                uint64_t n = 0;
+        if (!hosts)
+                return no_memory(ret_error);
+        json_array_foreach (hosts, i, host)
+                count_word(&gauge, json_text(json_status(host), "state"));
+        write_gauge(out, &gauge);
+        return 0;
+}
 
-                json_array_foreach (docs, i, doc)
-                        n += !strcmp(json_text(json_status(doc), key), *words);
-                buf_printf(out, "%s{%s=\"%s\"} %" PRIu64 "\n", name, key, *words, n);
+static int write_vms(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        static const char *const powers[] = {"stopped", "starting", "running", "paused", "incoming",
+                "outgoing-done", "crashed", "unknown", NULL};
+        struct gauge gauge = {"drover_vms", "Virtual machines by power state.", "power", powers, {}};
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        json_t *vm;
+        size_t i;
+
+        if (!vms)
+                return no_memory(ret_error);
+        json_array_foreach (vms, i, vm)
+                count_word(&gauge, json_text(json_status(vm), "power"));
+        write_gauge(out, &gauge);
+        return 0;
+}
+
+static const char *const task_states[] = {
+        "queued", "running", "undoing", "succeeded", "failed", "cancelled", NULL};
+
+static const char *known_state(const char *state)
+{
+        for (size_t i = 0; task_states[i]; i++)
+                if (!strcmp(task_states[i], state))
+                        return task_states[i];
+        return NULL;
+}
+
+void metrics_init(struct metrics *metrics)
+{
+        map_init(&metrics->task_states);
+}
+
+void metrics_deinit(struct metrics *metrics)
+{
+        map_deinit(&metrics->task_states);
+}
+
+static void forget_task_states(struct metrics *metrics)
+{
+        map_deinit(&metrics->task_states);
+        metrics->task_states_known = false;
+}
+
+void metrics_task(struct metrics *metrics, const char *uid, const char *state)
+{
+        const char *known = state ? known_state(state) : NULL;
+
+        if (!metrics->task_states_known)
+                return;
+        if (!known)
+                map_remove(&metrics->task_states, uid);
+        else if (map_put(&metrics->task_states, uid, (void *)known, NULL) < 0)
+                forget_task_states(metrics); /* they are read again */
+}
+
+static bool take_task_state(void *userdata, const json_t *task)
+{
+        struct metrics *metrics = userdata;
+
+        metrics_task(metrics, json_text(task, "uid"), json_text(json_status(task), "state"));
+        return false; /* the document is not needed any more */
+}
+
+static int write_tasks(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        struct gauge gauge = {"drover_tasks", "Retained tasks by state.", "state", task_states, {}};
+        struct metrics *metrics = &manager->metrics;
+        struct store_query query = {
+                .kind = "task", .limit = STORE_LIMIT_NONE, .match = take_task_state, .userdata = metrics};
+        struct map_item *item, *spare;
+        _cleanup_json_ json_t *none = NULL;
+
+        if (!metrics->task_states_known) {
+                metrics->task_states_known = true;
+                if (store_list(manager->store, &query, &none, NULL, ret_error) < 0) {
+                        forget_task_states(metrics);
+                        return -EIO;
+                }
         }
+        map_for_each (item, spare, &metrics->task_states)
+                count_word(&gauge, item->value);
+        write_gauge(out, &gauge);
         return 0;
 }
 
@@ -244,12 +368,6 @@ static void write_process(struct buf *out)
 
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error)
 {
-        static const char *const host_states[] = {
-                "enrolling", "connecting", "connected", "unreachable", NULL};
-        static const char *const powers[] = {"stopped", "starting", "running", "paused", "incoming",
-                "outgoing-done", "crashed", "unknown", NULL};
-        static const char *const task_states[] = {
-                "queued", "running", "undoing", "succeeded", "failed", "cancelled", NULL};
         const struct metrics *metrics = &manager->metrics;
         int r;
 
@@ -257,14 +375,11 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
                 "# HELP drover_build_info Version of the manager.\n# TYPE drover_build_info gauge\n"
                 "drover_build_info{version=\"%s\"} 1\n",
                 DROVER_VERSION);
-        r = write_gauge(
-                manager, out, "host", "state", "drover_hosts", "Hosts by state.", host_states, ret_error);
+        r = write_hosts(manager, out, ret_error);
         if (r >= 0)
-                r = write_gauge(manager, out, "vm", "power", "drover_vms", "Virtual machines by power state.",
-                        powers, ret_error);
+                r = write_vms(manager, out, ret_error);
         if (r >= 0)
-                r = write_gauge(manager, out, "task", "state", "drover_tasks", "Retained tasks by state.",
-                        task_states, ret_error);
+                r = write_tasks(manager, out, ret_error);
         if (r >= 0)
                 r = write_alerts(manager, out, ret_error);
         if (r < 0)
@@ -282,6 +397,12 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
         write_counter(out, "drover_agent_calls_total", "Calls to agents.", metrics->agent_calls);
         write_counter(out, "drover_agent_call_failures_total", "Polls of agents that failed.",
                 metrics->agent_call_failures);
+        write_histogram(out, "drover_manager_loop_seconds",
+                "How long each handler of the manager's event loop ran; nothing else is done meanwhile.",
+                &metrics->loop_seconds, loop_bounds);
+        write_head(out, "drover_manager_loop_longest_seconds",
+                "The longest of them since the manager began to lead.", "gauge");
+        buf_printf(out, "drover_manager_loop_longest_seconds %.6f\n", metrics->loop_longest_seconds);
         write_histogram(out, "drover_migration_duration_seconds", "Duration of migrations.",
                 &metrics->migration_seconds, migration_bounds);
         write_histogram(out, "drover_migration_pause_seconds", "How long guests were paused by migrations.",

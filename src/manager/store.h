@@ -73,7 +73,8 @@ void store_batch_put(struct store_batch *batch, uint64_t expected, json_t *doc);
 void store_batch_remove(struct store_batch *batch, const char *kind, const char *uid, uint64_t expected);
 
 /* All or nothing, durable when it returns 0. REVISION_MISMATCH (-ESTALE) when an expectation does not hold, EXISTS
- * (-EEXIST) when another object of the kind has the name. *ret_revision (may be NULL): of the last change. */
+ * (-EEXIST) when another object of the kind has the name. *ret_revision (may be NULL): of the last change; those of one transaction have
+ * consecutive numbers, in their order. */
 int store_commit(struct store *store, const struct store_batch *batch, uint64_t *ret_revision,
         struct error **ret_error);
 

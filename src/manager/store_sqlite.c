@@ -17,6 +17,7 @@
 #define BUSY_TIMEOUT_MS 5000
 /* The last code point. A condition that also allowed for no name at all could not use the index: each page of a long list would begin at its end. */
 #define BEHIND_ALL_NAMES "\xf4\x8f\xbf\xbf"
+#define CACHE_KIB "65536" /* the objects of a large cluster */
 
 enum statement {
         BEGIN,
@@ -575,7 +576,8 @@ int store_open_sqlite(const char *path, struct store **ret_store, struct error *
                 r = sqlite3_busy_timeout(s->db, BUSY_TIMEOUT_MS) == SQLITE_OK ? 0 : -EIO;
         if (r >= 0)
                 r = execute(s,
-                        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+                        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; "
+                        "PRAGMA cache_size = -" CACHE_KIB ";",
                         "set up", ret_error);
         if (r >= 0)
                 r = migrate(s, ret_error);

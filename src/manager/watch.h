@@ -16,8 +16,10 @@ struct watch;
 /* Whether the caller may see an object of the kind (`doc` as in the store, or as it was before it was removed; NULL: not known). */
 typedef bool (*watch_shows_fn)(
         void *userdata, const struct auth_caller *caller, const char *kind, const json_t *doc);
-int watch_new(struct loop *loop, struct store *store, watch_shows_fn shows, void *userdata,
-        struct watch **ret_watch, struct error **ret_error);
+/* The same text as `kind`, which stays, when there is anybody who may see objects of the kind; else NULL. */
+typedef const char *(*watch_public_kind_fn)(const char *kind);
+int watch_new(struct loop *loop, struct store *store, watch_public_kind_fn public_kind, watch_shows_fn shows,
+        void *userdata, struct watch **ret_watch, struct error **ret_error);
 /* Ends all streams. */
 void watch_free(struct watch *watch);
 
