@@ -47,6 +47,7 @@ MIGRATION_HANDLER(peer_prepare)
 MIGRATION_HANDLER(peer_get)
 MIGRATION_HANDLER(peer_abort)
 MIGRATION_HANDLER(peer_released)
+MIGRATION_HANDLER(peer_network)
 
 static const struct http_route routes[] = {
         {"GET", "/agent/v1/host", api_host_get},
@@ -85,6 +86,7 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/peer/migrations/{id}", route_peer_get},
         {"POST", "/agent/v1/peer/migrations/{id}/abort", route_peer_abort},
         {"POST", "/agent/v1/peer/migrations/{id}/released", route_peer_released},
+        {"POST", "/agent/v1/peer/migrations/{id}/network", route_peer_network},
 };
 
 /* --- Epoch ----------------------------------------------------------------------------------------------------- */

@@ -50,6 +50,7 @@ void migration_destination_deinit(struct migration *m)
                 http_request_reply_error(TAKE_PTR(m->destination.prepare), e);
         }
         close_listening(m);
+        migration_network_answer_free(TAKE_PTR(m->destination.network));
         json_decref(TAKE_PTR(m->destination.checkpoint_keys));
         json_decref(TAKE_PTR(m->destination.data_addresses));
         loop_source_free(TAKE_PTR(m->destination.limit));
@@ -435,7 +436,7 @@ static void take_possession(struct migration *m)
         if (m->destination.announced || !vm || m->qemu != HANDOFF_QEMU_RUNNING)
                 return;
         m->destination.announced = true;
-        vm_announce(vm);
+        vm_arrive(vm);
         settle_checkpoints(m);
         set_epoch(m, vm);
 }

@@ -66,6 +66,7 @@ static void take_answer(struct migration *m, const json_t *body)
                 ask_later(m);
                 return;
         }
+        migration_arrival_take(m, body);
         peer.arrived = json_is_true(json_object_get(body, "arrived"));
         measure_clock(m, json_integer_value(json_object_get(body, "realtime_ns")));
         m->peer = peer;
@@ -138,8 +139,10 @@ static void on_notified(void *userdata, int status, json_t *body, struct error *
         m->call = NULL;
         if (status == STATUS_NOT_FOUND || !error) {
                 m->source.notified = true;
-                if (body)
+                if (body) {
                         measure_clock(m, json_integer_value(json_object_get(body, "realtime_ns")));
+                        migration_arrival_take(m, body);
+                }
         } else {
                 ask_later(m);
         }
@@ -164,12 +167,16 @@ json_t *migration_peer_document(const struct migration *m)
         enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m)
                                                                   : migration_destination_tells_qemu(m);
 
-        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:b, s:I, s:I}", "id", m->id, "vm",
+        const struct vm *vm =
+                m->role == MIGRATION_DESTINATION_SIDE && m->destination.announced ? vm_find(m->agent, m->vm_uid) : NULL;
+
+        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:o*}", "id", m->id, "vm",
                 m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",
                 handoff_record_to_string(record), "epoch", (json_int_t)m->epoch, "qemu",
                 handoff_qemu_to_string(qemu), "phase", migration_phase_to_string(m->phase), "settled",
                 m->settled, "arrived", m->role == MIGRATION_DESTINATION_SIDE && m->destination.arrived,
-                "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns());
+                "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns(), "arrival",
+                vm ? vm_arrival_document(vm) : NULL);
 }
 
 /* The caller must be the other host of this very migration. NULL after the request was answered. */
@@ -229,6 +236,14 @@ void migration_api_peer_released(struct agent *agent, struct http_request *reque
                 migration_kick(m);
         }
         http_request_reply_json(request, 200, migration_peer_document(m));
+}
+
+void migration_api_peer_network(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = peer_migration(agent, request);
+
+        if (m)
+                migration_network_answer(m, request);
 }
 
 /* Why this host cannot be the destination for the caller, or 0. */

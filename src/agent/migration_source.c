@@ -22,6 +22,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "fabric/gap_meter.h"
 #include "io/file.h"
 #include "io/sock.h"
 #include "vmm/migration_params.h"
@@ -102,6 +103,9 @@ void migration_source_deinit(struct migration *m)
 {
         end_keeping(m, false);
         migration_switchover_deinit(m);
+        migration_network_free(TAKE_PTR(m->source.network));
+        gap_meter_free(TAKE_PTR(m->source.gap));
+        json_decref(TAKE_PTR(m->source.arrival));
         json_decref(TAKE_PTR(m->source.kept));
         fd_closep(&m->source.qemu_fd);
         close_connections(m);
@@ -179,6 +183,7 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         m->source.max_channels = (unsigned int)MIN(max_channels, (uint64_t)DATA_CHANNELS_MAX);
         m->source.window_bytes = MIN(window_bytes, data_connections_send_window());
         m->source.clock_samples_left = CLOCK_SAMPLES;
+        migration_network_begin(m);
         next_stage(m);
 }
 
@@ -190,6 +195,7 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
 
         json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
         json_object_del(spec, "switchover");
+        json_object_del(spec, "network_proof");
         if (migration_post_copy_allowed(m))
                 json_object_set_new(spec, "post_copy", json_true());
         if (checkpoints_wanted(m->agent->checkpoints) && !m->source.peer_without_keys &&
@@ -1031,6 +1037,10 @@ static void build_result(struct migration *m)
         }
         migration_converge_result(m, result);
         json_object_set_new(result, "switchover", switchover_record(m));
+        if (m->source.network)
+                json_object_set_new(result, "network", migration_network_document(m) ?: json_null());
+        if (m->source.arrival)
+                json_object_set_new(result, "arrival", migration_arrival_document(m) ?: json_null());
         if (m->source.kept)
                 json_object_set(result, "checkpoint", m->source.kept);
         json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));
@@ -1082,6 +1092,8 @@ static void finish(struct migration *m)
                 migration_source_deinit(m);
                 return migration_settle(m, MIGRATION_FAILED);
         }
+        if (migration_arrival_pending(m))
+                return migration_peer_ask(m, false);
         error_free(TAKE_PTR(m->stop_reason)); /* what came too late to matter */
         close_connections(m);
         build_result(m);

@@ -293,13 +293,25 @@ static json_int_t told_share(struct task *task, struct manager *manager)
         return share_bps;
 }
 
+/* What the source finds out about the destination's network before the guest is paused; not asked of it: NULL. */
+static json_t *network_proof_of(const struct task *task, struct manager *manager)
+{
+        const json_t *data = task_data(task);
+
+        if (json_is_false(json_object_get(task_input(task), "network_proof")) ||
+                !source_can(task, manager, "network_proof"))
+                return NULL;
+        return json_pack("{s:s, s:s, s:O*}", "source", json_text(data, "from"), "destination",
+                json_text(data, "to_name"), "accept", json_object_get(task_input(task), "accept"));
+}
+
 static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
 {
         const json_t *input = task_input(task);
         json_t *verify = json_object_get(input, "verify");
         json_t *document = vm_for_agent(vm);
 
-        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*}", "id",
+        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*, s:o*}", "id",
                 task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
                 "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
                 side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
@@ -307,7 +319,8 @@ static json_t *specification(struct task *task, struct manager *manager, const j
                 number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
                 "verify", verify, "rate_limit_bps", told_share(task, manager), "timeout_ms",
                 number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"), "priority",
-                task_priority(task), "switchover", switchover_of(task, manager));
+                task_priority(task), "switchover", switchover_of(task, manager), "network_proof",
+                network_proof_of(task, manager));
 }
 
 static void say_phase(struct task *task, const char *phase, const char *message)
