@@ -27,6 +27,7 @@
 #define CALL_TIMEOUT_MS 4000
 #define NAME_MAX_BYTES 64
 #define ACCEPTED_MAX 16
+#define NEIGHBOURS_MAX 4 /* that the destination is told of */
 #define STATUS_NOT_FOUND 404
 #define PROBLEM_MAX 256
 
@@ -314,27 +315,41 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
         return network_probe_start(m->agent->loop, &spec, NULL, NULL, &nic->probe, ret_error);
 }
 
-static int add_strings(json_t *object, const char *key, json_t *list)
+static json_t *neighbours_json(const struct guest_neighbour *neighbours, size_t n)
 {
-        return list ? json_object_set_new(object, key, list) : -1;
+        char mac[MAC_STRING_SIZE], text[IP_ADDRESS_STRING_SIZE];
+        json_t *list = json_array();
+
+        for (size_t i = 0; list && i < n; i++)
+                if (mac_is_unicast(neighbours[i].mac) &&
+                        json_array_append_new(list,
+                                json_pack("{s:s, s:s}", "address",
+                                        ip_address_format(&neighbours[i].address, text), "mac",
+                                        mac_format(neighbours[i].mac, mac))) < 0) {
+                        json_decref(list);
+                        return NULL;
+                }
+        return list;
 }
 
+/* With what the destination's agent shall know of the guest when it runs there. */
 static json_t *question(const struct nic_proof *nic)
 {
-        char bridge_mac[MAC_STRING_SIZE], mac[MAC_STRING_SIZE], text[IP_ADDRESS_STRING_SIZE];
-        json_t *addresses = json_array(), *gateways = json_array(), *out;
-        int r = 0;
+        const struct guest_addresses *known = nic->watch ? guest_watch_addresses(nic->watch) : NULL;
+        char bridge_mac[MAC_STRING_SIZE], text[IP_ADDRESS_STRING_SIZE];
+        json_t *addresses = json_array(), *out;
+        int r = addresses ? 0 : -1;
 
-        for (size_t i = 0; i < nic->facts.n_addresses; i++)
-                r |= json_array_append_new(
+        for (size_t i = 0; r == 0 && i < nic->facts.n_addresses; i++)
+                r = json_array_append_new(
                         addresses, json_string(ip_address_format(&nic->facts.addresses[i].address, text)));
-        for (size_t i = 0; i < nic->facts.n_gateways; i++)
-                r |= json_array_append_new(gateways,
-                        json_pack("{s:s, s:s}", "address", ip_address_format(&nic->gateways[i].address, text),
-                                "mac", mac_format(nic->gateways[i].mac, mac)));
-        out = json_pack("{s:i, s:s, s:s, s:I}", "nic", (int)nic->facts.nic, "peer_mac",
-                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "mtu", (json_int_t)nic->mtu);
-        if (add_strings(out, "addresses", addresses) < 0 || add_strings(out, "gateways", gateways) < 0 || r < 0) {
+        out = json_pack("{s:i, s:s, s:s, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
+                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "mtu", (json_int_t)nic->mtu,
+                "addresses", addresses, "gateways", neighbours_json(nic->gateways, nic->facts.n_gateways),
+                "neighbours",
+                neighbours_json(known ? known->neighbours : NULL,
+                        known ? MIN(known->n_neighbours, (size_t)NEIGHBOURS_MAX) : 0));
+        if (r < 0) {
                 json_decref(out);
                 return NULL;
         }
@@ -514,37 +529,52 @@ static void on_probed(void *userdata)
         reply_when_over(nic->all);
 }
 
-/* An address list of the question. A guest that comes here brings along what is known of it. */
+static int read_neighbour(const json_t *item, const char *key, struct guest_neighbour *ret, struct error **ret_error)
+{
+        const char *text = json_string_value(json_object_get(item, "address"));
+        const char *mac = json_string_value(json_object_get(item, "mac"));
+
+        if (!text || !mac || ip_address_parse(text, &ret->address) < 0 || mac_parse(mac, ret->mac) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[].%s is not valid", key);
+        return 0;
+}
+
+/* Whom to ask for. A guest that comes here brings along what is known of it: the source's agent may seed what it likes, and it is the one
+ * that gave us the guest. */
 static int read_targets(const json_t *question, struct guest_addresses *known, struct ip_address *ret,
         size_t *ret_n, struct error **ret_error)
 {
-        json_t *addresses = NULL, *gateways = NULL, *item;
-        struct guest_neighbour gateway;
+        json_t *addresses = NULL, *gateways = NULL, *neighbours = NULL, *item;
+        struct guest_neighbour it;
         size_t i, n = 0;
         int r = doc_opt_array(question, "nics[]", "addresses", GUEST_ADDRESSES_MAX, &addresses, ret_error);
 
         if (r == 0)
-                r = doc_opt_array(
-                        question, "nics[]", "gateways", GUEST_GATEWAYS_MAX, &gateways, ret_error);
+                r = doc_opt_array(question, "nics[]", "gateways", GUEST_GATEWAYS_MAX, &gateways, ret_error);
+        if (r == 0)
+                r = doc_opt_array(question, "nics[]", "neighbours", NEIGHBOURS_MAX, &neighbours, ret_error);
+        for (i = json_array_size(neighbours); r == 0 && i-- > 0;) {
+                r = read_neighbour(json_array_get(neighbours, i), "neighbours", &it, ret_error);
+                if (r == 0 && known)
+                        guest_addresses_seed_neighbour(known, &it);
+        }
         if (r < 0)
                 return r;
         json_array_foreach (addresses, i, item) {
                 if (!json_is_string(item) || ip_address_parse(json_string_value(item), &ret[n]) < 0)
-                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[].addresses is not valid");
-                if (known)
-                        guest_addresses_seed(known, &ret[n]);
+                        return error_set(
+                                ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[].addresses is not valid");
                 n++;
         }
+        for (i = n; known && i-- > 0;) /* the newest last, as the guest would show them */
+                guest_addresses_seed(known, &ret[i]);
         json_array_foreach (gateways, i, item) {
-                const char *text = json_string_value(json_object_get(item, "address"));
-                const char *mac = json_string_value(json_object_get(item, "mac"));
-
-                if (!text || !mac || ip_address_parse(text, &gateway.address) < 0 ||
-                        mac_parse(mac, gateway.mac) < 0)
-                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[].gateways is not valid");
+                r = read_neighbour(item, "gateways", &it, ret_error);
+                if (r < 0)
+                        return r;
                 if (known)
-                        guest_addresses_seed_gateway(known, &gateway);
-                ret[n++] = gateway.address;
+                        guest_addresses_seed_gateway(known, &it);
+                ret[n++] = it.address;
         }
         *ret_n = n;
         return 0;
@@ -563,7 +593,8 @@ static void note_uplink(struct agent *agent, const char *port_group, struct nic_
 static int begin_nic(
         struct network_answer *all, const struct vm *vm, const json_t *question, struct error **ret_error)
 {
-        static const char *const keys[] = {"nic", "addresses", "gateways", "peer_mac", "nonce", "mtu", NULL};
+        static const char *const keys[] = {
+                "nic", "addresses", "gateways", "neighbours", "peer_mac", "nonce", "mtu", NULL};
         struct nic_answer *nic = &all->nics[all->n_nics];
         struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
         struct network_probe_spec spec = {

@@ -87,8 +87,8 @@ static void judge_segment(struct judge *j)
         const struct network_proof_nic *nic = j->nic;
         char address[IP_ADDRESS_STRING_SIZE] = "";
 
-        for (size_t i = 0; i < nic->n_addresses && !*address; i++)
-                if (nic->addresses[i].at_source)
+        for (size_t i = 0; i < nic->n_addresses; i++) /* people know it by that of IPv4, if it has one */
+                if (nic->addresses[i].at_source && (!*address || nic->addresses[i].address.family == 4))
                         ip_address_format(&nic->addresses[i].address, address);
         if (reaches(nic))
                 met(j, NETWORK_PROOF_SEGMENT);

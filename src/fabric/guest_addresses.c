@@ -129,6 +129,13 @@ void guest_addresses_take(struct guest_addresses *addresses, const struct frame 
         }
 }
 
+void guest_addresses_seed_neighbour(
+        struct guest_addresses *addresses, const struct guest_neighbour *neighbour)
+{
+        if (mac_is_unicast(neighbour->mac))
+                take_neighbour(addresses, &neighbour->address, neighbour->mac);
+}
+
 void guest_addresses_seed_gateway(struct guest_addresses *addresses, const struct guest_neighbour *gateway)
 {
         static const struct ip_address none = {0};

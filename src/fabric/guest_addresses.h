@@ -36,6 +36,8 @@ void guest_addresses_take(struct guest_addresses *addresses, const struct frame 
 /* Known from elsewhere, such as the host that the guest came from; where, and that it is a gateway, is taken as true until the
  * guest shows something else. */
 void guest_addresses_seed(struct guest_addresses *addresses, const struct ip_address *own);
+void guest_addresses_seed_neighbour(
+        struct guest_addresses *addresses, const struct guest_neighbour *neighbour);
 void guest_addresses_seed_gateway(struct guest_addresses *addresses, const struct guest_neighbour *gateway);
 /* Up to GUEST_GATEWAYS_MAX; how many. */
 size_t guest_addresses_gateways(

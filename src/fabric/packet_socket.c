@@ -32,7 +32,8 @@ static int set_up(int fd, const char *interface, enum packet_direction direction
                 return -ENODEV;
         if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) < 0 ||
                 setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)) < 0 ||
-                setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) < 0)
+                setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) < 0 ||
+                setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)) < 0)
                 return -errno;
         if (direction == PACKET_INCOMING)
                 (void)setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)); /* else below */
@@ -59,7 +60,7 @@ int packet_socket_receive(int fd, void *data, size_t size, size_t *ret_len, stru
 {
         union {
                 struct cmsghdr header;
-                char room[CMSG_SPACE(sizeof(struct timespec))];
+                char room[CMSG_SPACE(sizeof(struct timespec)) + CMSG_SPACE(sizeof(struct tpacket_auxdata))];
         } control;
         struct sockaddr_ll from = {0};
         struct iovec part = {.iov_base = data, .iov_len = size};
@@ -74,15 +75,19 @@ int packet_socket_receive(int fd, void *data, size_t size, size_t *ret_len, stru
 
         if (n < 0)
                 return -errno;
+        info.size_bytes = (size_t)n;
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
                 struct timespec at;
+                struct tpacket_auxdata more;
 
-                if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_TIMESTAMPNS)
-                        continue;
-                memcpy(&at, CMSG_DATA(c), sizeof(at));
-                info.realtime_ns = (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
+                if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA) {
+                        memcpy(&more, CMSG_DATA(c), sizeof(more));
+                        info.size_bytes = more.tp_len; /* the filter has cut the frame */
+                } else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
+                        memcpy(&at, CMSG_DATA(c), sizeof(at));
+                        info.realtime_ns = (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
+                }
         }
-        info.size_bytes = (size_t)n;
         *ret_len = MIN((size_t)n, size);
         *ret_info = info;
         return 0;
