@@ -37,6 +37,7 @@ struct api_call {
                 migration_api_##name(agent, request); \
         }
 MIGRATION_HANDLER(start)
+MIGRATION_HANDLER(expect)
 MIGRATION_HANDLER(list)
 MIGRATION_HANDLER(get)
 MIGRATION_HANDLER(cancel)
@@ -77,6 +78,7 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations", route_start},
         {"GET", "/agent/v1/migrations", route_list},
         {"GET", "/agent/v1/migrations/{id}", route_get},
+        {"POST", "/agent/v1/migrations/{id}/spec", route_expect},
         {"POST", "/agent/v1/migrations/{id}/cancel", route_cancel},
         {"POST", "/agent/v1/migrations/{id}/switchover", route_switchover},
         {"POST", "/agent/v1/migrations/{id}/limits", route_limits},

@@ -234,6 +234,7 @@ void migration_free(struct migration *m)
         mover_process_free(m->leaving);
         journal_free(m->journal);
         json_decref(m->spec);
+        json_decref(m->signed_spec);
         json_decref(m->progress);
         json_decref(m->result);
         error_free(m->stop_reason);

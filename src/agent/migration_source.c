@@ -143,7 +143,7 @@ static int read_data_addresses(struct migration *m, const json_t *body, struct e
 static void on_prepared(void *userdata, int status _unused_, json_t *body, struct error *error)
 {
         struct migration *m = userdata;
-        const char *fingerprint = NULL, *sibling_key = NULL;
+        const char *fingerprint = NULL, *sibling_key = NULL, *digest = NULL;
         uint64_t max_channels = DATA_CHANNELS_MAX, window_bytes = 0;
         struct error *e = NULL;
 
@@ -174,8 +174,14 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
                 doc_opt_u64(body, "", "max_channels", 1, UINT16_MAX, &max_channels, &e) < 0 ||
                 doc_opt_u64(body, "", "channel_limit", 1, UINT16_MAX, &max_channels, &e) < 0 ||
                 doc_opt_u64(body, "", "window_bytes", 0, INT64_MAX, &window_bytes, &e) < 0 ||
-                doc_opt_string(body, "", "sibling_key", SIBLING_KEY_HEX, &sibling_key, &e) < 0)
+                doc_opt_string(body, "", "sibling_key", SIBLING_KEY_HEX, &sibling_key, &e) < 0 ||
+                doc_opt_string(body, "", "spec_digest", PKI_FINGERPRINT_SIZE - 1, &digest, &e) < 0)
                 return stage_failed(m, e);
+        if (m->signed_spec && !pki_equal(digest ?: "", m->spec_digest)) {
+                error_set(&e, ERROR_PROTOCOL, "See the agents' logs on both hosts.",
+                        "the destination did not prepare by the same specification");
+                return stage_failed(m, e);
+        }
         snprintf(m->source.peer_fingerprint, sizeof(m->source.peer_fingerprint), "%s", fingerprint);
         if (sibling_key &&
                 text_hex_decode(sibling_key, (uint8_t[SIBLING_KEY_HEX / 2]){0}, SIBLING_KEY_HEX / 2) == 0)
@@ -218,6 +224,19 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         return spec;
 }
 
+/* What was signed as it was signed; beside it what only this host knows. */
+static json_t *signed_request(const struct migration *m, json_t *spec)
+{
+        static const char *const ours[] = {"vm", "source_fingerprint", "post_copy", "checkpoint_keys"};
+        json_t *body = json_pack("{s:O}", "signed", m->signed_spec);
+
+        for (size_t i = 0; body && i < ARRAY_SIZE(ours); i++)
+                if (json_object_get(spec, ours[i]))
+                        json_object_set(body, ours[i], json_object_get(spec, ours[i]));
+        json_decref(spec);
+        return body;
+}
+
 static void ask_destination(struct migration *m)
 {
         _cleanup_json_ json_t *spec = NULL;
@@ -237,6 +256,8 @@ static void ask_destination(struct migration *m)
                 pki_fingerprint(m->cert_pem, fingerprint, &e) < 0)
                 return stage_failed(m, e);
         spec = peer_spec(m, fingerprint);
+        if (spec && m->signed_spec)
+                spec = signed_request(m, spec);
         if (!spec)
                 return stage_failed(m, NULL);
         call.body = spec;
@@ -407,6 +428,8 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         start = start_message(m, vm);
         if (start && migration_post_copy_allowed(m))
                 json_object_set_new(start, "post_copy", json_true());
+        if (start && *m->spec_digest)
+                json_object_set_new(start, "spec_digest", json_string(m->spec_digest));
         if (start)
                 json_object_set_new(start, "paths", data_connections_paths(m->source.connections));
         if (start && begin_keeping(m, vm, &checkpoint)) {
@@ -1014,10 +1037,12 @@ static void build_result(struct migration *m)
         json_t *result = json_object();
         uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
         int64_t pause = pause_ns(m);
-        char address[64];
+        char address[64], own_fingerprint[PKI_FINGERPRINT_SIZE] = "";
 
         if (!result)
                 return;
+        if (m->cert_pem)
+                (void)pki_fingerprint(m->cert_pem, own_fingerprint, NULL);
         json_object_set_new(result, "total_ms", json_integer((json_int_t)(end - m->started_ms)));
         json_object_set_new(result, "pause_ms", pause < 0 ? json_null() : json_real((double)pause / 1e6));
         json_object_set_new(result, "pause_clock",
@@ -1043,6 +1068,10 @@ static void build_result(struct migration *m)
                 json_object_set_new(result, "arrival", migration_arrival_document(m) ?: json_null());
         if (m->source.kept)
                 json_object_set(result, "checkpoint", m->source.kept);
+        if (*m->spec_digest)
+                json_object_set_new(result, "handshake",
+                        json_pack("{s:s, s:s, s:s}", "digest", m->spec_digest, "source_key", own_fingerprint,
+                                "destination_key", m->source.peer_fingerprint));
         json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));
         json_object_set_new(result, "to", json_string(m->peer_uid));
         json_object_set_new(result, "data_address",

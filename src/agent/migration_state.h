@@ -201,6 +201,8 @@ struct migration {
         char vm_uid[UUID_STRING_SIZE];
         enum migration_role role;
         json_t *spec;
+        json_t *signed_spec; /* as the manager signed it, for the destination; NULL: it does not, or the destination cannot take it */
+        char spec_digest[PKI_FINGERPRINT_SIZE]; /* of what both sides were given, compared by the movers too; "": not signed */
         uint64_t epoch; /* of the VM while the source owned it */
         char *peer_uid;
         char *peer_address;
