@@ -388,6 +388,9 @@ json_t *migration_network_document(const struct migration *m);
 void migration_network_answer(struct migration *m, struct http_request *request);
 void migration_network_answer_free(struct network_answer *answer);
 
+/* --- migration_result.c, at the source --- */
+void migration_build_result(struct migration *m); /* into m->result */
+
 /* --- migration_arrival.c, at the source --- */
 
 /* The guest may be paused soon. */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <net/ethernet.h>
+#include <net/if.h>
 #include <net/if_arp.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@
 struct gap_meter {
         struct loop_source *io, *asks;
         int fd;
+        char bridge[IFNAMSIZ];
         uint8_t mac[MAC_SIZE];
         struct ip_address address;
         uint8_t question[FRAME_ASK_SIZE];
@@ -33,10 +35,23 @@ static const struct sock_filter filter[] = {
         BPF_STMT(BPF_RET | BPF_K, WANTED_BYTES),
 };
 
+/* A bridge has the lowest of its ports' addresses: another one when the guest's port here goes. */
+static int make_question(struct gap_meter *meter)
+{
+        uint8_t own[MAC_SIZE];
+        uint32_t mtu;
+        int r = network_probe_interface(meter->bridge, own, &mtu);
+
+        if (r == 0)
+                meter->question_len = frame_make_ask(own, meter->mac, NULL, &meter->address, meter->question);
+        return r;
+}
+
 static void on_ask(void *userdata)
 {
         struct gap_meter *meter = userdata;
 
+        (void)make_question(meter);
         (void)packet_socket_send(meter->fd, meter->question, meter->question_len);
         (void)loop_source_rearm(meter->asks, GAP_METER_INTERVAL_MS);
 }
@@ -81,15 +96,14 @@ int gap_meter_start(struct loop *loop, const char *bridge, const uint8_t mac[sta
         const struct ip_address *address, struct gap_meter **ret_meter)
 {
         _cleanup_(gap_meter_freep) struct gap_meter *meter = ALLOC(struct gap_meter);
-        uint8_t own[MAC_SIZE];
-        uint32_t mtu;
         int r;
 
         if (!meter)
                 return -ENOMEM;
         *meter = (struct gap_meter){.fd = -1, .address = *address};
         memcpy(meter->mac, mac, MAC_SIZE);
-        r = network_probe_interface(bridge, own, &mtu);
+        snprintf(meter->bridge, sizeof(meter->bridge), "%s", bridge);
+        r = make_question(meter);
         if (r == 0)
                 r = packet_socket_open(
                         bridge, PACKET_INCOMING, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &meter->fd);
@@ -99,7 +113,6 @@ int gap_meter_start(struct loop *loop, const char *bridge, const uint8_t mac[sta
                 r = loop_add_timer(loop, 0, on_ask, meter, &meter->asks);
         if (r < 0)
                 return r;
-        meter->question_len = frame_make_ask(own, mac, NULL, address, meter->question);
         *ret_meter = TAKE_PTR(meter);
         return 0;
 }
