@@ -14,7 +14,8 @@
 #include "fabric/guest_watch.h"
 #include "fabric/vswitch.h"
 
-#define WAIT_MS 6000 /* a little more than the destination watches */
+#define WAIT_MS 6000     /* a little more than the destination watches */
+#define GAP_WAIT_MS 2000 /* for the guest's answer to us; the longest gap that is measured so */
 
 /* The first NIC of which an IPv4 address is known. */
 void migration_arrival_begin(struct migration *m)
@@ -62,7 +63,7 @@ bool migration_arrival_pending(const struct migration *m)
 
         if (!m->source.arrival || migration_peer_fenced(m) || waited_ms > WAIT_MS)
                 return false;
-        if (m->source.gap && gap_meter_hears(m->source.gap) &&
+        if (waited_ms <= GAP_WAIT_MS && m->source.gap && gap_meter_hears(m->source.gap) &&
                 !gap_meter_result(m->source.gap, &last_ns, &first_ns))
                 return true;
         json_array_foreach (m->source.arrival, i, nic)
