@@ -3,9 +3,12 @@
 the guest's arrival: verified, and its gap beside a ping from outside."""
 
 import contextlib
+import hashlib
+import json
 import re
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -249,6 +252,27 @@ def test_switch_between_the_hosts_carries_too_small_packets(at_home, lab):
     assert cause == ("network-mtu: the network between the hosts host1 and host2 does not carry packets of 1500 bytes, the MTU of port "
                      "group default: the guest's larger ones would be lost")
     assert "--accept network-mtu" in way_out
+
+
+def test_both_hosts_get_one_signed_specification(at_home, lab, tmp_path):
+    record = at_home.migrate("host2")["handshake"]
+    spec = json.loads(record["spec"])
+    hosts = {host["name"]: host["uid"] for host in lab.drover_json("host", "list")["items"]}
+    assert (spec["source"]["host"], spec["destination"]["host"]) == (hosts["host1"], hosts["host2"])
+    assert spec["vm"]["uid"] == at_home.uid() and spec["epoch"] >= 1 and spec["handshake"]["both"]
+    # Both worked by these very bytes, and their movers' keys were made for it.
+    assert record["agreed"] and record["digest"] == hashlib.sha256(record["spec"].encode()).hexdigest()
+    assert record["source_key"] != record["destination_key"]
+    assert "PRIVATE" not in json.dumps(record)
+    # Anybody can check who signed it, with nothing of ours.
+    files = {"spec": record["spec"].encode(), "signature": bytes.fromhex(record["signature"]), "cert.pem": record["certificate"].encode()}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    openssl = ["openssl", "x509", "-in", tmp_path / "cert.pem", "-noout", "-pubkey"]
+    (tmp_path / "key.pem").write_bytes(subprocess.run(openssl, stdout=subprocess.PIPE, check=True).stdout)
+    subprocess.run(["openssl", "verify", "-CAfile", lab.folder / "manager/state/pki/ca.pem", tmp_path / "cert.pem"], check=True)
+    subprocess.run(["openssl", "dgst", "-sha256", "-verify", tmp_path / "key.pem", "-signature", tmp_path / "signature", tmp_path / "spec"],
+                   check=True)
 
 
 def test_what_cannot_be_accepted_is_refused(guest, lab):
