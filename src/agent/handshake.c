@@ -84,7 +84,8 @@ bool handshake_is_needed(const struct handshake *handshake)
 int handshake_refuse(const struct handshake *handshake, struct error **ret_error)
 {
         return error_set(ret_error, ERROR_UNAUTHENTICATED,
-                "Let the manager begin the migration. If an earlier version of it is in use again, remove the file "
+                "Let the manager begin the migration. If an earlier version of it is in use again, remove "
+                "the file "
                 "manager-signs from the agents' state directories and restart them.",
                 "the migration's specification is not signed, and the manager of this cluster signs them");
 }

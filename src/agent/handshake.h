@@ -22,8 +22,8 @@ DEFINE_CLEANUP(struct handshake *, handshake_free)
 
 /* A specification that was found to be signed and fresh. */
 struct handshake_spec {
-        json_t *spec; /* as in agent-api.md, without what is about the signature */
-        bool both;    /* the other host takes signed ones too */
+        json_t *spec;                      /* as in agent-api.md, without what is about the signature */
+        bool both;                         /* the other host takes signed ones too */
         char digest[PKI_FINGERPRINT_SIZE]; /* SHA-256 of the bytes that were signed */
 };
 void handshake_spec_deinit(struct handshake_spec *spec);
@@ -40,7 +40,7 @@ bool handshake_is_needed(const struct handshake *handshake);
 int handshake_refuse(const struct handshake *handshake, struct error **ret_error);
 
 /* The destination is told by the manager itself what will come from the source. Kept for HANDSHAKE_FRESH_MS, or until the agent ends. */
-int handshake_expect(struct handshake *handshake, const char *id, const json_t *signed_spec,
-        struct error **ret_error);
+int handshake_expect(
+        struct handshake *handshake, const char *id, const json_t *signed_spec, struct error **ret_error);
 /* What was told of this migration, borrowed; NULL: nothing. */
 const struct handshake_spec *handshake_expected(struct handshake *handshake, const char *id);

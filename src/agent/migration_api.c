@@ -35,8 +35,8 @@ static json_t *history_json(const struct migration *m)
 
 json_t *migration_document(const struct migration *m)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*, s:o*}", "id", m->id, "vm",
-                m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
+        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*, s:o*}", "id", m->id,
+                "vm", m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
                 migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record), "epoch",
                 (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result", m->result,
                 "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
@@ -130,7 +130,8 @@ void migration_api_expect(struct agent *agent, struct http_request *request)
         if (http_request_json(request, &body, &e) < 0 || handshake_expect(agent->handshake, id, body, &e) < 0)
                 return api_reply_error(request, e);
         api_reply_json(request, 200,
-                json_pack("{s:s, s:s}", "id", id, "digest", handshake_expected(agent->handshake, id)->digest));
+                json_pack(
+                        "{s:s, s:s}", "id", id, "digest", handshake_expected(agent->handshake, id)->digest));
 }
 
 void migration_api_start(struct agent *agent, struct http_request *request)

@@ -95,12 +95,12 @@ static json_t *nics_of(const struct migration *m)
         size_t i;
 
         json_array_foreach (m->source.arrival, i, nic)
-                json_array_append_new(list,
-                        json_pack("{s:O, s:s, s:O, s:o, s:o, s:o}", "nic", json_object_get(nic, "nic"),
-                                "verified_by", verified_by(nic), "asked", json_object_get(nic, "asked"),
-                                "answer_ms", since_stop(m, nic, "answer_ns"), "first_frame_to_ms",
-                                since_stop(m, nic, "to_guest_ns"), "first_frame_from_ms",
-                                since_stop(m, nic, "from_guest_ns")));
+                json_array_append_new(
+                        list, json_pack("{s:O, s:s, s:O, s:o, s:o, s:o}", "nic", json_object_get(nic, "nic"),
+                                      "verified_by", verified_by(nic), "asked", json_object_get(nic, "asked"),
+                                      "answer_ms", since_stop(m, nic, "answer_ns"), "first_frame_to_ms",
+                                      since_stop(m, nic, "to_guest_ns"), "first_frame_from_ms",
+                                      since_stop(m, nic, "from_guest_ns")));
         return list;
 }
 
@@ -132,7 +132,8 @@ json_t *migration_arrival_document(const struct migration *m)
                         "gap_between",
                         "the last answer of the guest from the source and its first from the destination, "
                         "to questions of the source's host every 5 ms",
-                        "gap_clock", "CLOCK_REALTIME of the source's host, as the kernel stamped the answers");
+                        "gap_clock",
+                        "CLOCK_REALTIME of the source's host, as the kernel stamped the answers");
         else
                 doc = gap_by_frames(m);
         if (doc)

@@ -22,7 +22,7 @@
 #include "fabric/network_probe.h"
 #include "fabric/vswitch.h"
 
-#define LISTEN_MS 250 /* for a second answer */
+#define LISTEN_MS 200 /* for a second answer */
 #define LIMIT_MS 1000
 #define CALL_TIMEOUT_MS 4000
 #define NAME_MAX_BYTES 64
@@ -34,8 +34,9 @@
 /* --- The source ------------------------------------------------------------------------------------------ */
 
 struct nic_proof {
-        struct network_probe *probe; /* the same questions here, and test frames are sent back; NULL: it could not be made */
-        struct guest_watch *watch;   /* of the VM; NULL: nothing is known of the guest */
+        struct network_probe *
+                probe; /* the same questions here, and test frames are sent back; NULL: it could not be made */
+        struct guest_watch *watch; /* of the VM; NULL: nothing is known of the guest */
         uint8_t bridge_mac[MAC_SIZE];
         uint32_t mtu;
         char nonce[2 * FRAME_NONCE_SIZE + 1];
@@ -187,7 +188,8 @@ static void take_answer(struct nic_proof *nic, const json_t *item)
         struct ip_address address;
         uint8_t mac[MAC_SIZE];
 
-        if (!text || !mac_text || ip_address_parse(text, &address) < 0 || mac_parse(mac_text, mac) < 0 || n < 1)
+        if (!text || !mac_text || ip_address_parse(text, &address) < 0 || mac_parse(mac_text, mac) < 0 ||
+                n < 1)
                 return;
         for (size_t i = 0; i < facts->n_gateways; i++)
                 facts->gateways[i].there |= ip_address_equal(&facts->gateways[i].address, &address);
@@ -322,10 +324,9 @@ static json_t *neighbours_json(const struct guest_neighbour *neighbours, size_t 
 
         for (size_t i = 0; list && i < n; i++)
                 if (mac_is_unicast(neighbours[i].mac) &&
-                        json_array_append_new(list,
-                                json_pack("{s:s, s:s}", "address",
-                                        ip_address_format(&neighbours[i].address, text), "mac",
-                                        mac_format(neighbours[i].mac, mac))) < 0) {
+                        json_array_append_new(list, json_pack("{s:s, s:s}", "address",
+                                                            ip_address_format(&neighbours[i].address, text),
+                                                            "mac", mac_format(neighbours[i].mac, mac))) < 0) {
                         json_decref(list);
                         return NULL;
                 }
@@ -406,12 +407,11 @@ void migration_network_begin(struct migration *m)
 
 json_t *migration_network_document(const struct migration *m)
 {
-        const struct migration_network *network =
-                m->role == MIGRATION_SOURCE_SIDE ? m->source.network : NULL;
+        const struct migration_network *network = m->role == MIGRATION_SOURCE_SIDE ? m->source.network : NULL;
 
-        return network && network->over ? json_pack("{s:I, s:O}", "ms", (json_int_t)network->ms, "checks",
-                                                  network->checks)
-                                        : NULL;
+        return network && network->over
+                       ? json_pack("{s:I, s:O}", "ms", (json_int_t)network->ms, "checks", network->checks)
+                       : NULL;
 }
 
 /* --- The destination ------------------------------------------------------------------------------------- */
@@ -480,10 +480,9 @@ static json_t *answers_json(const struct network_probe *probe)
 
         answers = network_probe_answers(probe, &n);
         for (size_t i = 0; list && i < n; i++)
-                json_array_append_new(list,
-                        json_pack("{s:s, s:s, s:i}", "address",
-                                ip_address_format(&answers[i].address, address), "mac",
-                                mac_format(answers[i].mac, mac), "n", (int)answers[i].n));
+                json_array_append_new(list, json_pack("{s:s, s:s, s:i}", "address",
+                                                    ip_address_format(&answers[i].address, address), "mac",
+                                                    mac_format(answers[i].mac, mac), "n", (int)answers[i].n));
         return list;
 }
 
@@ -529,7 +528,8 @@ static void on_probed(void *userdata)
         reply_when_over(nic->all);
 }
 
-static int read_neighbour(const json_t *item, const char *key, struct guest_neighbour *ret, struct error **ret_error)
+static int read_neighbour(
+        const json_t *item, const char *key, struct guest_neighbour *ret, struct error **ret_error)
 {
         const char *text = json_string_value(json_object_get(item, "address"));
         const char *mac = json_string_value(json_object_get(item, "mac"));
@@ -582,7 +582,8 @@ static int read_targets(const json_t *question, struct guest_addresses *known, s
 
 static void note_uplink(struct agent *agent, const char *port_group, struct nic_answer *nic)
 {
-        _cleanup_json_ json_t *group = vswitch_set_port_group_status(agent->switches, port_group), *its = NULL;
+        _cleanup_json_ json_t *group = vswitch_set_port_group_status(agent->switches, port_group),
+                              *its = NULL;
         const char *name = json_string_value(json_object_get(group, "switch"));
 
         its = name ? vswitch_set_switch_status(agent->switches, name) : NULL;
@@ -597,8 +598,7 @@ static int begin_nic(
                 "nic", "addresses", "gateways", "neighbours", "peer_mac", "nonce", "mtu", NULL};
         struct nic_answer *nic = &all->nics[all->n_nics];
         struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
-        struct network_probe_spec spec = {
-                .targets = targets, .listen_ms = LISTEN_MS, .limit_ms = LIMIT_MS};
+        struct network_probe_spec spec = {.targets = targets, .listen_ms = LISTEN_MS, .limit_ms = LIMIT_MS};
         const char *peer_mac = "", *nonce = "";
         struct vswitch_port_group group;
         uint64_t index = 0, mtu = 0;
@@ -608,14 +608,15 @@ static int begin_nic(
         if (r == 0)
                 r = doc_need_u64(question, "nics[]", "nic", 0, VM_NICS_MAX - 1, &index, ret_error);
         if (r == 0)
-                r = doc_need_u64(question, "nics[]", "mtu", VSWITCH_MTU_MIN, VSWITCH_MTU_MAX, &mtu, ret_error);
+                r = doc_need_u64(
+                        question, "nics[]", "mtu", VSWITCH_MTU_MIN, VSWITCH_MTU_MAX, &mtu, ret_error);
         if (r == 0)
                 r = doc_need_string(question, "nics[]", "peer_mac", MAC_STRING_SIZE, &peer_mac, ret_error);
         if (r == 0)
-                r = doc_need_string(
-                        question, "nics[]", "nonce", 2 * FRAME_NONCE_SIZE, &nonce, ret_error);
-        if (r == 0 && (index >= vm->n_taps || index >= vm->config->n_nics || mac_parse(peer_mac, mac) < 0 ||
-                              !mac_is_unicast(mac) || text_hex_decode(nonce, spec.nonce, FRAME_NONCE_SIZE) < 0))
+                r = doc_need_string(question, "nics[]", "nonce", 2 * FRAME_NONCE_SIZE, &nonce, ret_error);
+        if (r == 0 &&
+                (index >= vm->n_taps || index >= vm->config->n_nics || mac_parse(peer_mac, mac) < 0 ||
+                        !mac_is_unicast(mac) || text_hex_decode(nonce, spec.nonce, FRAME_NONCE_SIZE) < 0))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[%zu] is not valid", all->n_nics);
         if (r == 0)
                 r = read_targets(question,
@@ -635,8 +636,7 @@ static int begin_nic(
                 spec.bridge = group.bridge;
                 snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.bridge);
                 note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);
-                (void)network_probe_start(
-                        all->m->agent->loop, &spec, on_probed, nic, &nic->probe, ret_error);
+                (void)network_probe_start(all->m->agent->loop, &spec, on_probed, nic, &nic->probe, ret_error);
         }
         if (nic->probe)
                 return 0;
@@ -648,8 +648,7 @@ static int begin_nic(
         return 0;
 }
 
-static int begin_answer(
-        struct migration *m, struct http_request *request, struct error **ret_error)
+static int begin_answer(struct migration *m, struct http_request *request, struct error **ret_error)
 {
         static const char *const keys[] = {"nics", NULL};
         struct network_answer *all;

@@ -169,8 +169,9 @@ json_t *migration_peer_document(const struct migration *m)
         enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m)
                                                                   : migration_destination_tells_qemu(m);
 
-        const struct vm *vm =
-                m->role == MIGRATION_DESTINATION_SIDE && m->destination.announced ? vm_find(m->agent, m->vm_uid) : NULL;
+        const struct vm *vm = m->role == MIGRATION_DESTINATION_SIDE && m->destination.announced
+                                      ? vm_find(m->agent, m->vm_uid)
+                                      : NULL;
 
         return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:o*}", "id", m->id, "vm",
                 m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",
@@ -326,8 +327,7 @@ static int new_from_signed(
         if (r == 0)
                 r = handshake_open(agent->handshake, json_object_get(body, "signed"), &opened, ret_error);
         if (r == 0)
-                r = check_same_vm(
-                        json_object_get(opened.spec, "vm"), json_object_get(body, "vm"), ret_error);
+                r = check_same_vm(json_object_get(opened.spec, "vm"), json_object_get(body, "vm"), ret_error);
         if (r < 0)
                 return r;
         for (size_t i = 0; i < ARRAY_SIZE(not_ours); i++)
@@ -344,7 +344,8 @@ static int new_from_signed(
         if (!expected || pki_equal(expected->digest, opened.digest))
                 return 0;
         return error_set(ret_error, ERROR_UNAUTHENTICATED, "Begin the migration again.",
-                "the manager told this host another specification of migration %s than the source", (*ret)->id);
+                "the manager told this host another specification of migration %s than the source",
+                (*ret)->id);
 }
 
 static bool same_number(const json_t *a, const json_t *b, const char *key)

@@ -113,8 +113,8 @@ enum post_copy_stage {
 };
 
 struct migration_source_state {
-        struct gap_meter *gap; /* migration_arrival.c; NULL: the guest's address is not known */
-        json_t *arrival;       /* as the destination saw it; NULL: it did not say */
+        struct gap_meter *gap;             /* migration_arrival.c; NULL: the guest's address is not known */
+        json_t *arrival;                   /* as the destination saw it; NULL: it did not say */
         struct migration_network *network; /* migration_network.c; NULL: the network is not to be tried */
         enum migration_stage stage;
         bool stage_busy;        /* an asynchronous operation of the stage is under way */
@@ -171,7 +171,7 @@ struct migration_source_state {
 
 struct migration_destination_state {
         struct network_answer *network; /* the network is being tried for the source */
-        struct http_request *prepare; /* unanswered request of the source */
+        struct http_request *prepare;   /* unanswered request of the source */
         int listen_fds[DATA_PATHS_MAX];
         size_t n_listen_fds;
         json_t *data_addresses;                     /* where they listen, ports and all */
@@ -202,8 +202,9 @@ struct migration {
         enum migration_role role;
         json_t *spec;
         json_t *signed_spec; /* as the manager signed it, for the destination; NULL: it does not, or the destination cannot take it */
-        char spec_digest[PKI_FINGERPRINT_SIZE]; /* of what both sides were given, compared by the movers too; "": not signed */
-        uint64_t epoch; /* of the VM while the source owned it */
+        char spec_digest
+                [PKI_FINGERPRINT_SIZE]; /* of what both sides were given, compared by the movers too; "": not signed */
+        uint64_t epoch;                 /* of the VM while the source owned it */
         char *peer_uid;
         char *peer_address;
 

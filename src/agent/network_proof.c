@@ -16,15 +16,17 @@ static const char *const codes[] = {
 };
 
 static const char *const ways_out[] = {
-        [NETWORK_PROOF_SEGMENT] =
-                "Look at the uplink and the VLAN of the port group on both hosts and at the switches between them, "
-                "choose another host, or accept it with --accept network-segment.",
+        [NETWORK_PROOF_SEGMENT] = "Look at the uplink and the VLAN of the port group on both hosts and at "
+                                  "the switches between them, "
+                                  "choose another host, or accept it with --accept network-segment.",
         [NETWORK_PROOF_MAC] = "Find what has the address there and give one of the two another one.",
         [NETWORK_PROOF_ADDRESS] = "Find what has the address there and give one of the two another one.",
-        [NETWORK_PROOF_GATEWAY] = "Look at the way from the host's uplink to the gateway, choose another host, or "
-                                  "accept it with --accept network-gateway.",
-        [NETWORK_PROOF_MTU] = "Set the MTU of the switches between the hosts, or a smaller one on the virtual switch "
-                              "and in the guest, or accept it with --accept network-mtu.",
+        [NETWORK_PROOF_GATEWAY] =
+                "Look at the way from the host's uplink to the gateway, choose another host, or "
+                "accept it with --accept network-gateway.",
+        [NETWORK_PROOF_MTU] =
+                "Set the MTU of the switches between the hosts, or a smaller one on the virtual switch "
+                "and in the guest, or accept it with --accept network-mtu.",
         [NETWORK_PROOF_MADE] = "Nothing has to be done; what could not be tried is not known to work.",
 };
 static_assert(ARRAY_SIZE(codes) == N_NETWORK_PROOF_CODES && ARRAY_SIZE(ways_out) == N_NETWORK_PROOF_CODES,
@@ -94,12 +96,15 @@ static void judge_segment(struct judge *j)
                 met(j, NETWORK_PROOF_SEGMENT);
         else if (*address)
                 broken(j, NETWORK_PROOF_SEGMENT, true,
-                        "the port group %s on host %s leads to another network segment: the virtual machine's own "
-                        "address %s answers on host %s and not there, and test frames between the two hosts are lost",
+                        "the port group %s on host %s leads to another network segment: the virtual "
+                        "machine's own "
+                        "address %s answers on host %s and not there, and test frames between the two hosts "
+                        "are lost",
                         nic->port_group, nic->destination, address, nic->source);
         else
                 broken(j, NETWORK_PROOF_SEGMENT, true,
-                        "the port group %s on host %s leads to another network segment: test frames between it and "
+                        "the port group %s on host %s leads to another network segment: test frames between "
+                        "it and "
                         "the same port group on host %s are lost",
                         nic->port_group, nic->destination, nic->source);
 }
@@ -122,7 +127,8 @@ static void judge_mac(struct judge *j)
                 if (a->address.family != 4 || a->n_there <= a->n_guest)
                         continue;
                 broken(j, NETWORK_PROOF_MAC, true,
-                        "the MAC address %s is taken in the network of port group %s at host %s: %u answers for %s "
+                        "the MAC address %s is taken in the network of port group %s at host %s: %u answers "
+                        "for %s "
                         "came from it there, and the virtual machine gave %u",
                         mac, nic->port_group, nic->destination, a->n_there,
                         ip_address_format(&a->address, address), a->n_guest);
@@ -144,10 +150,12 @@ static void judge_addresses(struct judge *j)
                         continue;
                 any = true;
                 broken(j, NETWORK_PROOF_ADDRESS, !a->other_at_source,
-                        "the virtual machine's address %s is taken in the network of port group %s at host %s: %s "
+                        "the virtual machine's address %s is taken in the network of port group %s at host "
+                        "%s: %s "
                         "answers for it%s",
                         ip_address_format(&a->address, address), nic->port_group, nic->destination,
-                        mac_format(a->other_mac, mac), a->other_at_source ? ", as it does at the source" : "");
+                        mac_format(a->other_mac, mac),
+                        a->other_at_source ? ", as it does at the source" : "");
         }
         if (!any)
                 met(j, NETWORK_PROOF_ADDRESS);
@@ -160,7 +168,8 @@ static void judge_gateways(struct judge *j)
 
         if (nic->n_gateways == 0)
                 broken(j, NETWORK_PROOF_GATEWAY, false,
-                        "the gateway of the virtual machine in port group %s is not known: it sent nothing through "
+                        "the gateway of the virtual machine in port group %s is not known: it sent nothing "
+                        "through "
                         "one since it came to host %s",
                         nic->port_group, nic->source);
         for (size_t i = 0; i < nic->n_gateways; i++) {
@@ -171,8 +180,8 @@ static void judge_gateways(struct judge *j)
                         met(j, NETWORK_PROOF_GATEWAY);
                 else if (g->at_source)
                         broken(j, NETWORK_PROOF_GATEWAY, true,
-                                "the gateway %s answers in port group %s on host %s and not on host %s", address,
-                                nic->port_group, nic->source, nic->destination);
+                                "the gateway %s answers in port group %s on host %s and not on host %s",
+                                address, nic->port_group, nic->source, nic->destination);
                 else
                         broken(j, NETWORK_PROOF_GATEWAY, false,
                                 "the gateway %s of port group %s answers on neither host", address,
@@ -188,12 +197,14 @@ static void judge_mtu(struct judge *j)
                 met(j, NETWORK_PROOF_MTU);
         else if (nic->small)
                 broken(j, NETWORK_PROOF_MTU, true,
-                        "the network between the hosts %s and %s does not carry packets of %u bytes, the MTU of port "
+                        "the network between the hosts %s and %s does not carry packets of %u bytes, the MTU "
+                        "of port "
                         "group %s: the guest's larger ones would be lost",
                         nic->source, nic->destination, nic->mtu, nic->port_group);
         else
                 broken(j, NETWORK_PROOF_MTU, false,
-                        "whether the network of port group %s carries packets of %u bytes is not known: its switches "
+                        "whether the network of port group %s carries packets of %u bytes is not known: its "
+                        "switches "
                         "do not pass test frames on",
                         nic->port_group, nic->mtu);
 }
@@ -203,8 +214,9 @@ int network_proof_judge(const struct network_proof_nic *nic, const json_t *accep
         struct judge j = {.nic = nic, .accepted = accepted, .checks = checks};
 
         if (nic->problem) {
-                broken(&j, NETWORK_PROOF_MADE, false, "the network of port group %s at host %s was not tried: %s",
-                        nic->port_group, nic->destination, nic->problem);
+                broken(&j, NETWORK_PROOF_MADE, false,
+                        "the network of port group %s at host %s was not tried: %s", nic->port_group,
+                        nic->destination, nic->problem);
                 return j.result;
         }
         judge_segment(&j);

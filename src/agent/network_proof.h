@@ -14,7 +14,8 @@
 
 struct network_proof_address {
         struct ip_address address;
-        unsigned int n_guest; /* answers that the guest was seen to give to the destination's questions (ARP) */
+        unsigned int
+                n_guest; /* answers that the guest was seen to give to the destination's questions (ARP) */
         unsigned int n_there; /* answers that came there from the guest's MAC address */
         bool at_source;       /* it answers there */
         bool other_there;     /* another MAC address answers for it at the destination */
@@ -31,8 +32,9 @@ struct network_proof_nic {
         unsigned int nic;
         const char *port_group, *source, *destination; /* names for people */
         uint8_t mac[MAC_SIZE];
-        const char *problem;    /* why nothing was tried; NULL: it was */
-        const char *local_port; /* of the destination's switch, that has seen the MAC address at itself; NULL: none */
+        const char *problem; /* why nothing was tried; NULL: it was */
+        const char *
+                local_port; /* of the destination's switch, that has seen the MAC address at itself; NULL: none */
         struct network_proof_address addresses[GUEST_ADDRESSES_MAX];
         size_t n_addresses;
         struct network_proof_gateway gateways[GUEST_GATEWAYS_MAX];

@@ -40,7 +40,8 @@ static void choose_target(struct guest_watch *watch, struct arrival_spec *spec)
                 spec->target = gateways[0].address;
         else if (known->n_neighbours > 0)
                 spec->target = known->neighbours[0].address;
-        for (size_t i = 0; i < known->n_own; i++) /* one that it has beside others, such as of the other family */
+        for (size_t i = 0; i < known->n_own;
+                i++) /* one that it has beside others, such as of the other family */
                 if (known->own[i].family == spec->target.family) {
                         spec->own = known->own[i];
                         break;

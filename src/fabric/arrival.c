@@ -129,8 +129,7 @@ int arrival_start(struct loop *loop, const struct arrival_spec *spec, loop_fn do
                 .tap_fd = -1, .bridge_fd = -1, .spec = *spec, .done = done, .userdata = userdata};
         a->spec.bridge = a->spec.tap = NULL; /* borrowed */
         make_filter(spec->mac, filter);
-        r = packet_socket_open(
-                spec->tap, PACKET_BOTH, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &a->tap_fd);
+        r = packet_socket_open(spec->tap, PACKET_BOTH, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &a->tap_fd);
         if (r == 0 && asks(a))
                 r = packet_socket_open(spec->bridge, PACKET_INCOMING, no_filter, ARRAY_SIZE(no_filter),
                         BUFFER_BYTES, &a->bridge_fd);

@@ -38,8 +38,9 @@ struct frame {
         /* ASK: who asks (family 0: a probe, by somebody without an address), and for what. ANSWER: who has it, and for whom
          * (family 0 in an advertisement to all). IP: source and destination. */
         struct ip_address sender, target;
-        uint8_t sender_mac[MAC_SIZE]; /* ANSWER: the address that is announced; ASK of ARP: whose it is said to be */
-        bool is_large;                /* TEST, TEST_ECHO */
+        uint8_t sender_mac
+                [MAC_SIZE]; /* ANSWER: the address that is announced; ASK of ARP: whose it is said to be */
+        bool is_large;      /* TEST, TEST_ECHO */
         uint8_t nonce[FRAME_NONCE_SIZE];
 };
 

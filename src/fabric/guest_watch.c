@@ -129,8 +129,7 @@ int guest_watch_new(
                 return -ENOMEM;
         watch->fd = -1;
         guest_addresses_init(&watch->addresses, mac);
-        r = packet_socket_open(
-                tap, PACKET_INCOMING, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &watch->fd);
+        r = packet_socket_open(tap, PACKET_INCOMING, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &watch->fd);
         if (r == 0)
                 r = loop_add_io(loop, watch->fd, EPOLLIN, on_frames, watch, &watch->io);
         if (r == 0)

@@ -16,9 +16,9 @@
 #define BUFFER_BYTES (256 * 1024)
 #define WANTED_BYTES 128
 #define ROUND_FRAMES 64
-#define ROUNDS_MAX 4
-#define ROUND_MS 120   /* a little more each time */
-#define ECHOES_MAX 32  /* to whoever knows the nonce */
+#define ROUNDS_MAX 6
+#define ROUND_MS 80
+#define ECHOES_MAX 32 /* to whoever knows the nonce */
 #define FRAME_MAX 65550
 
 struct network_probe {
@@ -237,8 +237,8 @@ int network_probe_start(struct loop *loop, const struct network_probe_spec *spec
         r = network_probe_interface(spec->bridge, p->mac, &own_mtu);
         p->mtu = MIN(spec->mtu, own_mtu);
         if (r == 0)
-                r = packet_socket_open(spec->bridge, PACKET_INCOMING, filter, ARRAY_SIZE(filter),
-                        BUFFER_BYTES, &p->fd);
+                r = packet_socket_open(
+                        spec->bridge, PACKET_INCOMING, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &p->fd);
         if (r == 0)
                 r = arm(p, spec->limit_ms);
         if (r < 0)

@@ -23,9 +23,9 @@ struct network_probe_spec {
         size_t n_targets;
         uint8_t nonce[FRAME_NONCE_SIZE];
         const uint8_t *peer_mac; /* where test frames go; NULL: none are sent */
-        uint32_t mtu;            /* of the port group: the size of the larger test frame, without its header */
-        uint64_t listen_ms;      /* at least, for further answers to what was answered */
-        uint64_t limit_ms;       /* for all; 0: until it is freed, for one that only has to send back */
+        uint32_t mtu;       /* of the port group: the size of the larger test frame, without its header */
+        uint64_t listen_ms; /* at least, for further answers to what was answered */
+        uint64_t limit_ms;  /* for all; 0: until it is freed, for one that only has to send back */
 };
 
 struct network_probe_answer {

@@ -392,8 +392,8 @@ DEFINE_CLEANUP(EVP_MD_CTX *, EVP_MD_CTX_free)
 DEFINE_CLEANUP(X509_STORE *, X509_STORE_free)
 DEFINE_CLEANUP(X509_STORE_CTX *, X509_STORE_CTX_free)
 
-int pki_sign_data(const char *key_pem, const void *data, size_t len, char **ret_signature_hex,
-        struct error **ret_error)
+int pki_sign_data(
+        const char *key_pem, const void *data, size_t len, char **ret_signature_hex, struct error **ret_error)
 {
         _cleanup_(EVP_MD_CTX_freep) EVP_MD_CTX *ctx = torture_point() ? NULL : EVP_MD_CTX_new();
         unsigned char signature[SIGNATURE_MAX];

@@ -12,8 +12,8 @@
 #define FORMAT 1
 #define NONCE_BYTES 16
 
-int migration_spec_sign(const struct ca *ca, json_t *spec, bool both, int64_t now_unix_ms, json_t **ret_signed,
-        struct error **ret_error)
+int migration_spec_sign(const struct ca *ca, json_t *spec, bool both, int64_t now_unix_ms,
+        json_t **ret_signed, struct error **ret_error)
 {
         _cleanup_json_ json_t *owned = spec;
         _cleanup_free_ char *text = NULL, *signature = NULL;
@@ -33,7 +33,8 @@ int migration_spec_sign(const struct ca *ca, json_t *spec, bool both, int64_t no
         r = pki_sign_data(ca->manager_key, text, strlen(text), &signature, ret_error);
         if (r < 0)
                 return r;
-        out = json_pack("{s:s, s:s, s:s}", "spec", text, "signature", signature, "certificate", ca->manager_pem);
+        out = json_pack(
+                "{s:s, s:s, s:s}", "spec", text, "signature", signature, "certificate", ca->manager_pem);
         if (!out)
                 return error_from_errno(ret_error, ENOMEM, "the migration's specification");
         *ret_signed = out;

@@ -283,8 +283,8 @@ static json_t *specification(struct task *task, struct manager *manager, const j
         json_t *verify = json_object_get(input, "verify");
         json_t *document = vm_for_agent(vm);
 
-        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*, s:o*}", "id",
-                task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
+        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*, s:o*}",
+                "id", task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
                 "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
                 side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
                 number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
@@ -853,7 +853,8 @@ static int add_handshake(const struct task *task, json_t *result)
                 json_decref(record);
                 return 0;
         }
-        r = json_object_set_new(record, "agreed", json_boolean(!strcmp(json_text(record, "digest"), digest))) |
+        r = json_object_set_new(
+                    record, "agreed", json_boolean(!strcmp(json_text(record, "digest"), digest))) |
             json_object_set_new(record, "digest", json_string(digest)) |
             json_object_update(record, signed_spec);
         return r | json_object_set_new(result, "handshake", record);

@@ -41,7 +41,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 memcpy(copy, data + 2, len);
                 frame_parse(copy, len, &f);
                 if (f.kind != FRAME_OTHER)
-                        assert(len >= FRAME_HEADER_SIZE && strlen(ip_address_format(&f.sender, text)) < sizeof(text));
+                        assert(len >= FRAME_HEADER_SIZE &&
+                                strlen(ip_address_format(&f.sender, text)) < sizeof(text));
                 guest_addresses_take(&addresses, &f);
                 check(&addresses);
                 data += 2 + len;

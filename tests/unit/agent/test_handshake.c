@@ -64,10 +64,11 @@ static int group_teardown(void **state)
 /* of the two hosts, this one is the source */
 static json_t *make_spec(const char *source, const char *destination, int64_t age_ms)
 {
-        return json_pack("{s:s, s:o, s:i, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:i, s:I, s:s, s:b}}", "id", ID, "vm",
-                rig_vm_document(), "epoch", 1, "source", "host", source, "address", "127.0.0.1:1",
+        return json_pack("{s:s, s:o, s:i, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:i, s:I, s:s, s:b}}", "id", ID,
+                "vm", rig_vm_document(), "epoch", 1, "source", "host", source, "address", "127.0.0.1:1",
                 "destination", "host", destination, "address", "127.0.0.1:1", "handshake", "format", 1,
-                "issued_unix_ms", (json_int_t)(clock_realtime_ns() / 1000000) - age_ms, "nonce", "00", "both", 1);
+                "issued_unix_ms", (json_int_t)(clock_realtime_ns() / 1000000) - age_ms, "nonce", "00", "both",
+                1);
 }
 
 static json_t *sign(const struct signer *by, json_t *spec)
@@ -85,8 +86,8 @@ static const char *start(json_t *signed_spec)
         static char code[64];
         _cleanup_json_ json_t *answer = NULL;
 
-        (void)rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", json_pack("{s:o}", "signed", signed_spec),
-                &answer);
+        (void)rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations",
+                json_pack("{s:o}", "signed", signed_spec), &answer);
         snprintf(code, sizeof(code), "%s", json_string_value(json_object_get(answer, "code")) ?: "");
         return code;
 }
@@ -202,7 +203,9 @@ static void the_source_cannot_give_another_vm_than_was_signed(void **state)
                 skip();
         vm = rig_vm_document();
         json_object_set_new(json_object_get(vm, "spec"), "memory_bytes", json_integer(1 << 30));
-        assert_string_equal(prepare(json_pack("{s:o, s:o}", "signed", sign(&manager, there_to_here()), "vm", vm)), "conflict");
+        assert_string_equal(
+                prepare(json_pack("{s:o, s:o}", "signed", sign(&manager, there_to_here()), "vm", vm)),
+                "conflict");
 }
 
 /* The manager told the destination one specification, and the source brings another one that was signed too. */

@@ -40,10 +40,10 @@ static struct network_proof_nic good(void)
 }
 
 /* The items that are not met, as "code severity" with commas between, and the cause of the first. */
-static const char *broken(const struct network_proof_nic *nic, const char *accepted, char ret_cause[static 400])
+static const char *broken(
+        const struct network_proof_nic *nic, const char *accepted, char ret_cause[static 400])
 {
-        _cleanup_json_ json_t *checks = json_array(),
-                              *list = accepted ? json_pack("[s]", accepted) : NULL;
+        _cleanup_json_ json_t *checks = json_array(), *list = accepted ? json_pack("[s]", accepted) : NULL;
         static char text[400];
         json_t *item;
         size_t i;
@@ -89,9 +89,10 @@ static void without_the_guests_answer_the_segment_is_the_wrong_one(void **state)
         nic.small = nic.large = nic.gateways[0].there = false;
         nic.addresses[0].n_guest = nic.addresses[0].n_there = 0;
         assert_string_equal(broken(&nic, NULL, cause), "network-segment error");
-        assert_string_equal(cause,
-                "the port group lan on host host2 leads to another network segment: the virtual machine's own address "
-                "192.0.2.7 answers on host host1 and not there, and test frames between the two hosts are lost");
+        assert_string_equal(cause, "the port group lan on host host2 leads to another network segment: the "
+                                   "virtual machine's own address "
+                                   "192.0.2.7 answers on host host1 and not there, and test frames between "
+                                   "the two hosts are lost");
 }
 
 static void an_answer_that_the_guest_did_not_give_is_no_proof(void **state)
@@ -128,9 +129,9 @@ static void more_answers_than_the_guest_gave_are_anothers(void **state)
 
         nic.addresses[0].n_there = 4;
         assert_string_equal(broken(&nic, NULL, cause), "network-mac error");
-        assert_string_equal(cause,
-                "the MAC address 52:54:00:12:34:56 is taken in the network of port group lan at host host2: 4 answers "
-                "for 192.0.2.7 came from it there, and the virtual machine gave 3");
+        assert_string_equal(cause, "the MAC address 52:54:00:12:34:56 is taken in the network of port group "
+                                   "lan at host host2: 4 answers "
+                                   "for 192.0.2.7 came from it there, and the virtual machine gave 3");
         nic.addresses[0].n_there = 2; /* one was lost */
         assert_string_equal(broken(&nic, NULL, cause), "");
 }
@@ -141,8 +142,8 @@ static void a_mac_at_a_port_of_the_destination_is_taken(void **state)
 
         nic.local_port = "veth7";
         assert_string_equal(broken(&nic, NULL, cause), "network-mac error");
-        assert_string_equal(cause,
-                "the MAC address 52:54:00:12:34:56 is taken on host host2: something at its port veth7 uses it");
+        assert_string_equal(cause, "the MAC address 52:54:00:12:34:56 is taken on host host2: something at "
+                                   "its port veth7 uses it");
 }
 
 static void an_address_that_others_have_there_alone_is_taken(void **state)
@@ -152,7 +153,8 @@ static void an_address_that_others_have_there_alone_is_taken(void **state)
         nic.addresses[0].other_there = true;
         memcpy(nic.addresses[0].other_mac, other, MAC_SIZE);
         assert_string_equal(broken(&nic, NULL, cause), "network-address error");
-        nic.addresses[0].other_at_source = true; /* a router that answers for all, or a conflict that was there before */
+        nic.addresses[0].other_at_source =
+                true; /* a router that answers for all, or a conflict that was there before */
         assert_string_equal(broken(&nic, NULL, cause), "network-address warning");
 }
 
@@ -162,8 +164,8 @@ static void a_gateway_counts_only_if_it_answers_at_the_source(void **state)
 
         nic.gateways[0].there = false;
         assert_string_equal(broken(&nic, NULL, cause), "network-gateway error");
-        assert_string_equal(cause,
-                "the gateway 192.0.2.1 answers in port group lan on host host1 and not on host host2");
+        assert_string_equal(
+                cause, "the gateway 192.0.2.1 answers in port group lan on host host1 and not on host host2");
         nic.gateways[0].at_source = false;
         assert_string_equal(broken(&nic, NULL, cause), "network-gateway warning");
 }

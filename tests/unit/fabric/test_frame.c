@@ -36,8 +36,8 @@ static struct frame parse(const void *data, size_t len)
 static void test_probe_has_the_bytes_of_rfc_5227(void **state)
 {
         static const uint8_t golden[FRAME_MIN_SIZE] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0, 0, 0,
-                0x02, 0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1, 0x02, 0, 0, 0, 0, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                0, 192, 0, 2, 7};
+                0x02, 0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1, 0x02, 0, 0, 0, 0, 0x02, 0, 0, 0, 0, 0, 0, 0, 0,
+                0, 0, 192, 0, 2, 7};
         struct ip_address target = ip("192.0.2.7");
         uint8_t frame[FRAME_ASK_SIZE];
 
@@ -63,8 +63,8 @@ static void test_solicitation_is_that_of_duplicate_address_detection(void **stat
         struct ip_address target = ip("2001:db8::7");
         uint8_t frame[FRAME_ASK_SIZE];
         size_t len = frame_make_ask(host, NULL, NULL, &target, frame);
-        static const uint8_t head[] = {0x33, 0x33, 0xff, 0, 0, 7, 0x02, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0, 0,
-                24, 58, 255};
+        static const uint8_t head[] = {
+                0x33, 0x33, 0xff, 0, 0, 7, 0x02, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255};
         uint32_t sum = 24 + 58;
         struct frame f;
 
@@ -145,14 +145,16 @@ static void test_addresses_are_read_and_written(void **state)
         assert_int_equal(ip_address_parse("192.0.2.777", &address), -EINVAL);
         assert_int_equal(ip_address_parse("", &address), -EINVAL);
         for (size_t i = 0; i < 6; i++) {
-                address = ip((const char *[]){"0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "ff02::1", "::1"}[i]);
+                address = ip((const char *[]){
+                        "0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "ff02::1", "::1"}[i]);
                 assert_false(ip_address_is_unicast(&address));
         }
 }
 
 /* --- What a guest's frames tell --- */
 
-static void says(struct guest_addresses *a, enum frame_kind kind, const uint8_t *to, const char *sender, const char *target)
+static void says(struct guest_addresses *a, enum frame_kind kind, const uint8_t *to, const char *sender,
+        const char *target)
 {
         struct frame f = {.kind = kind, .sender = ip(sender), .target = ip(target)};
 

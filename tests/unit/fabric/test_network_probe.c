@@ -27,8 +27,8 @@ struct fixture {
         int tap_fd;
         char tap[IFNAMSIZ];
         struct ip_address own, gateway;
-        unsigned int copies;  /* of each answer that the guest gives */
-        bool lies;            /* it answers for everybody, too */
+        unsigned int copies; /* of each answer that the guest gives */
+        bool lies;           /* it answers for everybody, too */
         bool mute;
         bool done;
         unsigned int n_asked; /* questions that came to the guest */
@@ -91,8 +91,10 @@ static int set_up(void **state)
         struct tap_spec spec = {.vm_uid = UID, .port_group = "default", .bridge = "br1", .mtu = 1500};
 
         netns_enter();
-        netns_run("ip link add br1 type bridge forward_delay 0 && ip link add br2 type bridge forward_delay 0 && "
-                  "ip link add up1 type veth peer name up2 && ip link set up1 master br1 && ip link set up2 master br2 && "
+        netns_run("ip link add br1 type bridge forward_delay 0 && ip link add br2 type bridge forward_delay "
+                  "0 && "
+                  "ip link add up1 type veth peer name up2 && ip link set up1 master br1 && ip link set up2 "
+                  "master br2 && "
                   "ip link set up1 up && ip link set up2 up && ip link set br1 up && ip link set br2 up");
         assert_int_equal(netlink_new(&f->netlink, NULL), 0);
         assert_int_equal(loop_new(&f->loop), 0);
@@ -126,8 +128,13 @@ static void on_done(void *userdata)
 static struct network_probe *probe(struct fixture *f, const struct ip_address *targets, size_t n)
 {
         struct network_probe_spec echo = {.bridge = "br1", .nonce = {7}, .mtu = 1500};
-        struct network_probe_spec spec = {.bridge = "br2", .targets = targets, .n_targets = n, .nonce = {7}, .mtu = 1500,
-                .listen_ms = 100, .limit_ms = 600};
+        struct network_probe_spec spec = {.bridge = "br2",
+                .targets = targets,
+                .n_targets = n,
+                .nonce = {7},
+                .mtu = 1500,
+                .listen_ms = 100,
+                .limit_ms = 600};
         struct network_probe *here = NULL, *there = NULL;
         uint8_t peer[MAC_SIZE];
         uint32_t mtu;
@@ -282,13 +289,15 @@ static void arrival_is_the_answer_at_the_guests_new_port(void **state)
 {
         struct fixture *f = *state;
         _cleanup_(arrival_freep) struct arrival *arrival = NULL;
-        struct arrival_spec spec = {.bridge = "br1", .tap = f->tap, .own = ip("192.0.2.9"), .target = f->own, .limit_ms = 3000};
+        struct arrival_spec spec = {
+                .bridge = "br1", .tap = f->tap, .own = ip("192.0.2.9"), .target = f->own, .limit_ms = 3000};
         static const uint8_t moved[MAC_SIZE] = {0x52, 0x54, 0, 0, 0, 9};
 
         /* Here it is the neighbour that is played: it answers the one that has arrived, and the answer passes the port of both. */
         memcpy(spec.mac, moved, MAC_SIZE);
         assert_int_equal(netlink_fdb_replace(f->netlink, f->tap, moved), 0);
-        netns_run("ip link add ct0 type veth peer name ct1 && ip link set ct0 master br2 && ip link set ct0 up && "
+        netns_run("ip link add ct0 type veth peer name ct1 && ip link set ct0 master br2 && ip link set ct0 "
+                  "up && "
                   "ip link set ct1 up && ip address add 192.0.2.7/24 dev ct1");
         f->mute = true;
         assert_int_equal(arrival_start(f->loop, &spec, on_done, f, &arrival, NULL), 0);
@@ -302,7 +311,8 @@ static void without_an_answer_arrival_ends_with_its_time(void **state)
 {
         struct fixture *f = *state;
         _cleanup_(arrival_freep) struct arrival *arrival = NULL;
-        struct arrival_spec spec = {.bridge = "br1", .tap = f->tap, .own = f->own, .target = f->gateway, .limit_ms = 200};
+        struct arrival_spec spec = {
+                .bridge = "br1", .tap = f->tap, .own = f->own, .target = f->gateway, .limit_ms = 200};
 
         memcpy(spec.mac, mac, MAC_SIZE);
         assert_int_equal(arrival_start(f->loop, &spec, on_done, f, &arrival, NULL), 0);

@@ -255,8 +255,8 @@ static void test_movers_of_two_specifications_do_not_talk(void **state)
         static const char *const given[][2] = {{one, two}, {one, NULL}};
 
         for (size_t i = 0; i < 2; i++) {
-                struct fixture *f = fixture_new(
-                        &(struct fixture_options){.digests = {given[i][0], given[i][1]}});
+                struct fixture *f =
+                        fixture_new(&(struct fixture_options){.digests = {given[i][0], given[i][1]}});
 
                 fixture_wait_failed(&f->source, "code", i == 0 ? "unreachable" : "unauthenticated");
                 fixture_free(f);
