@@ -137,6 +137,7 @@ static void finish(struct migration *m)
                 migration_stop(m, e);
         else if (m->source.poll)
                 loop_source_rearm(m->source.poll, 0); /* the guest's pause may wait for this */
+        migration_kick(m);
         migration_publish(m);
 }
 

@@ -279,23 +279,20 @@ static int check_prepare(
         return 0;
 }
 
-/* What a VM is made of, of its document: disks, network cards, where its folder is; the caller's. */
+/* What a VM is made of, of its document; the caller's; NULL: it is no document. The CPU model that is in effect is a matter of the host where it was started, and
+ * labels are no part of the machine. */
 static json_t *parts_of(const json_t *vm)
 {
-        static const char *const keys[] = {"disks", "nics", "datastore", "memory_bytes", "cpus"};
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         _cleanup_json_ json_t *document = NULL;
-        json_t *parts = json_object();
+        json_t *parts;
 
         if (!vm || vm_config_from_json(vm, &config, NULL) < 0)
-                return parts;
+                return NULL;
         document = vm_config_to_json(config);
-        for (size_t i = 0; parts && i < ARRAY_SIZE(keys); i++) {
-                json_t *value = json_object_get(json_object_get(document, "spec"), keys[i]);
-
-                if (value)
-                        json_object_set(parts, keys[i], value);
-        }
+        parts = json_incref(json_object_get(document, "spec"));
+        json_object_del(parts, "cpu_model");
+        json_object_del(parts, "labels");
         return parts;
 }
 
@@ -306,7 +303,7 @@ static int check_same_vm(const json_t *told, const json_t *now, struct error **r
         const char *uid_now = json_string_value(json_object_get(now, "uid"));
         _cleanup_json_ json_t *a = parts_of(told), *b = parts_of(now);
 
-        if (uid && uid_now && !strcmp(uid, uid_now) && json_object_size(a) && json_equal(a, b))
+        if (uid && uid_now && !strcmp(uid, uid_now) && a && b && json_equal(a, b))
                 return 0;
         return error_set(ret_error, ERROR_CONFLICT,
                 "Compare the virtual machine's document with its vm.json, and begin the migration again.",

@@ -75,10 +75,7 @@ void migration_post_copy_begin(struct migration *m, const struct convergence_sta
         struct error *e = NULL;
         int r = 0;
 
-        if (migration_network_pending(m)) /* hardly ever: it takes a second */
-                r = error_set(&e, ERROR_BUSY, "Try again.",
-                        "post-copy was to begin before the network at the destination was tried");
-        if (r == 0 && json_is_true(json_object_get(m->progress, "tunnel")))
+        if (json_is_true(json_object_get(m->progress, "tunnel")))
                 r = error_set(&e, ERROR_NOT_SUPPORTED, "Leave post-copy out of --converge.",
                         "post-copy was refused: QEMU's migration stream has parts that drover does not know");
         if (r == 0)

@@ -563,6 +563,10 @@ static void start_migrate(struct migration *m)
         struct error *e = NULL;
         double ignored;
 
+        /* Where nobody coordinates the pause (post-copy), nothing else keeps QEMU from it: finish() of migration_network.c kicks. */
+        if (!migration_switchover_wanted(m) && migration_network_pending(m))
+                return;
+
         (void)idle_meter_read(&m->source.idle, &ignored); /* the first poll tells what was idle since */
         migration_switchover_begin(m);
         if (!vm->qmp || qmp_command(vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -1,
