@@ -14,11 +14,10 @@
 #include "fabric/guest_watch.h"
 #include "fabric/vswitch.h"
 
-#define WAIT_MS 6000     /* a little more than the destination watches */
-#define GAP_WAIT_MS 2000 /* for the guest's answer to us; the longest gap that is measured so */
+#define WAIT_MS 6000 /* a little more than the destination watches */
 
 /* The first NIC of which an IPv4 address is known. */
-void migration_arrival_begin(struct migration *m)
+void migration_arrival_stopped(struct migration *m)
 {
         const struct vm *vm = migration_vm(m);
 
@@ -34,14 +33,8 @@ void migration_arrival_begin(struct migration *m)
                                 vswitch_set_find_port_group(m->agent->switches,
                                         vm->config->nics[i].port_group, &group, NULL) == 0)
                                 (void)gap_meter_start(m->agent->loop, group.bridge, known->mac,
-                                        &known->own[k], &m->source.gap);
+                                        &known->own[k], m->source.stopped_unix_us * 1000, &m->source.gap);
         }
-}
-
-void migration_arrival_stopped(struct migration *m)
-{
-        if (m->source.gap)
-                gap_meter_stopped(m->source.gap, m->source.stopped_unix_us * 1000);
 }
 
 void migration_arrival_take(struct migration *m, const json_t *body)
@@ -57,14 +50,12 @@ void migration_arrival_take(struct migration *m, const json_t *body)
 bool migration_arrival_pending(const struct migration *m)
 {
         uint64_t waited_ms = clock_now_ms(loop_clock(m->agent->loop)) - m->source.resumed_ms;
-        int64_t last_ns, first_ns;
         json_t *nic;
         size_t i;
 
         if (!m->source.arrival || migration_peer_fenced(m) || waited_ms > WAIT_MS)
                 return false;
-        if (waited_ms <= GAP_WAIT_MS && m->source.gap && gap_meter_hears(m->source.gap) &&
-                !gap_meter_result(m->source.gap, &last_ns, &first_ns))
+        if (m->source.gap && gap_meter_asks(m->source.gap))
                 return true;
         json_array_foreach (m->source.arrival, i, nic)
                 if (!json_is_true(json_object_get(nic, "over")))
@@ -122,18 +113,19 @@ static json_t *gap_by_frames(const struct migration *m)
 
 json_t *migration_arrival_document(const struct migration *m)
 {
-        int64_t last_ns = 0, first_ns = 0;
+        int64_t first_ns = 0;
         json_t *doc;
 
         if (!m->source.arrival)
                 return NULL;
-        if (m->source.gap && gap_meter_result(m->source.gap, &last_ns, &first_ns))
-                doc = json_pack("{s:f, s:s, s:s}", "gap_ms", (double)(first_ns - last_ns) / 1e6,
-                        "gap_between",
-                        "the last answer of the guest from the source and its first from the destination, "
-                        "to questions of the source's host every 5 ms",
+        if (m->source.gap && gap_meter_result(m->source.gap, &first_ns))
+                doc = json_pack("{s:f, s:s, s:s}", "gap_ms",
+                        (double)(first_ns - m->source.stopped_unix_us * 1000) / 1e6, "gap_between",
+                        "the guest's stop at the source and its first answer from the destination, to "
+                        "questions of the source's host every 5 ms",
                         "gap_clock",
-                        "CLOCK_REALTIME of the source's host, as the kernel stamped the answers");
+                        "CLOCK_REALTIME of the source's host, as QEMU stamped the stop and the kernel the "
+                        "answer");
         else
                 doc = gap_by_frames(m);
         if (doc)

@@ -24,7 +24,7 @@
 
 #define LISTEN_MS 200 /* for a second answer */
 #define LIMIT_MS 1000
-#define CALL_TIMEOUT_MS 4000
+#define CALL_TIMEOUT_MS 2000
 #define NAME_MAX_BYTES 64
 #define ACCEPTED_MAX 16
 #define NEIGHBOURS_MAX 4 /* that the destination is told of */
@@ -48,7 +48,7 @@ struct nic_proof {
 struct migration_network {
         struct http_call *call;
         struct nic_proof nics[VM_NICS_MAX];
-        size_t n_nics;
+        size_t n_nics, n_asked; /* of those the destination is asked about */
         uint64_t started_ms, ms;
         bool over;
         json_t *checks;
@@ -94,6 +94,16 @@ static void end_probes(struct migration_network *network)
                 network_probe_free(TAKE_PTR(network->nics[i].probe));
 }
 
+/* The watches are the VM's, and go with its QEMU. */
+static void end_counting(const struct migration *m)
+{
+        const struct vm *vm = migration_vm(m);
+
+        for (size_t i = 0; vm && vm->watches && i < vm->n_taps; i++)
+                if (vm->watches[i])
+                        guest_watch_stop_counting(vm->watches[i]);
+}
+
 void migration_network_free(struct migration_network *network)
 {
         if (!network)
@@ -125,6 +135,7 @@ static void finish(struct migration *m)
                 r = network_proof_judge(&network->nics[i].facts, network->accepted, network->checks);
         }
         end_probes(network);
+        end_counting(m);
         network->over = true;
         network->ms = now_ms(m) - network->started_ms;
         if (r == 0)
@@ -132,7 +143,7 @@ static void finish(struct migration *m)
         else
                 r = error_from_errno(&e, ENOMEM, "the network proof could not be judged");
         log_info("migration %s: the network at the destination was tried in %llu ms: %s", m->id,
-                (unsigned long long)network->ms, r < 0 ? error_message(e) : "it can be used");
+                (unsigned long long)network->ms, r < 0 ? error_message(e) : "nothing forbids it");
         if (r < 0)
                 migration_stop(m, e);
         else if (m->source.poll)
@@ -228,10 +239,16 @@ static void take_report(struct nic_proof *nic, const json_t *report)
         facts->large = json_is_true(json_object_get(report, "large"));
         facts->mtu = MIN(nic->mtu, (uint32_t)json_integer_value(json_object_get(report, "mtu")));
         facts->local_port = json_string_value(json_object_get(report, "local_port"));
-        for (i = 0; nic->watch && i < facts->n_addresses; i++)
-                facts->addresses[i].n_guest =
-                        guest_watch_n_answers(nic->watch, their_mac, &facts->addresses[i].address);
+        for (i = 0; i < facts->n_addresses; i++)
+                facts->addresses[i].unsure =
+                        !nic->watch || !guest_watch_n_answers(nic->watch, their_mac,
+                                               &facts->addresses[i].address, &facts->addresses[i].n_guest);
         take_control(nic);
+}
+
+static struct guest_watch *watch_of(const struct vm *vm, size_t nic)
+{
+        return vm && vm->watches && nic < vm->n_taps ? vm->watches[nic] : NULL;
 }
 
 static void on_reports(void *userdata, int status, json_t *body, struct error *error)
@@ -248,6 +265,9 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
                 return give_up(m, "the destination's version of drover cannot do that");
         if (error)
                 return give_up(m, error_message(error));
+        /* The guest's QEMU may have ended, and its ports with it. */
+        for (i = 0; i < network->n_nics; i++)
+                network->nics[i].watch = watch_of(migration_vm(m), network->nics[i].facts.nic);
         json_array_foreach (reports, i, report) {
                 json_int_t nic = json_integer_value(json_object_get(report, "nic"));
 
@@ -255,7 +275,7 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
                         if (network->nics[k].facts.nic == nic && !*network->nics[k].problem)
                                 take_report(&network->nics[k], report);
         }
-        if (json_array_size(reports) < network->n_nics)
+        if (json_array_size(reports) < network->n_asked)
                 return give_up(m, "the destination's answer is not understood");
         finish(m);
 }
@@ -268,8 +288,8 @@ static void take_guest(struct nic_proof *nic)
 
         if (!nic->watch)
                 return;
-        guest_watch_count(nic->watch);
         known = guest_watch_addresses(nic->watch);
+        guest_watch_count(nic->watch, known->own, known->n_own);
         facts->n_addresses = known->n_own;
         for (size_t i = 0; i < known->n_own; i++)
                 facts->addresses[i].address = known->own[i];
@@ -398,7 +418,8 @@ void migration_network_begin(struct migration *m)
                         snprintf(network->nics[i].problem, PROBLEM_MAX, "out of memory");
                 error_free(why);
         }
-        if (network->n_nics == 0 || !nics) {
+        network->n_asked = json_array_size(nics);
+        if (network->n_asked == 0) {
                 json_decref(nics);
                 return finish(m);
         }

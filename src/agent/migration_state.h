@@ -394,9 +394,7 @@ void migration_build_result(struct migration *m); /* into m->result */
 
 /* --- migration_arrival.c, at the source --- */
 
-/* The guest may be paused soon. */
-void migration_arrival_begin(struct migration *m);
-/* It is. */
+/* The guest has stopped. */
 void migration_arrival_stopped(struct migration *m);
 /* What the destination told of it. */
 void migration_arrival_take(struct migration *m, const json_t *body);

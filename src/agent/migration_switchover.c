@@ -155,7 +155,6 @@ static void leave_asked(struct migration *m, bool by_manager)
         convergence_resume(&m->source.convergence, now_ms(m), gate->pass);
         gate->by_manager = by_manager;
         gate->state = SWITCHOVER_OPEN;
-        migration_arrival_begin(m);
         if (!by_manager)
                 set_timer(m, ALONE_MS);
         let_go(m);

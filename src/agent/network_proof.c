@@ -72,7 +72,7 @@ static void broken(struct judge *j, enum network_proof_code code, bool forbids, 
 /* The guest's own answer came there. Of neighbour advertisements, which go to all, it is not known who asked. */
 static bool guest_answered(const struct network_proof_address *a)
 {
-        return a->n_there > 0 && (a->n_guest > 0 || a->address.family == 6);
+        return a->n_there > 0 && (a->n_guest > 0 || a->unsure || a->address.family == 6);
 }
 
 static bool reaches(const struct network_proof_nic *nic)
@@ -124,7 +124,7 @@ static void judge_mac(struct judge *j)
         for (size_t i = 0; i < nic->n_addresses; i++) {
                 const struct network_proof_address *a = &nic->addresses[i];
 
-                if (a->address.family != 4 || a->n_there <= a->n_guest)
+                if (a->address.family != 4 || a->unsure || a->n_there <= a->n_guest)
                         continue;
                 broken(j, NETWORK_PROOF_MAC, true,
                         "the MAC address %s is taken in the network of port group %s at host %s: %u answers "

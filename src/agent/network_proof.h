@@ -17,6 +17,7 @@ struct network_proof_address {
         unsigned int
                 n_guest; /* answers that the guest was seen to give to the destination's questions (ARP) */
         unsigned int n_there; /* answers that came there from the guest's MAC address */
+        bool unsure;          /* n_guest may be too small: the guest's answers could not all be seen */
         bool at_source;       /* it answers there */
         bool other_there;     /* another MAC address answers for it at the destination */
         bool other_at_source; /* the same one does at the source */

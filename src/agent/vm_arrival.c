@@ -27,25 +27,19 @@ static void on_arrived(void *userdata)
                         announce_shorten(vm->announces[i], ANNOUNCE_ROUNDS_DEFAULT);
 }
 
-/* The gateway, or else the neighbour that the guest spoke to last. */
+/* The gateway, or else the neighbour that the guest spoke to last; of IPv4, whose answers come to the asker alone. */
 static void choose_target(struct guest_watch *watch, struct arrival_spec *spec)
 {
         const struct guest_addresses *known = guest_watch_addresses(watch);
         struct guest_neighbour gateways[GUEST_GATEWAYS_MAX];
+        size_t n = guest_addresses_gateways(known, gateways);
 
-        if (known->n_own == 0)
-                return;
-        spec->own = known->own[0];
-        if (guest_addresses_gateways(known, gateways) > 0)
-                spec->target = gateways[0].address;
-        else if (known->n_neighbours > 0)
-                spec->target = known->neighbours[0].address;
-        for (size_t i = 0; i < known->n_own;
-                i++) /* one that it has beside others, such as of the other family */
-                if (known->own[i].family == spec->target.family) {
-                        spec->own = known->own[i];
-                        break;
-                }
+        for (size_t i = 0; i < n && !spec->target.family; i++)
+                if (gateways[i].address.family == 4)
+                        spec->target = gateways[i].address;
+        for (size_t i = 0; i < known->n_neighbours && !spec->target.family; i++)
+                if (known->neighbours[i].address.family == 4)
+                        spec->target = known->neighbours[i].address;
 }
 
 static void watch_nic(struct vm *vm, size_t index)

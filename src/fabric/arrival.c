@@ -48,7 +48,7 @@ static const struct sock_filter no_filter[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
 
 static bool asks(const struct arrival *a)
 {
-        return a->spec.own.family && a->spec.own.family == a->spec.target.family;
+        return a->spec.target.family == 4;
 }
 
 static void finish(void *userdata)
@@ -92,6 +92,8 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
 
                 if (packet_socket_receive(fd, data, sizeof(data), &len, &info) < 0)
                         break;
+                if (info.tagged)
+                        continue;
                 frame_parse(data, len, &f);
                 take(a, &f, &info);
                 if (asks(a) ? a->result.answer_ns : a->result.to_guest_ns)
@@ -102,7 +104,7 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
 static void ask(struct arrival *a)
 {
         uint8_t frame[FRAME_ASK_SIZE];
-        size_t len = frame_make_ask(a->spec.mac, NULL, &a->spec.own, &a->spec.target, frame);
+        size_t len = frame_make_ask(a->spec.mac, NULL, NULL, &a->spec.target, frame);
 
         (void)packet_socket_send(a->bridge_fd, frame, len); /* the next one may get through */
         a->result.n_asked++;

@@ -3,9 +3,9 @@
 
 /* Watches a guest's new port until the network has brought something to it there.
  *
- * Beside the announcement (announce.h) a neighbour, best the gateway, is asked for its MAC address as the guest itself would ask: with the guest's
- * own MAC and IP address, which is the truth from now on. Its answer comes to the guest's port only if all
- * switches between know where the guest is. */
+ * Beside the announcement (announce.h) a neighbour, best the gateway, is asked for its MAC address, with the guest's own MAC address, which is here from now
+ * on, and without an IP address (an ARP probe, RFC 5227): no neighbour writes anything down, however old what is known of the guest is. The answer
+ * comes to the guest's port only if all switches between know where the guest is. */
 
 #include "base/error.h"
 #include "fabric/guest_addresses.h"
@@ -16,8 +16,7 @@ struct arrival;
 struct arrival_spec {
         const char *bridge, *tap;
         uint8_t mac[MAC_SIZE];
-        struct ip_address own;    /* family 0: not known, nobody is asked */
-        struct ip_address target; /* likewise */
+        struct ip_address target; /* of IPv4; family 0: nobody is asked */
         uint64_t limit_ms;
 };
 

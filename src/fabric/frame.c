@@ -187,10 +187,11 @@ static void parse_test(const uint8_t *data, size_t len, struct frame *f)
 void frame_parse(const void *data, size_t len, struct frame *ret_frame)
 {
         struct frame f = {.kind = FRAME_OTHER};
-        const uint8_t *rest = (const uint8_t *)data + sizeof(struct ethernet_v1);
         struct ethernet_v1 header;
 
         if (len >= sizeof(header)) {
+                const uint8_t *rest = (const uint8_t *)data + sizeof(header);
+
                 memcpy(&header, data, sizeof(header));
                 memcpy(f.to, header.to, MAC_SIZE);
                 memcpy(f.from, header.from, MAC_SIZE);

@@ -23,7 +23,8 @@ struct gap_meter {
         struct ip_address address;
         uint8_t question[FRAME_ASK_SIZE];
         size_t question_len;
-        int64_t stopped_ns, last_ns, first_ns;
+        int64_t stopped_ns, first_ns;
+        unsigned int n_asked;
 };
 
 static const struct sock_filter filter[] = {
@@ -51,6 +52,11 @@ static void on_ask(void *userdata)
 {
         struct gap_meter *meter = userdata;
 
+        if (meter->n_asked++ >= GAP_METER_LIMIT_MS / GAP_METER_INTERVAL_MS) {
+                loop_source_free(TAKE_PTR(meter->asks));
+                loop_source_free(TAKE_PTR(meter->io));
+                return;
+        }
         (void)make_question(meter);
         (void)packet_socket_send(meter->fd, meter->question, meter->question_len);
         (void)loop_source_rearm(meter->asks, GAP_METER_INTERVAL_MS);
@@ -59,13 +65,7 @@ static void on_ask(void *userdata)
 static void take(struct gap_meter *meter, const struct frame *f, int64_t at_ns)
 {
         if (f->kind != FRAME_ANSWER || memcmp(f->sender_mac, meter->mac, MAC_SIZE) != 0 ||
-                !ip_address_equal(&f->sender, &meter->address) || meter->first_ns)
-                return;
-        if (!meter->stopped_ns || at_ns <= meter->stopped_ns) {
-                meter->last_ns = at_ns;
-                return;
-        }
-        if (!meter->last_ns)
+                !ip_address_equal(&f->sender, &meter->address) || at_ns <= meter->stopped_ns)
                 return;
         meter->first_ns = at_ns;
         loop_source_free(TAKE_PTR(meter->asks));
@@ -83,7 +83,7 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
 
                 if (packet_socket_receive(fd, data, sizeof(data), &len, &info) < 0)
                         return;
-                if (info.outgoing)
+                if (info.outgoing || info.tagged)
                         continue;
                 frame_parse(data, len, &f);
                 take(meter, &f, info.realtime_ns);
@@ -93,14 +93,14 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
 }
 
 int gap_meter_start(struct loop *loop, const char *bridge, const uint8_t mac[static MAC_SIZE],
-        const struct ip_address *address, struct gap_meter **ret_meter)
+        const struct ip_address *address, int64_t stopped_ns, struct gap_meter **ret_meter)
 {
         _cleanup_(gap_meter_freep) struct gap_meter *meter = ALLOC(struct gap_meter);
         int r;
 
         if (!meter)
                 return -ENOMEM;
-        *meter = (struct gap_meter){.fd = -1, .address = *address};
+        *meter = (struct gap_meter){.fd = -1, .address = *address, .stopped_ns = stopped_ns};
         memcpy(meter->mac, mac, MAC_SIZE);
         snprintf(meter->bridge, sizeof(meter->bridge), "%s", bridge);
         r = make_question(meter);
@@ -117,23 +117,17 @@ int gap_meter_start(struct loop *loop, const char *bridge, const uint8_t mac[sta
         return 0;
 }
 
-void gap_meter_stopped(struct gap_meter *meter, int64_t realtime_ns)
-{
-        meter->stopped_ns = realtime_ns;
-}
-
-bool gap_meter_result(const struct gap_meter *meter, int64_t *ret_last_ns, int64_t *ret_first_ns)
+bool gap_meter_result(const struct gap_meter *meter, int64_t *ret_first_ns)
 {
         if (!meter->first_ns)
                 return false;
-        *ret_last_ns = meter->last_ns;
         *ret_first_ns = meter->first_ns;
         return true;
 }
 
-bool gap_meter_hears(const struct gap_meter *meter)
+bool gap_meter_asks(const struct gap_meter *meter)
 {
-        return meter->last_ns != 0;
+        return meter->asks != NULL;
 }
 
 void gap_meter_free(struct gap_meter *meter)

@@ -194,7 +194,7 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
 
                 if (packet_socket_receive(fd, data, sizeof(data), &len, &info) < 0)
                         break;
-                if (info.outgoing)
+                if (info.outgoing || info.tagged)
                         continue;
                 frame_parse(data, len, &f);
                 take_frame(p, &f, info.size_bytes);

@@ -83,6 +83,7 @@ int packet_socket_receive(int fd, void *data, size_t size, size_t *ret_len, stru
                 if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA) {
                         memcpy(&more, CMSG_DATA(c), sizeof(more));
                         info.size_bytes = more.tp_len; /* the filter has cut the frame */
+                        info.tagged = (more.tp_status & TP_STATUS_VLAN_VALID) != 0;
                 } else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
                         memcpy(&at, CMSG_DATA(c), sizeof(at));
                         info.realtime_ns = (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
@@ -91,6 +92,14 @@ int packet_socket_receive(int fd, void *data, size_t size, size_t *ret_len, stru
         *ret_len = MIN((size_t)n, size);
         *ret_info = info;
         return 0;
+}
+
+unsigned int packet_socket_n_lost(int fd)
+{
+        struct tpacket_stats stats = {0};
+        socklen_t len = sizeof(stats);
+
+        return getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &len) < 0 ? 1 : stats.tp_drops;
 }
 
 int packet_socket_send(int fd, const void *frame, size_t len)

@@ -20,10 +20,14 @@ int packet_socket_open(const char *interface, enum packet_direction direction,
 struct packet_info {
         size_t size_bytes;   /* of the whole frame */
         int64_t realtime_ns; /* when the kernel had it, CLOCK_REALTIME */
+        bool tagged;         /* it had a VLAN tag, which the kernel has taken off */
         bool outgoing;       /* the interface sends it: to the guest, at a tap */
 };
 /* Up to `size` bytes of the next frame: their number, or -EAGAIN or another errno. */
 int packet_socket_receive(int fd, void *data, size_t size, size_t *ret_len, struct packet_info *ret_info);
+
+/* How many frames it had no room for since the last call. */
+unsigned int packet_socket_n_lost(int fd);
 
 /* 0, or a negative errno: -EMSGSIZE for more than the interface's MTU. */
 int packet_socket_send(int fd, const void *frame, size_t len);
