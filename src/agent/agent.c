@@ -11,6 +11,7 @@
 #include "agent/checkpoints.h"
 #include "agent/events.h"
 #include "agent/forecast.h"
+#include "agent/handshake.h"
 #include "agent/host.h"
 #include "agent/host_list.h"
 #include "agent/identity.h"
@@ -134,6 +135,8 @@ static int make_parts(struct agent *agent, struct error **ret_error)
                 r = host_list_new(agent->config.state_dir, "removed-hosts", &agent->removed_hosts, ret_error);
         if (r == 0)
                 r = host_list_new(agent->config.state_dir, "fenced-hosts", &agent->fenced_hosts, ret_error);
+        if (r == 0)
+                r = handshake_new(agent, &agent->handshake, ret_error);
         if (r == 0)
                 r = make_checkpoints(agent, ret_error);
         if (r == 0) {
@@ -261,6 +264,7 @@ void agent_free(struct agent *agent)
         http_server_free(agent->server); /* unanswered requests end here, and let go of their cache entries */
         http_client_free(agent->client);
         request_cache_free(agent->requests);
+        handshake_free(agent->handshake);
         host_list_free(agent->removed_hosts);
         host_list_free(agent->fenced_hosts);
         checkpoints_free(agent->checkpoints);

@@ -19,6 +19,7 @@ struct checkpoints;
 struct siblings;
 struct events;
 struct forecasts;
+struct handshake;
 struct host;
 struct http_client;
 struct http_server;
@@ -53,6 +54,7 @@ struct agent {
         struct checkpoints *checkpoints; /* checkpoints.h: memory of guests that left */
         struct siblings *siblings;       /* siblings.h: memory that guests of a tenant have in common */
         struct forecasts *forecasts;     /* forecast.h: samples and probes under way */
+        struct handshake *handshake;     /* handshake.h: signed specifications of migrations */
         uint64_t manager_epoch;          /* highest seen, durable before it is acted on; api.c */
         struct migrations *migrations;   /* migration.c's own state; NULL until migration_recover_all() */
 

@@ -37,6 +37,7 @@ struct api_call {
                 migration_api_##name(agent, request); \
         }
 MIGRATION_HANDLER(start)
+MIGRATION_HANDLER(expect)
 MIGRATION_HANDLER(list)
 MIGRATION_HANDLER(get)
 MIGRATION_HANDLER(cancel)
@@ -47,6 +48,7 @@ MIGRATION_HANDLER(peer_prepare)
 MIGRATION_HANDLER(peer_get)
 MIGRATION_HANDLER(peer_abort)
 MIGRATION_HANDLER(peer_released)
+MIGRATION_HANDLER(peer_network)
 
 static const struct http_route routes[] = {
         {"GET", "/agent/v1/host", api_host_get},
@@ -76,6 +78,7 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations", route_start},
         {"GET", "/agent/v1/migrations", route_list},
         {"GET", "/agent/v1/migrations/{id}", route_get},
+        {"POST", "/agent/v1/migrations/{id}/spec", route_expect},
         {"POST", "/agent/v1/migrations/{id}/cancel", route_cancel},
         {"POST", "/agent/v1/migrations/{id}/switchover", route_switchover},
         {"POST", "/agent/v1/migrations/{id}/limits", route_limits},
@@ -85,6 +88,7 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/peer/migrations/{id}", route_peer_get},
         {"POST", "/agent/v1/peer/migrations/{id}/abort", route_peer_abort},
         {"POST", "/agent/v1/peer/migrations/{id}/released", route_peer_released},
+        {"POST", "/agent/v1/peer/migrations/{id}/network", route_peer_network},
 };
 
 /* --- Epoch ----------------------------------------------------------------------------------------------------- */

@@ -104,7 +104,7 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
 {
         static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
                 "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
-                "checkpoint_keys", "converge", "switchover", "post_copy", NULL};
+                "checkpoint_keys", "converge", "switchover", "post_copy", "network_proof", NULL};
         const char *source_uid = "", *source_address = "", *destination_uid = "", *destination_address = "";
         const char *codec = "auto", *text = NULL;
         uint64_t number = 0;
@@ -200,6 +200,8 @@ int migration_new(struct agent *agent, enum migration_role role, const json_t *s
         r = role == MIGRATION_SOURCE_SIDE ? migration_converge_init(m, ret_error) : 0;
         if (r == 0 && role == MIGRATION_SOURCE_SIDE)
                 r = migration_switchover_init(m, ret_error);
+        if (r == 0 && role == MIGRATION_SOURCE_SIDE)
+                r = migration_network_init(m, ret_error);
         if (r < 0)
                 return r;
         *ret_migration = TAKE_PTR(m);
@@ -232,6 +234,7 @@ void migration_free(struct migration *m)
         mover_process_free(m->leaving);
         journal_free(m->journal);
         json_decref(m->spec);
+        json_decref(m->signed_spec);
         json_decref(m->progress);
         json_decref(m->result);
         error_free(m->stop_reason);

@@ -28,6 +28,8 @@ void migration_api_peer_prepare(struct agent *agent, struct http_request *reques
 void migration_api_peer_get(struct agent *agent, struct http_request *request);
 void migration_api_peer_abort(struct agent *agent, struct http_request *request);
 void migration_api_peer_released(struct agent *agent, struct http_request *request);
+void migration_api_expect(struct agent *agent, struct http_request *request);
+void migration_api_peer_network(struct agent *agent, struct http_request *request);
 
 /* Begins to remove the VM if it is a guest that waits for a migration of which this host knows nothing. */
 void migration_discard_orphan(struct agent *agent, struct vm *vm);

@@ -7,6 +7,7 @@
 
 #include "agent/agent.h"
 #include "agent/api.h"
+#include "agent/handshake.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
@@ -34,12 +35,12 @@ static json_t *history_json(const struct migration *m)
 
 json_t *migration_document(const struct migration *m)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*}", "id", m->id, "vm",
-                m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
+        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*, s:o*}", "id", m->id,
+                "vm", m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
                 migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record), "epoch",
                 (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result", m->result,
                 "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
-                migration_switchover_document(m));
+                migration_switchover_document(m), "network", migration_network_document(m));
 }
 
 void migration_publish(struct migration *m)
@@ -92,16 +93,54 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
         return 0;
 }
 
+/* {"signed": {...}}, or the specification itself, of a manager that does not sign. */
+static int new_from_manager(
+        struct agent *agent, struct http_request *request, struct migration **ret, struct error **ret_error)
+{
+        static const char *const keys[] = {"signed", NULL};
+        _cleanup_handshake_spec_ struct handshake_spec opened = {0};
+        json_t *body = NULL, *signed_spec;
+        int r = http_request_json(request, &body, ret_error);
+
+        if (r < 0)
+                return r;
+        signed_spec = json_object_get(body, "signed");
+        if (!signed_spec)
+                return handshake_is_needed(agent->handshake)
+                               ? handshake_refuse(agent->handshake, ret_error)
+                               : migration_new(agent, MIGRATION_SOURCE_SIDE, body, ret, ret_error);
+        r = doc_only_keys(body, "", keys, ret_error);
+        if (r == 0)
+                r = handshake_open(agent->handshake, signed_spec, &opened, ret_error);
+        if (r == 0)
+                r = migration_new(agent, MIGRATION_SOURCE_SIDE, opened.spec, ret, ret_error);
+        if (r == 0 && opened.both) {
+                (*ret)->signed_spec = json_incref(signed_spec);
+                snprintf((*ret)->spec_digest, sizeof((*ret)->spec_digest), "%s", opened.digest);
+        }
+        return r;
+}
+
+void migration_api_expect(struct agent *agent, struct http_request *request)
+{
+        const char *id = http_request_param(request, "id");
+        struct error *e = NULL;
+        json_t *body = NULL;
+
+        if (http_request_json(request, &body, &e) < 0 || handshake_expect(agent->handshake, id, body, &e) < 0)
+                return api_reply_error(request, e);
+        api_reply_json(request, 200,
+                json_pack(
+                        "{s:s, s:s}", "id", id, "digest", handshake_expected(agent->handshake, id)->digest));
+}
+
 void migration_api_start(struct agent *agent, struct http_request *request)
 {
         _cleanup_(migration_freep) struct migration *m = NULL;
         const struct migration *same;
         struct error *e = NULL;
-        json_t *spec;
-        int r = http_request_json(request, &spec, &e);
+        int r = new_from_manager(agent, request, &m, &e);
 
-        if (r == 0)
-                r = migration_new(agent, MIGRATION_SOURCE_SIDE, spec, &m, &e);
         if (r != 0)
                 return api_reply_error(request, e);
         same = migration_find(agent, m->id);

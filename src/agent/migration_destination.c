@@ -50,6 +50,7 @@ void migration_destination_deinit(struct migration *m)
                 http_request_reply_error(TAKE_PTR(m->destination.prepare), e);
         }
         close_listening(m);
+        migration_network_answer_free(TAKE_PTR(m->destination.network));
         json_decref(TAKE_PTR(m->destination.checkpoint_keys));
         json_decref(TAKE_PTR(m->destination.data_addresses));
         loop_source_free(TAKE_PTR(m->destination.limit));
@@ -127,6 +128,8 @@ static void answer_source(struct migration *m)
                 (json_int_t)clock_realtime_ns());
         if (answer && m->destination.sibling_key[0])
                 json_object_set_new(answer, "sibling_key", json_string(m->destination.sibling_key));
+        if (answer && *m->spec_digest)
+                json_object_set_new(answer, "spec_digest", json_string(m->spec_digest));
         http_request_reply_json(TAKE_PTR(m->destination.prepare), 201, answer);
         migration_set_phase(m, MIGRATION_COPYING);
 }
@@ -309,6 +312,8 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         for (size_t i = 0; i < m->destination.n_listen_fds; i++)
                 fds[n_fds++] = m->destination.listen_fds[i];
         start = start_message(m, vm);
+        if (start && *m->spec_digest)
+                json_object_set_new(start, "spec_digest", json_string(m->spec_digest));
         if (start && migration_post_copy_allowed(m))
                 json_object_set_new(start, "post_copy", json_true());
         if (start && key && checkpoints_open(m->agent->checkpoints, m->vm_uid, &checkpoint) == 0) {
@@ -435,7 +440,7 @@ static void take_possession(struct migration *m)
         if (m->destination.announced || !vm || m->qemu != HANDOFF_QEMU_RUNNING)
                 return;
         m->destination.announced = true;
-        vm_announce(vm);
+        vm_arrive(vm);
         settle_checkpoints(m);
         set_epoch(m, vm);
 }

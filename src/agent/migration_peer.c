@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/handshake.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/migration_state.h"
@@ -15,6 +16,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "vmm/vm_config.h"
 
 #define CALL_TIMEOUT_MS 5000
 #define ASK_FIRST_MS 200
@@ -66,6 +68,7 @@ static void take_answer(struct migration *m, const json_t *body)
                 ask_later(m);
                 return;
         }
+        migration_arrival_take(m, body);
         peer.arrived = json_is_true(json_object_get(body, "arrived"));
         measure_clock(m, json_integer_value(json_object_get(body, "realtime_ns")));
         m->peer = peer;
@@ -138,8 +141,10 @@ static void on_notified(void *userdata, int status, json_t *body, struct error *
         m->call = NULL;
         if (status == STATUS_NOT_FOUND || !error) {
                 m->source.notified = true;
-                if (body)
+                if (body) {
                         measure_clock(m, json_integer_value(json_object_get(body, "realtime_ns")));
+                        migration_arrival_take(m, body);
+                }
         } else {
                 ask_later(m);
         }
@@ -164,12 +169,17 @@ json_t *migration_peer_document(const struct migration *m)
         enum handoff_qemu qemu = m->role == MIGRATION_SOURCE_SIDE ? migration_source_tells(m)
                                                                   : migration_destination_tells_qemu(m);
 
-        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:b, s:I, s:I}", "id", m->id, "vm",
+        const struct vm *vm = m->role == MIGRATION_DESTINATION_SIDE && m->destination.announced
+                                      ? vm_find(m->agent, m->vm_uid)
+                                      : NULL;
+
+        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b, s:b, s:I, s:I, s:o*}", "id", m->id, "vm",
                 m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "record",
                 handoff_record_to_string(record), "epoch", (json_int_t)m->epoch, "qemu",
                 handoff_qemu_to_string(qemu), "phase", migration_phase_to_string(m->phase), "settled",
                 m->settled, "arrived", m->role == MIGRATION_DESTINATION_SIDE && m->destination.arrived,
-                "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns());
+                "resumed_realtime_ns", resumed, "realtime_ns", (json_int_t)clock_realtime_ns(), "arrival",
+                vm ? vm_arrival_document(vm) : NULL);
 }
 
 /* The caller must be the other host of this very migration. NULL after the request was answered. */
@@ -231,6 +241,14 @@ void migration_api_peer_released(struct agent *agent, struct http_request *reque
         http_request_reply_json(request, 200, migration_peer_document(m));
 }
 
+void migration_api_peer_network(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = peer_migration(agent, request);
+
+        if (m)
+                migration_network_answer(m, request);
+}
+
 /* Why this host cannot be the destination for the caller, or 0. */
 static int check_prepare(
         struct agent *agent, const struct migration *m, const char *caller, struct error **ret_error)
@@ -261,15 +279,121 @@ static int check_prepare(
         return 0;
 }
 
+/* What a VM is made of, of its document; the caller's; NULL: it is no document. The CPU model that is in effect is a matter of the host where it was started, and
+ * labels are no part of the machine. */
+static json_t *parts_of(const json_t *vm)
+{
+        _cleanup_(vm_config_freep) struct vm_config *config = NULL;
+        _cleanup_json_ json_t *document = NULL;
+        json_t *parts;
+
+        if (!vm || vm_config_from_json(vm, &config, NULL) < 0)
+                return NULL;
+        document = vm_config_to_json(config);
+        parts = json_incref(json_object_get(document, "spec"));
+        json_object_del(parts, "cpu_model");
+        json_object_del(parts, "labels");
+        return parts;
+}
+
+/* The source says how the VM is now, and the manager what it is. */
+static int check_same_vm(const json_t *told, const json_t *now, struct error **ret_error)
+{
+        const char *uid = json_string_value(json_object_get(told, "uid"));
+        const char *uid_now = json_string_value(json_object_get(now, "uid"));
+        _cleanup_json_ json_t *a = parts_of(told), *b = parts_of(now);
+
+        if (uid && uid_now && !strcmp(uid, uid_now) && a && b && json_equal(a, b))
+                return 0;
+        return error_set(ret_error, ERROR_CONFLICT,
+                "Compare the virtual machine's document with its vm.json, and begin the migration again.",
+                "the virtual machine that the source describes is not the one of the signed specification");
+}
+
+/* The signed specification, and what the source adds to it. */
+static int new_from_signed(
+        struct agent *agent, const json_t *body, struct migration **ret, struct error **ret_error)
+{
+        static const char *const keys[] = {
+                "signed", "vm", "source_fingerprint", "post_copy", "checkpoint_keys", NULL};
+        static const char *const not_ours[] = {"converge", "switchover", "network_proof"};
+        _cleanup_handshake_spec_ struct handshake_spec opened = {0};
+        const struct handshake_spec *expected;
+        int r = doc_only_keys(body, "", keys, ret_error);
+
+        if (r == 0)
+                r = handshake_open(agent->handshake, json_object_get(body, "signed"), &opened, ret_error);
+        if (r == 0)
+                r = check_same_vm(json_object_get(opened.spec, "vm"), json_object_get(body, "vm"), ret_error);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < ARRAY_SIZE(not_ours); i++)
+                json_object_del(opened.spec, not_ours[i]);
+        for (size_t i = 1; keys[i]; i++)
+                if (json_object_get(body, keys[i]) &&
+                        json_object_set(opened.spec, keys[i], json_object_get(body, keys[i])) < 0)
+                        return error_from_errno(ret_error, ENOMEM, "cannot begin a migration");
+        r = migration_new(agent, MIGRATION_DESTINATION_SIDE, opened.spec, ret, ret_error);
+        if (r < 0)
+                return r;
+        snprintf((*ret)->spec_digest, sizeof((*ret)->spec_digest), "%s", opened.digest);
+        expected = handshake_expected(agent->handshake, (*ret)->id);
+        if (!expected || pki_equal(expected->digest, opened.digest))
+                return 0;
+        return error_set(ret_error, ERROR_UNAUTHENTICATED, "Begin the migration again.",
+                "the manager told this host another specification of migration %s than the source",
+                (*ret)->id);
+}
+
+static bool same_number(const json_t *a, const json_t *b, const char *key)
+{
+        return json_integer_value(json_object_get(a, key)) == json_integer_value(json_object_get(b, key));
+}
+
+static const char *text_in(const json_t *spec, const char *object, const char *key)
+{
+        return json_string_value(json_object_get(json_object_get(spec, object), key)) ?: "";
+}
+
+/* Of a source of an earlier version, which cannot pass on what was signed: it has to be what the manager told us itself. */
+static int check_expected(
+        struct agent *agent, const struct migration *m, const json_t *body, struct error **ret_error)
+{
+        const struct handshake_spec *expected = handshake_expected(agent->handshake, m->id);
+
+        if (!expected)
+                return handshake_is_needed(agent->handshake) ? handshake_refuse(agent->handshake, ret_error)
+                                                             : 0;
+        if (!same_number(expected->spec, body, "epoch") ||
+                strcmp(text_in(expected->spec, "source", "host"), text_in(body, "source", "host")) != 0 ||
+                strcmp(text_in(expected->spec, "destination", "host"),
+                        text_in(body, "destination", "host")) != 0)
+                return error_set(ret_error, ERROR_UNAUTHENTICATED, "Begin the migration again.",
+                        "the manager told this host another specification of migration %s than the source",
+                        m->id);
+        return check_same_vm(json_object_get(expected->spec, "vm"), json_object_get(body, "vm"), ret_error);
+}
+
+static int new_from_source(
+        struct agent *agent, struct http_request *request, struct migration **ret, struct error **ret_error)
+{
+        json_t *body = NULL;
+        int r = http_request_json(request, &body, ret_error);
+
+        if (r < 0)
+                return r;
+        if (json_object_get(body, "signed"))
+                return new_from_signed(agent, body, ret, ret_error);
+        r = migration_new(agent, MIGRATION_DESTINATION_SIDE, body, ret, ret_error);
+        return r < 0 ? r : check_expected(agent, *ret, body, ret_error);
+}
+
 void migration_api_peer_prepare(struct agent *agent, struct http_request *request)
 {
         _cleanup_(migration_freep) struct migration *m = NULL;
         struct error *e = NULL;
-        json_t *spec;
-        int r = http_request_json(request, &spec, &e);
+        int r = new_from_source(agent, request, &m, &e);
 
-        if (r == 0)
-                r = migration_new(agent, MIGRATION_DESTINATION_SIDE, spec, &m, &e);
         if (r == 0) {
                 m->destination.checkpoint_keys = json_incref(json_object_get(m->spec, "checkpoint_keys"));
                 json_object_del(m->spec, "checkpoint_keys");

@@ -22,6 +22,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "fabric/gap_meter.h"
 #include "io/file.h"
 #include "io/sock.h"
 #include "vmm/migration_params.h"
@@ -102,6 +103,9 @@ void migration_source_deinit(struct migration *m)
 {
         end_keeping(m, false);
         migration_switchover_deinit(m);
+        migration_network_free(TAKE_PTR(m->source.network));
+        gap_meter_free(TAKE_PTR(m->source.gap));
+        json_decref(TAKE_PTR(m->source.arrival));
         json_decref(TAKE_PTR(m->source.kept));
         fd_closep(&m->source.qemu_fd);
         close_connections(m);
@@ -139,7 +143,7 @@ static int read_data_addresses(struct migration *m, const json_t *body, struct e
 static void on_prepared(void *userdata, int status _unused_, json_t *body, struct error *error)
 {
         struct migration *m = userdata;
-        const char *fingerprint = NULL, *sibling_key = NULL;
+        const char *fingerprint = NULL, *sibling_key = NULL, *digest = NULL;
         uint64_t max_channels = DATA_CHANNELS_MAX, window_bytes = 0;
         struct error *e = NULL;
 
@@ -170,8 +174,14 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
                 doc_opt_u64(body, "", "max_channels", 1, UINT16_MAX, &max_channels, &e) < 0 ||
                 doc_opt_u64(body, "", "channel_limit", 1, UINT16_MAX, &max_channels, &e) < 0 ||
                 doc_opt_u64(body, "", "window_bytes", 0, INT64_MAX, &window_bytes, &e) < 0 ||
-                doc_opt_string(body, "", "sibling_key", SIBLING_KEY_HEX, &sibling_key, &e) < 0)
+                doc_opt_string(body, "", "sibling_key", SIBLING_KEY_HEX, &sibling_key, &e) < 0 ||
+                doc_opt_string(body, "", "spec_digest", PKI_FINGERPRINT_SIZE - 1, &digest, &e) < 0)
                 return stage_failed(m, e);
+        if (m->signed_spec && !pki_equal(digest ?: "", m->spec_digest)) {
+                error_set(&e, ERROR_PROTOCOL, "See the agents' logs on both hosts.",
+                        "the destination did not prepare by the same specification");
+                return stage_failed(m, e);
+        }
         snprintf(m->source.peer_fingerprint, sizeof(m->source.peer_fingerprint), "%s", fingerprint);
         if (sibling_key &&
                 text_hex_decode(sibling_key, (uint8_t[SIBLING_KEY_HEX / 2]){0}, SIBLING_KEY_HEX / 2) == 0)
@@ -179,6 +189,7 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         m->source.max_channels = (unsigned int)MIN(max_channels, (uint64_t)DATA_CHANNELS_MAX);
         m->source.window_bytes = MIN(window_bytes, data_connections_send_window());
         m->source.clock_samples_left = CLOCK_SAMPLES;
+        migration_network_begin(m);
         next_stage(m);
 }
 
@@ -190,6 +201,7 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
 
         json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
         json_object_del(spec, "switchover");
+        json_object_del(spec, "network_proof");
         if (migration_post_copy_allowed(m))
                 json_object_set_new(spec, "post_copy", json_true());
         if (checkpoints_wanted(m->agent->checkpoints) && !m->source.peer_without_keys &&
@@ -212,6 +224,19 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         return spec;
 }
 
+/* What was signed as it was signed; beside it what only this host knows. */
+static json_t *signed_request(const struct migration *m, json_t *spec)
+{
+        static const char *const ours[] = {"vm", "source_fingerprint", "post_copy", "checkpoint_keys"};
+        json_t *body = json_pack("{s:O}", "signed", m->signed_spec);
+
+        for (size_t i = 0; body && i < ARRAY_SIZE(ours); i++)
+                if (json_object_get(spec, ours[i]))
+                        json_object_set(body, ours[i], json_object_get(spec, ours[i]));
+        json_decref(spec);
+        return body;
+}
+
 static void ask_destination(struct migration *m)
 {
         _cleanup_json_ json_t *spec = NULL;
@@ -231,6 +256,8 @@ static void ask_destination(struct migration *m)
                 pki_fingerprint(m->cert_pem, fingerprint, &e) < 0)
                 return stage_failed(m, e);
         spec = peer_spec(m, fingerprint);
+        if (spec && m->signed_spec)
+                spec = signed_request(m, spec);
         if (!spec)
                 return stage_failed(m, NULL);
         call.body = spec;
@@ -401,6 +428,8 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         start = start_message(m, vm);
         if (start && migration_post_copy_allowed(m))
                 json_object_set_new(start, "post_copy", json_true());
+        if (start && *m->spec_digest)
+                json_object_set_new(start, "spec_digest", json_string(m->spec_digest));
         if (start)
                 json_object_set_new(start, "paths", data_connections_paths(m->source.connections));
         if (start && begin_keeping(m, vm, &checkpoint)) {
@@ -533,6 +562,10 @@ static void start_migrate(struct migration *m)
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
         double ignored;
+
+        /* Where nobody coordinates the pause (post-copy), nothing else keeps QEMU from it: finish() of migration_network.c kicks. */
+        if (!migration_switchover_wanted(m) && migration_network_pending(m))
+                return;
 
         (void)idle_meter_read(&m->source.idle, &ignored); /* the first poll tells what was idle since */
         migration_switchover_begin(m);
@@ -978,71 +1011,6 @@ static void hand_off(struct migration *m)
                 migration_stop(m, e);
 }
 
-static int64_t pause_ns(const struct migration *m)
-{
-        if (!m->source.stopped_unix_us || !m->source.resumed_unix_ns)
-                return -1;
-        return m->source.resumed_unix_ns - m->clock_offset_ns - m->source.stopped_unix_us * 1000;
-}
-
-/* When the guest was paused, on this host's clock, and who permitted it. */
-static json_t *switchover_record(const struct migration *m)
-{
-        json_t *record = migration_switchover_document(m) ?: json_pack("{s:s}", "permit", "none");
-        json_int_t stopped_us = m->source.stopped_unix_us;
-        int64_t pause = pause_ns(m);
-
-        json_object_set_new(record, "stopped_unix_ms", json_real((double)stopped_us / 1000));
-        if (pause >= 0)
-                json_object_set_new(record, "resumed_unix_ms",
-                        json_real((double)stopped_us / 1000 + (double)pause / 1e6));
-        return record;
-}
-
-static void build_result(struct migration *m)
-{
-        static const char *const copied[] = {"bytes_ram", "bytes_wire", "bytes_zero", "bytes_duplicate",
-                "bytes_recalled", "bytes_shared", "bytes_delta", "bytes_device", "pages_sent",
-                "pages_resent_by_verify", "channels", "reconnects", "cipher", "rtt_us", "codec", "tunnel",
-                "verified", "verify_ms", "ram_hash", "cpu_ms", "capacity_bps", NULL};
-        json_t *result = json_object();
-        uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
-        int64_t pause = pause_ns(m);
-        char address[64];
-
-        if (!result)
-                return;
-        json_object_set_new(result, "total_ms", json_integer((json_int_t)(end - m->started_ms)));
-        json_object_set_new(result, "pause_ms", pause < 0 ? json_null() : json_real((double)pause / 1e6));
-        json_object_set_new(result, "pause_clock",
-                json_pack("{s:s, s:I, s:I}", "method",
-                        "STOP and RESUME as stamped by each QEMU, corrected by the offset between "
-                        "the hosts' "
-                        "clocks "
-                        "(shortest of several exchanges)",
-                        "offset_us", (json_int_t)(m->clock_offset_ns / 1000), "error_us",
-                        (json_int_t)(m->clock_rtt_ns / 2000)));
-        json_object_set_new(result, "passes", json_integer((json_int_t)m->source.n_passes));
-        for (size_t i = 0; copied[i]; i++) {
-                json_t *v = json_object_get(m->progress, copied[i]);
-
-                if (v)
-                        json_object_set(result, copied[i], v);
-        }
-        migration_converge_result(m, result);
-        json_object_set_new(result, "switchover", switchover_record(m));
-        if (m->source.kept)
-                json_object_set(result, "checkpoint", m->source.kept);
-        json_object_set_new(result, "from", json_string(agent_host_uid(m->agent)));
-        json_object_set_new(result, "to", json_string(m->peer_uid));
-        json_object_set_new(result, "data_address",
-                json_string(sock_address_format(&m->source.data_addresses[0], address)));
-        if (m->source.paths)
-                json_object_set(result, "paths", m->source.paths);
-        json_decref(m->result);
-        m->result = result;
-}
-
 /* The guest runs here (or ended here). The destination is told; should that not reach it, it asks by itself. */
 static void fail(struct migration *m)
 {
@@ -1082,9 +1050,11 @@ static void finish(struct migration *m)
                 migration_source_deinit(m);
                 return migration_settle(m, MIGRATION_FAILED);
         }
+        if (migration_arrival_pending(m))
+                return migration_peer_ask(m, false);
         error_free(TAKE_PTR(m->stop_reason)); /* what came too late to matter */
         close_connections(m);
-        build_result(m);
+        migration_build_result(m);
         migration_source_deinit(m);
         migration_settle(m, MIGRATION_DONE);
 }

@@ -24,6 +24,9 @@
 
 struct agent;
 struct crash_hold;
+struct gap_meter;
+struct migration_network;
+struct network_answer;
 struct data_connections;
 struct mover_process;
 struct owner_record_change;
@@ -110,6 +113,9 @@ enum post_copy_stage {
 };
 
 struct migration_source_state {
+        struct gap_meter *gap;             /* migration_arrival.c; NULL: the guest's address is not known */
+        json_t *arrival;                   /* as the destination saw it; NULL: it did not say */
+        struct migration_network *network; /* migration_network.c; NULL: the network is not to be tried */
         enum migration_stage stage;
         bool stage_busy;        /* an asynchronous operation of the stage is under way */
         unsigned int n_refused; /* attempts that found the destination away or busy */
@@ -164,7 +170,8 @@ struct migration_source_state {
 };
 
 struct migration_destination_state {
-        struct http_request *prepare; /* unanswered request of the source */
+        struct network_answer *network; /* the network is being tried for the source */
+        struct http_request *prepare;   /* unanswered request of the source */
         int listen_fds[DATA_PATHS_MAX];
         size_t n_listen_fds;
         json_t *data_addresses;                     /* where they listen, ports and all */
@@ -194,7 +201,10 @@ struct migration {
         char vm_uid[UUID_STRING_SIZE];
         enum migration_role role;
         json_t *spec;
-        uint64_t epoch; /* of the VM while the source owned it */
+        json_t *signed_spec; /* as the manager signed it, for the destination; NULL: it does not, or the destination cannot take it */
+        char spec_digest
+                [PKI_FINGERPRINT_SIZE]; /* of what both sides were given, compared by the movers too; "": not signed */
+        uint64_t epoch;                 /* of the VM while the source owned it */
         char *peer_uid;
         char *peer_address;
 
@@ -363,6 +373,35 @@ void migration_switchover_stopped(struct migration *m);
 int migration_switchover_answer(struct migration *m, const json_t *body, struct error **ret_error);
 /* {"state", "permit", "waited_ms", "lapsed"}, the caller's; NULL: nobody coordinates it. */
 json_t *migration_switchover_document(const struct migration *m);
+
+/* --- migration_network.c --- */
+
+/* Source. Reads `network_proof` of the spec. BAD_DOCUMENT. */
+int migration_network_init(struct migration *m, struct error **ret_error);
+void migration_network_free(struct migration_network *network);
+/* The destination has prepared. What is found stops the migration, or is recorded. */
+void migration_network_begin(struct migration *m);
+/* It is not known yet whether the guest may go there: it is not paused before. */
+bool migration_network_pending(const struct migration *m);
+/* {"ms", "checks"}, the caller's; NULL: nothing was tried, or not to the end. */
+json_t *migration_network_document(const struct migration *m);
+/* Destination. Tries the network for the source; answers later. */
+void migration_network_answer(struct migration *m, struct http_request *request);
+void migration_network_answer_free(struct network_answer *answer);
+
+/* --- migration_result.c, at the source --- */
+void migration_build_result(struct migration *m); /* into m->result */
+
+/* --- migration_arrival.c, at the source --- */
+
+/* The guest has stopped. */
+void migration_arrival_stopped(struct migration *m);
+/* What the destination told of it. */
+void migration_arrival_take(struct migration *m, const json_t *body);
+/* More will be known in a moment. */
+bool migration_arrival_pending(const struct migration *m);
+/* {"gap_ms", "gap_between", "gap_clock", "nics"}, the caller's; NULL: nothing is known. */
+json_t *migration_arrival_document(const struct migration *m);
 
 /* --- migration_post_copy.c, at the source but for the first --- */
 

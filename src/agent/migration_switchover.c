@@ -166,6 +166,8 @@ static void ask(struct migration *m)
 {
         struct switchover_gate *gate = gate_of(m);
 
+        if (migration_network_pending(m))
+                return; /* it comes again, at the latest with the next poll */
         gate->state = SWITCHOVER_ASKED;
         gate->asked_ms = now_ms(m);
         set_timer(m, gate->patience_ms);
@@ -348,6 +350,7 @@ void migration_switchover_limit(struct migration *m, uint64_t limit_ms)
 
 void migration_switchover_stopped(struct migration *m)
 {
+        migration_arrival_stopped(m);
         loop_source_free(TAKE_PTR(gate_of(m)->timer));
         /* One that stopped by itself, as when it was shut down, is not held up any more. */
         if (gate_of(m)->state == SWITCHOVER_CLOSED || gate_of(m)->state == SWITCHOVER_ASKED)

@@ -24,6 +24,8 @@
 
 struct agent;
 struct announce;
+struct arrival;
+struct guest_watch;
 struct child;
 struct child_result;
 struct qmp;
@@ -72,6 +74,8 @@ struct vm {
         struct vm_job *job;            /* the operation under way; vm_job.h */
         struct loop_source *reconnect; /* tries again: the monitor, or the pidfd while `unwatched` */
         struct announce **announces;   /* n_taps of them, each may be NULL */
+        struct guest_watch **watches;  /* likewise: what the guests' frames tell; see vm_watch_guest() */
+        struct arrival **arrivals;     /* likewise: of a guest that a migration brought */
         int stream_fd;                 /* see vm_take_stream_fd() */
         bool unwatched;  /* QEMU lives, or may, but its pidfd could not be had (yet) after a restart */
         bool qmp_failed; /* the last attempt to connect did */
@@ -162,6 +166,17 @@ void vm_refresh(struct vm *vm);
 /* Tells the network where the MACs are: QEMU's announce-self and our own RARP / gratuitous ARP on the switch.
  */
 void vm_announce(struct vm *vm);
+/* The same with another number of rounds than announce.h's default. */
+void vm_announce_rounds(struct vm *vm, unsigned int n_rounds);
+/* Announces a guest that a migration brought here until the network answers it, 5 s at most. */
+void vm_arrive(struct vm *vm);
+/* Ends that. */
+void vm_leave_arrival(struct vm *vm);
+/* What was seen of it: array of {"nic", "over", "asked", "from_guest_ns", "to_guest_ns", "answer_ns"} (CLOCK_REALTIME, 0: not yet), the
+ * caller's; NULL: it did not come here so. */
+json_t *vm_arrival_document(const struct vm *vm);
+/* Begins to listen to the guest at its taps, where that is not done yet. Best effort. */
+void vm_watch_guest(struct vm *vm);
 
 /* After a handoff: ends QEMU (which does not hold the disks any more), waits until it is gone, removes taps
  * and runtime file, forgets the VM (event "vm-gone"). Never touches disk or folder. Also right when QEMU is

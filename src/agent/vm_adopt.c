@@ -112,6 +112,7 @@ static void take_up(struct vm *vm)
                 error_free(error);
                 vm->qmp_failed = true;
         }
+        vm_watch_guest(vm);
         log_info("VM %s (%s): adopted QEMU %d", vm->name, vm->uid, vm->pid);
 }
 

@@ -18,7 +18,9 @@
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
+#include "base/log.h"
 #include "fabric/announce.h"
+#include "fabric/guest_watch.h"
 #include "fabric/tap.h"
 #include "fabric/vswitch.h"
 #include "io/child.h"
@@ -309,7 +311,25 @@ int vm_spawn(struct vm *vm, bool incoming, struct error **ret_error)
                 r = start_process(&spawn, argv, ret_error);
         if (r == 0)
                 r = vm_state_write(vm, ret_error);
+        if (r == 0)
+                vm_watch_guest(vm);
         return r;
+}
+
+void vm_watch_guest(struct vm *vm)
+{
+        if (!vm->watches)
+                vm->watches = alloc_array(vm->n_taps, sizeof(*vm->watches));
+        for (size_t i = 0; vm->watches && i < vm->n_taps && i < vm->config->n_nics; i++) {
+                uint8_t mac[MAC_SIZE];
+                int r = mac_parse(vm->config->nics[i].mac, mac);
+
+                if (r == 0 && !vm->watches[i])
+                        r = guest_watch_new(vm->agent->loop, vm->taps[i].name, mac, &vm->watches[i]);
+                if (r < 0)
+                        log_debug("VM %s: its port %s is not listened to: %s", vm->name, vm->taps[i].name,
+                                strerror(-r));
+        }
 }
 
 int vm_open_folder(struct vm *vm, struct error **ret_error)
@@ -356,10 +376,15 @@ int vm_store_names(const struct vm_config *config, const char ***ret_names, size
 
 void vm_clear_process(struct vm *vm)
 {
-        for (size_t i = 0; i < vm->n_taps; i++)
+        vm_leave_arrival(vm);
+        for (size_t i = 0; i < vm->n_taps; i++) {
                 announce_free(vm->announces[i]);
+                if (vm->watches)
+                        guest_watch_free(vm->watches[i]);
+        }
         vm->n_taps = 0;
         free(TAKE_PTR(vm->announces));
+        free(TAKE_PTR(vm->watches));
         free(TAKE_PTR(vm->taps)); /* the taps themselves end with the QEMU that holds them */
         loop_source_free(TAKE_PTR(vm->reconnect));
         vm_job_leave_monitor(vm);

@@ -313,10 +313,10 @@ static void on_announced(void *userdata, const json_t *result, const struct erro
                 log_debug("announce-self: %s", error_message(error));
 }
 
-static void announce_nic(struct vm *vm, size_t index)
+static void announce_nic(struct vm *vm, size_t index, unsigned int n_rounds)
 {
         const struct vm_nic *nic = &vm->config->nics[index];
-        struct announce_spec spec = {.tap = vm->taps[index].name};
+        struct announce_spec spec = {.tap = vm->taps[index].name, .n_rounds = n_rounds};
         struct vswitch_port_group group;
         struct error *error = NULL;
         int r = vswitch_set_find_port_group(vm->agent->switches, nic->port_group, &group, &error);
@@ -336,12 +336,17 @@ static void announce_nic(struct vm *vm, size_t index)
 
 void vm_announce(struct vm *vm)
 {
+        vm_announce_rounds(vm, 0);
+}
+
+void vm_announce_rounds(struct vm *vm, unsigned int n_rounds)
+{
         json_t *arguments =
                 json_pack("{s:i, s:i, s:i, s:i}", "initial", 50, "max", 550, "rounds", 10, "step", 50);
         struct error *error = NULL;
 
         for (size_t i = 0; i < vm->n_taps && i < vm->config->n_nics; i++)
-                announce_nic(vm, i);
+                announce_nic(vm, i, n_rounds);
         if (vm->qmp && arguments &&
                 qmp_command(vm->qmp, "announce-self", json_incref(arguments), -1, QMP_TIMEOUT_MS,
                         on_announced, NULL, NULL, &error) < 0)

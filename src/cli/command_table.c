@@ -281,6 +281,12 @@ static const struct option_spec vm_migrate_options[] = {
         {.name = "no-verify",
                 .help = "do not, even where that is the default: emulation before QEMU 9.0, which loses "
                         "changes"},
+        {.name = "no-network-proof",
+                .help = "do not try the destination's network before the guest is paused"},
+        {.name = "accept",
+                .kind = VALUE_TEXT,
+                .value = "CODE[,CODE...]",
+                .help = "go on although these checks of the network fail, such as network-gateway"},
         {.name = "codec", .kind = VALUE_CHOICE, .value = "auto|none|lz4|zstd", .help = "default auto"},
         {.name = "channels",
                 .kind = VALUE_NUMBER,

@@ -126,6 +126,23 @@ int command_vm_console(struct cli *cli, const struct arguments *arguments, struc
         return 0;
 }
 
+/* ["a", "b"] of "a,b". */
+static json_t *words_of(const char *text)
+{
+        json_t *list = json_array();
+
+        while (list && *text) {
+                size_t len = strcspn(text, ",");
+
+                if (len && json_array_append_new(list, json_stringn(text, len)) < 0) {
+                        json_decref(list);
+                        return NULL;
+                }
+                text += len + (text[len] == ',');
+        }
+        return list;
+}
+
 /* {"to", "max_pause_ms", ...} with what was given. */
 static json_t *migration_request(const struct arguments *arguments)
 {
@@ -150,6 +167,10 @@ static json_t *migration_request(const struct arguments *arguments)
                         r = json_object_set_new(body, flags[i], json_true());
         if (r == 0 && arguments_flag(arguments, "no-verify"))
                 r = json_object_set_new(body, "verify", json_false());
+        if (r == 0 && arguments_flag(arguments, "no-network-proof"))
+                r = json_object_set_new(body, "network_proof", json_false());
+        if (r == 0 && arguments_text(arguments, "accept"))
+                r = json_object_set_new(body, "accept", words_of(arguments_text(arguments, "accept")));
         return r < 0 ? NULL : TAKE_PTR(body);
 }
 

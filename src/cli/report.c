@@ -184,6 +184,37 @@ static void print_path(const struct cli *cli, const json_t *result)
         }
 }
 
+/* What was not as it should be in the destination's network, and how the guest was taken there. */
+static void print_network(const struct cli *cli, const json_t *result)
+{
+        const json_t *checks = json_object_get(json_object_get(result, "network"), "checks"), *check;
+        const json_t *arrival = json_object_get(result, "arrival");
+        const char *by = text_of(json_array_get(json_object_get(arrival, "nics"), 0), "verified_by");
+        double gap = number_of(arrival, "gap_ms");
+        char text[24];
+        size_t i;
+
+        json_array_foreach (checks, i, check) {
+                if (json_is_true(json_object_get(check, "ok")))
+                        continue;
+                label(cli, "warning");
+                output_text(cli->out, text_of(check, "code") ?: "?", false);
+                fputs(": ", cli->out);
+                output_text(cli->out, text_of(check, "cause") ?: "", false);
+                fputc('\n', cli->out);
+        }
+        if (!by)
+                return;
+        label(cli, "arrival");
+        fputs(!strcmp(by, "answer")    ? "its network answers it there"
+                : !strcmp(by, "frame") ? "its network reaches it there"
+                                       : "nothing of its network was seen there yet",
+                cli->out);
+        if (gap >= 0)
+                fprintf(cli->out, "; away for %s", pause_text(gap, text));
+        fputc('\n', cli->out);
+}
+
 static void print_phases(const struct cli *cli, const json_t *phases)
 {
         const json_t *phase;
@@ -226,6 +257,7 @@ int report_migration(const struct cli *cli, const char *vm, const json_t *result
         fputc('\n', cli->out);
         print_memory(cli, result);
         print_path(cli, result);
+        print_network(cli, result);
         print_phases(cli, json_object_get(result, "phases"));
         return flushed(cli, ret_error);
 }

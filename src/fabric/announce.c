@@ -180,6 +180,11 @@ int announce_start(struct loop *loop, struct netlink *netlink, const struct anno
         return 0;
 }
 
+void announce_shorten(struct announce *announce, unsigned int n_rounds)
+{
+        announce->n_rounds = MIN(announce->n_rounds, n_rounds);
+}
+
 unsigned int announce_n_sent(const struct announce *announce)
 {
         return announce->n_sent;

@@ -37,6 +37,8 @@ uint64_t announce_delay_ms(unsigned int round);
  * that fails later (link down for a moment) is counted and logged, the next is tried. */
 int announce_start(struct loop *loop, struct netlink *netlink, const struct announce_spec *spec, loop_fn done,
         void *userdata, struct announce **ret_announce, struct error **ret_error);
+/* Ends it after so many rounds, if it is to have more. */
+void announce_shorten(struct announce *announce, unsigned int n_rounds);
 /* Frames sent so far. */
 unsigned int announce_n_sent(const struct announce *announce);
 /* Stops and frees; accepts NULL. */

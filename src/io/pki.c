@@ -17,6 +17,7 @@
 
 #define SERIAL_BYTES 16    /* random: unique without a register of serials */
 #define BACKDATE_S 300     /* hosts' clocks differ a little */
+#define SIGNATURE_MAX 512  /* of P-256: 72 at most */
 #define COMMON_NAME_MAX 64 /* ub-common-name, RFC 5280 appendix A */
 
 /* Profiles of what we issue (RFC 5280 section 4.2.1). */
@@ -382,6 +383,85 @@ int pki_not_after(const char *cert_pem, int64_t *ret_unix_s, struct error **ret_
         if (!ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm))
                 return bad_input(ret_error, "the certificate's end");
         *ret_unix_s = timegm(&tm);
+        return 0;
+}
+
+/* ---- signatures over data ---- */
+
+DEFINE_CLEANUP(EVP_MD_CTX *, EVP_MD_CTX_free)
+DEFINE_CLEANUP(X509_STORE *, X509_STORE_free)
+DEFINE_CLEANUP(X509_STORE_CTX *, X509_STORE_CTX_free)
+
+int pki_sign_data(
+        const char *key_pem, const void *data, size_t len, char **ret_signature_hex, struct error **ret_error)
+{
+        _cleanup_(EVP_MD_CTX_freep) EVP_MD_CTX *ctx = torture_point() ? NULL : EVP_MD_CTX_new();
+        unsigned char signature[SIGNATURE_MAX];
+        size_t signature_len = sizeof(signature);
+        _cleanup_key_ EVP_PKEY *key = NULL;
+        char *hex;
+        int r = read_key(key_pem, &key, ret_error);
+
+        if (r < 0)
+                return r;
+        if (!ctx || EVP_DigestSignInit(ctx, NULL, EVP_sha256(), NULL, key) != 1 ||
+                EVP_DigestSign(ctx, signature, &signature_len, data, len) != 1)
+                return failed(ret_error, "cannot sign");
+        hex = alloc_zero(2 * signature_len + 1);
+        if (!hex)
+                return error_from_errno(ret_error, ENOMEM, "cannot sign");
+        text_hex_encode(signature, signature_len, hex);
+        *ret_signature_hex = hex;
+        return 0;
+}
+
+static int refuse(struct error **ret_error, const char *why)
+{
+        ERR_clear_error();
+        return error_set(ret_error, ERROR_UNAUTHENTICATED,
+                "It has to be signed by a manager of this cluster, and the clocks have to be right.",
+                "the signature is not accepted: %s", why);
+}
+
+/* The chain of exactly these two, for a name; the CA alone is trusted. */
+static int check_issued(X509 *ca, X509 *cert, const char *dns_name, struct error **ret_error)
+{
+        _cleanup_(X509_STORE_freep) X509_STORE *store = torture_point() ? NULL : X509_STORE_new();
+        _cleanup_(X509_STORE_CTX_freep) X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+
+        if (!store || !ctx || X509_STORE_add_cert(store, ca) != 1 ||
+                X509_STORE_CTX_init(ctx, store, cert, NULL) != 1)
+                return failed(ret_error, "cannot check a certificate");
+        if (X509_verify_cert(ctx) != 1)
+                return refuse(ret_error, X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx)));
+        if (X509_check_host(cert, dns_name, 0,
+                    X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_WILDCARDS, NULL) != 1)
+                return refuse(ret_error, "the certificate is of another name");
+        return 0;
+}
+
+int pki_verify_data(const char *ca_cert_pem, const char *cert_pem, const char *dns_name, const void *data,
+        size_t len, const char *signature_hex, struct error **ret_error)
+{
+        _cleanup_(EVP_MD_CTX_freep) EVP_MD_CTX *ctx = NULL;
+        size_t signature_len = strlen(signature_hex) / 2;
+        unsigned char signature[SIGNATURE_MAX];
+        _cleanup_cert_ X509 *ca = NULL, *cert = NULL;
+        int r = read_cert(ca_cert_pem, &ca, ret_error);
+
+        if (r == 0)
+                r = read_cert(cert_pem, &cert, ret_error);
+        if (r == 0)
+                r = check_issued(ca, cert, dns_name, ret_error);
+        if (r < 0)
+                return r;
+        if (signature_len > sizeof(signature) || text_hex_decode(signature_hex, signature, signature_len) < 0)
+                return refuse(ret_error, "it is malformed");
+        ctx = EVP_MD_CTX_new();
+        if (!ctx || EVP_DigestVerifyInit(ctx, NULL, EVP_sha256(), NULL, X509_get0_pubkey(cert)) != 1)
+                return failed(ret_error, "cannot check a signature");
+        if (EVP_DigestVerify(ctx, signature, signature_len, data, len) != 1)
+                return refuse(ret_error, "it is not that of these bytes");
         return 0;
 }
 

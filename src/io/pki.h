@@ -32,6 +32,14 @@ int pki_fingerprint(const char *cert_pem, char ret[static PKI_FINGERPRINT_SIZE],
 /* Seconds since 1970 at which it ends. */
 int pki_not_after(const char *cert_pem, int64_t *ret_unix_s, struct error **ret_error);
 
+/* Signature of the bytes with a private key (ECDSA over SHA-256), in hex; the caller's. */
+int pki_sign_data(const char *key_pem, const void *data, size_t len, char **ret_signature_hex,
+        struct error **ret_error);
+/* Whether the certificate was issued by the CA for `dns_name` and is valid now, and the signature is its key's over the bytes.
+ * UNAUTHENTICATED with the reason if not. */
+int pki_verify_data(const char *ca_cert_pem, const char *cert_pem, const char *dns_name, const void *data,
+        size_t len, const char *signature_hex, struct error **ret_error);
+
 /* SHA-256 in hex. */
 int pki_sha256_hex(const void *data, size_t len, char ret[static PKI_FINGERPRINT_SIZE]);
 /* Constant-time comparison of two NUL-terminated texts. */

@@ -20,10 +20,13 @@
 #define IO_BUFFER_BYTES (128 * 1024)
 #define CIPHERSUITES "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
+#define AGREED_MAX 200
+
 struct tls_context {
         SSL_CTX *ssl_ctx;
         bool server;
         unsigned char pin[32];
+        unsigned char protocol[1 + AGREED_MAX]; /* its length, and its name; 0: any */
 };
 
 struct tls_stream {
@@ -105,6 +108,45 @@ int tls_context_new(bool server, const char *cert_pem, const char *key_pem, cons
                 return r;
         *ret_context = TAKE_PTR(context);
         return 0;
+}
+
+/* The server's choice: ours, or nothing. */
+static int select_protocol(SSL *ssl _unused_, const unsigned char **ret, unsigned char *ret_len,
+        const unsigned char *offered, unsigned int len, void *userdata)
+{
+        const struct tls_context *context = userdata;
+
+        if (len != 1u + context->protocol[0] || CRYPTO_memcmp(offered, context->protocol, len) != 0)
+                return SSL_TLSEXT_ERR_ALERT_FATAL;
+        *ret = context->protocol + 1;
+        *ret_len = context->protocol[0];
+        return SSL_TLSEXT_ERR_OK;
+}
+
+int tls_context_agree_on(struct tls_context *context, const char *text, struct error **ret_error)
+{
+        size_t len = strlen(text);
+
+        if (len == 0 || len > AGREED_MAX)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "what both ends of a connection are to agree on is too long");
+        context->protocol[0] = (unsigned char)len;
+        memcpy(context->protocol + 1, text, len);
+        SSL_CTX_set_alpn_select_cb(context->ssl_ctx, select_protocol, context);
+        if (SSL_CTX_set_alpn_protos(context->ssl_ctx, context->protocol, (unsigned int)len + 1) != 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a TLS context");
+        return 0;
+}
+
+/* A peer that says nothing of it was told nothing. */
+static bool agreed(const struct tls_context *context, const SSL *ssl)
+{
+        const unsigned char *name = NULL;
+        unsigned int len = 0;
+
+        SSL_get0_alpn_selected(ssl, &name, &len);
+        return context->protocol[0] == 0 ||
+               (len == context->protocol[0] && CRYPTO_memcmp(name, context->protocol + 1, len) == 0);
 }
 
 void tls_context_free(struct tls_context *context)
@@ -233,6 +275,10 @@ int tls_stream_new(struct tls_context *context, int fd, uint64_t timeout_ms, uin
         r = handshake(stream, context->server, timeout_ms, ret_error);
         if (r < 0)
                 return r;
+        if (!agreed(context, stream->ssl))
+                return error_set(ret_error, ERROR_UNAUTHENTICATED,
+                        "Both movers must have been started for the same migration",
+                        "The peer was not given the same specification of the migration");
         r = set_blocking(stream->fd, true);
         if (r < 0)
                 return error_from_errno(ret_error, r, "Cannot use the data socket");

@@ -15,6 +15,9 @@ struct tls_stream;  /* one per channel */
  * that a sandbox can be entered afterwards. */
 int tls_context_new(bool server, const char *cert_pem, const char *key_pem, const char *peer_fingerprint,
         struct tls_context **ret_context, struct error **ret_error);
+/* Both ends have to have been told the same text (up to 200 printable characters), or there is no handshake: it is their application
+ * protocol (ALPN, RFC 7301), which anybody on the network can read. Before the first stream. */
+int tls_context_agree_on(struct tls_context *context, const char *text, struct error **ret_error);
 void tls_context_free(struct tls_context *context);
 DEFINE_CLEANUP(struct tls_context *, tls_context_free)
 

@@ -279,10 +279,34 @@ static int check_min_bandwidth(const json_t *body, struct error **ret_error)
         return r;
 }
 
+/* Those that are found out during a migration (docs/checks.md); the others are the manager's own, and hold. */
+static int check_accepted(const json_t *body, struct error **ret_error)
+{
+        static const char *const codes[] = {
+                "network-segment", "network-mac", "network-address", "network-gateway", "network-mtu"};
+        json_t *list = NULL, *item;
+        size_t i;
+        int r = doc_opt_array(body, "", "accept", ARRAY_SIZE(codes), &list, ret_error);
+
+        json_array_foreach (list, i, item) {
+                const char *code = json_string_value(item) ?: "";
+                size_t k = 0;
+
+                while (k < ARRAY_SIZE(codes) && strcmp(codes[k], code) != 0)
+                        k++;
+                if (k == ARRAY_SIZE(codes))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT,
+                                "Those of the network proof can be accepted: see docs/checks.md.",
+                                "field accept names \"%.32s\", which is no check that can be accepted", code);
+        }
+        return r;
+}
+
 static int read_migrate(struct http_request *request, json_t **ret_body, struct error **ret_error)
 {
         static const char *const keys[] = {"to", "max_pause_ms", "priority", "check", "verify", "codec",
-                "channels", "rate_limit_bps", "min_bandwidth_bps", "timeout_ms", "converge", NULL};
+                "channels", "rate_limit_bps", "min_bandwidth_bps", "timeout_ms", "converge", "network_proof",
+                "accept", NULL};
         static const char *const priorities[] = {"low", "normal", "high", "critical", NULL};
         static const char *const codecs[] = {"auto", "none", "lz4", "zstd", NULL};
         uint64_t number, max_pause_ms = OPERATION_MAX_PAUSE_MS_DEFAULT;
@@ -315,6 +339,10 @@ static int read_migrate(struct http_request *request, json_t **ret_body, struct 
                 r = doc_opt_u64(body, "", "timeout_ms", 0, 7ull * 24 * 3600 * 1000, &number, ret_error);
         if (r >= 0)
                 r = converge_policy_read(body, max_pause_ms, &policy, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(body, "", "network_proof", &flag, ret_error);
+        if (r >= 0)
+                r = check_accepted(body, ret_error);
         if (r >= 0)
                 *ret_body = body;
         return r;

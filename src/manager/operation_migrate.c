@@ -8,7 +8,7 @@
  * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); to_chosen, costs (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
  * "from", "to", "nowhere" or "lost" (its end came at the destination, in post-copy); from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
- * destination had not settled when it was asked; forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
+ * destination had not settled when it was asked; signed: the specification as both hosts get it (migration_spec.h); forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
 
 #include <errno.h>
 #include <string.h>
@@ -26,6 +26,7 @@
 #include "manager/migration_costs.h"
 #include "manager/migration_queue.h"
 #include "manager/migration_shares.h"
+#include "manager/migration_spec.h"
 #include "manager/operations.h"
 #include "manager/switchover_arbiter.h"
 
@@ -222,6 +223,95 @@ static void remember_forecast(struct task *task, struct manager *manager, const 
                 (void)json_object_set_new(task_data(task), "forecast", forecast);
 }
 
+static json_t *side(struct manager *manager, const char *host_uid, bool destination)
+{
+        const json_t *spec = json_spec(inventory_host(manager->inventory, host_uid));
+
+        if (!destination)
+                return json_pack("{s:s, s:s}", "host", host_uid, "address", json_text(spec, "address"));
+        return json_pack("{s:s, s:s, s:s?}", "host", host_uid, "address", json_text(spec, "address"),
+                "migration_address", json_text_or_null(spec, "migration_address"));
+}
+
+/* False: the host's agent, of an earlier version, does not know of this. */
+static bool host_can(
+        const struct task *task, struct manager *manager, const char *host_key, const char *capability)
+{
+        const json_t *host = inventory_host(manager->inventory, json_text(task_data(task), host_key));
+
+        return json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), capability));
+}
+
+static bool source_can(const struct task *task, struct manager *manager, const char *capability)
+{
+        return host_can(task, manager, "host_uid", capability);
+}
+
+static json_t *switchover_of(const struct task *task, struct manager *manager)
+{
+        return source_can(task, manager, "switchover")
+                       ? json_pack("{s:i}", "patience_ms", SWITCHOVER_PATIENCE_MS)
+                       : NULL;
+}
+
+/* What its source's agent is told now, and keeps to until it is told anew. */
+static json_int_t told_share(struct task *task, struct manager *manager)
+{
+        json_int_t share_bps = migration_share_bps(manager, task);
+
+        (void)json_object_set_new(task_data(task), "share_bps", json_integer(share_bps));
+        return share_bps;
+}
+
+/* What the source finds out about the destination's network before the guest is paused; not asked of it: NULL. */
+static json_t *network_proof_of(const struct task *task, struct manager *manager)
+{
+        const json_t *data = task_data(task);
+
+        if (json_is_false(json_object_get(task_input(task), "network_proof")) ||
+                !source_can(task, manager, "network_proof"))
+                return NULL;
+        return json_pack("{s:s, s:s, s:O*}", "source", json_text(data, "from"), "destination",
+                json_text(data, "to_name"), "accept", json_object_get(task_input(task), "accept"));
+}
+
+static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
+{
+        const json_t *input = task_input(task);
+        json_t *verify = json_object_get(input, "verify");
+        json_t *document = vm_for_agent(vm);
+
+        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*, s:o*}",
+                "id", task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
+                "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
+                side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
+                number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
+                number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
+                "verify", verify, "rate_limit_bps", told_share(task, manager), "timeout_ms",
+                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"), "priority",
+                task_priority(task), "switchover", switchover_of(task, manager), "network_proof",
+                network_proof_of(task, manager));
+}
+
+/* One specification for both hosts, recorded with the check: whoever leads the task on gives out the same bytes. An agent of an earlier
+ * version takes it unsigned. */
+static int remember_spec(
+        struct task *task, struct manager *manager, const json_t *vm, struct error **ret_error)
+{
+        bool both = host_can(task, manager, "to_uid", "signed_spec");
+        json_t *signed_spec = NULL;
+        int r;
+
+        json_object_del(task_data(task), "signed");
+        if (!both && !source_can(task, manager, "signed_spec"))
+                return 0;
+        r = migration_spec_sign(&manager->ca, specification(task, manager, vm), both,
+                (int64_t)clock_unix_ms(manager->clock), &signed_spec, ret_error);
+        if (r >= 0 && json_object_set_new(task_data(task), "signed", signed_spec) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return r;
+}
+
 static void run_check(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -246,62 +336,13 @@ static void run_check(struct task *task, void *userdata)
                 r = step_audit_choice(
                         task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
+                r = remember_spec(task, manager, vm, &error);
+        if (r >= 0)
                 remember_forecast(task, manager, vm);
         if (r < 0)
                 task_step_failed(task, error);
         else
                 task_step_done(task);
-}
-
-static json_t *side(struct manager *manager, const char *host_uid, bool destination)
-{
-        const json_t *spec = json_spec(inventory_host(manager->inventory, host_uid));
-
-        if (!destination)
-                return json_pack("{s:s, s:s}", "host", host_uid, "address", json_text(spec, "address"));
-        return json_pack("{s:s, s:s, s:s?}", "host", host_uid, "address", json_text(spec, "address"),
-                "migration_address", json_text_or_null(spec, "migration_address"));
-}
-
-/* False: its source's agent, of an earlier version, does not know of this. */
-static bool source_can(const struct task *task, struct manager *manager, const char *capability)
-{
-        const json_t *host = inventory_host(manager->inventory, json_text(task_data(task), "host_uid"));
-
-        return json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), capability));
-}
-
-static json_t *switchover_of(const struct task *task, struct manager *manager)
-{
-        return source_can(task, manager, "switchover")
-                       ? json_pack("{s:i}", "patience_ms", SWITCHOVER_PATIENCE_MS)
-                       : NULL;
-}
-
-/* What its source's agent is told now, and keeps to until it is told anew. */
-static json_int_t told_share(struct task *task, struct manager *manager)
-{
-        json_int_t share_bps = migration_share_bps(manager, task);
-
-        (void)json_object_set_new(task_data(task), "share_bps", json_integer(share_bps));
-        return share_bps;
-}
-
-static json_t *specification(struct task *task, struct manager *manager, const json_t *vm)
-{
-        const json_t *input = task_input(task);
-        json_t *verify = json_object_get(input, "verify");
-        json_t *document = vm_for_agent(vm);
-
-        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*}", "id",
-                task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
-                "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
-                side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
-                number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
-                number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
-                "verify", verify, "rate_limit_bps", told_share(task, manager), "timeout_ms",
-                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"), "priority",
-                task_priority(task), "switchover", switchover_of(task, manager));
 }
 
 static void say_phase(struct task *task, const char *phase, const char *message)
@@ -326,20 +367,26 @@ static void on_started(struct task *task, struct manager *manager, json_t *body,
                 task_step_done(task);
 }
 
-static void run_start(struct task *task, void *userdata)
+/* As it was signed; for an agent of an earlier version what was signed, or what a manager of an earlier version did not sign. */
+static json_t *start_body(struct task *task, struct manager *manager)
 {
-        struct manager *manager = userdata;
         const json_t *vm = inventory_vm(manager->inventory, json_text(task_data(task), "vm_uid"));
-        _cleanup_json_ json_t *body = vm ? specification(task, manager, vm) : NULL;
+        json_t *signed_spec = json_object_get(task_data(task), "signed");
+
+        if (signed_spec && source_can(task, manager, "signed_spec"))
+                return json_pack("{s:O}", "signed", signed_spec);
+        return vm ? specification(task, manager, vm) : NULL;
+}
+
+static void start_at_source(struct task *task, struct manager *manager)
+{
+        _cleanup_json_ json_t *body = start_body(task, manager);
+        struct error *error = NULL;
         char id[37];
 
-        say_phase(task, "preparing", "preparing the destination");
         if (!body) {
-                struct error *error = NULL;
-
-                if (!vm)
-                        error_set(&error, ERROR_NOT_FOUND, NULL,
-                                "the virtual machine is not in the inventory any more");
+                error_set(&error, ERROR_NOT_FOUND, NULL,
+                        "the virtual machine is not in the inventory any more");
                 task_step_failed(task, error);
                 return;
         }
@@ -352,6 +399,34 @@ static void run_start(struct task *task, void *userdata)
                         .request_id = id,
                         .timeout_ms = START_TIMEOUT_MS},
                 on_started);
+}
+
+/* A destination that cannot be reached now is asked by the source soon, which says what comes of that. */
+static void on_destination_told(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (!error || error->code == ERROR_UNREACHABLE || error->code == ERROR_TIMED_OUT)
+                start_at_source(task, manager);
+        else
+                on_started(task, manager, NULL, error);
+}
+
+static void run_start(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        json_t *signed_spec = json_object_get(task_data(task), "signed");
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s/spec", task_uid(task));
+
+        say_phase(task, "preparing", "preparing the destination");
+        if (signed_spec && path && host_can(task, manager, "to_uid", "signed_spec"))
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "to_uid"),
+                                .method = "POST",
+                                .path = path,
+                                .body = signed_spec,
+                                .timeout_ms = CALL_TIMEOUT_MS},
+                        on_destination_told);
+        else
+                start_at_source(task, manager);
 }
 
 /* The request is recorded with the task; the step that follows the migration passes it on. */
@@ -755,6 +830,25 @@ static int add_switchover(const struct task *task, json_t *result)
         return r | json_object_set_new(result, "switchover", record);
 }
 
+/* What both hosts were given, beside what the source says of it. */
+static int add_handshake(const struct task *task, json_t *result)
+{
+        json_t *signed_spec = json_object_get(task_data(task), "signed");
+        json_t *record = json_copy(json_object_get(result, "handshake")) ?: json_object();
+        char digest[65];
+        int r;
+
+        if (!signed_spec || migration_spec_digest(signed_spec, digest) < 0) {
+                json_decref(record);
+                return 0;
+        }
+        r = json_object_set_new(
+                    record, "agreed", json_boolean(!strcmp(json_text(record, "digest"), digest))) |
+            json_object_set_new(record, "digest", json_string(digest)) |
+            json_object_update(record, signed_spec);
+        return r | json_object_set_new(result, "handshake", record);
+}
+
 /* The result document of design section 6: what the source measured, with what only the manager knows. A number that was
  * not measured is null: 0 would be a claim. */
 static json_t *result_document(struct task *task)
@@ -781,6 +875,7 @@ static json_t *result_document(struct task *task)
         if (json_object_get(task_data(task), "forecast"))
                 r |= json_object_set(result, "forecast", json_object_get(task_data(task), "forecast"));
         r |= add_switchover(task, result);
+        r |= add_handshake(task, result);
         r |= json_object_set_new(result, "measured", json_boolean(json_is_object(measured)));
         r |= json_object_set_new(result, "from", json_string(json_text(task_data(task), "from")));
         r |= json_object_set_new(result, "to", json_string(json_text(task_data(task), "to_name")));

@@ -132,7 +132,8 @@ int control_parse_start(
         } strings[] = {{"migration", &s.migration, UUID_STRING_SIZE - 1, false},
                 {"vm", &s.vm, UUID_STRING_SIZE - 1, false}, {"block", &s.block, 255, false},
                 {"cert_pem", &s.cert_pem, 16384, false}, {"key_pem", &s.key_pem, 16384, false},
-                {"peer_fingerprint", &s.peer_fingerprint, 64, false}, {"codec", &s.codec, 16, true}};
+                {"peer_fingerprint", &s.peer_fingerprint, 64, false}, {"codec", &s.codec, 16, true},
+                {"spec_digest", &s.spec_digest, 64, true}};
         int r;
 
         for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {

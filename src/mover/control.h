@@ -49,6 +49,7 @@ void control_send_failed(int fd, const struct error *error, bool from_peer);
 /* The fields of op start. */
 struct control_start {
         const char *migration, *vm, *block, *cert_pem, *key_pem, *peer_fingerprint, *codec;
+        const char *spec_digest; /* that the peer must have been given too; NULL: it is not compared */
         uint64_t ram_address, ram_bytes, max_pause_ms, rate_limit_bps, timeout_ms;
         bool verify, tunnel;
         bool post_copy;      /* may come to it: both QEMUs are set up for that */

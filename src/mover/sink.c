@@ -112,8 +112,11 @@ static int set_up(struct sink *sink, struct error **ret_error)
         if (r < 0)
                 return r;
         open_checkpoint(sink);
-        return tls_context_new(true, sink->start.cert_pem, sink->start.key_pem, sink->start.peer_fingerprint,
+        r = tls_context_new(true, sink->start.cert_pem, sink->start.key_pem, sink->start.peer_fingerprint,
                 &sink->tls, ret_error);
+        if (r >= 0 && sink->start.spec_digest)
+                r = tls_context_agree_on(sink->tls, sink->start.spec_digest, ret_error);
+        return r;
 }
 
 static void receiver_deinit(struct receiver *receiver)

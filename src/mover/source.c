@@ -126,8 +126,11 @@ static int set_up(struct source *source, struct error **ret_error)
         r = page_index_new(ram_pages(&source->ram), source->secret, &source->index);
         if (r < 0)
                 return error_from_errno(ret_error, r, "Cannot set up the page index");
-        return tls_context_new(false, source->start.cert_pem, source->start.key_pem,
+        r = tls_context_new(false, source->start.cert_pem, source->start.key_pem,
                 source->start.peer_fingerprint, &source->tls, ret_error);
+        if (r >= 0 && source->start.spec_digest)
+                r = tls_context_agree_on(source->tls, source->start.spec_digest, ret_error);
+        return r;
 }
 
 static int start_threads(struct source *source, struct error **ret_error)

@@ -199,7 +199,33 @@ def return_path_seeds():
     save("return_path", "name-too-short", b"\x01" + WANTS_PAGE_OF[:-1])
 
 
+def frame_seeds():
+    guest, gateway, everybody = bytes.fromhex("525400123456"), bytes.fromhex("020000000001"), b"\xff" * 6
+    own, router, far = bytes([192, 0, 2, 7]), bytes([192, 0, 2, 1]), bytes([198, 51, 100, 9])
+
+    def of(*frames):
+        return b"".join(struct.pack(">H", len(one)) + one for one in frames)
+
+    def arp(operation, to, target):
+        return to + guest + struct.pack(">HHHBBH", 0x806, 1, 0x800, 6, 4, operation) + guest + own + to + target + bytes(18)
+
+    def packet(to, target):
+        return to + guest + b"\x08\0" + b"\x45" + bytes(11) + own + target + bytes(20)
+
+    def neighbour(kind, to, source, target):
+        body = bytes([kind]) + bytes(7) + target + bytes([1 if kind == 135 else 2, 1]) + guest
+        return (to + guest + b"\x86\xdd" + b"\x60\0\0\0" + struct.pack(">HBB", len(body), 58, 255) + source + target + body)
+
+    own6, router6 = bytes.fromhex("20010db8" + "00" * 11 + "07"), bytes.fromhex("20010db8" + "00" * 11 + "01")
+    save("frame", "gateway", of(arp(1, everybody, router), packet(gateway, far), arp(2, gateway, router)))
+    save("frame", "neighbour-first", of(arp(2, gateway, router), packet(gateway, router), packet(gateway, far)))
+    save("frame", "ipv6", of(neighbour(135, gateway, own6, router6), neighbour(136, gateway, router6, own6)))
+    save("frame", "test", of(gateway + guest + b"\x88\xb5DROVERNP" + bytes(range(16)) + b"\1\0" + bytes(20)))
+    save("frame", "short", of(everybody + guest, everybody + guest + b"\x08\x06\0\1", b""))
+
+
 stream_seeds()
 return_path_seeds()
+frame_seeds()
 sink_seeds()
 source_seeds()

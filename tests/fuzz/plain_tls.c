@@ -32,6 +32,11 @@ int tls_context_new(bool server, const char *cert_pem, const char *key_pem, cons
         return 0;
 }
 
+int tls_context_agree_on(struct tls_context *context, const char *text, struct error **ret_error)
+{
+        return 0;
+}
+
 void tls_context_free(struct tls_context *context)
 {
         free(context);

@@ -25,7 +25,7 @@
 #define CALL_TIMEOUT_MS 60000
 #define POWER_TIMEOUT_MS 20000
 
-static void issue(struct rig *rig, const char *dns_name, char **ret_cert, char **ret_key)
+void rig_issue(struct rig *rig, const char *dns_name, char **ret_cert, char **ret_key)
 {
         const char *const names[] = {dns_name, NULL};
         char *csr;
@@ -41,7 +41,7 @@ static struct http_client *make_client(struct rig *rig, const char *dns_name)
         struct http_client *client;
         char *cert, *key;
 
-        issue(rig, dns_name, &cert, &key);
+        rig_issue(rig, dns_name, &cert, &key);
         assert_int_equal(http_client_new(rig->loop, &(struct http_client_config){rig->ca_pem, cert, key},
                                  &client, NULL),
                 0);
@@ -56,7 +56,7 @@ static void enrol_by_hand(struct rig *rig)
         struct identity identity = {
                 .host_uid = (char[]){RIG_HOST_UID}, .name = (char[]){"host1"}, .ca_pem = rig->ca_pem};
 
-        issue(rig, RIG_HOST_UID ".host.drover", &identity.cert_pem, &identity.key_pem);
+        rig_issue(rig, RIG_HOST_UID ".host.drover", &identity.cert_pem, &identity.key_pem);
         assert_int_equal(identity_store(state, &identity, NULL), 0);
         free(identity.cert_pem);
         pki_key_free(identity.key_pem);

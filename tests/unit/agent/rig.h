@@ -42,6 +42,9 @@ void rig_stop_agent(struct rig *rig);
 int rig_call(struct rig *rig, struct http_client *client, const char *method, const char *path, json_t *body,
         json_t **ret_body);
 
+/* A certificate of the cluster for this name, with its key; the caller's. */
+void rig_issue(struct rig *rig, const char *dns_name, char **ret_cert, char **ret_key);
+
 /* Makes datastore "local", switch "sw0" and port group "default". */
 void rig_configure(struct rig *rig);
 /* Document of a VM without disks; the caller's. */

@@ -127,6 +127,10 @@ static void test_report_of_a_migration(void **state)
                 "{\"step\":\"pause\",\"at_ms\":33000,\"max_pause_ms\":1000},"
                 "{\"step\":\"throttle\",\"at_ms\":35000,\"throttle_percent\":0},"
                 "{\"step\":\"throttle\",\"at_ms\":38000,\"throttle_percent\":41}],"
+                "\"network\":{\"ms\":270,\"checks\":[{\"code\":\"network-segment\",\"ok\":true},"
+                "{\"code\":\"network-gateway\",\"severity\":\"warning\",\"ok\":false,\"cause\":\"it is not "
+                "known\"}]},"
+                "\"arrival\":{\"gap_ms\":21.5,\"nics\":[{\"nic\":0,\"verified_by\":\"answer\"}]},"
                 "\"verified\":true,\"phases\":[{\"name\":\"copying\",\"ms\":1800},{\"name\":"
                 "\"switching\",\"ms\":14}]}");
         struct capture out;
@@ -145,6 +149,8 @@ static void test_report_of_a_migration(void **state)
                 "  help          wait from 1.0 s on, pause up to 1.0 s from 31.0 s on, throttle up to 41 % "
                 "from 35.0 s on\n"
                 "  verified      memory is equal on both sides\n"
+                "  warning       network-gateway: it is not known\n"
+                "  arrival       its network answers it there; away for 22 ms\n"
                 "  phases        copying 1.8 s, switching 14 ms\n");
         capture_end(&out);
 }

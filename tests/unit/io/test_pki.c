@@ -226,12 +226,51 @@ static void texts_are_compared_whole(void **state _unused_)
         assert_false(pki_equal("ab", "abc"));
 }
 
+/* A manager's key and certificate under this CA. */
+static char *issue_with_key(const struct ca *ca, const char *name, char **ret_key)
+{
+        const char *const names[] = {name, NULL};
+        _cleanup_free_ char *csr = NULL;
+        char *cert = NULL;
+
+        assert_int_equal(pki_key_new(ret_key, NULL), 0);
+        assert_int_equal(pki_csr_new(*ret_key, "x", &csr, NULL), 0);
+        assert_int_equal(pki_sign(ca->cert, ca->key, csr, names, NULL, 10, &cert, NULL), 0);
+        return cert;
+}
+
+static void a_signature_holds_for_its_bytes_signer_and_name_alone(void **state _unused_)
+{
+        _cleanup_(ca_deinit) struct ca ca = {}, other = {};
+        _cleanup_(pki_key_freep) char *key = NULL, *foreign_key = NULL;
+        _cleanup_free_ char *cert = NULL, *foreign = NULL, *signature = NULL, *again = NULL;
+
+        assert_int_equal(pki_ca_new("CA", 10, &ca.cert, &ca.key, NULL), 0);
+        assert_int_equal(pki_ca_new("CA", 10, &other.cert, &other.key, NULL), 0);
+        cert = issue_with_key(&ca, "manager.drover", &key);
+        foreign = issue_with_key(&other, "manager.drover", &foreign_key);
+        assert_int_equal(pki_sign_data(key, "bytes", 5, &signature, NULL), 0);
+        assert_int_equal(pki_verify_data(ca.cert, cert, "manager.drover", "bytes", 5, signature, NULL), 0);
+        assert_true(pki_verify_data(ca.cert, cert, "manager.drover", "bytez", 5, signature, NULL) < 0);
+        assert_true(pki_verify_data(ca.cert, cert, "manager.drover", "bytes", 4, signature, NULL) < 0);
+        assert_true(pki_verify_data(ca.cert, cert, "host.drover", "bytes", 5, signature, NULL) < 0);
+        assert_true(pki_verify_data(other.cert, cert, "manager.drover", "bytes", 5, signature, NULL) < 0);
+        assert_int_equal(pki_sign_data(foreign_key, "bytes", 5, &again, NULL), 0);
+        assert_true(pki_verify_data(ca.cert, foreign, "manager.drover", "bytes", 5, again, NULL) < 0);
+        assert_true(pki_verify_data(ca.cert, cert, "manager.drover", "bytes", 5, again, NULL) < 0);
+        for (size_t i = 0; i < 4; i++) {
+                const char *bad[] = {"", "zz", "00", signature + 2};
+
+                assert_true(pki_verify_data(ca.cert, cert, "manager.drover", "bytes", 5, bad[i], NULL) < 0);
+        }
+}
+
 static void issue_body(void *arg _unused_)
 {
         static const char *const names[] = {"a.drover", NULL};
         _cleanup_(pki_key_freep) char *key = NULL;
         _cleanup_(ca_deinit) struct ca ca = {}, self = {};
-        _cleanup_free_ char *csr = NULL, *cert = NULL;
+        _cleanup_free_ char *csr = NULL, *cert = NULL, *signature = NULL;
         _cleanup_error_ struct error *e = NULL;
         char fingerprint[PKI_FINGERPRINT_SIZE];
         int64_t end;
@@ -243,7 +282,9 @@ static void issue_body(void *arg _unused_)
                 torture_failed(pki_sign(ca.cert, ca.key, csr, names, NULL, 1, &cert, &e) < 0) ||
                 torture_failed(pki_fingerprint(cert, fingerprint, &e) < 0) ||
                 torture_failed(pki_not_after(cert, &end, &e) < 0) ||
-                torture_failed(pki_sha256_hex("a", 1, fingerprint) < 0))
+                torture_failed(pki_sha256_hex("a", 1, fingerprint) < 0) ||
+                torture_failed(pki_sign_data(key, "a", 1, &signature, &e) < 0) ||
+                torture_failed(pki_verify_data(ca.cert, cert, "a.drover", "a", 1, signature, &e) < 0))
                 return;
         assert_int_equal(verify(ca.cert, cert, X509_PURPOSE_SSL_SERVER), X509_V_OK);
 }
@@ -266,6 +307,7 @@ int main(void)
                 cmocka_unit_test(a_self_signed_certificate_ends_when_told),
                 cmocka_unit_test(the_digest_is_sha_256),
                 cmocka_unit_test(texts_are_compared_whole),
+                cmocka_unit_test(a_signature_holds_for_its_bytes_signer_and_name_alone),
                 cmocka_unit_test(issuing_survives_failing_calls),
         };
 

@@ -92,10 +92,10 @@ static json_t *start_message(struct fixture *f, int side)
 {
         const char *pin = side == 1 && f->options.wrong_pin ? f->options.wrong_pin : f->pins[!side];
 
-        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i}", "op", "start", "migration",
+        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:s*}", "op", "start", "migration",
                 FIXTURE_MIGRATION, "vm", FIXTURE_VM, "block", "pc.ram", "ram_bytes",
                 (json_int_t)f->options.ram_bytes, "cert_pem", f->certs[side], "key_pem", f->keys[side],
-                "peer_fingerprint", pin, "timeout_ms", 5000);
+                "peer_fingerprint", pin, "timeout_ms", 5000, "spec_digest", f->options.digests[side]);
 }
 
 static int make_ram(struct fixture *f, uint8_t **ret_map)

@@ -33,13 +33,15 @@ struct fixture_options {
         bool post_copy; /* both sides; the stream then begins with the commands for it */
         uint64_t rate_limit_bps;
         const char *wrong_pin; /* the sink expects this fingerprint */
-        bool no_source;        /* the test connects by itself */
-        int receive_buffer;    /* of the sink's sockets, beyond the system's limit: needs root; 0: as usual */
-        bool hold_qemu;        /* the destination's QEMU reads nothing before fixture_release_qemu() */
-        int keep_fd;           /* checkpoint that the source writes; 0: none */
-        int held_fd;           /* checkpoint that the sink uses; 0: none */
-        int claims_fd;         /* shared with other sources; 0: nothing is shared */
-        int store_fd;          /* shared with other sinks; 0: nothing is shared */
+        const char
+                *digests[2]; /* of the specification, as the source and the sink were given it; NULL: none */
+        bool no_source;      /* the test connects by itself */
+        int receive_buffer;  /* of the sink's sockets, beyond the system's limit: needs root; 0: as usual */
+        bool hold_qemu;      /* the destination's QEMU reads nothing before fixture_release_qemu() */
+        int keep_fd;         /* checkpoint that the source writes; 0: none */
+        int held_fd;         /* checkpoint that the sink uses; 0: none */
+        int claims_fd;       /* shared with other sources; 0: nothing is shared */
+        int store_fd;        /* shared with other sinks; 0: nothing is shared */
 };
 
 struct fixture_mover {

@@ -247,6 +247,31 @@ static void test_source_with_another_certificate_is_no_source(void **state)
         fixture_free(f);
 }
 
+/* Both were started for this migration, by agents that were given other specifications, or one of them none. */
+static void test_movers_of_two_specifications_do_not_talk(void **state)
+{
+        static const char one[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        static const char two[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdee";
+        static const char *const given[][2] = {{one, two}, {one, NULL}};
+
+        for (size_t i = 0; i < 2; i++) {
+                struct fixture *f =
+                        fixture_new(&(struct fixture_options){.digests = {given[i][0], given[i][1]}});
+
+                fixture_wait_failed(&f->source, "code", i == 0 ? "unreachable" : "unauthenticated");
+                fixture_free(f);
+        }
+}
+
+static void test_movers_of_one_specification_talk(void **state)
+{
+        static const char one[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        struct fixture *f = fixture_new(&(struct fixture_options){.digests = {one, one}});
+
+        json_decref(fixture_wait(&f->source, "ready"));
+        fixture_free(f);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -271,6 +296,8 @@ int main(void)
                 cmocka_unit_test(test_frame_with_a_wrong_length_is_refused),
                 cmocka_unit_test(test_strangers_do_not_disturb_the_migration),
                 cmocka_unit_test(test_source_with_another_certificate_is_no_source),
+                cmocka_unit_test(test_movers_of_two_specifications_do_not_talk),
+                cmocka_unit_test(test_movers_of_one_specification_talk),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,7 +35,7 @@ _drover_options() {
     'vm console') echo '--tail ' ;;
     'vm advise') echo '--limit --all ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
-    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --no-verify --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
+    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'schedule create') echo '--calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --return --policy --tries --priority --max-pause --give-up ' ;;
     'schedule next') echo '--count ' ;;
@@ -149,7 +149,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

@@ -1,0 +1,715 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The network proof of a migration (docs/decisions/0021-network-proof.md). When the destination has prepared, its taps are plugged in. Then, beside the
+ * copy, both hosts ask on each port group for the guest's addresses and gateways, the destination sends test frames to the
+ * source's bridge, which sends them back, and the source counts what its guest answered. network_proof.c judges. The guest is not paused
+ * before this is over (migration_switchover.c), which it is after a second at the latest. Nothing of it is durable: an agent that starts again ends its migrations. */
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "agent/agent.h"
+#include "agent/migration.h"
+#include "agent/migration_state.h"
+#include "agent/network_proof.h"
+#include "agent/vm.h"
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "fabric/foreign_macs.h"
+#include "fabric/guest_watch.h"
+#include "fabric/network_probe.h"
+#include "fabric/vswitch.h"
+
+#define LISTEN_MS 200 /* for a second answer */
+#define LIMIT_MS 1000
+#define CALL_TIMEOUT_MS 2000
+#define NAME_MAX_BYTES 64
+#define ACCEPTED_MAX 16
+#define NEIGHBOURS_MAX 4 /* that the destination is told of */
+#define STATUS_NOT_FOUND 404
+#define PROBLEM_MAX 256
+
+/* --- The source ------------------------------------------------------------------------------------------ */
+
+struct nic_proof {
+        struct network_probe *
+                probe; /* the same questions here, and test frames are sent back; NULL: it could not be made */
+        struct guest_watch *watch; /* of the VM; NULL: nothing is known of the guest */
+        uint8_t bridge_mac[MAC_SIZE];
+        uint32_t mtu;
+        char nonce[2 * FRAME_NONCE_SIZE + 1];
+        struct network_proof_nic facts;
+        struct guest_neighbour gateways[GUEST_GATEWAYS_MAX];
+        char problem[PROBLEM_MAX];
+};
+
+struct migration_network {
+        struct http_call *call;
+        struct nic_proof nics[VM_NICS_MAX];
+        size_t n_nics, n_asked; /* of those the destination is asked about */
+        uint64_t started_ms, ms;
+        bool over;
+        json_t *checks;
+        const char *source, *destination; /* names of the hosts, of the spec */
+        const json_t *accepted;           /* of the spec */
+};
+
+int migration_network_init(struct migration *m, struct error **ret_error)
+{
+        static const char *const keys[] = {"accept", "source", "destination", NULL};
+        struct migration_network *network;
+        json_t *wanted = NULL, *accepted = NULL;
+        const char *source = "", *destination = "";
+        int r = doc_opt_object(m->spec, "", "network_proof", &wanted, ret_error);
+
+        if (r < 0 || !wanted)
+                return r;
+        r = doc_only_keys(wanted, "network_proof", keys, ret_error);
+        if (r == 0)
+                r = doc_need_string(wanted, "network_proof", "source", NAME_MAX_BYTES, &source, ret_error);
+        if (r == 0)
+                r = doc_need_string(
+                        wanted, "network_proof", "destination", NAME_MAX_BYTES, &destination, ret_error);
+        if (r == 0)
+                r = doc_opt_array(wanted, "network_proof", "accept", ACCEPTED_MAX, &accepted, ret_error);
+        if (r < 0)
+                return r;
+        network = ALLOC(struct migration_network);
+        if (!network || !(network->checks = json_array())) {
+                free(network);
+                return error_from_errno(ret_error, ENOMEM, "cannot begin a migration");
+        }
+        network->source = source;
+        network->destination = destination;
+        network->accepted = accepted;
+        m->source.network = network;
+        return 0;
+}
+
+static void end_probes(struct migration_network *network)
+{
+        for (size_t i = 0; i < network->n_nics; i++)
+                network_probe_free(TAKE_PTR(network->nics[i].probe));
+}
+
+/* The watches are the VM's, and go with its QEMU. */
+static void end_counting(const struct migration *m)
+{
+        const struct vm *vm = migration_vm(m);
+
+        for (size_t i = 0; vm && vm->watches && i < vm->n_taps; i++)
+                if (vm->watches[i])
+                        guest_watch_stop_counting(vm->watches[i]);
+}
+
+void migration_network_free(struct migration_network *network)
+{
+        if (!network)
+                return;
+        http_call_cancel(network->call);
+        end_probes(network);
+        json_decref(network->checks);
+        free(network);
+}
+
+bool migration_network_pending(const struct migration *m)
+{
+        return m->source.network && !m->source.network->over;
+}
+
+static uint64_t now_ms(const struct migration *m)
+{
+        return clock_now_ms(loop_clock(m->agent->loop));
+}
+
+static void finish(struct migration *m)
+{
+        struct migration_network *network = m->source.network;
+        struct error *e = NULL;
+        int r = 0;
+
+        for (size_t i = 0; i < network->n_nics && r == 0; i++) {
+                network->nics[i].facts.problem = *network->nics[i].problem ? network->nics[i].problem : NULL;
+                r = network_proof_judge(&network->nics[i].facts, network->accepted, network->checks);
+        }
+        end_probes(network);
+        end_counting(m);
+        network->over = true;
+        network->ms = now_ms(m) - network->started_ms;
+        if (r == 0)
+                r = network_proof_error(network->checks, &e);
+        else
+                r = error_from_errno(&e, ENOMEM, "the network proof could not be judged");
+        log_info("migration %s: the network at the destination was tried in %llu ms: %s", m->id,
+                (unsigned long long)network->ms, r < 0 ? error_message(e) : "nothing forbids it");
+        if (r < 0)
+                migration_stop(m, e);
+        else if (m->source.poll)
+                loop_source_rearm(m->source.poll, 0); /* the guest's pause may wait for this */
+        migration_kick(m);
+        migration_publish(m);
+}
+
+/* Nothing came of any of them. */
+static void give_up(struct migration *m, const char *problem)
+{
+        struct migration_network *network = m->source.network;
+
+        for (size_t i = 0; i < network->n_nics; i++)
+                if (!*network->nics[i].problem)
+                        snprintf(network->nics[i].problem, PROBLEM_MAX, "%s", problem);
+        finish(m);
+}
+
+static bool is_mac(const struct network_probe_answer *a, const uint8_t *mac)
+{
+        return !memcmp(a->mac, mac, MAC_SIZE);
+}
+
+/* How the same questions were answered here. */
+static void take_control(struct nic_proof *nic)
+{
+        const struct network_probe_answer *answers;
+        struct network_proof_nic *facts = &nic->facts;
+        size_t n;
+
+        answers = network_probe_answers(nic->probe, &n);
+        for (size_t k = 0; k < n; k++) {
+                for (size_t i = 0; i < facts->n_addresses; i++) {
+                        struct network_proof_address *a = &facts->addresses[i];
+
+                        if (!ip_address_equal(&a->address, &answers[k].address))
+                                continue;
+                        a->at_source |= is_mac(&answers[k], facts->mac);
+                        a->other_at_source |= a->other_there && is_mac(&answers[k], a->other_mac);
+                }
+                for (size_t i = 0; i < facts->n_gateways; i++)
+                        facts->gateways[i].at_source |=
+                                ip_address_equal(&facts->gateways[i].address, &answers[k].address);
+        }
+}
+
+static void take_answer(struct nic_proof *nic, const json_t *item)
+{
+        struct network_proof_nic *facts = &nic->facts;
+        const char *text = json_string_value(json_object_get(item, "address"));
+        const char *mac_text = json_string_value(json_object_get(item, "mac"));
+        json_int_t n = json_integer_value(json_object_get(item, "n"));
+        struct ip_address address;
+        uint8_t mac[MAC_SIZE];
+
+        if (!text || !mac_text || ip_address_parse(text, &address) < 0 || mac_parse(mac_text, mac) < 0 ||
+                n < 1)
+                return;
+        for (size_t i = 0; i < facts->n_gateways; i++)
+                facts->gateways[i].there |= ip_address_equal(&facts->gateways[i].address, &address);
+        for (size_t i = 0; i < facts->n_addresses; i++) {
+                struct network_proof_address *a = &facts->addresses[i];
+
+                if (!ip_address_equal(&a->address, &address))
+                        continue;
+                if (!memcmp(mac, facts->mac, MAC_SIZE)) {
+                        a->n_there = (unsigned int)MIN(n, (json_int_t)1000);
+                } else {
+                        a->other_there = true;
+                        memcpy(a->other_mac, mac, MAC_SIZE);
+                }
+        }
+}
+
+static void take_report(struct nic_proof *nic, const json_t *report)
+{
+        struct network_proof_nic *facts = &nic->facts;
+        const char *problem = json_string_value(json_object_get(report, "problem"));
+        const char *mac_text = json_string_value(json_object_get(report, "mac"));
+        json_t *answers = json_object_get(report, "answers"), *item;
+        uint8_t their_mac[MAC_SIZE];
+        size_t i;
+
+        if (problem || !mac_text || mac_parse(mac_text, their_mac) < 0) {
+                snprintf(nic->problem, sizeof(nic->problem), "%.200s",
+                        problem ?: "the destination's answer is not understood");
+                return;
+        }
+        json_array_foreach (answers, i, item)
+                take_answer(nic, item);
+        facts->small = json_is_true(json_object_get(report, "small"));
+        facts->large = json_is_true(json_object_get(report, "large"));
+        facts->mtu = MIN(nic->mtu, (uint32_t)json_integer_value(json_object_get(report, "mtu")));
+        facts->local_port = json_string_value(json_object_get(report, "local_port"));
+        for (i = 0; i < facts->n_addresses; i++)
+                facts->addresses[i].unsure =
+                        !nic->watch || !guest_watch_n_answers(nic->watch, their_mac,
+                                               &facts->addresses[i].address, &facts->addresses[i].n_guest);
+        take_control(nic);
+}
+
+static struct guest_watch *watch_of(const struct vm *vm, size_t nic)
+{
+        return vm && vm->watches && nic < vm->n_taps ? vm->watches[nic] : NULL;
+}
+
+static void on_reports(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct migration *m = userdata;
+        struct migration_network *network = m->source.network;
+        json_t *reports = json_object_get(body, "nics"), *report;
+        size_t i;
+
+        network->call = NULL;
+        if (m->stop_wanted || m->settled)
+                return give_up(m, "the migration ends");
+        if (status == STATUS_NOT_FOUND)
+                return give_up(m, "the destination's version of drover cannot do that");
+        if (error)
+                return give_up(m, error_message(error));
+        /* The guest's QEMU may have ended, and its ports with it. */
+        for (i = 0; i < network->n_nics; i++)
+                network->nics[i].watch = watch_of(migration_vm(m), network->nics[i].facts.nic);
+        json_array_foreach (reports, i, report) {
+                json_int_t nic = json_integer_value(json_object_get(report, "nic"));
+
+                for (size_t k = 0; k < network->n_nics; k++)
+                        if (network->nics[k].facts.nic == nic && !*network->nics[k].problem)
+                                take_report(&network->nics[k], report);
+        }
+        if (json_array_size(reports) < network->n_asked)
+                return give_up(m, "the destination's answer is not understood");
+        finish(m);
+}
+
+/* What is known of the guest. */
+static void take_guest(struct nic_proof *nic)
+{
+        const struct guest_addresses *known;
+        struct network_proof_nic *facts = &nic->facts;
+
+        if (!nic->watch)
+                return;
+        known = guest_watch_addresses(nic->watch);
+        guest_watch_count(nic->watch, known->own, known->n_own);
+        facts->n_addresses = known->n_own;
+        for (size_t i = 0; i < known->n_own; i++)
+                facts->addresses[i].address = known->own[i];
+        facts->n_gateways = guest_addresses_gateways(known, nic->gateways);
+        for (size_t i = 0; i < facts->n_gateways; i++)
+                facts->gateways[i].address = nic->gateways[i].address;
+}
+
+static size_t targets_of(const struct network_proof_nic *facts, struct ip_address *ret)
+{
+        size_t n = 0;
+
+        for (size_t i = 0; i < facts->n_addresses; i++)
+                ret[n++] = facts->addresses[i].address;
+        for (size_t i = 0; i < facts->n_gateways; i++)
+                ret[n++] = facts->gateways[i].address;
+        return n;
+}
+
+static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, struct error **ret_error)
+{
+        struct migration_network *network = m->source.network;
+        struct nic_proof *nic = &network->nics[index];
+        const struct vm_nic *config = &vm->config->nics[index];
+        struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
+        struct network_probe_spec spec = {.targets = targets};
+        struct vswitch_port_group group;
+        int r = vswitch_set_find_port_group(vm->agent->switches, config->port_group, &group, ret_error);
+
+        *nic = (struct nic_proof){.watch = vm->watches ? vm->watches[index] : NULL,
+                .facts = {.nic = (unsigned int)index,
+                        .port_group = config->port_group,
+                        .source = network->source,
+                        .destination = network->destination}};
+        if (r < 0)
+                return r;
+        take_guest(nic);
+        spec.bridge = group.bridge;
+        spec.n_targets = targets_of(&nic->facts, targets);
+        spec.mtu = nic->mtu = group.mtu;
+        if (mac_parse(config->mac, nic->facts.mac) < 0 ||
+                getrandom(spec.nonce, sizeof(spec.nonce), 0) != sizeof(spec.nonce) ||
+                network_probe_interface(group.bridge, nic->bridge_mac, &nic->mtu) < 0)
+                return error_from_errno(ret_error, EIO, "the port group %s", config->port_group);
+        text_hex_encode(spec.nonce, sizeof(spec.nonce), nic->nonce);
+        return network_probe_start(m->agent->loop, &spec, NULL, NULL, &nic->probe, ret_error);
+}
+
+static json_t *neighbours_json(const struct guest_neighbour *neighbours, size_t n)
+{
+        char mac[MAC_STRING_SIZE], text[IP_ADDRESS_STRING_SIZE];
+        json_t *list = json_array();
+
+        for (size_t i = 0; list && i < n; i++)
+                if (mac_is_unicast(neighbours[i].mac) &&
+                        json_array_append_new(list, json_pack("{s:s, s:s}", "address",
+                                                            ip_address_format(&neighbours[i].address, text),
+                                                            "mac", mac_format(neighbours[i].mac, mac))) < 0) {
+                        json_decref(list);
+                        return NULL;
+                }
+        return list;
+}
+
+/* With what the destination's agent shall know of the guest when it runs there. */
+static json_t *question(const struct nic_proof *nic)
+{
+        const struct guest_addresses *known = nic->watch ? guest_watch_addresses(nic->watch) : NULL;
+        char bridge_mac[MAC_STRING_SIZE], text[IP_ADDRESS_STRING_SIZE];
+        json_t *addresses = json_array(), *out;
+        int r = addresses ? 0 : -1;
+
+        for (size_t i = 0; r == 0 && i < nic->facts.n_addresses; i++)
+                r = json_array_append_new(
+                        addresses, json_string(ip_address_format(&nic->facts.addresses[i].address, text)));
+        out = json_pack("{s:i, s:s, s:s, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
+                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "mtu", (json_int_t)nic->mtu,
+                "addresses", addresses, "gateways", neighbours_json(nic->gateways, nic->facts.n_gateways),
+                "neighbours",
+                neighbours_json(known ? known->neighbours : NULL,
+                        known ? MIN(known->n_neighbours, (size_t)NEIGHBOURS_MAX) : 0));
+        if (r < 0) {
+                json_decref(out);
+                return NULL;
+        }
+        return out;
+}
+
+static int ask_destination(struct migration *m, json_t *nics, struct error **ret_error)
+{
+        _cleanup_json_ json_t *body = json_pack("{s:o}", "nics", nics);
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/peer/migrations/%s/network", m->id);
+        char name[NAME_MAX_BYTES];
+        struct http_call_spec spec = {.method = "POST",
+                .address = m->peer_address,
+                .peer_name = name,
+                .path = path,
+                .body = body,
+                .timeout_ms = CALL_TIMEOUT_MS};
+
+        if (!body || !path)
+                return error_from_errno(ret_error, ENOMEM, "no question");
+        snprintf(name, sizeof(name), "%s.host.drover", m->peer_uid);
+        return http_client_call(m->agent->client, &spec, on_reports, m, &m->source.network->call, ret_error);
+}
+
+void migration_network_begin(struct migration *m)
+{
+        struct migration_network *network = m->source.network;
+        const struct vm *vm = migration_vm(m);
+        _cleanup_error_ struct error *e = NULL;
+        json_t *nics = json_array();
+
+        if (!network || network->over || network->call) {
+                json_decref(nics);
+                return;
+        }
+        network->started_ms = now_ms(m);
+        network->n_nics = vm ? MIN(vm->n_taps, vm->config->n_nics) : 0;
+        for (size_t i = 0; i < network->n_nics; i++) {
+                struct error *why = NULL;
+
+                if (prepare_nic(m, vm, i, &why) < 0)
+                        snprintf(network->nics[i].problem, PROBLEM_MAX, "%s", error_message(why));
+                else if (json_array_append_new(nics, question(&network->nics[i])) < 0)
+                        snprintf(network->nics[i].problem, PROBLEM_MAX, "out of memory");
+                error_free(why);
+        }
+        network->n_asked = json_array_size(nics);
+        if (network->n_asked == 0) {
+                json_decref(nics);
+                return finish(m);
+        }
+        if (ask_destination(m, nics, &e) < 0)
+                give_up(m, error_message(e));
+}
+
+json_t *migration_network_document(const struct migration *m)
+{
+        const struct migration_network *network = m->role == MIGRATION_SOURCE_SIDE ? m->source.network : NULL;
+
+        return network && network->over
+                       ? json_pack("{s:I, s:O}", "ms", (json_int_t)network->ms, "checks", network->checks)
+                       : NULL;
+}
+
+/* --- The destination ------------------------------------------------------------------------------------- */
+
+struct nic_answer {
+        struct network_answer *all;
+        struct network_probe *probe;
+        unsigned int nic;
+        uint8_t mac[MAC_SIZE], bridge_mac[MAC_SIZE];
+        uint32_t mtu;
+        char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ];
+        char problem[PROBLEM_MAX];
+        bool over;
+};
+
+struct network_answer {
+        struct migration *m;
+        struct http_request *request;
+        struct nic_answer nics[VM_NICS_MAX];
+        size_t n_nics;
+        struct loop_source *reply;
+};
+
+void migration_network_answer_free(struct network_answer *all)
+{
+        if (!all)
+                return;
+        if (all->request) {
+                struct error *e = NULL;
+
+                error_set(&e, ERROR_CANCELLED, NULL, "the migration ends at the destination");
+                http_request_reply_error(TAKE_PTR(all->request), e);
+        }
+        for (size_t i = 0; i < all->n_nics; i++)
+                network_probe_free(all->nics[i].probe);
+        loop_source_free(all->reply);
+        free(all);
+}
+
+/* The port of this host at which the switch has seen the guest's address, though it is not the guest's; "": none. */
+static void find_local_port(struct agent *agent, const struct nic_answer *nic, char ret[static IFNAMSIZ])
+{
+        _cleanup_(foreign_macs_freep) struct foreign_macs *macs = NULL;
+        const char *const bridges[] = {nic->bridge};
+        _cleanup_json_ json_t *list = NULL;
+        json_t *item;
+        char mac[MAC_STRING_SIZE];
+        size_t i;
+
+        ret[0] = '\0';
+        if (foreign_macs_read(agent->netlink, &macs) < 0)
+                return;
+        list = foreign_macs_on(macs, bridges, 1, nic->switch_uplink);
+        mac_format(nic->mac, mac);
+        json_array_foreach (list, i, item)
+                if (!strcmp(json_string_value(json_object_get(item, "mac")) ?: "", mac))
+                        snprintf(ret, IFNAMSIZ, "%s", json_string_value(json_object_get(item, "port")) ?: "");
+}
+
+static json_t *answers_json(const struct network_probe *probe)
+{
+        char address[IP_ADDRESS_STRING_SIZE], mac[MAC_STRING_SIZE];
+        const struct network_probe_answer *answers;
+        json_t *list = json_array();
+        size_t n;
+
+        answers = network_probe_answers(probe, &n);
+        for (size_t i = 0; list && i < n; i++)
+                json_array_append_new(list, json_pack("{s:s, s:s, s:i}", "address",
+                                                    ip_address_format(&answers[i].address, address), "mac",
+                                                    mac_format(answers[i].mac, mac), "n", (int)answers[i].n));
+        return list;
+}
+
+static json_t *report_of(struct agent *agent, const struct nic_answer *nic)
+{
+        char bridge_mac[MAC_STRING_SIZE], port[IFNAMSIZ];
+
+        if (!nic->probe)
+                return json_pack("{s:i, s:s}", "nic", (int)nic->nic, "problem", nic->problem);
+        find_local_port(agent, nic, port);
+        return json_pack("{s:i, s:s, s:I, s:o, s:b, s:b, s:s*}", "nic", (int)nic->nic, "mac",
+                mac_format(nic->bridge_mac, bridge_mac), "mtu", (json_int_t)nic->mtu, "answers",
+                answers_json(nic->probe), "small", network_probe_came_back(nic->probe, false), "large",
+                network_probe_came_back(nic->probe, true), "local_port", *port ? port : NULL);
+}
+
+static void on_reply(void *userdata)
+{
+        struct network_answer *all = userdata;
+        struct migration *m = all->m;
+        json_t *nics = json_array();
+
+        for (size_t i = 0; nics && i < all->n_nics; i++)
+                json_array_append_new(nics, report_of(m->agent, &all->nics[i]));
+        http_request_reply_json(TAKE_PTR(all->request), 200, json_pack("{s:o}", "nics", nics));
+        migration_network_answer_free(TAKE_PTR(m->destination.network));
+}
+
+static void reply_when_over(struct network_answer *all)
+{
+        for (size_t i = 0; i < all->n_nics; i++)
+                if (!all->nics[i].over)
+                        return;
+        if (!all->reply && loop_add_defer(all->m->agent->loop, on_reply, all, &all->reply) < 0)
+                migration_network_answer_free(TAKE_PTR(all->m->destination.network));
+}
+
+static void on_probed(void *userdata)
+{
+        struct nic_answer *nic = userdata;
+
+        nic->over = true;
+        reply_when_over(nic->all);
+}
+
+static int read_neighbour(
+        const json_t *item, const char *key, struct guest_neighbour *ret, struct error **ret_error)
+{
+        const char *text = json_string_value(json_object_get(item, "address"));
+        const char *mac = json_string_value(json_object_get(item, "mac"));
+
+        if (!text || !mac || ip_address_parse(text, &ret->address) < 0 || mac_parse(mac, ret->mac) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[].%s is not valid", key);
+        return 0;
+}
+
+/* Whom to ask for. A guest that comes here brings along what is known of it: the source's agent may seed what it likes, and it is the one
+ * that gave us the guest. */
+static int read_targets(const json_t *question, struct guest_addresses *known, struct ip_address *ret,
+        size_t *ret_n, struct error **ret_error)
+{
+        json_t *addresses = NULL, *gateways = NULL, *neighbours = NULL, *item;
+        struct guest_neighbour it;
+        size_t i, n = 0;
+        int r = doc_opt_array(question, "nics[]", "addresses", GUEST_ADDRESSES_MAX, &addresses, ret_error);
+
+        if (r == 0)
+                r = doc_opt_array(question, "nics[]", "gateways", GUEST_GATEWAYS_MAX, &gateways, ret_error);
+        if (r == 0)
+                r = doc_opt_array(question, "nics[]", "neighbours", NEIGHBOURS_MAX, &neighbours, ret_error);
+        for (i = json_array_size(neighbours); r == 0 && i-- > 0;) {
+                r = read_neighbour(json_array_get(neighbours, i), "neighbours", &it, ret_error);
+                if (r == 0 && known)
+                        guest_addresses_seed_neighbour(known, &it);
+        }
+        if (r < 0)
+                return r;
+        json_array_foreach (addresses, i, item) {
+                if (!json_is_string(item) || ip_address_parse(json_string_value(item), &ret[n]) < 0)
+                        return error_set(
+                                ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[].addresses is not valid");
+                n++;
+        }
+        for (i = n; known && i-- > 0;) /* the newest last, as the guest would show them */
+                guest_addresses_seed(known, &ret[i]);
+        json_array_foreach (gateways, i, item) {
+                r = read_neighbour(item, "gateways", &it, ret_error);
+                if (r < 0)
+                        return r;
+                if (known)
+                        guest_addresses_seed_gateway(known, &it);
+                ret[n++] = it.address;
+        }
+        *ret_n = n;
+        return 0;
+}
+
+static void note_uplink(struct agent *agent, const char *port_group, struct nic_answer *nic)
+{
+        _cleanup_json_ json_t *group = vswitch_set_port_group_status(agent->switches, port_group),
+                              *its = NULL;
+        const char *name = json_string_value(json_object_get(group, "switch"));
+
+        its = name ? vswitch_set_switch_status(agent->switches, name) : NULL;
+        snprintf(nic->switch_uplink, sizeof(nic->switch_uplink), "%s",
+                json_string_value(json_object_get(its, "uplink")) ?: "");
+}
+
+static int begin_nic(
+        struct network_answer *all, const struct vm *vm, const json_t *question, struct error **ret_error)
+{
+        static const char *const keys[] = {
+                "nic", "addresses", "gateways", "neighbours", "peer_mac", "nonce", "mtu", NULL};
+        struct nic_answer *nic = &all->nics[all->n_nics];
+        struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
+        struct network_probe_spec spec = {.targets = targets, .listen_ms = LISTEN_MS, .limit_ms = LIMIT_MS};
+        const char *peer_mac = "", *nonce = "";
+        struct vswitch_port_group group;
+        uint64_t index = 0, mtu = 0;
+        uint8_t mac[MAC_SIZE];
+        int r = doc_only_keys(question, "nics[]", keys, ret_error);
+
+        if (r == 0)
+                r = doc_need_u64(question, "nics[]", "nic", 0, VM_NICS_MAX - 1, &index, ret_error);
+        if (r == 0)
+                r = doc_need_u64(
+                        question, "nics[]", "mtu", VSWITCH_MTU_MIN, VSWITCH_MTU_MAX, &mtu, ret_error);
+        if (r == 0)
+                r = doc_need_string(question, "nics[]", "peer_mac", MAC_STRING_SIZE, &peer_mac, ret_error);
+        if (r == 0)
+                r = doc_need_string(question, "nics[]", "nonce", 2 * FRAME_NONCE_SIZE, &nonce, ret_error);
+        if (r == 0 &&
+                (index >= vm->n_taps || index >= vm->config->n_nics || mac_parse(peer_mac, mac) < 0 ||
+                        !mac_is_unicast(mac) || text_hex_decode(nonce, spec.nonce, FRAME_NONCE_SIZE) < 0))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[%zu] is not valid", all->n_nics);
+        if (r == 0)
+                r = read_targets(question,
+                        vm->watches && vm->watches[index] ? guest_watch_addresses(vm->watches[index]) : NULL,
+                        targets, &spec.n_targets, ret_error);
+        if (r < 0)
+                return r;
+        *nic = (struct nic_answer){.all = all, .nic = (unsigned int)index};
+        all->n_nics++;
+        spec.peer_mac = mac;
+        if (vswitch_set_find_port_group(
+                    all->m->agent->switches, vm->config->nics[index].port_group, &group, ret_error) == 0 &&
+                mac_parse(vm->config->nics[index].mac, nic->mac) == 0 &&
+                network_probe_interface(group.bridge, nic->bridge_mac, &nic->mtu) == 0) {
+                nic->mtu = MIN(nic->mtu, (uint32_t)mtu);
+                spec.mtu = nic->mtu;
+                spec.bridge = group.bridge;
+                snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.bridge);
+                note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);
+                (void)network_probe_start(all->m->agent->loop, &spec, on_probed, nic, &nic->probe, ret_error);
+        }
+        if (nic->probe)
+                return 0;
+        nic->over = true;
+        snprintf(nic->problem, sizeof(nic->problem), "%s",
+                ret_error && *ret_error ? error_message(*ret_error) : "the port group is not there");
+        if (ret_error)
+                error_free(TAKE_PTR(*ret_error));
+        return 0;
+}
+
+static int begin_answer(struct migration *m, struct http_request *request, struct error **ret_error)
+{
+        static const char *const keys[] = {"nics", NULL};
+        struct network_answer *all;
+        const struct vm *vm = migration_vm(m);
+        json_t *body = NULL, *nics = NULL, *question;
+        size_t i;
+        int r = http_request_json(request, &body, ret_error);
+
+        if (r == 0)
+                r = doc_only_keys(body, "", keys, ret_error);
+        if (r == 0)
+                r = doc_opt_array(body, "", "nics", VM_NICS_MAX, &nics, ret_error);
+        if (r == 0 && (!vm || m->role != MIGRATION_DESTINATION_SIDE || m->record != HANDOFF_PREPARED ||
+                              m->stop_wanted || m->destination.network))
+                r = error_set(ret_error, ERROR_CONFLICT, NULL,
+                        "migration %s is not in a state in which its network can be tried", m->id);
+        if (r < 0)
+                return r;
+        all = ALLOC(struct network_answer);
+        if (!all)
+                return error_from_errno(ret_error, ENOMEM, "the network cannot be tried");
+        all->m = m;
+        json_array_foreach (nics, i, question) {
+                r = begin_nic(all, vm, question, ret_error);
+                if (r < 0) {
+                        migration_network_answer_free(all);
+                        return r;
+                }
+        }
+        all->request = request;
+        m->destination.network = all;
+        reply_when_over(all);
+        return 0;
+}
+
+void migration_network_answer(struct migration *m, struct http_request *request)
+{
+        struct error *e = NULL;
+
+        if (begin_answer(m, request, &e) < 0)
+                http_request_reply_error(request, e);
+}

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* What an agent takes for a specification of a migration: a real agent, called as the manager and as another host. The VM is not here, so a specification
+ * that is accepted leads to "not-found", and as the destination's to a refusal of its document; nothing moves. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/doc.h"
+#include "io/pki.h"
+#include "rig.h"
+
+#define ID "44444444-4444-4444-8444-444444444444"
+#define MINUTE_MS 60000
+
+static struct rig rig;
+static bool possible;
+
+struct signer {
+        char *cert, *key;
+};
+
+static struct signer manager, impostor, stranger;
+
+static int group_setup(void **state)
+{
+        _cleanup_(pki_key_freep) char *ca_key = NULL;
+        _cleanup_free_ char *ca = NULL, *csr = NULL;
+        const char *const names[] = {"manager.drover", NULL};
+
+        possible = rig_setup(&rig);
+        if (!possible)
+                return 0;
+        rig_configure(&rig);
+        rig_issue(&rig, "manager.drover", &manager.cert, &manager.key);
+        rig_issue(&rig, RIG_OTHER_UID ".host.drover", &impostor.cert, &impostor.key);
+        assert_int_equal(pki_ca_new("another CA", 1, &ca, &ca_key, NULL), 0);
+        assert_int_equal(pki_key_new(&stranger.key, NULL), 0);
+        assert_int_equal(pki_csr_new(stranger.key, "x", &csr, NULL), 0);
+        assert_int_equal(pki_sign(ca, ca_key, csr, names, NULL, 1, &stranger.cert, NULL), 0);
+        return 0;
+}
+
+static int group_teardown(void **state)
+{
+        struct signer *all[] = {&manager, &impostor, &stranger};
+
+        for (size_t i = 0; i < 3; i++) {
+                free(all[i]->cert);
+                pki_key_free(all[i]->key);
+        }
+        rig_teardown(&rig);
+        return 0;
+}
+
+/* of the two hosts, this one is the source */
+static json_t *make_spec(const char *source, const char *destination, int64_t age_ms)
+{
+        return json_pack("{s:s, s:o, s:i, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:i, s:I, s:s, s:b}}", "id", ID,
+                "vm", rig_vm_document(), "epoch", 1, "source", "host", source, "address", "127.0.0.1:1",
+                "destination", "host", destination, "address", "127.0.0.1:1", "handshake", "format", 1,
+                "issued_unix_ms", (json_int_t)(clock_realtime_ns() / 1000000) - age_ms, "nonce", "00", "both",
+                1);
+}
+
+static json_t *sign(const struct signer *by, json_t *spec)
+{
+        _cleanup_free_ char *text = doc_to_text(spec), *signature = NULL;
+
+        json_decref(spec);
+        assert_int_equal(pki_sign_data(by->key, text, strlen(text), &signature, NULL), 0);
+        return json_pack("{s:s, s:s, s:s}", "spec", text, "signature", signature, "certificate", by->cert);
+}
+
+/* The code with which the agent refuses to be the source for it. */
+static const char *start(json_t *signed_spec)
+{
+        static char code[64];
+        _cleanup_json_ json_t *answer = NULL;
+
+        (void)rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations",
+                json_pack("{s:o}", "signed", signed_spec), &answer);
+        snprintf(code, sizeof(code), "%s", json_string_value(json_object_get(answer, "code")) ?: "");
+        return code;
+}
+
+static const char *prepare(json_t *body)
+{
+        static char code[64];
+        _cleanup_json_ json_t *answer = NULL;
+
+        (void)rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations", body, &answer);
+        snprintf(code, sizeof(code), "%s", json_string_value(json_object_get(answer, "code")) ?: "");
+        return code;
+}
+
+static json_t *here_to_there(int64_t age_ms)
+{
+        return make_spec(RIG_HOST_UID, RIG_OTHER_UID, age_ms);
+}
+
+static json_t *there_to_here(void)
+{
+        return make_spec(RIG_OTHER_UID, RIG_HOST_UID, 0);
+}
+
+/* Before any signature was seen, a manager of an earlier version is obeyed. */
+static void an_unsigned_specification_is_taken_until_the_manager_signs(void **state)
+{
+        _cleanup_json_ json_t *spec = here_to_there(0), *answer = NULL, *again = NULL;
+
+        if (!possible)
+                skip();
+        json_object_del(spec, "handshake");
+        (void)rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", json_incref(spec), &answer);
+        assert_string_equal(json_string_value(json_object_get(answer, "code")), "not-found");
+        assert_string_equal(start(sign(&manager, here_to_there(0))), "not-found");
+        (void)rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", json_incref(spec), &again);
+        assert_string_equal(json_string_value(json_object_get(again, "code")), "unauthenticated");
+}
+
+static void that_the_manager_signs_is_known_after_a_restart(void **state)
+{
+        _cleanup_json_ json_t *spec = there_to_here();
+
+        if (!possible)
+                skip();
+        assert_string_equal(start(sign(&manager, here_to_there(0))), "not-found");
+        rig_stop_agent(&rig);
+        rig_start_agent(&rig);
+        json_object_del(spec, "handshake");
+        assert_string_equal(prepare(json_incref(spec)), "unauthenticated");
+}
+
+static void only_the_clusters_manager_signs(void **state)
+{
+        if (!possible)
+                skip();
+        assert_string_equal(start(sign(&impostor, here_to_there(0))), "unauthenticated");
+        assert_string_equal(start(sign(&stranger, here_to_there(0))), "unauthenticated");
+}
+
+static void each_byte_is_signed(void **state)
+{
+        json_t *signed_spec;
+        char *text;
+
+        if (!possible)
+                skip();
+        signed_spec = sign(&manager, here_to_there(0));
+        text = alloc_printf("%s ", json_string_value(json_object_get(signed_spec, "spec")));
+        json_object_set_new(signed_spec, "spec", json_string(text)); /* the same document, by one space */
+        free(text);
+        assert_string_equal(start(signed_spec), "unauthenticated");
+}
+
+static void a_signature_ages(void **state)
+{
+        if (!possible)
+                skip();
+        assert_string_equal(start(sign(&manager, here_to_there(5 * MINUTE_MS))), "not-found");
+        assert_string_equal(start(sign(&manager, here_to_there(11 * MINUTE_MS))), "unauthenticated");
+        assert_string_equal(start(sign(&manager, here_to_there(-11 * MINUTE_MS))), "unauthenticated");
+}
+
+static void it_has_to_name_this_host(void **state)
+{
+        if (!possible)
+                skip();
+        assert_string_equal(start(sign(&manager, there_to_here())), "bad-document");
+}
+
+static void unknown_fields_are_refused(void **state)
+{
+        json_t *signed_spec, *spec;
+
+        if (!possible)
+                skip();
+        signed_spec = sign(&manager, here_to_there(0));
+        json_object_set_new(signed_spec, "more", json_true());
+        assert_string_equal(start(signed_spec), "bad-document");
+        spec = here_to_there(0);
+        json_object_set_new(spec, "more", json_true());
+        assert_string_equal(start(sign(&manager, spec)), "bad-document");
+        spec = here_to_there(0);
+        json_object_del(spec, "handshake");
+        assert_string_equal(start(sign(&manager, spec)), "bad-document");
+}
+
+static void the_source_cannot_give_another_vm_than_was_signed(void **state)
+{
+        json_t *vm = NULL;
+
+        if (!possible)
+                skip();
+        vm = rig_vm_document();
+        json_object_set_new(json_object_get(vm, "spec"), "memory_bytes", json_integer(1 << 30));
+        assert_string_equal(
+                prepare(json_pack("{s:o, s:o}", "signed", sign(&manager, there_to_here()), "vm", vm)),
+                "conflict");
+}
+
+/* The manager told the destination one specification, and the source brings another one that was signed too. */
+static void the_source_has_to_bring_what_the_manager_told(void **state)
+{
+        _cleanup_json_ json_t *answer = NULL;
+        json_t *told, *other;
+
+        if (!possible)
+                skip();
+        told = sign(&manager, there_to_here());
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/spec", told, &answer), 200);
+        assert_int_equal(strlen(json_string_value(json_object_get(answer, "digest"))), 64);
+        other = there_to_here();
+        json_object_set_new(other, "max_pause_ms", json_integer(17));
+        assert_string_equal(
+                prepare(json_pack("{s:o, s:o}", "signed", sign(&manager, other), "vm", rig_vm_document())),
+                "unauthenticated");
+        /* A source of an earlier version brings the document alone: another epoch than the manager told. */
+        other = there_to_here();
+        json_object_del(other, "handshake");
+        json_object_set_new(other, "epoch", json_integer(7));
+        assert_string_equal(prepare(other), "unauthenticated");
+}
+
+static void a_told_specification_has_to_be_of_that_migration(void **state)
+{
+        _cleanup_json_ json_t *answer = NULL;
+
+        if (!possible)
+                skip();
+        assert_int_equal(rig_call(&rig, rig.manager, "POST",
+                                 "/agent/v1/migrations/55555555-5555-4555-8555-555555555555/spec",
+                                 sign(&manager, there_to_here()), &answer),
+                422);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(an_unsigned_specification_is_taken_until_the_manager_signs),
+                cmocka_unit_test(that_the_manager_signs_is_known_after_a_restart),
+                cmocka_unit_test(only_the_clusters_manager_signs),
+                cmocka_unit_test(each_byte_is_signed),
+                cmocka_unit_test(a_signature_ages),
+                cmocka_unit_test(it_has_to_name_this_host),
+                cmocka_unit_test(unknown_fields_are_refused),
+                cmocka_unit_test(the_source_cannot_give_another_vm_than_was_signed),
+                cmocka_unit_test(the_source_has_to_bring_what_the_manager_told),
+                cmocka_unit_test(a_told_specification_has_to_be_of_that_migration),
+        };
+
+        return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
