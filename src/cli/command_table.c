@@ -395,22 +395,61 @@ static const struct option_spec datastore_add_options[] = {
         END,
 };
 
+#define SWITCH_OPTIONS \
+        {.name = "uplink", \
+                .kind = VALUE_TEXT, \
+                .value = "INTERFACE[,...]", \
+                .help = "the hosts' network interface, of a distributed switch also several; default: " \
+                        "none, " \
+                        "isolated"}, \
+                {.name = "uplink-on", \
+                        .kind = VALUE_TEXT, \
+                        .value = "HOST=INTERFACE[,...]", \
+                        .repeat = true, \
+                        .help = "uplink where it differs; may be repeated"}, \
+                {.name = "uplink-policy", \
+                        .kind = VALUE_CHOICE, \
+                        .value = "active-backup|balance-slb|lacp", \
+                        .help = "how a distributed switch uses several uplinks; default active-backup"}, \
+                {.name = "mtu", \
+                        .kind = VALUE_NUMBER, \
+                        .value = "BYTES", \
+                        .min = 576, \
+                        .max = 65535, \
+                        .help = "default 1500"}, \
+        { \
+                .name = "host", .kind = VALUE_NAME, .value = "HOST", .names_of = "hosts", .repeat = true, \
+                .help = "only on this host; may be repeated; default: all" \
+        }
+
 static const struct option_spec switch_add_options[] = {
-        {.name = "uplink",
-                .kind = VALUE_TEXT,
-                .value = "INTERFACE",
-                .help = "the hosts' network interface; default: none, isolated"},
-        {.name = "uplink-on",
-                .kind = VALUE_TEXT,
-                .value = "HOST=INTERFACE",
-                .repeat = true,
-                .help = "uplink where it differs; may be repeated"},
-        {.name = "mtu",
+        SWITCH_OPTIONS,
+        {.name = "distributed", .help = "one switch for all hosts, with versions, on Open vSwitch"},
+        {.name = "bridge",
+                .kind = VALUE_NAME,
+                .value = "BRIDGE",
+                .help = "for a distributed switch, use this bridge of Open vSwitch as it is; needs no "
+                        "uplink"},
+        END,
+};
+
+static const struct option_spec switch_set_options[] = {
+        SWITCH_OPTIONS,
+        END,
+};
+
+static const struct option_spec switch_upgrade_options[] = {
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "this host; default: all, one after the other"},
+        {.name = "to-version",
                 .kind = VALUE_NUMBER,
-                .value = "BYTES",
-                .min = 576,
-                .max = 65535,
-                .help = "default 1500"},
+                .value = "N",
+                .min = 1,
+                .max = INT64_MAX,
+                .help = "default: the newest"},
         END,
 };
 
@@ -427,6 +466,13 @@ static const struct option_spec port_group_add_options[] = {
                 .min = 0,
                 .max = 4094,
                 .help = "VLAN; default 0: none"},
+        {.name = "switch-on",
+                .kind = VALUE_TEXT,
+                .value = "HOST=SWITCH",
+                .repeat = true,
+                .help = "switch where it is another one; may be repeated"},
+        {.name = "allow-standard",
+                .help = "let running virtual machines move from a distributed to a standard switch"},
         END,
 };
 
@@ -762,6 +808,26 @@ const struct command command_table[] = {
                 .operands = {OPERAND("NAME", NULL)},
                 .options = switch_add_options,
                 .run = command_network_switch_add},
+        {.words = "network switch show",
+                .summary = "show a switch: version, drift and message of each host",
+                .operands = {OPERAND("SWITCH", "switches")},
+                .run = command_network_switch_show},
+        {.words = "network switch set",
+                .summary = "change a virtual switch",
+                .details = "A change of a standard switch is applied at once. One of a distributed switch "
+                           "makes a "
+                           "new version, which hosts get by `drover network switch upgrade`.",
+                .operands = {OPERAND("SWITCH", "switches")},
+                .options = switch_set_options,
+                .run = command_network_switch_set},
+        {.words = "network switch upgrade",
+                .summary = "give hosts a version of a distributed switch",
+                .details = "Hosts are changed one after the other; the first one that refuses ends it, and "
+                           "those "
+                           "behind it keep their version. Hosts that cannot be reached are left out.",
+                .operands = {OPERAND("SWITCH", "switches")},
+                .options = switch_upgrade_options,
+                .run = command_network_switch_upgrade},
         {.words = "network switch remove",
                 .summary = "remove a virtual switch",
                 .operands = {OPERAND("SWITCH", "switches")},

@@ -59,6 +59,7 @@ static const struct http_route routes[] = {
         {"GET", V1 "/switches/{name}", api_switch_get},
         {"PUT", V1 "/switches/{name}", api_switch_update},
         {"DELETE", V1 "/switches/{name}", api_switch_delete},
+        {"POST", V1 "/switches/{name}/upgrade", api_switch_upgrade},
         {"GET", V1 "/port-groups", api_port_group_list},
         {"POST", V1 "/port-groups", api_port_group_create},
         {"GET", V1 "/port-groups/{name}", api_port_group_get},

@@ -109,6 +109,7 @@ API_HANDLER(switch_create);
 API_HANDLER(switch_get);
 API_HANDLER(switch_update);
 API_HANDLER(switch_delete);
+API_HANDLER(switch_upgrade);
 API_HANDLER(port_group_list);
 API_HANDLER(port_group_create);
 API_HANDLER(port_group_get);

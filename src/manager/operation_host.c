@@ -4,7 +4,8 @@
  * {"host", "kind", "name"} (uid, store kind, object's name), made when the step begins; "next", the index in it;
  * "results": {"KIND/NAME": {"HOST": answer}}; "failure": the first refusal. Hosts that cannot be reached are left out:
  * they are brought in line when they come back (operations_host_connected). Each call is a PUT or DELETE that may be
- * repeated. */
+ * repeated. An upgrade of a distributed switch has "version" as well, and "only" (uid) when it is for one host; it ends at the first
+ * refusal. */
 
 #include <errno.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
+#include "manager/switch_versions.h"
 
 #define CALL_TIMEOUT_MS 30000u
 #define CONNECT_POLL_MS 250
@@ -81,7 +83,7 @@ static int work_for_host(struct manager *manager, const json_t *host, json_t *wo
 static int work_for_object(struct manager *manager, const struct task *task, bool removal, json_t *work,
         struct error **ret_error)
 {
-        const char *kind = json_text(task_data(task), "kind");
+        const char *kind = json_text(task_data(task), "kind"), *only = json_text(task_data(task), "only");
         _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory), *object = NULL;
         json_t *host;
         size_t i;
@@ -92,9 +94,27 @@ static int work_for_object(struct manager *manager, const struct task *task, boo
                 return r;
         json_array_foreach (hosts, i, host)
                 if (strcmp(json_text(json_status(host), "state"), "enrolling") &&
+                        (!*only || !strcmp(only, json_text(host, "uid"))) &&
                         add_work(work, host, kind, object, removal) < 0)
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         return 0;
+}
+
+/* A port group is where its switch is. */
+static bool is_for_host(
+        struct manager *manager, const char *kind, const json_t *object, const char *host_name)
+{
+        _cleanup_json_ json_t *its_switch = NULL;
+        const char *name = switch_of_group(json_spec(object), host_name);
+
+        return strcmp(kind, "port-group") ||
+               store_get(manager->store, "switch", name, &its_switch, NULL) < 0 ||
+               meant_for(its_switch, host_name);
+}
+
+static bool is_upgrade(const struct task *task)
+{
+        return !strcmp(task_action(task), "network.upgrade");
 }
 
 static bool is_removal(const struct task *task)
@@ -138,23 +158,14 @@ static json_t *datastore_body(const struct task *task, const json_t *object, con
         return json_pack("{s:s, s:s?}", "path", path, "id", id);
 }
 
-static json_t *switch_body(const json_t *object, const char *host_name)
-{
-        const json_t *spec = json_spec(object),
-                     *own = json_object_get(json_object_get(spec, "uplinks"), host_name);
-        const char *uplink = own ? json_string_value(own) : json_text_or_null(spec, "uplink");
-        json_t *mtu = json_object_get(spec, "mtu");
-
-        return json_pack("{s:s?, s:O?}", "uplink", uplink, "mtu", mtu);
-}
-
 static json_t *body_of(const struct task *task, const char *kind, const json_t *object, const char *host_name)
 {
         if (!strcmp(kind, "datastore"))
                 return datastore_body(task, object, host_name);
         if (!strcmp(kind, "switch"))
-                return switch_body(object, host_name);
-        return json_pack("{s:s, s:I}", "switch", json_text(json_spec(object), "switch"), "vlan",
+                return switch_body(
+                        object, host_name, json_integer_value(json_object_get(task_data(task), "version")));
+        return json_pack("{s:s, s:I}", "switch", switch_of_group(json_spec(object), host_name), "vlan",
                 json_integer_value(json_object_get(json_spec(object), "vlan")));
 }
 
@@ -170,6 +181,13 @@ static int step_over(struct task *task)
         json_int_t next = json_integer_value(json_object_get(task_data(task), "next"));
 
         return json_object_set_new(task_data(task), "next", json_integer(next + 1));
+}
+
+static int skip_rest(struct task *task)
+{
+        size_t n = json_array_size(json_object_get(task_data(task), "work"));
+
+        return json_object_set_new(task_data(task), "next", json_integer((json_int_t)n));
 }
 
 /* Keeps what the host said (taken over) and goes to the next item. */
@@ -255,7 +273,8 @@ static void on_applied(struct task *task, struct manager *manager, json_t *body,
                 r = keep_failure(task, host_name, item, error);
         else
                 r = keep_id(task, item, body);
-        if (r < 0 || keep_result(task, host_name, answer_document(body, error)) < 0)
+        if (r < 0 || keep_result(task, host_name, answer_document(body, error)) < 0 ||
+                (error && is_upgrade(task) && skip_rest(task) < 0))
                 task_step_failed(task, NULL);
         else
                 task_step_again(task, 0);
@@ -271,6 +290,8 @@ static void record_results(struct task *task, struct manager *manager)
                 const char *slash = strchr(key, '/');
                 _cleanup_free_ char *kind = slash ? alloc_printf("%.*s", (int)(slash - key), key) : NULL;
                 _cleanup_json_ json_t *object = NULL;
+                const char *host_name;
+                json_t *answer;
                 uint64_t revision;
                 json_t *id;
 
@@ -278,6 +299,10 @@ static void record_results(struct task *task, struct manager *manager)
                         continue;
                 revision = json_revision(object);
                 json_object_update(json_object_get(json_status(object), "hosts"), of_hosts);
+                json_object_foreach (of_hosts, host_name, answer)
+                        if (!strcmp(kind, "switch") && switch_versions_note(object, host_name, answer) < 0)
+                                log_warning("switch %s: the version of host %s is not noted", slash + 1,
+                                        host_name);
                 id = json_object_get(json_object_get(task_data(task), "ids"), slash + 1);
                 if (id && !json_is_false(json_object_get(json_spec(object), "shared")))
                         json_object_set(json_status(object), "id", id);
@@ -293,7 +318,8 @@ static void apply_item(struct task *task, struct manager *manager, const json_t 
         _cleanup_json_ json_t *object = NULL, *body = NULL;
         bool removal = is_removal(task);
 
-        if (store_get(manager->store, kind, name, &object, NULL) < 0) {
+        if (store_get(manager->store, kind, name, &object, NULL) < 0 ||
+                (!removal && !is_for_host(manager, kind, object, json_text(host, "name")))) {
                 if (step_over(task) < 0)
                         task_step_failed(task, NULL);
                 else
@@ -449,6 +475,14 @@ const struct task_kind operation_datastore_apply = {
 };
 const struct task_kind operation_network_apply = {
         .action = "network.apply",
+        .steps = apply_steps,
+        .n_steps = ARRAY_SIZE(apply_steps),
+        .timeout_ms = 30 * MINUTE_MS,
+};
+
+/* Host by host, as the work is: the version of the next one is changed only after the one before has it. */
+const struct task_kind operation_network_upgrade = {
+        .action = "network.upgrade",
         .steps = apply_steps,
         .n_steps = ARRAY_SIZE(apply_steps),
         .timeout_ms = 30 * MINUTE_MS,
