@@ -80,7 +80,7 @@ class Lab:
         return postgresql.Server(self.machines, "database", self.folder_of("database"), network.DATABASE_ADDRESS)
 
     def openvswitch(self, host):
-        """Open vSwitch on a host, or None."""
+        """Open vSwitch on a host, or on the client machine (which does not start it), or None."""
         if not self._options().get("open_vswitch"):
             return None
         return openvswitch.OpenVSwitch(self.machines, host, self.folder_of(host) / "openvswitch")
