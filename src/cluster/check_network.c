@@ -247,8 +247,10 @@ static void tell_type(struct check *check, const struct port *there)
         const json_t *group = check_named(check->input->port_groups, there->name);
         bool allowed = json_is_true(json_object_get(json_object_get(group, "spec"), "allow_standard"));
 
-        if (there->its_switch && is_distributed(at_source.its_switch))
-                check_tell(check, there->name, !is_distributed(there->its_switch) && !allowed,
+        if (there->its_switch)
+                check_tell(check, there->name,
+                        is_distributed(at_source.its_switch) && !is_distributed(there->its_switch) &&
+                                !allowed,
                         "the port group %s is on the distributed switch %s on host %s, and on the standard "
                         "switch %s on host %s",
                         there->name, at_source.switch_name, check_text(check->input->source, "name"),
