@@ -8,7 +8,6 @@ import subprocess
 
 from . import apt, cache
 
-
 PACKAGES = ("openvswitch-switch", "openvswitch-common", "libxdp1", "libbpf1", "libunbound8", "libnuma1", "libcap-ng0",
             "libevent-2.1-7")
 PROGRAMS = {"ovsdb-server": "usr/sbin", "ovs-vswitchd": "usr/lib/openvswitch-switch", "ovs-vsctl": "usr/bin",
@@ -52,7 +51,7 @@ class OpenVSwitch:
         self.start_database()
         self.vsctl("--no-wait", "init")
         # Guests and veths leave checksums to whoever is next; the userspace datapath passes that on only with this.
-        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
+        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=false")
         self.start_switch()
 
     def _start(self, program, *words):
@@ -74,4 +73,5 @@ class OpenVSwitch:
         return self._run("ovs-appctl", *words).strip()
 
 
-
+if __name__ == "__main__":
+    print(root())

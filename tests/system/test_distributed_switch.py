@@ -43,7 +43,16 @@ def network(lab):
 
 
 @pytest.fixture(scope="module")
-def blue(lab):
+def green(lab):
+    """In VLAN 20, on host2; it boots while others do."""
+    made = Workload(lab, "green").create(host="host2", port_group="other", memory="128M", start=False)
+    lab.drover("vm", "start", "green", "--host", "host2")
+    yield made
+    made.discard()
+
+
+@pytest.fixture(scope="module")
+def blue(lab, green):
     """In VLAN 10, on host1 at first."""
     made = Workload(lab, "blue").create(host="host1", append="workload.memory=32,mixed")
     yield made
@@ -56,8 +65,8 @@ def reaches(lab, vlan, address):
 
 
 def tap_of(lab, host):
-    """The only tap on the host's bridge."""
-    taps = [port for port in lab.openvswitch(host).vsctl("list-ports", "dv-d1").split() if port.startswith("dvt")]
+    """Blue's on the host's bridge."""
+    taps = lab.openvswitch(host).vsctl("--bare", "--columns=name", "find", "Port", "external_ids:drover-port-group=default").split()
     assert len(taps) == 1, taps
     return taps[0]
 
@@ -73,9 +82,7 @@ def broken_rules(lab, to, name="blue"):
     return {item["code"]: item for item in broken}
 
 
-def test_vms_of_one_vlan_reach_each_other_across_hosts_and_others_do_not(lab, blue):
-    green = Workload(lab, "green").create(host="host2", port_group="other", start=False)
-    lab.drover("vm", "start", "green", "--host", "host2")
+def test_vms_of_one_vlan_reach_each_other_across_hosts_and_others_do_not(lab, blue, green):
     try:
         wait_for("green to answer in its VLAN", lambda: reaches(lab, 20, green.address), 90)
         assert reaches(lab, 10, blue.address)
@@ -92,7 +99,6 @@ def test_vms_of_one_vlan_reach_each_other_across_hosts_and_others_do_not(lab, bl
         assert " 0 received" in lab.machines.run("host2", *ping)
     finally:
         lab.openvswitch("host2").vsctl("--if-exists", "del-port", "probe")
-        green.discard()
 
 
 def test_running_vm_moves_with_its_session_in_its_vlan(lab, blue):
