@@ -51,7 +51,7 @@ class OpenVSwitch:
         self.start_database()
         self.vsctl("--no-wait", "init")
         # Guests and veths leave checksums to whoever is next; the userspace datapath passes that on only with this.
-        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=false")
+        self.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
         self.start_switch()
 
     def _start(self, program, *words):

@@ -7,13 +7,19 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
+#include "fabric/ovs_macs.h"
 #include "fabric/ovs_plan.h"
 #include "fabric/ovs_view.h"
 #include "fabric/ovsdb.h"
+#include "io/file.h"
+
+#define PID_MAX_CHARS 16
 
 struct ovs {
         struct ovsdb *db;
         struct netlink *netlink;
+        const struct clock *clock;
+        struct ovsdb *control; /* ovs-vswitchd's, of the process that runs now; NULL: none yet */
 };
 
 static const char *const policy_names[N_OVS_UPLINK_POLICIES] = {
@@ -45,6 +51,7 @@ int ovs_new(const char *db_path, struct netlink *netlink, const struct clock *cl
         if (!ovs)
                 return -ENOMEM;
         ovs->netlink = netlink;
+        ovs->clock = clock;
         r = ovsdb_new(db_path, clock, &ovs->db);
         if (r < 0)
                 return r;
@@ -57,6 +64,7 @@ void ovs_free(struct ovs *ovs)
         if (!ovs)
                 return;
         ovsdb_free(ovs->db);
+        ovsdb_free(ovs->control);
         free(ovs);
 }
 
@@ -259,4 +267,41 @@ int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char 
                         "Open vSwitch cannot use the network port %s: %s", tap,
                         interface ? ovs_row_optional(interface, "error") : "it has vanished");
         return 0;
+}
+
+/* Its control socket is beside the database's, and named by its process. */
+static int find_control(struct ovs *ovs, struct error **ret_error)
+{
+        const char *path = ovsdb_path(ovs->db), *slash = strrchr(path, '/');
+        _cleanup_free_ char *pid_file = NULL, *pid = NULL, *socket = NULL;
+        int folder = slash ? (int)(slash - path) : 0, r;
+
+        pid_file = alloc_printf("%.*s/ovs-vswitchd.pid", folder, path);
+        r = pid_file ? file_read(pid_file, PID_MAX_CHARS, &pid, NULL) : -ENOMEM;
+        if (r < 0)
+                return error_from_errno(ret_error, r, "process number of ovs-vswitchd (%s)", pid_file ?: "");
+        pid[strcspn(pid, "\n")] = '\0';
+        socket = alloc_printf("%.*s/ovs-vswitchd.%s.ctl", folder, path, pid);
+        if (socket && ovs->control && !strcmp(ovsdb_path(ovs->control), socket))
+                return 0;
+        ovsdb_free(TAKE_PTR(ovs->control));
+        r = socket ? ovsdb_new(socket, ovs->clock, &ovs->control) : -ENOMEM;
+        return r < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory") : 0;
+}
+
+int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, struct error **ret_error)
+{
+        _cleanup_ovs_view_ struct ovs_view view = {0};
+        _cleanup_free_ char *table = NULL;
+        int r = find_control(ovs, ret_error);
+
+        if (r == 0)
+                r = ovsdb_command(ovs->control, "fdb/show", json_pack("[s]", bridge), &table, ret_error);
+        if (r == 0)
+                r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        if (r < 0)
+                return r;
+        return ovs_macs_foreign(&view, bridge, table, ret_macs) < 0
+                       ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
+                       : 0;
 }

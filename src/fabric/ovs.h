@@ -68,6 +68,10 @@ int ovs_look(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differen
 /* Removes the bridge; of an adopted one, what drover put there. CONFLICT while a tap, or a port that is not drover's, is on it. */
 int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error);
 
+/* Array of {"mac", "port"}, the caller's: addresses that the bridge has learned on this host, at ports that are neither drover's nor lead out of
+ * it (compare foreign_macs.h), and those of such ports themselves. At most FOREIGN_MACS_MAX. */
+int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, struct error **ret_error);
+
 /* Makes the tap a port of the bridge in that VLAN. One that it is already, also of a tap that had this name before, goes first. */
 int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char *port_group, uint16_t vlan,
         struct error **ret_error);

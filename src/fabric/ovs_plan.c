@@ -478,6 +478,21 @@ static void tell_broken_interfaces(struct making *making)
         }
 }
 
+/* Guests leave checksums to whoever sends their packets on. Only read when ovs-vswitchd starts, so it is for the administrator to set. */
+static void tell_lost_checksums(struct making *making)
+{
+        const char *type =
+                making->bridge ? ovs_row_text(making->bridge, "datapath_type") : datapath_type(making->view);
+        const char *passed_on =
+                ovs_row_text(json_object_get(making->view->root, "other_config"), "userspace-tso-enable");
+
+        if (!strcmp(type, "netdev") && strcmp(passed_on, "true"))
+                differs(making,
+                        "the userspace datapath loses checksums that guests leave to the network card: set "
+                        "other_config:userspace-tso-enable=true in Open vSwitch, and start ovs-vswitchd "
+                        "again");
+}
+
 int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const struct ovs_spec *spec,
         struct error **ret_error)
 {
@@ -496,6 +511,8 @@ int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const stru
                 r = plan_taps(&making);
         if (r == 0 && !making.starved)
                 tell_broken_interfaces(&making);
+        if (r == 0 && !making.starved)
+                tell_lost_checksums(&making);
         if (r < 0)
                 return r;
         if (making.starved)

@@ -16,8 +16,9 @@ static const struct {
         const char *plain[COLUMNS_MAX];
         const char *sets[COLUMNS_MAX];
 } tables[N_TABLES] = {
-        [TABLE_ROOT] = {"Open_vSwitch", {NULL}, {"datapath_types"}},
-        [TABLE_BRIDGE] = {"Bridge", {"_uuid", "name", "stp_enable", "rstp_enable", "external_ids"},
+        [TABLE_ROOT] = {"Open_vSwitch", {"other_config"}, {"datapath_types"}},
+        [TABLE_BRIDGE] = {"Bridge",
+                {"_uuid", "name", "datapath_type", "stp_enable", "rstp_enable", "external_ids"},
                 {"ports", "fail_mode", "controller"}},
         [TABLE_PORT] = {"Port", {"_uuid", "name", "external_ids"},
                 {"interfaces", "tag", "trunks", "vlan_mode", "bond_mode", "lacp"}},
@@ -56,14 +57,16 @@ static json_t *selections(void)
 /* In place. */
 static int normalise(json_t *row, enum table table)
 {
+        static const char *const maps[] = {"external_ids", "other_config"};
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < COLUMNS_MAX && tables[table].sets[i]; i++)
                 r = json_object_set_new(row, tables[table].sets[i],
                         ovsdb_set_items(json_object_get(row, tables[table].sets[i])));
-        if (r == 0 && json_object_get(row, "external_ids"))
-                r = json_object_set_new(
-                        row, "external_ids", ovsdb_map_object(json_object_get(row, "external_ids")));
+        for (size_t i = 0; r == 0 && i < ARRAY_SIZE(maps); i++)
+                if (json_object_get(row, maps[i]))
+                        r = json_object_set_new(
+                                row, maps[i], ovsdb_map_object(json_object_get(row, maps[i])));
         return r;
 }
 

@@ -806,6 +806,18 @@ static json_t *foreign_macs_of(
         return foreign_macs_on(macs, bridges, n, sw->uplink);
 }
 
+/* Likewise; NULL: they cannot be read now, and are left out. */
+static json_t *learned_macs_of(const struct vswitch_set *set, const struct vswitch *sw)
+{
+        _cleanup_error_ struct error *error = NULL;
+        json_t *macs = NULL;
+
+        if (set->ovs && !sw->problem && ovs_foreign_macs(set->ovs, sw->bridge, &macs, &error) < 0)
+                log_debug("switch %s: the addresses that it knows cannot be read: %s", sw->name,
+                        error_message(error));
+        return macs;
+}
+
 /* "eth1, eth2"; NULL without any, or memory. The caller frees it. */
 static char *uplinks_text(const struct vswitch *sw)
 {
@@ -838,7 +850,9 @@ static json_t *switch_status(
         status = json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:b, s:s?, s:o*}", "name", sw->name, "uplink",
                 uplinks, "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "realised", !sw->problem,
                 "carrier", carrier, "ok", !message, "message", message, "foreign_macs",
-                macs && !sw->distributed ? foreign_macs_of(set, sw, macs) : NULL);
+                !macs             ? NULL
+                : sw->distributed ? learned_macs_of(set, sw)
+                                  : foreign_macs_of(set, sw, macs));
         if (status && sw->distributed && distributed_add_status(sw->distributed, status) < 0) {
                 json_decref(status);
                 return NULL;

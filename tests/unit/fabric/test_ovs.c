@@ -27,6 +27,7 @@ static int start(void **state)
 {
         clock_manual_init(&clock_now, 1000);
         openvswitch_start(&ovs);
+        openvswitch_vsctl("--no-wait set Open_vSwitch . other_config:userspace-tso-enable=true");
         openvswitch_start_vswitch(&ovs);
         return 0;
 }
@@ -335,6 +336,21 @@ static void drift_that_cannot_be_mended_is_told(void **state)
         assert_true(json_is_true(json_object_get(status, "ok")));
 }
 
+static void checksums_that_would_be_lost_are_told(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_json_ json_t *status = NULL;
+
+        openvswitch_vsctl("remove Open_vSwitch . other_config userspace-tso-enable");
+        put_switch(f, BODY(1, ONE_NIC));
+        openvswitch_vsctl("set Open_vSwitch . other_config:userspace-tso-enable=true");
+        status = vswitch_set_switch_status(f->set, "d1");
+        assert_non_null(strstr(
+                json_string_value(json_array_get(json_object_get(status, "drift"), 0)), "loses checksums"));
+        vswitch_set_tend(f->set);
+        assert_mended(f, 0, NULL, 0);
+}
+
 static void ports_of_taps_that_are_gone_go(void **state)
 {
         struct fixture *f = *state;
@@ -457,6 +473,48 @@ static void ports_of_one_vlan_reach_each_other_and_no_others(void **state)
         close(none);
 }
 
+static json_t *foreign_macs(struct fixture *f)
+{
+        _cleanup_json_ json_t *list = vswitch_set_list_switches(f->set);
+
+        return json_incref(json_object_get(json_array_get(list, 0), "foreign_macs"));
+}
+
+static void macs_of_others_on_this_host_are_told(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_json_ json_t *before = NULL, *after = NULL;
+        _cleanup_free_ char *text = NULL;
+        char name[IFNAMSIZ];
+        int ours;
+
+        put_switch(f, BODY(1, ONE_NIC));
+        put_group(f, "blue", 10);
+        ours = open_tap(f, "vm-1", "blue", name);
+        netns_run("ip link add other0 type veth peer name other1 && ip link set other0 up && "
+                  "ip link set other1 address 02:00:00:00:77:01 up");
+        before = foreign_macs(f);
+        assert_int_equal(json_array_size(before), 1); /* the bridge's own */
+        openvswitch_vsctl("add-port dv-d1 other0 tag=10");
+        netns_run("ip address add 192.0.2.9/24 dev other1; ip link set other1 arp on; "
+                  "ping -n -c 1 -W 1 192.0.2.10 > /dev/null; true");
+        send_number(ours, 1); /* of our own, which is not told */
+        for (int i = 0; i < 1000; i++) {
+                json_decref(after);
+                after = foreign_macs(f);
+                if (json_array_size(after) >= 3)
+                        break;
+                usleep(5000);
+        }
+        text = doc_to_text(after);
+        if (json_array_size(after) != 3 ||
+                !strstr(text, "{\"mac\":\"02:00:00:00:77:01\",\"port\":\"other0\"}") ||
+                strstr(text, "02:00:00:00:00:01"))
+                fail_msg("%s", text);
+        netns_run("ip link delete other0");
+        close(ours);
+}
+
 /* Its guest was started again: the tap has the same name, and is another device. */
 static void a_tap_that_comes_again_works(void **state)
 {
@@ -501,10 +559,12 @@ int main(void)
                 TEST(an_administrators_bridge_is_used_as_it_is_if_that_is_said),
                 TEST(drift_is_mended),
                 TEST(drift_that_cannot_be_mended_is_told),
+                TEST(checksums_that_would_be_lost_are_told),
                 TEST(ports_of_taps_that_are_gone_go),
                 TEST(what_is_in_use_is_not_removed),
                 TEST(an_agent_that_starts_again_knows_its_switch),
                 TEST(ports_of_one_vlan_reach_each_other_and_no_others),
+                TEST(macs_of_others_on_this_host_are_told),
                 TEST(a_tap_that_comes_again_works),
                 TEST(without_open_vswitch_it_says_so),
         };
