@@ -88,9 +88,9 @@ static json_t *by_uuid(const json_t *rows, enum table table)
         return object;
 }
 
-int ovs_view_init(struct ovs_view *view, struct ovsdb *db, struct netlink *netlink, struct error **ret_error)
+/* On failure part of it may be there. */
+static int fill(struct ovs_view *view, struct ovsdb *db, struct netlink *netlink, struct error **ret_error)
 {
-        _cleanup_ovs_view_ struct ovs_view fresh = {0};
         _cleanup_json_ json_t *results = NULL;
         json_t *root;
         int r = ovsdb_transact(db, selections(), &results, ret_error);
@@ -101,19 +101,27 @@ int ovs_view_init(struct ovs_view *view, struct ovsdb *db, struct netlink *netli
         if (!json_is_object(root))
                 return error_set(ret_error, ERROR_PROTOCOL, "Initialise it: ovs-vsctl init.",
                         "the database of Open vSwitch at %s is empty", ovsdb_path(db));
-        fresh.root = json_incref(root);
-        fresh.bridges = by_uuid(json_object_get(json_array_get(results, TABLE_BRIDGE), "rows"), TABLE_BRIDGE);
-        fresh.ports = by_uuid(json_object_get(json_array_get(results, TABLE_PORT), "rows"), TABLE_PORT);
-        fresh.interfaces =
+        view->root = json_incref(root);
+        view->bridges = by_uuid(json_object_get(json_array_get(results, TABLE_BRIDGE), "rows"), TABLE_BRIDGE);
+        view->ports = by_uuid(json_object_get(json_array_get(results, TABLE_PORT), "rows"), TABLE_PORT);
+        view->interfaces =
                 by_uuid(json_object_get(json_array_get(results, TABLE_INTERFACE), "rows"), TABLE_INTERFACE);
-        if (normalise(root, TABLE_ROOT) < 0 || !fresh.bridges || !fresh.ports || !fresh.interfaces)
+        if (normalise(root, TABLE_ROOT) < 0 || !view->bridges || !view->ports || !view->interfaces)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        r = netlink_list_links(netlink, &fresh.links, &fresh.n_links);
+        r = netlink_list_links(netlink, &view->links, &view->n_links);
+        return r < 0 ? error_from_errno(ret_error, r, "cannot list the network interfaces") : 0;
+}
+
+int ovs_view_init(struct ovs_view *view, struct ovsdb *db, struct netlink *netlink, struct error **ret_error)
+{
+        struct ovs_view fresh = {0};
+        int r = fill(&fresh, db, netlink, ret_error);
+
         if (r < 0)
-                return error_from_errno(ret_error, r, "cannot list the network interfaces");
-        *view = fresh;
-        fresh = (struct ovs_view){0};
-        return 0;
+                ovs_view_deinit(&fresh);
+        else
+                *view = fresh;
+        return r;
 }
 
 void ovs_view_deinit(struct ovs_view *view)

@@ -253,6 +253,24 @@ static int keep_failure(
         return json_object_set_new(task_data(task), "failure", error_to_json(failure));
 }
 
+/* At once, not with the end of the step: a host that reconnects meanwhile would be told the version of before. */
+static int note_upgraded(
+        struct manager *manager, const char *name, const char *host_name, const json_t *answer)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *object = NULL;
+        uint64_t revision;
+        int r = store_get(manager->store, "switch", name, &object, NULL);
+
+        if (r == 0)
+                r = switch_versions_note(object, host_name, answer);
+        if (r < 0)
+                return r;
+        revision = json_revision(object);
+        store_batch_put(&batch, revision, TAKE_PTR(object));
+        return store_commit(manager->store, &batch, NULL, NULL);
+}
+
 static void on_applied(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         const json_t *item = current_item(task);
@@ -273,6 +291,8 @@ static void on_applied(struct task *task, struct manager *manager, json_t *body,
                 r = keep_failure(task, host_name, item, error);
         else
                 r = keep_id(task, item, body);
+        if (r >= 0 && !error && is_upgrade(task))
+                r = note_upgraded(manager, json_text(item, "name"), host_name, body);
         if (r < 0 || keep_result(task, host_name, answer_document(body, error)) < 0 ||
                 (error && is_upgrade(task) && skip_rest(task) < 0))
                 task_step_failed(task, NULL);

@@ -2,6 +2,8 @@
 /* Distributed switches on a real Open vSwitch: through vswitch.h, as the agent uses them. */
 #include "openvswitch.h"
 
+#include "../torture_loop.h"
+
 #include "base/clock.h"
 #include "base/doc.h"
 #include "fabric/ifname.h"
@@ -536,6 +538,46 @@ static void a_tap_that_comes_again_works(void **state)
         close(other);
 }
 
+/* All that an agent does when everything is as it should be, with a connection of its own. */
+static void look_after_the_switch(void *arg)
+{
+        struct fixture *f = arg;
+        _cleanup_(vswitch_set_freep) struct vswitch_set *set = NULL;
+        _cleanup_(ovs_freep) struct ovs *own = NULL;
+        _cleanup_json_ json_t *body = json_of(BODY(1, ONE_NIC)),
+                              *group = json_of("{\"switch\": \"d1\", \"vlan\": 10}");
+        _cleanup_json_ json_t *list = NULL, *document = NULL;
+        struct vswitch_port_group where;
+
+        if (torture_failed(ovs_new(ovs.socket, f->netlink, &clock_system, &own) < 0) ||
+                torture_failed(vswitch_set_new(f->netlink, &set) < 0))
+                return;
+        vswitch_set_use_ovs(set, own, &clock_now.clock);
+        if (torture_failed(vswitch_set_put_switch(set, "d1", body, NULL) < 0) ||
+                torture_failed(vswitch_set_put_port_group(set, "blue", group, NULL) < 0) ||
+                torture_failed(vswitch_set_find_port_group(set, "blue", &where, NULL) < 0))
+                return;
+        vswitch_set_tend(set);
+        list = vswitch_set_list_switches(set);
+        document = vswitch_set_to_json(set);
+        (void)torture_failed(!list || !document);
+}
+
+static void each_call_may_fail(void **state)
+{
+        struct fixture *f = *state;
+        char name[IFNAMSIZ];
+        int fd;
+
+        put_switch(f, BODY(1, ONE_NIC));
+        put_group(f, "blue", 10);
+        fd = open_tap(f, "vm-1", "blue", name);
+        torture_loop(look_after_the_switch, f);
+        assert_port(name, "tag", "10");
+        assert_mended(f, 0, NULL, 0);
+        close(fd);
+}
+
 static void without_open_vswitch_it_says_so(void **state)
 {
         struct fixture *f = *state;
@@ -566,6 +608,7 @@ int main(void)
                 TEST(ports_of_one_vlan_reach_each_other_and_no_others),
                 TEST(macs_of_others_on_this_host_are_told),
                 TEST(a_tap_that_comes_again_works),
+                TEST(each_call_may_fail),
                 TEST(without_open_vswitch_it_says_so),
         };
 
