@@ -544,8 +544,8 @@ static void look_after_the_switch(void *arg)
         struct fixture *f = arg;
         _cleanup_(vswitch_set_freep) struct vswitch_set *set = NULL;
         _cleanup_(ovs_freep) struct ovs *own = NULL;
-        _cleanup_json_ json_t *body = json_of(BODY(1, ONE_NIC)),
-                              *group = json_of("{\"switch\": \"d1\", \"vlan\": 10}");
+        _cleanup_json_ json_t *body = json_loads(BODY(1, ONE_NIC), 0, NULL),
+                              *group = json_loads("{\"switch\": \"d1\", \"vlan\": 10}", 0, NULL);
         _cleanup_json_ json_t *list = NULL, *document = NULL;
         struct vswitch_port_group where;
 
