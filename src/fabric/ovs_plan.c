@@ -105,12 +105,14 @@ int ovs_plan_add_tap(
         json_t *operations, const char *bridge, const char *tap, const char *port_group, uint16_t vlan)
 {
         _cleanup_free_ char *named = alloc_printf("p%zu", count(operations));
-        json_t *interface = new_interface(operations, tap, "", count(operations)), *port;
+        json_t *interface = named ? new_interface(operations, tap, "", count(operations)) : NULL;
+        json_t *port = interface ? json_pack("{s:s, s:s, s:s, s:{s:s, s:o, s:i, s:s, s:o}}", "op", "insert",
+                                           "table", "Port", "uuid-name", named, "row", "name", tap,
+                                           "interfaces", interface, "tag", (int)vlan, "vlan_mode", "access",
+                                           "external_ids", one_id(OVS_ID_GROUP, port_group))
+                                 : NULL;
 
-        port = json_pack("{s:s, s:s, s:s?, s:{s:s, s:o, s:i, s:s, s:o}}", "op", "insert", "table", "Port",
-                "uuid-name", named, "row", "name", tap, "interfaces", interface, "tag", (int)vlan,
-                "vlan_mode", "access", "external_ids", one_id(OVS_ID_GROUP, port_group));
-        if (!named || json_array_append_new(operations, port) < 0)
+        if (json_array_append_new(operations, port) < 0)
                 return -ENOMEM;
         return json_array_append_new(
                 operations, insert_reference("Bridge", where_name(bridge), "ports", named));
