@@ -480,6 +480,16 @@ static void tell_broken_interfaces(struct making *making)
         }
 }
 
+/* What is in the database is not what frames meet. */
+static void tell_not_followed(struct making *making)
+{
+        json_int_t wanted = json_integer_value(json_object_get(making->view->root, "next_cfg"));
+
+        if (json_integer_value(json_object_get(making->view->root, "cur_cfg")) < wanted)
+                differs(making, "ovs-vswitchd does not carry out what was configured: see whether it runs, "
+                                "and its log");
+}
+
 /* Guests leave checksums to whoever sends their packets on. Only read when ovs-vswitchd starts, so it is for the administrator to set. */
 static void tell_lost_checksums(struct making *making)
 {
@@ -515,6 +525,8 @@ int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const stru
                 tell_broken_interfaces(&making);
         if (r == 0 && !making.starved)
                 tell_lost_checksums(&making);
+        if (r == 0 && !making.starved)
+                tell_not_followed(&making);
         if (r < 0)
                 return r;
         if (making.starved)

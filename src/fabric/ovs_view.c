@@ -16,7 +16,7 @@ static const struct {
         const char *plain[COLUMNS_MAX];
         const char *sets[COLUMNS_MAX];
 } tables[N_TABLES] = {
-        [TABLE_ROOT] = {"Open_vSwitch", {"other_config"}, {"datapath_types"}},
+        [TABLE_ROOT] = {"Open_vSwitch", {"other_config", "next_cfg", "cur_cfg"}, {"datapath_types"}},
         [TABLE_BRIDGE] = {"Bridge",
                 {"_uuid", "name", "datapath_type", "stp_enable", "rstp_enable", "external_ids"},
                 {"ports", "fail_mode", "controller"}},

@@ -8,7 +8,7 @@
 #include "io/netlink.h"
 
 struct ovs_view {
-        json_t *root; /* row of Open_vSwitch: datapath_types, other_config */
+        json_t *root; /* row of Open_vSwitch: datapath_types, other_config, next_cfg, cur_cfg */
         json_t *bridges; /* rows by uuid: name, datapath_type, ports, external_ids, stp_enable, rstp_enable, fail_mode, controller */
         json_t *ports;      /* name, interfaces, external_ids, tag, trunks, vlan_mode, bond_mode, lacp */
         json_t *interfaces; /* name, error, ofport */

@@ -353,6 +353,28 @@ static void checksums_that_would_be_lost_are_told(void **state)
         assert_mended(f, 0, NULL, 0);
 }
 
+static void a_daemon_that_does_not_follow_is_told(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_json_ json_t *status = NULL;
+
+        put_switch(f, BODY(1, ONE_NIC));
+        openvswitch_end(&ovs.vswitch);
+        openvswitch_vsctl("--no-wait set Port nic0 trunks=10");
+        vswitch_set_tend(f->set);
+        status = vswitch_set_switch_status(f->set, "d1");
+        assert_string_equal(json_string_value(json_object_get(status, "message")),
+                "ovs-vswitchd does not carry out what was configured");
+        vswitch_set_tend(f->set); /* what is written stays undone */
+        json_decref(status);
+        status = vswitch_set_switch_status(f->set, "d1");
+        assert_non_null(strstr(json_string_value(json_array_get(json_object_get(status, "drift"), 0)),
+                "ovs-vswitchd does not carry out what was configured"));
+        openvswitch_start_vswitch(&ovs);
+        vswitch_set_tend(f->set);
+        assert_mended(f, 0, NULL, 0);
+}
+
 static void ports_of_taps_that_are_gone_go(void **state)
 {
         struct fixture *f = *state;
@@ -602,6 +624,7 @@ int main(void)
                 TEST(drift_is_mended),
                 TEST(drift_that_cannot_be_mended_is_told),
                 TEST(checksums_that_would_be_lost_are_told),
+                TEST(a_daemon_that_does_not_follow_is_told),
                 TEST(ports_of_taps_that_are_gone_go),
                 TEST(what_is_in_use_is_not_removed),
                 TEST(an_agent_that_starts_again_knows_its_switch),
