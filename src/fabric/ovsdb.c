@@ -108,26 +108,6 @@ static int failed(struct ovsdb *db, int why, struct error **ret_error)
         return cannot_reach(db, ret_error);
 }
 
-/* 0, or -ETIMEDOUT when the socket is not ready before the deadline. */
-static int wait_ready(const struct ovsdb *db, short events, uint64_t deadline_ms)
-{
-        for (;;) {
-                struct pollfd poller = {.fd = db->fd, .events = events};
-                uint64_t now = clock_now_ms(db->clock);
-                int n;
-
-                if (now >= deadline_ms)
-                        return -ETIMEDOUT;
-                n = poll(&poller, 1, (int)(deadline_ms - now));
-                if (n > 0)
-                        return 0;
-                if (n == 0)
-                        return -ETIMEDOUT;
-                if (errno != EINTR)
-                        return -errno;
-        }
-}
-
 /* A server that was restarted has closed the connection while nothing was asked of it. */
 static void notice_end(struct ovsdb *db)
 {
@@ -160,7 +140,7 @@ static int send_text(struct ovsdb *db, const char *text, size_t len, uint64_t de
                 }
                 if (errno != EAGAIN && errno != EINTR)
                         return -EPIPE;
-                r = wait_ready(db, POLLOUT, deadline_ms);
+                r = sock_wait(db->fd, POLLOUT, db->clock, deadline_ms);
                 if (r < 0)
                         return r;
         }
@@ -209,7 +189,7 @@ static bool find_end(struct ovsdb *db, size_t *ret_len)
 
 static int read_more(struct ovsdb *db, uint64_t deadline_ms)
 {
-        int r = wait_ready(db, POLLIN, deadline_ms);
+        int r = sock_wait(db->fd, POLLIN, db->clock, deadline_ms);
         size_t room = MIN((size_t)READ_SIZE, (size_t)OVSDB_MESSAGE_MAX - db->in.len);
         void *to;
         ssize_t n;

@@ -76,13 +76,26 @@ static int check_map(const json_t *spec, const char *key, bool (*is)(const char 
         return 0;
 }
 
+static int check_hosts(const json_t *spec, struct error **ret_error)
+{
+        json_t *hosts = NULL, *host;
+        size_t i;
+        int r = doc_opt_array(spec, "spec", "hosts", HOSTS_MAX, &hosts, ret_error);
+
+        if (r < 0)
+                return r;
+        json_array_foreach (hosts, i, host)
+                if (!text_is_name(json_string_value(host)))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "field spec.hosts[%zu] must be a name", i);
+        return 0;
+}
+
 static int check_datastore(struct manager *manager, json_t *spec, struct error **ret_error)
 {
         static const char *const keys[] = {"path", "shared", "paths", "hosts", NULL};
         const char *path = NULL;
-        json_t *hosts = NULL, *host;
         bool shared;
-        size_t i;
         int r;
 
         r = doc_only_keys(spec, "spec", keys, ret_error);
@@ -96,14 +109,8 @@ static int check_datastore(struct manager *manager, json_t *spec, struct error *
         if (r >= 0)
                 r = check_map(spec, "paths", is_path, "an absolute path", ret_error);
         if (r >= 0)
-                r = doc_opt_array(spec, "spec", "hosts", HOSTS_MAX, &hosts, ret_error);
-        if (r < 0)
-                return r;
-        json_array_foreach (hosts, i, host)
-                if (!text_is_name(json_string_value(host)))
-                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                                "field spec.hosts[%zu] must be a name", i);
-        return set_default(spec, "shared", json_true(), ret_error);
+                r = check_hosts(spec, ret_error);
+        return r < 0 ? r : set_default(spec, "shared", json_true(), ret_error);
 }
 
 /* "eth1,eth2" */
@@ -122,21 +129,6 @@ static bool is_interface_list(const char *text)
                 text += len + (text[len] == ',');
         } while (*text);
         return true;
-}
-
-static int check_hosts(const json_t *spec, struct error **ret_error)
-{
-        json_t *hosts = NULL, *host;
-        size_t i;
-        int r = doc_opt_array(spec, "spec", "hosts", HOSTS_MAX, &hosts, ret_error);
-
-        if (r < 0)
-                return r;
-        json_array_foreach (hosts, i, host)
-                if (!text_is_name(json_string_value(host)))
-                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                                "field spec.hosts[%zu] must be a name", i);
-        return 0;
 }
 
 static int check_distributed(json_t *spec, struct error **ret_error)
@@ -206,6 +198,8 @@ static int check_switch(struct manager *manager, json_t *spec, struct error **re
                 r = doc_opt_u64(spec, "spec", "mtu", 576, 65535, &mtu, ret_error);
         if (r >= 0)
                 r = check_map(spec, "uplinks", is_interface, "the name of a network interface", ret_error);
+        if (r >= 0)
+                r = set_default(spec, "type", json_string("standard"), ret_error);
         if (r >= 0)
                 r = set_default(spec, "uplink", json_null(), ret_error);
         return r < 0 ? r : set_default(spec, "mtu", json_null(), ret_error);

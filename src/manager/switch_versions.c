@@ -126,7 +126,8 @@ json_t *switch_body(const json_t *object, const char *host_name, json_int_t vers
                 return json_pack("{s:s?, s:O?}", "uplink", uplink_for(spec, host_name), "mtu",
                         json_object_get(spec, "mtu"));
         version = version ? version : switch_versions_wanted(object, host_name);
-        spec = switch_versions_spec(object, version) ?: spec;
+        if (switch_versions_spec(object, version))
+                spec = switch_versions_spec(object, version);
         return json_pack("{s:s, s:I, s:o, s:s, s:s?, s:O?}", "type", "distributed", "version", version,
                 "uplinks", uplink_array(uplink_for(spec, host_name)), "uplink_policy",
                 json_text(spec, "uplink_policy"), "bridge", json_text_or_null(spec, "bridge"), "mtu",
