@@ -257,6 +257,13 @@ class Lab:
         self.machines.start(machine, self.log_of(machine, program), self.program(f"drover-{program}"), "--config", config,
                             "run", environment=clean | (environment or {}))
 
+    def verify_audit(self):
+        """Whether the audit log of everything that was done in this lab is whole, as the manager says; None when none leads now."""
+        done = self.run_drover("-o", "json", "audit", "verify")
+        if done.returncode not in (0, 1) or not done.stdout.strip():
+            return None
+        return json.loads(done.stdout)
+
     def find(self, machine, program):
         """PIDs of agent, mover, manager, qemu (all of them) or qemu:VM on a machine; power: of everything."""
         kind, _, vm = program.partition(":")

@@ -32,6 +32,8 @@ struct api {
         char *reason;
         char *key;
         bool answer_lost;
+        uint64_t timeout_ms;        /* of calls; 0: as usual */
+        int64_t match;              /* revision for the next call's If-Match; 0: none */
         bool answered;              /* the last call, by the server, whatever it said */
         struct curl_slist *headers; /* of every call */
         const volatile sig_atomic_t *interrupts;
@@ -281,11 +283,22 @@ static int problem(const struct api *api, long status, const struct buf *answer,
                 "%s answered with HTTP status %ld", api->server, status);
 }
 
+/* What is not below /api/v1, or is written in full. */
+static bool is_whole(const char *path)
+{
+        static const char *const whole[] = {"/api/", "/version", "/metrics", "/healthz", "/readyz"};
+
+        for (size_t i = 0; i < ARRAY_SIZE(whole); i++)
+                if (!strncmp(path, whole[i], strlen(whole[i])))
+                        return true;
+        return false;
+}
+
 static int prepare(struct api *api, const char *method, const char *path, struct curl_slist **headers,
         struct error **ret_error)
 {
         _cleanup_buf_ struct buf url;
-        const char *prefix = !strcmp(path, "/version") ? "" : "/api/v1";
+        const char *prefix = is_whole(path) ? "" : "/api/v1";
         int r = 0;
 
         buf_init(&url, URL_MAX_BYTES);
@@ -302,6 +315,12 @@ static int prepare(struct api *api, const char *method, const char *path, struct
                 _cleanup_free_ char *key = alloc_printf("Idempotency-Key: %s", api->key);
 
                 r = add_header(headers, key);
+        }
+        if (r == 0 && api->match) {
+                char match[48];
+
+                snprintf(match, sizeof(match), "If-Match: \"%lld\"", (long long)api->match);
+                r = add_header(headers, match);
         }
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot make the request");
@@ -341,9 +360,16 @@ static bool only_reads(const char *method)
         return !strcmp(method, "GET");
 }
 
+/* What a call brings: the document, or the text as it came. */
+struct answer {
+        json_t **json; /* may be NULL */
+        char **text;   /* not NULL: instead of the document */
+        int *status;   /* may be NULL */
+};
+
 /* One call of the server in use. *ret_sent: it may have been carried out. */
 static int call_server(struct api *api, const char *method, const char *path, const json_t *body,
-        json_t **ret_json, int *ret_status, bool *ret_sent, struct error **ret_error)
+        struct answer *ret, bool *ret_sent, struct error **ret_error)
 {
         bool impatient = api->n_servers > 1 && only_reads(method);
         _cleanup_buf_ struct buf answer;
@@ -365,8 +391,10 @@ static int call_server(struct api *api, const char *method, const char *path, co
                 return r;
         }
         curl_easy_setopt(api->curl, CURLOPT_HTTPHEADER, headers);
-        curl_easy_setopt(
-                api->curl, CURLOPT_TIMEOUT_MS, impatient ? READ_TIMEOUT_OF_SEVERAL_MS : CALL_TIMEOUT_MS);
+        curl_easy_setopt(api->curl, CURLOPT_TIMEOUT_MS,
+                api->timeout_ms ? (long)api->timeout_ms
+                : impatient     ? READ_TIMEOUT_OF_SEVERAL_MS
+                                : CALL_TIMEOUT_MS);
         curl_easy_setopt(api->curl, CURLOPT_LOW_SPEED_LIMIT, 0L);
         curl_easy_setopt(api->curl, CURLOPT_WRITEFUNCTION, collect);
         curl_easy_setopt(api->curl, CURLOPT_WRITEDATA, &answer);
@@ -382,15 +410,19 @@ static int call_server(struct api *api, const char *method, const char *path, co
         curl_easy_getinfo(api->curl, CURLINFO_RESPONSE_CODE, &status);
         if (status >= 300)
                 return problem(api, status, &answer, ret_error);
+        if (ret->text) {
+                *ret->text = buf_take_string(&answer);
+                return *ret->text ? 0 : error_from_errno(ret_error, ENOMEM, "cannot take the answer in");
+        }
         if (answer.len == 0)
                 json = json_null();
         else if (doc_parse(buf_string(&answer), answer.len, &json, NULL) < 0)
                 return error_set(ret_error, ERROR_PROTOCOL, "see whether that is drover-manager",
                         "the answer of %s is not a JSON document", api->server);
-        if (ret_status)
-                *ret_status = (int)status;
-        if (ret_json)
-                *ret_json = json;
+        if (ret->status)
+                *ret->status = (int)status;
+        if (ret->json)
+                *ret->json = json;
         else
                 json_decref(json);
         return 0;
@@ -423,8 +455,8 @@ static bool try_another(
         return !api->interrupts || *api->interrupts == api->interrupts_before;
 }
 
-int api_call(struct api *api, const char *method, const char *path, const json_t *body, json_t **ret_json,
-        int *ret_status, struct error **ret_error)
+static int call_any(struct api *api, const char *method, const char *path, const json_t *body,
+        struct answer *ret, struct error **ret_error)
 {
         uint64_t began_ms = clock_now_ms(&clock_system);
         bool any_stands_by = false;
@@ -432,8 +464,8 @@ int api_call(struct api *api, const char *method, const char *path, const json_t
 
         for (;;) {
                 _cleanup_error_ struct error *error = NULL;
-                bool sent;
-                int r = call_server(api, method, path, body, ret_json, ret_status, &sent, &error);
+                bool sent = false;
+                int r = call_server(api, method, path, body, ret, &sent, &error);
 
                 if (r >= 0)
                         return r;
@@ -441,6 +473,32 @@ int api_call(struct api *api, const char *method, const char *path, const json_t
                         !try_another(api, error, began_ms, &n_tried, &any_stands_by))
                         return error_propagate(ret_error, TAKE_PTR(error));
         }
+}
+
+int api_call(struct api *api, const char *method, const char *path, const json_t *body, json_t **ret_json,
+        int *ret_status, struct error **ret_error)
+{
+        int r = call_any(
+                api, method, path, body, &(struct answer){.json = ret_json, .status = ret_status}, ret_error);
+
+        api->match = 0;
+        return r;
+}
+
+int api_call_text(struct api *api, const char *method, const char *path, const json_t *body, char **ret_text,
+        struct error **ret_error)
+{
+        return call_any(api, method, path, body, &(struct answer){.text = ret_text}, ret_error);
+}
+
+void api_set_match(struct api *api, int64_t revision)
+{
+        api->match = revision;
+}
+
+void api_set_timeout(struct api *api, uint64_t timeout_ms)
+{
+        api->timeout_ms = timeout_ms;
 }
 
 /* One line of an event stream, as the WHATWG's HTML standard section 9.2 has it. */

@@ -23,11 +23,18 @@ int api_new(const struct settings *settings, struct api **ret_api, struct error 
 void api_free(struct api *api);
 DEFINE_CLEANUP(struct api *, api_free)
 
-/* `path` is what follows /api/v1, percent-encoded ("/vms/web1"); `body` (borrowed) may be NULL. On success
+/* `path` is what follows /api/v1, percent-encoded ("/vms/web1"), or all of it for what is elsewhere ("/metrics"); `body` (borrowed) may be NULL. On success
  * *ret_json (may be NULL) is the document, which the caller owns (a JSON null when the answer has no body), and
  * *ret_status (may be NULL) the status. */
 int api_call(struct api *api, const char *method, const char *path, const json_t *body, json_t **ret_json,
         int *ret_status, struct error **ret_error);
+
+/* The same, and the answer's text as it came, whatever it is; the caller's. */
+int api_call_text(struct api *api, const char *method, const char *path, const json_t *body, char **ret_text,
+        struct error **ret_error);
+
+/* How long calls may take from now on; 0: as usual. */
+void api_set_timeout(struct api *api, uint64_t timeout_ms);
 
 /* Follows a stream of server-sent events until `event` returns false, an interrupt comes (CANCELLED) or the server
  * closes it. `data` is the event's document (borrowed). Reconnects are the caller's business: last_id (may be empty)
@@ -50,6 +57,9 @@ void api_set_interrupts(struct api *api, const volatile sig_atomic_t *interrupts
 int api_set_key(struct api *api, const char *key);
 /* Whether the last call's request may have reached the server though no answer came. */
 bool api_answer_lost(const struct api *api);
+
+/* The revision that the object of the next call has to have (If-Match). */
+void api_set_match(struct api *api, int64_t revision);
 
 /* Text for X-Drover-Reason of all later calls (copied); NULL: none. */
 int api_set_reason(struct api *api, const char *reason);

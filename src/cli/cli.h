@@ -36,6 +36,7 @@ struct cli {
         X(host_add) \
         X(host_enrol_token) \
         X(host_confirm_down) \
+        X(host_label) \
         X(host_maintenance) \
         X(host_remove) \
         X(vm_list) \
@@ -84,11 +85,31 @@ struct cli {
         X(affinity_add) \
         X(affinity_remove) \
         X(cluster_cpu) \
+        X(login) \
+        X(logout) \
+        X(whoami) \
+        X(user_list) \
+        X(user_show) \
+        X(user_create) \
+        X(user_grant) \
+        X(user_revoke) \
+        X(user_disable) \
+        X(user_enable) \
+        X(user_password) \
+        X(user_delete) \
+        X(role_list) \
+        X(role_show) \
+        X(role_permissions) \
+        X(role_create) \
+        X(role_set) \
+        X(role_delete) \
         X(token_list) \
         X(token_create) \
         X(token_revoke) \
         X(audit_list) \
         X(audit_verify) \
+        X(audit_export) \
+        X(api) \
         X(events) \
         X(version) \
         X(completion) \

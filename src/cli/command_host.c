@@ -10,6 +10,7 @@
 #include "cli/collection.h"
 #include "cli/moves_option.h"
 #include "cli/report.h"
+#include "cli/scope_option.h"
 #include "cli/task.h"
 
 static const struct output_column columns[] = {{"NAME", "name", false}, {"ADDRESS", "spec.address", false},
@@ -68,7 +69,7 @@ int command_host_add(struct cli *cli, const struct arguments *arguments, struct 
 {
         const char *address = arguments_operand(arguments, 0), *name = arguments_text(arguments, "name"),
                    *migration_address = arguments_text(arguments, "migration-address");
-        _cleanup_json_ json_t *body = NULL;
+        _cleanup_json_ json_t *body = NULL, *labels = NULL;
         char from_address[NAME_MAX_CHARS + 1];
 
         if (!name) {
@@ -78,8 +79,10 @@ int command_host_add(struct cli *cli, const struct arguments *arguments, struct 
         if (!text_is_name(name))
                 return error_set(ret_error, ERROR_BAD_REQUEST, "add --name NAME",
                         "no host can be called by the address '%s'", address);
-        body = json_pack(
-                "{s:s, s:s, s:s*}", "name", name, "address", address, "migration_address", migration_address);
+        if (labels_option(arguments, "label", &labels, ret_error) < 0)
+                return -EINVAL;
+        body = json_pack("{s:s, s:s, s:s*, s:O*}", "name", name, "address", address, "migration_address",
+                migration_address, "labels", labels);
         if (!body)
                 return error_set(ret_error, ERROR_BAD_REQUEST, NULL, "the address is not UTF-8 text");
         return post_enrolment(cli, "/hosts", body, ret_error);
@@ -134,6 +137,41 @@ int command_host_confirm_down(struct cli *cli, const struct arguments *arguments
         output_text(cli->out, host, false);
         fputs(" is confirmed down until its agent answers again.\n", cli->out);
         return 0;
+}
+
+static void remove_labels(const struct arguments *arguments, json_t *labels)
+{
+        const char *key;
+        size_t position = 0;
+
+        while ((key = arguments_next(arguments, "remove", &position)))
+                (void)json_object_del(labels, key);
+}
+
+int command_host_label(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        _cleanup_free_ char *path = alloc_printf("/hosts/%s", arguments_operand(arguments, 0));
+        _cleanup_json_ json_t *host = NULL, *labels = NULL, *body = NULL, *answer = NULL;
+        json_t *spec;
+        int r;
+
+        if (!path)
+                return error_from_errno(ret_error, ENOMEM, "cannot make the request");
+        r = api_call(cli->api, "GET", path, NULL, &host, NULL, ret_error);
+        if (r < 0)
+                return r;
+        spec = json_object_get(host, "spec");
+        labels = json_deep_copy(json_object_get(spec, "labels")) ?: json_object();
+        r = labels_option(arguments, "set", &labels, ret_error);
+        if (r < 0)
+                return r;
+        remove_labels(arguments, labels);
+        body = json_object_set(spec, "labels", labels) < 0 ? NULL : json_pack("{s:O}", "spec", spec);
+        if (!body)
+                return error_from_errno(ret_error, ENOMEM, "cannot make the request");
+        api_set_match(cli->api, json_integer_value(json_object_get(host, "revision")));
+        r = api_call(cli->api, "PUT", path, body, &answer, NULL, ret_error);
+        return r < 0 ? r : output_document(cli, answer, ret_error);
 }
 
 int command_host_remove(struct cli *cli, const struct arguments *arguments, struct error **ret_error)

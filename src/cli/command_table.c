@@ -65,6 +65,11 @@ static const struct option_spec host_add_options[] = {
                 .kind = VALUE_TEXT,
                 .value = "ADDRESS,...",
                 .help = "1 to 8 addresses for migration data, if not the same"},
+        {.name = "label",
+                .kind = VALUE_TEXT,
+                .value = "KEY=VALUE",
+                .repeat = true,
+                .help = "a label, such as pool=east; may be repeated"},
         END,
 };
 
@@ -508,8 +513,107 @@ static const struct option_spec cluster_cpu_options[] = {
         END,
 };
 
+static const struct option_spec host_label_options[] = {
+        {.name = "set",
+                .kind = VALUE_TEXT,
+                .value = "KEY=VALUE",
+                .repeat = true,
+                .help = "give it this label; may be repeated"},
+        {.name = "remove",
+                .kind = VALUE_NAME,
+                .value = "KEY",
+                .repeat = true,
+                .help = "take this label away; may be repeated"},
+        END,
+};
+
+/* What narrows a role; see scope_option.c. */
+#define SCOPE_OPTIONS \
+        {.name = "pool", \
+                .kind = VALUE_TEXT, \
+                .value = "POOL", \
+                .help = "only virtual machines and hosts with the label pool=POOL"}, \
+                {.name = "folder", \
+                        .kind = VALUE_TEXT, \
+                        .value = "FOLDER", \
+                        .help = "only virtual machines whose label folder is FOLDER or below it"}, \
+                {.name = "label", \
+                        .kind = VALUE_TEXT, \
+                        .value = "KEY=VALUE", \
+                        .repeat = true, \
+                        .help = "only virtual machines with this label; may be repeated"}, \
+        { \
+                .name = "host-label", .kind = VALUE_TEXT, .value = "KEY=VALUE", .repeat = true, \
+                .help = "only on hosts with this label; may be repeated" \
+        }
+
+static const struct option_spec login_options[] = {
+        {.name = "password-file",
+                .kind = VALUE_FILE,
+                .value = "FILE",
+                .help = "its first line is the password; - is standard input"},
+        END,
+};
+
+static const struct option_spec user_create_options[] = {
+        {.name = "full-name", .kind = VALUE_TEXT, .value = "TEXT", .help = "for people"},
+        {.name = "role",
+                .kind = VALUE_NAME,
+                .value = "ROLE",
+                .names_of = "roles",
+                .help = "its first role, within the scope that follows"},
+        SCOPE_OPTIONS,
+        END,
+};
+
+static const struct option_spec scope_options[] = {
+        SCOPE_OPTIONS,
+        END,
+};
+
+static const struct option_spec user_password_options[] = {
+        {.name = "password-file",
+                .kind = VALUE_FILE,
+                .value = "FILE",
+                .help = "its first line is the new password; - is standard input"},
+        {.name = "current-file",
+                .kind = VALUE_FILE,
+                .value = "FILE",
+                .help = "likewise the current one, when it is one's own"},
+        END,
+};
+
+static const struct option_spec role_options[] = {
+        {.name = "permission",
+                .kind = VALUE_TEXT,
+                .value = "PERMISSION",
+                .repeat = true,
+                .required = true,
+                .help = "such as vm.migrate, vm.* or *.read; may be repeated"},
+        {.name = "description", .kind = VALUE_TEXT, .value = "TEXT", .help = "for people"},
+        END,
+};
+
+static const struct option_spec api_options[] = {
+        {.name = "data",
+                .letter = 'd',
+                .kind = VALUE_FILE,
+                .value = "FILE",
+                .help = "a JSON document to send; - is standard input"},
+        {.name = "key",
+                .kind = VALUE_TEXT,
+                .value = "KEY",
+                .help = "Idempotency-Key: with the same one again, nothing is done twice"},
+        END,
+};
+
 static const struct option_spec token_create_options[] = {
-        {.name = "role", .kind = VALUE_CHOICE, .value = "admin|read-only", .help = "default read-only"},
+        {.name = "role",
+                .kind = VALUE_NAME,
+                .value = "ROLE",
+                .names_of = "roles",
+                .help = "default read-only"},
+        SCOPE_OPTIONS,
         {.name = "expires",
                 .kind = VALUE_NUMBER,
                 .value = "DAYS",
@@ -519,18 +623,44 @@ static const struct option_spec token_create_options[] = {
         END,
 };
 
+#define AUDIT_FILTERS \
+        {.name = "who", \
+                .kind = VALUE_TEXT, \
+                .value = "NAME", \
+                .help = "only by this caller; a user's name has also what their tokens did"}, \
+                {.name = "object", \
+                        .kind = VALUE_TEXT, \
+                        .value = "KIND/NAME", \
+                        .help = "only about this, such as vm/web1"}, \
+                {.name = "action", \
+                        .kind = VALUE_TEXT, \
+                        .value = "ACTION", \
+                        .help = "only this, such as vm.migrate"}, \
+                {.name = "result", \
+                        .kind = VALUE_TEXT, \
+                        .value = "RESULT", \
+                        .help = "accepted, decided, done, failed, cancelled, denied or alert"}, \
+                {.name = "since", \
+                        .kind = VALUE_TEXT, \
+                        .value = "TIME", \
+                        .help = "from then on, UTC, such as 2026-11-21 or 2026-11-21T10:00:00Z"}, \
+        { \
+                .name = "until", .kind = VALUE_TEXT, .value = "TIME", .help = "before then" \
+        }
+
 static const struct option_spec audit_list_options[] = {
-        {.name = "who", .kind = VALUE_TEXT, .value = "NAME", .help = "only by this caller"},
-        {.name = "object",
-                .kind = VALUE_TEXT,
-                .value = "KIND/NAME",
-                .help = "only about this, such as vm/web1"},
+        AUDIT_FILTERS,
         {.name = "limit",
                 .kind = VALUE_NUMBER,
                 .value = "N",
                 .min = 1,
                 .max = 1000,
                 .help = "the newest N; default 50"},
+        END,
+};
+
+static const struct option_spec audit_export_options[] = {
+        AUDIT_FILTERS,
         END,
 };
 
@@ -580,6 +710,11 @@ const struct command command_table[] = {
                 .operands = {OPERAND("HOST", "hosts")},
                 .options = host_confirm_down_options,
                 .run = command_host_confirm_down},
+        {.words = "host label",
+                .summary = "set or remove labels of a host, such as pool=east",
+                .operands = {OPERAND("HOST", "hosts")},
+                .options = host_label_options,
+                .run = command_host_label},
         {.words = "host maintenance",
                 .summary = "empty a host for maintenance, or end its maintenance",
                 .details =
@@ -881,6 +1016,87 @@ const struct command command_table[] = {
                 .options = cluster_cpu_options,
                 .run = command_cluster_cpu},
 
+        {.words = "login",
+                .summary = "begin a session with the manager as a user",
+                .details =
+                        "The session is kept in ~/.config/drover/session and used by later commands that are "
+                        "given no token. It ends after 12 hours, after half an hour without a command, and "
+                        "by "
+                        "'drover logout'.",
+                .operands = {OPERAND("USER", NULL)},
+                .options = login_options,
+                .run = command_login},
+        {.words = "logout", .summary = "end the session", .run = command_logout},
+        {.words = "whoami",
+                .summary = "show as whom the manager sees this caller, and what it may do",
+                .run = command_whoami},
+
+        {.words = "user list", .summary = "list the users", .run = command_user_list},
+        {.words = "user show",
+                .summary = "show a user, with roles and scopes",
+                .operands = {OPERAND("USER", "users")},
+                .run = command_user_show},
+        {.words = "user create",
+                .summary = "make a user; 'user password' lets them log in",
+                .operands = {OPERAND("USER", NULL)},
+                .options = user_create_options,
+                .run = command_user_create},
+        {.words = "user grant",
+                .summary = "give a user a role, everywhere or within a scope",
+                .details = "A scope reaches the virtual machines, and the hosts, that have all labels it "
+                           "names. A role "
+                           "given within a scope does nothing for what is neither, such as datastores: give "
+                           "another "
+                           "role without a scope for those. Nobody can give more than they have.",
+                .operands = {OPERAND("USER", "users"), OPERAND("ROLE", "roles")},
+                .options = scope_options,
+                .run = command_user_grant},
+        {.words = "user revoke",
+                .summary = "take a role from a user, in whatever scope",
+                .operands = {OPERAND("USER", "users"), OPERAND("ROLE", "roles")},
+                .run = command_user_revoke},
+        {.words = "user disable",
+                .summary = "let a user, their sessions and tokens do nothing",
+                .operands = {OPERAND("USER", "users")},
+                .run = command_user_disable},
+        {.words = "user enable",
+                .summary = "take 'user disable' back",
+                .operands = {OPERAND("USER", "users")},
+                .run = command_user_enable},
+        {.words = "user password",
+                .summary = "set a user's password; without USER one's own",
+                .details = "Ends the user's other sessions.",
+                .operands = {{.name = "USER", .kind = VALUE_NAME, .names_of = "users", .optional = true}},
+                .options = user_password_options,
+                .run = command_user_password},
+        {.words = "user delete",
+                .summary = "remove a user with their tokens and sessions",
+                .operands = {OPERAND("USER", "users")},
+                .run = command_user_delete},
+
+        {.words = "role list", .summary = "list the roles", .run = command_role_list},
+        {.words = "role show",
+                .summary = "show a role",
+                .operands = {OPERAND("ROLE", "roles")},
+                .run = command_role_show},
+        {.words = "role permissions",
+                .summary = "list the permissions that a role can give",
+                .run = command_role_permissions},
+        {.words = "role create",
+                .summary = "make a role of permissions",
+                .operands = {OPERAND("ROLE", NULL)},
+                .options = role_options,
+                .run = command_role_create},
+        {.words = "role set",
+                .summary = "change the permissions of a role",
+                .operands = {OPERAND("ROLE", "roles")},
+                .options = role_options,
+                .run = command_role_set},
+        {.words = "role delete",
+                .summary = "remove a role that nobody has",
+                .operands = {OPERAND("ROLE", "roles")},
+                .run = command_role_delete},
+
         {.words = "token list", .summary = "list the API tokens", .run = command_token_list},
         {.words = "token create",
                 .summary = "make an API token and print it, this once",
@@ -903,6 +1119,20 @@ const struct command command_table[] = {
                         "elsewhere: only with it the removal of the newest entries can be noticed.",
                 .run = command_audit_verify},
 
+        {.words = "audit export",
+                .summary = "print the audit log as JSON lines, oldest first",
+                .details = "A line is the text that its hash is of, with \"hash\" added: docs/access.md "
+                           "has how to check them without a manager.",
+                .options = audit_export_options,
+                .run = command_audit_export},
+
+        {.words = "api",
+                .summary = "call the API: GET, POST, PUT or DELETE, and a path such as /vms",
+                .details = "Prints the answer as it came, JSON indented. The API is described by "
+                           "'drover api GET /api/openapi.json'.",
+                .operands = {TEXT_OPERAND("METHOD"), TEXT_OPERAND("PATH")},
+                .options = api_options,
+                .run = command_api},
         {.words = "events",
                 .summary = "print each change of an object as it happens, until Ctrl-C",
                 .options = events_options,
@@ -1000,53 +1230,4 @@ const struct command *command_find(const char *const *words, size_t n_words)
                         command_starts_with(&command_table[i], words, n_words))
                         return &command_table[i];
         return NULL;
-}
-
-#define DISTANCE_MAX_CHARS 64
-
-/* Optimal string alignment distance: Damerau-Levenshtein in three rows. */
-size_t text_distance(const char *a, const char *b, size_t limit)
-{
-        size_t rows[3][DISTANCE_MAX_CHARS + 1], n_a = strlen(a), n_b = strlen(b), far = limit + 1;
-        size_t *before = rows[0], *last = rows[1], *row = rows[2];
-
-        if (n_a > DISTANCE_MAX_CHARS || n_b > DISTANCE_MAX_CHARS)
-                return far;
-        for (size_t j = 0; j <= n_b; j++)
-                last[j] = before[j] = j;
-        for (size_t i = 1; i <= n_a; i++) {
-                size_t *spare = before;
-
-                row[0] = i;
-                for (size_t j = 1; j <= n_b; j++) {
-                        size_t change = last[j - 1] + (a[i - 1] != b[j - 1]);
-
-                        row[j] = MIN(change, MIN(last[j], row[j - 1]) + 1);
-                        if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-                                row[j] = MIN(row[j], before[j - 2] + 1);
-                }
-                before = last;
-                last = row;
-                row = spare;
-        }
-        return MIN(last[n_b], far);
-}
-
-const char *command_nearest(const char *const *words, size_t n_words)
-{
-        char typed[DISTANCE_MAX_CHARS + 1] = "";
-        const char *best = NULL;
-        size_t best_distance = 4; /* a third of the letters of "vm migrate": farther is no typing mistake */
-
-        for (size_t i = 0, used = 0; i < n_words && used < sizeof(typed); i++)
-                used += (size_t)snprintf(typed + used, sizeof(typed) - used, "%s%s", i ? " " : "", words[i]);
-        for (size_t i = 0; i < n_command_table; i++) {
-                size_t distance = text_distance(typed, command_table[i].words, 3);
-
-                if (!command_table[i].hidden && distance < best_distance) {
-                        best = command_table[i].words;
-                        best_distance = distance;
-                }
-        }
-        return best;
 }

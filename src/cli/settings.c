@@ -48,18 +48,19 @@ static int read_entry(void *userdata, const char *section, const char *name, con
         return s->error == 0;
 }
 
-static char *config_path(void)
+/* "" when there is no home. */
+static char *config_path(const char *file)
 {
         const char *base = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
 
         if (base && *base == '/')
-                return alloc_printf("%s/drover/config.ini", base);
-        return home && *home == '/' ? alloc_printf("%s/.config/drover/config.ini", home) : alloc_strdup("");
+                return alloc_printf("%s/drover/%s", base, file);
+        return home && *home == '/' ? alloc_printf("%s/.config/drover/%s", home, file) : alloc_strdup("");
 }
 
 static int read_config(struct sources *sources, struct error **ret_error)
 {
-        _cleanup_free_ char *path = config_path(), *text = NULL;
+        _cleanup_free_ char *path = config_path("config.ini"), *text = NULL;
         int line, r;
 
         if (!path)
@@ -128,6 +129,52 @@ static int resolve_token(const char *source, bool is_file, char **ret_token, str
         return 0;
 }
 
+/* Two lines: the server as it was named, and the secret. Without such a file there is no session. */
+static int read_session(const char *server, char **ret_token, struct error **ret_error)
+{
+        _cleanup_free_ char *path = config_path("session"), *text = NULL;
+        size_t len = strlen(server);
+        char *secret;
+        int r;
+
+        if (!path)
+                return error_from_errno(ret_error, ENOMEM, "cannot read the session");
+        r = *path ? file_read(path, TOKEN_MAX_BYTES, &text, NULL) : -ENOENT;
+        if (r == -ENOENT || r == -ENOTDIR)
+                return 0;
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot read %s", path);
+        /* What was begun with one server is nothing that another should see. */
+        if (strncmp(text, server, len) || text[len] != '\n')
+                return 0;
+        secret = text + len + 1;
+        secret[strcspn(secret, "\r\n")] = '\0';
+        if (is_token(secret) && alloc_replace(ret_token, secret) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot read the session");
+        return 0;
+}
+
+int settings_keep_session(const char *server, const char *secret, struct error **ret_error)
+{
+        _cleanup_free_ char *path = config_path("session"), *folder = config_path(""), *text = NULL;
+        int r;
+
+        if (!path || !folder)
+                return error_from_errno(ret_error, ENOMEM, "cannot keep the session");
+        if (!*path)
+                return error_set(
+                        ret_error, ERROR_BAD_REQUEST, "Set HOME.", "there is no home to keep the session in");
+        if (!secret)
+                return unlink(path) < 0 && errno != ENOENT
+                               ? error_from_errno(ret_error, errno, "cannot remove %s", path)
+                               : 0;
+        text = alloc_printf("%s\n%s\n", server, secret);
+        r = text ? file_make_dirs(folder, 0700) : -ENOMEM;
+        if (r >= 0)
+                r = file_write_atomic(path, text, strlen(text), 0600);
+        return r < 0 ? error_from_errno(ret_error, r, "cannot write %s", path) : 0;
+}
+
 int settings_load(const struct arguments *arguments, struct settings *ret, struct error **ret_error)
 {
         _cleanup_(sources_deinit) struct sources s = {0};
@@ -148,6 +195,8 @@ int settings_load(const struct arguments *arguments, struct settings *ret, struc
         if (r < 0)
                 return r;
         r = s.server ? 0 : override(&s.server, SERVER_DEFAULT, ret_error);
+        if (r >= 0 && !s.token)
+                r = read_session(s.server, &settings.token, ret_error);
         if (r < 0)
                 return r;
         settings.server = TAKE_PTR(s.server);

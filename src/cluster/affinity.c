@@ -12,7 +12,8 @@
 #include "base/doc.h"
 #include "base/text.h"
 
-#define CAUSE_MAX_BYTES 65536
+#define CAUSE_MAX_BYTES 4096
+#define CAUSE_NAMES_MAX 8 /* a rule may name thousands: nobody reads those */
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -221,31 +222,41 @@ json_t *affinity_of_vm(const json_t *rules, const json_t *vm, const json_t *vms,
         return TAKE_PTR(items);
 }
 
-/* "a, b and c" of an array of names, or of the keys of an object; NULL without memory. */
-static char *list_text(const json_t *list)
+static const char *separator(size_t i, size_t n)
 {
-        _cleanup_json_ json_t *keys = NULL;
-        _cleanup_buf_ struct buf text;
+        return i == 0 ? "" : i + 1 == n ? " and " : ", ";
+}
+
+/* The first names of an array, or of the keys of an object. */
+static size_t first_names(const json_t *list, const char *names[static CAUSE_NAMES_MAX])
+{
         const char *key;
         json_t *value;
-        size_t n;
+        size_t n = 0, i;
+
+        json_array_foreach ((json_t *)list, i, value)
+                if (n < CAUSE_NAMES_MAX)
+                        names[n++] = json_string_value(value);
+        json_object_foreach ((json_t *)list, key, value)
+                if (n < CAUSE_NAMES_MAX)
+                        names[n++] = key;
+        return n;
+}
+
+/* "a, b and c", or "a, b, ... and 4992 more", of an array of names or of the keys of an object; NULL without memory. */
+static char *list_text(const json_t *list)
+{
+        size_t n = json_is_object(list) ? json_object_size(list) : json_array_size(list), n_first;
+        const char *names[CAUSE_NAMES_MAX];
+        _cleanup_buf_ struct buf text;
 
         buf_init(&text, CAUSE_MAX_BYTES);
-        if (json_is_object(list)) {
-                keys = json_array();
-                json_object_foreach ((json_t *)list, key, value)
-                        if (json_array_append_new(keys, json_string(key)) < 0)
-                                return NULL;
-                list = keys;
-        }
-        n = json_array_size(list);
-        for (size_t i = 0; i < n; i++)
-                if (buf_printf(&text, "%s%s",
-                            i == 0       ? ""
-                            : i + 1 == n ? " and "
-                                         : ", ",
-                            json_string_value(json_array_get(list, i))) < 0)
+        n_first = first_names(list, names);
+        for (size_t i = 0; i < n_first; i++)
+                if (buf_printf(&text, "%s%s", separator(i, n), names[i]) < 0)
                         return NULL;
+        if (n > n_first && buf_printf(&text, " and %zu more", n - n_first) < 0)
+                return NULL;
         return buf_take_string(&text);
 }
 

@@ -17,6 +17,7 @@
 #define AFFINITY_VMS_MAX 256
 #define AFFINITY_HOSTS_MAX 5000
 #define AFFINITY_RULES_MAX 5000
+#define AFFINITY_NAMES_MAX 100000 /* VMs and hosts of all rules together */
 
 /* Shape of a spec {"type", "mode", "vms", "hosts"}; fills in "mode" (must). BAD_DOCUMENT. */
 int affinity_check_spec(json_t *spec, struct error **ret_error);

@@ -14,7 +14,8 @@
 #include "base/doc.h"
 #include "cluster/affinity.h"
 
-#define TEXT_MAX_BYTES 65536
+#define TEXT_MAX_BYTES 4096
+#define RULES_TOLD_MAX 16
 #define NOBODY SIZE_MAX
 
 struct world {
@@ -25,6 +26,8 @@ struct world {
         size_t n_vms;
         size_t *group;  /* union-find: of a VM, another of its group or itself */
         json_t **hosts; /* of a group (at its root): {host: true} that it may be on; NULL: any */
+        /* The keep-together rules of a VM: together[together_at[vm]] up to together[together_at[vm + 1]]. */
+        size_t *together, *together_at;
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -63,6 +66,8 @@ static void world_deinit(struct world *world)
         free(world->names);
         free(world->group);
         free(world->hosts);
+        free(world->together);
+        free(world->together_at);
 }
 
 static size_t number_of(const struct world *world, const json_t *name)
@@ -120,20 +125,57 @@ static int number_vms(struct world *world)
         return 0;
 }
 
-static void join_groups(struct world *world)
+/* Calls fn for each VM of each keep-together rule. */
+static void each_together(struct world *world, void (*fn)(struct world *world, size_t rule, size_t vm))
 {
-        for (size_t k = 0; k < world->n_rules; k++) {
-                const json_t *vms = vms_of(world->rules[k]);
+        json_t *name;
+        size_t i;
 
-                for (size_t i = 1; is_type(world->rules[k], "keep-together") && i < json_array_size(vms); i++)
-                        world->group[root_of(world, number_of(world, json_array_get(vms, i)))] =
-                                root_of(world, number_of(world, json_array_get(vms, 0)));
-        }
+        for (size_t k = 0; k < world->n_rules; k++)
+                if (is_type(world->rules[k], "keep-together"))
+                        json_array_foreach (vms_of(world->rules[k]), i, name)
+                                fn(world, k, number_of(world, name));
+}
+
+static void join(struct world *world, size_t rule, size_t vm)
+{
+        size_t first = number_of(world, json_array_get(vms_of(world->rules[rule]), 0));
+
+        world->group[root_of(world, vm)] = root_of(world, first);
+}
+
+static void count_together(struct world *world, size_t rule, size_t vm)
+{
+        world->together_at[vm + 1]++;
+}
+
+/* The place behind the last one of the VM stands one further on meanwhile. */
+static void put_together(struct world *world, size_t rule, size_t vm)
+{
+        world->together[world->together_at[vm + 1]++] = rule;
+}
+
+static int join_groups(struct world *world)
+{
+        each_together(world, join);
+        world->together_at = alloc_array(world->n_vms + 2, sizeof(size_t));
+        if (!world->together_at)
+                return -ENOMEM;
+        each_together(world, count_together);
+        for (size_t vm = 0; vm <= world->n_vms; vm++)
+                world->together_at[vm + 1] += world->together_at[vm];
+        world->together = alloc_array(world->together_at[world->n_vms + 1] + 1, sizeof(size_t));
+        if (!world->together)
+                return -ENOMEM;
+        /* Ends become beginnings, and ends again when each VM has its rules. */
+        memmove(world->together_at + 1, world->together_at, (world->n_vms + 1) * sizeof(size_t));
+        each_together(world, put_together);
+        return 0;
 }
 
 /* --- Telling -------------------------------------------------------------------------------------------------------- */
 
-/* "rule a", "rules a and b", of those for which wanted is set; NULL without memory. */
+/* "rule a", "rules a and b", of those for which wanted is set; of many the first ones. NULL without memory. */
 static char *rules_text(const struct world *world, const bool *wanted)
 {
         _cleanup_buf_ struct buf text;
@@ -144,7 +186,7 @@ static char *rules_text(const struct world *world, const bool *wanted)
         buf_init(&text, TEXT_MAX_BYTES);
         if (buf_append_string(&text, n > 1 ? "rules " : "rule ") < 0)
                 return NULL;
-        for (size_t k = 0; k < world->n_rules; k++) {
+        for (size_t k = 0; k < world->n_rules && at < RULES_TOLD_MAX; k++) {
                 if (!wanted[k])
                         continue;
                 if (buf_printf(&text, "%s%s",
@@ -155,6 +197,8 @@ static char *rules_text(const struct world *world, const bool *wanted)
                         return NULL;
                 at++;
         }
+        if (n > at && buf_printf(&text, " and %zu more", n - at) < 0)
+                return NULL;
         return buf_take_string(&text);
 }
 
@@ -164,19 +208,23 @@ static int mark_chain(const struct world *world, size_t from, size_t to, bool *w
         _cleanup_free_ size_t *queue = alloc_array(world->n_vms + 1, sizeof(*queue));
         _cleanup_free_ size_t *before = alloc_array(world->n_vms + 1, sizeof(*before));
         _cleanup_free_ size_t *by_rule = alloc_array(world->n_vms + 1, sizeof(*by_rule));
+        _cleanup_free_ bool *seen = alloc_array(world->n_rules + 1, sizeof(*seen));
         size_t head = 0, tail = 0, i;
         json_t *name;
 
-        if (!queue || !before || !by_rule)
+        if (!queue || !before || !by_rule || !seen)
                 return -ENOMEM;
         for (size_t vm = 0; vm < world->n_vms; vm++)
                 before[vm] = NOBODY;
         before[from] = from;
         for (queue[tail++] = from; head < tail && before[to] == NOBODY; head++)
-                for (size_t k = 0; k < world->n_rules; k++) {
-                        if (!is_type(world->rules[k], "keep-together") ||
-                                !doc_has_string(vms_of(world->rules[k]), world->names[queue[head]]))
+                for (size_t at = world->together_at[queue[head]]; at < world->together_at[queue[head] + 1];
+                        at++) {
+                        size_t k = world->together[at];
+
+                        if (seen[k])
                                 continue;
+                        seen[k] = true;
                         json_array_foreach (vms_of(world->rules[k]), i, name) {
                                 size_t next = number_of(world, name);
 
@@ -225,6 +273,7 @@ static int mark_hosts(const struct world *world, size_t group, bool *wanted)
                         first = first == NOBODY ? vm : first;
                         if (mark_chain(world, first, vm, wanted) < 0)
                                 return -ENOMEM;
+                        break; /* one of them is reason enough */
                 }
         }
         return 0;
@@ -244,46 +293,97 @@ static int tell_no_host(const struct world *world, size_t vm, struct error **ret
 
 /* --- The three questions ------------------------------------------------------------------------------------------- */
 
-static int check_apart(const struct world *world, struct error **ret_error)
+/* Two of the rule in one group; *first: of each group, the VM of the rule that was seen there, + 1. */
+static int check_rule_apart(const struct world *world, size_t k, size_t *first, struct error **ret_error)
 {
-        for (size_t k = 0; k < world->n_rules; k++) {
-                const json_t *vms = vms_of(world->rules[k]);
+        const json_t *rule = world->rules[k];
+        json_t *name;
+        size_t i;
+        int r = 0;
 
-                for (size_t i = 0; is_type(world->rules[k], "keep-apart") && i < json_array_size(vms); i++)
-                        for (size_t j = 0; j < i; j++) {
-                                size_t a = number_of(world, json_array_get(vms, j)),
-                                       b = number_of(world, json_array_get(vms, i));
+        json_array_foreach (vms_of(rule), i, name) {
+                size_t vm = number_of(world, name), group = root_of(world, vm);
 
-                                if (root_of(world, a) == root_of(world, b))
-                                        return tell_apart(world, world->rules[k], a, b, ret_error);
-                        }
+                if (first[group])
+                        r = tell_apart(world, rule, first[group] - 1, vm, ret_error);
+                if (r < 0)
+                        return r;
+                first[group] = vm + 1;
         }
+        json_array_foreach (vms_of(rule), i, name)
+                first[root_of(world, number_of(world, name))] = 0;
         return 0;
 }
 
-/* The group keeps, of the hosts it may be on, those that the rule leaves it. */
-static int restrict_group(struct world *world, const json_t *rule, size_t group)
+static int check_apart(const struct world *world, struct error **ret_error)
 {
-        const json_t *named = json_object_get(spec_of(rule), "hosts"), *before = world->hosts[group];
-        bool only = is_type(rule, "run-on");
-        _cleanup_json_ json_t *left = json_object();
-        const char *host;
-        json_t *name, *value;
+        _cleanup_free_ size_t *first = alloc_array(world->n_vms + 1, sizeof(*first));
+        int r = first ? 0 : no_memory(ret_error);
+
+        for (size_t k = 0; r >= 0 && k < world->n_rules; k++)
+                if (is_type(world->rules[k], "keep-apart"))
+                        r = check_rule_apart(world, k, first, ret_error);
+        return r;
+}
+
+/* The names as keys, so that each is looked up and not looked for. */
+static json_t *set_of(const json_t *names)
+{
+        json_t *set = json_object(), *name;
         size_t i;
 
-        if (!left)
-                return -ENOMEM;
+        json_array_foreach ((json_t *)names, i, name)
+                if (set && json_object_set_new(set, json_string_value(name), json_true()) < 0) {
+                        json_decref(set);
+                        set = NULL;
+                }
+        return set;
+}
+
+/* The group keeps, of the hosts it may be on, those that the rule leaves it. named: of the rule, as a set. */
+static int restrict_group(struct world *world, const json_t *rule, json_t *named, size_t group)
+{
+        const json_t *before = world->hosts[group];
+        bool only = is_type(rule, "run-on");
+        _cleanup_json_ json_t *left = NULL;
+        const char *host;
+        json_t *value;
+
         if (!before && !only)
                 return 0; /* hosts without number are left */
-        if (!before)
-                json_array_foreach ((json_t *)named, i, name)
-                        if (json_object_set_new(left, json_string_value(name), json_true()) < 0)
-                                return -ENOMEM;
+        left = before ? json_object() : json_incref(named);
+        if (!left)
+                return -ENOMEM;
         json_object_foreach ((json_t *)before, host, value)
-                if (doc_has_string(named, host) == only && json_object_set_new(left, host, json_true()) < 0)
+                if ((json_object_get(named, host) != NULL) == only &&
+                        json_object_set_new(left, host, json_true()) < 0)
                         return -ENOMEM;
         json_decref(world->hosts[group]);
         world->hosts[group] = TAKE_PTR(left);
+        return 0;
+}
+
+/* Each group of the rule once, however many of its VMs the rule names. *done: the rule that was looked at last, + 1, of each group. */
+static int check_rule_hosts(struct world *world, size_t k, size_t *done, struct error **ret_error)
+{
+        const json_t *rule = world->rules[k];
+        _cleanup_json_ json_t *named = set_of(json_object_get(spec_of(rule), "hosts"));
+        json_t *name;
+        size_t i;
+
+        if (!named)
+                return no_memory(ret_error);
+        json_array_foreach (vms_of(rule), i, name) {
+                size_t vm = number_of(world, name), group = root_of(world, vm);
+
+                if (done[group] == k + 1)
+                        continue;
+                done[group] = k + 1;
+                if (restrict_group(world, rule, named, group) < 0)
+                        return no_memory(ret_error);
+                if (world->hosts[group] && !json_object_size(world->hosts[group]))
+                        return tell_no_host(world, vm, ret_error);
+        }
         return 0;
 }
 
@@ -291,23 +391,14 @@ static int restrict_group(struct world *world, const json_t *rule, size_t group)
 static int check_hosts(struct world *world, struct error **ret_error)
 {
         static const char *const rounds[] = {"run-on", "keep-off"};
-        json_t *name;
-        size_t i;
+        _cleanup_free_ size_t *done = alloc_array(world->n_vms + 1, sizeof(*done));
+        int r = done ? 0 : no_memory(ret_error);
 
-        for (size_t round = 0; round < ARRAY_SIZE(rounds); round++)
-                for (size_t k = 0; k < world->n_rules; k++)
-                        json_array_foreach (vms_of(world->rules[k]), i, name) {
-                                size_t vm = number_of(world, name);
-
-                                if (!is_type(world->rules[k], rounds[round]))
-                                        continue;
-                                if (restrict_group(world, world->rules[k], root_of(world, vm)) < 0)
-                                        return no_memory(ret_error);
-                                if (world->hosts[root_of(world, vm)] &&
-                                        !json_object_size(world->hosts[root_of(world, vm)]))
-                                        return tell_no_host(world, vm, ret_error);
-                        }
-        return 0;
+        for (size_t round = 0; r >= 0 && round < ARRAY_SIZE(rounds); round++)
+                for (size_t k = 0; r >= 0 && k < world->n_rules; k++)
+                        if (is_type(world->rules[k], rounds[round]))
+                                r = check_rule_hosts(world, k, done, ret_error);
+        return r;
 }
 
 /* Finds a host for the group, moving others to another of theirs. taken: {host: group}; tried: {host: true}. 1 when it found
@@ -368,7 +459,8 @@ int affinity_check_others(const json_t *rule, const json_t *others, struct error
 
         if (collect_rules(&world, rule, others) < 0 || number_vms(&world) < 0)
                 return no_memory(ret_error);
-        join_groups(&world);
+        if (join_groups(&world) < 0)
+                return no_memory(ret_error);
         r = check_apart(&world, ret_error);
         if (r >= 0)
                 r = check_hosts(&world, ret_error);

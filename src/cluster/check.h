@@ -42,6 +42,7 @@ struct check {
         const json_t *host;               /* its status */
         const char *host_name;
         const struct check_rule *rule;
+        bool broken_only; /* what is met need not be told */
         json_t *out;
         int result; /* -ENOMEM, or 0 */
 };
@@ -101,6 +102,7 @@ bool check_is_live(const json_t *vm);
         X(network_drift) \
         X(network_macs) \
         X(network_foreign_macs) \
+        X(network_bandwidth) \
         X(affinity_must) \
         X(affinity_should)
 #define X(name) void check_##name(struct check *check);

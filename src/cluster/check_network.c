@@ -370,3 +370,68 @@ void check_network_foreign_macs(struct check *check)
                         mac, check->host_name, check_text(found, "port"));
         }
 }
+
+/* --- What migrations may count on -------------------------------------------------------------------------------------- */
+
+#define UNKNOWN_LINK_BPS UINT64_C(1000000000)
+#define LINK_MAX_BPS (json_int_t)1000000000000000 /* whatever an agent claims */
+
+/* True for "192.0.2.1" in "192.0.2.1:8444", "192.0.2.1, 192.0.2.2", "[2001:db8::1]:8444". */
+static bool has_address(const char *list, const char *address)
+{
+        size_t n = strlen(address);
+
+        for (const char *at = strstr(list, address); n && at; at = strstr(at + 1, address)) {
+                bool begins = at == list || strchr(", [", at[-1]);
+                bool ends = !at[n] || strchr(", ]", at[n]) || (at[n] == ':' && !strchr(address, ':'));
+
+                if (begins && ends)
+                        return true;
+        }
+        return false;
+}
+
+uint64_t checks_link_bps(const json_t *host)
+{
+        const json_t *spec = json_object_get(host, "spec"), *status = check_status(host);
+        const char *used = check_text(spec, "migration_address");
+        json_t *link;
+        uint64_t sum = 0;
+        size_t i;
+
+        if (!*used)
+                used = check_text(status, "migration_address");
+        if (!*used)
+                used = check_text(spec, "address");
+        json_array_foreach (json_object_get(status, "links"), i, link)
+                if (has_address(used, check_text(link, "address")))
+                        sum += (uint64_t)CLAMP(json_integer_value(json_object_get(link, "speed_bps")),
+                                (json_int_t)0, LINK_MAX_BPS);
+        return sum;
+}
+
+uint64_t checks_promised_bps(const json_t *host)
+{
+        return checks_link_bps(host) ?: UNKNOWN_LINK_BPS;
+}
+
+static void tell_bandwidth(struct check *check, const json_t *host)
+{
+        uint64_t wanted = check->input->min_bandwidth_bps, has = checks_promised_bps(host);
+        const char *name = check_text(host, "name");
+
+        check_tell(check, name, wanted > has,
+                "%.4g Gbit/s were asked for, and the link of host %s carries %.4g Gbit/s%s",
+                (double)wanted / 1e9, name, (double)has / 1e9,
+                checks_link_bps(host) ? "" : " (assumed: its interface does not say)");
+}
+
+/* A promise that no waiting makes possible. */
+void check_network_bandwidth(struct check *check)
+{
+        if (!check->input->min_bandwidth_bps)
+                return;
+        if (*check_text(check->input->source, "uid"))
+                tell_bandwidth(check, check->input->source);
+        tell_bandwidth(check, check->target);
+}

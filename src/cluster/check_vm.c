@@ -44,7 +44,8 @@ void check_vm_task(struct check *check)
         size_t i;
 
         json_array_foreach ((json_t *)check->input->tasks, i, task) {
-                if (strcmp(check_text(task, "vm_uid"), uid))
+                if (strcmp(check_text(task, "vm_uid"), uid) ||
+                        (check->input->asking && !strcmp(check_text(task, "name"), check->input->asking)))
                         continue;
                 check_broken(check, NULL, NULL, "task %s (%s) works on the virtual machine",
                         check_text(task, "name"), check_text(task, "action"));

@@ -72,6 +72,8 @@ static const struct check_rule rules[] = {
         {"mac", E, false, check_network_macs, "Give one of the two network cards another address."},
         {"mac-on-host", E, false, check_network_foreign_macs,
                 "Take that device away, or give it or the network card another address."},
+        {"bandwidth", E, true, check_network_bandwidth,
+                "Ask for less with --min-bandwidth, or give the host a faster link for migrations."},
         {"affinity", E, false, check_affinity_must,
                 "Choose a host that the rule allows, or change the rule (`drover affinity show`)."},
         {"affinity-preference", W, false, check_affinity_should, "Choose a host that the rule prefers."},
@@ -112,8 +114,12 @@ bool check_is_live(const json_t *vm)
 static void say(struct check *check, const char *object, const char *cause, const char *way_out)
 {
         const char *severity = check->rule->severity == CHECK_WARNING ? "warning" : "error";
-        json_t *item = json_pack("{s:s, s:s, s:b, s:s?, s:s?, s:s?}", "code", check->rule->code, "severity",
-                severity, "ok", cause == NULL, "object", object, "cause", cause, "way_out", way_out);
+        json_t *item;
+
+        if (!cause && check->broken_only)
+                return;
+        item = json_pack("{s:s, s:s, s:b, s:s?, s:s?, s:s?}", "code", check->rule->code, "severity", severity,
+                "ok", cause == NULL, "object", object, "cause", cause, "way_out", way_out);
 
         if (!item || json_array_append_new(check->out, item) < 0)
                 check->result = -ENOMEM;
@@ -183,9 +189,10 @@ void checks_free(struct checks *checks)
         free(checks);
 }
 
-json_t *checks_run(const struct checks *checks, const json_t *target)
+static json_t *run(const struct checks *checks, const json_t *target, bool broken_only)
 {
         struct check check = {.checks = checks,
+                .broken_only = broken_only,
                 .input = &checks->input,
                 .spec = checks->spec,
                 .status = checks->status,
@@ -206,6 +213,16 @@ json_t *checks_run(const struct checks *checks, const json_t *target)
                 return NULL;
         }
         return check.out;
+}
+
+json_t *checks_run(const struct checks *checks, const json_t *target)
+{
+        return run(checks, target, false);
+}
+
+json_t *checks_broken(const struct checks *checks, const json_t *target)
+{
+        return run(checks, target, true);
 }
 
 json_t *checks_of(const struct checks_input *input, const json_t *target)

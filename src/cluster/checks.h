@@ -27,12 +27,14 @@ struct checks_input {
                 tasks; /* array of {"name", "action", "vm_uid", "host_uid", "to"}: the unfinished tasks but for the
                               * one that asks. vm_uid: that it works on; host_uid: likewise; to: name of the host that it
                               * brings that VM to */
+        const char *asking; /* name of one of these tasks that is in nobody's way: it asks; or NULL */
         const json_t *
                 reserved; /* {host uid: {"memory_bytes", "cpus"}}: for VMs that tasks bring there and that the host
                                  * does not count yet */
         /* Arrays of the documents that say what the hosts should have. */
         const json_t *datastores, *switches, *port_groups;
         const json_t *affinity_rules; /* array of documents */
+        uint64_t min_bandwidth_bps;   /* that the migration was to be promised; 0: nothing */
         const json_t *cpus; /* {host uid: document of GET /agent/v1/cpu (docs/internals/agent-api.md)} */
 };
 
@@ -49,7 +51,10 @@ DEFINE_CLEANUP(struct checks *, checks_free)
  * way_out are null. */
 json_t *checks_run(const struct checks *checks, const json_t *target);
 
-/* The three in one, for one host. */
+/* The same, but of the rules that are broken only: most are met, and nobody is told of those when a thousand hosts are ranked. */
+json_t *checks_broken(const struct checks *checks, const json_t *target);
+
+/* checks_run() for one host, without anything to prepare. */
 json_t *checks_of(const struct checks_input *input, const json_t *target);
 
 /* True when no rule whose severity is error is broken. */
@@ -64,6 +69,11 @@ int checks_to_error(const json_t *report, struct error **ret_error);
  * than what is not promised, for guests touch their memory long after they started. */
 json_int_t checks_memory_need(const json_t *vm);
 json_int_t checks_memory_room(const json_t *status);
+
+/* What a host's (document) connection to the network of migrations carries, in bit/s, by the speed that its interfaces claim; 0: not
+ * known. checks_promised_bps(): what can be promised of it; 1 Gbit/s where it is not known. */
+uint64_t checks_link_bps(const json_t *host);
+uint64_t checks_promised_bps(const json_t *host);
 
 /* Calls fn for each name of a datastore that the VM's spec uses, each once; stops at the first negative result
  * and returns it. */

@@ -10,12 +10,16 @@
 #include "base/text.h"
 
 #define WARNING_COST 15.0
+/* Its files may still be in memory there, and its users know it there; but a warning or a much better host counts more. */
+#define HOME_BONUS 10.0
 /* A write that is flushed: a good local disk takes less than the first, one that hinders its guests more than the second. */
 #define LATENCY_GOOD_MS 2.0
 #define LATENCY_BAD_MS 50.0
 /* A migration that takes less than the first costs nothing worth counting, and one as long as the second all there is to lose. */
 #define MIGRATION_SHORT_MS 2000.0
 #define MIGRATION_LONG_MS 600000.0
+
+#define NUMBER_MAX 1e18
 
 struct candidate {
         const char *name;
@@ -38,9 +42,16 @@ static const char *text_of(const json_t *object, const char *key)
         return json_string_value(json_object_get(object, key)) ?: "";
 }
 
+/* What hosts say of themselves may be anything: within what every conversion below stands. */
 static double number_of(const json_t *object, const char *key)
 {
-        return json_number_value(json_object_get(object, key));
+        return CLAMP(json_number_value(json_object_get(object, key)), -NUMBER_MAX, NUMBER_MAX);
+}
+
+/* Bytes, bit/s or ms, for people. */
+static uint64_t amount(double value)
+{
+        return value > 0 ? (uint64_t)value : 0;
 }
 
 /* 1 at or below good, 0 at or above bad, even steps of the logarithm between. */
@@ -60,7 +71,7 @@ static double memory_left(struct view *view)
         char text[16];
 
         snprintf(view->reason, sizeof(view->reason), "%s of memory would stay free",
-                text_format_size((uint64_t)left, text));
+                text_format_size(amount(left), text));
         return total > 0 ? MIN(left / total, 1.0) : 0.0;
 }
 
@@ -104,7 +115,7 @@ static double spare_bandwidth(struct view *view)
         if (speed <= 0)
                 return -1;
         snprintf(view->reason, sizeof(view->reason), "%s of %s in use on %s",
-                text_format_rate((uint64_t)used, a), text_format_rate((uint64_t)speed, b),
+                text_format_rate(amount(used), a), text_format_rate(amount(speed), b),
                 text_of(network, "interface"));
         return CLAMP(1.0 - used / speed, 0.0, 1.0);
 }
@@ -153,7 +164,7 @@ static double cheap_migration(struct view *view)
         if (ms <= 0)
                 return -1;
         snprintf(view->reason, sizeof(view->reason), "the migration would take about %s",
-                text_format_duration_ms((uint64_t)ms, text));
+                text_format_duration_ms(amount(ms), text));
         return grade(ms, MIGRATION_SHORT_MS, MIGRATION_LONG_MS);
 }
 
@@ -163,9 +174,20 @@ static const struct {
 } measures[] = {{40, memory_left}, {25, idle_cpu}, {15, no_pressure}, {10, spare_bandwidth},
         {5, quick_storage}, {5, cheap_migration}};
 
+/* What was cut to fit may end in the middle of a character, which JSON does not allow. */
+static json_t *reason_json(const char *text)
+{
+        size_t len = strlen(text);
+        json_t *reason = json_string(text);
+
+        for (size_t cut = 1; !reason && cut < 4 && cut <= len; cut++)
+                reason = json_stringn(text, len - cut);
+        return reason;
+}
+
 static int add_reason(json_t *reasons, const char *text)
 {
-        return json_array_append_new(reasons, json_string(text)) < 0 ? -ENOMEM : 0;
+        return json_array_append_new(reasons, reason_json(text)) < 0 ? -ENOMEM : 0;
 }
 
 static int add_score(
@@ -186,14 +208,15 @@ static int add_score(
                 if (add_reason(candidate->reasons, view.reason) < 0)
                         return -ENOMEM;
         }
-        candidate->score =
-                MAX(100 * sum / weights - WARNING_COST * (double)checks_n_warnings(candidate->checks), 0.0);
+        candidate->score = CLAMP(100 * sum / weights + (candidate->preferred ? HOME_BONUS : 0.0) -
+                                         WARNING_COST * (double)checks_n_warnings(candidate->checks),
+                0.0, 100.0);
         if (!candidate->preferred)
                 return 0;
         return add_reason(candidate->reasons, "the virtual machine was here before");
 }
 
-/* Of the report only what is broken. */
+/* The report has only what is broken. */
 static int keep_broken(struct candidate *candidate, const json_t *report)
 {
         json_t *item;
@@ -203,8 +226,6 @@ static int keep_broken(struct candidate *candidate, const json_t *report)
                 bool warning = !strcmp(text_of(item, "severity"), "warning");
                 _cleanup_free_ char *reason = NULL;
 
-                if (json_is_true(json_object_get(item, "ok")))
-                        continue;
                 reason = alloc_printf("%s%s: %s", warning ? "warning: " : "", text_of(item, "code"),
                         text_of(item, "cause"));
                 if (!reason || json_array_append(candidate->checks, item) < 0)
@@ -221,7 +242,7 @@ static int keep_broken(struct candidate *candidate, const json_t *report)
 static int judge(struct candidate *candidate, const struct checks *checks, const struct checks_input *input,
         const json_t *host, const json_t *forecasts)
 {
-        _cleanup_json_ json_t *report = checks_run(checks, host);
+        _cleanup_json_ json_t *report = checks_broken(checks, host);
 
         candidate->name = text_of(host, "name");
         candidate->preferred = input->home && !strcmp(text_of(input->home, "uid"), text_of(host, "uid"));
@@ -241,10 +262,10 @@ static int compare(const void *a, const void *b)
                 return x->ok ? -1 : 1;
         if (x->n_errors != y->n_errors)
                 return x->n_errors < y->n_errors ? -1 : 1;
-        if (x->preferred != y->preferred)
-                return x->preferred ? -1 : 1;
         if (x->score > y->score || x->score < y->score)
                 return x->score > y->score ? -1 : 1;
+        if (x->preferred != y->preferred)
+                return x->preferred ? -1 : 1;
         return strcmp(x->name, y->name);
 }
 

@@ -12,8 +12,8 @@
  * those that fail the fewest before the others; the
  * caller's. NULL without memory. The source is not ranked. The score is 0 (worst) to 100: the weighted mean of memory left
  * free after the placement, idle CPU, absence of pressure (PSI), spare bandwidth, quick storage and a cheap migration, of
- * what is known of the host; each warning takes WARNING_COST off. `checks` are the rules that are broken, warnings
- * included; `reasons` says all of it in words. The VM's home comes first when it passes the checks. Ties are broken by
+ * what is known of the host; each warning takes WARNING_COST off, and the VM's home (where it was stopped) gets HOME_BONUS. `checks` are the rules that are broken, warnings
+ * included; `reasons` says all of it in words. Ties are broken by
  * name.
  *
  * hosts: array of host documents. forecasts: {host name: {"total_ms", "path_bps"}}, may be NULL. */

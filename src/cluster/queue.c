@@ -394,6 +394,14 @@ const struct queue_verdict *queue_verdict(const struct queue *queue, const char 
         return find(&queue->by_name, name, &index) ? &queue->jobs[index].verdict : NULL;
 }
 
+bool queue_find_resource(
+        const struct queue *queue, enum queue_kind kind, const char *name, size_t *ret_resource)
+{
+        _cleanup_free_ char *key = alloc_printf("%s/%s", kind_names[kind], name);
+
+        return key && find(&queue->by_key, key, ret_resource);
+}
+
 size_t queue_n_resources(const struct queue *queue)
 {
         return queue->n_resources;

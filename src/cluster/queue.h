@@ -130,6 +130,9 @@ struct queue_verdict {
 /* The verdict about a job, borrowed until the queue is freed; NULL for one that is not in the queue. */
 const struct queue_verdict *queue_verdict(const struct queue *queue, const char *name);
 
+/* False: the queue has no such resource. */
+bool queue_find_resource(
+        const struct queue *queue, enum queue_kind kind, const char *name, size_t *ret_resource);
 /* How much of a resource is in use, this round's starts included. */
 struct queue_usage {
         enum queue_kind kind;

@@ -41,8 +41,8 @@ int http_path_decode(const char *s, size_t len, char **ret)
         return 0;
 }
 
-/* Does the shape fit? Literal segments only; nothing is decoded yet. */
-static bool shape_matches(const char *pattern, const char *path)
+/* Literal segments only; nothing is decoded yet. */
+bool http_path_fits(const char *pattern, const char *path)
 {
         for (;;) {
                 size_t pattern_len = strcspn(pattern, "/"), path_len = strcspn(path, "/");
@@ -68,7 +68,7 @@ int http_path_match(const char *pattern, const char *path, struct http_path_para
 {
         struct http_path_params params = {};
 
-        if (!shape_matches(pattern, path))
+        if (!http_path_fits(pattern, path))
                 return 0;
         for (;;) {
                 size_t pattern_len = strcspn(pattern, "/"), path_len = strcspn(path, "/");

@@ -22,6 +22,9 @@ void http_path_params_deinit(struct http_path_params *params);
  * -ENOMEM. */
 int http_path_decode(const char *s, size_t len, char **ret);
 
+/* Whether the path has the pattern's shape; its {parts} are not decoded. */
+bool http_path_fits(const char *pattern, const char *path);
+
 /* Compares `path` (as it came, still encoded, without the query) with a pattern. Literal segments must be
  * equal byte for byte: a prefix that `admit` checks is then the prefix that was routed. A {name} takes one
  * non-empty segment, decoded. 1: matches, *ret filled; 0: does not; -EINVAL: it would, but a part is not

@@ -80,6 +80,8 @@ struct http_request {
         struct loop_source *watch; /* sees the client go while suspended */
         loop_fn abort_fn;
         void *abort_userdata;
+        http_answer_fn answer_fn;
+        void *answer_userdata;
 
         struct list answer_headers;
         struct MHD_Response *response;

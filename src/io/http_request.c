@@ -68,6 +68,14 @@ static enum MHD_Result copy_parameter(
 
 /* ---- life ---- */
 
+static void tell_answer(struct http_request *q, int status, const char *text)
+{
+        http_answer_fn fn = TAKE_PTR(q->answer_fn);
+
+        if (fn)
+                fn(q->answer_userdata, status, text);
+}
+
 static void copy_peer_address(struct http_request *q)
 {
         const union MHD_ConnectionInfo *info =
@@ -141,6 +149,7 @@ void http_request_unref(struct http_request *q)
                 return;
         list_remove(&q->link);
         loop_source_free(q->watch);
+        tell_answer(q, 0, NULL);
         if (q->context_free)
                 q->context_free(q->context);
         if (q->response)
@@ -262,6 +271,12 @@ void http_request_on_abort(struct http_request *request, loop_fn fn, void *userd
         request->abort_userdata = userdata;
 }
 
+void http_request_on_answer(struct http_request *request, http_answer_fn fn, void *userdata)
+{
+        request->answer_fn = fn;
+        request->answer_userdata = userdata;
+}
+
 void http_request_aborted(struct http_request *request)
 {
         loop_fn fn = TAKE_PTR(request->abort_fn);
@@ -326,9 +341,10 @@ static struct MHD_Response *text_response(char *text, const char *content_type)
 void http_request_reply_json(struct http_request *request, int status, json_t *json)
 {
         _cleanup_json_ json_t *owned = json;
+        char *text = owned ? doc_to_text(owned) : NULL;
 
-        http_request_finish(
-                request, status, owned ? text_response(doc_to_text(owned), "application/json") : NULL);
+        tell_answer(request, status, text);
+        http_request_finish(request, status, text_response(text, "application/json"));
 }
 
 void http_request_reply_error(struct http_request *request, struct error *error)
@@ -354,6 +370,7 @@ void http_request_reply_empty(struct http_request *request, int status)
 {
         static char nothing[] = "";
 
+        tell_answer(request, status, nothing);
         http_request_finish(
                 request, status, MHD_create_response_from_buffer(0, nothing, MHD_RESPMEM_PERSISTENT));
 }

@@ -75,6 +75,11 @@ void *http_request_context(const struct http_request *request);
  * must be. */
 void http_request_on_abort(struct http_request *request, loop_fn fn, void *userdata);
 
+/* Called once, before the answer goes out, with its status and text (borrowed; "" for an empty one; NULL: there is none, or it is a stream): for
+ * whoever keeps answers. */
+typedef void (*http_answer_fn)(void *userdata, int status, const char *text);
+void http_request_on_answer(struct http_request *request, http_answer_fn fn, void *userdata);
+
 /* Extra header of the answer; before the reply. */
 int http_request_add_header(struct http_request *request, const char *name, const char *value);
 

@@ -13,11 +13,14 @@
 
 struct loop {
         sd_event *event;
+        void (*busy)(void *userdata, uint64_t ns);
+        void *busy_userdata;
 };
 
 /* One struct for all kinds. It is not touched after its handler ran, because the handler may have freed it;
  * sd-event itself stands that. */
 struct loop_source {
+        struct loop *loop;
         sd_event_source *source;
         union {
                 loop_io_fn io_fn;
@@ -84,6 +87,24 @@ int loop_wait(struct loop *loop, const bool *flag, uint64_t timeout_ms)
         return 0;
 }
 
+void loop_on_busy(struct loop *loop, void (*fn)(void *userdata, uint64_t ns), void *userdata)
+{
+        loop->busy = fn;
+        loop->busy_userdata = userdata;
+}
+
+/* Around each handler. */
+static uint64_t handler_begins(const struct loop *loop)
+{
+        return loop->busy ? clock_monotonic_ns() : 0;
+}
+
+static void handler_ended(const struct loop *loop, uint64_t began_ns)
+{
+        if (loop->busy && began_ns)
+                loop->busy(loop->busy_userdata, clock_monotonic_ns() - began_ns);
+}
+
 sd_event *loop_sd_event(struct loop *loop)
 {
         return loop->event;
@@ -94,7 +115,7 @@ const struct clock *loop_clock(struct loop *loop _unused_)
         return &clock_system;
 }
 
-static struct loop_source *source_new(void *userdata)
+static struct loop_source *source_new(struct loop *loop, void *userdata)
 {
         struct loop_source *s = ALLOC(struct loop_source);
 
@@ -104,6 +125,7 @@ static struct loop_source *source_new(void *userdata)
                 free(s);
                 return NULL;
         }
+        s->loop = loop;
         s->userdata = userdata;
         return s;
 }
@@ -121,15 +143,18 @@ static int source_finish(struct loop_source *s, int r, struct loop_source **ret)
 static int on_io(sd_event_source *source _unused_, int fd, uint32_t events, void *userdata)
 {
         struct loop_source *s = userdata;
+        const struct loop *loop = s->loop;
+        uint64_t began_ns = handler_begins(loop);
 
         s->io_fn(s->userdata, fd, events);
+        handler_ended(loop, began_ns);
         return 0;
 }
 
 int loop_add_io(
         struct loop *loop, int fd, uint32_t events, loop_io_fn fn, void *userdata, struct loop_source **ret)
 {
-        struct loop_source *s = source_new(userdata);
+        struct loop_source *s = source_new(loop, userdata);
 
         if (!s)
                 return -ENOMEM;
@@ -142,6 +167,15 @@ int loop_source_set_events(struct loop_source *source, uint32_t events)
         return sd_event_source_set_io_events(source->source, events);
 }
 
+static void call(const struct loop_source *s)
+{
+        const struct loop *loop = s->loop;
+        uint64_t began_ns = handler_begins(loop);
+
+        s->fn(s->userdata);
+        handler_ended(loop, began_ns);
+}
+
 static uint64_t due_us(uint64_t delay_ms)
 {
         return clock_monotonic_ns() / 1000 + MIN(delay_ms, DELAY_MAX_MS) * 1000;
@@ -149,15 +183,13 @@ static uint64_t due_us(uint64_t delay_ms)
 
 static int on_time(sd_event_source *source _unused_, uint64_t usec _unused_, void *userdata)
 {
-        struct loop_source *s = userdata;
-
-        s->fn(s->userdata);
+        call(userdata);
         return 0;
 }
 
 int loop_add_timer(struct loop *loop, uint64_t delay_ms, loop_fn fn, void *userdata, struct loop_source **ret)
 {
-        struct loop_source *s = source_new(userdata);
+        struct loop_source *s = source_new(loop, userdata);
 
         if (!s)
                 return -ENOMEM;
@@ -182,15 +214,13 @@ int loop_source_disarm(struct loop_source *timer)
 
 static int on_defer(sd_event_source *source _unused_, void *userdata)
 {
-        struct loop_source *s = userdata;
-
-        s->fn(s->userdata);
+        call(userdata);
         return 0;
 }
 
 int loop_add_defer(struct loop *loop, loop_fn fn, void *userdata, struct loop_source **ret)
 {
-        struct loop_source *s = source_new(userdata);
+        struct loop_source *s = source_new(loop, userdata);
 
         if (!s)
                 return -ENOMEM;
@@ -201,9 +231,7 @@ int loop_add_defer(struct loop *loop, loop_fn fn, void *userdata, struct loop_so
 static int on_signal(
         sd_event_source *source _unused_, const struct signalfd_siginfo *info _unused_, void *userdata)
 {
-        struct loop_source *s = userdata;
-
-        s->fn(s->userdata);
+        call(userdata);
         return 0;
 }
 
@@ -216,7 +244,7 @@ int loop_add_signal(struct loop *loop, int signo, loop_fn fn, void *userdata, st
         sigaddset(&set, signo);
         if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
                 return -errno;
-        s = source_new(userdata);
+        s = source_new(loop, userdata);
         if (!s)
                 return -ENOMEM;
         s->fn = fn;

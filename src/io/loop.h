@@ -31,6 +31,9 @@ int loop_iterate(struct loop *loop, uint64_t timeout_ms);
 /* Iterates until *flag is true: 0, or -ETIMEDOUT. */
 int loop_wait(struct loop *loop, const bool *flag, uint64_t timeout_ms);
 
+/* Calls fn after each handler with how long it ran, in nanoseconds: for as long nothing else could be done. NULL: nobody is told. */
+void loop_on_busy(struct loop *loop, void (*fn)(void *userdata, uint64_t ns), void *userdata);
+
 sd_event *loop_sd_event(struct loop *loop); /* borrowed */
 const struct clock *loop_clock(struct loop *loop);
 

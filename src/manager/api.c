@@ -8,7 +8,10 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "io/aead.h"
 #include "io/pki.h"
+#include "manager/api_access.h"
+#include "manager/api_routes.h"
 #include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
@@ -17,168 +20,12 @@
 #define LIMIT_MAX 1000
 #define KEY_MAX 128
 #define REASON_MAX 512
-#define PUBLIC_BODY_MAX_BYTES (64u << 10) /* an enrolment: a token and a certificate request */
+#define AUDITED_BODY_MAX_BYTES (64u << 10)
+#define ANSWER_MAX_BYTES (256u << 10)
+#define FIELDS_MAX 32
+#define FIELD_MAX_CHARS 128
 
-#define V1 "/api/v1"
-static const struct http_route routes[] = {
-        {"GET", V1 "/hosts", api_host_list},
-        {"POST", V1 "/hosts", api_host_create},
-        {"GET", V1 "/hosts/{name}", api_host_get},
-        {"PUT", V1 "/hosts/{name}", api_host_update},
-        {"DELETE", V1 "/hosts/{name}", api_host_delete},
-        {"POST", V1 "/hosts/{name}/enrol-token", api_host_enrol_token},
-        {"POST", V1 "/hosts/{name}/confirm-down", api_host_confirm_down},
-        {"POST", V1 "/hosts/{name}/maintenance", api_host_maintenance},
-        {"POST", V1 "/enrol", api_enrol},
-        {"GET", V1 "/vms", api_vm_list},
-        {"POST", V1 "/vms", api_vm_create},
-        {"GET", V1 "/vms/{name}", api_vm_get},
-        {"DELETE", V1 "/vms/{name}", api_vm_delete},
-        {"POST", V1 "/vms/{name}/start", api_vm_start},
-        {"POST", V1 "/vms/{name}/stop", api_vm_stop},
-        {"POST", V1 "/vms/{name}/pause", api_vm_pause},
-        {"POST", V1 "/vms/{name}/resume", api_vm_resume},
-        {"POST", V1 "/vms/{name}/migrate", api_vm_migrate},
-        {"GET", V1 "/vms/{name}/advice", api_vm_advice},
-        {"GET", V1 "/vms/{name}/console", api_vm_console},
-        {"POST", V1 "/vms/{name}/forecast", api_vm_forecast},
-        {"GET", V1 "/forecast-score", api_forecast_score},
-        {"GET", V1 "/tasks", api_task_list},
-        {"GET", V1 "/tasks/{name}", api_task_get},
-        {"POST", V1 "/tasks/{name}/cancel", api_task_cancel},
-        {"GET", V1 "/queue", api_queue_get},
-        {"POST", V1 "/queue/drain", api_queue_drain},
-        {"POST", V1 "/queue/resume", api_queue_resume},
-        {"GET", V1 "/datastores", api_datastore_list},
-        {"POST", V1 "/datastores", api_datastore_create},
-        {"GET", V1 "/datastores/{name}", api_datastore_get},
-        {"PUT", V1 "/datastores/{name}", api_datastore_update},
-        {"DELETE", V1 "/datastores/{name}", api_datastore_delete},
-        {"GET", V1 "/switches", api_switch_list},
-        {"POST", V1 "/switches", api_switch_create},
-        {"GET", V1 "/switches/{name}", api_switch_get},
-        {"PUT", V1 "/switches/{name}", api_switch_update},
-        {"DELETE", V1 "/switches/{name}", api_switch_delete},
-        {"POST", V1 "/switches/{name}/upgrade", api_switch_upgrade},
-        {"GET", V1 "/port-groups", api_port_group_list},
-        {"POST", V1 "/port-groups", api_port_group_create},
-        {"GET", V1 "/port-groups/{name}", api_port_group_get},
-        {"PUT", V1 "/port-groups/{name}", api_port_group_update},
-        {"DELETE", V1 "/port-groups/{name}", api_port_group_delete},
-        {"GET", V1 "/affinity-rules", api_affinity_rule_list},
-        {"POST", V1 "/affinity-rules", api_affinity_rule_create},
-        {"GET", V1 "/affinity-rules/{name}", api_affinity_rule_get},
-        {"PUT", V1 "/affinity-rules/{name}", api_affinity_rule_update},
-        {"DELETE", V1 "/affinity-rules/{name}", api_affinity_rule_delete},
-        {"GET", V1 "/schedules", api_schedule_list},
-        {"POST", V1 "/schedules", api_schedule_create},
-        {"GET", V1 "/schedules/{name}", api_schedule_get},
-        {"PUT", V1 "/schedules/{name}", api_schedule_update},
-        {"DELETE", V1 "/schedules/{name}", api_schedule_delete},
-        {"GET", V1 "/schedules/{name}/next", api_schedule_next},
-        {"POST", V1 "/schedules/{name}/run", api_schedule_run},
-        {"POST", V1 "/schedules/{name}/pause", api_schedule_pause},
-        {"POST", V1 "/schedules/{name}/resume", api_schedule_resume},
-        {"GET", V1 "/cluster/cpu", api_cluster_cpu_get},
-        {"PUT", V1 "/cluster/cpu", api_cluster_cpu_update},
-        {"GET", V1 "/tokens", api_token_list},
-        {"POST", V1 "/tokens", api_token_create},
-        {"GET", V1 "/tokens/{name}", api_token_get},
-        {"DELETE", V1 "/tokens/{name}", api_token_delete},
-        {"GET", V1 "/whoami", api_whoami},
-        {"GET", V1 "/ca", api_ca},
-        {"GET", V1 "/audit", api_audit_list},
-        {"GET", V1 "/audit/verify", api_audit_verify},
-        {"GET", V1 "/alerts", api_alert_list},
-        {"GET", V1 "/events", api_events},
-        {"GET", "/api/openapi.json", api_openapi},
-        {"GET", "/healthz", api_healthz},
-        {"GET", "/readyz", api_readyz},
-        {"GET", "/version", api_version},
-        {"GET", "/metrics", api_metrics},
-};
-
-/* Open to callers without a token: nothing here tells or changes anything that needs one. */
-static const char *const public_paths[] = {
-        V1 "/enrol", V1 "/ca", "/api/openapi.json", "/healthz", "/readyz", "/version"};
-
-const struct http_route *api_routes(size_t *ret_n)
-{
-        *ret_n = ARRAY_SIZE(routes);
-        return routes;
-}
-
-static bool is_public(const char *path)
-{
-        for (size_t i = 0; i < ARRAY_SIZE(public_paths); i++)
-                if (!strcmp(public_paths[i], path))
-                        return true;
-        return false;
-}
-
-static bool only_reads(const struct http_request *request)
-{
-        const char *method = http_request_method(request);
-
-        return !strcmp(method, "GET") || !strcmp(method, "HEAD");
-}
-
-static void audit_denied(
-        struct http_request *request, struct manager *manager, const struct auth_caller *caller)
-{
-        _cleanup_json_ json_t *path = json_string(http_request_path(request)); /* NULL: no UTF-8 */
-        _cleanup_error_ struct error *error = NULL;
-
-        if (audit_write(manager->store, manager->clock,
-                    &(struct audit_entry){.who = caller->name,
-                            .from = http_request_peer_address(request),
-                            .action = http_request_method(request),
-                            .object = path ? http_request_path(request) : "a path that is no UTF-8",
-                            .result = "denied"},
-                    &error) < 0)
-                log_warning("cannot write to the audit log: %s", error_message(error));
-}
-
-bool api_admit(struct http_request *request, void *userdata)
-{
-        struct manager *manager = userdata;
-        struct auth_caller *caller;
-        struct error *error = NULL;
-
-        if (is_public(http_request_path(request))) {
-                http_request_limit_body(request, PUBLIC_BODY_MAX_BYTES);
-                return true;
-        }
-        caller = ALLOC(struct auth_caller);
-        if (!caller) {
-                http_request_reply_error(request, NULL);
-                return false;
-        }
-        if (auth_check(manager->store, manager->clock, http_request_header(request, "Authorization"), caller,
-                    &error) < 0) {
-                free(caller);
-                http_request_add_header(request, "WWW-Authenticate", "Bearer realm=\"drover\"");
-                http_request_reply_error(request, error);
-                return false;
-        }
-        if (!caller->admin && !only_reads(request)) {
-                audit_denied(request, manager, caller);
-                error_set(&error, ERROR_DENIED, "Use a token with the role admin.",
-                        "the token %s may only read", caller->name);
-                free(caller);
-                http_request_reply_error(request, error);
-                return false;
-        }
-        http_request_set_context(request, caller, free);
-        return true;
-}
-
-const struct auth_caller *api_caller(const struct http_request *request)
-{
-        return http_request_context(request);
-}
-
-static int page_of(const struct http_request *request, const struct api_listing *listing,
+int api_page(const struct http_request *request, const struct api_listing *listing,
         struct store_query *ret_query, struct error **ret_error)
 {
         const char *limit = http_request_query(request, "limit"),
@@ -194,50 +41,163 @@ static int page_of(const struct http_request *request, const struct api_listing 
                 .after = http_request_query(request, "continue"),
                 .descending = order ? !strcmp(order, "desc") : listing->newest_first,
                 .limit = n,
-                .match = listing->match,
-                .userdata = listing->userdata,
         };
         return 0;
 }
 
-static int show_items(struct manager *manager, const struct api_listing *listing, json_t *docs)
+/* What the caller may see of what was asked for. */
+struct filter {
+        struct manager *manager;
+        const struct auth_caller *caller;
+        const struct api_listing *listing;
+};
+
+static bool passes(void *userdata, const json_t *doc)
+{
+        const struct filter *filter = userdata;
+        const struct api_listing *listing = filter->listing;
+
+        return api_shows(filter->manager, filter->caller, listing->kind, doc) &&
+               (!listing->match || listing->match(listing->userdata, doc));
+}
+
+/* --- ?fields -------------------------------------------------------------------------------------------------------- */
+
+/* The value at "status.host" (`path`, len characters), borrowed; NULL. */
+static json_t *value_at(const json_t *doc, const char *path, size_t len)
+{
+        char part[FIELD_MAX_CHARS + 1];
+
+        while (doc && len) {
+                size_t n = 0;
+
+                while (n < len && path[n] != '.')
+                        n++;
+                snprintf(part, sizeof(part), "%.*s", (int)n, path);
+                doc = json_object_get(doc, part);
+                n += n < len;
+                path += n;
+                len -= n;
+        }
+        return (json_t *)doc;
+}
+
+/* Puts the value to the same place in another document. */
+static int put_at(json_t *to, const char *path, size_t len, json_t *value)
+{
+        char part[FIELD_MAX_CHARS + 1];
+
+        for (;;) {
+                size_t n = 0;
+                json_t *next;
+
+                while (n < len && path[n] != '.')
+                        n++;
+                snprintf(part, sizeof(part), "%.*s", (int)n, path);
+                if (n == len)
+                        return json_object_set(to, part, value);
+                next = json_object_get(to, part);
+                if (!json_is_object(next)) {
+                        next = json_object();
+                        if (json_object_set_new(to, part, next) < 0)
+                                return -ENOMEM;
+                }
+                to = next;
+                path += n + 1;
+                len -= n + 1;
+        }
+}
+
+int api_select_fields(const struct http_request *request, json_t **doc, struct error **ret_error)
+{
+        const char *fields = http_request_query(request, "fields");
+        _cleanup_json_ json_t *out = NULL;
+        size_t n = 0;
+
+        if (!fields)
+                return 0;
+        out = json_object();
+        for (const char *field = fields; out; n++) {
+                size_t len = strcspn(field, ",");
+                json_t *value;
+
+                if (!len || len > FIELD_MAX_CHARS || n >= FIELDS_MAX)
+                        return error_set(ret_error, ERROR_BAD_REQUEST,
+                                "Write paths with commas between, such as fields=name,status.host.",
+                                "fields must be 1 to %d paths of at most %d characters", FIELDS_MAX,
+                                FIELD_MAX_CHARS);
+                value = value_at(*doc, field, len);
+                if (value && put_at(out, field, len, value) < 0)
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                if (!field[len])
+                        break;
+                field += len + 1;
+        }
+        if (!out)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        json_decref(*doc);
+        *doc = TAKE_PTR(out);
+        return 0;
+}
+
+static int show_items(struct http_request *request, struct manager *manager,
+        const struct api_listing *listing, json_t *docs, struct error **ret_error)
 {
         json_t *doc;
         size_t i;
 
         json_array_foreach (docs, i, doc) {
-                json_t *shown = listing->live ? listing->live(manager, doc) : json_incref(doc);
+                json_t *shown = listing->live        ? listing->live(manager, doc)
+                                : listing->in_memory ? task_public(doc) /* others have it too */
+                                                     : json_incref(doc);
 
-                if (!shown)
-                        return -ENOMEM;
-                json_object_del(shown, "internal");
-                if (json_array_set_new(docs, i, shown) < 0)
-                        return -ENOMEM;
+                if (shown)
+                        json_object_del(shown, "internal");
+                if (shown && api_select_fields(request, &shown, ret_error) < 0) {
+                        json_decref(shown);
+                        return -EINVAL;
+                }
+                if (!shown || json_array_set_new(docs, i, shown) < 0)
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
         return 0;
+}
+
+static int read_list(struct manager *manager, const struct api_listing *listing,
+        const struct store_query *query, json_t **ret_docs, bool *ret_more, struct error **ret_error)
+{
+        if (!listing->in_memory)
+                return store_list(manager->store, query, ret_docs, ret_more, ret_error);
+        return inventory_list(manager->inventory, query, ret_docs, ret_more) < 0
+                       ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
+                       : 0;
 }
 
 static int make_list(struct http_request *request, struct manager *manager, const struct api_listing *listing,
         json_t **ret_list, struct error **ret_error)
 {
         _cleanup_free_ char *next = NULL;
+        struct filter filter = {manager, api_caller(request), listing};
         _cleanup_json_ json_t *docs = NULL;
         struct store_query query;
         uint64_t revision = 0;
         bool more = false;
         int r;
 
-        r = page_of(request, listing, &query, ret_error);
+        r = api_page(request, listing, &query, ret_error);
+        query.match = passes;
+        query.userdata = &filter;
         if (r >= 0)
                 r = store_revision(manager->store, &revision, ret_error);
         if (r >= 0)
-                r = store_list(manager->store, &query, &docs, &more, ret_error);
+                r = read_list(manager, listing, &query, &docs, &more, ret_error);
         if (r < 0)
                 return r;
         if (more)
                 next = alloc_strdup(json_text(json_array_get(docs, json_array_size(docs) - 1), "name"));
-        if (show_items(manager, listing, docs) < 0)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = show_items(request, manager, listing, docs, ret_error);
+        if (r < 0)
+                return r;
         *ret_list = json_pack(
                 "{s:O, s:s?, s:I}", "items", docs, "continue", next, "revision", (json_int_t)revision);
         return *ret_list ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -276,7 +236,7 @@ int api_get_object(struct http_request *request, struct manager *manager, const 
         int r;
 
         r = store_get(manager->store, kind, http_request_param(request, "name"), &doc, ret_error);
-        if (r >= 0 && !only_reads(request))
+        if (r >= 0 && !api_only_reads(request))
                 r = api_check_if_match(request, doc, ret_error);
         if (r < 0)
                 return r;
@@ -286,12 +246,18 @@ int api_get_object(struct http_request *request, struct manager *manager, const 
 
 void api_reply_object(struct http_request *request, int status, json_t *doc)
 {
+        struct error *error = NULL;
         char etag[32];
 
         if (doc) {
                 snprintf(etag, sizeof(etag), "\"%llu\"", (unsigned long long)json_revision(doc));
                 json_object_del(doc, "internal");
                 http_request_add_header(request, "ETag", etag);
+        }
+        if (doc && api_only_reads(request) && api_select_fields(request, &doc, &error) < 0) {
+                json_decref(doc);
+                http_request_reply_error(request, error);
+                return;
         }
         http_request_reply_json(request, status, doc);
 }
@@ -379,13 +345,23 @@ static int idempotency_of(struct http_request *request, struct idempotency *ret,
         if (!*key || strlen(key) > KEY_MAX)
                 return error_set(ret_error, ERROR_BAD_REQUEST, NULL,
                         "Idempotency-Key must have 1 to %d characters", KEY_MAX);
-        named = alloc_printf("%s\n%s", api_caller(request)->name, key);
+        named = alloc_printf("%s\n%s", auth_caller_uid(api_caller(request)), key);
+        /* With the key, which is not in the store: a body may have a password, whose plain hash could be guessed at. */
         what = alloc_printf(
-                "%s\n%s\n%s", http_request_method(request), http_request_path(request), body ?: "");
+                "%s\n%s\n%s\n%s", key, http_request_method(request), http_request_path(request), body ?: "");
         if (!named || !what || pki_sha256_hex(named, strlen(named), ret->name) < 0 ||
                 pki_sha256_hex(what, strlen(what), ret->request) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         return 0;
+}
+
+/* `task_uid` NULL: of a change that makes no task. */
+static json_t *key_record(
+        const struct manager *manager, const struct idempotency *idempotency, const char *task_uid)
+{
+        return json_pack("{s:s, s:s, s:s, s:s, s:s?, s:I}", "kind", "idempotency", "uid", idempotency->name,
+                "name", idempotency->name, "request", idempotency->request, "task", task_uid,
+                "created_unix_ms", (json_int_t)clock_unix_ms(manager->clock));
 }
 
 static void reply_task(struct http_request *request, json_t *doc)
@@ -397,6 +373,130 @@ static void reply_task(struct http_request *request, json_t *doc)
                 http_request_add_header(request, "Location", location);
         }
         api_reply_object(request, 202, doc);
+}
+
+/* What a kept answer is sealed with: whoever has the store, but not the key that the client made up, cannot read it (it may hold a new token). */
+static int seal_key(
+        const struct http_request *request, const json_t *record, uint8_t ret_key[static AEAD_KEY_SIZE])
+{
+        _cleanup_free_ char *text =
+                alloc_printf("drover answer\n%s\n%s\n%s\n%lld", auth_caller_uid(api_caller(request)),
+                        http_request_header(request, "Idempotency-Key"), json_text(record, "request"),
+                        (long long)json_integer_value(json_object_get(record, "created_unix_ms")));
+        char hex[PKI_FINGERPRINT_SIZE];
+
+        if (!text || pki_sha256_hex(text, strlen(text), hex) < 0)
+                return -ENOMEM;
+        return text_hex_decode(hex, ret_key, AEAD_KEY_SIZE);
+}
+
+struct kept_answer {
+        struct manager *manager;
+        json_t *record;
+        uint8_t key[AEAD_KEY_SIZE];
+};
+
+static void kept_answer_free(struct kept_answer *kept)
+{
+        if (!kept)
+                return;
+        explicit_bzero(kept->key, sizeof(kept->key));
+        json_decref(kept->record);
+        free(kept);
+}
+DEFINE_CLEANUP(struct kept_answer *, kept_answer_free)
+
+/* Adds the sealed answer to the record that the change itself has made. Without, a repetition is told that it was done. */
+static void keep_answer(void *userdata, int status, const char *text)
+{
+        _cleanup_(kept_answer_freep) struct kept_answer *kept = userdata;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_free_ char *sealed = NULL, *hex = NULL;
+        size_t len = text ? strlen(text) : 0;
+        uint8_t tag[AEAD_TAG_SIZE];
+        char tag_hex[2 * AEAD_TAG_SIZE + 1];
+
+        if (!text || len > ANSWER_MAX_BYTES)
+                return;
+        sealed = alloc_zero(len + 1);
+        hex = alloc_zero(2 * len + 1);
+        if (!sealed || !hex || aead_seal(kept->key, 0, text, len, sealed, tag) < 0)
+                return;
+        text_hex_encode(sealed, len, hex);
+        text_hex_encode(tag, sizeof(tag), tag_hex);
+        if (json_object_set_new(kept->record, "status", json_integer(status)) < 0 ||
+                json_object_set_new(kept->record, "answer", json_string(hex)) < 0 ||
+                json_object_set_new(kept->record, "tag", json_string(tag_hex)) < 0)
+                return;
+        store_batch_put(&batch, STORE_ANY, json_incref(kept->record));
+        if (store_commit(kept->manager->store, &batch, NULL, &error) < 0)
+                log_warning("cannot keep an answer: %s", error_message(error));
+}
+
+/* The change's batch gets the record of its key; its answer will be kept. */
+static int remember_key(struct http_request *request, struct manager *manager, struct store_batch *batch,
+        struct kept_answer **ret_kept, struct error **ret_error)
+{
+        _cleanup_(kept_answer_freep) struct kept_answer *kept = NULL;
+        struct idempotency idempotency = {0};
+        int r;
+
+        r = api_caller(request) ? idempotency_of(request, &idempotency, ret_error) : 0;
+        if (r < 0 || !*idempotency.name)
+                return r;
+        kept = ALLOC(struct kept_answer);
+        if (kept) {
+                kept->manager = manager;
+                kept->record = key_record(manager, &idempotency, NULL);
+        }
+        if (!kept || !kept->record || seal_key(request, kept->record, kept->key) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        store_batch_put(batch, STORE_ABSENT, json_copy(kept->record));
+        *ret_kept = TAKE_PTR(kept);
+        return 0;
+}
+
+static int open_answer(struct http_request *request, const json_t *record, char **ret_text)
+{
+        const char *hex = json_text(record, "answer");
+        size_t len = strlen(hex) / 2;
+        _cleanup_free_ char *sealed = alloc_zero(len + 1), *text = alloc_zero(len + 1);
+        uint8_t key[AEAD_KEY_SIZE], tag[AEAD_TAG_SIZE];
+        int r;
+
+        if (!sealed || !text)
+                return -ENOMEM;
+        r = seal_key(request, record, key);
+        if (r >= 0)
+                r = text_hex_decode(hex, sealed, len);
+        if (r >= 0)
+                r = text_hex_decode(json_text(record, "tag"), tag, sizeof(tag));
+        if (r >= 0)
+                r = aead_open(key, 0, sealed, len, text, tag);
+        explicit_bzero(key, sizeof(key));
+        if (r < 0)
+                return r;
+        *ret_text = TAKE_PTR(text);
+        return 0;
+}
+
+/* The answer to a change that made no task. */
+static void reply_kept(struct http_request *request, const json_t *record)
+{
+        int status = (int)json_integer_value(json_object_get(record, "status"));
+        _cleanup_free_ char *text = NULL;
+        struct error *error = NULL;
+
+        if (!status || open_answer(request, record, &text) < 0) {
+                error_set(&error, ERROR_CONFLICT, "Read the object to see what it is now.",
+                        "the request with this Idempotency-Key was carried out, but its answer was lost");
+                http_request_reply_error(request, error);
+        } else if (*text) {
+                http_request_reply_text(request, status, "application/json", text);
+        } else {
+                http_request_reply_empty(request, status);
+        }
 }
 
 bool api_repeated(struct http_request *request, struct manager *manager)
@@ -420,6 +520,10 @@ bool api_repeated(struct http_request *request, struct manager *manager)
         if (r >= 0 && strcmp(json_text(record, "request"), idempotency.request))
                 r = error_set(&error, ERROR_CONFLICT, "Use a new key for each operation.",
                         "the Idempotency-Key was used for another request");
+        if (r >= 0 && !json_text_or_null(record, "task")) {
+                reply_kept(request, record);
+                return true;
+        }
         if (r >= 0)
                 r = store_get(manager->store, "task", json_text(record, "task"), &task, &error);
         if (r < 0)
@@ -427,16 +531,6 @@ bool api_repeated(struct http_request *request, struct manager *manager)
         else
                 reply_task(request, task);
         return true;
-}
-
-static void record_key(struct manager *manager, const struct idempotency *idempotency, const char *task_uid,
-        struct store_batch *batch)
-{
-        json_t *record = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "kind", "idempotency", "uid",
-                idempotency->name, "name", idempotency->name, "request", idempotency->request, "task",
-                task_uid, "created_unix_ms", (json_int_t)clock_unix_ms(manager->clock));
-
-        store_batch_put(batch, STORE_ABSENT, record);
 }
 
 void api_submit(struct http_request *request, struct manager *manager, struct task_request *task,
@@ -457,10 +551,11 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
         if (r >= 0 && text_uuid_new(uid) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "there are no random numbers");
         if (r >= 0 && *idempotency.name)
-                record_key(manager, &idempotency, uid, batch);
+                store_batch_put(batch, STORE_ABSENT, key_record(manager, &idempotency, uid));
         if (r >= 0) {
                 task->uid = uid;
                 task->by = api_caller(request) ? api_caller(request)->name : "system";
+                task->by_uid = api_caller(request) ? auth_caller_uid(api_caller(request)) : NULL;
                 task->from = http_request_peer_address(request);
                 task->why = reason;
                 r = task_submit(manager->tasks, task, batch, &doc, &error);
@@ -471,9 +566,27 @@ void api_submit(struct http_request *request, struct manager *manager, struct ta
                 reply_task(request, doc);
 }
 
+/* What was asked for, without what must not be read in a log; NULL: nothing, or too much. */
+static json_t *audited_body(struct http_request *request)
+{
+        static const char *const secrets[] = {"password", "current", "secret", "token", "csr"};
+        json_t *body = NULL, *detail;
+        size_t len = 0;
+
+        http_request_body(request, &len);
+        if (!len || len > AUDITED_BODY_MAX_BYTES || http_request_json(request, &body, NULL) < 0)
+                return NULL;
+        detail = json_copy(body);
+        for (size_t i = 0; detail && i < ARRAY_SIZE(secrets); i++)
+                json_object_del(detail, secrets[i]);
+        return detail;
+}
+
 int api_commit(struct http_request *request, struct manager *manager, struct store_batch *batch,
         const char *action, const char *object, uint64_t *ret_revision, struct error **ret_error)
 {
+        _cleanup_(kept_answer_freep) struct kept_answer *kept = NULL;
+        _cleanup_json_ json_t *detail = audited_body(request);
         _cleanup_free_ char *reason = NULL;
         _cleanup_batch_ struct store_batch all = STORE_BATCH_INIT;
         int r;
@@ -482,13 +595,16 @@ int api_commit(struct http_request *request, struct manager *manager, struct sto
         if (r < 0)
                 return r;
         r = audit_add(manager->store, manager->clock, &all,
-                &(struct audit_entry){.who = api_caller(request) ? api_caller(request)->name : "anonymous",
+                &(struct audit_entry){.who = api_who(request),
                         .from = http_request_peer_address(request),
                         .action = action,
                         .object = object,
                         .why = reason,
-                        .result = "done"},
+                        .result = "done",
+                        .detail = detail},
                 ret_error);
+        if (r >= 0)
+                r = remember_key(request, manager, &all, &kept, ret_error);
         if (r < 0)
                 return r;
         /* The object's change comes last: its revision is the one that is returned. */
@@ -500,5 +616,8 @@ int api_commit(struct http_request *request, struct manager *manager, struct sto
                 else
                         store_batch_put(&all, change->expected, json_incref(change->doc));
         }
-        return store_commit(manager->store, &all, ret_revision, ret_error);
+        r = store_commit(manager->store, &all, ret_revision, ret_error);
+        if (r >= 0 && kept)
+                http_request_on_answer(request, keep_answer, TAKE_PTR(kept));
+        return r;
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "io/http_server.h"
+#include "manager/api_routes.h"
 #include "manager/auth.h"
 #include "manager/store.h"
 #include "manager/task.h"
@@ -25,15 +26,22 @@ extern const char api_openapi_text[];
 /* Who calls; set by api_admit() for all but the public routes. */
 const struct auth_caller *api_caller(const struct http_request *request);
 
-/* Answers with a page of a kind: ?limit, ?continue, ?order. `match` (may be NULL) sees each document; `live` (may be
- * NULL) makes the document that is shown (new) from the one in the store. */
+/* GET or HEAD. */
+bool api_only_reads(const struct http_request *request);
+
+/* Answers with a page of a kind, as far as the caller may see it: ?limit, ?continue, ?order. `match` (may be NULL) sees each document; `live` (may be
+ * NULL) makes the document that is shown (new) from the one in the store. in_memory: a kind that the inventory has. */
 struct api_listing {
         const char *kind;
         bool newest_first;
         bool (*match)(void *userdata, const json_t *doc);
         void *userdata;
         json_t *(*live)(struct manager *manager, const json_t *doc);
+        bool in_memory;
 };
+/* What ?limit, ?continue and ?order ask for; texts are the request's. */
+int api_page(const struct http_request *request, const struct api_listing *listing,
+        struct store_query *ret_query, struct error **ret_error);
 void api_reply_list(struct http_request *request, struct manager *manager, const struct api_listing *listing);
 
 /* The object that the path names, the caller's; If-Match is checked for requests that change something. */
@@ -52,10 +60,10 @@ int api_body(
  * `by`, `from`, `why` are filled in here; Idempotency-Key is honoured. */
 void api_submit(struct http_request *request, struct manager *manager, struct task_request *task,
         struct store_batch *batch);
-/* True when the request repeats an earlier one (Idempotency-Key): it has been answered. */
+/* True when the request repeats an earlier one (Idempotency-Key): it has been answered. Asked in front of every handler. */
 bool api_repeated(struct http_request *request, struct manager *manager);
 
-/* Commits a change that needs no task, with its audit entry. */
+/* Commits a change that needs no task, with its audit entry; Idempotency-Key is honoured. */
 int api_commit(struct http_request *request, struct manager *manager, struct store_batch *batch,
         const char *action, const char *object, uint64_t *ret_revision, struct error **ret_error);
 
@@ -69,81 +77,11 @@ int api_body_name(const json_t *body, const char **ret_name, struct error **ret_
 /* ?key as one of the filters: true when absent or equal to `value`. */
 bool api_filter(const struct http_request *request, const char *key, const char *value);
 
-/* The handlers, in the order of the route table. */
-#define API_HANDLER(name) void api_##name(struct http_request *request, void *userdata)
-API_HANDLER(host_list);
-API_HANDLER(host_create);
-API_HANDLER(host_get);
-API_HANDLER(host_update);
-API_HANDLER(host_delete);
-API_HANDLER(host_enrol_token);
-API_HANDLER(host_confirm_down);
-API_HANDLER(host_maintenance);
-API_HANDLER(enrol);
-API_HANDLER(vm_list);
-API_HANDLER(vm_create);
-API_HANDLER(vm_get);
-API_HANDLER(vm_delete);
-API_HANDLER(vm_start);
-API_HANDLER(vm_stop);
-API_HANDLER(vm_pause);
-API_HANDLER(vm_resume);
-API_HANDLER(vm_migrate);
-API_HANDLER(vm_advice);
-API_HANDLER(vm_console);
-API_HANDLER(vm_forecast);
-API_HANDLER(forecast_score);
-API_HANDLER(task_list);
-API_HANDLER(task_get);
-API_HANDLER(task_cancel);
-API_HANDLER(queue_get);
-API_HANDLER(queue_drain);
-API_HANDLER(queue_resume);
-API_HANDLER(datastore_list);
-API_HANDLER(datastore_create);
-API_HANDLER(datastore_get);
-API_HANDLER(datastore_update);
-API_HANDLER(datastore_delete);
-API_HANDLER(switch_list);
-API_HANDLER(switch_create);
-API_HANDLER(switch_get);
-API_HANDLER(switch_update);
-API_HANDLER(switch_delete);
-API_HANDLER(switch_upgrade);
-API_HANDLER(port_group_list);
-API_HANDLER(port_group_create);
-API_HANDLER(port_group_get);
-API_HANDLER(port_group_update);
-API_HANDLER(port_group_delete);
-API_HANDLER(affinity_rule_list);
-API_HANDLER(affinity_rule_create);
-API_HANDLER(affinity_rule_get);
-API_HANDLER(affinity_rule_update);
-API_HANDLER(affinity_rule_delete);
-API_HANDLER(schedule_list);
-API_HANDLER(schedule_create);
-API_HANDLER(schedule_get);
-API_HANDLER(schedule_update);
-API_HANDLER(schedule_delete);
-API_HANDLER(schedule_next);
-API_HANDLER(schedule_run);
-API_HANDLER(schedule_pause);
-API_HANDLER(schedule_resume);
-API_HANDLER(cluster_cpu_get);
-API_HANDLER(cluster_cpu_update);
-API_HANDLER(token_list);
-API_HANDLER(token_create);
-API_HANDLER(token_get);
-API_HANDLER(token_delete);
-API_HANDLER(whoami);
-API_HANDLER(ca);
-API_HANDLER(audit_list);
-API_HANDLER(audit_verify);
-API_HANDLER(alert_list);
-API_HANDLER(events);
-API_HANDLER(openapi);
-API_HANDLER(healthz);
-API_HANDLER(readyz);
-API_HANDLER(version);
-API_HANDLER(metrics);
-#undef API_HANDLER
+/* ?fields=name,status.host: *doc is replaced by what was asked of it. */
+int api_select_fields(const struct http_request *request, json_t **doc, struct error **ret_error);
+
+/* The handlers of the routes. */
+#define X(method, path, handler, permission, scope) \
+        void api_##handler(struct http_request *request, void *userdata);
+API_ROUTES(X)
+#undef X

@@ -23,9 +23,26 @@ void api_affinity_rule_list(struct http_request *request, void *userdata)
         api_reply_list(request, userdata, &(struct api_listing){.kind = "affinity-rule"});
 }
 
+/* The documents of the VMs that it names. */
+static json_t *members_of(struct manager *manager, const json_t *rule)
+{
+        json_t *members = json_array(), *name;
+        size_t i;
+
+        json_array_foreach (json_object_get(json_spec(rule), "vms"), i, name) {
+                const json_t *vm = inventory_vm_named(manager->inventory, json_string_value(name));
+
+                if (members && vm && json_array_append(members, (json_t *)vm) < 0) {
+                        json_decref(members);
+                        return NULL;
+                }
+        }
+        return members;
+}
+
 static int add_status(struct manager *manager, json_t *rule)
 {
-        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        _cleanup_json_ json_t *vms = members_of(manager, rule);
         json_t *broken = vms ? affinity_broken(rule, vms) : NULL;
 
         return broken ? json_object_set_new(rule, "status", json_pack("{s:o}", "broken", broken)) : -ENOMEM;
@@ -49,41 +66,63 @@ void api_affinity_rule_get(struct http_request *request, void *userdata)
 }
 
 /* By their names: a uid in a rule would tell a reader nothing. */
-static int check_known(struct manager *manager, const json_t *names, const char *kind, const char *what,
-        struct error **ret_error)
+static int check_known(struct manager *manager, const json_t *spec, struct error **ret_error)
 {
         json_t *name;
         size_t i;
 
-        json_array_foreach ((json_t *)names, i, name) {
-                _cleanup_json_ json_t *doc = NULL;
+        json_array_foreach (json_object_get(spec, "vms"), i, name)
+                if (!inventory_vm_named(manager->inventory, json_string_value(name)))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "there is no virtual machine %s", json_string_value(name));
+        json_array_foreach (json_object_get(spec, "hosts"), i, name) {
+                const json_t *host = inventory_host(manager->inventory, json_string_value(name));
 
-                if (store_get(manager->store, kind, json_string_value(name), &doc, NULL) < 0 ||
-                        strcmp(json_text(doc, "name"), json_string_value(name)))
-                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "there is no %s %s", what,
+                if (strcmp(json_text(host, "name"), json_string_value(name)))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "there is no host %s",
                                 json_string_value(name));
         }
+        return 0;
+}
+
+static size_t n_names(const json_t *rule)
+{
+        return json_array_size(json_object_get(json_spec(rule), "vms")) +
+               json_array_size(json_object_get(json_spec(rule), "hosts"));
+}
+
+/* Each rule may name many, and there may be many; all of them are held against each other at once. */
+static int check_amount(const json_t *rule, const json_t *others, struct error **ret_error)
+{
+        size_t n = n_names(rule), i;
+        json_t *other;
+
+        json_array_foreach ((json_t *)others, i, other)
+                n += strcmp(json_text(other, "name"), json_text(rule, "name")) ? n_names(other) : 0;
+        if (json_array_size(others) >= AFFINITY_RULES_MAX)
+                return error_set(ret_error, ERROR_TOO_LARGE, "Remove one that is not used.",
+                        "there are %d affinity rules already", AFFINITY_RULES_MAX);
+        if (n > AFFINITY_NAMES_MAX)
+                return error_set(ret_error, ERROR_TOO_LARGE, "Remove one that is not used, or name fewer.",
+                        "the affinity rules would name %zu virtual machines and hosts, at most %d in all", n,
+                        AFFINITY_NAMES_MAX);
         return 0;
 }
 
 /* Also when it only should be kept, it must be one that can be. */
 static int check_rule(struct manager *manager, json_t *rule, struct error **ret_error)
 {
-        struct store_query query = {.kind = "affinity-rule", .limit = STORE_LIMIT_NONE};
         _cleanup_json_ json_t *others = NULL;
         json_t *spec = json_spec(rule);
         int r;
 
         r = affinity_check_spec(spec, ret_error);
         if (r >= 0)
-                r = check_known(manager, json_object_get(spec, "vms"), "vm", "virtual machine", ret_error);
+                r = check_known(manager, spec, ret_error);
         if (r >= 0)
-                r = check_known(manager, json_object_get(spec, "hosts"), "host", "host", ret_error);
+                r = inventory_objects(manager->inventory, "affinity-rule", &others, ret_error);
         if (r >= 0)
-                r = store_list(manager->store, &query, &others, NULL, ret_error);
-        if (r >= 0 && json_array_size(others) >= AFFINITY_RULES_MAX)
-                r = error_set(ret_error, ERROR_TOO_LARGE, "Remove one that is not used.",
-                        "there are %d affinity rules already", AFFINITY_RULES_MAX);
+                r = check_amount(rule, others, ret_error);
         return r < 0 ? r : affinity_check_others(rule, others, ret_error);
 }
 

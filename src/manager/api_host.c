@@ -22,6 +22,8 @@
 /* As many as a migration uses. */
 #define MIGRATION_ADDRESSES_MAX 8
 #define CSR_MAX 16384
+#define LABELS_MAX 64
+#define LABEL_VALUE_MAX_CHARS 255
 #define REFUSED_AUDIT_MS 60000
 
 static bool match(void *userdata, const json_t *doc)
@@ -37,7 +39,11 @@ static json_t *live(struct manager *manager, const json_t *doc)
 void api_host_list(struct http_request *request, void *userdata)
 {
         api_reply_list(request, userdata,
-                &(struct api_listing){.kind = "host", .match = match, .userdata = request, .live = live});
+                &(struct api_listing){.kind = "host",
+                        .match = match,
+                        .userdata = request,
+                        .live = live,
+                        .in_memory = true});
 }
 
 void api_host_get(struct http_request *request, void *userdata)
@@ -52,11 +58,37 @@ void api_host_get(struct http_request *request, void *userdata)
                 api_reply_object(request, 200, live(manager, host));
 }
 
+/* Labels as virtual machines have them: pool=east. */
+static int read_labels(const json_t *from, const char *where, json_t **ret_labels, struct error **ret_error)
+{
+        const char *label, *text = NULL;
+        json_t *labels = NULL, *value;
+        int r;
+
+        r = doc_opt_object(from, where, "labels", &labels, ret_error);
+        if (r >= 0 && json_object_size(labels) > LABELS_MAX)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field labels has more than %d items",
+                        LABELS_MAX);
+        if (r < 0)
+                return r;
+        json_object_foreach (labels, label, value) {
+                if (!text_is_name(label))
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "field labels: %.64s cannot be used as a label", label);
+                r = doc_need_string(labels, "labels", label, LABEL_VALUE_MAX_CHARS, &text, ret_error);
+                if (r < 0)
+                        return r;
+        }
+        *ret_labels = labels;
+        return 0;
+}
+
 /* The spec of a host from a document with address and migration_address: checked, in its usual form, new. */
 static int read_spec(const json_t *from, const char *where, json_t **ret_spec, struct error **ret_error)
 {
         const char *address = NULL, *migration = NULL;
         struct sock_address parsed, several[MIGRATION_ADDRESSES_MAX];
+        json_t *labels = NULL;
         char text[64];
         size_t n;
         int r;
@@ -64,6 +96,8 @@ static int read_spec(const json_t *from, const char *where, json_t **ret_spec, s
         r = doc_need_string(from, where, "address", ADDRESS_MAX, &address, ret_error);
         if (r >= 0)
                 r = doc_opt_string(from, where, "migration_address", ADDRESSES_MAX, &migration, ret_error);
+        if (r >= 0)
+                r = read_labels(from, where, &labels, ret_error);
         if (r >= 0)
                 r = sock_address_parse(address, AGENT_PORT, false, &parsed, ret_error);
         if (r < 0)
@@ -74,14 +108,15 @@ static int read_spec(const json_t *from, const char *where, json_t **ret_spec, s
                         migration, AGENT_PORT, ARRAY_SIZE(several), several, &n, ret_error);
         if (r < 0)
                 return r;
-        *ret_spec = json_pack("{s:s, s:s?}", "address", text, "migration_address", migration);
+        *ret_spec = json_pack(
+                "{s:s, s:s?, s:O*}", "address", text, "migration_address", migration, "labels", labels);
         return *ret_spec ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
 static int read_host(
         struct http_request *request, struct manager *manager, json_t **ret_host, struct error **ret_error)
 {
-        static const char *const keys[] = {"name", "address", "migration_address", NULL};
+        static const char *const keys[] = {"name", "address", "migration_address", "labels", NULL};
         char uid[UUID_STRING_SIZE], since[32];
         const char *name = NULL;
         json_t *body = NULL, *spec = NULL;
@@ -169,8 +204,8 @@ void api_host_enrol_token(struct http_request *request, void *userdata)
 
 void api_host_update(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"spec", NULL}, *const spec_keys[] = {
-                                                                  "address", "migration_address", NULL};
+        static const char *const keys[] = {"spec", NULL}, *const spec_keys[] = {"address",
+                                                                  "migration_address", "labels", NULL};
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_json_ json_t *host = NULL;
         struct manager *manager = userdata;
@@ -322,8 +357,6 @@ void api_host_delete(struct http_request *request, void *userdata)
         struct error *error = NULL;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, "host", &host, &error);
         if (r >= 0)
                 r = refuse_with_tasks(manager, host, &error);

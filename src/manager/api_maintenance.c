@@ -51,8 +51,6 @@ void api_host_maintenance(struct http_request *request, void *userdata)
         struct error *error = NULL;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, "host", &host, &error);
         if (r >= 0)
                 r = api_body(request, keys, &body, &error);

@@ -393,8 +393,6 @@ static void create(struct http_request *request, struct manager *manager, const 
         const char *name = NULL;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_body(request, keys, &body, &error);
         if (r >= 0)
                 r = api_body_name(body, &name, &error);
@@ -440,8 +438,6 @@ static void update(struct http_request *request, struct manager *manager, const 
         uint64_t revision;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, realised->kind, &doc, &error);
         if (r >= 0)
                 r = api_body(request, keys, &body, &error);
@@ -468,8 +464,6 @@ static void delete (struct http_request *request, struct manager *manager, const
         struct error *error = NULL;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, realised->kind, &doc, &error);
         if (r >= 0)
                 r = realised->unused(manager, json_text(doc, "name"), &error);

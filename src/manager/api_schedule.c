@@ -264,8 +264,6 @@ void api_schedule_run(struct http_request *request, void *userdata)
         bool dry = false;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, "schedule", &doc, &error);
         if (r >= 0)
                 r = api_body(request, keys, &body, &error);

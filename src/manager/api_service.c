@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Tasks, access, audit, and what tells about the manager itself. */
+/* Tasks, audit, and what tells about the manager itself. */
 
 #include <errno.h>
 #include <string.h>
@@ -43,17 +43,6 @@ void api_task_list(struct http_request *request, void *userdata)
                         .match = match_task,
                         .userdata = request,
                         .live = live_task});
-}
-
-static void reply_stored(struct http_request *request, struct manager *manager, const char *kind)
-{
-        struct error *error = NULL;
-        json_t *doc = NULL;
-
-        if (api_get_object(request, manager, kind, &doc, &error) < 0)
-                http_request_reply_error(request, error);
-        else
-                api_reply_object(request, 200, doc);
 }
 
 void api_task_get(struct http_request *request, void *userdata)
@@ -99,126 +88,11 @@ void api_task_cancel(struct http_request *request, void *userdata)
                 api_reply_object(request, 202, now);
 }
 
-void api_token_list(struct http_request *request, void *userdata)
-{
-        api_reply_list(request, userdata, &(struct api_listing){.kind = "token"});
-}
-
-void api_token_get(struct http_request *request, void *userdata)
-{
-        reply_stored(request, userdata, "token");
-}
-
-static int read_token(struct http_request *request, const char **ret_name, const char **ret_role,
-        uint64_t *ret_days, struct error **ret_error)
-{
-        static const char *const keys[] = {"name", "role", "expires_days", NULL};
-        json_t *body = NULL;
-        int r;
-
-        r = api_body(request, keys, &body, ret_error);
-        if (r >= 0)
-                r = api_body_name(body, ret_name, ret_error);
-        if (r >= 0)
-                r = doc_need_string(body, "", "role", 16, ret_role, ret_error);
-        if (r >= 0)
-                r = doc_opt_u64(body, "", "expires_days", 1, 36500, ret_days, ret_error);
-        if (r >= 0 && strcmp(*ret_role, "admin") && strcmp(*ret_role, "read-only"))
-                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field role must be admin or read-only");
-        return r;
-}
-
-void api_token_create(struct http_request *request, void *userdata)
-{
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_json_ json_t *token = NULL;
-        _cleanup_free_ char *object = NULL;
-        struct manager *manager = userdata;
-        const char *name = NULL, *role = NULL;
-        char secret[AUTH_SECRET_SIZE];
-        struct error *error = NULL;
-        uint64_t days = 0;
-        json_t *stored = NULL;
-        int r;
-
-        r = read_token(request, &name, &role, &days, &error);
-        if (r >= 0)
-                r = auth_token_new(manager->clock, &batch, name, role, days, secret, &token, &error);
-        if (r >= 0) {
-                object = alloc_printf("token/%s", name);
-                r = api_commit(request, manager, &batch, "token.create", object, NULL, &error);
-        }
-        if (r >= 0)
-                r = store_get(manager->store, "token", json_text(token, "uid"), &stored, &error);
-        if (r < 0) {
-                http_request_reply_error(request, error);
-                return;
-        }
-        json_object_del(stored, "internal");
-        http_request_reply_json(request, 201, json_pack("{s:o, s:s}", "token", stored, "secret", secret));
-        explicit_bzero(secret, sizeof(secret));
-}
-
-void api_token_delete(struct http_request *request, void *userdata)
-{
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_json_ json_t *token = NULL;
-        _cleanup_free_ char *object = NULL;
-        struct manager *manager = userdata;
-        struct error *error = NULL;
-        int r;
-
-        r = api_get_object(request, manager, "token", &token, &error);
-        if (r >= 0)
-                r = auth_token_remove(manager->store, &batch, token, &error);
-        if (r >= 0) {
-                object = alloc_printf("token/%s", json_text(token, "name"));
-                r = api_commit(request, manager, &batch, "token.delete", object, NULL, &error);
-        }
-        if (r < 0)
-                http_request_reply_error(request, error);
-        else
-                http_request_reply_empty(request, 204);
-}
-
-void api_whoami(struct http_request *request, void *userdata)
-{
-        const struct auth_caller *caller = api_caller(request);
-
-        http_request_reply_json(request, 200,
-                json_pack("{s:s, s:s}", "name", caller->name, "role", caller->admin ? "admin" : "read-only"));
-}
-
 void api_ca(struct http_request *request, void *userdata)
 {
         const struct manager *manager = userdata;
 
         http_request_reply_text(request, 200, "application/x-pem-file", manager->ca.ca_pem);
-}
-
-static bool match_audit(void *userdata, const json_t *doc)
-{
-        return api_filter(userdata, "who", json_text(doc, "who")) &&
-               api_filter(userdata, "object", json_text(doc, "object"));
-}
-
-void api_audit_list(struct http_request *request, void *userdata)
-{
-        api_reply_list(request, userdata,
-                &(struct api_listing){
-                        .kind = "audit", .newest_first = true, .match = match_audit, .userdata = request});
-}
-
-void api_audit_verify(struct http_request *request, void *userdata)
-{
-        struct manager *manager = userdata;
-        struct error *error = NULL;
-        json_t *verdict = NULL;
-
-        if (audit_verify(manager->store, &verdict, &error) < 0)
-                http_request_reply_error(request, error);
-        else
-                http_request_reply_json(request, 200, verdict);
 }
 
 void api_alert_list(struct http_request *request, void *userdata)

@@ -30,8 +30,8 @@ static bool match(void *userdata, const json_t *doc)
 
 void api_vm_list(struct http_request *request, void *userdata)
 {
-        api_reply_list(
-                request, userdata, &(struct api_listing){.kind = "vm", .match = match, .userdata = request});
+        api_reply_list(request, userdata,
+                &(struct api_listing){.kind = "vm", .match = match, .userdata = request, .in_memory = true});
 }
 
 void api_vm_get(struct http_request *request, void *userdata)
@@ -109,8 +109,6 @@ void api_vm_create(struct http_request *request, void *userdata)
         struct error *error = NULL;
         json_t *body = NULL, *spec = NULL;
 
-        if (api_repeated(request, manager))
-                return;
         if (read_create(request, manager, &body, &spec, &error) < 0) {
                 http_request_reply_error(request, error);
                 return;
@@ -167,8 +165,6 @@ static void operate(struct http_request *request, struct manager *manager, const
         json_t *body = NULL;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, "vm", &vm, &error);
         if (r >= 0)
                 r = api_body(request, operation->keys, &body, &error);
@@ -325,12 +321,12 @@ static int read_migrate(struct http_request *request, json_t **ret_body, struct 
 }
 
 static void reply_check(
-        struct http_request *request, struct manager *manager, const json_t *vm, const char *to)
+        struct http_request *request, struct manager *manager, const json_t *vm, const json_t *body)
 {
         struct error *error = NULL;
         json_t *report = NULL;
 
-        if (operation_migrate_check(manager, vm, to, NULL, &report, &error) < 0)
+        if (operation_migrate_check_request(manager, vm, body, &report, &error) < 0)
                 http_request_reply_error(request, error);
         else
                 http_request_reply_json(request, 200, report);
@@ -345,8 +341,6 @@ void api_vm_migrate(struct http_request *request, void *userdata)
         const char *to;
         int r;
 
-        if (api_repeated(request, manager))
-                return;
         r = api_get_object(request, manager, "vm", &vm, &error);
         if (r >= 0)
                 r = read_migrate(request, &body, &error);
@@ -359,7 +353,7 @@ void api_vm_migrate(struct http_request *request, void *userdata)
                 return;
         }
         if (json_is_true(json_object_get(body, "check"))) {
-                reply_check(request, manager, vm, to);
+                reply_check(request, manager, vm, body);
                 return;
         }
         data = json_pack("{s:s*}", "to", to);

@@ -18,6 +18,7 @@
 #define STATE_KIND "audit-state"
 #define GENESIS "0000000000000000000000000000000000000000000000000000000000000000"
 #define TRIM_AT_ONCE 1000 /* entries in one transaction */
+#define PAGE_ENTRIES 1000
 
 static void entry_name(uint64_t seq, char ret[static 32])
 {
@@ -115,89 +116,194 @@ int audit_write(struct store *store, const struct clock *clock, const struct aud
         return store_commit(store, &batch, NULL, ret_error);
 }
 
-struct verdict {
+struct audit_verification {
+        struct store *store;
         uint64_t n_entries, first_seq, last_seq, bad_seq;
         const char *message; /* NULL while all is well */
         char hash[PKI_FINGERPRINT_SIZE];
+        uint64_t head_seq; /* when it began */
+        char head_hash[PKI_FINGERPRINT_SIZE];
+        bool finished;
 };
 
-static void verify_entry(struct verdict *verdict, const json_t *entry)
+static void verify_entry(struct audit_verification *v, const json_t *entry)
 {
         uint64_t seq = (uint64_t)json_integer_value(json_object_get(entry, "seq"));
-        char hash[PKI_FINGERPRINT_SIZE];
+        char hash[PKI_FINGERPRINT_SIZE], name[32];
 
-        if (verdict->message)
-                return;
-        if (seq != verdict->last_seq + 1)
-                verdict->message = "entries are missing before this one";
-        else if (strcmp(json_text(entry, "prev"), verdict->hash))
-                verdict->message = "this entry does not continue the one before it";
-        else if (entry_hash(entry, hash) < 0 || strcmp(json_text(entry, "hash"), hash))
-                verdict->message = "this entry was changed";
-        if (verdict->message) {
-                verdict->bad_seq = seq;
+        entry_name(v->last_seq + 1, name);
+        if (seq != v->last_seq + 1 && strcmp(json_text(entry, "name"), name))
+                v->message = "entries are missing before this one";
+        else if (strcmp(json_text(entry, "prev"), v->hash))
+                v->message = "this entry does not continue the one before it";
+        else if (seq != v->last_seq + 1 || strcmp(json_text(entry, "name"), name) ||
+                 entry_hash(entry, hash) < 0 || strcmp(json_text(entry, "hash"), hash))
+                v->message = "this entry was changed";
+        if (v->message) {
+                v->bad_seq = strcmp(json_text(entry, "name"), name) ? seq : v->last_seq + 1;
                 return;
         }
-        if (!verdict->n_entries++)
-                verdict->first_seq = seq;
-        verdict->last_seq = seq;
-        snprintf(verdict->hash, sizeof(verdict->hash), "%s", hash);
+        if (!v->n_entries++)
+                v->first_seq = seq;
+        v->last_seq = seq;
+        memcpy(v->hash, hash, sizeof(hash));
 }
 
-static int verify_all(struct store *store, struct verdict *verdict, struct error **ret_error)
+static uint64_t seq_of(const json_t *doc)
 {
-        char after[32] = "";
-        bool more = true;
+        return (uint64_t)json_integer_value(json_object_get(doc, "seq"));
+}
 
-        while (more && !verdict->message) {
-                struct store_query query = {.kind = "audit", .after = after, .limit = TRIM_AT_ONCE};
-                _cleanup_json_ json_t *page = NULL;
-                json_t *entry;
-                size_t i;
-                int r;
+/* What retention has removed meanwhile is not missing: it goes on behind the anchor. True when that has moved. */
+static bool follow_anchor(struct audit_verification *v)
+{
+        _cleanup_json_ json_t *anchor = NULL;
 
-                r = store_list(store, &query, &page, &more, ret_error);
-                if (r < 0)
-                        return r;
-                json_array_foreach (page, i, entry)
-                        verify_entry(verdict, entry);
-                entry_name(verdict->last_seq, after);
-        }
+        if (state_get(v->store, "anchor", &anchor, NULL) < 0 || seq_of(anchor) <= v->last_seq)
+                return false;
+        v->last_seq = seq_of(anchor);
+        snprintf(v->hash, sizeof(v->hash), "%s", json_text(anchor, "hash"));
+        return true;
+}
+
+int audit_verification_new(
+        struct store *store, struct audit_verification **ret_verification, struct error **ret_error)
+{
+        _cleanup_(audit_verification_freep) struct audit_verification *v = ALLOC(struct audit_verification);
+        _cleanup_json_ json_t *head = NULL, *anchor = NULL;
+        int r;
+
+        if (!v)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        v->store = store;
+        r = state_get(store, "anchor", &anchor, ret_error);
+        if (r >= 0)
+                r = state_get(store, "head", &head, ret_error);
+        if (r < 0)
+                return r;
+        v->head_seq = seq_of(head);
+        v->last_seq = seq_of(anchor);
+        snprintf(v->head_hash, sizeof(v->head_hash), "%s", json_text(head, "hash"));
+        snprintf(v->hash, sizeof(v->hash), "%s", json_text(anchor, "hash"));
+        *ret_verification = TAKE_PTR(v);
         return 0;
+}
+
+void audit_verification_free(struct audit_verification *verification)
+{
+        free(verification);
+}
+
+/* Entries that were removed by hand leave the head behind, ahead of them all; one that was changed leaves its hash. */
+static void finish(struct audit_verification *v)
+{
+        _cleanup_json_ json_t *head = NULL, *behind = NULL;
+        struct store_query query = {.kind = "audit", .limit = 1};
+        char after[32];
+
+        v->finished = true;
+        if (v->message)
+                return;
+        /* As it is now: what it does not know of was not written by us. */
+        if (state_get(v->store, "head", &head, NULL) >= 0) {
+                entry_name(seq_of(head), after);
+                query.after = after;
+                if (store_list(v->store, &query, &behind, NULL, NULL) >= 0 && json_array_size(behind)) {
+                        v->message = "this entry stands behind the newest one";
+                        v->bad_seq = seq_of(json_array_get(behind, 0));
+                        return;
+                }
+        }
+        if (v->last_seq == v->head_seq ? !strcmp(v->hash, v->head_hash)
+                                       : v->last_seq > v->head_seq && v->last_seq <= seq_of(head))
+                return;
+        v->message = "the newest entries are missing";
+        v->bad_seq = v->last_seq + 1;
+}
+
+/* A page that cannot be parsed: one of its entries is no document any more. This one, if it is the next. */
+static int verify_one(struct audit_verification *v, struct error **ret_error)
+{
+        _cleanup_json_ json_t *entry = NULL;
+        char name[32];
+        int r;
+
+        entry_name(v->last_seq + 1, name);
+        r = store_get(v->store, "audit", name, &entry, ret_error);
+        if (r == -EINVAL) {
+                v->message = "this entry was changed";
+                v->bad_seq = v->last_seq + 1;
+        } else if (r == -ENOENT) {
+                v->message = "entries are missing before this one";
+                v->bad_seq = v->last_seq + 1;
+        } else if (r < 0) {
+                return r;
+        } else {
+                verify_entry(v, entry);
+        }
+        if (!v->message && v->last_seq < v->head_seq)
+                return 1;
+        finish(v);
+        return 0;
+}
+
+int audit_verification_step(struct audit_verification *v, size_t n_entries, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct store_query query = {.kind = "audit", .limit = n_entries};
+        _cleanup_json_ json_t *page = NULL;
+        char after[32];
+        json_t *entry;
+        size_t i;
+        int r;
+
+        if (v->finished)
+                return 0;
+        entry_name(v->last_seq, after);
+        query.after = after;
+        r = store_list(v->store, &query, &page, NULL, &error);
+        if (r == -EINVAL)
+                return verify_one(v, ret_error);
+        if (r < 0)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        entry = json_array_get(page, 0);
+        if (entry && seq_of(entry) != v->last_seq + 1 && follow_anchor(v))
+                return 1;
+        json_array_foreach (page, i, entry) {
+                if (v->message || v->last_seq >= v->head_seq)
+                        break;
+                verify_entry(v, entry);
+        }
+        if (json_array_size(page) && !v->message && v->last_seq < v->head_seq)
+                return 1;
+        finish(v);
+        return 0;
+}
+
+json_t *audit_verification_verdict(const struct audit_verification *v)
+{
+        return json_pack("{s:b, s:I, s:I, s:I, s:s, s:o?, s:s}", "ok", !v->message, "n_entries",
+                (json_int_t)v->n_entries, "first_seq", (json_int_t)v->first_seq, "last_seq",
+                (json_int_t)v->last_seq, "head", v->hash, "bad_seq",
+                v->message ? json_integer((json_int_t)v->bad_seq) : NULL, "message",
+                v->message ?: "the chain is whole");
 }
 
 int audit_verify(struct store *store, json_t **ret_verdict, struct error **ret_error)
 {
-        _cleanup_json_ json_t *head = NULL, *anchor = NULL;
-        struct verdict verdict = {};
-        json_t *out;
+        _cleanup_(audit_verification_freep) struct audit_verification *v = NULL;
+        json_t *verdict;
         int r;
 
-        r = state_get(store, "head", &head, ret_error);
+        r = audit_verification_new(store, &v, ret_error);
+        while (r >= 0 && (r = audit_verification_step(v, PAGE_ENTRIES, ret_error)) > 0)
+                ;
         if (r < 0)
                 return r;
-        r = state_get(store, "anchor", &anchor, ret_error);
-        if (r < 0)
-                return r;
-        verdict.last_seq = (uint64_t)json_integer_value(json_object_get(anchor, "seq"));
-        snprintf(verdict.hash, sizeof(verdict.hash), "%s", json_text(anchor, "hash"));
-        r = verify_all(store, &verdict, ret_error);
-        if (r < 0)
-                return r;
-        if (!verdict.message &&
-                (strcmp(verdict.hash, json_text(head, "hash")) ||
-                        (json_int_t)verdict.last_seq != json_integer_value(json_object_get(head, "seq")))) {
-                verdict.message = "the newest entries are missing";
-                verdict.bad_seq = verdict.last_seq + 1;
-        }
-        out = json_pack("{s:b, s:I, s:I, s:I, s:s, s:o?, s:s}", "ok", !verdict.message, "n_entries",
-                (json_int_t)verdict.n_entries, "first_seq", (json_int_t)verdict.first_seq, "last_seq",
-                (json_int_t)verdict.last_seq, "head", verdict.hash, "bad_seq",
-                verdict.message ? json_integer((json_int_t)verdict.bad_seq) : NULL, "message",
-                verdict.message ?: "the chain is whole");
-        if (!out)
+        verdict = audit_verification_verdict(v);
+        if (!verdict)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        *ret_verdict = out;
+        *ret_verdict = verdict;
         return 0;
 }
 

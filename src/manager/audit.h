@@ -29,8 +29,20 @@ int audit_add(struct store *store, const struct clock *clock, struct store_batch
 int audit_write(struct store *store, const struct clock *clock, const struct audit_entry *entry,
         struct error **ret_error);
 
-/* Verdict as in docs/openapi.json (AuditVerdict), the caller's: recomputes each hash from the oldest retained entry
- * to the head. */
+/* Recomputes each hash from the oldest retained entry to what was the newest one when it began, a few at a time: at a million entries
+ * that takes a minute, which the event loop has not got at once. */
+struct audit_verification;
+int audit_verification_new(
+        struct store *store, struct audit_verification **ret_verification, struct error **ret_error);
+void audit_verification_free(struct audit_verification *verification);
+DEFINE_CLEANUP(struct audit_verification *, audit_verification_free)
+/* Looks at up to n_entries more. 1: there are more; 0: it is finished. */
+int audit_verification_step(
+        struct audit_verification *verification, size_t n_entries, struct error **ret_error);
+/* As in docs/openapi.json (AuditVerdict), the caller's; NULL without memory. For one that is finished. */
+json_t *audit_verification_verdict(const struct audit_verification *verification);
+
+/* All of it at once, for who has no event loop. */
 int audit_verify(struct store *store, json_t **ret_verdict, struct error **ret_error);
 
 /* Forgets the oldest entries beyond `keep`; the anchor remembers where the chain now starts. */

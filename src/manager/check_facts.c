@@ -27,37 +27,45 @@ static const char *destination_of(const struct task *task)
         return "";
 }
 
+bool check_facts_brings_memory(const struct manager *manager, const struct task *task,
+        const char **ret_host_uid, const json_t **ret_vm)
+{
+        const char *uid = json_text(task_data(task), "vm_uid"), *to = destination_of(task);
+        const json_t *vm = inventory_vm(manager->inventory, uid);
+
+        if (!*to || !vm || inventory_counts_memory(manager->inventory, to, uid) ||
+                (!strcmp(task_action(task), "vm.create") &&
+                        !json_is_true(json_object_get(task_data(task), "start"))))
+                return false;
+        *ret_host_uid = to;
+        *ret_vm = vm;
+        return true;
+}
+
 static int add_to(json_t *sums, const char *key, json_int_t more)
 {
         return json_object_set_new(
                 sums, key, json_integer(json_integer_value(json_object_get(sums, key)) + more));
 }
 
-/* The host counts the memory of those that have a QEMU there. */
-static bool is_counted(const struct inventory *inventory, const char *host_uid, const char *vm_uid)
+static int reserve(struct collection *collection, const struct task *task)
 {
-        const char *power = json_text(json_status(inventory_report(inventory, host_uid, vm_uid)), "power");
+        const char *host_uid = NULL;
+        const json_t *vm = NULL;
+        json_int_t cpus;
+        json_t *sums;
 
-        return *power && strcmp(power, "stopped") && strcmp(power, "crashed");
-}
-
-static int reserve(struct collection *collection, const char *host_uid, const char *vm_uid)
-{
-        const json_t *vm = inventory_vm(collection->manager->inventory, vm_uid);
-        json_int_t bytes = json_integer_value(json_object_get(json_status(vm), "memory_effective_bytes"));
-        json_int_t cpus = json_integer_value(json_object_get(json_spec(vm), "cpus"));
-        json_t *sums = json_object_get(collection->reserved, host_uid);
-
-        if (!*host_uid || !vm || is_counted(collection->manager->inventory, host_uid, vm_uid))
+        if (!check_facts_brings_memory(collection->manager, task, &host_uid, &vm))
                 return 0;
+        sums = json_object_get(collection->reserved, host_uid);
         if (!sums) {
                 sums = json_object();
                 if (json_object_set_new(collection->reserved, host_uid, sums) < 0)
                         return -ENOMEM;
         }
-        if (bytes <= 0)
-                bytes = json_integer_value(json_object_get(json_spec(vm), "memory_bytes"));
-        return add_to(sums, "memory_bytes", bytes) | add_to(sums, "cpus", cpus > 0 ? cpus : 1);
+        cpus = json_integer_value(json_object_get(json_spec(vm), "cpus"));
+        return add_to(sums, "memory_bytes", checks_memory_need(vm)) |
+               add_to(sums, "cpus", cpus > 0 ? cpus : 1);
 }
 
 static void collect_task(void *userdata, const struct task *task)
@@ -73,9 +81,13 @@ static void collect_task(void *userdata, const struct task *task)
         doc = json_pack("{s:s, s:s, s:s*, s:s*, s:s*}", "name", task_name(task), "action", task_action(task),
                 "vm_uid", vm_uid, "host_uid", vm_uid ? NULL : json_text_or_null(data, "host_uid"), "to",
                 json_text_or_null(host, "name"));
-        if (!doc || json_array_append_new(collection->tasks, doc) < 0 ||
-                (vm_uid && reserve(collection, to, vm_uid) < 0))
+        if (!doc || json_array_append_new(collection->tasks, doc) < 0 || reserve(collection, task) < 0)
                 collection->result = -ENOMEM;
+}
+
+static int no_memory(struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
 static int load_wanted(struct manager *manager, struct check_facts *facts, struct error **ret_error)
@@ -85,49 +97,133 @@ static int load_wanted(struct manager *manager, struct check_facts *facts, struc
                 json_t **docs;
         } kinds[] = {{"datastore", &facts->datastores}, {"switch", &facts->switches},
                 {"port-group", &facts->port_groups}, {"affinity-rule", &facts->affinity_rules}};
+        int r = 0;
 
-        for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-                struct store_query query = {.kind = kinds[i].kind, .limit = STORE_LIMIT_NONE};
-                int r = store_list(manager->store, &query, kinds[i].docs, NULL, ret_error);
+        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(kinds); i++)
+                r = inventory_objects(manager->inventory, kinds[i].kind, kinds[i].docs, ret_error);
+        return r;
+}
 
-                if (r < 0)
-                        return r;
+/* What is the same for all VMs. */
+static int load_cluster(struct manager *manager, const struct task *asking, struct check_facts *facts,
+        struct error **ret_error)
+{
+        struct collection collection = {.manager = manager, .asking = asking};
+
+        facts->hosts = inventory_live_hosts(manager->inventory);
+        facts->tasks = collection.tasks = json_array();
+        facts->reserved = collection.reserved = json_object();
+        facts->cpus = inventory_cpus(manager->inventory);
+        facts->nowhere = json_object();
+        if (!facts->hosts || !facts->tasks || !facts->reserved || !facts->cpus || !facts->nowhere)
+                return no_memory(ret_error);
+        task_each(manager->tasks, collect_task, &collection);
+        return collection.result < 0 ? no_memory(ret_error) : load_wanted(manager, facts, ret_error);
+}
+
+/* The others that a rule names with the VM. */
+static int add_members(
+        const struct inventory *inventory, const json_t *rule, const char *vm_name, json_t *vms, json_t *seen)
+{
+        const json_t *names = json_object_get(json_spec(rule), "vms");
+        json_t *name;
+        size_t i;
+
+        if (!doc_has_string(names, vm_name))
+                return 0;
+        json_array_foreach ((json_t *)names, i, name) {
+                const json_t *vm = inventory_vm_named(inventory, json_string_value(name));
+
+                if (!vm || json_object_get(seen, json_string_value(name)))
+                        continue;
+                if (json_object_set_new(seen, json_string_value(name), json_true()) < 0 ||
+                        json_array_append(vms, (json_t *)vm) < 0)
+                        return -ENOMEM;
         }
+        return 0;
+}
+
+/* Of thousands of VMs those that the checks could find something about: the others look the same to them as none. */
+static json_t *vms_about(struct manager *manager, const struct check_facts *facts, const json_t *vm)
+{
+        _cleanup_json_ json_t *vms = inventory_vms_beside(manager->inventory, vm), *seen = json_object();
+        json_t *rule;
+        size_t i;
+
+        if (!vms || !seen)
+                return NULL;
+        json_array_foreach (facts->affinity_rules, i, rule)
+                if (add_members(manager->inventory, rule, json_text(vm, "name"), vms, seen) < 0)
+                        return NULL;
+        return TAKE_PTR(vms);
+}
+
+static int load_vm(struct manager *manager, const json_t *vm, bool moves, struct check_facts *facts,
+        struct error **ret_error)
+{
+        const char *host = json_text(json_status(vm), "host");
+        const json_t *its_host = *host ? inventory_live(manager->inventory, host) : NULL;
+
+        facts->vm = json_incref((json_t *)vm);
+        facts->vms = vms_about(manager, facts, vm);
+        if (!facts->vms)
+                return no_memory(ret_error);
+        if (moves)
+                facts->source = its_host ?: facts->nowhere;
+        else
+                facts->home = its_host;
+        facts->its_host = json_incref((json_t *)its_host);
+        facts->jobs = json_object_get(
+                inventory_report(manager->inventory, json_text(its_host, "uid"), json_text(vm, "uid")),
+                "jobs");
         return 0;
 }
 
 int check_facts_load(struct manager *manager, const json_t *vm, bool moves, const struct task *asking,
         struct check_facts *ret_facts, struct error **ret_error)
 {
-        _cleanup_check_facts_ struct check_facts facts = {.vm = json_incref((json_t *)vm),
-                .hosts = inventory_live_hosts(manager->inventory),
-                .vms = inventory_vms(manager->inventory),
-                .tasks = json_array(),
-                .reserved = json_object(),
-                .cpus = inventory_cpus(manager->inventory),
-                .nowhere = json_object()};
-        struct collection collection = {
-                .manager = manager, .asking = asking, .tasks = facts.tasks, .reserved = facts.reserved};
-        const char *host = json_text(json_status(vm), "host");
-        const json_t *its_host;
-        int r;
+        _cleanup_check_facts_ struct check_facts facts = {};
+        int r = load_cluster(manager, asking, &facts, ret_error);
 
-        if (!facts.hosts || !facts.vms || !facts.tasks || !facts.reserved || !facts.cpus || !facts.nowhere)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        task_each(manager->tasks, collect_task, &collection);
-        if (collection.result < 0)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        r = load_wanted(manager, &facts, ret_error);
+        if (r >= 0)
+                r = load_vm(manager, vm, moves, &facts, ret_error);
         if (r < 0)
                 return r;
-        its_host = check_facts_host(&facts, host);
-        if (moves)
-                facts.source = its_host ?: facts.nowhere;
-        else
-                facts.home = its_host;
-        facts.jobs = json_object_get(
-                inventory_report(manager->inventory, json_text(its_host, "uid"), json_text(vm, "uid")),
-                "jobs");
+        facts.asking = asking ? task_name(asking) : NULL;
+        *ret_facts = facts;
+        facts = (struct check_facts){};
+        return 0;
+}
+
+int check_facts_load_cluster(struct manager *manager, struct check_facts *ret_facts, struct error **ret_error)
+{
+        _cleanup_check_facts_ struct check_facts facts = {};
+        int r = load_cluster(manager, NULL, &facts, ret_error);
+
+        if (r < 0)
+                return r;
+        *ret_facts = facts;
+        facts = (struct check_facts){};
+        return 0;
+}
+
+int check_facts_of(struct manager *manager, const struct check_facts *cluster, const json_t *vm,
+        const struct task *asking, struct check_facts *ret_facts, struct error **ret_error)
+{
+        _cleanup_check_facts_ struct check_facts facts = {.hosts = json_incref(cluster->hosts),
+                .tasks = json_incref(cluster->tasks),
+                .reserved = json_incref(cluster->reserved),
+                .datastores = json_incref(cluster->datastores),
+                .switches = json_incref(cluster->switches),
+                .port_groups = json_incref(cluster->port_groups),
+                .affinity_rules = json_incref(cluster->affinity_rules),
+                .cpus = json_incref(cluster->cpus),
+                .nowhere = json_incref(cluster->nowhere),
+                .asking = task_name(asking)};
+        int r = load_vm(manager, vm, true, &facts, ret_error);
+
+        if (r < 0)
+                return r;
         *ret_facts = facts;
         facts = (struct check_facts){};
         return 0;
@@ -146,6 +242,7 @@ void check_facts_deinit(struct check_facts *facts)
         json_decref(facts->affinity_rules);
         json_decref(facts->cpus);
         json_decref(facts->nowhere);
+        json_decref(facts->its_host);
 }
 
 struct checks_input check_facts_input(const struct check_facts *facts)
@@ -156,6 +253,7 @@ struct checks_input check_facts_input(const struct check_facts *facts)
                 .vms = facts->vms,
                 .jobs = facts->jobs,
                 .tasks = facts->tasks,
+                .asking = facts->asking,
                 .reserved = facts->reserved,
                 .datastores = facts->datastores,
                 .switches = facts->switches,

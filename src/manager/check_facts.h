@@ -13,9 +13,12 @@ struct task;
 
 struct check_facts {
         json_t *vm; /* the document that is asked about */
-        json_t *hosts, *vms, *tasks, *reserved, *datastores, *switches, *port_groups, *affinity_rules, *cpus;
-        const json_t *source, *home; /* as in struct checks_input; in `hosts` */
+        json_t *its_host;
+        json_t *vms; /* those that the checks could find something about */
+        json_t *hosts, *tasks, *reserved, *datastores, *switches, *port_groups, *affinity_rules, *cpus;
+        const json_t *source, *home; /* as in struct checks_input; `its_host`, or `nowhere` */
         json_t *nowhere;
+        const char *asking; /* name of the task that asks, its own; NULL: none */
         const json_t *jobs; /* borrowed from the inventory, until its next poll; NULL: none */
 };
 
@@ -24,8 +27,19 @@ struct check_facts {
  * nobody's way; may be NULL. */
 int check_facts_load(struct manager *manager, const json_t *vm, bool moves, const struct task *asking,
         struct check_facts *ret_facts, struct error **ret_error);
+/* For many VMs, one after the other: what is the same for all of them is collected once, with check_facts_of() for each one that is
+ * to leave its host. What was collected holds until the next event; `asking` must be queued, so that it brings nothing anywhere yet. */
+int check_facts_load_cluster(
+        struct manager *manager, struct check_facts *ret_facts, struct error **ret_error);
+int check_facts_of(struct manager *manager, const struct check_facts *cluster, const json_t *vm,
+        const struct task *asking, struct check_facts *ret_facts, struct error **ret_error);
 void check_facts_deinit(struct check_facts *facts);
 #define _cleanup_check_facts_ _cleanup_(check_facts_deinit)
+
+/* Whether the task brings a guest to a host that does not count its memory yet: *ret_host_uid and *ret_vm (document), borrowed.
+ * Host facts lag behind by up to a heartbeat; what is decided in between must be added to them. */
+bool check_facts_brings_memory(const struct manager *manager, const struct task *task,
+        const char **ret_host_uid, const json_t **ret_vm);
 
 /* For the functions of cluster/; borrows the facts. */
 struct checks_input check_facts_input(const struct check_facts *facts);

@@ -29,6 +29,11 @@ static int set_count(struct config *config, size_t offset, const char *value)
         return text_parse_u64(value, 1, UINT32_MAX, (uint64_t *)((char *)config + offset));
 }
 
+static int set_rate(struct config *config, size_t offset, const char *value)
+{
+        return text_parse_u64(value, 0, 1000, (uint64_t *)((char *)config + offset));
+}
+
 #define COST_MAX 100000
 
 static int set_cost(struct config *config, size_t offset, const char *value)
@@ -63,6 +68,7 @@ static const struct {
         {"name", set_text, offsetof(struct config, name)},
         {"log-level", set_level, 0},
         {"task-retention", set_count, offsetof(struct config, task_retention)},
+        {"request-rate", set_rate, offsetof(struct config, request_rate)},
         {"audit-retention", set_count, offsetof(struct config, audit_retention)},
         {"host-cost-limit", set_cost, offsetof(struct config, queue_limits.host)},
         {"datastore-cost-limit", set_cost, offsetof(struct config, queue_limits.datastore)},
@@ -105,6 +111,8 @@ static int set_defaults(struct config *config, struct error **ret_error)
                 .log_level = LOG_LEVEL_INFO,
                 .task_retention = 10000,
                 .audit_retention = 1000000,
+                .program = "/proc/self/exe",
+                .request_rate = 1000,
                 .queue_limits = QUEUE_LIMITS_DEFAULT,
         };
         if (!config->listen || !config->state_dir || !config->name)

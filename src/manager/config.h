@@ -16,6 +16,8 @@ struct config {
         char *name;                       /* name: of this manager, for people; the host's name */
         enum log_level log_level;         /* log-level: info */
         uint64_t task_retention;          /* task-retention: ended tasks kept, 10000 */
+        const char *program;              /* that checks passwords: this one */
+        uint64_t request_rate;            /* request-rate: of each caller a second, 1000; 0: no limit */
         uint64_t audit_retention;         /* audit-retention: audit entries kept, 1000000 */
         struct queue_limits queue_limits; /* host-cost-limit and its neighbours; priority-step in seconds */
 };

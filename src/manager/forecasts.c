@@ -29,11 +29,13 @@
 #define DEVICE_SPREAD 0.5
 #define SCORED_MAX 1000
 #define COSTS_PAST_MAX 500
+#define HISTORY_MAX 2000 /* migrations that are remembered; more than any question asks for */
 
 struct forecasts {
         struct manager *manager;
         struct list waiting;
         json_t *measured; /* VM uid -> {taken_ms, from, sample, paths} */
+        json_t *history; /* array of the newest migrations that succeeded, oldest first; NULL: to be read from the store */
 };
 
 /* A request that waits for the agent. */
@@ -86,6 +88,7 @@ void forecasts_free(struct forecasts *forecasts)
         list_for_each_safe (wait, spare, &forecasts->waiting, order)
                 wait_free(wait);
         json_decref(forecasts->measured);
+        json_decref(forecasts->history);
         free(forecasts);
 }
 
@@ -98,13 +101,57 @@ struct past_query {
 
 static bool is_past(void *userdata, const json_t *doc)
 {
-        const struct past_query *query = userdata;
-        const json_t *result = json_object_get(json_status(doc), "result");
-        const json_t *data = json_object_get(json_object_get(doc, "internal"), "data");
-
         return !strcmp(json_text(json_spec(doc), "action"), "vm.migrate") &&
-               !strcmp(json_text(json_status(doc), "state"), "succeeded") && json_is_object(result) &&
-               (!query->from || !strcmp(json_text(result, "from"), query->from)) &&
+               !strcmp(json_text(json_status(doc), "state"), "succeeded") &&
+               json_is_object(json_object_get(json_status(doc), "result"));
+}
+
+/* What questions are asked about. */
+static json_t *remembered(const json_t *task)
+{
+        return json_pack("{s:s, s:{s:O}, s:{s:{s:O*}}}", "name", json_text(task, "name"), "status", "result",
+                json_object_get(json_status(task), "result"), "internal", "data", "vm_uid",
+                json_object_get(json_object_get(json_object_get(task, "internal"), "data"), "vm_uid"));
+}
+
+void forecasts_task_changed(struct forecasts *forecasts, const json_t *task)
+{
+        json_t *history = forecasts->history;
+
+        if (!history || !is_past(NULL, task))
+                return;
+        if (json_array_append_new(history, remembered(task)) < 0)
+                json_decref(TAKE_PTR(forecasts->history)); /* it is read anew */
+        else if (json_array_size(history) > HISTORY_MAX)
+                json_array_remove(history, 0);
+}
+
+/* The store has them among thousands of other tasks: they are read once. */
+static int need_history(struct forecasts *forecasts, struct error **ret_error)
+{
+        struct store_query query = {
+                .kind = "task", .descending = true, .limit = HISTORY_MAX, .match = is_past};
+        _cleanup_json_ json_t *docs = NULL, *history = json_array();
+        int r;
+
+        if (forecasts->history)
+                return 0;
+        r = store_list(forecasts->manager->store, &query, &docs, NULL, ret_error);
+        if (r < 0)
+                return r;
+        for (size_t i = json_array_size(docs); i-- > 0;)
+                if (json_array_append_new(history, remembered(json_array_get(docs, i))) < 0)
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        forecasts->history = TAKE_PTR(history);
+        return 0;
+}
+
+static bool answers(const struct past_query *query, const json_t *task)
+{
+        const json_t *result = json_object_get(json_status(task), "result");
+        const json_t *data = json_object_get(json_object_get(task, "internal"), "data");
+
+        return (!query->from || !strcmp(json_text(result, "from"), query->from)) &&
                (!query->to || !strcmp(json_text(result, "to"), query->to)) &&
                (!query->vm_uid || !strcmp(json_text(data, "vm_uid"), query->vm_uid)) &&
                (!query->forecast || json_is_object(json_object_get(result, "forecast")));
@@ -114,12 +161,18 @@ static bool is_past(void *userdata, const json_t *doc)
 static json_t *past_tasks(
         struct manager *manager, struct past_query past, size_t limit, struct error **ret_error)
 {
-        struct store_query query = {
-                .kind = "task", .descending = true, .limit = limit, .match = is_past, .userdata = &past};
-        json_t *docs = NULL;
+        struct forecasts *forecasts = manager->forecasts;
+        _cleanup_json_ json_t *docs = json_array();
 
-        (void)store_list(manager->store, &query, &docs, NULL, ret_error);
-        return docs;
+        if (need_history(forecasts, ret_error) < 0)
+                return NULL;
+        for (size_t i = json_array_size(forecasts->history); i-- > 0 && json_array_size(docs) < limit;) {
+                json_t *task = json_array_get(forecasts->history, i);
+
+                if (answers(&past, task) && json_array_append(docs, task) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(docs);
 }
 
 static double number_at(const json_t *object, const char *key)

@@ -16,6 +16,9 @@ int forecasts_new(struct manager *manager, struct forecasts **ret_forecasts);
 /* What waits for an agent ends without an answer. Accepts NULL. */
 void forecasts_free(struct forecasts *forecasts);
 
+/* A task has ended (document): what it tells of migrations is remembered. */
+void forecasts_task_changed(struct forecasts *forecasts, const json_t *task);
+
 /* For the result of a migration that begins now: {total_ms, pause_ms, bytes_wire, ...} as in docs/openapi.json, the caller's;
  * NULL when nothing was measured lately. `input`: of the migration (max_pause_ms, rate_limit_bps, verify). */
 json_t *forecasts_for_migration(

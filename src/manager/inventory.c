@@ -61,6 +61,7 @@ static void host_free(struct host *host)
         host_reports_deinit(host);
         json_decref(host->doc);
         json_decref(host->facts);
+        json_decref(host->live);
         free(host);
 }
 DEFINE_CLEANUP(struct host *, host_free)
@@ -135,6 +136,26 @@ json_t *inventory_live_host(const struct inventory *inventory, const json_t *doc
         return TAKE_PTR(copy);
 }
 
+/* Hosts tell of themselves once a second, and are asked about more often than that. Borrowed. */
+static json_t *live_of(const struct inventory *inventory, struct host *host)
+{
+        if (!host->live)
+                host->live = inventory_live_host(inventory, host->doc);
+        return host->live;
+}
+
+static struct host *host_of(const struct inventory *inventory, const char *name_or_uid)
+{
+        return map_get(&inventory->hosts, name_or_uid) ?: map_get(&inventory->hosts_by_name, name_or_uid);
+}
+
+const json_t *inventory_live(const struct inventory *inventory, const char *name_or_uid)
+{
+        struct host *host = host_of(inventory, name_or_uid);
+
+        return host ? live_of(inventory, host) : NULL;
+}
+
 json_t *inventory_live_hosts(const struct inventory *inventory)
 {
         _cleanup_json_ json_t *out = json_array();
@@ -143,10 +164,9 @@ json_t *inventory_live_hosts(const struct inventory *inventory)
         if (!out)
                 return NULL;
         map_for_each (item, spare, &inventory->hosts) {
-                const struct host *host = item->value;
-                json_t *live = inventory_live_host(inventory, host->doc);
+                json_t *live = live_of(inventory, item->value);
 
-                if (!live || json_array_append_new(out, live) < 0)
+                if (!live || json_array_append(out, live) < 0)
                         return NULL;
         }
         return TAKE_PTR(out);
@@ -267,17 +287,9 @@ json_t *inventory_vms(const struct inventory *inventory)
 
 const json_t *inventory_host(const struct inventory *inventory, const char *name_or_uid)
 {
-        const struct host *host = map_get(&inventory->hosts, name_or_uid);
-        struct map_item *item, *spare;
+        const struct host *host = host_of(inventory, name_or_uid);
 
-        if (host)
-                return host->doc;
-        map_for_each (item, spare, &inventory->hosts) {
-                host = item->value;
-                if (!strcmp(host_name_of(host), name_or_uid))
-                        return host->doc;
-        }
-        return NULL;
+        return host ? host->doc : NULL;
 }
 
 const json_t *inventory_vm(const struct inventory *inventory, const char *uid)
@@ -293,6 +305,14 @@ const json_t *inventory_report(const struct inventory *inventory, const char *ho
         const struct report *report = host ? map_get(&host->reports, vm_uid) : NULL;
 
         return report ? report->doc : NULL;
+}
+
+bool inventory_counts_memory(const struct inventory *inventory, const char *host_uid, const char *vm_uid)
+{
+        const struct host *host = map_get(&inventory->hosts, host_uid);
+        const struct report *report = host ? map_get(&host->reports, vm_uid) : NULL;
+
+        return report && report->doc && report->qemu_since_ms && report->qemu_since_ms <= host->facts_ms;
 }
 
 bool inventory_connected(const struct inventory *inventory, const char *host_uid)
@@ -323,13 +343,14 @@ static bool host_fresh(const struct host *host, uint64_t since_ms)
 
 bool inventory_fresh(const struct inventory *inventory, const char *host_uid, uint64_t since_ms)
 {
+        const struct host *host = host_uid ? map_get(&inventory->hosts, host_uid) : NULL;
         struct map_item *item, *spare;
 
+        if (host_uid)
+                return !host || host_fresh(host, since_ms);
         map_for_each (item, spare, &inventory->hosts) {
-                const struct host *host = item->value;
-
-                if (host_uid ? !strcmp(item->key, host_uid) && !host_fresh(host, since_ms)
-                             : host->connected && !host_fresh(host, since_ms))
+                host = item->value;
+                if (host->connected && !host_fresh(host, since_ms))
                         return false;
         }
         return true;
@@ -349,18 +370,23 @@ bool inventory_settled(const struct inventory *inventory)
         return true;
 }
 
+static void refresh(struct host *host)
+{
+        host->want_full = true;
+        host_poll_soon(host);
+}
+
 void inventory_refresh(struct inventory *inventory, const char *host_uid)
 {
+        struct host *host = host_uid ? map_get(&inventory->hosts, host_uid) : NULL;
         struct map_item *item, *spare;
 
-        map_for_each (item, spare, &inventory->hosts) {
-                struct host *host = item->value;
-
-                if (host_uid && strcmp(item->key, host_uid))
-                        continue;
-                host->want_full = true;
-                host_poll_soon(host);
-        }
+        if (host)
+                refresh(host);
+        if (host_uid)
+                return;
+        map_for_each (item, spare, &inventory->hosts)
+                refresh(item->value);
 }
 
 void inventory_told(
@@ -374,19 +400,10 @@ void inventory_told(
 
 void inventory_review(struct inventory *inventory, const char *vm_uid)
 {
-        struct map_item *item, *spare;
-
-        if (vm_uid) {
+        if (vm_uid)
                 inventory_merge_vm(inventory, vm_uid);
-                return;
-        }
-        map_for_each (item, spare, &inventory->vms) {
-                const struct vm_entry *vm = item->value;
-                const char *host = json_text(json_status(vm->doc), "host");
-
-                if (*host && !inventory_host(inventory, host))
-                        inventory_merge_vm(inventory, item->key);
-        }
+        else
+                inventory_merge_elsewhere(inventory);
 }
 
 void inventory_review_host(struct inventory *inventory, const char *host_uid)
@@ -479,6 +496,7 @@ static int host_put(struct inventory *inventory, const char *uid, const json_t *
 
                 json_decref(known->doc);
                 known->doc = json_incref((json_t *)doc);
+                host_touched(known);
                 if (moved)
                         host_poll_soon(known);
                 return 0;
@@ -490,13 +508,14 @@ static int host_put(struct inventory *inventory, const char *uid, const json_t *
         host->doc = json_incref((json_t *)doc);
         host->facts = json_object();
         map_init(&host->reports);
+        list_init(&host->vms);
+        list_init(&host->waiting);
         r = host->facts ? host_poll_init(host) : -ENOMEM;
         if (r >= 0)
                 r = map_put(&inventory->hosts, uid, host, NULL);
         if (r < 0)
                 return r;
-        TAKE_PTR(host);
-        return 0;
+        return index_host_added(inventory, TAKE_PTR(host));
 }
 
 static void vm_entry_free(struct vm_entry *entry)
@@ -509,26 +528,42 @@ static void vm_entry_free(struct vm_entry *entry)
 static int vm_put(struct inventory *inventory, const char *uid, const json_t *doc)
 {
         struct vm_entry *entry = map_get(&inventory->vms, uid);
+        _cleanup_json_ json_t *before = NULL;
         int r;
 
         if (!entry) {
                 entry = ALLOC(struct vm_entry);
+                if (entry)
+                        list_init(&entry->at_host);
                 r = entry ? map_put(&inventory->vms, uid, entry, NULL) : -ENOMEM;
                 if (r < 0) {
                         free(entry);
                         return r;
                 }
         }
-        json_decref(entry->doc);
+        before = entry->doc;
         entry->doc = json_incref((json_t *)doc);
         entry->changed_ms = inventory_now_ms(inventory);
-        return 0;
+        return index_vm_put(inventory, entry, before);
 }
 
 static void vm_remove(struct inventory *inventory, const char *uid)
 {
-        vm_entry_free(map_remove(&inventory->vms, uid));
+        struct vm_entry *entry = map_remove(&inventory->vms, uid);
+
+        if (entry)
+                index_vm_removed(inventory, entry);
+        vm_entry_free(entry);
         inventory_merge_forget(inventory, uid);
+}
+
+static void host_remove(struct inventory *inventory, const char *uid)
+{
+        struct host *host = map_remove(&inventory->hosts, uid);
+
+        if (host)
+                index_host_removed(inventory, host);
+        host_free(host);
 }
 
 /* Puts a host on a list or takes it off; every agent gets the new one. */
@@ -562,7 +597,7 @@ static int follow_one(void *userdata, const struct store_event *event)
                 int r = 0;
 
                 if (event->removed)
-                        host_free(map_remove(&inventory->hosts, event->uid));
+                        host_remove(inventory, event->uid);
                 else
                         r = host_put(inventory, event->uid, event->doc);
                 return r < 0 ? r
@@ -575,7 +610,11 @@ static int follow_one(void *userdata, const struct store_event *event)
         } else if (!strcmp(event->kind, "removed-host")) {
                 /* Their certificates stay valid for TLS. */
                 return list_change(inventory, HOST_LIST_REMOVED, event->uid, !event->removed);
-        }
+        } else if (!strcmp(event->kind, "task"))
+                metrics_task(&inventory->manager->metrics, event->uid,
+                        event->removed ? NULL : json_text(json_status(event->doc), "state"));
+        else
+                index_changed(inventory, event->kind);
         return 0;
 }
 
@@ -638,6 +677,8 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
         map_init(&inventory->vms);
         map_init(&inventory->cpus);
         map_init(&inventory->suspects);
+        list_init(&inventory->waiting);
+        index_init(inventory);
         r = lists_init(inventory) < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
                                       : store_revision(manager->store, &inventory->followed, ret_error);
         if (r >= 0)
@@ -666,8 +707,13 @@ void inventory_free(struct inventory *inventory)
                 return;
         map_for_each (item, spare, &inventory->hosts)
                 host_free(item->value);
-        map_for_each (item, spare, &inventory->vms)
-                vm_entry_free(item->value);
+        map_for_each (item, spare, &inventory->vms) {
+                struct vm_entry *entry = item->value;
+
+                json_decref(entry->keys);
+                vm_entry_free(entry);
+        }
+        index_deinit(inventory);
         map_for_each (item, spare, &inventory->cpus)
                 json_decref(item->value);
         inventory_merge_deinit(inventory);

@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "io/http_client.h"
+#include "manager/store.h"
 
 struct inventory;
 struct manager;
@@ -30,7 +31,7 @@ void inventory_follow(struct inventory *inventory);
 
 /* The host's document with live facts in place of recorded ones; new, the caller's. */
 json_t *inventory_live_host(const struct inventory *inventory, const json_t *host);
-/* Array of all hosts' live documents; the caller's. */
+/* Array of all hosts' live documents; the caller's (its items are shared: read only). */
 json_t *inventory_live_hosts(const struct inventory *inventory);
 /* {host uid: what its agent says of the processors that guests can have there (docs/internals/agent-api.md)} of the hosts of which
  * it is known; the caller's (its items are shared: read only). */
@@ -38,11 +39,25 @@ json_t *inventory_cpus(const struct inventory *inventory);
 /* Array of all VM documents; the caller's (its items are shared: read only). */
 json_t *inventory_vms(const struct inventory *inventory);
 
+/* Live document of one host, by uid or name; borrowed until the next event. NULL: there is none, or no memory. */
+const json_t *inventory_live(const struct inventory *inventory, const char *name_or_uid);
+/* Array of the other VMs that have a MAC address or a disk image of this one (document); the caller's (its items are shared). */
+json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm);
+/* Lists VMs or hosts (kind "vm" or "host") as store_list() does, from memory; the items are shared: read only. 0 or -ENOMEM. */
+int inventory_list(
+        struct inventory *inventory, const struct store_query *query, json_t **ret_docs, bool *ret_more);
+/* Array of all objects of the kind "datastore", "switch", "port-group" or "affinity-rule", by name; the caller's, shared as well. */
+int inventory_objects(
+        struct inventory *inventory, const char *kind, json_t **ret_docs, struct error **ret_error);
+
 /* Borrowed document as last recorded, by uid or name; NULL. */
 const json_t *inventory_host(const struct inventory *inventory, const char *name_or_uid);
 const json_t *inventory_vm(const struct inventory *inventory, const char *uid);
+const json_t *inventory_vm_named(const struct inventory *inventory, const char *name);
 /* What the host said of the VM last: its agent's document, borrowed; NULL: it does not have it, as far as is known. */
 const json_t *inventory_report(const struct inventory *inventory, const char *host_uid, const char *vm_uid);
+/* The memory of the VM is in the facts of the host: its QEMU was there before the host was asked for them. */
+bool inventory_counts_memory(const struct inventory *inventory, const char *host_uid, const char *vm_uid);
 bool inventory_connected(const struct inventory *inventory, const char *host_uid);
 /* It was asked and did not answer; false also for a host that nobody was asked about yet, and for one that is not known. */
 bool inventory_unreachable(const struct inventory *inventory, const char *host_uid);

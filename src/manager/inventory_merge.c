@@ -53,10 +53,10 @@ static int rank_of(const json_t *report)
 
 /* --- Reports --------------------------------------------------------------------------------------------------- */
 
-static void report_free(struct report *report)
+static void report_free(struct report *report, const char *vm_uid)
 {
-        if (report)
-                json_decref(report->doc);
+        index_report_removed(report->host->inventory, vm_uid, report);
+        json_decref(report->doc);
         free(report);
 }
 
@@ -65,26 +65,53 @@ void host_reports_deinit(struct host *host)
         struct map_item *item, *spare;
 
         map_for_each (item, spare, &host->reports)
-                report_free(item->value);
+                report_free(item->value, item->key);
         map_deinit(&host->reports);
+}
+
+/* A process that may have the guest: what memory it has is promised. */
+static bool has_qemu(const json_t *report)
+{
+        const char *power = power_of(report);
+
+        return *power && strcmp(power, "stopped") && strcmp(power, "crashed");
+}
+
+static struct report *report_new(struct host *host, const char *vm_uid)
+{
+        struct report *report = ALLOC(struct report);
+
+        if (!report)
+                return NULL;
+        list_init(&report->of_vm);
+        report->host = host;
+        if (index_report_added(host->inventory, vm_uid, report) < 0) {
+                free(report);
+                return NULL;
+        }
+        if (map_put(&host->reports, vm_uid, report, NULL) < 0) {
+                report_free(report, vm_uid);
+                return NULL;
+        }
+        return report;
 }
 
 /* Does nothing when there is a newer one. */
 static int put_report(struct host *host, const char *vm_uid, const json_t *doc, uint64_t at_ms)
 {
         struct report *report = map_get(&host->reports, vm_uid);
-        int r;
 
         if (report && report->at_ms > at_ms)
                 return 0;
-        if (!report) {
-                report = ALLOC(struct report);
-                r = report ? map_put(&host->reports, vm_uid, report, NULL) : -ENOMEM;
-                if (r < 0) {
-                        free(report);
-                        return r;
-                }
-        }
+        if (!report)
+                report = report_new(host, vm_uid);
+        if (!report)
+                return -ENOMEM;
+        /* In the moment in which it is heard of: the host's memory may have been told before in the same round. */
+        if (!has_qemu(doc))
+                report->qemu_since_ms = 0;
+        else if (!report->qemu_since_ms)
+                report->qemu_since_ms = inventory_now_ms(host->inventory);
         json_decref(report->doc);
         report->doc = json_incref((json_t *)doc);
         report->at_ms = at_ms;
@@ -94,6 +121,15 @@ static int put_report(struct host *host, const char *vm_uid, const json_t *doc, 
 int host_take_report(struct host *host, const char *vm_uid, const json_t *doc)
 {
         return text_is_uuid(vm_uid) ? put_report(host, vm_uid, doc, inventory_now_ms(host->inventory)) : 0;
+}
+
+/* `vm_uid` may be the map's own. */
+static void remove_report(struct host *host, const char *vm_uid)
+{
+        char uid[64];
+
+        snprintf(uid, sizeof(uid), "%s", vm_uid);
+        report_free(map_remove(&host->reports, uid), uid);
 }
 
 int host_take_list(struct host *host, const json_t *list, uint64_t asked_ms)
@@ -118,7 +154,7 @@ int host_take_list(struct host *host, const json_t *list, uint64_t asked_ms)
                 const struct report *report = item->value;
 
                 if (report->at_ms < asked_ms)
-                        report_free(map_remove(&host->reports, item->key));
+                        remove_report(host, item->key);
         }
         host->vms_asked_ms = asked_ms;
         return 0;
@@ -160,19 +196,20 @@ static bool better(
 static void collect(const struct inventory *inventory, const json_t *vm, struct reports *ret)
 {
         const char *recorded = json_text(json_status(vm), "host");
-        struct map_item *item, *spare;
+        const struct reported *reported = index_reported(inventory, json_text(vm, "uid"));
+        const struct report *report;
 
-        *ret = (struct reports){};
-        map_for_each (item, spare, &inventory->hosts) {
-                struct host *host = item->value;
-                const struct report *report;
+        *ret = (struct reports){.recorded = map_get(&inventory->hosts_by_name, recorded)};
+        if (!reported)
+                return;
+        list_for_each (report, &reported->reports, of_vm) {
+                struct host *host = report->host;
 
-                if (!strcmp(host_name_of(host), recorded))
-                        ret->recorded = host;
-                report = host->connected ? report_of(host, json_text(vm, "uid")) : NULL;
+                if (!host->connected || !report->doc)
+                        continue;
                 /* A host goes on telling of a VM that it ran once: that it has stopped there says nothing any more. */
-                if (!report || (host != ret->recorded && rank_of(report->doc) < RANK_LIVE &&
-                                       epoch_of(report->doc) < epoch_of(vm)))
+                if (host != ret->recorded && rank_of(report->doc) < RANK_LIVE &&
+                        epoch_of(report->doc) < epoch_of(vm))
                         continue;
                 if (!strcmp(power_of(report->doc), "running")) {
                         if (ret->n_running < ARRAY_SIZE(ret->running)) {
@@ -445,10 +482,8 @@ static json_t *merged_status(
 }
 
 /* A VM that an agent has and the store does not: taken into the inventory, so that nothing runs unseen. */
-static void adopt(struct inventory *inventory, const char *uid)
+static void adopt(struct inventory *inventory, const char *uid, struct store_batch *batch)
 {
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_error_ struct error *error = NULL;
         _cleanup_json_ json_t *vm = json_pack("{s:s}", "uid", uid), *status = NULL;
         struct reports reports;
         json_t *doc;
@@ -464,12 +499,9 @@ static void adopt(struct inventory *inventory, const char *uid)
                 "uid", uid, "spec", json_spec(reports.report), "status", status);
         if (!doc)
                 return;
-        store_batch_put(&batch, STORE_ABSENT, doc);
-        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
-                log_debug("cannot take %s into the inventory: %s", uid, error_message(error));
-        else
-                log_notice("host %s runs the virtual machine %s, which was not in the inventory; it is now",
-                        host_name_of(reports.best), json_text(reports.report, "name"));
+        log_notice("host %s runs the virtual machine %s, which was not in the inventory",
+                host_name_of(reports.best), json_text(reports.report, "name"));
+        store_batch_put(batch, STORE_ABSENT, doc);
 }
 
 /* An alert about a VM that was deleted meanwhile. */
@@ -479,17 +511,16 @@ static void end_orphaned_alert(struct inventory *inventory, const char *uid)
                 free(map_remove(&inventory->suspects, uid));
 }
 
-void inventory_merge_vm(struct inventory *inventory, const char *uid)
+/* Puts into the batch what is to be changed. */
+static void merge_vm(struct inventory *inventory, const char *uid, struct store_batch *batch)
 {
         const struct vm_entry *vm = map_get(&inventory->vms, uid);
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_error_ struct error *error = NULL;
         _cleanup_json_ json_t *status = NULL, *doc = NULL;
         struct reports reports;
 
         if (!vm) {
                 end_orphaned_alert(inventory, uid);
-                adopt(inventory, uid);
+                adopt(inventory, uid, batch);
                 return;
         }
         collect(inventory, vm->doc, &reports);
@@ -500,8 +531,16 @@ void inventory_merge_vm(struct inventory *inventory, const char *uid)
         doc = json_copy(vm->doc);
         if (!doc || json_object_set(doc, "status", status) < 0)
                 return;
-        store_batch_put(&batch, json_revision(vm->doc), TAKE_PTR(doc));
-        if (store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+        store_batch_put(batch, json_revision(vm->doc), TAKE_PTR(doc));
+}
+
+void inventory_merge_vm(struct inventory *inventory, const char *uid)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+
+        merge_vm(inventory, uid, &batch);
+        if (batch.n_changes && store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
                 log_debug("vm %s: status not recorded: %s", uid, error_message(error));
 }
 
@@ -519,23 +558,49 @@ static bool is_known(const struct inventory *inventory, const struct host *host,
                epoch_of(vm->doc) == epoch_of(report->doc);
 }
 
+/* Merging changes documents, moves VMs between hosts, and may take VMs in: what is to be merged is written down before. */
+static void merge_all(struct inventory *inventory, const json_t *uids)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *uid;
+        size_t i;
+
+        /* In one transaction, for each waits for the disk. One change that cannot be made, such as a name that is taken, keeps no
+         * other from being made. */
+        json_array_foreach ((json_t *)uids, i, uid)
+                merge_vm(inventory, json_string_value(uid), &batch);
+        if (!batch.n_changes || store_commit(inventory->manager->store, &batch, NULL, NULL) >= 0)
+                return;
+        json_array_foreach ((json_t *)uids, i, uid)
+                inventory_merge_vm(inventory, json_string_value(uid));
+}
+
 void inventory_merge_host(struct host *host)
 {
         struct inventory *inventory = host->inventory;
+        _cleanup_json_ json_t *uids = json_array(); /* without memory the next round does it */
         struct map_item *item, *spare;
+        const struct vm_entry *vm;
 
-        /* Merging changes documents, and may take VMs in: `vms` and `reports` keep their items all the same. */
         map_for_each (item, spare, &host->reports)
                 if (!is_known(inventory, host, item->key))
-                        inventory_merge_vm(inventory, item->key);
-        map_for_each (item, spare, &inventory->vms) {
-                const struct vm_entry *vm = item->value;
-
-                if (!strcmp(json_text(json_status(vm->doc), "host"), host_name_of(host)) &&
-                        !is_known(inventory, host, item->key))
-                        inventory_merge_vm(inventory, item->key);
-        }
+                        json_array_append_new(uids, json_string(item->key));
+        list_for_each (vm, &host->vms, at_host)
+                if (!map_get(&host->reports, json_text(vm->doc, "uid")))
+                        json_array_append_new(uids, json_string(json_text(vm->doc, "uid")));
         map_for_each (item, spare, &inventory->suspects)
                 if (!map_get(&inventory->vms, item->key))
-                        end_orphaned_alert(inventory, item->key);
+                        json_array_append_new(uids, json_string(item->key));
+        merge_all(inventory, uids);
+}
+
+void inventory_merge_elsewhere(struct inventory *inventory)
+{
+        _cleanup_json_ json_t *uids = json_array();
+        const struct vm_entry *vm;
+
+        list_for_each (vm, &inventory->elsewhere, at_host)
+                if (*json_text(json_status(vm->doc), "host"))
+                        json_array_append_new(uids, json_string(json_text(vm->doc, "uid")));
+        merge_all(inventory, uids);
 }

@@ -20,12 +20,23 @@
 #define SECOND_TIMEOUT_MS 1500u
 #define FAILURES_UNTIL_UNREACHABLE 2
 #define AGAIN_MS 250u /* after a failure */
+/* A call that was not answered in time while our own loop was busy for this part of it says nothing of the host; so many in a row are
+ * not counted. */
+#define BUSY_SHARE 0.7
+#define EXCUSED_MAX 4
 #define FULL_ROUND_EVERY 10
 
 /* While unreachable: a connection attempt repeats its first packet after 1 s, so that one of 2 s notices a network that is
  * back within about a second; an agent that starts under load may then take its time to answer. */
 #define RETURN_CONNECT_TIMEOUT_MS 2000u
 #define RETURN_TIMEOUT_MS 8000u
+
+/* Connecting costs both sides milliseconds of processor time. When all hosts are to be connected to, after a start or when our own network
+ * is back, each gets its turn: else all of them would run out of time together, again and again. */
+#define RETURNING_MAX 128
+#define RETURNING_MAX_SATURATED 16
+#define SATURATION_WINDOW_MS 500
+#define WAITING_AGAIN_MS 1000u
 
 #define STREAM_TIMEOUT_MS (24ull * 3600 * 1000)
 #define STREAM_RETRY_MS 10000u /* an agent that offers none, or no more */
@@ -133,6 +144,53 @@ static void stream_open(struct host *host)
                 log_debug("host %s: no event stream: %s", host_name_of(host), error_message(error));
 }
 
+/* --- Turns ------------------------------------------------------------------------------------------------------- */
+
+static size_t returning_max(struct inventory *inventory)
+{
+        uint64_t now_ms = inventory_now_ms(inventory), window_ms = now_ms - inventory->window_ms;
+        double busy_s = inventory->manager->metrics.loop_seconds.sum;
+
+        if (window_ms >= SATURATION_WINDOW_MS) {
+                inventory->saturated =
+                        busy_s - inventory->window_busy_s > BUSY_SHARE * (double)window_ms / 1000;
+                inventory->window_ms = now_ms;
+                inventory->window_busy_s = busy_s;
+        }
+        return inventory->saturated ? RETURNING_MAX_SATURATED : RETURNING_MAX;
+}
+
+/* False: later; it is called again. */
+static bool take_turn(struct host *host)
+{
+        struct inventory *inventory = host->inventory;
+
+        list_remove(&host->waiting);
+        if (host->connected || host->returning)
+                return true;
+        if (inventory->n_returning >= returning_max(inventory)) {
+                list_append(&inventory->waiting, &host->waiting);
+                loop_source_rearm(host->timer, WAITING_AGAIN_MS);
+                return false;
+        }
+        host->returning = true;
+        inventory->n_returning++;
+        return true;
+}
+
+static void end_turn(struct host *host)
+{
+        struct inventory *inventory = host->inventory;
+        struct host *next = LIST_FIRST(&inventory->waiting, struct host, waiting);
+
+        if (!host->returning)
+                return;
+        host->returning = false;
+        inventory->n_returning--;
+        if (next)
+                loop_source_rearm(next->timer, 0);
+}
+
 /* --- Rounds ------------------------------------------------------------------------------------------------------ */
 
 static void round_ended(struct host *host)
@@ -145,6 +203,7 @@ static void round_ended(struct host *host)
                 delay_ms = host->connected || took_ms >= HEARTBEAT_MS ? AGAIN_MS : HEARTBEAT_MS;
         else if (host->want_full)
                 delay_ms = 0;
+        end_turn(host);
         loop_source_rearm(host->timer, delay_ms);
 }
 
@@ -160,6 +219,7 @@ static void round_failed(struct host *host, const char *why)
                 return;
         }
         host->connected = false;
+        host_touched(host);
         memset(host->lists_sent, 0, sizeof(host->lists_sent));
         stream_close(host);
         round_ended(host);
@@ -174,12 +234,27 @@ static void round_failed(struct host *host, const char *why)
                 inventory_merge_host(host);
 }
 
+/* Its answer may be waiting in the socket. Without this, a manager that has too much to do for a moment would lose all its hosts, and
+ * then have all of them to connect to again. */
+static bool we_were_late(const struct host *host, const struct error *error)
+{
+        const struct inventory *inventory = host->inventory;
+        double took_s = (double)(inventory_now_ms(inventory) - host->call_began_ms) / 1000;
+        double busy_s = inventory->manager->metrics.loop_seconds.sum - host->busy_s;
+
+        return host->connected && error->code == ERROR_TIMED_OUT && busy_s > BUSY_SHARE * took_s &&
+               host->n_excused < EXCUSED_MAX;
+}
+
 static void round_done(struct host *host)
 {
         bool was_connected = host->connected;
 
         host->n_failures = 0;
+        host->n_excused = 0;
         host->connected = true;
+        if (!was_connected)
+                host_touched(host);
         if (host->this_full)
                 host->full_round_began_ms = host->round_began_ms;
         round_ended(host);
@@ -214,6 +289,8 @@ static int take_facts(struct host *host, const json_t *body)
         }
         json_decref(host->facts);
         host->facts = facts;
+        host->facts_ms = host->round_began_ms;
+        host_touched(host);
         return 0;
 }
 
@@ -239,6 +316,7 @@ static int take_answer(struct host *host, json_t *body)
                 return -EINVAL;
         if (host->step == POLL_VMS)
                 return host_take_list(host, items, host->round_began_ms);
+        host_touched(host);
         return json_object_set(host->facts, poll_steps[host->step].key, items) < 0 ? -ENOMEM : 0;
 }
 
@@ -281,6 +359,13 @@ static void on_answer(void *userdata, int status, json_t *body, struct error *er
         enum host_list_kind list = list_of(host->step);
 
         host->call = NULL;
+        if (error && we_were_late(host, error)) {
+                host->n_excused++;
+                host->want_full |= host->this_full;
+                log_debug("host %s: no answer while the manager was busy", host_name_of(host));
+                loop_source_rearm(host->timer, AGAIN_MS);
+                return;
+        }
         if (list != N_HOST_LISTS ? !list_answered(host, list, status, error)
                                  : error && !may_refuse(host, status)) {
                 round_failed(host, error_message(error));
@@ -327,6 +412,8 @@ static void round_next(struct host *host)
         request.path = poll_steps[host->step].path;
         request.timeout_ms = timeout_of(host);
         request.connect_timeout_ms = host->connected ? 0 : RETURN_CONNECT_TIMEOUT_MS;
+        host->call_began_ms = inventory_now_ms(inventory);
+        host->busy_s = inventory->manager->metrics.loop_seconds.sum;
         if (agent_call(inventory->manager, &request, on_answer, host, &host->call, &error) >= 0)
                 return;
         host->call = NULL;
@@ -338,7 +425,7 @@ static void on_timer(void *userdata)
         struct host *host = userdata;
 
         /* Until its agent has a certificate there is nobody to ask. */
-        if (is_enrolling(host) || host->call)
+        if (is_enrolling(host) || host->call || !take_turn(host))
                 return;
         host->this_full = host->want_full || !host->connected || host->n_rounds % FULL_ROUND_EVERY == 0;
         host->want_full = false;
@@ -371,5 +458,7 @@ void host_poll_deinit(struct host *host)
 {
         stream_close(host);
         http_call_cancel(TAKE_PTR(host->call));
+        list_remove(&host->waiting);
+        end_turn(host);
         loop_source_free(TAKE_PTR(host->timer));
 }

@@ -4,10 +4,12 @@
 /* What the parts of the inventory share; nobody else includes this.
  *
  *   inventory.c        documents of hosts and VMs as recorded, questions about them, following the store
+ *   inventory_index.c  ways to what is asked for often
  *   inventory_poll.c   one host's agent: heartbeat, lists, event stream; when it counts as reachable
  *   inventory_merge.c  reports about VMs, made into each VM's status; two hosts that run the same one
  */
 
+#include "base/list.h"
 #include "base/map.h"
 #include "manager/inventory.h"
 #include "manager/manager.h"
@@ -42,12 +44,24 @@ enum poll_step {
 struct report {
         json_t *doc;    /* NULL: it does not have it (any more) */
         uint64_t at_ms; /* not older than this: when it was asked, or told by itself */
+        uint64_t
+                qemu_since_ms; /* when it was first told, without a break, that it has a QEMU there; 0: it has none */
+        struct list of_vm; /* in struct reported */
+        struct host *host;
+};
+
+/* All reports about one VM. */
+struct reported {
+        struct list reports;
 };
 
 struct host {
+        json_t *doc; /* as recorded; first, see inventory_index.c */
         struct inventory *inventory;
-        json_t *doc;           /* as recorded */
         json_t *facts;         /* what its agent said last: the keys of HostStatus */
+        uint64_t facts_ms;     /* when the agent was asked for the newest of POLL_HOST */
+        json_t *live;          /* inventory_live_host() of it; NULL: something has changed since */
+        struct list vms;       /* struct vm_entry: recorded here */
         struct map reports;    /* VM uid -> struct report */
         uint64_t vms_asked_ms; /* when the last whole list of its VMs was asked for; 0: never */
         struct http_call *call;
@@ -55,6 +69,9 @@ struct host {
         enum poll_step step;
         unsigned int n_rounds;
         unsigned int n_failures; /* since the last round that ended well */
+        unsigned int n_excused;  /* likewise, calls that failed while we were too busy to hear an answer */
+        double busy_s;           /* metrics.loop_seconds.sum when the call under way began */
+        uint64_t call_began_ms;
         uint64_t round_began_ms;
         uint64_t full_round_began_ms;      /* of the last one that ended well; 0: none */
         uint64_t lists_sent[N_HOST_LISTS]; /* generation that the agent has; 0: none */
@@ -62,7 +79,9 @@ struct host {
         bool want_full;
         bool this_full;
         bool connected;
-        bool sync_missed; /* it connected while a task held it: to be brought in line later */
+        bool returning;      /* it has one of the places of hosts that are being connected to */
+        struct list waiting; /* for such a place */
+        bool sync_missed;    /* it connected while a task held it: to be brought in line later */
 
         struct http_call *stream; /* NULL: down */
         bool stream_works;        /* its first event or comment has come */
@@ -71,18 +90,43 @@ struct host {
 };
 
 struct vm_entry {
-        json_t *doc; /* as recorded */
+        json_t *doc;         /* as recorded; first, see inventory_index.c */
+        struct list at_host; /* in the VMs of its host, or `elsewhere` */
+        struct list *at;     /* which of the lists that is */
+        json_t *keys;        /* under which it is in `users` */
         uint64_t
                 changed_ms; /* when this process learned of it: lists asked for before do not prove absence */
 };
 
+/* By name. */
+struct sorted {
+        const void **items;
+        size_t n_items;
+        bool good;
+};
+
+#define INVENTORY_N_KEPT 4
+
 struct inventory {
         struct manager *manager;
-        struct map hosts;    /* uid -> struct host */
-        struct map vms;      /* uid -> struct vm_entry */
-        struct map cpus;     /* cpu_id -> what guests can be given on such hosts (json_t) */
-        struct map suspects; /* VM uid -> struct suspicion */
+        struct map hosts; /* uid -> struct host */
+        struct map vms;   /* uid -> struct vm_entry */
+        /* inventory_index.c */
+        struct map hosts_by_name, vms_by_name;
+        struct map users;      /* "mac/..." or "image/..." -> struct users */
+        struct map reported;   /* VM uid -> struct reported */
+        struct list elsewhere; /* VMs on no host, or on one that is not known */
+        struct sorted hosts_sorted, vms_sorted;
+        json_t *kept[INVENTORY_N_KEPT]; /* lists of other kinds; NULL: to be read (again) */
+        struct map cpus;                /* cpu_id -> what guests can be given on such hosts (json_t) */
+        struct map suspects;            /* VM uid -> struct suspicion */
         struct host_list lists[N_HOST_LISTS];
+        /* inventory_poll.c: hosts that are being connected to, and those that wait for their turn */
+        struct list waiting;
+        size_t n_returning;
+        uint64_t window_ms; /* since when this is measured: */
+        double window_busy_s;
+        bool saturated;    /* most of the loop's time was used in the last window */
         uint64_t followed; /* change log position */
 };
 
@@ -124,6 +168,28 @@ void host_came_back(struct host *host);
 extern const char *const inventory_live_keys[];
 extern const size_t inventory_n_live_keys;
 
+/* inventory_index.c: each is told what came, changed or went; 0 or -ENOMEM. */
+void index_init(struct inventory *inventory);
+void index_deinit(struct inventory *inventory);
+int index_host_added(struct inventory *inventory, struct host *host);
+void index_host_removed(struct inventory *inventory, struct host *host);
+/* before: its document until now; NULL: it is new. */
+int index_vm_put(struct inventory *inventory, struct vm_entry *vm, const json_t *before);
+void index_vm_removed(struct inventory *inventory, struct vm_entry *vm);
+int index_report_added(struct inventory *inventory, const char *vm_uid, struct report *report);
+void index_report_removed(struct inventory *inventory, const char *vm_uid, struct report *report);
+/* NULL: no host has said anything of it. */
+struct reported *index_reported(const struct inventory *inventory, const char *vm_uid);
+/* An object of the kind was changed. */
+void index_changed(struct inventory *inventory, const char *kind);
+
+/* Its live document does not hold any more. */
+static inline void host_touched(struct host *host)
+{
+        json_decref(host->live);
+        host->live = NULL;
+}
+
 /* inventory_poll.c */
 int host_poll_init(struct host *host);
 void host_poll_deinit(struct host *host);
@@ -141,6 +207,8 @@ int host_take_report(struct host *host, const char *vm_uid, const json_t *doc);
 /* Brings the status of one VM, or of each that the host reports or that is recorded there, in line with the reports. */
 void inventory_merge_vm(struct inventory *inventory, const char *uid);
 void inventory_merge_host(struct host *host);
+/* The same for VMs whose host is not in the inventory any more. */
+void inventory_merge_elsewhere(struct inventory *inventory);
 /* A VM is in the inventory no more: neither is what was raised about it. */
 void inventory_merge_forget(struct inventory *inventory, const char *uid);
 /* Takes up the alerts of an earlier start. */

@@ -21,6 +21,7 @@
 #include "manager/backup.h"
 #include "manager/leadership.h"
 #include "manager/manager.h"
+#include "manager/password.h"
 #include "manager/version.h"
 
 #define ADDRESSES_MAX 64
@@ -61,7 +62,7 @@ static const char usage[] =
         "  --ca DIR            init: folder with ca.pem and ca.key of the first manager\n"
         "  --token-file FILE   init, token create: write the token there (mode 0600) instead of printing it\n"
         "  --name NAME         init, token create: name of the token, default admin\n"
-        "  --role ROLE         token create: admin (default) or read-only\n"
+        "  --role ROLE         token create: admin (default), read-only, or another role\n"
         "  --expires-days N    token create: default never\n"
         "  --version, --help\n";
 
@@ -137,7 +138,7 @@ static int take_option(struct options *options, int option)
                 return -1;
         case OPT_ROLE:
                 options->role = optarg;
-                return strcmp(optarg, "admin") && strcmp(optarg, "read-only") ? EXIT_USAGE : -1;
+                return text_is_name(optarg) ? -1 : EXIT_USAGE;
         case OPT_EXPIRES:
                 return text_parse_u64(optarg, 1, 36500, &options->expires_days) < 0 ? EXIT_USAGE : -1;
         case OPT_VERSION:
@@ -381,6 +382,9 @@ int main(int argc, char **argv)
         struct error *error = NULL;
         int option, r;
 
+        /* Not a command for people: see password.c. */
+        if (argc == 2 && !strcmp(argv[1], "password-worker"))
+                return password_worker(STDIN_FILENO);
         while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
                 r = take_option(&options, option);
                 if (r == EXIT_USAGE)

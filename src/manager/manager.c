@@ -11,11 +11,13 @@
 #include "io/crash_point.h"
 #include "io/file.h"
 #include "manager/api.h"
+#include "manager/api_audit.h"
 #include "manager/audit.h"
 #include "manager/auth.h"
 #include "manager/json.h"
 #include "manager/migration_queue.h"
 #include "manager/operations.h"
+#include "manager/password.h"
 #include "manager/schedules.h"
 #include "manager/switchover_arbiter.h"
 
@@ -109,6 +111,7 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
                 log_warning("task %s (%s %s) %s: %s", task_name(task), task_action(task),
                         json_text(json_spec(doc), "object"), task_state_to_string(state),
                         json_text(json_object_get(status, "error"), "detail"));
+        forecasts_task_changed(manager->forecasts, doc);
         if (!strcmp(task_action(task), "vm.migrate"))
                 metrics_migration(
                         &manager->metrics, state == TASK_SUCCEEDED, json_object_get(status, "result"));
@@ -156,6 +159,8 @@ static void on_housekeeping(void *userdata)
                 r = audit_trim(manager->store, manager->config->audit_retention, &error);
         if (r >= 0)
                 r = expire(manager, "idempotency", IDEMPOTENCY_MS, &error);
+        if (r >= 0)
+                r = expire(manager, "session", AUTH_SESSION_MS, &error);
         if (r >= 0)
                 r = expire(manager, "removed-host", REMOVED_HOST_MS, &error);
         if (r >= 0)
@@ -231,6 +236,11 @@ static int make_server(struct manager *manager, int listen_fd, struct error **re
                 &manager->server, ret_error);
 }
 
+static bool shows(void *userdata, const struct auth_caller *caller, const char *kind, const json_t *doc)
+{
+        return api_shows(userdata, caller, kind, doc);
+}
+
 int manager_new(const struct config *config, struct loop *loop, struct store *store, uint64_t epoch,
         int listen_fd, struct manager **ret_manager, struct error **ret_error)
 {
@@ -244,6 +254,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         manager->store = store;
         manager->epoch = epoch;
         manager->clock = loop_clock(loop);
+        metrics_init(&manager->metrics);
+        loop_on_busy(loop, metrics_loop, &manager->metrics);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
         if (r < 0)
                 return r;
@@ -252,7 +264,15 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         if (r >= 0)
                 r = make_client(manager, ret_error);
         if (r >= 0)
-                r = watch_new(loop, manager->store, &manager->watch, ret_error);
+                r = auth_ensure_roles(manager->store, ret_error);
+        if (r >= 0 && !(manager->audit_scans = audit_scans_new(loop)))
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (r >= 0 && (api_limits_init(&manager->limits, manager->clock, config->request_rate) < 0 ||
+                              password_pool_new(loop, config->program, &manager->passwords) < 0))
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (r >= 0)
+                r = watch_new(
+                        loop, manager->store, api_public_kind, shows, manager, &manager->watch, ret_error);
         if (r >= 0)
                 r = inventory_new(manager, &manager->inventory, ret_error);
         if (r >= 0) {
@@ -280,12 +300,15 @@ void manager_free(struct manager *manager)
 {
         if (!manager)
                 return;
+        loop_on_busy(manager->loop, NULL, NULL);
         store_on_commit(manager->store, NULL, NULL);
         schedules_free(manager->schedules);
         /* Then tasks: they cancel their calls, and write nothing. Then nothing is left that answers requests. */
         task_engine_free(manager->tasks);
         migration_queue_free(manager->queue);
         switchover_arbiter_free(manager->switchovers);
+        password_pool_free(manager->passwords);
+        audit_scans_free(manager->audit_scans);
         watch_free(manager->watch);
         forecasts_free(manager->forecasts);
         inventory_free(manager->inventory);
@@ -295,7 +318,9 @@ void manager_free(struct manager *manager)
         loop_source_free(manager->tasks_timer);
         loop_source_free(manager->housekeeping);
         json_decref(manager->ended_vms);
+        api_limits_deinit(&manager->limits);
         ca_deinit(&manager->ca);
+        metrics_deinit(&manager->metrics);
         free(manager);
 }
 
@@ -305,11 +330,15 @@ int manager_create_token(const struct config *config, const char *name, const ch
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_(store_closep) struct store *store = NULL;
         _cleanup_free_ char *object = alloc_printf("token/%s", name);
+        _cleanup_access_ struct access access = {};
         _cleanup_json_ json_t *token = NULL;
         char secret[AUTH_SECRET_SIZE];
         int r;
 
         r = manager_open_store(config, &clock_system, &store, ret_error);
+        if (r >= 0 && strcmp(role, AUTH_ROLE_ADMIN) && strcmp(role, AUTH_ROLE_READ_ONLY))
+                /* Those two come with the first start of the manager. */
+                r = auth_role_access(store, role, NULL, &access, ret_error);
         if (r >= 0)
                 r = audit_add(store, &clock_system, &batch,
                         &(struct audit_entry){.who = "local-administrator",
@@ -318,8 +347,9 @@ int manager_create_token(const struct config *config, const char *name, const ch
                                 .result = "done"},
                         ret_error);
         if (r >= 0)
-                r = auth_token_new(
-                        &clock_system, &batch, name, role, expires_days, secret, &token, ret_error);
+                r = auth_token_new(&clock_system, &batch,
+                        &(struct auth_token_spec){.name = name, .role = role, .expires_days = expires_days},
+                        secret, &token, ret_error);
         if (r >= 0)
                 r = store_commit(store, &batch, NULL, ret_error);
         if (r < 0)

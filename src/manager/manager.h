@@ -6,6 +6,7 @@
 #include "io/http_client.h"
 #include "io/http_server.h"
 #include "io/loop.h"
+#include "manager/api_access.h"
 #include "manager/ca.h"
 #include "manager/config.h"
 #include "manager/inventory.h"
@@ -14,8 +15,10 @@
 #include "manager/task.h"
 #include "manager/watch.h"
 
+struct audit_scans;
 struct forecasts;
 struct migration_queue;
+struct password_pool;
 struct schedules;
 struct switchover_arbiter;
 
@@ -39,7 +42,11 @@ struct manager {
         struct loop_source *tasks_timer;
         struct loop_source *housekeeping;
         struct watch *watch;
+        struct audit_scans *audit_scans;
+        struct password_pool *passwords;
+        struct api_limits limits;
         struct metrics metrics;
+        uint64_t n_unaudited_denials;  /* refused requests that are not in the audit log */
         uint64_t n_refused_enrolments; /* not in the audit log yet */
         uint64_t refused_audited_ms;
         struct http_server *server;

@@ -2,19 +2,29 @@
 #include "manager/metrics.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/doc.h"
+#include "base/text.h"
+#include "io/file.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_queue.h"
 #include "manager/version.h"
 
+#define STATM_MAX_BYTES 256
+
 /* Upper bounds; from a pause that nobody notices to a migration that takes an hour. */
 static const double migration_bounds[] = {0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600};
 static const double queue_bounds[] = {0.1, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200};
 static const double pause_bounds[] = {0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5};
+static const double loop_bounds[] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};
+static_assert(ARRAY_SIZE(loop_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(migration_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(queue_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
 static_assert(ARRAY_SIZE(pause_bounds) == METRICS_N_BUCKETS, "one bound a bucket");
@@ -73,6 +83,15 @@ void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint6
         observe(&metrics->queue_seconds[priority], queue_bounds, (double)waited_ms / 1000.0);
 }
 
+void metrics_loop(void *metrics, uint64_t ns)
+{
+        struct metrics *m = metrics;
+        double seconds = (double)ns / 1e9;
+
+        observe(&m->loop_seconds, loop_bounds, seconds);
+        m->loop_longest_seconds = MAX(m->loop_longest_seconds, seconds);
+}
+
 static void write_head(struct buf *out, const char *name, const char *help, const char *type)
 {
         buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
@@ -110,27 +129,139 @@ static void write_counter(struct buf *out, const char *name, const char *help, u
         buf_printf(out, "# HELP %s %s\n# TYPE %s counter\n%s %" PRIu64 "\n", name, help, name, name, value);
 }
 
-/* Counts of objects of a kind by one word of their status, always with each word of `words`. */
-static int write_gauge(struct manager *manager, struct buf *out, const char *kind, const char *key,
-        const char *name, const char *help, const char *const *words, struct error **ret_error)
+/* --- Objects by state: from memory, for a scrape must not read thousands of documents ------------------------------------- */
+
+#define WORDS_MAX 16
+
+struct gauge {
+        const char *name, *help, *label;
+        const char *const *words; /* NULL-terminated: always one line each */
+        uint64_t counts[WORDS_MAX];
+};
+
+/* The word itself, of the gauge; NULL: it has no such. */
+static const char *count_word(struct gauge *gauge, const char *word)
 {
-        struct store_query query = {.kind = kind, .limit = STORE_LIMIT_NONE};
-        _cleanup_json_ json_t *docs = NULL;
-        json_t *doc;
+        for (size_t i = 0; gauge->words[i] && i < WORDS_MAX; i++)
+                if (!strcmp(gauge->words[i], word)) {
+                        gauge->counts[i]++;
+                        return gauge->words[i];
+                }
+        return NULL;
+}
+
+static void write_gauge(struct buf *out, const struct gauge *gauge)
+{
+        write_head(out, gauge->name, gauge->help, "gauge");
+        for (size_t i = 0; gauge->words[i] && i < WORDS_MAX; i++)
+                buf_printf(out, "%s{%s=\"%s\"} %" PRIu64 "\n", gauge->name, gauge->label, gauge->words[i],
+                        gauge->counts[i]);
+}
+
+static int no_memory(struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
+static int write_hosts(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        static const char *const states[] = {"enrolling", "connecting", "connected", "unreachable", NULL};
+        struct gauge gauge = {"drover_hosts", "Hosts by state.", "state", states, {}};
+        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory);
+        json_t *host;
         size_t i;
-        int r;
 
-        r = store_list(manager->store, &query, &docs, NULL, ret_error);
-        if (r < 0)
-                return r;
-        buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name);
-        for (; *words; words++) {
-                uint64_t n = 0;
+        if (!hosts)
+                return no_memory(ret_error);
+        json_array_foreach (hosts, i, host)
+                count_word(&gauge, json_text(json_status(host), "state"));
+        write_gauge(out, &gauge);
+        return 0;
+}
 
-                json_array_foreach (docs, i, doc)
-                        n += !strcmp(json_text(json_status(doc), key), *words);
-                buf_printf(out, "%s{%s=\"%s\"} %" PRIu64 "\n", name, key, *words, n);
+static int write_vms(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        static const char *const powers[] = {"stopped", "starting", "running", "paused", "incoming",
+                "outgoing-done", "crashed", "unknown", NULL};
+        struct gauge gauge = {"drover_vms", "Virtual machines by power state.", "power", powers, {}};
+        _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
+        json_t *vm;
+        size_t i;
+
+        if (!vms)
+                return no_memory(ret_error);
+        json_array_foreach (vms, i, vm)
+                count_word(&gauge, json_text(json_status(vm), "power"));
+        write_gauge(out, &gauge);
+        return 0;
+}
+
+static const char *const task_states[] = {
+        "queued", "running", "undoing", "succeeded", "failed", "cancelled", NULL};
+
+static const char *known_state(const char *state)
+{
+        for (size_t i = 0; task_states[i]; i++)
+                if (!strcmp(task_states[i], state))
+                        return task_states[i];
+        return NULL;
+}
+
+void metrics_init(struct metrics *metrics)
+{
+        map_init(&metrics->task_states);
+}
+
+void metrics_deinit(struct metrics *metrics)
+{
+        map_deinit(&metrics->task_states);
+}
+
+static void forget_task_states(struct metrics *metrics)
+{
+        map_deinit(&metrics->task_states);
+        metrics->task_states_known = false;
+}
+
+void metrics_task(struct metrics *metrics, const char *uid, const char *state)
+{
+        const char *known = state ? known_state(state) : NULL;
+
+        if (!metrics->task_states_known)
+                return;
+        if (!known)
+                map_remove(&metrics->task_states, uid);
+        else if (map_put(&metrics->task_states, uid, (void *)known, NULL) < 0)
+                forget_task_states(metrics); /* they are read again */
+}
+
+static bool take_task_state(void *userdata, const json_t *task)
+{
+        struct metrics *metrics = userdata;
+
+        metrics_task(metrics, json_text(task, "uid"), json_text(json_status(task), "state"));
+        return false; /* the document is not needed any more */
+}
+
+static int write_tasks(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        struct gauge gauge = {"drover_tasks", "Retained tasks by state.", "state", task_states, {}};
+        struct metrics *metrics = &manager->metrics;
+        struct store_query query = {
+                .kind = "task", .limit = STORE_LIMIT_NONE, .match = take_task_state, .userdata = metrics};
+        struct map_item *item, *spare;
+        _cleanup_json_ json_t *none = NULL;
+
+        if (!metrics->task_states_known) {
+                metrics->task_states_known = true;
+                if (store_list(manager->store, &query, &none, NULL, ret_error) < 0) {
+                        forget_task_states(metrics);
+                        return -EIO;
+                }
         }
+        map_for_each (item, spare, &metrics->task_states)
+                count_word(&gauge, item->value);
+        write_gauge(out, &gauge);
         return 0;
 }
 
@@ -187,14 +318,56 @@ static void write_queue(struct manager *manager, struct buf *out)
         buf_printf(out, "drover_queue_drained %d\n", migration_queue_is_drained(manager->queue));
 }
 
+static const char *const request_words[] = {
+        [METRICS_ADMITTED] = "admitted",
+        [METRICS_UNAUTHENTICATED] = "unauthenticated",
+        [METRICS_DENIED] = "denied",
+        [METRICS_LIMITED] = "limited",
+};
+static_assert(ARRAY_SIZE(request_words) == N_METRICS_REQUESTS, "one word a result");
+
+static void write_api(const struct metrics *metrics, struct buf *out)
+{
+        write_head(
+                out, "drover_api_requests_total", "Requests by whether the caller may send them.", "counter");
+        for (size_t i = 0; i < N_METRICS_REQUESTS; i++)
+                buf_printf(out, "drover_api_requests_total{result=\"%s\"} %" PRIu64 "\n", request_words[i],
+                        metrics->requests[i]);
+        write_head(out, "drover_logins_total", "Attempts to log in with a password.", "counter");
+        buf_printf(out,
+                "drover_logins_total{result=\"succeeded\"} %" PRIu64 "\n"
+                "drover_logins_total{result=\"failed\"} %" PRIu64 "\n",
+                metrics->logins_succeeded, metrics->logins_failed);
+}
+
+/* What Prometheus's client libraries tell of a process, under the same names; left out where /proc does not say. */
+static void write_process(struct buf *out)
+{
+        struct rusage usage;
+        _cleanup_free_ char *text = NULL;
+        uint64_t pages = 0;
+        char *resident;
+
+        if (getrusage(RUSAGE_SELF, &usage) == 0) {
+                write_head(out, "process_cpu_seconds_total", "CPU time of the manager.", "counter");
+                buf_printf(out, "process_cpu_seconds_total %.3f\n",
+                        (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                                (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
+        }
+        resident = file_read("/proc/self/statm", STATM_MAX_BYTES, &text, NULL) < 0 ? NULL : strchr(text, ' ');
+        if (!resident)
+                return;
+        resident++;
+        resident[strcspn(resident, " ")] = '\0';
+        if (text_parse_u64(resident, 0, UINT32_MAX, &pages) < 0)
+                return;
+        write_head(out, "process_resident_memory_bytes", "Memory of the manager.", "gauge");
+        buf_printf(
+                out, "process_resident_memory_bytes %" PRIu64 "\n", pages * (uint64_t)sysconf(_SC_PAGESIZE));
+}
+
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error)
 {
-        static const char *const host_states[] = {
-                "enrolling", "connecting", "connected", "unreachable", NULL};
-        static const char *const powers[] = {"stopped", "starting", "running", "paused", "incoming",
-                "outgoing-done", "crashed", "unknown", NULL};
-        static const char *const task_states[] = {
-                "queued", "running", "undoing", "succeeded", "failed", "cancelled", NULL};
         const struct metrics *metrics = &manager->metrics;
         int r;
 
@@ -202,14 +375,11 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
                 "# HELP drover_build_info Version of the manager.\n# TYPE drover_build_info gauge\n"
                 "drover_build_info{version=\"%s\"} 1\n",
                 DROVER_VERSION);
-        r = write_gauge(
-                manager, out, "host", "state", "drover_hosts", "Hosts by state.", host_states, ret_error);
+        r = write_hosts(manager, out, ret_error);
         if (r >= 0)
-                r = write_gauge(manager, out, "vm", "power", "drover_vms", "Virtual machines by power state.",
-                        powers, ret_error);
+                r = write_vms(manager, out, ret_error);
         if (r >= 0)
-                r = write_gauge(manager, out, "task", "state", "drover_tasks", "Retained tasks by state.",
-                        task_states, ret_error);
+                r = write_tasks(manager, out, ret_error);
         if (r >= 0)
                 r = write_alerts(manager, out, ret_error);
         if (r < 0)
@@ -227,9 +397,17 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
         write_counter(out, "drover_agent_calls_total", "Calls to agents.", metrics->agent_calls);
         write_counter(out, "drover_agent_call_failures_total", "Polls of agents that failed.",
                 metrics->agent_call_failures);
+        write_histogram(out, "drover_manager_loop_seconds",
+                "How long each handler of the manager's event loop ran; nothing else is done meanwhile.",
+                &metrics->loop_seconds, loop_bounds);
+        write_head(out, "drover_manager_loop_longest_seconds",
+                "The longest of them since the manager began to lead.", "gauge");
+        buf_printf(out, "drover_manager_loop_longest_seconds %.6f\n", metrics->loop_longest_seconds);
         write_histogram(out, "drover_migration_duration_seconds", "Duration of migrations.",
                 &metrics->migration_seconds, migration_bounds);
         write_histogram(out, "drover_migration_pause_seconds", "How long guests were paused by migrations.",
                 &metrics->pause_seconds, pause_bounds);
+        write_api(metrics, out);
+        write_process(out);
         return 0;
 }

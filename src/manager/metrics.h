@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/map.h"
 #include "cluster/queue.h"
 
 struct manager;
@@ -22,7 +23,18 @@ struct metrics_histogram {
 /* Who permitted a final pause: see metrics_permits in metrics.c. */
 #define METRICS_N_PERMITS 3
 
+/* What became of a request before its handler saw it. */
+enum metrics_request {
+        METRICS_ADMITTED,
+        METRICS_UNAUTHENTICATED,
+        METRICS_DENIED,
+        METRICS_LIMITED,
+        N_METRICS_REQUESTS
+};
+
 struct metrics {
+        uint64_t requests[N_METRICS_REQUESTS];
+        uint64_t logins_succeeded, logins_failed;
         struct metrics_histogram migration_seconds;
         struct metrics_histogram pause_seconds;
         struct metrics_histogram queue_seconds[N_QUEUE_PRIORITIES]; /* from the request to the start */
@@ -33,13 +45,27 @@ struct metrics {
         uint64_t bytes_wire;
         uint64_t agent_calls;
         uint64_t agent_call_failures;
+        struct metrics_histogram loop_seconds; /* how long each handler of the event loop ran */
+        double loop_longest_seconds;
+        struct map
+                task_states; /* uid -> the state's name (static) of each retained task, once somebody has asked */
+        bool task_states_known;
 };
+
+void metrics_init(struct metrics *metrics);
+void metrics_deinit(struct metrics *metrics);
+
+/* A task was recorded with that state; NULL: it was forgotten. */
+void metrics_task(struct metrics *metrics, const char *uid, const char *state);
 
 /* Counts an ended migration; `result` is the result document or NULL. */
 void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result);
 
 /* Counts a migration that starts after it has waited in the queue. */
 void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint64_t waited_ms);
+
+/* Counts a handler of the event loop; `metrics` is a struct metrics. */
+void metrics_loop(void *metrics, uint64_t ns);
 
 /* Writes the text (format 0.0.4). */
 int metrics_write(struct manager *manager, struct buf *out, struct error **ret_error);

@@ -9,54 +9,19 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 
-#define UNKNOWN_LINK_BPS UINT64_C(1000000000)
-
-/* True for "192.0.2.1" in "192.0.2.1:8444", "192.0.2.1, 192.0.2.2", "[2001:db8::1]:8444". */
-static bool has_address(const char *list, const char *address)
-{
-        size_t n = strlen(address);
-
-        for (const char *at = strstr(list, address); n && at; at = strstr(at + 1, address)) {
-                bool begins = at == list || strchr(", [", at[-1]);
-                bool ends = !at[n] || strchr(", ]", at[n]) || (at[n] == ':' && !strchr(address, ':'));
-
-                if (begins && ends)
-                        return true;
-        }
-        return false;
-}
-
-uint64_t migration_link_bps(const json_t *host)
-{
-        const json_t *spec = json_spec(host), *status = json_status(host);
-        const char *used = json_text(spec, "migration_address");
-        json_t *link;
-        uint64_t sum = 0;
-        size_t i;
-
-        if (!*used)
-                used = json_text(status, "migration_address");
-        if (!*used)
-                used = json_text(spec, "address");
-        json_array_foreach (json_object_get(status, "links"), i, link)
-                if (has_address(used, json_text(link, "address")))
-                        sum += (uint64_t)MAX(json_integer_value(json_object_get(link, "speed_bps")), 0);
-        return sum;
-}
-
 uint64_t migration_limit(const struct queue_limits *limits, enum queue_kind kind, const json_t *host)
 {
         switch (kind) {
         case QUEUE_HOST:
                 return limits->host;
         case QUEUE_NETWORK:
-                return queue_network_limit(limits, migration_link_bps(host));
+                return queue_network_limit(limits, checks_link_bps(host));
         case QUEUE_DATASTORE:
                 return limits->datastore;
         case QUEUE_MEMORY:
                 return (uint64_t)MAX(checks_memory_room(json_status(host)), 0);
         case QUEUE_BANDWIDTH:
-                return migration_link_bps(host) ?: UNKNOWN_LINK_BPS;
+                return checks_promised_bps(host);
         case N_QUEUE_KINDS:
                 break;
         }
@@ -131,12 +96,26 @@ json_t *migration_costs_source(struct manager *manager, const struct task *task)
         return TAKE_PTR(list);
 }
 
+void migration_units_destination(
+        struct manager *manager, const struct task *task, uint64_t ret_units[static N_QUEUE_KINDS])
+{
+        memset(ret_units, 0, N_QUEUE_KINDS * sizeof(*ret_units));
+        ret_units[QUEUE_HOST] = queue_cost(QUEUE_HOST, false);
+        ret_units[QUEUE_NETWORK] = queue_cost(QUEUE_NETWORK, false);
+        ret_units[QUEUE_BANDWIDTH] = promised_bps(task);
+        ret_units[QUEUE_MEMORY] = (uint64_t)MAX(checks_memory_need(vm_of(manager, task)), 0);
+}
+
 json_t *migration_costs_destination(struct manager *manager, const struct task *task, const char *host)
 {
         _cleanup_json_ json_t *list = json_array();
+        uint64_t units[N_QUEUE_KINDS];
 
-        if (!list || add_host(list, task, host) < 0 ||
-                add(list, QUEUE_MEMORY, host, (uint64_t)MAX(checks_memory_need(vm_of(manager, task)), 0)) < 0)
+        if (!list)
                 return NULL;
+        migration_units_destination(manager, task, units);
+        for (size_t i = 0; i < N_QUEUE_KINDS; i++)
+                if (add(list, (enum queue_kind)i, host, units[i]) < 0)
+                        return NULL;
         return TAKE_PTR(list);
 }

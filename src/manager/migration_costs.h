@@ -11,19 +11,18 @@
 struct manager;
 struct task;
 
-/* What a host's connection to the network of migrations carries, in bit/s, by the speed that its interfaces claim; 0: not known.
- * `host`: live document. */
-uint64_t migration_link_bps(const json_t *host);
-
 /* How much of a kind there is: units of cost, bytes, or bit/s. `host`: live document of the host that the resource is of; NULL for a
- * datastore. A link of unknown speed can promise 1 Gbit/s. */
+ * datastore. */
 uint64_t migration_limit(const struct queue_limits *limits, enum queue_kind kind, const json_t *host);
 
 /* Where the migration begins: recorded by its first step, before that where its VM is. Name of a host, or "". */
 const char *migration_source(struct manager *manager, const struct task *task);
 /* What is taken wherever it goes: source and datastores. The caller's; NULL without memory. */
 json_t *migration_costs_source(struct manager *manager, const struct task *task);
-/* What is taken at the destination as well. The caller's; NULL without memory. */
+/* What is taken at the destination as well, wherever that is: units of each kind. */
+void migration_units_destination(
+        struct manager *manager, const struct task *task, uint64_t ret_units[static N_QUEUE_KINDS]);
+/* The same as a list, of one host. The caller's; NULL without memory. */
 json_t *migration_costs_destination(struct manager *manager, const struct task *task, const char *host);
 
 /* "host/host1" */

@@ -4,8 +4,9 @@
 /* The manager's queue of migrations: asks cluster/queue.h which of the queued tasks may start, records with each one that
  * starts what it holds, and tells people what the others wait for.
  *
- * There is no state but the tasks' own, and whether the queue is drained (store: kind "queue"), so that a restart changes nothing:
- * queued tasks stay queued in their order, those under way hold what is in their record. */
+ * What has to last is in the tasks, and in the store whether the queue is drained (kind "queue"), so that a restart changes nothing:
+ * queued tasks stay queued in their order, those under way hold what is in their record. The plan, and where each queued task may
+ * go, are worked out anew. */
 
 #include <jansson.h>
 
@@ -30,8 +31,6 @@ bool migration_queue_is_drained(const struct migration_queue *queue);
 /* For the kind vm.migrate: see struct task_kind. */
 bool migration_queue_may_start(struct migration_queue *queue, const struct task *task);
 int migration_queue_starting(struct migration_queue *queue, struct task *task);
-/* The destination shows the guest of a running migration from about now on: its memory is in the host's reports. */
-int migration_queue_prepared(struct migration_queue *queue, struct task *task);
 
 /* A task's document (borrowed) with what it waits for in status.queue, if it waits; new, the caller's. */
 json_t *migration_queue_live_task(struct migration_queue *queue, const json_t *doc);
@@ -39,8 +38,8 @@ json_t *migration_queue_live_task(struct migration_queue *queue, const json_t *d
 json_t *migration_queue_document(struct migration_queue *queue);
 
 struct store_batch;
-/* Puts the change into the batch; migration_queue_load() makes it count when that is committed. -ENOMEM. */
+/* Puts the change into the batch. *ret_change (the caller's) is for migration_queue_take_drained(). -ENOMEM. */
 int migration_queue_set_drained(struct migration_queue *queue, bool drained, const char *by, const char *why,
-        struct store_batch *batch);
-/* Reads whether the queue is drained. */
-int migration_queue_load(struct migration_queue *queue, struct error **ret_error);
+        struct store_batch *batch, json_t **ret_change);
+/* The batch is committed: the change counts from now on. */
+void migration_queue_take_drained(struct migration_queue *queue, const json_t *change);

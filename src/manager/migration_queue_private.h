@@ -17,10 +17,14 @@ struct migration_queue {
         struct map places;  /* task uid -> struct places */
         uint64_t n_plans;
         uint64_t planned_ms;
-        bool behind;  /* not all that have no destination were ranked */
-        bool changed; /* the plan does not hold any more */
+        int64_t ranking_budget_ms; /* that a plan takes over ranking; below 0: no time at all */
+        bool behind;               /* not all that have no destination were ranked */
+        bool changed;              /* the plan does not hold any more */
+        uint64_t
+                again_ms; /* a plan is wanted at this moment, whether anybody waits by the last one or not; 0: no */
         size_t n_waiting;
 };
 
-/* The plan as it is now, the queue's; NULL without memory: then nothing starts until the next try. */
+/* The plan as it is now, the queue's; NULL when none can be made, for lack of memory or because the store cannot be read: then
+ * nothing starts until the next try, PLAN_MAX_AGE_MS later at most. */
 struct queue *migration_queue_plan(struct migration_queue *queue);

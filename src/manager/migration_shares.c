@@ -9,10 +9,10 @@
 #include "base/doc.h"
 #include "base/map.h"
 #include "cluster/bandwidth.h"
+#include "cluster/checks.h"
 #include "cluster/queue.h"
 #include "manager/json.h"
 #include "manager/manager.h"
-#include "manager/migration_costs.h"
 
 struct gathering {
         struct manager *manager;
@@ -40,7 +40,7 @@ static size_t link_of(struct gathering *g, const char *host_uid)
                 return 0;
         }
         g->links_bps = grown;
-        g->links_bps[g->n_links] = migration_link_bps(inventory_host(g->manager->inventory, host_uid));
+        g->links_bps[g->n_links] = checks_link_bps(inventory_host(g->manager->inventory, host_uid));
         return g->n_links++;
 }
 

@@ -7,6 +7,7 @@
  * repeated. An upgrade of a distributed switch has "version" as well, and "only" (uid) when it is for one host; it ends at the first
  * refusal. */
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -144,7 +145,8 @@ static int make_work(struct manager *manager, struct task *task, struct error **
         return 0;
 }
 
-static json_t *datastore_body(const struct task *task, const json_t *object, const char *host_name)
+/* ids: of datastores that the same task has found out, by name; may be NULL. */
+static json_t *datastore_body(const json_t *ids, const json_t *object, const char *host_name)
 {
         const json_t *spec = json_spec(object), *shared = json_object_get(spec, "shared");
         const char *path =
@@ -153,18 +155,18 @@ static json_t *datastore_body(const struct task *task, const json_t *object, con
 
         /* A local datastore is another one on each host: the agent keeps, or makes, its own id. */
         if (!json_is_false(shared))
-                id = json_text_or_null(json_object_get(task_data(task), "ids"), json_text(object, "name"))
+                id = json_text_or_null(ids, json_text(object, "name"))
                              ?: json_text_or_null(json_status(object), "id");
         return json_pack("{s:s, s:s?}", "path", path, "id", id);
 }
 
-static json_t *body_of(const struct task *task, const char *kind, const json_t *object, const char *host_name)
+static json_t *body_of(
+        const json_t *ids, const char *kind, const json_t *object, const char *host_name, json_int_t version)
 {
         if (!strcmp(kind, "datastore"))
-                return datastore_body(task, object, host_name);
+                return datastore_body(ids, object, host_name);
         if (!strcmp(kind, "switch"))
-                return switch_body(
-                        object, host_name, json_integer_value(json_object_get(task_data(task), "version")));
+                return switch_body(object, host_name, version);
         return json_pack("{s:s, s:I}", "switch", switch_of_group(json_spec(object), host_name), "vlan",
                 json_integer_value(json_object_get(json_spec(object), "vlan")));
 }
@@ -346,7 +348,10 @@ static void apply_item(struct task *task, struct manager *manager, const json_t 
                         task_step_again(task, 0);
                 return;
         }
-        body = removal ? NULL : body_of(task, kind, object, json_text(host, "name"));
+        body = removal ? NULL
+                       : body_of(json_object_get(task_data(task), "ids"), kind, object,
+                                 json_text(host, "name"),
+                                 json_integer_value(json_object_get(task_data(task), "version")));
         if (!path || (!removal && !body)) {
                 task_step_failed(task, NULL);
                 return;
@@ -526,6 +531,59 @@ const struct task_kind operation_network_remove = {
         .timeout_ms = 30 * MINUTE_MS,
 };
 
+static const json_t *named(const json_t *array, const char *name)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)array, i, item)
+                if (!strcmp(json_text(item, "name"), name))
+                        return item;
+        return NULL;
+}
+
+/* Whether the host has said that it has the object as it should be, now and when it was applied. */
+static bool has_object(const char *kind, const json_t *object, const char *host_name, const json_t *reported)
+{
+        const json_t *applied_there =
+                json_object_get(json_object_get(json_status(object), "hosts"), host_name);
+        _cleanup_json_ json_t *wanted = body_of(NULL, kind, object, host_name, 0);
+        const char *key;
+        json_t *value;
+
+        if (!wanted || !json_is_true(json_object_get(applied_there, "ok")) ||
+                json_is_false(json_object_get(reported, "ok")))
+                return false;
+        json_object_foreach (wanted, key, value)
+                if (!json_is_null(value) && !json_equal(value, json_object_get(reported, key)))
+                        return false;
+        return true;
+}
+
+/* All that the host should have it has: after a restart of the manager, or of an agent, that is so for nearly all hosts. */
+static bool is_in_line(struct manager *manager, const char *host_name)
+{
+        static const char *const keys[] = {"datastores", "switches", "port_groups"};
+        const json_t *status = json_status(inventory_live(manager->inventory, host_name));
+
+        static_assert(ARRAY_SIZE(keys) == ARRAY_SIZE(applied), "one list a kind");
+        for (size_t k = 0; k < ARRAY_SIZE(applied); k++) {
+                _cleanup_json_ json_t *objects = NULL;
+                json_t *object;
+                size_t i;
+
+                if (inventory_objects(manager->inventory, applied[k].kind, &objects, NULL) < 0)
+                        return false;
+                json_array_foreach (objects, i, object)
+                        if (meant_for(object, host_name) &&
+                                !has_object(applied[k].kind, object, host_name,
+                                        named(json_object_get(status, keys[k]), json_text(object, "name"))) &&
+                                is_for_host(manager, applied[k].kind, object, host_name))
+                                return false;
+        }
+        return true;
+}
+
 bool operations_host_connected(struct manager *manager, const json_t *host)
 {
         _cleanup_free_ char *held = alloc_printf("host/%s", json_text(host, "uid"));
@@ -535,6 +593,8 @@ bool operations_host_connected(struct manager *manager, const json_t *host)
 
         if (!held || !object || !data || task_holding(manager->tasks, held))
                 return false;
+        if (is_in_line(manager, json_text(host, "name")))
+                return true;
         if (task_submit(manager->tasks,
                     &(struct task_request){.action = "host.sync",
                             .object = object,

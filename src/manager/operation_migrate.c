@@ -5,7 +5,7 @@
  * were asked where the virtual machine is, however often the manager was restarted meanwhile. Of a host that was confirmed
  * down no answer is waited for: it has neither the migration nor the virtual machine.
  *
- * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); costs, prepared_unix_ms (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
+ * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); to_chosen, costs (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
  * "from", "to", "nowhere" or "lost" (its end came at the destination, in post-copy); from_down, to_down: that host was confirmed down when it was to be asked; to_incoming: the
  * destination had not settled when it was asked; forecast: taken at the start, if the guest was measured lately. The migration's id is the task's uid. */
@@ -77,8 +77,14 @@ static int add_reserved(json_t *sums, const json_t *more)
         return 0;
 }
 
-static int check(struct manager *manager, const json_t *vm, const char *to, const struct task *asking,
-        const json_t *reserved, json_t **ret_report, struct error **ret_error)
+uint64_t operation_min_bandwidth_bps(const json_t *input)
+{
+        return (uint64_t)MAX(json_integer_value(json_object_get(input, "min_bandwidth_bps")), (json_int_t)0);
+}
+
+/* options: the migration as it was asked for (MigrateRequest); NULL: with nothing but defaults. */
+static int check(struct manager *manager, const json_t *vm, const char *to, const json_t *options,
+        const struct task *asking, const json_t *reserved, json_t **ret_report, struct error **ret_error)
 {
         const char *from = json_text(json_status(vm), "host"), *best = to;
         _cleanup_check_facts_ struct check_facts facts = {};
@@ -94,8 +100,10 @@ static int check(struct manager *manager, const json_t *vm, const char *to, cons
         if (add_reserved(facts.reserved, reserved) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         input = check_facts_input(&facts);
-        costs = forecasts_costs(manager, vm);
-        ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
+        input.min_bandwidth_bps = operation_min_bandwidth_bps(options);
+        /* A task that knows where it goes has no use for the others. */
+        costs = asking && to ? json_object() : forecasts_costs(manager, vm);
+        ranking = asking && to ? json_array() : costs ? placement_rank(&input, facts.hosts, costs) : NULL;
         if (!ranking)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (!to && placement_best(ranking, &best, NULL) < 0)
@@ -118,13 +126,21 @@ static int check(struct manager *manager, const json_t *vm, const char *to, cons
 int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
         const struct task *asking, json_t **ret_report, struct error **ret_error)
 {
-        return check(manager, vm, to, asking, NULL, ret_report, ret_error);
+        return check(
+                manager, vm, to, asking ? task_input(asking) : NULL, asking, NULL, ret_report, ret_error);
 }
 
 int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to, const json_t *reserved,
         json_t **ret_report, struct error **ret_error)
 {
-        return check(manager, vm, to, NULL, reserved, ret_report, ret_error);
+        return check(manager, vm, to, NULL, NULL, reserved, ret_report, ret_error);
+}
+
+int operation_migrate_check_request(struct manager *manager, const json_t *vm, const json_t *request,
+        json_t **ret_report, struct error **ret_error)
+{
+        return check(
+                manager, vm, json_text_or_null(request, "to"), request, NULL, NULL, ret_report, ret_error);
 }
 
 int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error)
@@ -206,24 +222,6 @@ static void remember_forecast(struct task *task, struct manager *manager, const 
                 (void)json_object_set_new(task_data(task), "forecast", forecast);
 }
 
-/* A promise that no waiting makes possible. */
-static int check_bandwidth(
-        const struct task *task, struct manager *manager, const char *host, struct error **ret_error)
-{
-        _cleanup_json_ json_t *live =
-                inventory_live_host(manager->inventory, inventory_host(manager->inventory, host));
-        json_int_t wanted = number_or(task_input(task), "min_bandwidth_bps", 0);
-        uint64_t has = live ? migration_limit(&manager->config->queue_limits, QUEUE_BANDWIDTH, live) : 0;
-
-        if (wanted <= 0 || !live || (uint64_t)wanted <= has)
-                return 0;
-        return error_set(ret_error, ERROR_CHECK_FAILED,
-                "Ask for less with --min-bandwidth, or give the host a faster link for migrations.",
-                "bandwidth: %.4g Gbit/s were asked for, and the link of host %s carries %.4g Gbit/s%s",
-                (double)wanted / 1e9, host, (double)has / 1e9,
-                migration_link_bps(live) ? "" : " (assumed: its interface does not say)");
-}
-
 static void run_check(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -242,12 +240,11 @@ static void run_check(struct task *task, void *userdata)
                         manager, vm, json_text_or_null(task_data(task), "to"), task, &report, &error);
         if (r >= 0)
                 r = checks_to_error(json_object_get(report, "checks"), &error);
-        if (r >= 0)
-                r = check_bandwidth(task, manager, json_text(report, "from"), &error);
-        if (r >= 0)
-                r = check_bandwidth(task, manager, json_text(report, "to"), &error);
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
+        if (r >= 0 && !json_text_or_null(task_input(task), "to"))
+                r = step_audit_choice(
+                        task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
                 remember_forecast(task, manager, vm);
         if (r < 0)
@@ -560,11 +557,6 @@ static void on_source_status(struct task *task, struct manager *manager, json_t 
                 return;
         }
         show_progress(task, body);
-        if (strcmp(json_text(body, "phase"), "preparing") &&
-                migration_queue_prepared(manager->queue, task) < 0) {
-                task_step_failed(task, NULL);
-                return;
-        }
         if (!is_terminal(json_text(body, "phase")))
                 follow_on(task, manager, body);
         else if (switchover_arbiter_hear(manager->switchovers, task, body, &(json_t *){NULL}, NULL) < 0 ||

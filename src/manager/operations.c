@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
+#include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 
@@ -16,6 +17,7 @@
 #define REFRESH_MAX_MS 10000
 #define SETTLE_MAX_MS 15000
 #define MESSAGE_MAX 512
+#define CHOICE_RANKED_MAX 5
 
 const struct task_kind *const operation_kinds[] = {
         &operation_vm_create,
@@ -199,6 +201,46 @@ struct error *error_with_names(const struct manager *manager, const struct error
                 copy->message = message;
         }
         return copy;
+}
+
+/* The best of a ranking, without the single checks: an entry for each of a thousand hosts would be no record but a burden. */
+static json_t *ranking_summary(const json_t *ranking)
+{
+        json_t *summary = json_array(), *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)ranking, i, item) {
+                if (!summary || i == CHOICE_RANKED_MAX)
+                        break;
+                if (json_array_append_new(summary,
+                            json_pack("{s:O, s:O, s:O, s:O*}", "host", json_object_get(item, "host"), "ok",
+                                    json_object_get(item, "ok"), "score", json_object_get(item, "score"),
+                                    "reasons", json_object_get(item, "reasons"))) < 0) {
+                        json_decref(summary);
+                        return NULL;
+                }
+        }
+        return summary;
+}
+
+int step_audit_choice(struct task *task, struct manager *manager, const char *host, const json_t *ranking,
+        struct error **ret_error)
+{
+        _cleanup_json_ json_t *summary = ranking_summary(ranking),
+                              *detail = json_pack("{s:s, s:s, s:I, s:O}", "task", task_name(task), "host",
+                                      host, "n_hosts", (json_int_t)json_array_size(ranking), "ranking",
+                                      summary);
+
+        if (!detail)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return audit_add(manager->store, manager->clock, task_batch(task),
+                &(struct audit_entry){.who = "system",
+                        .action = task_action(task),
+                        .object = task_object(task),
+                        .why = "the best of the hosts that can take it",
+                        .result = "decided",
+                        .detail = detail},
+                ret_error);
 }
 
 void step_say(struct task *task, const char *fmt, ...)

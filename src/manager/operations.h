@@ -33,14 +33,14 @@ extern const struct task_kind operation_network_upgrade;
 /* All of them, NULL-terminated. */
 extern const struct task_kind *const operation_kinds[];
 
-/* A host has answered for the first time (again): its datastores and networks are applied. False: not now, for another
- * task works on the host. */
+/* A host has answered for the first time (again) with all its lists: its datastores and networks are applied, unless it has them as
+ * they should be. False: not now, for another task works on the host. */
 bool operations_host_connected(struct manager *manager, const json_t *host);
 
 /* Bound on the pause of a migration that names none. */
 #define OPERATION_MAX_PAUSE_MS_DEFAULT 300
 /* What the checks say about a migration of the VM (document) to host `to` (NULL: the best one): a CheckReport as in
- * docs/openapi.json, the caller's. asking: the task that asks; may be NULL. NOT_FOUND for an unknown host. */
+ * docs/openapi.json, the caller's. asking: the task that asks, for which hosts are only ranked when it names none; may be NULL. NOT_FOUND for an unknown host. */
 int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
         const struct task *asking, json_t **ret_report, struct error **ret_error);
 
@@ -66,6 +66,12 @@ json_t *operation_moves_policy(const json_t *body);
 json_t *operation_moves_options(const json_t *body);
 void operation_moves_run(struct task *task, void *userdata);
 void operation_moves_cancel(struct task *task, void *userdata);
+
+/* The same for a migration as it is asked for (MigrateRequest), which is not to begin. */
+int operation_migrate_check_request(struct manager *manager, const json_t *vm, const json_t *request,
+        json_t **ret_report, struct error **ret_error);
+/* What a migration (MigrateRequest) is to be promised, in bit/s; 0: nothing. */
+uint64_t operation_min_bandwidth_bps(const json_t *input);
 
 /* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
 int operation_advise(
@@ -94,6 +100,11 @@ bool step_waits_for_hosts(struct task *task, struct manager *manager);
 struct error *error_copy(const struct error *error);
 /* The same for an agent's answer to people: hosts, which agents know by their uids alone, are called by their names. */
 struct error *error_with_names(const struct manager *manager, const struct error *error);
+
+/* A host was chosen, by the manager itself: that goes into the audit log with what it was chosen by, when the step is recorded. `ranking` as
+ * placement_rank() makes it. */
+int step_audit_choice(struct task *task, struct manager *manager, const char *host, const json_t *ranking,
+        struct error **ret_error);
 
 /* Progress of a step in one sentence. */
 void step_say(struct task *task, const char *fmt, ...) _printf_(2, 3);

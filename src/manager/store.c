@@ -246,7 +246,7 @@ static int replay_row(void *userdata, const struct store_row_event *row)
         _cleanup_json_ json_t *doc = NULL;
         int r;
 
-        if (!row->removed) {
+        if (row->doc_text) {
                 r = parse_row(row->doc_text, row->seq, &doc);
                 if (r < 0)
                         return r;

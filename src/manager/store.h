@@ -73,7 +73,8 @@ void store_batch_put(struct store_batch *batch, uint64_t expected, json_t *doc);
 void store_batch_remove(struct store_batch *batch, const char *kind, const char *uid, uint64_t expected);
 
 /* All or nothing, durable when it returns 0. REVISION_MISMATCH (-ESTALE) when an expectation does not hold, EXISTS
- * (-EEXIST) when another object of the kind has the name. *ret_revision (may be NULL): of the last change. */
+ * (-EEXIST) when another object of the kind has the name. *ret_revision (may be NULL): of the last change; those of one transaction have
+ * consecutive numbers, in their order. */
 int store_commit(struct store *store, const struct store_batch *batch, uint64_t *ret_revision,
         struct error **ret_error);
 
@@ -86,7 +87,8 @@ struct store_event {
         const char *kind;
         const char *uid;
         const char *name;
-        const json_t *doc; /* as it was then, revision set; NULL when removed */
+        const json_t *
+                doc; /* as it was then, revision set; when removed: as it was before (NULL: not kept, by an earlier version) */
 };
 typedef int (*store_event_fn)(void *userdata, const struct store_event *event);
 /* Calls fn for up to `limit` changes after `after`, in order; fn's first non-zero result ends it and is returned.

@@ -72,6 +72,18 @@ static const char *const migrations[] = {
         "  IF at > s.revision THEN UPDATE drover.state SET revision = at; END IF;\n"
         "  RETURN at;\n"
         "END $$;",
+        /* The change log keeps what was removed: who may see an object may see that it went. */
+        "DO $do$\n"
+        "DECLARE before text := pg_get_functiondef('drover.commit_changes(bigint, boolean[], text[], text[], "
+        "text[], "
+        "bigint[], text[])'::regprocedure);\n"
+        "  after text := replace(before, 'ELSE names[i] END, docs[i])',"
+        " 'ELSE names[i] END, CASE WHEN removes[i] THEN old.doc ELSE docs[i] END)');\n"
+        "BEGIN\n"
+        "  IF after = before THEN RAISE EXCEPTION 'drover.commit_changes() is not the one of version 1'; END "
+        "IF;\n"
+        "  EXECUTE after;\n"
+        "END $do$;",
 };
 
 struct store_postgresql {
@@ -370,12 +382,13 @@ static int op_changes(struct store *store, uint64_t after, size_t limit,
         if (r >= 0 && PQntuples(result))
                 r = store_check_log(after, column_u64(result, 0, 1), column_u64(result, 0, 0), ret_error);
         for (int i = 0; r == 0 && i < PQntuples(result) && !PQgetisnull(result, i, 2); i++)
-                r = fn(userdata, &(struct store_row_event){.seq = column_u64(result, i, 2),
-                                         .removed = *PQgetvalue(result, i, 3) == 't',
-                                         .kind = PQgetvalue(result, i, 4),
-                                         .uid = PQgetvalue(result, i, 5),
-                                         .name = PQgetvalue(result, i, 6),
-                                         .doc_text = PQgetvalue(result, i, 7)});
+                r = fn(userdata,
+                        &(struct store_row_event){.seq = column_u64(result, i, 2),
+                                .removed = *PQgetvalue(result, i, 3) == 't',
+                                .kind = PQgetvalue(result, i, 4),
+                                .uid = PQgetvalue(result, i, 5),
+                                .name = PQgetvalue(result, i, 6),
+                                .doc_text = PQgetisnull(result, i, 7) ? NULL : PQgetvalue(result, i, 7)});
         return r;
 }
 

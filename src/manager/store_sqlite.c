@@ -15,6 +15,9 @@
 #include "manager/store_backend.h"
 
 #define BUSY_TIMEOUT_MS 5000
+/* The last code point. A condition that also allowed for no name at all could not use the index: each page of a long list would begin at its end. */
+#define BEHIND_ALL_NAMES "\xf4\x8f\xbf\xbf"
+#define CACHE_KIB "65536" /* the objects of a large cluster */
 
 enum statement {
         BEGIN,
@@ -49,9 +52,8 @@ static const char *const statement_sql[] = {
                 "ORDER BY uid = ?2 DESC LIMIT 1",
         [LIST] = "SELECT name, revision, doc FROM object WHERE kind = ?1 AND name > ?2 ORDER BY name",
         [LIST_DESCENDING] =
-                "SELECT name, revision, doc FROM object WHERE kind = ?1 AND (?2 = '' OR name < ?2) "
-                "ORDER BY name DESC",
-        [CURRENT] = "SELECT revision, name FROM object WHERE kind = ?1 AND uid = ?2",
+                "SELECT name, revision, doc FROM object WHERE kind = ?1 AND name < ?2 ORDER BY name DESC",
+        [CURRENT] = "SELECT revision, name, doc FROM object WHERE kind = ?1 AND uid = ?2",
         [LOG] = "INSERT INTO change_log (removed, kind, uid, name, doc) VALUES (?1, ?2, ?3, ?4, ?5)",
         [PUT] = "INSERT INTO object (kind, uid, name, revision, doc) VALUES (?1, ?2, ?3, ?4, ?5) "
                 "ON CONFLICT (kind, uid) DO UPDATE SET name = excluded.name, revision = excluded.revision, "
@@ -192,7 +194,7 @@ static int op_list(struct store *store, const char *kind, const char *after, boo
         int code, r = 0;
 
         bind_text(st, 1, kind);
-        bind_text(st, 2, after ?: "");
+        bind_text(st, 2, after && *after ? after : descending ? BEHIND_ALL_NAMES : "");
         while ((code = sqlite3_step(st)) == SQLITE_ROW && r == 0)
                 r = fn(userdata, column(st, 0), (uint64_t)sqlite3_column_int64(st, 1), column(st, 2));
         if (r == 0 && code != SQLITE_DONE)
@@ -203,13 +205,12 @@ static int op_list(struct store *store, const char *kind, const char *after, boo
         return MIN(r, 0);
 }
 
-/* The object's revision (0: it is not there) and, if it is there and not NULL was passed, a copy of its name. */
+/* The object's revision (0: it is not there) and, if it is there and to be removed, copies of its name and document. */
 static int current(struct store_sqlite *s, const struct store_row_change *change, uint64_t *ret_revision,
-        char **ret_name, struct error **ret_error)
+        char **ret_name, char **ret_doc, struct error **ret_error)
 {
         sqlite3_stmt *st = fresh(s, CURRENT);
         uint64_t revision = 0;
-        char *name = NULL;
         int code;
 
         bind_text(st, 1, change->kind);
@@ -219,15 +220,17 @@ static int current(struct store_sqlite *s, const struct store_row_change *change
                 return fail(s, ret_error, "read");
         if (code == SQLITE_ROW) {
                 revision = (uint64_t)sqlite3_column_int64(st, 0);
-                name = alloc_strdup(column(st, 1));
-                if (!name) {
+                if (change->remove) {
+                        *ret_name = alloc_strdup(column(st, 1));
+                        *ret_doc = alloc_strdup(column(st, 2));
+                }
+                if (change->remove && (!*ret_name || !*ret_doc)) {
                         sqlite3_reset(st);
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
                 }
         }
         sqlite3_reset(st);
         *ret_revision = revision;
-        *ret_name = name;
         return 0;
 }
 
@@ -254,12 +257,12 @@ static int put(struct store_sqlite *s, const struct store_row_change *change, ui
 static int apply(struct store_sqlite *s, const struct store_row_change *change, uint64_t *ret_revision,
         struct error **ret_error)
 {
-        _cleanup_free_ char *name = NULL;
+        _cleanup_free_ char *name = NULL, *doc = NULL;
         uint64_t revision = 0;
         sqlite3_stmt *st;
         int r;
 
-        r = current(s, change, &revision, &name, ret_error);
+        r = current(s, change, &revision, &name, &doc, ret_error);
         if (r < 0)
                 return r;
         if (change->expected != STORE_ANY && change->expected != revision)
@@ -271,8 +274,7 @@ static int apply(struct store_sqlite *s, const struct store_row_change *change, 
         bind_text(st, 2, change->kind);
         bind_text(st, 3, change->uid);
         bind_text(st, 4, change->remove ? name : change->name);
-        if (!change->remove)
-                bind_text(st, 5, change->doc_text);
+        bind_text(st, 5, change->remove ? doc : change->doc_text);
         r = run(s, st, "write to", ret_error);
         if (r < 0)
                 return r;
@@ -574,7 +576,8 @@ int store_open_sqlite(const char *path, struct store **ret_store, struct error *
                 r = sqlite3_busy_timeout(s->db, BUSY_TIMEOUT_MS) == SQLITE_OK ? 0 : -EIO;
         if (r >= 0)
                 r = execute(s,
-                        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+                        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; "
+                        "PRAGMA cache_size = -" CACHE_KIB ";",
                         "set up", ret_error);
         if (r >= 0)
                 r = migrate(s, ret_error);

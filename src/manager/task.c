@@ -493,17 +493,56 @@ static bool advance(struct task *task)
         return task->phase != before;
 }
 
-static void flush_progress(struct task *task)
+static bool progress_is_old(const struct task *task, uint64_t age_ms)
 {
-        _cleanup_error_ struct error *error = NULL;
+        return task->progress_dirty && task->phase != PHASE_ENDED &&
+               now_ms(task->engine) >= task->progress_written_ms + age_ms;
+}
 
-        if (!task->progress_dirty || task->phase == PHASE_ENDED ||
-                now_ms(task->engine) < task->progress_written_ms + PROGRESS_INTERVAL_MS)
-                return;
-        if (task_checkpoint(task, &error) < 0) {
-                task->progress_written_ms = now_ms(task->engine);
-                log_debug("task %s: progress not recorded: %s", task_name(task), error_message(error));
+static bool some_progress_is_due(const struct task_engine *engine)
+{
+        struct task *task;
+
+        list_for_each (task, &engine->tasks, link)
+                if (progress_is_old(task, PROGRESS_INTERVAL_MS))
+                        return true;
+        return false;
+}
+
+/* The tasks of a batch: each of their documents has taken one number. */
+static void progress_written(struct task_engine *engine, const struct store_batch *batch, uint64_t revision)
+{
+        for (size_t i = 0; i < batch->n_changes; i++) {
+                struct task *task = map_get(&engine->by_uid, batch->changes[i].uid);
+
+                task->progress_written_ms = now_ms(engine);
+                if (!revision)
+                        continue;
+                task->revision = revision - (batch->n_changes - 1 - i);
+                task->progress_dirty = false;
         }
+}
+
+/* In one transaction: hundreds of tasks make progress at once, and each transaction waits for the disk. Those that are due soon
+ * go along. */
+static void flush_progress(struct task_engine *engine)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        uint64_t revision = 0;
+        struct task *task;
+
+        if (!some_progress_is_due(engine))
+                return;
+        list_for_each (task, &engine->tasks, link)
+                if (progress_is_old(task, PROGRESS_INTERVAL_MS / 2))
+                        store_batch_put(&batch, task->revision, json_incref(task->doc));
+        if (store_commit(engine->config.store, &batch, &revision, &error) < 0) {
+                log_debug("progress of %zu tasks not recorded: %s", batch.n_changes, error_message(error));
+                revision = 0;
+        }
+        if (batch.result >= 0)
+                progress_written(engine, &batch, revision);
 }
 
 static void forget(struct task *task)
@@ -533,10 +572,11 @@ static bool run_round(struct task_engine *engine)
                         if (!strcmp(task_priority(task), priorities[i]))
                                 moved |= advance(task);
                 }
+        if (!engine->dead)
+                flush_progress(engine);
         list_for_each_safe (task, spare, &engine->tasks, link) {
                 if (engine->dead)
                         return false;
-                flush_progress(task);
                 if (task->phase == PHASE_ENDED) {
                         forget(task);
                         moved = true; /* others may start now */
@@ -778,7 +818,7 @@ static json_t *new_document(struct task_engine *engine, const struct task_kind *
         text_format_time(clock_unix_ms(engine->config.clock), created);
         return json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:s?, s:s, s:o},"
                          " s:{s:s, s:s, s:o, s:b, s:s, s:n, s:n, s:{s:n, s:n}, s:n, s:n, s:n}, s:{s:i, s:b, "
-                         "s:I, s:o, s:o}}",
+                         "s:I, s:o, s:o, s:s?}}",
                 "kind", "task", "name", name, "uid", uid, "spec", "action", kind->action, "object",
                 request->object, "by", request->by, "why", request->why, "priority",
                 request->priority ?: "normal", "input", copy_or_object(request->input), "status", "state",
@@ -786,7 +826,7 @@ static json_t *new_document(struct task_engine *engine, const struct task_kind *
                 "created", created, "started", "finished", "progress", "percent", "message", "queue",
                 "result", "error", "internal", "step", 0, "undoing", 0, "queued_unix_ms",
                 (json_int_t)clock_unix_ms(engine->config.clock), "objects", objects_of(request), "data",
-                copy_or_object(request->data));
+                copy_or_object(request->data), "by_uid", request->by_uid);
 }
 
 static int refuse_busy(

@@ -91,6 +91,7 @@ struct task_request {
         const char *object;         /* for people: "vm/web1" */
         const char *const *objects; /* what it holds, "vm/UID"; NULL-terminated */
         const char *by;
+        const char *by_uid;   /* whose it is, see auth_caller_uid(); may be NULL */
         const char *from;     /* address of the caller; may be NULL */
         const char *why;      /* may be NULL */
         const char *priority; /* NULL: "normal" */
@@ -162,7 +163,7 @@ void task_step_again(struct task *task, uint64_t delay_ms);
 void task_set_pending(struct task *task, void *pending, void (*cancel)(void *pending));
 /* Changes to be recorded in the transaction that ends this step. */
 struct store_batch *task_batch(struct task *task);
-/* Progress for people (taken over), recorded at most twice a second and with each step. */
+/* Progress for people (taken over), recorded about twice a second, together with that of other tasks, and with each step. */
 void task_progress(struct task *task, json_t *progress);
 /* The result document (taken over), recorded with the end of the step. */
 void task_set_result(struct task *task, json_t *result);

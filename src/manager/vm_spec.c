@@ -56,6 +56,19 @@ static int check_word(const json_t *obj, const char *where, const char *key, con
         return bad_value(ret_error, where, key, word, allowed);
 }
 
+/* What a VM's folder has beside its disks (docs/vm-document.md). */
+static bool is_record(const char *path)
+{
+        static const char *const names[] = {"vm.json", "owner.json", "owner.lock", "nvram.fd", "serial.log"};
+        const char *name = strrchr(path, '/');
+
+        name = name ? name + 1 : path;
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+                if (!strncasecmp(names[i], name, strlen(names[i])))
+                        return true;
+        return false;
+}
+
 static int check_path(const json_t *obj, const char *where, bool needed, struct error **ret_error)
 {
         const char *path = NULL;
@@ -65,6 +78,9 @@ static int check_path(const json_t *obj, const char *where, bool needed, struct 
                    : doc_opt_string(obj, where, "path", 255, &path, ret_error);
         if (r >= 0 && path && !text_is_relative_path(path))
                 r = bad_value(ret_error, where, "path", path, "a path inside the datastore");
+        /* As a disk they could be written by a guest: who owns a virtual machine would be its word. */
+        if (r >= 0 && path && is_record(path))
+                r = bad_value(ret_error, where, "path", path, "a disk, not a record of a virtual machine");
         return r;
 }
 

@@ -21,6 +21,10 @@
 #define BUFFER_MAX_BYTES (8u << 20)
 #define BUFFER_ENOUGH_BYTES (256u << 10) /* not more than this and one event is waiting for a client */
 #define BEHIND_MS 25
+#define GATHER_MS \
+        50 /* events of so long go to a client in one piece: each piece costs more than what is in it */
+#define WATCHERS_AT_ONCE 25 /* then others have their turn on the loop */
+#define RECENT_MAX_BYTES (4u << 20)
 #define HEARTBEAT_MS 15000
 #define KINDS_MAX 256
 
@@ -30,9 +34,19 @@ struct watcher {
         struct http_stream *stream;
         uint64_t seen;
         char kinds[KINDS_MAX]; /* ",vm,task," or "" for all */
-        struct auth_caller caller;
+        struct auth_caller *caller;
+        bool due;    /* has not had its turn in this round */
         bool behind; /* has more to get than its buffer takes */
         bool failed;
+};
+
+/* A change as clients get it: written down once, however many there are. */
+struct event {
+        uint64_t seq;
+        const char *kind; /* of those that anybody may see */
+        json_t *doc;      /* as it is or was: who may see it */
+        char *text;
+        size_t len;
 };
 
 struct watch {
@@ -40,19 +54,26 @@ struct watch {
         struct store *store;
         struct list watchers;
         size_t n_watchers;
-        struct loop_source *wake; /* armed by watch_poke() */
+        struct loop_source *wake;
+        bool round;        /* a round over all watchers has begun */
+        bool poked;        /* during that round */
+        uint64_t round_ms; /* when the last one ended */
         struct loop_source *heartbeat;
-        bool token_removed; /* somebody's: see whose */
+        bool access_changed; /* somebody's: see whose */
+        watch_public_kind_fn public_kind;
+        watch_shows_fn shows;
+        void *userdata;
+        /* All public changes after `recent_after` and up to `read`, oldest first. */
+        struct event *recent;
+        size_t n_recent, recent_room, recent_bytes;
+        uint64_t recent_after, read;
 };
-
-/* Kinds that the API shows; whatever else is in the store is nobody's business. */
-static const char *const public_kinds[] = {"host", "vm", "task", "datastore", "switch", "port-group",
-        "affinity-rule", "cluster-cpu", "token", "audit", "alert"};
 
 static void watcher_free(struct watcher *watcher)
 {
         list_remove(&watcher->link);
         watcher->watch->n_watchers--;
+        auth_caller_unref(watcher->caller);
         free(watcher);
 }
 
@@ -61,19 +82,21 @@ static void on_closed(void *userdata)
         watcher_free(userdata);
 }
 
-static bool wanted(const struct watcher *watcher, const char *kind)
+static bool wanted(const struct watcher *watcher, const char *public)
 {
         char needle[KINDS_MAX + 3];
 
-        if (*watcher->kinds) {
-                snprintf(needle, sizeof(needle), ",%s,", kind);
-                if (!strstr(watcher->kinds, needle))
-                        return false;
-        }
-        for (size_t i = 0; i < ARRAY_SIZE(public_kinds); i++)
-                if (!strcmp(public_kinds[i], kind))
-                        return true;
-        return false;
+        if (!*watcher->kinds)
+                return true;
+        snprintf(needle, sizeof(needle), ",%s,", public);
+        return strstr(watcher->kinds, needle) != NULL;
+}
+
+/* What changes what somebody may do. A session that is used, or begins, does not. */
+static bool is_about_access(const struct store_event *event)
+{
+        return !strcmp(event->kind, "token") || !strcmp(event->kind, "user") ||
+               !strcmp(event->kind, "role") || (event->removed && !strcmp(event->kind, "session"));
 }
 
 /* A stream that does not take more is about to be closed: on_closed() frees the watcher. */
@@ -85,33 +108,128 @@ static int send_text(struct watcher *watcher, const char *text, size_t len)
         return r;
 }
 
-static int send_event(void *userdata, const struct store_event *event)
+static char *event_text(const struct store_event *event, size_t *ret_len)
 {
-        struct watcher *watcher = userdata;
-        _cleanup_json_ json_t *public = event->doc ? task_public(event->doc) : NULL, *data = NULL;
+        _cleanup_json_ json_t *public = event->removed ? NULL : task_public(event->doc), *data = NULL;
         _cleanup_free_ char *text = NULL;
         _cleanup_buf_ struct buf out;
 
         buf_init(&out, EVENT_MAX_BYTES);
+        data = json_pack("{s:s, s:s, s:s, s:s, s:I, s:O?}", "op", event->removed ? "delete" : "put", "kind",
+                event->kind, "name", event->name, "uid", event->uid, "revision", (json_int_t)event->seq,
+                "object", public);
+        text = data ? doc_to_text(data) : NULL;
+        if (!text ||
+                buf_printf(&out, "id: %llu\nevent: %s\ndata: ", (unsigned long long)event->seq, event->kind) <
+                        0 ||
+                buf_append_string(&out, text) < 0 || buf_append_string(&out, "\n\n") < 0)
+                return NULL;
+        *ret_len = out.len;
+        return buf_take_string(&out);
+}
+
+/* --- Recent changes ------------------------------------------------------------------------------------------------ */
+
+static void forget_recent(struct watch *watch, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                watch->recent_after = watch->recent[i].seq;
+                watch->recent_bytes -= watch->recent[i].len;
+                json_decref(watch->recent[i].doc);
+                free(watch->recent[i].text);
+        }
+        watch->n_recent -= n;
+        if (n && watch->n_recent)
+                memmove(watch->recent, watch->recent + n, watch->n_recent * sizeof(*watch->recent));
+}
+
+static int remember(struct watch *watch, const char *kind, const struct store_event *event)
+{
+        struct event *grown, recent = {.seq = event->seq, .kind = kind};
+
+        if (watch->n_recent == watch->recent_room) {
+                grown = alloc_resize(watch->recent, watch->recent_room * 2 + 64, sizeof(*grown));
+                if (!grown)
+                        return -ENOMEM;
+                watch->recent = grown;
+                watch->recent_room = watch->recent_room * 2 + 64;
+        }
+        recent.text = event_text(event, &recent.len);
+        if (!recent.text)
+                return -ENOMEM;
+        recent.doc = json_incref((json_t *)event->doc);
+        watch->recent[watch->n_recent++] = recent;
+        watch->recent_bytes += recent.len;
+        if (watch->recent_bytes > RECENT_MAX_BYTES)
+                forget_recent(watch, watch->n_recent / 2);
+        return 0;
+}
+
+static int take_change(void *userdata, const struct store_event *event)
+{
+        struct watch *watch = userdata;
+        const char *kind = watch->public_kind(event->kind);
+        int r = kind ? remember(watch, kind, event) : 0;
+
+        if (r < 0)
+                return r;
+        watch->read = event->seq;
+        watch->access_changed |= is_about_access(event);
+        return 0;
+}
+
+/* Nothing is remembered from before now: whoever has seen less reads the log. */
+static int begin_anew(struct watch *watch)
+{
+        uint64_t revision;
+        int r = store_revision(watch->store, &revision, NULL);
+
+        forget_recent(watch, watch->n_recent);
+        watch->access_changed = true; /* what was left out may have been about that */
+        if (r >= 0)
+                watch->read = watch->recent_after = revision;
+        return r;
+}
+
+/* Reads what is new in the log, once for all watchers. */
+static int read_changes(struct watch *watch)
+{
+        uint64_t before;
+        int r;
+
+        do {
+                before = watch->read;
+                r = store_changes(watch->store, before, EVENTS_AT_ONCE, take_change, watch, NULL);
+        } while (r >= 0 && watch->read > before);
+        return r == -ESTALE ? begin_anew(watch) : r;
+}
+
+/* --- One watcher ----------------------------------------------------------------------------------------------------- */
+
+/* For one who is further behind than what is remembered. */
+static int send_event(void *userdata, const struct store_event *event)
+{
+        struct watcher *watcher = userdata;
+        const char *kind = watcher->watch->public_kind(event->kind);
+        _cleanup_free_ char *text = NULL;
+        size_t len = 0;
+
         if (http_stream_unsent(watcher->stream) >= BUFFER_ENOUGH_BYTES) {
                 watcher->behind = true;
                 return 1;
         }
         watcher->seen = event->seq;
-        watcher->watch->token_removed |= event->removed && !strcmp(event->kind, "token");
-        if (!wanted(watcher, event->kind))
+        if (is_about_access(event)) {
+                watcher->watch->access_changed = true;
+                /* What follows is seen with what its caller may do from here on. */
+                if (!auth_still(watcher->watch->store, loop_clock(watcher->watch->loop), &watcher->caller))
+                        return 1;
+        }
+        if (!kind || !wanted(watcher, kind) ||
+                !watcher->watch->shows(watcher->watch->userdata, watcher->caller, kind, event->doc))
                 return 0;
-        data = json_pack("{s:s, s:s, s:s, s:s, s:I, s:O?}", "op", event->removed ? "delete" : "put", "kind",
-                event->kind, "name", event->name, "uid", event->uid, "revision", (json_int_t)event->seq,
-                "object", public);
-        text = data ? doc_to_text(data) : NULL;
-        if (!text)
-                return -ENOMEM;
-        if (buf_printf(&out, "id: %llu\nevent: %s\ndata: ", (unsigned long long)event->seq, event->kind) <
-                        0 ||
-                buf_append_string(&out, text) < 0 || buf_append_string(&out, "\n\n") < 0)
-                return -ENOMEM;
-        return send_text(watcher, out.data, out.len);
+        text = event_text(event, &len);
+        return text ? send_text(watcher, text, len) : -ENOMEM;
 }
 
 /* Too far behind, or nonsense: the client has to list again. */
@@ -127,18 +245,71 @@ static int send_reset(struct watcher *watcher)
         return send_text(watcher, text, (size_t)n);
 }
 
-static void pump(struct watcher *watcher)
+static int pump_log(struct watcher *watcher)
 {
+        const struct watch *watch = watcher->watch;
         uint64_t before;
         int r;
 
-        watcher->behind = false;
         do {
                 before = watcher->seen;
-                r = store_changes(watcher->watch->store, before, EVENTS_AT_ONCE, send_event, watcher, NULL);
+                r = store_changes(watch->store, before, EVENTS_AT_ONCE, send_event, watcher, NULL);
                 if (r == -ESTALE)
                         r = send_reset(watcher);
-        } while (r >= 0 && !watcher->behind && watcher->seen > before);
+        } while (r >= 0 && !watcher->behind && watcher->seen > before && watcher->seen < watch->recent_after);
+        return r;
+}
+
+/* Index of the first change that it has not seen. */
+static size_t first_unseen(const struct watch *watch, uint64_t seen)
+{
+        size_t low = 0, high = watch->n_recent;
+
+        while (low < high) {
+                size_t middle = (low + high) / 2;
+
+                if (watch->recent[middle].seq <= seen)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        return low;
+}
+
+static int pump_recent(struct watcher *watcher)
+{
+        const struct watch *watch = watcher->watch;
+        int r = 0;
+
+        for (size_t i = first_unseen(watch, watcher->seen); r >= 0 && i < watch->n_recent; i++) {
+                const struct event *event = &watch->recent[i];
+
+                if (http_stream_unsent(watcher->stream) >= BUFFER_ENOUGH_BYTES) {
+                        watcher->behind = true;
+                        return 0;
+                }
+                if (wanted(watcher, event->kind) &&
+                        watch->shows(watch->userdata, watcher->caller, event->kind, event->doc))
+                        r = send_text(watcher, event->text, event->len);
+                if (r >= 0)
+                        watcher->seen = event->seq;
+        }
+        if (r >= 0)
+                watcher->seen = MAX(watcher->seen, watch->read);
+        return r;
+}
+
+static void pump(struct watcher *watcher)
+{
+        const struct watch *watch = watcher->watch;
+        int r = 0;
+
+        watcher->behind = false;
+        /* One that has seen more than there is asks for nonsense, which the log tells it. */
+        if (watcher->seen < watch->recent_after || watcher->seen > watch->read)
+                r = pump_log(watcher);
+        if (r >= 0 && !watcher->behind && watcher->seen >= watch->recent_after)
+                r = pump_recent(watcher);
         if (r < 0 && !watcher->failed)
                 watcher->behind = true; /* the store could not be read: again, soon */
 }
@@ -147,7 +318,7 @@ static void end_unauthorised(struct watch *watch)
 {
         struct watcher *watcher, *spare;
 
-        watch->token_removed = false;
+        watch->access_changed = false;
         list_for_each_safe (watcher, spare, &watch->watchers, link)
                 if (!auth_still(watch->store, loop_clock(watch->loop), &watcher->caller)) {
                         http_stream_close(watcher->stream);
@@ -155,21 +326,52 @@ static void end_unauthorised(struct watch *watch)
                 }
 }
 
+static void round_ended(struct watch *watch)
+{
+        struct watcher *watcher;
+        bool behind = false;
+
+        watch->round = false;
+        watch->round_ms = clock_now_ms(loop_clock(watch->loop));
+        if (watch->access_changed)
+                end_unauthorised(watch);
+        list_for_each (watcher, &watch->watchers, link)
+                behind |= watcher->behind && !watcher->failed;
+        if (behind || watch->poked)
+                loop_source_rearm(watch->wake, behind ? BEHIND_MS : GATHER_MS);
+}
+
+/* Each watcher has its turn once in a round, a few at a time: hundreds of them would hold the loop for too long. */
 static void on_wake(void *userdata)
 {
         struct watch *watch = userdata;
         struct watcher *watcher, *spare;
-        bool behind = false;
+        size_t n = 0;
+        int r = 0;
 
-        list_for_each_safe (watcher, spare, &watch->watchers, link) {
-                if (!watcher->failed)
-                        pump(watcher);
-                behind |= watcher->behind && !watcher->failed;
+        if (!watch->round) {
+                watch->round = true;
+                watch->poked = false;
+                r = read_changes(watch);
+                /* Nothing of this round is shown by what somebody might see before. */
+                if (watch->access_changed)
+                        end_unauthorised(watch);
+                list_for_each (watcher, &watch->watchers, link)
+                        watcher->due = true;
         }
-        if (watch->token_removed)
-                end_unauthorised(watch);
-        if (behind)
-                loop_source_rearm(watch->wake, BEHIND_MS);
+        list_for_each_safe (watcher, spare, &watch->watchers, link) {
+                if (!watcher->due)
+                        continue;
+                if (n++ == WATCHERS_AT_ONCE) {
+                        loop_source_rearm(watch->wake, 0);
+                        return;
+                }
+                watcher->due = false;
+                watcher->behind |= r < 0;
+                if (!watcher->failed && r >= 0)
+                        pump(watcher);
+        }
+        round_ended(watch);
 }
 
 static void on_heartbeat(void *userdata)
@@ -185,7 +387,8 @@ static void on_heartbeat(void *userdata)
         loop_source_rearm(watch->heartbeat, HEARTBEAT_MS);
 }
 
-int watch_new(struct loop *loop, struct store *store, struct watch **ret_watch, struct error **ret_error)
+int watch_new(struct loop *loop, struct store *store, watch_public_kind_fn public_kind, watch_shows_fn shows,
+        void *userdata, struct watch **ret_watch, struct error **ret_error)
 {
         struct watch *watch = ALLOC(struct watch);
         int r;
@@ -194,6 +397,9 @@ int watch_new(struct loop *loop, struct store *store, struct watch **ret_watch, 
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         watch->loop = loop;
         watch->store = store;
+        watch->public_kind = public_kind;
+        watch->shows = shows;
+        watch->userdata = userdata;
         list_init(&watch->watchers);
         r = loop_add_timer(loop, 0, on_wake, watch, &watch->wake);
         if (r >= 0)
@@ -218,13 +424,20 @@ void watch_free(struct watch *watch)
         }
         loop_source_free(watch->wake);
         loop_source_free(watch->heartbeat);
+        forget_recent(watch, watch->n_recent);
+        free(watch->recent);
         free(watch);
 }
 
 void watch_poke(struct watch *watch)
 {
-        if (watch->n_watchers)
-                loop_source_rearm(watch->wake, 0);
+        uint64_t now_ms = clock_now_ms(loop_clock(watch->loop)), next_ms = watch->round_ms + GATHER_MS;
+
+        if (!watch->n_watchers || watch->poked)
+                return;
+        watch->poked = true;
+        if (!watch->round)
+                loop_source_rearm(watch->wake, next_ms > now_ms ? next_ms - now_ms : 0);
 }
 
 static struct watcher *watcher_new(
@@ -242,8 +455,9 @@ static struct watcher *watcher_new(
                 return NULL;
         }
         watcher = ALLOC(struct watcher);
-        if (!watcher) {
-                error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (!watcher || (!watch->n_watchers && begin_anew(watch) < 0)) {
+                free(watcher);
+                error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory, or the store cannot be read");
                 return NULL;
         }
         watcher->watch = watch;
@@ -271,7 +485,8 @@ void watch_serve(struct watch *watch, struct http_request *request, const struct
                 http_request_reply_error(request, error);
                 return;
         }
-        watcher->caller = *caller; /* the request's, which ends with the answer */
+        watcher->due = watch->round;
+        watcher->caller = auth_caller_ref(caller);
         watcher->stream =
                 http_request_reply_stream(request, "text/event-stream", BUFFER_MAX_BYTES, on_closed, watcher);
         if (!watcher->stream) {

@@ -3,6 +3,8 @@
 
 /* Server-sent events from the change log: each API client that watches is a cursor into it. */
 
+#include <jansson.h>
+
 #include "base/error.h"
 
 struct auth_caller;
@@ -11,7 +13,13 @@ struct loop;
 struct store;
 struct watch;
 
-int watch_new(struct loop *loop, struct store *store, struct watch **ret_watch, struct error **ret_error);
+/* Whether the caller may see an object of the kind (`doc` as in the store, or as it was before it was removed; NULL: not known). */
+typedef bool (*watch_shows_fn)(
+        void *userdata, const struct auth_caller *caller, const char *kind, const json_t *doc);
+/* The same text as `kind`, which stays, when there is anybody who may see objects of the kind; else NULL. */
+typedef const char *(*watch_public_kind_fn)(const char *kind);
+int watch_new(struct loop *loop, struct store *store, watch_public_kind_fn public_kind, watch_shows_fn shows,
+        void *userdata, struct watch **ret_watch, struct error **ret_error);
 /* Ends all streams. */
 void watch_free(struct watch *watch);
 
@@ -20,6 +28,6 @@ void watch_poke(struct watch *watch);
 
 /* Answers the request with a stream of changes after `since` (UINT64_MAX: from now). `kinds` (may be NULL) is a
  * comma-separated list. What is internal never leaves. A stream ends when its caller's token does; a client that is slow, or
- * far behind, is sent as much as it takes, from the log. */
+ * far behind, is sent as much as it takes, from the log. It gets what its caller may see at that moment. */
 void watch_serve(struct watch *watch, struct http_request *request, const struct auth_caller *caller,
         const char *kinds, uint64_t since);

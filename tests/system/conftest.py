@@ -79,11 +79,24 @@ def lab(request):
     try:
         made.up(**getattr(request.module, "LAB", {}))
         yield made
+        # A manager that a failed test has left dead is not asked.
+        if request.session.testsfailed == failed_before:
+            check_audit(made, request.module)
     finally:
         if request.session.testsfailed > failed_before or sys.exc_info()[0]:
             keep_logs(made, request.module.__name__)
         made.down()
     assert leftovers(folder) == []
+
+
+def check_audit(lab, module):
+    """The audit log over all that the module did. A module that leaves no manager that can answer says so: AUDIT = False."""
+    verdict = lab.verify_audit()
+    if verdict is None and not getattr(module, "AUDIT", True):
+        return
+    assert verdict is not None, "no manager could be asked for its audit log"
+    assert verdict["ok"], verdict["message"]
+    assert verdict["n_entries"] > 0
 
 
 def keep_logs(lab, name):

@@ -171,6 +171,35 @@ static void each_needs_a_host_of_its_own_to_be_apart(void **state)
                 RULES("one run-on a h1,h2", "two run-on b h1,h3", "three run-on c h1"));
 }
 
+/* As large as rules may be; the second one leaves the group no host. */
+static void large_rules_are_held_against_each_other(void **state)
+{
+        _cleanup_json_ json_t *wide = rule("wide run-on v0 h0"), *off = rule("off keep-off v255 h0");
+        _cleanup_json_ json_t *others = json_pack("[o]", rule("pair keep-together v0 v255"));
+        _cleanup_error_ struct error *error = NULL;
+        json_t *list = json_object_get(json_object_get(wide, "spec"), "vms");
+        char name[16];
+
+        json_array_clear(list);
+        for (int i = 0; i < AFFINITY_VMS_MAX; i++) {
+                snprintf(name, sizeof(name), "v%d", i);
+                json_array_append_new(list, json_string(name));
+        }
+        for (int i = 1; i < AFFINITY_HOSTS_MAX; i++) {
+                snprintf(name, sizeof(name), "h%d", i);
+                json_array_append_new(
+                        json_object_get(json_object_get(wide, "spec"), "hosts"), json_string(name));
+                json_array_append_new(
+                        json_object_get(json_object_get(off, "spec"), "hosts"), json_string(name));
+        }
+        json_array_append(others, wide);
+        assert_true(affinity_check_others(off, others, &error) < 0);
+        assert_int_equal(error->code, ERROR_CONFLICT);
+        assert_non_null(strstr(error->message, "no host is left for v255 by rules "));
+        json_array_remove(json_object_get(json_object_get(off, "spec"), "hosts"), 17);
+        assert_int_equal(affinity_check_others(off, others, NULL), 0);
+}
+
 static void rule_is_not_held_against_itself_nor_those_that_should_be_kept(void **state)
 {
         json_t *others = RULES("new keep-together a,b", "one keep-together a,b");
@@ -311,6 +340,25 @@ static void hosts_that_are_named_are_the_ones(void **state)
         end(&world);
 }
 
+/* A rule may name thousands of hosts: the cause stays one that people can read, and is there at all. */
+static void cause_names_the_first_of_many(void **state)
+{
+        _cleanup_json_ json_t *item =
+                json_pack("{s:s, s:b, s:s, s:{}}", "name", "only", "must", 1, "type", "run-on", "hosts");
+        _cleanup_free_ char *cause = NULL;
+        char name[64];
+
+        for (int i = 0; i < AFFINITY_HOSTS_MAX; i++) {
+                snprintf(name, sizeof(name), "host-with-a-name-that-is-not-quite-short-%04d", i);
+                json_object_set_new(json_object_get(item, "hosts"), name, json_array());
+        }
+        assert_int_equal(affinity_judge(item, "elsewhere", &cause), 0);
+        assert_non_null(cause);
+        assert_true(strlen(cause) < 1024);
+        assert_non_null(strstr(cause, "host-with-a-name-that-is-not-quite-short-0000, "));
+        assert_non_null(strstr(cause, " and 4992 more only"));
+}
+
 static void rules_about_others_are_not_its_business(void **state)
 {
         _cleanup_json_ json_t *list = RULES("pair keep-together db,web"), *me = vm("me h1 running");
@@ -344,6 +392,7 @@ int main(void)
                 cmocka_unit_test(cycle_of_rules_that_agree_is_none),
                 cmocka_unit_test(some_host_must_be_left),
                 cmocka_unit_test(each_needs_a_host_of_its_own_to_be_apart),
+                cmocka_unit_test(large_rules_are_held_against_each_other),
                 cmocka_unit_test(rule_is_not_held_against_itself_nor_those_that_should_be_kept),
                 cmocka_unit_test(memory_may_run_out_on_the_way),
                 cmocka_unit_test(together_is_where_the_others_are),
@@ -353,6 +402,7 @@ int main(void)
                 cmocka_unit_test(
                         one_on_its_way_counts_at_both_ends_for_apart_and_at_the_far_one_for_together),
                 cmocka_unit_test(hosts_that_are_named_are_the_ones),
+                cmocka_unit_test(cause_names_the_first_of_many),
                 cmocka_unit_test(rules_about_others_are_not_its_business),
                 cmocka_unit_test(what_breaks_a_rule_now_is_told),
         };

@@ -221,6 +221,50 @@ static void good_documents_meet_each_rule(void **data)
         assert_int_equal(checks_to_error(report, NULL), 0);
 }
 
+static void what_is_met_is_not_told_when_only_what_is_broken_is_asked_for(void **data)
+{
+        struct state *state = *data;
+        struct checks_input input = input_of(state);
+        _cleanup_(checks_freep) struct checks *checks = checks_new(&input);
+        _cleanup_json_ json_t *none = checks_broken(checks, state->target), *one = NULL;
+
+        assert_int_equal(json_array_size(none), 0);
+        set_text(status(state->target), "state", "unreachable");
+        one = checks_broken(checks, state->target);
+        assert_int_equal(json_array_size(one), 1);
+        assert_string_equal(text(json_array_get(one, 0), "code"), "host-connected");
+}
+
+static void task_that_asks_is_in_nobodys_way(void **data)
+{
+        struct state *state = *data;
+        struct checks_input input = input_of(state);
+        _cleanup_json_ json_t *report = NULL;
+
+        json_array_append_new(state->tasks,
+                json_pack("{s:s, s:s, s:s}", "name", "t1", "action", "vm.migrate", "vm_uid", "u-web"));
+        assert_broken(state, "error", "vm-task", "task t1 (vm.migrate) works on the virtual machine");
+        input.asking = "t1";
+        report = checks_of(&input, state->target);
+        assert_true(checks_ok(report));
+}
+
+static void links_must_carry_what_is_promised(void **data)
+{
+        struct state *state = *data;
+        struct checks_input input = input_of(state);
+        _cleanup_json_ json_t *good = NULL, *bad = NULL;
+
+        input.min_bandwidth_bps = 1000000000;
+        good = checks_of(&input, state->target);
+        assert_true(checks_ok(good));
+        assert_int_equal(
+                json_array_size(good), ARRAY_SIZE(codes) + 2); /* one line for each of the two hosts */
+        input.min_bandwidth_bps = 1000000001;
+        bad = checks_of(&input, state->target);
+        assert_false(checks_ok(bad));
+}
+
 static void host_must_be_connected(void **data)
 {
         struct state *state = *data;
@@ -867,6 +911,9 @@ int main(void)
         const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
                 TEST(good_documents_meet_each_rule),
+                TEST(what_is_met_is_not_told_when_only_what_is_broken_is_asked_for),
+                TEST(task_that_asks_is_in_nobodys_way),
+                TEST(links_must_carry_what_is_promised),
                 TEST(host_must_be_connected),
                 TEST(target_must_be_another_host),
                 TEST(host_must_not_be_about_to_leave),

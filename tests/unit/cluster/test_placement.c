@@ -66,11 +66,28 @@ static void ties_are_broken_by_name_whatever_the_input_order(void **data)
         assert_order(&(struct checks_input){.vm = vm}, hosts, "abc");
 }
 
-static void home_is_preferred_when_it_passes(void **data)
+static void home_is_preferred_among_hosts_that_are_about_as_good(void **data)
 {
-        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o]", host("a", 12, 0), host("b", 4, 0));
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o]", host("a", 8, 0), host("b", 7, 0));
 
+        assert_order(&(struct checks_input){.vm = vm}, hosts, "ab");
         assert_order(&(struct checks_input){.vm = vm, .home = json_array_get(hosts, 1)}, hosts, "ba");
+}
+
+static void much_better_host_comes_before_home(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o,o]", host("a", 14, 0), host("b", 4, 0));
+
+        assert_order(&(struct checks_input){.vm = vm, .home = json_array_get(hosts, 1)}, hosts, "ab");
+}
+
+/* Its processors are all taken: a warning. */
+static void home_with_a_warning_gives_way(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(),
+                              *hosts = json_pack("[o,o]", host("a", 8, 3), host("b", 8, 3.5));
+
+        assert_order(&(struct checks_input){.vm = vm, .home = json_array_get(hosts, 1)}, hosts, "ab");
 }
 
 static void source_is_not_ranked(void **data)
@@ -214,13 +231,69 @@ static void of_the_unfit_the_nearest_miss_comes_first(void **data)
         assert_int_equal(json_array_size(json_object_get(json_array_get(ranking, 2), "checks")), 2);
 }
 
+static json_t *on_interface(json_t *host, const char *interface)
+{
+        return with(host, "network",
+                json_pack("{s:s, s:I, s:I, s:I}", "interface", interface, "speed_bps", (json_int_t)1000000000,
+                        "rx_bps", (json_int_t)0, "tx_bps", (json_int_t)0));
+}
+
+/* A reason is cut to fit, perhaps between the two bytes of a letter: the ranking is made all the same. */
+static void reason_that_is_cut_within_a_letter_is_a_reason(void **data)
+{
+        for (size_t before = 0; before < 2; before++) {
+                _cleanup_json_ json_t *vm = machine(), *hosts = NULL, *ranking = NULL;
+                char name[256] = "x";
+                size_t i;
+                json_t *reason;
+
+                for (i = before; i + 2 < sizeof(name); i += 2)
+                        memcpy(name + i, "\xc3\xa9", 2);
+                name[i] = '\0';
+                hosts = json_pack("[o]", on_interface(host("a", 8, 0), name));
+                ranking = placement_rank(&(struct checks_input){.vm = vm}, hosts, NULL);
+                assert_non_null(ranking);
+                json_array_foreach (json_object_get(json_array_get(ranking, 0), "reasons"), i, reason)
+                        assert_true(json_is_string(reason));
+                assert_int_equal(i, 3);
+        }
+}
+
+/* Agents may say anything. */
+static void absurd_numbers_are_cut_to_what_can_be_told(void **data)
+{
+        static const double numbers[] = {1e300, -1e300, 0};
+
+        for (size_t k = 0; k < 3; k++) {
+                _cleanup_json_ json_t *vm = machine(), *hosts = json_pack("[o]", host("a", 8, 0)),
+                                      *ranking = NULL;
+                json_t *one = json_array_get(hosts, 0);
+                double score;
+
+                with(one, "memory_bytes", json_real(numbers[k]));
+                with(one, "load1", json_real(numbers[k]));
+                with(one, "cpus", json_real(numbers[k]));
+                with(one, "network",
+                        json_pack("{s:s, s:f, s:f, s:f}", "interface", "eth0", "speed_bps", numbers[k],
+                                "rx_bps", numbers[k], "tx_bps", numbers[k]));
+                ranking = placement_rank(&(struct checks_input){.vm = vm}, hosts, NULL);
+                assert_non_null(ranking);
+                score = json_number_value(json_object_get(json_array_get(ranking, 0), "score"));
+                assert_true(score >= 0 && score <= 100);
+                if (k == 0)
+                        assert_non_null(strstr(json_dumps(ranking, 0), "1000000 Tbit/s of 1000000 Tbit/s"));
+        }
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(most_free_memory_comes_first),
                 cmocka_unit_test(load_counts_too),
                 cmocka_unit_test(ties_are_broken_by_name_whatever_the_input_order),
-                cmocka_unit_test(home_is_preferred_when_it_passes),
+                cmocka_unit_test(home_is_preferred_among_hosts_that_are_about_as_good),
+                cmocka_unit_test(much_better_host_comes_before_home),
+                cmocka_unit_test(home_with_a_warning_gives_way),
                 cmocka_unit_test(source_is_not_ranked),
                 cmocka_unit_test(unfit_host_is_last_with_its_reason),
                 cmocka_unit_test(nowhere_to_go_says_why),
@@ -231,6 +304,8 @@ int main(void)
                 cmocka_unit_test(what_is_not_known_does_not_count),
                 cmocka_unit_test(warning_costs_points_and_is_told),
                 cmocka_unit_test(of_the_unfit_the_nearest_miss_comes_first),
+                cmocka_unit_test(reason_that_is_cut_within_a_letter_is_a_reason),
+                cmocka_unit_test(absurd_numbers_are_cut_to_what_can_be_told),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

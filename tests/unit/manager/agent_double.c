@@ -3,6 +3,8 @@
 
 #include "fixture.h"
 
+#include <poll.h>
+
 #include "base/alloc.h"
 #include "io/pki.h"
 #include "io/sock.h"
@@ -19,7 +21,12 @@ static json_t *values_of(json_t *object)
 
 static void on_host(struct http_request *request, void *userdata)
 {
-        const struct agent_double *agent = userdata;
+        struct agent_double *agent = userdata;
+
+        if (agent->n_blocks) {
+                agent->n_blocks--;
+                assert_int_equal(poll(NULL, 0, (int)agent->block_ms), 0);
+        }
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "

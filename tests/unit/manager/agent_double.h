@@ -41,6 +41,9 @@ struct agent_double {
         bool hold_migrations;       /* nor is a request for a migration */
         struct http_request *held;  /* to be answered by the test */
         char *cert_pem, *ca_pem;
+        unsigned int
+                n_blocks; /* so many times its answer about the host holds the whole loop, the manager's too, for block_ms */
+        unsigned int block_ms;
         const char *shared_id; /* what is on the disk of shared datastores */
 };
 

@@ -132,6 +132,7 @@ int setup_on(const char *store, void **ret)
         assert_int_equal(config_load("/nonexistent", false, &state->config, NULL), 0);
         free(state->config.state_dir);
         state->config.state_dir = strdup(state->folder.path);
+        state->config.program = getenv("DROVER_MANAGER_PROGRAM"); /* passwords are checked by the real one */
         assert_int_equal(alloc_replace(&state->config.name, "manager1"), 0);
         assert_int_equal(alloc_replace(&state->config.store, store), 0);
         assert_int_equal(manager_init(&state->config, (const char *const[]){"127.0.0.1", NULL}, "admin",

@@ -4,6 +4,7 @@
 
 #include "fixture.h"
 
+#include "base/doc.h"
 #include "manager/audit.h"
 
 struct state {
@@ -121,6 +122,91 @@ static void retention_keeps_the_rest_verifiable(void **data)
         assert_verdict(state->store, true, 2, 0);
 }
 
+/* --- A few entries at a time, while the log goes on -------------------------------------------------------------------- */
+
+static struct audit_verification *begin(struct state *state)
+{
+        struct audit_verification *verification = NULL;
+
+        assert_int_equal(audit_verification_new(state->store, &verification, NULL), 0);
+        return verification;
+}
+
+static void assert_ends_well(struct audit_verification *verification, int n, int steps)
+{
+        _cleanup_json_ json_t *verdict = NULL;
+
+        while (steps--)
+                assert_int_equal(audit_verification_step(verification, 1, NULL), 1);
+        assert_int_equal(audit_verification_step(verification, 1, NULL), 0);
+        verdict = audit_verification_verdict(verification);
+        assert_true(json_is_true(json_object_get(verdict, "ok")));
+        assert_int_equal(json_integer_value(json_object_get(verdict, "n_entries")), n);
+        audit_verification_free(verification);
+}
+
+static void step_looks_at_no_more_than_it_is_told(void **data)
+{
+        assert_ends_well(begin(*data), 5, 4);
+}
+
+static void what_is_added_meanwhile_does_not_keep_it_going(void **data)
+{
+        struct state *state = *data;
+        struct audit_verification *verification = begin(state);
+        struct audit_entry entry = {.who = "bob", .action = "x", .result = "done"};
+
+        assert_int_equal(audit_verification_step(verification, 2, NULL), 1);
+        assert_int_equal(audit_write(state->store, &state->clock.clock, &entry, NULL), 0);
+        assert_ends_well(verification, 5, 2);
+}
+
+static void what_retention_removes_meanwhile_is_not_missing(void **data)
+{
+        struct state *state = *data;
+        struct audit_verification *verification = begin(state);
+
+        assert_int_equal(audit_verification_step(verification, 1, NULL), 1);
+        assert_int_equal(audit_trim(state->store, 2, NULL), 0); /* 4 and 5 stay */
+        assert_int_equal(audit_verification_step(verification, 1, NULL), 1);
+        assert_ends_well(verification, 3, 1);
+}
+
+static void first_entry_removed_by_hand_is_missing(void **data)
+{
+        struct state *state = *data;
+
+        remove_entry(state->store, "a000000000000001");
+        assert_verdict(state->store, false, 0, 2);
+}
+
+static void entry_behind_the_newest_one_is_found(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *entry = NULL;
+
+        assert_int_equal(store_get(state->store, "audit", "a000000000000005", &entry, NULL), 0);
+        json_object_set_new(entry, "name", json_string("a000000000000009"));
+        json_object_set_new(entry, "uid", json_string("a000000000000009"));
+        json_object_set_new(entry, "seq", json_integer(9));
+        store_batch_put(&batch, STORE_ABSENT, entry);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_verdict(state->store, false, 0, 9);
+}
+
+static void anchor_ahead_of_the_log_is_found(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_put(&batch, STORE_ANY,
+                json_pack("{s:s, s:s, s:s, s:i, s:s}", "kind", "audit-state", "uid", "anchor", "name",
+                        "anchor", "seq", 99, "hash", "0"));
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_verdict(state->store, false, 0, 100);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -131,6 +217,12 @@ int main(void)
                 TEST(removed_entry_is_found),
                 TEST(cut_off_end_is_found),
                 TEST(retention_keeps_the_rest_verifiable),
+                TEST(step_looks_at_no_more_than_it_is_told),
+                TEST(what_is_added_meanwhile_does_not_keep_it_going),
+                TEST(what_retention_removes_meanwhile_is_not_missing),
+                TEST(first_entry_removed_by_hand_is_missing),
+                TEST(entry_behind_the_newest_one_is_found),
+                TEST(anchor_ahead_of_the_log_is_found),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

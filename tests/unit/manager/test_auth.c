@@ -6,6 +6,7 @@
 
 #include <sqlite3.h>
 
+#include "base/doc.h"
 #include "manager/auth.h"
 #include "manager/enrol.h"
 
@@ -27,9 +28,13 @@ static int setup(void **ret)
 
         folder_make(&state->folder);
         state->store = store_open_in(&state->folder);
+        assert_int_equal(auth_ensure_roles(state->store, NULL), 0);
         clock_manual_init(&state->clock, 1700000000000);
         assert_int_equal(
-                auth_token_new(&state->clock.clock, &batch, "bob", "read-only", 1, secret, &token, NULL), 0);
+                auth_token_new(&state->clock.clock, &batch,
+                        &(struct auth_token_spec){.name = "bob", .role = "read-only", .expires_days = 1},
+                        secret, &token, NULL),
+                0);
         assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
         assert_null(strstr(json_text(json_object_get(token, "internal"), "hash"), secret + 5));
         json_decref(token);
@@ -48,37 +53,47 @@ static int teardown(void **data)
         return 0;
 }
 
-static int check(struct state *state, const char *header, struct auth_caller *caller)
+static int check_as(struct state *state, const char *authorization, const char *cookie,
+        struct auth_caller **caller, struct error **ret_error)
 {
-        return auth_check(state->store, &state->clock.clock, header, caller, NULL);
+        return auth_check(state->store, &state->clock.clock,
+                &(struct auth_credentials){.authorization = authorization, .cookie = cookie}, caller,
+                ret_error);
+}
+
+static int check(struct state *state, const char *header, struct auth_caller **caller)
+{
+        return check_as(state, header, NULL, caller, NULL);
 }
 
 static void token_names_its_caller_and_role(void **data)
 {
         struct state *state = *data;
-        struct auth_caller caller;
+        _cleanup_(auth_caller_unrefp) struct auth_caller *caller = NULL;
 
         assert_int_equal(check(state, state->header, &caller), 0);
-        assert_string_equal(caller.name, "bob");
-        assert_false(caller.admin);
+        assert_string_equal(caller->name, "bob");
+        assert_true(auth_may_everywhere(caller, PERMISSION_VM_READ));
+        assert_false(auth_may_anywhere(caller, PERMISSION_VM_MIGRATE));
 }
 
 static void token_ends_in_time(void **data)
 {
         struct state *state = *data;
-        struct auth_caller caller;
+        _cleanup_(auth_caller_unrefp) struct auth_caller *caller = NULL, *later = NULL;
 
         clock_manual_advance(&state->clock, 24 * HOUR_MS - 1);
         assert_int_equal(check(state, state->header, &caller), 0);
         clock_manual_advance(&state->clock, 1);
-        assert_true(check(state, state->header, &caller) < 0);
+        assert_true(check(state, state->header, &later) < 0);
+        assert_false(auth_still(state->store, &state->clock.clock, &caller));
 }
 
 static void broken_store_is_no_verdict_on_a_token(void **data)
 {
         struct state *state = *data;
         _cleanup_error_ struct error *error = NULL;
-        struct auth_caller caller;
+        struct auth_caller *caller = NULL;
         char path[128];
         sqlite3 *db = NULL;
 
@@ -86,7 +101,7 @@ static void broken_store_is_no_verdict_on_a_token(void **data)
         assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
         assert_int_equal(sqlite3_exec(db, "ALTER TABLE object RENAME TO gone", NULL, NULL, NULL), SQLITE_OK);
         sqlite3_close(db);
-        assert_true(auth_check(state->store, &state->clock.clock, state->header, &caller, &error) < 0);
+        assert_true(check_as(state, state->header, NULL, &caller, &error) < 0);
         assert_int_equal(error->code, ERROR_INTERNAL);
         assert_non_null(strstr(error->message, "store"));
 }
@@ -95,12 +110,218 @@ static void any_other_secret_is_refused(void **data)
 {
         static const char *const headers[] = {NULL, "", "Bearer", "Bearer ", "Basic abc", "Bearer drvt_1234"};
         struct state *state = *data;
-        struct auth_caller caller;
+        struct auth_caller *caller = NULL;
 
         for (size_t i = 0; i < ARRAY_SIZE(headers); i++)
                 assert_true(check(state, headers[i], &caller) < 0);
         state->header[strlen(state->header) - 1] ^= 1;
         assert_true(check(state, state->header, &caller) < 0);
+}
+
+/* --- Users, their sessions and tokens --------------------------------------------------------------------------------- */
+
+/* A user with the role within pool=east; the store has it. */
+static json_t *put_user(struct state *state, const char *role)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *user = NULL;
+
+        store_batch_put(&batch, STORE_ANY,
+                json_pack("{s:s, s:s, s:s, s:{s:[{s:s, s:{s:{s:s}}}]}, s:{}, s:{s:s}}", "kind", "user",
+                        "name", "alice", "uid", "alice-uid", "spec", "bindings", "role", role, "scope", "vms",
+                        "pool", "east", "status", "internal", "password_generation", "first"));
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_int_equal(store_get(state->store, "user", "alice", &user, NULL), 0);
+        return user;
+}
+
+static void set_user(struct state *state, json_t *user)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_put(&batch, STORE_ANY, user);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+}
+
+/* Authorization of a new token with the role everywhere, that the user owns. */
+static void owned_token(struct state *state, const json_t *user, const char *role)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *token = NULL;
+        char secret[AUTH_SECRET_SIZE];
+
+        assert_int_equal(auth_token_new(&state->clock.clock, &batch,
+                                 &(struct auth_token_spec){.name = "ci", .role = role, .owner = user}, secret,
+                                 &token, NULL),
+                0);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        snprintf(state->header, sizeof(state->header), "Bearer %s", secret);
+}
+
+static bool may_migrate_in(const struct auth_caller *caller, const char *pool)
+{
+        _cleanup_json_ json_t *labels = json_pack("{s:s}", "pool", pool);
+
+        return auth_may(
+                caller, PERMISSION_VM_MIGRATE, &(struct access_target){.has_vm = true, .vm_labels = labels});
+}
+
+static void token_can_do_no_more_than_its_owner(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *user = put_user(state, "migrator");
+        _cleanup_(auth_caller_unrefp) struct auth_caller *caller = NULL;
+
+        owned_token(state, user, "admin");
+        assert_int_equal(check(state, state->header, &caller), 0);
+        assert_string_equal(caller->name, "alice/ci");
+        assert_true(may_migrate_in(caller, "east"));
+        assert_false(may_migrate_in(caller, "west"));
+        assert_false(auth_may_anywhere(caller, PERMISSION_VM_DELETE));
+        assert_false(auth_may_everywhere(caller, PERMISSION_ACCESS_MANAGE));
+}
+
+static void what_is_taken_from_the_owner_is_taken_from_the_token(void **data)
+{
+        struct state *state = *data;
+        json_t *user = put_user(state, "migrator");
+        _cleanup_(auth_caller_unrefp) struct auth_caller *caller = NULL;
+
+        owned_token(state, user, "admin");
+        assert_int_equal(check(state, state->header, &caller), 0);
+        json_object_set_new(json_spec(user), "bindings", json_array());
+        set_user(state, user);
+        assert_true(auth_still(state->store, &state->clock.clock, &caller));
+        assert_false(may_migrate_in(caller, "east"));
+}
+
+static void assert_refused_for(struct state *state, const char *why)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct auth_caller *caller = NULL;
+
+        assert_true(check_as(state, state->header, NULL, &caller, &error) < 0);
+        assert_int_equal(error->code, ERROR_UNAUTHENTICATED);
+        assert_non_null(strstr(error->message, why));
+}
+
+static void token_of_a_disabled_user_is_refused(void **data)
+{
+        struct state *state = *data;
+        json_t *user = put_user(state, "migrator");
+
+        owned_token(state, user, "migrator");
+        json_object_set_new(json_spec(user), "disabled", json_true());
+        set_user(state, user);
+        assert_refused_for(state, "disabled");
+}
+
+static void token_does_not_outlive_its_user(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *user = put_user(state, "migrator");
+        json_t *another;
+
+        owned_token(state, user, "migrator");
+        store_batch_remove(&batch, "user", "alice-uid", STORE_ANY);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        assert_refused_for(state, "does not exist any more");
+        /* Nor does it come back with somebody who is called the same. */
+        another = json_deep_copy(user);
+        json_object_set_new(another, "uid", json_string("another-uid"));
+        set_user(state, another);
+        assert_refused_for(state, "does not exist any more");
+}
+
+static void session_of(
+        struct state *state, const json_t *user, char ret_cookie[static 128], char ret_csrf[static 65])
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char secret[AUTH_SECRET_SIZE];
+
+        assert_int_equal(auth_session_new(&state->clock.clock, &batch, user, secret, ret_csrf, NULL), 0);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        snprintf(state->header, sizeof(state->header), "Bearer %s", secret);
+        snprintf(ret_cookie, 128, "theme=dark; " AUTH_COOKIE "=%s; x=y", secret);
+}
+
+static void session_is_a_cookie_or_a_bearer(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *user = put_user(state, "migrator");
+        _cleanup_(auth_caller_unrefp) struct auth_caller *by_cookie = NULL, *by_header = NULL;
+        char cookie[128], csrf[65];
+
+        session_of(state, user, cookie, csrf);
+        assert_int_equal(check_as(state, NULL, cookie, &by_cookie, NULL), 0);
+        assert_int_equal(check(state, state->header, &by_header), 0);
+        assert_true(by_cookie->by_cookie && !by_header->by_cookie);
+        assert_string_equal(by_cookie->name, "alice");
+        assert_string_equal(by_cookie->csrf, csrf);
+        assert_null(strstr(cookie, csrf));
+}
+
+static void session_ends_when_it_is_idle(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *user = put_user(state, "migrator");
+        char cookie[128], csrf[65];
+
+        session_of(state, user, cookie, csrf);
+        /* Used now and then it goes on ... */
+        for (int i = 0; i < 3; i++) {
+                _cleanup_(auth_caller_unrefp) struct auth_caller *caller = NULL;
+
+                clock_manual_advance(&state->clock, AUTH_SESSION_IDLE_MS - 1);
+                assert_int_equal(check(state, state->header, &caller), 0);
+                auth_touch(state->store, &state->clock.clock, caller);
+        }
+        clock_manual_advance(&state->clock, AUTH_SESSION_IDLE_MS);
+        assert_refused_for(state, "expired");
+}
+
+static void session_ends_however_busy_it_is(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *user = put_user(state, "migrator");
+        char cookie[128], csrf[65];
+        int64_t left_ms = AUTH_SESSION_MS;
+
+        session_of(state, user, cookie, csrf);
+        for (; left_ms > HOUR_MS / 4; left_ms -= HOUR_MS / 4) {
+                _cleanup_(auth_caller_unrefp) struct auth_caller *caller = NULL;
+
+                clock_manual_advance(&state->clock, HOUR_MS / 4);
+                assert_int_equal(check(state, state->header, &caller), 0);
+                auth_touch(state->store, &state->clock.clock, caller);
+        }
+        clock_manual_advance(&state->clock, (uint64_t)left_ms);
+        assert_refused_for(state, "expired");
+}
+
+static void new_password_ends_the_sessions(void **data)
+{
+        struct state *state = *data;
+        json_t *user = put_user(state, "migrator");
+        char cookie[128], csrf[65];
+
+        session_of(state, user, cookie, csrf);
+        /* Whatever the clock says meanwhile. */
+        json_object_set_new(json_object_get(user, "internal"), "password_generation", json_string("second"));
+        set_user(state, user);
+        assert_refused_for(state, "password");
+}
+
+static void roles_are_made_once(void **data)
+{
+        struct state *state = *data;
+        uint64_t before = 0, after = 0;
+
+        assert_int_equal(store_revision(state->store, &before, NULL), 0);
+        assert_int_equal(auth_ensure_roles(state->store, NULL), 0);
+        assert_int_equal(store_revision(state->store, &after, NULL), 0);
+        assert_int_equal(before, after);
 }
 
 /* A token for host `uid`; returns its secret part. */
@@ -169,6 +390,15 @@ int main(void)
                 TEST(token_ends_in_time),
                 TEST(any_other_secret_is_refused),
                 TEST(broken_store_is_no_verdict_on_a_token),
+                TEST(token_can_do_no_more_than_its_owner),
+                TEST(what_is_taken_from_the_owner_is_taken_from_the_token),
+                TEST(token_of_a_disabled_user_is_refused),
+                TEST(token_does_not_outlive_its_user),
+                TEST(session_is_a_cookie_or_a_bearer),
+                TEST(session_ends_when_it_is_idle),
+                TEST(session_ends_however_busy_it_is),
+                TEST(new_password_ends_the_sessions),
+                TEST(roles_are_made_once),
                 TEST(enrolment_token_is_used_up),
                 TEST(enrolment_token_expires_after_an_hour),
                 TEST(new_enrolment_token_replaces_the_old_one),

@@ -389,6 +389,51 @@ static void a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it(void 
         store_close(store);
 }
 
+struct removals {
+        size_t n;
+        char pool[2][16]; /* of what was removed; "-": not kept */
+};
+
+static int remember_removal(void *userdata, const struct store_event *event)
+{
+        struct removals *removals = userdata;
+
+        if (event->removed && removals->n < ARRAY_SIZE(removals->pool))
+                snprintf(removals->pool[removals->n++], sizeof(removals->pool[0]), "%s",
+                        event->doc ? json_text(json_object_get(json_spec(event->doc), "labels"), "pool")
+                                   : "-");
+        return 0;
+}
+
+/* Version 2 keeps what was removed in the log; the log of before has no more than it had. */
+static void a_postgresql_store_of_schema_version_1_is_upgraded(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_free_ char *source = alloc_printf("%s/postgresql-1.sql", getenv("DROVER_STORES")),
+                            *sql = NULL;
+        struct store_leader leader = {};
+        struct removals removals = {};
+        struct store *store;
+
+        if (!has_postgresql)
+                skip();
+        store_place_postgresql.clear(&state->folder);
+        postgresql_server_sql(&store_place_server, "drover", "DROP SCHEMA IF EXISTS drover CASCADE");
+        assert_int_equal(file_read(source, 1u << 20, &sql, NULL), 0);
+        postgresql_server_sql(&store_place_server, "drover", sql);
+        store = open_at(state, &store_place_postgresql);
+        assert_int_equal(
+                store_lead(store, "a", "manager1", &leader, NULL), 0); /* the schema goes further with it */
+        store_batch_remove(&batch, "vm", "v2", STORE_ANY);
+        assert_int_equal(store_commit(store, &batch, NULL, NULL), 0);
+        assert_int_equal(store_changes(store, 0, 100, remember_removal, &removals, NULL), 0);
+        assert_int_equal(removals.n, 2);
+        assert_string_equal(removals.pool[0], "-");
+        assert_string_equal(removals.pool[1], "east");
+        store_close(store);
+}
+
 static void an_upgrade_that_fails_leaves_the_store_as_it_was(void **data)
 {
         struct state *state = *data;
@@ -423,6 +468,7 @@ int main(void)
                 TEST(a_backup_is_secret_and_replaces_no_file),
                 TEST(the_authority_is_restored_where_there_is_none_and_never_replaced),
                 TEST(a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it),
+                TEST(a_postgresql_store_of_schema_version_1_is_upgraded),
                 TEST(an_upgrade_that_fails_leaves_the_store_as_it_was),
         };
         int failed;

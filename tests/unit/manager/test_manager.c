@@ -424,6 +424,128 @@ static void unknown_field_is_refused_by_name(void **data)
                 422);
 }
 
+#define N_WATCHERS 60 /* more than have their turn at once */
+
+static void count_host_events(void *userdata, const char *line)
+{
+        *(unsigned int *)userdata += !strcmp(line, "event: host");
+}
+
+static void ignore_end(void *userdata, int status, json_t *body, struct error *error)
+{
+}
+
+static void each_of_many_watchers_hears_of_a_change_once(void **data)
+{
+        struct state *state = *data;
+        unsigned int heard[N_WATCHERS] = {}, n = 0;
+        struct http_call *calls[N_WATCHERS];
+
+        for (size_t i = 0; i < N_WATCHERS; i++)
+                assert_int_equal(http_client_call(state->client,
+                                         &(struct http_call_spec){.method = "GET",
+                                                 .address = state->address,
+                                                 .peer_name = "manager.drover",
+                                                 .path = i % 2 ? "/api/v1/events?since=0"
+                                                               : "/api/v1/events?kinds=host,vm&since=0",
+                                                 .headers = (const char *const[]){state->headers[0], NULL},
+                                                 .timeout_ms = WAIT_MS,
+                                                 .line = count_host_events},
+                                         ignore_end, &heard[i], &calls[i], NULL),
+                        0);
+        assert_int_equal(call(state, "POST", "/api/v1/hosts",
+                                 json_pack("{s:s, s:s}", "name", "late", "address", "192.0.2.1")),
+                201);
+        for (int i = 0; i < 1000 && n < N_WATCHERS; i++) {
+                loop_iterate(state->loop, 20);
+                n = 0;
+                for (size_t k = 0; k < N_WATCHERS; k++)
+                        n += heard[k] > 0;
+        }
+        for (int i = 0; i < 20; i++)
+                loop_iterate(state->loop, 10);
+        for (size_t k = 0; k < N_WATCHERS; k++) {
+                assert_int_equal(heard[k], 1);
+                http_call_cancel(calls[k]);
+        }
+}
+
+static size_t n_syncs(struct state *state)
+{
+        json_t *task;
+        size_t i, n = 0;
+
+        assert_int_equal(call(state, "GET", "/api/v1/tasks?limit=1000", NULL), 200);
+        json_array_foreach (json_object_get(state->body, "items"), i, task)
+                n += !strcmp(json_text(json_spec(task), "action"), "host.sync");
+        return n;
+}
+
+static void connect_again(struct state *state)
+{
+        stop_manager(state);
+        start_manager(state);
+        wait_status(state, "/api/v1/hosts/host1", "state", "connected");
+        wait_status(state, "/api/v1/hosts/host2", "state", "connected");
+}
+
+/* Nothing has to be applied to a host that has it all; one that has lost something gets it again. */
+static void host_that_is_in_line_is_left_alone_after_a_restart(void **data)
+{
+        struct state *state = *data;
+        size_t before;
+
+        set_the_stage(state);
+        before = n_syncs(state);
+        connect_again(state);
+        assert_int_equal(n_syncs(state), before);
+        json_object_del(state->agents[0].datastores, "shared");
+        connect_again(state);
+        assert_int_equal(n_syncs(state), before + 1);
+}
+
+/* The manager could not hear the answers: that says nothing of the host. */
+static void host_is_not_lost_while_the_manager_is_busy(void **data)
+{
+        struct state *state = *data;
+        char host1[64];
+
+        set_the_stage(state);
+        snprintf(host1, sizeof(host1), "%s", state->agents[0].uid);
+        state->agents[0].block_ms = 2700; /* more than a heartbeat may take */
+        state->agents[0].n_blocks = 2;
+        while (state->agents[0].n_blocks || !inventory_connected(state->manager->inventory, host1)) {
+                assert_true(inventory_connected(state->manager->inventory, host1));
+                loop_iterate(state->loop, 20);
+        }
+        for (int i = 0; i < 20; i++)
+                loop_iterate(state->loop, 20);
+        assert_true(inventory_connected(state->manager->inventory, host1));
+        assert_true(state->manager->metrics.loop_longest_seconds > 2.5);
+}
+
+/* The same answer as from the store, in both directions and from any place on. */
+static void hosts_and_vms_are_listed_in_pages_by_name(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "GET", "/api/v1/hosts?limit=1", NULL), 200);
+        assert_string_equal(json_text(state->body, "continue"), "host1");
+        assert_int_equal(call(state, "GET", "/api/v1/hosts?limit=1&continue=host1", NULL), 200);
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(state->body, "items"), 0), "name"), "host2");
+        assert_true(json_is_null(json_object_get(state->body, "continue")));
+        assert_int_equal(call(state, "GET", "/api/v1/hosts?order=desc&limit=1", NULL), 200);
+        assert_string_equal(json_text(state->body, "continue"), "host2");
+        assert_int_equal(call(state, "GET", "/api/v1/hosts?order=desc&continue=host2", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 1);
+        assert_int_equal(call(state, "GET", "/api/v1/vms?host=host1&power=running", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 1);
+        assert_int_equal(call(state, "GET", "/api/v1/vms?host=host2", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -454,6 +576,10 @@ int main(void)
                 TEST(stale_if_match_is_refused),
                 TEST(repeated_key_gets_the_same_task),
                 TEST(unknown_field_is_refused_by_name),
+                TEST(each_of_many_watchers_hears_of_a_change_once),
+                TEST(host_that_is_in_line_is_left_alone_after_a_restart),
+                TEST(host_is_not_lost_while_the_manager_is_busy),
+                TEST(hosts_and_vms_are_listed_in_pages_by_name),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,14 @@
 
 #include "manager_rig.h"
 
+#include <sqlite3.h>
+
+#include "base/doc.h"
+#include "base/torture.h"
+#include "manager/migration_queue.h"
+#include "manager/migration_queue_private.h"
+#include "manager/operations.h"
+
 /* A second virtual machine on host1, running. */
 static void add_vm(struct state *state, const char *name)
 {
@@ -203,6 +211,180 @@ static void memory_that_is_decided_for_another_is_not_free(void **data)
         http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
 }
 
+/* Room on host2 for one and a half of the guests. */
+static void leave_little_room(struct state *state)
+{
+        state->agents[1].memory_free_bytes = ((json_int_t)64 << 20) * 3 / 2;
+        refresh_all(state);
+}
+
+/* Its start was decided, and its host does not know it yet: the migration waits, where it failed its check before. */
+static void memory_of_a_guest_that_starts_is_not_free(void **data)
+{
+        struct state *state = *data;
+        json_t *vm = vm_document("db");
+        char web[128];
+        const json_t *queue;
+
+        set_the_stage(state);
+        json_object_set_new(vm, "host", json_string("host2"));
+        json_object_set_new(vm, "start", json_false());
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+        leave_little_room(state);
+        state->agents[1].hold = "start";
+        assert_int_equal(
+                call(state, "POST", "/api/v1/vms/db/start", json_pack("{s:s}", "host", "host2")), 202);
+        for (int i = 0; i < 500 && !state->agents[1].held; i++)
+                loop_iterate(state->loop, 20);
+        assert_non_null(state->agents[1].held);
+        migrate(state, "web", json_pack("{s:s}", "to", "host2"), web);
+        queue = queue_of(state, web);
+        assert_string_equal(task_state(state), "queued");
+        assert_non_null(strstr(json_text(queue, "message"), "memory of host2"));
+        state->agents[1].hold = NULL;
+        http_request_reply_error(TAKE_PTR(state->agents[1].held), NULL); /* it does not start */
+        wait_status(state, web, "state", "running");
+}
+
+/* The host told of the guest, but its own numbers are from before. */
+static void memory_is_counted_only_by_facts_from_after_the_guest_came(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory;
+        char host2[64], web[64];
+
+        set_the_stage(state);
+        inventory = state->manager->inventory;
+        snprintf(web, sizeof(web), "%s", vm_uid(state));
+        snprintf(host2, sizeof(host2), "%s", state->agents[1].uid);
+        loop_iterate(state->loop, 0);
+        for (uint64_t now = clock_now_ms(state->manager->clock);
+                clock_now_ms(state->manager->clock) < now + 2;)
+                continue; /* so that the last facts are from before */
+        inventory_told(inventory, host2, web, json_object_get(state->agents[0].vms, web));
+        assert_non_null(inventory_report(inventory, host2, web));
+        assert_false(inventory_counts_memory(inventory, host2, web));
+        json_object_set(state->agents[1].vms, web, json_object_get(state->agents[0].vms, web));
+        refresh_all(state);
+        assert_true(inventory_counts_memory(inventory, host2, web));
+}
+
+/* "web" comes first and nobody knows yet where to: "db", which does know, does not wait for it. */
+static void one_without_a_place_keeps_nothing_free(void **data)
+{
+        struct state *state = *data;
+        char web[128], db[128];
+
+        set_the_stage(state);
+        add_vm(state, "db");
+        state->config.queue_limits.host = 1;
+        state->manager->queue->ranking_budget_ms = -1;
+        migrate(state, "web", json_pack("{s:s}", "priority", "critical"), web);
+        migrate(state, "db", json_pack("{s:s}", "to", "host2"), db);
+        wait_status(state, db, "state", "running");
+        assert_int_equal(call(state, "GET", web, NULL), 200);
+        assert_string_equal(task_state(state), "queued");
+}
+
+static void on_the_store(struct state *state, const char *sql)
+{
+        char path[160];
+        sqlite3 *db = NULL;
+
+        snprintf(path, sizeof(path), "%s/manager.db", state->folder.path);
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+        sqlite3_close(db);
+}
+
+/* The store does not take the start; when it does again, the place that was chosen is none any more. */
+static void choice_that_was_not_recorded_is_made_anew(void **data)
+{
+        struct state *state = *data;
+        char web[128];
+
+        set_the_stage(state);
+        on_the_store(state, "CREATE TRIGGER refuse BEFORE UPDATE ON object WHEN NEW.kind = 'task' AND "
+                            "json_extract(NEW.doc, '$.status.state') = 'running' "
+                            "BEGIN SELECT RAISE(ABORT, 'not now'); END");
+        migrate(state, "web", NULL, web);
+        for (int i = 0; i < 10; i++)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(call(state, "GET", web, NULL), 200);
+        state->agents[1].memory_free_bytes = 0;
+        refresh_all(state);
+        on_the_store(state, "DROP TRIGGER refuse");
+        wait_status(state, web, "state", "failed");
+        assert_non_null(strstr(
+                json_text(json_object_get(json_status(state->body), "error"), "detail"), "no host fits"));
+}
+
+/* Nobody waits as far as is known, but then nothing is known. */
+static void plan_that_could_not_be_made_is_tried_again(void **data)
+{
+#ifdef DROVER_TORTURE
+        struct state *state = *data;
+        struct migration_queue *queue = state->manager->queue;
+
+        set_the_stage(state);
+        assert_true(migration_queue_next_ms(queue) == UINT64_MAX);
+        migration_queue_changed(queue);
+        torture_arm(1);
+        assert_null(migration_queue_plan(queue));
+        torture_arm(0);
+        assert_true(migration_queue_next_ms(queue) < 1000);
+        assert_non_null(migration_queue_plan(queue) ?: NULL);
+        assert_true(migration_queue_next_ms(queue) == UINT64_MAX);
+#else
+        skip(); /* allocations fail in a build with -Dtorture=true only */
+#endif
+}
+
+/* Before anything begins, too, and not for the ranking's sake only. */
+static void check_looks_at_promised_bandwidth(void **data)
+{
+        struct state *state = *data;
+        json_t *check;
+        bool told = false;
+        size_t i;
+
+        set_the_stage(state);
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/migrate",
+                                 json_pack("{s:s, s:b, s:I}", "to", "host2", "check", 1, "min_bandwidth_bps",
+                                         (json_int_t)2000000000)),
+                200);
+        assert_false(json_is_true(json_object_get(state->body, "ok")));
+        json_array_foreach (json_object_get(state->body, "checks"), i, check)
+                if (!strcmp(json_text(check, "code"), "bandwidth") &&
+                        !json_is_true(json_object_get(check, "ok")))
+                        told = strstr(json_text(check, "cause"), "2 Gbit/s were asked for") != NULL;
+        assert_true(told);
+        assert_int_equal(json_array_size(json_object_get(state->body, "ranking")), 1);
+}
+
+/* A task that names its destination does not look at all the others. */
+static void task_that_knows_where_it_goes_ranks_nobody(void **data)
+{
+        struct state *state = *data;
+        const struct task *task;
+        _cleanup_json_ json_t *report = NULL;
+        char web[128], object[64];
+
+        set_the_stage(state);
+        snprintf(object, sizeof(object), "vm/%s", vm_uid(state));
+        assert_int_equal(call(state, "POST", "/api/v1/queue/drain", NULL), 200);
+        migrate(state, "web", json_pack("{s:s}", "to", "host2"), web);
+        task = task_holding(state->manager->tasks, object);
+        assert_non_null(task);
+        assert_int_equal(
+                operation_migrate_check(state->manager, inventory_vm(state->manager->inventory, object + 3),
+                        "host2", task, &report, NULL),
+                0);
+        assert_true(json_is_true(json_object_get(report, "ok")));
+        assert_int_equal(json_array_size(json_object_get(report, "ranking")), 0);
+}
+
 static int load(struct state *state, const char *text, struct config *ret_config, struct error **ret_error)
 {
         char path[128];
@@ -280,6 +462,13 @@ int main(void)
                 TEST(promised_bandwidth_is_waited_for),
                 TEST(more_bandwidth_than_the_link_has_is_refused_at_once),
                 TEST(memory_that_is_decided_for_another_is_not_free),
+                TEST(memory_of_a_guest_that_starts_is_not_free),
+                TEST(memory_is_counted_only_by_facts_from_after_the_guest_came),
+                TEST(one_without_a_place_keeps_nothing_free),
+                TEST(choice_that_was_not_recorded_is_made_anew),
+                TEST(plan_that_could_not_be_made_is_tried_again),
+                TEST(check_looks_at_promised_bandwidth),
+                TEST(task_that_knows_where_it_goes_ranks_nobody),
                 TEST(limits_are_those_of_the_configuration),
                 TEST(links_are_shared_by_priority_while_they_are_shared),
         };

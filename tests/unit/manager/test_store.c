@@ -217,9 +217,10 @@ static int remember(void *userdata, const struct store_event *event)
         size_t used = strlen(seen->text);
 
         assert_true(event->seq > seen->last);
-        assert_int_equal(event->removed, event->doc == NULL);
+        assert_non_null(event->doc); /* of what was removed too: as it was */
+        assert_int_equal(json_revision(event->doc), event->seq);
         snprintf(seen->text + used, sizeof(seen->text) - used, "%s%s%s ", event->removed ? "-" : "+",
-                event->name, event->removed ? "" : json_text(event->doc, "value"));
+                event->name, json_text(event->doc, "value"));
         seen->last = event->seq;
         return 0;
 }
@@ -234,7 +235,7 @@ static void watch_replays_each_change_in_order(void **data)
         assert_int_equal(put(state->store, "a", "2", STORE_ANY, NULL), 0);
         assert_int_equal(drop(state->store, "a", STORE_ANY), 0);
         assert_int_equal(store_changes(state->store, 0, 100, remember, &seen, NULL), 0);
-        assert_string_equal(seen.text, "+a1 +a2 -a ");
+        assert_string_equal(seen.text, "+a1 +a2 -a2 ");
         rest.last = first;
         assert_int_equal(store_changes(state->store, first, 1, remember, &rest, NULL), 0);
         assert_string_equal(rest.text, "+a2 ");
@@ -390,7 +391,7 @@ static void one_object_changes_more_than_once_in_a_transaction(void **data)
         assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
         assert_value(state->store, "a", "3");
         assert_int_equal(store_changes(state->store, 0, 100, remember, &seen, NULL), 0);
-        assert_string_equal(seen.text, "+a1 +a2 -a +a3 ");
+        assert_string_equal(seen.text, "+a1 +a2 -a2 +a3 ");
 }
 
 static void a_name_can_be_given_on_within_a_transaction(void **data)
@@ -566,6 +567,43 @@ static void audit_chain_holds_and_a_changed_entry_is_located(void **data)
         json_decref(verdict);
 }
 
+static void set_byte(struct state *state, size_t i, char byte)
+{
+        _cleanup_free_ char *sql = alloc_printf("UPDATE %%sobject SET doc = substr(doc, 1, %zu) || '%c' || "
+                                                "substr(doc, %zu) WHERE kind = 'audit' "
+                                                "AND name = 'a000000000000003'",
+                i, byte, i + 2);
+
+        place->change(&state->folder, sql);
+}
+
+static void each_changed_byte_of_the_audit_log_is_located(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *entry = NULL;
+        _cleanup_free_ char *text = NULL;
+
+        for (int i = 0; i < 5; i++)
+                write_audit(state->store, "vm.start");
+        assert_int_equal(store_get(state->store, "audit", "a000000000000003", &entry, NULL), 0);
+        json_object_del(entry, "revision");
+        text = doc_to_text(entry);
+        /* Names, values, quotes, hashes: whether it is still a document or not. */
+        for (size_t i = 0; text[i]; i += 11) {
+                json_t *verdict = NULL;
+
+                set_byte(state, i, text[i] == '7' ? '8' : '7');
+                assert_int_equal(audit_verify(state->store, &verdict, NULL), 0);
+                if (json_integer_value(json_object_get(verdict, "bad_seq")) != 3)
+                        fail_msg("byte %zu of %s: %s", i, text, json_text(verdict, "message"));
+                json_decref(verdict);
+                set_byte(state, i, text[i]);
+        }
+        json_decref(TAKE_PTR(entry));
+        assert_int_equal(audit_verify(state->store, &entry, NULL), 0);
+        assert_true(json_is_true(json_object_get(entry, "ok")));
+}
+
 static void a_newer_schema_is_refused(void **data)
 {
         struct state *state = *data;
@@ -704,6 +742,7 @@ int main(void)
                 TEST(writers_at_the_same_time_lose_nothing),
                 TEST(a_writer_killed_in_a_transaction_leaves_all_of_it_or_nothing),
                 TEST(audit_chain_holds_and_a_changed_entry_is_located),
+                TEST(each_changed_byte_of_the_audit_log_is_located),
                 TEST(a_newer_schema_is_refused),
                 TEST(a_store_that_is_read_only_says_so_and_is_unchanged),
                 TEST(a_full_store_says_so_still_answers_and_goes_on_when_there_is_room),

@@ -335,11 +335,15 @@ static void a_newer_schema_is_not_led(void **data)
         struct state *state = *data;
         _cleanup_error_ struct error *error = NULL;
         struct store_leader leader = {};
+        char version[24], back[96];
 
+        postgresql_server_ask(
+                &store_place_server, "SELECT version FROM drover.state", version, sizeof(version));
         postgresql_server_sql(&store_place_server, "drover", "UPDATE drover.state SET version = 99");
         assert_true(store_lead(state->a, "manager1", "manager1", &leader, &error) < 0);
         assert_non_null(strstr(error->message, "99"));
-        postgresql_server_sql(&store_place_server, "drover", "UPDATE drover.state SET version = 1");
+        snprintf(back, sizeof(back), "UPDATE drover.state SET version = %s", version);
+        postgresql_server_sql(&store_place_server, "drover", back);
         lead(state->a, "manager1", &leader);
 }
 

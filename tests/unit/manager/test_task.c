@@ -7,6 +7,7 @@
 
 #include <errno.h>
 
+#include "base/doc.h"
 #include "manager/audit.h"
 #include "manager/task.h"
 
@@ -113,7 +114,20 @@ static void run_later(struct task *task, void *userdata)
 static const struct task_step later_steps[] = {{.name = "later", .run = run_later}};
 static const struct task_kind later = {"later", later_steps, 1, 60000, NULL};
 
-static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, NULL};
+/* Makes progress for two seconds. */
+static void run_busy(struct task *task, void *userdata)
+{
+        task_progress(task, json_pack("{s:I}", "percent", (json_int_t)task_step_elapsed_ms(task) / 20));
+        if (task_step_elapsed_ms(task) < 2000)
+                task_step_again(task, 100);
+        else
+                task_step_done(task);
+}
+static const struct task_step busy_steps[] = {
+        {.name = "busy", .run = run_busy}, {.name = "one", .run = run_one}};
+static const struct task_kind busy = {"busy", busy_steps, 2, 60000, NULL};
+
+static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, &busy, NULL};
 
 static bool crash(void *userdata, const struct task *task, const char *point)
 {
@@ -521,6 +535,50 @@ static void retention_forgets_the_oldest_ended_tasks(void **data)
         assert_state(state, third, "running");
 }
 
+static void count_commit(void *userdata)
+{
+        ++*(int *)userdata;
+}
+
+static json_int_t recorded_percent(struct state *state, const char *uid)
+{
+        _cleanup_json_ json_t *doc = NULL;
+
+        assert_int_equal(store_get(state->store, "task", uid, &doc, NULL), 0);
+        return json_integer_value(json_object_get(json_object_get(json_status(doc), "progress"), "percent"));
+}
+
+/* Three tasks, one transaction each half second; and each of them goes on from its own record afterwards. */
+static void progress_of_many_is_recorded_together(void **data)
+{
+        struct state *state = *data;
+        char uids[3][64];
+        int n_commits = 0;
+
+        for (size_t i = 0; i < 3; i++) {
+                char object[16];
+
+                snprintf(object, sizeof(object), "vm/%zu", i);
+                assert_int_equal(submit_as(state, "busy", object, NULL, uids[i], NULL), 0);
+        }
+        task_engine_run(state->engine);
+        store_on_commit(state->store, count_commit, &n_commits);
+        for (int i = 0; i < 10; i++) {
+                clock_manual_advance(&state->clock, 100);
+                task_engine_run(state->engine);
+        }
+        assert_int_equal(n_commits, 2);
+        for (size_t i = 0; i < 3; i++)
+                assert_true(recorded_percent(state, uids[i]) > 0);
+        for (int i = 0; i < 20; i++) {
+                clock_manual_advance(&state->clock, 100);
+                task_engine_run(state->engine);
+        }
+        for (size_t i = 0; i < 3; i++)
+                assert_state(state, uids[i], "succeeded");
+        store_on_commit(state->store, NULL, NULL);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -544,6 +602,7 @@ int main(void)
                 TEST(queued_tasks_start_by_priority_then_age),
                 TEST(end_is_in_the_audit_log),
                 TEST(retention_forgets_the_oldest_ended_tasks),
+                TEST(progress_of_many_is_recorded_together),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,8 +2,8 @@
 
 _drover_words() {
     case "$1" in
-    '') echo 'host vm task queue schedule datastore network affinity cluster token audit events version completion help' ;;
-    'host') echo 'list show add enrol-token confirm-down maintenance remove' ;;
+    '') echo 'host vm task queue schedule datastore network affinity cluster login logout whoami user role token audit api events version completion help' ;;
+    'host') echo 'list show add enrol-token confirm-down label maintenance remove' ;;
     'vm') echo 'list show create start stop pause resume delete console advise forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
     'queue') echo 'show drain resume' ;;
@@ -14,15 +14,18 @@ _drover_words() {
     'network port-group') echo 'list add remove' ;;
     'affinity') echo 'list show add remove' ;;
     'cluster') echo 'cpu' ;;
+    'user') echo 'list show create grant revoke disable enable password delete' ;;
+    'role') echo 'list show permissions create set delete' ;;
     'token') echo 'list create revoke' ;;
-    'audit') echo 'list verify' ;;
+    'audit') echo 'list verify export' ;;
     esac
 }
 
 _drover_options() {
     case "$1" in
-    'host add') echo '--name --migration-address ' ;;
+    'host add') echo '--name --migration-address --label ' ;;
     'host confirm-down') echo '--yes ' ;;
+    'host label') echo '--set --remove ' ;;
     'host maintenance') echo '--on --off --return --dry-run --policy --tries --priority --max-pause --give-up ' ;;
     'host remove') echo '--force ' ;;
     'vm list') echo '--host --power ' ;;
@@ -44,8 +47,16 @@ _drover_options() {
     'network port-group add') echo '--switch --vlan --switch-on --allow-standard ' ;;
     'affinity add') echo '--type --vm --host --should ' ;;
     'cluster cpu') echo '--set --plan ' ;;
-    'token create') echo '--role --expires ' ;;
-    'audit list') echo '--who --object --limit ' ;;
+    'login') echo '--password-file ' ;;
+    'user create') echo '--full-name --role --pool --folder --label --host-label ' ;;
+    'user grant') echo '--pool --folder --label --host-label ' ;;
+    'user password') echo '--password-file --current-file ' ;;
+    'role create') echo '--permission --description ' ;;
+    'role set') echo '--permission --description ' ;;
+    'token create') echo '--role --pool --folder --label --host-label --expires ' ;;
+    'audit list') echo '--who --object --action --result --since --until --limit ' ;;
+    'audit export') echo '--who --object --action --result --since --until ' ;;
+    'api') echo '--data --key ' ;;
     'events') echo '--kinds --since ' ;;
     esac
     echo '--server --token --ca --output --no-wait --timeout --why --quiet --help --version'
@@ -56,6 +67,7 @@ _drover_operand() {
     'host show 0') echo 'names hosts' ;;
     'host enrol-token 0') echo 'names hosts' ;;
     'host confirm-down 0') echo 'names hosts' ;;
+    'host label 0') echo 'names hosts' ;;
     'host maintenance 0') echo 'names hosts' ;;
     'host remove 0') echo 'names hosts' ;;
     'vm show 0') echo 'names vms' ;;
@@ -86,6 +98,18 @@ _drover_operand() {
     'network port-group remove 0') echo 'names port-groups' ;;
     'affinity show 0') echo 'names affinity-rules' ;;
     'affinity remove 0') echo 'names affinity-rules' ;;
+    'user show 0') echo 'names users' ;;
+    'user grant 0') echo 'names users' ;;
+    'user grant 1') echo 'names roles' ;;
+    'user revoke 0') echo 'names users' ;;
+    'user revoke 1') echo 'names roles' ;;
+    'user disable 0') echo 'names users' ;;
+    'user enable 0') echo 'names users' ;;
+    'user password 0') echo 'names users' ;;
+    'user delete 0') echo 'names users' ;;
+    'role show 0') echo 'names roles' ;;
+    'role set 0') echo 'names roles' ;;
+    'role delete 0') echo 'names roles' ;;
     'token revoke 0') echo 'names tokens' ;;
     'completion 0') echo 'bash zsh fish' ;;
     esac
@@ -121,7 +145,12 @@ _drover_value() {
     'affinity add --type') echo 'keep-together keep-apart run-on keep-off' ;;
     'affinity add --vm') echo 'names vms' ;;
     'affinity add --host') echo 'names hosts' ;;
-    'token create --role') echo 'admin read-only' ;;
+    'login --password-file') echo 'file' ;;
+    'user create --role') echo 'names roles' ;;
+    'user password --password-file') echo 'file' ;;
+    'user password --current-file') echo 'file' ;;
+    'token create --role') echo 'names roles' ;;
+    'api --data' | 'api -d') echo 'file' ;;
     *) case "$2" in
     '--token' | '-t') echo 'file' ;;
     '--ca') echo 'file' ;;
@@ -130,7 +159,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --set --plan --role --expires --who --object --limit --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2
