@@ -122,7 +122,8 @@ static inline void openvswitch_start_vswitch(struct openvswitch *ovs)
         ovs->vswitch = openvswitch_spawn(
                 "exec $ROOT/usr/lib/openvswitch-switch/ovs-vswitchd $SOCKET --disable-system "
                 "--pidfile=$FOLDER/ovs-vswitchd.pid --overwrite-pidfile -vconsole:off");
-        openvswitch_vsctl("set Open_vSwitch . external_ids:started=$(date +%N)"); /* waits until it has answered */
+        openvswitch_vsctl(
+                "set Open_vSwitch . external_ids:started=$(date +%N)"); /* waits until it has answered */
 }
 
 static inline void openvswitch_start(struct openvswitch *ovs)
