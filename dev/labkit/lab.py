@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 
-from . import netns, network, postgresql, qemu
+from . import netns, network, openvswitch, postgresql, qemu
 from .machines import FABRIC, LabError, Machines, command_line
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -79,6 +79,12 @@ class Lab:
             return None
         return postgresql.Server(self.machines, "database", self.folder_of("database"), network.DATABASE_ADDRESS)
 
+    def openvswitch(self, host):
+        """Open vSwitch on a host, or on the client machine (which does not start it), or None."""
+        if not self._options().get("open_vswitch"):
+            return None
+        return openvswitch.OpenVSwitch(self.machines, host, self.folder_of(host) / "openvswitch")
+
     def _options(self):
         try:
             return json.loads((self.folder / "lab.json").read_text(encoding="utf-8"))
@@ -101,7 +107,8 @@ class Lab:
     # Up and down
 
     def up(self, hosts=2, link=None, rtt_ms=0.0, loss_percent=0.0, store="sqlite", qemu_versions=None,
-           checkpoint_space="0", migration_nics=0, sibling_space="0", managers=1, manager_settings=None):
+           checkpoint_space="0", migration_nics=0, sibling_space="0", managers=1, manager_settings=None,
+           open_vswitch=False):
         self._check_programs()
         if self.machines.root() is not None or (self.folder / "lab.json").exists():
             raise LabError(f"there is a lab in {self.folder} already: dev/lab down")
@@ -115,7 +122,7 @@ class Lab:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "lab.json").write_text(json.dumps(
             {"hosts": hosts, "link": link, "rtt_ms": rtt_ms, "loss_percent": loss_percent,
-             "store": store, "managers": managers, "build": str(self.build)}), encoding="utf-8")
+             "store": store, "managers": managers, "open_vswitch": open_vswitch, "build": str(self.build)}), encoding="utf-8")
         try:
             self.machines.create(self.program("labinit"), self._services() + ["client", *versions])
             self._connect(network.parse_rate(link), rtt_ms, loss_percent, migration_nics)
@@ -197,7 +204,10 @@ class Lab:
             f"runtime-dir = {folder}/run\nqemu = {qemu_binary}\nmover = {self.program('drover-mover')}\n"
             f"accelerator = tcg\nlog-level = debug\ncheckpoint-space = {checkpoint_space}\n"
             f"sibling-space = {sibling_space}\n"
-            + (f"migration-address = {addresses}\n" if addresses else ""), encoding="utf-8")
+            + (f"migration-address = {addresses}\n" if addresses else "")
+            + (f"openvswitch = {self.openvswitch(host).socket}\n" if self.openvswitch(host) else ""), encoding="utf-8")
+        if self.openvswitch(host):
+            self.openvswitch(host).create()
         for path in (self.folder / "shared", self.shared_path(host), self.local_path(host)):
             path.mkdir(parents=True, exist_ok=True)
         self.machines.run(host, "mount", "--bind", self.folder / "shared", self.shared_path(host))

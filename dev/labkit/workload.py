@@ -145,9 +145,9 @@ class Workload:
         self.address = None
 
     def create(self, *options, host=None, memory="256M", append="", disks=("shared:64M,format=raw",), start=True,
-               image="workload", firmware="bios"):
+               image="workload", firmware="bios", port_group="default"):
         """options: more for `drover vm create`; append: more for the kernel command line."""
-        words = ["vm", "create", self.name, "--memory", memory, "--net", "default", "--firmware", firmware,
+        words = ["vm", "create", self.name, "--memory", memory, "--net", port_group, "--firmware", firmware,
                  *options]
         for disk in disks:
             words += ["--disk", disk]

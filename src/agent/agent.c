@@ -25,6 +25,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "fabric/ovs.h"
 #include "fabric/vswitch.h"
 #include "io/file.h"
 #include "io/http_client.h"
@@ -33,6 +34,7 @@
 
 /* sun_path has 108 bytes; "/vms/UUID/guest-agent.sock" and the NUL take 59 of them. */
 #define RUNTIME_DIR_MAX_CHARS 49
+#define TEND_MS 5000 /* between two looks at distributed switches */
 
 /* The way from agent_start() to the open port. */
 struct agent_startup {
@@ -111,6 +113,16 @@ static int make_siblings(struct agent *agent, struct error **ret_error)
         return r < 0 ? error_from_errno(ret_error, r, "memory for pages of several guests") : 0;
 }
 
+/* Distributed switches can be changed by whoever may call ovs-vsctl. */
+static void on_tending(void *userdata)
+{
+        struct agent *agent = userdata;
+
+        vswitch_set_tend(agent->switches);
+        if (loop_source_rearm(agent->tending, TEND_MS) < 0)
+                log_warning("distributed switches are no longer looked after: no timer");
+}
+
 static int make_networks(struct agent *agent, struct error **ret_error)
 {
         int r = netlink_new(&agent->netlink, ret_error);
@@ -118,8 +130,13 @@ static int make_networks(struct agent *agent, struct error **ret_error)
         if (r < 0)
                 return r;
         r = vswitch_set_new(agent->netlink, &agent->switches);
+        if (r == 0)
+                r = ovs_new(agent->config.openvswitch, agent->netlink, loop_clock(agent->loop), &agent->ovs);
+        if (r == 0)
+                r = loop_add_timer(agent->loop, TEND_MS, on_tending, agent, &agent->tending);
         if (r < 0)
                 return error_from_errno(ret_error, r, "switches");
+        vswitch_set_use_ovs(agent->switches, agent->ovs, loop_clock(agent->loop));
         return api_config_load_networks(agent, ret_error);
 }
 
@@ -272,7 +289,9 @@ void agent_free(struct agent *agent)
         stores_free(agent->stores);
         host_free(agent->host);
         cgroup_free(agent->cgroup);
+        loop_source_free(agent->tending);
         vswitch_set_free(agent->switches);
+        ovs_free(agent->ovs);
         netlink_free(agent->netlink);
         identity_free(agent->identity);
         free(agent->address);

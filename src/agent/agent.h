@@ -26,6 +26,7 @@ struct http_server;
 struct identity;
 struct migrations;
 struct netlink;
+struct ovs;
 struct host_list;
 struct request_cache;
 struct stores;
@@ -43,6 +44,8 @@ struct agent {
         struct map vms;                  /* uid -> struct vm; vm.c */
         struct list creations;           /* creations and deletions under way; vm_create.c */
         struct netlink *netlink;         /* rtnetlink of our network namespace */
+        struct ovs *ovs;                 /* Open vSwitch, for distributed switches */
+        struct loop_source *tending;     /* mends what changed on them behind our back */
         struct vswitch_set *switches;    /* switches and port groups; api_config.c keeps them on disk */
         struct stores *stores;           /* stores.h: datastores */
         struct events *events;           /* events.h: subscribers of GET /agent/v1/events */

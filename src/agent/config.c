@@ -9,6 +9,7 @@
 #include "agent/data_paths.h"
 #include "base/alloc.h"
 #include "base/text.h"
+#include "fabric/ovsdb.h"
 #include "io/file.h"
 
 #define CONFIG_MAX_BYTES 65536
@@ -44,6 +45,7 @@ static const struct key {
         {"checkpoint-space", KEY_SIZE, offsetof(struct agent_config, checkpoint_space), "0"},
         {"checkpoint-hours", KEY_HOURS, offsetof(struct agent_config, checkpoint_hours), "48"},
         {"sibling-space", KEY_SIZE, offsetof(struct agent_config, sibling_space), "0"},
+        {"openvswitch", KEY_PATH, offsetof(struct agent_config, openvswitch), OVSDB_DEFAULT_PATH},
         {"log-level", KEY_LOG_LEVEL, 0, NULL},
 };
 

@@ -309,6 +309,17 @@ static size_t targets_of(const struct network_proof_nic *facts, struct ip_addres
         return n;
 }
 
+/* Frames are sent and heard at the bridge's own port, which on a distributed switch is in no VLAN. */
+static int check_standard(
+        const char *port_group, const struct vswitch_port_group *group, struct error **ret_error)
+{
+        return group->ovs ? error_set(ret_error, ERROR_NOT_SUPPORTED, NULL,
+                                    "the port group %s is on a distributed switch, whose networks are not "
+                                    "tried yet",
+                                    port_group)
+                          : 0;
+}
+
 static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, struct error **ret_error)
 {
         struct migration_network *network = m->source.network;
@@ -324,6 +335,8 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
                         .port_group = config->port_group,
                         .source = network->source,
                         .destination = network->destination}};
+        if (r == 0)
+                r = check_standard(config->port_group, &group, ret_error);
         if (r < 0)
                 return r;
         take_guest(nic);
@@ -651,6 +664,7 @@ static int begin_nic(
         spec.peer_mac = mac;
         if (vswitch_set_find_port_group(
                     all->m->agent->switches, vm->config->nics[index].port_group, &group, ret_error) == 0 &&
+                check_standard(vm->config->nics[index].port_group, &group, ret_error) == 0 &&
                 mac_parse(vm->config->nics[index].mac, nic->mac) == 0 &&
                 network_probe_interface(group.bridge, nic->bridge_mac, &nic->mtu) == 0) {
                 nic->mtu = MIN(nic->mtu, (uint32_t)mtu);

@@ -52,6 +52,8 @@ static void watch_nic(struct vm *vm, size_t index)
         if (vswitch_set_find_port_group(vm->agent->switches, nic->port_group, &group, &error) < 0 ||
                 mac_parse(nic->mac, spec.mac) < 0)
                 return;
+        if (group.ovs) /* the bridge's own port is in no VLAN there */
+                return;
         spec.bridge = group.bridge;
         if (vm->watches && vm->watches[index])
                 choose_target(vm->watches[index], &spec);

@@ -169,6 +169,8 @@ static int open_nic(struct spawn *spawn, size_t index, struct error **ret_error)
                 return r;
         spec.bridge = group.bridge;
         spec.mtu = group.mtu;
+        spec.ovs = group.ovs;
+        spec.vlan = group.vlan;
         r = tap_open(vm->agent->netlink, &spec, &fd, vm->taps[index].name, ret_error);
         if (r < 0)
                 return r;

@@ -322,6 +322,10 @@ static void announce_nic(struct vm *vm, size_t index, unsigned int n_rounds)
         int r = vswitch_set_find_port_group(vm->agent->switches, nic->port_group, &group, &error);
 
         announce_free(TAKE_PTR(vm->announces[index]));
+        /* Open vSwitch learns from what comes out of the tap, with the port's VLAN: QEMU's own announcement. A frame sent from the
+         * bridge's port would be of no VLAN, and the address would be learned there. */
+        if (r == 0 && group.ovs)
+                return;
         if (r == 0)
                 r = mac_parse(nic->mac, spec.mac);
         spec.bridge = group.bridge;

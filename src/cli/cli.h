@@ -73,6 +73,9 @@ struct cli {
         X(network_list) \
         X(network_switch_list) \
         X(network_switch_add) \
+        X(network_switch_show) \
+        X(network_switch_set) \
+        X(network_switch_upgrade) \
         X(network_switch_remove) \
         X(network_port_group_list) \
         X(network_port_group_add) \

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/network_options.h"
 
 #define END \
         { \
@@ -403,41 +404,6 @@ static const struct option_spec datastore_add_options[] = {
                 .value = "HOST=PATH",
                 .repeat = true,
                 .help = "path where it differs; may be repeated"},
-        END,
-};
-
-static const struct option_spec switch_add_options[] = {
-        {.name = "uplink",
-                .kind = VALUE_TEXT,
-                .value = "INTERFACE",
-                .help = "the hosts' network interface; default: none, isolated"},
-        {.name = "uplink-on",
-                .kind = VALUE_TEXT,
-                .value = "HOST=INTERFACE",
-                .repeat = true,
-                .help = "uplink where it differs; may be repeated"},
-        {.name = "mtu",
-                .kind = VALUE_NUMBER,
-                .value = "BYTES",
-                .min = 576,
-                .max = 65535,
-                .help = "default 1500"},
-        END,
-};
-
-static const struct option_spec port_group_add_options[] = {
-        {.name = "switch",
-                .kind = VALUE_NAME,
-                .value = "SWITCH",
-                .names_of = "switches",
-                .required = true,
-                .help = "the switch it is on"},
-        {.name = "vlan",
-                .kind = VALUE_NUMBER,
-                .value = "ID",
-                .min = 0,
-                .max = 4094,
-                .help = "VLAN; default 0: none"},
         END,
 };
 
@@ -903,6 +869,26 @@ const struct command command_table[] = {
                 .operands = {OPERAND("NAME", NULL)},
                 .options = switch_add_options,
                 .run = command_network_switch_add},
+        {.words = "network switch show",
+                .summary = "show a switch: version, drift and message of each host",
+                .operands = {OPERAND("SWITCH", "switches")},
+                .run = command_network_switch_show},
+        {.words = "network switch set",
+                .summary = "change a virtual switch",
+                .details = "A change of a standard switch is applied at once. One of a distributed switch "
+                           "makes a "
+                           "new version, which hosts get by `drover network switch upgrade`.",
+                .operands = {OPERAND("SWITCH", "switches")},
+                .options = switch_set_options,
+                .run = command_network_switch_set},
+        {.words = "network switch upgrade",
+                .summary = "give hosts a version of a distributed switch",
+                .details = "Hosts are changed one after the other; the first one that refuses ends it, and "
+                           "those "
+                           "behind it keep their version. Hosts that cannot be reached are left out.",
+                .operands = {OPERAND("SWITCH", "switches")},
+                .options = switch_upgrade_options,
+                .run = command_network_switch_upgrade},
         {.words = "network switch remove",
                 .summary = "remove a virtual switch",
                 .operands = {OPERAND("SWITCH", "switches")},

@@ -97,6 +97,9 @@ bool check_is_live(const json_t *vm);
         X(network_uplinks) \
         X(network_applied) \
         X(network_mtu) \
+        X(network_switch_type) \
+        X(network_switch_version) \
+        X(network_drift) \
         X(network_macs) \
         X(network_foreign_macs) \
         X(network_bandwidth) \

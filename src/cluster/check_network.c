@@ -132,6 +132,24 @@ static const char *wanted_uplink(const json_t *switch_spec, const char *host_nam
         return own ? (json_string_value(own) ?: "") : check_text(switch_spec, "uplink");
 }
 
+static bool is_distributed(const json_t *its_switch)
+{
+        return !strcmp(check_text(its_switch, "type"), "distributed");
+}
+
+/* By version: what a host of an older version should have is not what is in the document now. */
+static char *version_difference(const struct check *check, const struct port *port, const json_t *wanted)
+{
+        const json_t *wanted_versions = json_object_get(check_status(wanted), "wanted");
+        json_int_t should = json_integer_value(json_object_get(wanted_versions, check->host_name));
+        json_int_t has = json_integer_value(json_object_get(port->its_switch, "version"));
+
+        return should > 0 && has != should
+                       ? alloc_printf("the switch %s on host %s has version %lld, and %lld is configured",
+                                 port->switch_name, check->host_name, (long long)has, (long long)should)
+                       : NULL;
+}
+
 static char *switch_difference(const struct check *check, const struct port *port, const json_t *wanted)
 {
         const json_t *spec = json_object_get(wanted, "spec"), *mtu = json_object_get(spec, "mtu");
@@ -139,6 +157,8 @@ static char *switch_difference(const struct check *check, const struct port *por
         const char *uplink = wanted_uplink(spec, check->host_name),
                    *has = check_text(port->its_switch, "uplink");
 
+        if (is_distributed(port->its_switch))
+                return version_difference(check, port, wanted);
         if (strcmp(uplink, has))
                 return alloc_printf("the switch %s on host %s has the uplink %s, and %s is configured",
                         port->switch_name, check->host_name, *has ? has : "none", *uplink ? uplink : "none");
@@ -152,12 +172,14 @@ static char *switch_difference(const struct check *check, const struct port *por
 static char *group_difference(const struct check *check, const struct port *port, const json_t *wanted)
 {
         const json_t *spec = json_object_get(wanted, "spec");
+        const char *own = check_text(json_object_get(spec, "switches"), check->host_name),
+                   *its_switch = *own ? own : check_text(spec, "switch");
         long long has = json_integer_value(json_object_get(port->group, "vlan"));
         long long should = json_integer_value(json_object_get(spec, "vlan"));
 
-        if (strcmp(check_text(spec, "switch"), port->switch_name))
+        if (strcmp(its_switch, port->switch_name))
                 return alloc_printf("the port group %s on host %s is on switch %s, and %s is configured",
-                        port->name, check->host_name, port->switch_name, check_text(spec, "switch"));
+                        port->name, check->host_name, port->switch_name, its_switch);
         if (has != should)
                 return alloc_printf("the port group %s on host %s has VLAN %lld, and %lld is configured",
                         port->name, check->host_name, has, should);
@@ -206,6 +228,72 @@ static void tell_mtu(struct check *check, const struct port *there)
 void check_network_mtu(struct check *check)
 {
         each_port(check, tell_mtu);
+}
+
+/* The same port group where the VM is now. */
+static struct port here(const struct check *check, const struct port *there)
+{
+        json_t *nic = json_pack("{s:s}", "port_group", there->name);
+        struct port port = port_on(check_status(check->input->source), nic);
+
+        json_decref(nic);
+        port.name = there->name; /* the other one went with the NIC */
+        return port;
+}
+
+static void tell_type(struct check *check, const struct port *there)
+{
+        struct port at_source = here(check, there);
+        const json_t *group = check_named(check->input->port_groups, there->name);
+        bool allowed = json_is_true(json_object_get(json_object_get(group, "spec"), "allow_standard"));
+
+        if (there->its_switch)
+                check_tell(check, there->name,
+                        is_distributed(at_source.its_switch) && !is_distributed(there->its_switch) &&
+                                !allowed,
+                        "the port group %s is on the distributed switch %s on host %s, and on the standard "
+                        "switch %s on host %s",
+                        there->name, at_source.switch_name, check_text(check->input->source, "name"),
+                        there->switch_name, check->host_name);
+}
+
+void check_network_switch_type(struct check *check)
+{
+        each_port(check, tell_type);
+}
+
+static void tell_version(struct check *check, const struct port *there)
+{
+        struct port at_source = here(check, there);
+        json_int_t version_here = json_integer_value(json_object_get(at_source.its_switch, "version"));
+        json_int_t version_there = json_integer_value(json_object_get(there->its_switch, "version"));
+
+        if (version_here > 0 && version_there > 0 && !strcmp(at_source.switch_name, there->switch_name))
+                check_tell(check, there->switch_name, version_here != version_there,
+                        "the distributed switch %s has version %lld on host %s and %lld on host %s",
+                        there->switch_name, (long long)version_here, check_text(check->input->source, "name"),
+                        (long long)version_there, check->host_name);
+}
+
+void check_network_switch_version(struct check *check)
+{
+        each_port(check, tell_version);
+}
+
+static void tell_drift(struct check *check, const struct port *port)
+{
+        const json_t *drift = json_object_get(port->its_switch, "drift");
+        const char *first = json_string_value(json_array_get(drift, 0));
+
+        if (is_distributed(port->its_switch))
+                check_tell(check, port->switch_name, first != NULL,
+                        "the distributed switch %s on host %s is not as configured: %s", port->switch_name,
+                        check->host_name, first ? first : "");
+}
+
+void check_network_drift(struct check *check)
+{
+        each_port(check, tell_drift);
 }
 
 /* Lower case with ':', as documents have it once they were checked; false for what is no MAC address. */

@@ -62,6 +62,13 @@ static const struct check_rule rules[] = {
                 "reconnects, or "
                 "with the next change."},
         {"mtu", W, true, check_network_mtu, "Give the switch the same MTU on both hosts."},
+        {"switch-type", E, true, check_network_switch_type,
+                "Choose a host whose port group is on the distributed switch, or allow it for the port group "
+                "(--allow-standard)."},
+        {"switch-version", W, true, check_network_switch_version,
+                "Give both hosts the same version (`drover network switch upgrade`)."},
+        {"switch-drift", W, false, check_network_drift,
+                "See `drover network switch show`; the agent mends what it can within seconds."},
         {"mac", E, false, check_network_macs, "Give one of the two network cards another address."},
         {"mac-on-host", E, false, check_network_foreign_macs,
                 "Take that device away, or give it or the network card another address."},

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/torture.h"
 #include "fabric/ifname.h"
+#include "fabric/ovs.h"
 
 static int open_device(const char *name, bool persistent, int *ret_fd, struct error **ret_error)
 {
@@ -36,6 +37,26 @@ static int open_device(const char *name, bool persistent, int *ret_fd, struct er
         return 0;
 }
 
+/* bridge NULL: it gets no master. */
+static int set_up(struct netlink *netlink, const char *name, const char *port_group,
+        const char *bridge_or_null, uint32_t mtu, struct error **ret_error)
+{
+        _cleanup_free_ char *alias = alloc_printf(TAP_ALIAS_PREFIX "%s", port_group);
+        int r;
+
+        if (!alias)
+                return error_from_errno(ret_error, ENOMEM, "cannot set up the network port %s", name);
+        r = netlink_set_alias(netlink, name, alias, ret_error);
+        /* Before the port joins: a bridge takes over the MTU of its smallest port. */
+        if (!r)
+                r = netlink_set_mtu(netlink, name, mtu, ret_error);
+        if (!r && bridge_or_null)
+                r = netlink_set_master(netlink, name, bridge_or_null, ret_error);
+        if (!r)
+                r = netlink_set_up(netlink, name, true, ret_error);
+        return r;
+}
+
 int tap_open(struct netlink *netlink, const struct tap_spec *spec, int *ret_fd, char ret_name[IFNAMSIZ],
         struct error **ret_error)
 {
@@ -51,7 +72,9 @@ int tap_open(struct netlink *netlink, const struct tap_spec *spec, int *ret_fd, 
         if (r < 0)
                 return r;
         (void)netlink_set_no_ipv6(netlink, name); /* nothing to do on a kernel without IPv6 */
-        r = tap_attach(netlink, name, spec->port_group, spec->bridge, spec->mtu, ret_error);
+        r = set_up(netlink, name, spec->port_group, spec->ovs ? NULL : spec->bridge, spec->mtu, ret_error);
+        if (r == 0 && spec->ovs)
+                r = ovs_attach(spec->ovs, spec->bridge, name, spec->port_group, spec->vlan, ret_error);
         if (r < 0) {
                 /* A persistent one would stay behind; the other kind ends with the descriptor. */
                 if (spec->persistent)
@@ -67,20 +90,7 @@ int tap_open(struct netlink *netlink, const struct tap_spec *spec, int *ret_fd, 
 int tap_attach(struct netlink *netlink, const char *name, const char *port_group, const char *bridge,
         uint32_t mtu, struct error **ret_error)
 {
-        _cleanup_free_ char *alias = alloc_printf(TAP_ALIAS_PREFIX "%s", port_group);
-        int r;
-
-        if (!alias)
-                return error_from_errno(ret_error, ENOMEM, "cannot set up the network port %s", name);
-        r = netlink_set_alias(netlink, name, alias, ret_error);
-        /* Before the port joins: a bridge takes over the MTU of its smallest port. */
-        if (!r)
-                r = netlink_set_mtu(netlink, name, mtu, ret_error);
-        if (!r)
-                r = netlink_set_master(netlink, name, bridge, ret_error);
-        if (!r)
-                r = netlink_set_up(netlink, name, true, ret_error);
-        return r;
+        return set_up(netlink, name, port_group, bridge, mtu, ret_error);
 }
 
 int tap_delete(struct netlink *netlink, const char *name)

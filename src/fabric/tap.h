@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "io/netlink.h"
 
+struct ovs;
+
 struct tap_spec {
         const char *vm_uid;
         unsigned int nic;       /* index in spec.nics, 0 to 255 */
@@ -14,6 +16,9 @@ struct tap_spec {
         const char *bridge;     /* from vswitch_set_find_port_group() */
         uint32_t mtu;
         bool persistent;
+        struct ovs *
+                ovs; /* the bridge is one of Open vSwitch, and the port an access port of `vlan`; NULL: the kernel's */
+        uint16_t vlan;
 };
 
 /* Makes the tap (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR) with its name from ifname_tap(), sets its MTU, attaches it

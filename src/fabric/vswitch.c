@@ -5,11 +5,13 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/map.h"
 #include "base/text.h"
 #include "fabric/bridge.h"
+#include "fabric/distributed.h"
 #include "fabric/foreign_macs.h"
 #include "fabric/ifname.h"
 #include "fabric/tap.h"
@@ -20,8 +22,9 @@
 
 struct vswitch {
         char *name;
-        char *uplink;        /* NULL: none */
-        uint32_t wanted_mtu; /* 0: the uplink's */
+        char *uplink;                    /* NULL: none */
+        uint32_t wanted_mtu;             /* 0: the uplink's */
+        struct distributed *distributed; /* NULL: a standard switch */
         /* As realised last: */
         uint32_t mtu;
         bool adopted; /* the uplink is a foreign bridge and is used as it is */
@@ -39,6 +42,8 @@ struct port_group {
 
 struct vswitch_set {
         struct netlink *netlink;
+        struct ovs *ovs; /* NULL: no distributed switches */
+        const struct clock *clock;
         struct map switches;    /* struct vswitch */
         struct map port_groups; /* struct port_group */
 };
@@ -50,6 +55,7 @@ static void vswitch_free(struct vswitch *sw)
         free(sw->name);
         free(sw->uplink);
         free(sw->problem);
+        distributed_free(sw->distributed);
         free(sw);
 }
 DEFINE_CLEANUP(struct vswitch *, vswitch_free)
@@ -93,22 +99,48 @@ void vswitch_set_free(struct vswitch_set *set)
         free(set);
 }
 
+void vswitch_set_use_ovs(struct vswitch_set *set, struct ovs *ovs, const struct clock *clock)
+{
+        set->ovs = ovs;
+        set->clock = clock;
+}
+
 /* Reading documents */
+
+static int parse_type(const json_t *body, bool *ret_distributed, struct error **ret_error)
+{
+        const char *type = "standard";
+        int r = doc_opt_string(body, "switch", "type", NAME_MAX_CHARS, &type, ret_error);
+
+        if (r < 0)
+                return r;
+        *ret_distributed = !strcmp(type, "distributed");
+        if (*ret_distributed || !strcmp(type, "standard"))
+                return 0;
+        return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use standard or distributed.",
+                "switch.type: there is no type %s", type);
+}
 
 static int parse_switch(
         const char *name, const json_t *body, struct vswitch **ret_switch, struct error **ret_error)
 {
-        static const char *const keys[] = {"name", "uplink", "mtu", NULL};
+        static const char *const keys[] = {"name", "type", "uplink", "mtu", NULL};
         _cleanup_(vswitch_freep) struct vswitch *sw = NULL;
+        _cleanup_(distributed_freep) struct distributed *distributed = NULL;
         const char *uplink = NULL;
+        bool is_distributed = false;
         uint64_t mtu = 0;
         int r;
 
         if (!text_is_name(name))
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use letters, digits, '.', '_' and '-'.",
                         "this is no name for a switch");
-        r = doc_only_keys(body, "switch", keys, ret_error);
-        if (!r)
+        r = parse_type(body, &is_distributed, ret_error);
+        if (!r && is_distributed)
+                r = distributed_new(body, &distributed, ret_error);
+        else if (!r)
+                r = doc_only_keys(body, "switch", keys, ret_error);
+        if (!r && !is_distributed)
                 r = doc_opt_string(body, "switch", "uplink", IFNAMSIZ - 1, &uplink, ret_error);
         if (!r)
                 r = doc_opt_u64(body, "switch", "mtu", VSWITCH_MTU_MIN, VSWITCH_MTU_MAX, &mtu, ret_error);
@@ -123,6 +155,7 @@ static int parse_switch(
         if (!sw || alloc_replace(&sw->name, name) < 0 || alloc_replace(&sw->uplink, uplink) < 0)
                 return error_from_errno(ret_error, ENOMEM, "cannot take in the switch");
         sw->wanted_mtu = (uint32_t)mtu;
+        sw->distributed = TAKE_PTR(distributed);
         *ret_switch = TAKE_PTR(sw);
         return 0;
 }
@@ -194,12 +227,85 @@ static int look_at_uplink(
         return 0;
 }
 
+/* All port groups of the switch, one block that is the caller's; NULL without memory. */
+static struct ovs_group *groups_of(const struct vswitch_set *set, const struct vswitch *sw, size_t *ret_n)
+{
+        struct ovs_group *groups = alloc_array(map_size(&set->port_groups) + 1, sizeof(*groups));
+        struct map_item *item, *spare;
+        size_t n = 0;
+
+        if (!groups)
+                return NULL;
+        map_for_each (item, spare, &set->port_groups) {
+                const struct port_group *group = item->value;
+
+                if (!strcmp(group->vswitch, sw->name))
+                        groups[n++] = (struct ovs_group){.name = group->name, .vlan = group->vlan};
+        }
+        *ret_n = n;
+        return groups;
+}
+
+/* The smallest one of the uplinks that are there. */
+static uint32_t uplinks_mtu(struct vswitch_set *set, const struct distributed *distributed)
+{
+        struct netlink_link link;
+        uint32_t mtu = 0;
+        json_t *uplink;
+        size_t i;
+
+        json_array_foreach ((json_t *)distributed_uplinks(distributed), i, uplink)
+                if (!netlink_get_link(set->netlink, json_string_value(uplink), &link))
+                        mtu = mtu ? MIN(mtu, link.mtu) : link.mtu;
+        return mtu ?: VSWITCH_MTU_DEFAULT;
+}
+
+static void fill_spec(
+        const struct vswitch *sw, const struct ovs_group *groups, size_t n_groups, struct ovs_spec *ret_spec)
+{
+        *ret_spec = (struct ovs_spec){.vswitch = sw->name,
+                .bridge = sw->bridge,
+                .mtu = sw->mtu,
+                .groups = groups,
+                .n_groups = n_groups};
+        distributed_fill(sw->distributed, ret_spec);
+}
+
+static int realise_distributed(struct vswitch_set *set, struct vswitch *sw, struct error **ret_error)
+{
+        _cleanup_free_ struct ovs_group *groups = NULL;
+        json_t *differences = NULL, *left = NULL;
+        struct ovs_spec spec;
+        size_t n_groups = 0;
+        int r;
+
+        if (!set->ovs)
+                return error_set(ret_error, ERROR_NOT_SUPPORTED, "Use a standard switch.",
+                        "this agent does not use Open vSwitch");
+        groups = groups_of(set, sw, &n_groups);
+        if (!groups)
+                return error_from_errno(ret_error, ENOMEM, "cannot set up switch %s", sw->name);
+        sw->mtu = sw->wanted_mtu ?: uplinks_mtu(set, sw->distributed);
+        if (distributed_adopts(sw->distributed))
+                snprintf(sw->bridge, sizeof(sw->bridge), "%s", distributed_adopts(sw->distributed));
+        else
+                ifname_bridge(sw->name, sw->bridge);
+        fill_spec(sw, groups, n_groups, &spec);
+        r = ovs_ensure(set->ovs, &spec, &differences, &left, ret_error);
+        if (r == 0)
+                distributed_note(sw->distributed, differences, left, map_get(&set->switches, sw->name) != sw,
+                        clock_unix_ms(set->clock));
+        return r;
+}
+
 static int realise_switch(struct vswitch_set *set, struct vswitch *sw, struct error **ret_error)
 {
         _cleanup_free_ char *alias = alloc_printf(ALIAS_PREFIX "%s", sw->name);
         struct netlink_link uplink = {.mtu = VSWITCH_MTU_DEFAULT};
         int r;
 
+        if (sw->distributed)
+                return realise_distributed(set, sw, ret_error);
         if (!alias)
                 return error_from_errno(ret_error, ENOMEM, "cannot set up switch %s", sw->name);
         if (sw->uplink) {
@@ -268,7 +374,7 @@ static int realise_port_group(struct vswitch_set *set, struct port_group *group,
         r = apply_switch(set, sw, ret_error);
         if (r < 0)
                 return r;
-        if (group->vlan)
+        if (group->vlan && !sw->distributed)
                 return realise_vlan(set, sw, group, ret_error);
         memcpy(group->bridge, sw->bridge, sizeof(group->bridge));
         return 0;
@@ -286,15 +392,42 @@ static int apply_port_group(struct vswitch_set *set, struct port_group *group, s
         return r;
 }
 
+/* A group of a distributed switch was realised with it. */
+static void follow_switch(const struct vswitch *sw, struct port_group *group)
+{
+        free(group->problem);
+        group->problem = sw->problem ? alloc_strdup(sw->problem) : NULL;
+        memcpy(group->bridge, sw->bridge, sizeof(group->bridge));
+}
+
 static void apply_groups_of(struct vswitch_set *set, const char *vswitch)
 {
+        const struct vswitch *sw = map_get(&set->switches, vswitch);
         struct map_item *item, *spare;
 
         map_for_each (item, spare, &set->port_groups) {
                 struct port_group *group = item->value;
 
-                if (!strcmp(group->vswitch, vswitch))
+                if (strcmp(group->vswitch, vswitch))
+                        continue;
+                if (sw && sw->distributed)
+                        follow_switch(sw, group);
+                else
                         (void)apply_port_group(set, group, NULL);
+        }
+}
+
+void vswitch_set_tend(struct vswitch_set *set)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &set->switches) {
+                struct vswitch *sw = item->value;
+
+                if (!sw->distributed)
+                        continue;
+                (void)apply_switch(set, sw, NULL);
+                apply_groups_of(set, sw->name);
         }
 }
 
@@ -357,7 +490,9 @@ static int unrealise_port_group(
         char bridge[IFNAMSIZ], link[IFNAMSIZ];
         int r;
 
-        if (!group->vlan || other_group(set, group, group->vswitch, group->vlan))
+        const struct vswitch *sw = map_get(&set->switches, group->vswitch);
+
+        if (!group->vlan || (sw && sw->distributed) || other_group(set, group, group->vswitch, group->vlan))
                 return 0;
         ifname_vlan_bridge(group->vswitch, group->vlan, bridge);
         ifname_vlan_link(group->vswitch, group->vlan, link);
@@ -376,7 +511,8 @@ static void release_uplink(struct vswitch_set *set, const struct vswitch *old, c
 {
         struct netlink_link uplink, bridge;
 
-        if (!old->uplink || old->adopted || (now->uplink && !strcmp(old->uplink, now->uplink)))
+        if (old->distributed || !old->uplink || old->adopted ||
+                (now->uplink && !strcmp(old->uplink, now->uplink)))
                 return;
         if (netlink_get_link(set->netlink, old->uplink, &uplink) < 0 ||
                 netlink_get_link(set->netlink, old->bridge, &bridge) < 0 ||
@@ -413,10 +549,27 @@ static int check_change(struct vswitch_set *set, const struct vswitch *old, cons
         return old->adopted ? 0 : bridge_remove(set->netlink, old->bridge, old->uplink, ret_error);
 }
 
+/* Ports would be left on the bridge of before. */
+static int check_distributed_change(const struct vswitch_set *set, const struct vswitch *old,
+        const struct vswitch *now, struct error **ret_error)
+{
+        if (!old->distributed != !now->distributed)
+                return error_set(ret_error, ERROR_CONFLICT, "Remove it first, or choose another name.",
+                        "this host has the %s switch %s already",
+                        old->distributed ? "distributed" : "standard", old->name);
+        if (strcmp(distributed_adopts(old->distributed) ?: "", distributed_adopts(now->distributed) ?: "") &&
+                other_group(set, NULL, old->name, -1))
+                return error_set(ret_error, ERROR_CONFLICT, "Remove its port groups first.",
+                        "the switch %s has port groups on another bridge", old->name);
+        return 0;
+}
+
 static int change_switch(
         struct vswitch_set *set, struct vswitch *old, struct vswitch *now, struct error **ret_error)
 {
-        int r = check_change(set, old, now, ret_error);
+        bool distributed = old->distributed || now->distributed;
+        int r = distributed ? check_distributed_change(set, old, now, ret_error)
+                            : check_change(set, old, now, ret_error);
 
         if (r < 0)
                 return r;
@@ -426,6 +579,8 @@ static int change_switch(
                 (void)apply_switch(set, old, NULL);
                 return r;
         }
+        if (distributed)
+                distributed_inherit(now->distributed, old->distributed);
         release_uplink(set, old, now);
         return 0;
 }
@@ -447,7 +602,7 @@ int vswitch_set_put_switch(
         if (r < 0)
                 return r;
         if (map_put(&set->switches, name, now, &replaced) < 0) {
-                if (!old && !now->adopted)
+                if (!old && !now->adopted && !now->distributed)
                         (void)bridge_remove(set->netlink, now->bridge, now->uplink, NULL);
                 return error_from_errno(ret_error, ENOMEM, "cannot take in the switch");
         }
@@ -469,7 +624,14 @@ int vswitch_set_remove_switch(struct vswitch_set *set, const char *name, struct 
         if (group)
                 return error_set(ret_error, ERROR_CONFLICT, "Remove its port groups first.",
                         "switch %s has the port group %s", name, group->name);
-        if (!sw->adopted && sw->bridge[0]) {
+        if (sw->distributed && sw->bridge[0] && set->ovs) {
+                struct ovs_spec spec;
+
+                fill_spec(sw, NULL, 0, &spec);
+                r = ovs_remove(set->ovs, &spec, ret_error);
+                if (r < 0)
+                        return r;
+        } else if (!sw->distributed && !sw->adopted && sw->bridge[0]) {
                 r = bridge_remove(set->netlink, sw->bridge, sw->uplink, ret_error);
                 if (r < 0)
                         return r;
@@ -531,13 +693,30 @@ int vswitch_set_remove_port_group(struct vswitch_set *set, const char *name, str
         return 0;
 }
 
+static bool is_running(struct vswitch_set *set, const char *interface)
+{
+        struct netlink_link link;
+
+        return !netlink_get_link(set->netlink, interface, &link) && link.running;
+}
+
+/* Of its uplink, or one of them; true without one. */
+static bool has_carrier(struct vswitch_set *set, const struct vswitch *sw)
+{
+        const json_t *uplinks = sw->distributed ? distributed_uplinks(sw->distributed) : NULL;
+
+        for (size_t i = 0; i < json_array_size(uplinks); i++)
+                if (is_running(set, json_string_value(json_array_get(uplinks, i))))
+                        return true;
+        return !json_array_size(uplinks) && (!sw->uplink || is_running(set, sw->uplink));
+}
+
 int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
         struct vswitch_port_group *ret_port_group, struct error **ret_error)
 {
         struct port_group *group = map_get(&set->port_groups, name);
         struct vswitch_port_group found = {.carrier = true};
         const struct vswitch *sw;
-        struct netlink_link link;
         int r;
 
         if (!group)
@@ -550,8 +729,8 @@ int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
         memcpy(found.bridge, group->bridge, sizeof(found.bridge));
         found.mtu = sw->mtu;
         found.vlan = group->vlan;
-        if (sw->uplink)
-                found.carrier = !netlink_get_link(set->netlink, sw->uplink, &link) && link.running;
+        found.carrier = has_carrier(set, sw);
+        found.ovs = sw->distributed ? set->ovs : NULL;
         *ret_port_group = found;
         return 0;
 }
@@ -569,6 +748,20 @@ static json_t *with_item(json_t *array, json_t *item)
         return NULL;
 }
 
+static json_t *switch_document(const struct vswitch *sw)
+{
+        json_t *mtu = sw->wanted_mtu ? json_integer(sw->wanted_mtu) : json_null(), *document;
+
+        if (!sw->distributed)
+                return json_pack("{s:s, s:s?, s:o}", "name", sw->name, "uplink", sw->uplink, "mtu", mtu);
+        document = json_pack("{s:s, s:o}", "name", sw->name, "mtu", mtu);
+        if (document && distributed_describe(sw->distributed, document) < 0) {
+                json_decref(document);
+                return NULL;
+        }
+        return document;
+}
+
 json_t *vswitch_set_to_json(const struct vswitch_set *set)
 {
         json_t *switches = json_array(), *groups = json_array();
@@ -576,10 +769,8 @@ json_t *vswitch_set_to_json(const struct vswitch_set *set)
 
         map_for_each (item, spare, &set->switches) {
                 const struct vswitch *sw = item->value;
-                json_t *mtu = sw->wanted_mtu ? json_integer(sw->wanted_mtu) : json_null();
 
-                switches = with_item(switches,
-                        json_pack("{s:s, s:s?, s:o}", "name", sw->name, "uplink", sw->uplink, "mtu", mtu));
+                switches = with_item(switches, switch_document(sw));
         }
         map_for_each (item, spare, &set->port_groups) {
                 const struct port_group *group = item->value;
@@ -615,26 +806,58 @@ static json_t *foreign_macs_of(
         return foreign_macs_on(macs, bridges, n, sw->uplink);
 }
 
+/* Likewise; NULL: they cannot be read now, and are left out. */
+static json_t *learned_macs_of(const struct vswitch_set *set, const struct vswitch *sw)
+{
+        _cleanup_error_ struct error *error = NULL;
+        json_t *macs = NULL;
+
+        if (set->ovs && !sw->problem && ovs_foreign_macs(set->ovs, sw->bridge, &macs, &error) < 0)
+                log_debug("switch %s: the addresses that it knows cannot be read: %s", sw->name,
+                        error_message(error));
+        return macs;
+}
+
+/* "eth1, eth2"; NULL without any, or memory. The caller frees it. */
+static char *uplinks_text(const struct vswitch *sw)
+{
+        const json_t *uplinks = sw->distributed ? distributed_uplinks(sw->distributed) : NULL;
+        char *text = sw->uplink ? alloc_strdup(sw->uplink) : NULL;
+
+        for (size_t i = 0; i < json_array_size(uplinks); i++) {
+                char *longer = alloc_printf("%s%s%s", text ?: "", text ? ", " : "",
+                        json_string_value(json_array_get(uplinks, i)));
+
+                free(text);
+                text = longer;
+        }
+        return text;
+}
+
 static json_t *switch_status(
         struct vswitch_set *set, const struct vswitch *sw, const struct foreign_macs *macs)
 {
-        struct netlink_link uplink;
-        _cleanup_free_ char *cut = NULL;
-        const char *message;
-        bool carrier = true;
+        _cleanup_free_ char *cut = NULL, *uplinks = uplinks_text(sw);
+        bool carrier = has_carrier(set, sw), several = uplinks && strchr(uplinks, ',');
+        const char *message = sw->problem;
+        json_t *status;
 
-        message = sw->problem;
-        if (sw->uplink) {
-                carrier = !netlink_get_link(set->netlink, sw->uplink, &uplink) && uplink.running;
-                if (!carrier && !message) {
-                        cut = alloc_printf("the uplink %s has no carrier", sw->uplink);
-                        message = cut ?: "the uplink has no carrier";
-                }
+        if (!carrier && !message) {
+                cut = several ? alloc_printf("none of the uplinks %s has a carrier", uplinks)
+                              : alloc_printf("the uplink %s has no carrier", uplinks);
+                message = cut ?: "the uplink has no carrier";
         }
-        return json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:b, s:s?, s:o*}", "name", sw->name, "uplink",
-                sw->uplink, "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "realised", !sw->problem,
+        status = json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:b, s:s?, s:o*}", "name", sw->name, "uplink",
+                uplinks, "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "realised", !sw->problem,
                 "carrier", carrier, "ok", !message, "message", message, "foreign_macs",
-                macs ? foreign_macs_of(set, sw, macs) : NULL);
+                !macs             ? NULL
+                : sw->distributed ? learned_macs_of(set, sw)
+                                  : foreign_macs_of(set, sw, macs));
+        if (status && sw->distributed && distributed_add_status(sw->distributed, status) < 0) {
+                json_decref(status);
+                return NULL;
+        }
+        return status;
 }
 
 /* NULL: they cannot be read now, and are left out. */

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -255,6 +256,25 @@ int sock_connect_tcp_via(
                 return -errno;
         *ret_fd = TAKE_FD(fd);
         return 0;
+}
+
+int sock_wait(int fd, short events, const struct clock *clock, uint64_t deadline_ms)
+{
+        for (;;) {
+                struct pollfd poller = {.fd = fd, .events = events};
+                uint64_t now = clock_now_ms(clock);
+                int n;
+
+                if (now >= deadline_ms || fd < 0)
+                        return -ETIMEDOUT;
+                n = poll(&poller, 1, (int)(deadline_ms - now));
+                if (n > 0)
+                        return 0;
+                if (n == 0)
+                        return -ETIMEDOUT;
+                if (errno != EINTR)
+                        return -errno;
+        }
 }
 
 int sock_set_peer_limit(int fd, uint64_t limit_ms)

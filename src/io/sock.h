@@ -7,6 +7,7 @@
 #include <net/if.h>
 #include <sys/socket.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/macros.h"
 
@@ -42,6 +43,10 @@ int sock_connect_tcp_start(const struct sock_address *address, int *ret_fd);
 int sock_connect_tcp_via(
         const struct sock_address *address, const char *device, unsigned int mtu, int *ret_fd);
 int sock_connect_result(int fd);
+
+/* Waits until the socket is ready for `events` (poll(2)), or has failed. 0, -ETIMEDOUT at the deadline (monotonic, of the clock), or another negative
+ * errno. For calls with a limit outside an event loop. */
+int sock_wait(int fd, short events, const struct clock *clock, uint64_t deadline_ms);
 
 /* A peer that acknowledges nothing for limit_ms, or answers no keep-alive for as long, breaks the connection with ETIMEDOUT
  * (tcp(7): TCP_USER_TIMEOUT), also under a write that blocks. Connections accepted from a listening socket have its

@@ -62,6 +62,7 @@
         X("GET", V1 "/switches/{name}", switch_get, NETWORK_READ, ALL) \
         X("PUT", V1 "/switches/{name}", switch_update, NETWORK_MANAGE, ALL) \
         X("DELETE", V1 "/switches/{name}", switch_delete, NETWORK_MANAGE, ALL) \
+        X("POST", V1 "/switches/{name}/upgrade", switch_upgrade, NETWORK_MANAGE, ALL) \
         X("GET", V1 "/port-groups", port_group_list, NETWORK_READ, ALL) \
         X("POST", V1 "/port-groups", port_group_create, NETWORK_MANAGE, ALL) \
         X("GET", V1 "/port-groups/{name}", port_group_get, NETWORK_READ, ALL) \

@@ -4,7 +4,8 @@
  * {"host", "kind", "name"} (uid, store kind, object's name), made when the step begins; "next", the index in it;
  * "results": {"KIND/NAME": {"HOST": answer}}; "failure": the first refusal. Hosts that cannot be reached are left out:
  * they are brought in line when they come back (operations_host_connected). Each call is a PUT or DELETE that may be
- * repeated. */
+ * repeated. An upgrade of a distributed switch has "version" as well, and "only" (uid) when it is for one host; it ends at the first
+ * refusal. */
 
 #include <assert.h>
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
+#include "manager/switch_versions.h"
 
 #define CALL_TIMEOUT_MS 30000u
 #define CONNECT_POLL_MS 250
@@ -82,7 +84,7 @@ static int work_for_host(struct manager *manager, const json_t *host, json_t *wo
 static int work_for_object(struct manager *manager, const struct task *task, bool removal, json_t *work,
         struct error **ret_error)
 {
-        const char *kind = json_text(task_data(task), "kind");
+        const char *kind = json_text(task_data(task), "kind"), *only = json_text(task_data(task), "only");
         _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory), *object = NULL;
         json_t *host;
         size_t i;
@@ -93,9 +95,27 @@ static int work_for_object(struct manager *manager, const struct task *task, boo
                 return r;
         json_array_foreach (hosts, i, host)
                 if (strcmp(json_text(json_status(host), "state"), "enrolling") &&
+                        (!*only || !strcmp(only, json_text(host, "uid"))) &&
                         add_work(work, host, kind, object, removal) < 0)
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         return 0;
+}
+
+/* A port group is where its switch is. */
+static bool is_for_host(
+        struct manager *manager, const char *kind, const json_t *object, const char *host_name)
+{
+        _cleanup_json_ json_t *its_switch = NULL;
+        const char *name = switch_of_group(json_spec(object), host_name);
+
+        return strcmp(kind, "port-group") ||
+               store_get(manager->store, "switch", name, &its_switch, NULL) < 0 ||
+               meant_for(its_switch, host_name);
+}
+
+static bool is_upgrade(const struct task *task)
+{
+        return !strcmp(task_action(task), "network.upgrade");
 }
 
 static bool is_removal(const struct task *task)
@@ -140,23 +160,14 @@ static json_t *datastore_body(const json_t *ids, const json_t *object, const cha
         return json_pack("{s:s, s:s?}", "path", path, "id", id);
 }
 
-static json_t *switch_body(const json_t *object, const char *host_name)
-{
-        const json_t *spec = json_spec(object),
-                     *own = json_object_get(json_object_get(spec, "uplinks"), host_name);
-        const char *uplink = own ? json_string_value(own) : json_text_or_null(spec, "uplink");
-        json_t *mtu = json_object_get(spec, "mtu");
-
-        return json_pack("{s:s?, s:O?}", "uplink", uplink, "mtu", mtu);
-}
-
-static json_t *body_of(const json_t *ids, const char *kind, const json_t *object, const char *host_name)
+static json_t *body_of(
+        const json_t *ids, const char *kind, const json_t *object, const char *host_name, json_int_t version)
 {
         if (!strcmp(kind, "datastore"))
                 return datastore_body(ids, object, host_name);
         if (!strcmp(kind, "switch"))
-                return switch_body(object, host_name);
-        return json_pack("{s:s, s:I}", "switch", json_text(json_spec(object), "switch"), "vlan",
+                return switch_body(object, host_name, version);
+        return json_pack("{s:s, s:I}", "switch", switch_of_group(json_spec(object), host_name), "vlan",
                 json_integer_value(json_object_get(json_spec(object), "vlan")));
 }
 
@@ -172,6 +183,13 @@ static int step_over(struct task *task)
         json_int_t next = json_integer_value(json_object_get(task_data(task), "next"));
 
         return json_object_set_new(task_data(task), "next", json_integer(next + 1));
+}
+
+static int skip_rest(struct task *task)
+{
+        size_t n = json_array_size(json_object_get(task_data(task), "work"));
+
+        return json_object_set_new(task_data(task), "next", json_integer((json_int_t)n));
 }
 
 /* Keeps what the host said (taken over) and goes to the next item. */
@@ -237,6 +255,24 @@ static int keep_failure(
         return json_object_set_new(task_data(task), "failure", error_to_json(failure));
 }
 
+/* At once, not with the end of the step: a host that reconnects meanwhile would be told the version of before. */
+static int note_upgraded(
+        struct manager *manager, const char *name, const char *host_name, const json_t *answer)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *object = NULL;
+        uint64_t revision;
+        int r = store_get(manager->store, "switch", name, &object, NULL);
+
+        if (r == 0)
+                r = switch_versions_note(object, host_name, answer);
+        if (r < 0)
+                return r;
+        revision = json_revision(object);
+        store_batch_put(&batch, revision, TAKE_PTR(object));
+        return store_commit(manager->store, &batch, NULL, NULL);
+}
+
 static void on_applied(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         const json_t *item = current_item(task);
@@ -257,7 +293,10 @@ static void on_applied(struct task *task, struct manager *manager, json_t *body,
                 r = keep_failure(task, host_name, item, error);
         else
                 r = keep_id(task, item, body);
-        if (r < 0 || keep_result(task, host_name, answer_document(body, error)) < 0)
+        if (r >= 0 && !error && is_upgrade(task))
+                r = note_upgraded(manager, json_text(item, "name"), host_name, body);
+        if (r < 0 || keep_result(task, host_name, answer_document(body, error)) < 0 ||
+                (error && is_upgrade(task) && skip_rest(task) < 0))
                 task_step_failed(task, NULL);
         else
                 task_step_again(task, 0);
@@ -273,6 +312,8 @@ static void record_results(struct task *task, struct manager *manager)
                 const char *slash = strchr(key, '/');
                 _cleanup_free_ char *kind = slash ? alloc_printf("%.*s", (int)(slash - key), key) : NULL;
                 _cleanup_json_ json_t *object = NULL;
+                const char *host_name;
+                json_t *answer;
                 uint64_t revision;
                 json_t *id;
 
@@ -280,6 +321,10 @@ static void record_results(struct task *task, struct manager *manager)
                         continue;
                 revision = json_revision(object);
                 json_object_update(json_object_get(json_status(object), "hosts"), of_hosts);
+                json_object_foreach (of_hosts, host_name, answer)
+                        if (!strcmp(kind, "switch") && switch_versions_note(object, host_name, answer) < 0)
+                                log_warning("switch %s: the version of host %s is not noted", slash + 1,
+                                        host_name);
                 id = json_object_get(json_object_get(task_data(task), "ids"), slash + 1);
                 if (id && !json_is_false(json_object_get(json_spec(object), "shared")))
                         json_object_set(json_status(object), "id", id);
@@ -295,7 +340,8 @@ static void apply_item(struct task *task, struct manager *manager, const json_t 
         _cleanup_json_ json_t *object = NULL, *body = NULL;
         bool removal = is_removal(task);
 
-        if (store_get(manager->store, kind, name, &object, NULL) < 0) {
+        if (store_get(manager->store, kind, name, &object, NULL) < 0 ||
+                (!removal && !is_for_host(manager, kind, object, json_text(host, "name")))) {
                 if (step_over(task) < 0)
                         task_step_failed(task, NULL);
                 else
@@ -304,7 +350,8 @@ static void apply_item(struct task *task, struct manager *manager, const json_t 
         }
         body = removal ? NULL
                        : body_of(json_object_get(task_data(task), "ids"), kind, object,
-                                 json_text(host, "name"));
+                                 json_text(host, "name"),
+                                 json_integer_value(json_object_get(task_data(task), "version")));
         if (!path || (!removal && !body)) {
                 task_step_failed(task, NULL);
                 return;
@@ -458,6 +505,14 @@ const struct task_kind operation_network_apply = {
         .timeout_ms = 30 * MINUTE_MS,
 };
 
+/* Host by host, as the work is: the version of the next one is changed only after the one before has it. */
+const struct task_kind operation_network_upgrade = {
+        .action = "network.upgrade",
+        .steps = apply_steps,
+        .n_steps = ARRAY_SIZE(apply_steps),
+        .timeout_ms = 30 * MINUTE_MS,
+};
+
 static const struct task_step remove_object_steps[] = {
         {.name = "apply", .run = run_apply},
         {.name = "refresh", .run = run_refresh_all},
@@ -492,7 +547,7 @@ static bool has_object(const char *kind, const json_t *object, const char *host_
 {
         const json_t *applied_there =
                 json_object_get(json_object_get(json_status(object), "hosts"), host_name);
-        _cleanup_json_ json_t *wanted = body_of(NULL, kind, object, host_name);
+        _cleanup_json_ json_t *wanted = body_of(NULL, kind, object, host_name, 0);
         const char *key;
         json_t *value;
 
@@ -522,7 +577,8 @@ static bool is_in_line(struct manager *manager, const char *host_name)
                 json_array_foreach (objects, i, object)
                         if (meant_for(object, host_name) &&
                                 !has_object(applied[k].kind, object, host_name,
-                                        named(json_object_get(status, keys[k]), json_text(object, "name"))))
+                                        named(json_object_get(status, keys[k]), json_text(object, "name"))) &&
+                                is_for_host(manager, applied[k].kind, object, host_name))
                                 return false;
         }
         return true;

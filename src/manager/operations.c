@@ -37,6 +37,7 @@ const struct task_kind *const operation_kinds[] = {
         &operation_datastore_remove,
         &operation_network_apply,
         &operation_network_remove,
+        &operation_network_upgrade,
         NULL,
 };
 

@@ -28,6 +28,7 @@ extern const struct task_kind operation_datastore_apply;
 extern const struct task_kind operation_datastore_remove;
 extern const struct task_kind operation_network_apply;
 extern const struct task_kind operation_network_remove;
+extern const struct task_kind operation_network_upgrade;
 
 /* All of them, NULL-terminated. */
 extern const struct task_kind *const operation_kinds[];

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/torture.h"
+#include "io/sock.h"
 
 #define MESSAGE_MAX 256
 #define READS_AT_ONCE 8
@@ -173,21 +174,7 @@ const char *pg_link_name(const struct pg_link *link)
 /* 0, or -ETIMEDOUT when the socket is not ready before the deadline. */
 static int wait_ready(const struct pg_link *link, short events, uint64_t deadline_ms)
 {
-        for (;;) {
-                uint64_t now = clock_now_ms(link->clock);
-                struct pollfd poller = {.fd = PQsocket(link->connection), .events = events};
-                int n;
-
-                if (now >= deadline_ms || poller.fd < 0)
-                        return -ETIMEDOUT;
-                n = poll(&poller, 1, (int)(deadline_ms - now));
-                if (n > 0)
-                        return 0;
-                if (n == 0)
-                        return -ETIMEDOUT;
-                if (errno != EINTR)
-                        return -errno;
-        }
+        return sock_wait(PQsocket(link->connection), events, link->clock, deadline_ms);
 }
 
 static int cannot_reach(struct pg_link *link, struct error **ret_error)

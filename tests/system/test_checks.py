@@ -18,11 +18,11 @@ from labkit.lab import AGENT_PORT, wait_for
 
 LAB = {"hosts": 3, "qemu_versions": {"host1": "7.2", "host2": "7.2", "host3": "10.0"}}
 
-# What has nothing to say of a VM without a CD-ROM, disks and rules.
-SILENT = {"cdrom", "disk-in-use", "affinity", "affinity-preference"}
-CODES = {"host-connected", "same-host", "host-maintenance", "host-task", "host-version", "vm-running", "disks-active", "backup",
-         "vm-task", "machine-type", "qemu-version", "accelerator", "cpu-model", "cpus", "cpu-load", "memory", "datastore", "disk-lock",
-         "port-group", "switch", "uplink", "network-applied", "mtu", "mac", "mac-on-host"}
+# What has nothing to say of a VM without a CD-ROM, disks, rules and distributed switches.
+SILENT = {"cdrom", "disk-in-use", "switch-version", "switch-drift", "affinity", "affinity-preference"}
+CODES = {"host-connected", "same-host", "host-maintenance", "host-task", "host-version", "vm-running", "disks-active", "backup", "vm-task",
+         "machine-type", "qemu-version", "accelerator", "cpu-model", "cpus", "cpu-load", "memory", "datastore", "disk-lock",
+         "port-group", "switch", "uplink", "network-applied", "mtu", "switch-type", "mac", "mac-on-host"}
 
 
 class Machine:
@@ -285,8 +285,7 @@ def on_side(lab):
         one.discard()
 
 
-# The virtual-switch and MAC cases. Distributed to standard switch, and two versions of a distributed switch, are no cases as
-# long as there are only standard switches.
+# The virtual-switch and MAC cases. Those of distributed switches are in test_distributed_switch.py.
 
 
 def test_port_group_is_missing_at_the_destination(side, on_side):

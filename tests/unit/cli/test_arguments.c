@@ -51,7 +51,8 @@ static void test_refuses_what_the_table_does_not_allow(void **state)
         } cases[] = {
                 {"", "'drover' needs one more word", "host, vm, task"},
                 {"vm", "'drover vm' needs one more word", "list, show, create"},
-                {"network switch", "'drover network switch' needs one more word", "list, add, remove"},
+                {"network switch", "'drover network switch' needs one more word",
+                        "list, add, show, set, upgrade, remove"},
                 {"vm lst", "there is no command 'vm lst'", "'drover vm list'"},
                 {"vm mirgate web1", "there is no command 'vm mirgate'", "'drover vm migrate'"},
                 {"frobnicate", "there is no command 'frobnicate'", "--help"},

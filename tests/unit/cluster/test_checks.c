@@ -202,8 +202,8 @@ static void set_false(json_t *object, const char *key)
 static const char *const codes[] = {"host-connected", "same-host", "host-maintenance", "host-task",
         "host-version", "vm-running", "disks-active", "backup", "vm-task", "machine-type", "qemu-version",
         "accelerator", "cpu-model", "cpu-vendor", "cpus", "cpu-load", "memory", "datastore", "cdrom",
-        "disk-lock", "disk-in-use", "port-group", "switch", "uplink", "network-applied", "mtu", "mac",
-        "mac-on-host", "affinity", "affinity-preference"};
+        "disk-lock", "disk-in-use", "port-group", "switch", "uplink", "network-applied", "mtu", "switch-type",
+        "mac", "mac-on-host", "affinity", "affinity-preference"};
 
 static void good_documents_meet_each_rule(void **data)
 {
@@ -731,6 +731,90 @@ static void smaller_mtu_is_worth_a_warning(void **data)
                 "lost");
 }
 
+/* Both hosts have the distributed switch sw, at these versions. */
+static void make_distributed(struct state *state, int version_here, int version_there)
+{
+        json_t *here = first(status(state->source), "switches"),
+               *there = first(status(state->target), "switches");
+
+        json_object_set_new(spec(json_array_get(state->switches, 0)), "type", json_string("distributed"));
+        json_object_set_new(here, "type", json_string("distributed"));
+        json_object_set_new(there, "type", json_string("distributed"));
+        json_object_set_new(here, "version", json_integer(version_here));
+        json_object_set_new(there, "version", json_integer(version_there));
+}
+
+static void distributed_to_standard_switch_must_be_allowed(void **data)
+{
+        struct state *state = *data;
+
+        make_distributed(state, 1, 1);
+        json_object_del(first(status(state->target), "switches"), "type");
+        assert_broken(state, "error", "switch-type",
+                "the port group net is on the distributed switch sw on host a, and on the standard switch sw "
+                "on "
+                "host b");
+}
+
+static void distributed_to_standard_switch_may_be_allowed(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        make_distributed(state, 1, 1);
+        json_object_del(first(status(state->target), "switches"), "type");
+        json_object_set_new(spec(json_array_get(state->port_groups, 0)), "allow_standard", json_true());
+        report = run(state);
+        assert_true(checks_ok(report));
+        assert_int_equal(checks_n_warnings(report), 0);
+}
+
+static void standard_to_distributed_switch_is_fine(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        make_distributed(state, 1, 1);
+        json_object_del(first(status(state->source), "switches"), "type");
+        json_object_del(first(status(state->source), "switches"), "version");
+        report = run(state);
+        assert_true(checks_ok(report));
+        assert_int_equal(checks_n_warnings(report), 0);
+}
+
+static void another_version_of_the_switch_is_worth_a_warning(void **data)
+{
+        struct state *state = *data;
+
+        make_distributed(state, 2, 1);
+        assert_broken(state, "warning", "switch-version",
+                "the distributed switch sw has version 2 on host a and 1 on host b");
+}
+
+static void version_must_have_been_applied(void **data)
+{
+        struct state *state = *data;
+
+        make_distributed(state, 1, 1);
+        json_object_set_new(status(json_array_get(state->switches, 0)), "wanted",
+                json_pack("{s:i, s:i}", "a", 2, "b", 2));
+        assert_broken(state, "error", "network-applied",
+                "the switch sw on host b has version 1, and 2 is configured");
+}
+
+static void drift_at_the_destination_is_worth_a_warning(void **data)
+{
+        struct state *state = *data;
+
+        make_distributed(state, 1, 1);
+        json_object_set_new(first(status(state->target), "switches"), "drift",
+                json_pack("[s]", "Open vSwitch cannot use dvt1: no such device"));
+        assert_broken(state, "warning", "switch-drift",
+                "the distributed switch sw on host b is not as configured: Open vSwitch cannot use dvt1: no "
+                "such "
+                "device");
+}
+
 static void mac_address_must_be_its_own(void **data)
 {
         struct state *state = *data;
@@ -873,6 +957,12 @@ int main(void)
                 TEST(switch_of_the_group_must_have_been_applied),
                 TEST(mtu_must_have_been_applied_and_the_hosts_excuse_is_told),
                 TEST(uplink_must_have_been_applied),
+                TEST(distributed_to_standard_switch_must_be_allowed),
+                TEST(distributed_to_standard_switch_may_be_allowed),
+                TEST(standard_to_distributed_switch_is_fine),
+                TEST(another_version_of_the_switch_is_worth_a_warning),
+                TEST(version_must_have_been_applied),
+                TEST(drift_at_the_destination_is_worth_a_warning),
                 TEST(smaller_mtu_is_worth_a_warning),
                 TEST(mac_address_must_be_its_own),
                 TEST(mac_address_must_be_free_at_the_destination),

@@ -167,6 +167,31 @@ class Answers(unittest.TestCase):
         self.assertEqual(self.call("POST", "/api/v1/enrol", {"token": token, "csr": csr})[0], 200)
         self.assertEqual(self.call("POST", "/api/v1/enrol", {"token": token, "csr": csr})[0], 403)
 
+    def test_distributed_switch(self):
+        spec = {"type": "distributed", "uplink": "eth1,eth2", "uplink_policy": "lacp", "mtu": 1500}
+        _, task = self.call("POST", "/api/v1/switches", {"name": "ds1", "spec": spec})
+        self.assertEqual(self.finish(task)["status"]["state"], "succeeded")
+        _, task = self.call("PUT", "/api/v1/switches/{name}", {"spec": spec | {"mtu": 9000}}, name="ds1")
+        self.finish(task)
+        switch = self.call("GET", "/api/v1/switches/{name}", name="ds1")[1]
+        self.assertEqual(switch["status"]["version"], 2)
+        self.assertEqual([version["mtu"] for _, version in sorted(switch["status"]["versions"].items())], [1500, 9000])
+        _, task = self.call("PUT", "/api/v1/switches/{name}", {"spec": spec | {"mtu": 9000}}, name="ds1")
+        self.finish(task)
+        self.assertEqual(self.call("GET", "/api/v1/switches/{name}", name="ds1")[1]["status"]["version"], 2)
+        status, task = self.call("POST", "/api/v1/switches/{name}/upgrade", {"version": 1}, name="ds1")
+        self.assertEqual((status, self.finish(task)["status"]["state"]), (202, "succeeded"))
+        status, problem = self.call("POST", "/api/v1/switches/{name}/upgrade", {"version": 9}, name="ds1")
+        self.assertEqual((status, problem["detail"]), (404, "the switch ds1 has no version 9"))
+        status, problem = self.call("POST", "/api/v1/switches/{name}/upgrade", {"host": "nobody"}, name="ds1")
+        self.assertEqual((status, problem["detail"]), (404, "there is no host nobody"))
+        self.assertEqual(self.call("PUT", "/api/v1/switches/{name}", {"spec": {"mtu": 9000}}, name="ds1")[0], 409)
+        for wrong in ({"uplink_policy": "all"}, {"uplink": "a," * 9}, {"bridge": "own"}, {"colour": "red"}, {"hosts": ["/"]}):
+            self.assertEqual(self.call("POST", "/api/v1/switches", {"name": "ds2", "spec": spec | wrong})[0], 422, wrong)
+        self.assertEqual(self.call("POST", "/api/v1/switches", {"name": "s2", "spec": {"type": "magic"}})[0], 422)
+        _, task = self.call("DELETE", "/api/v1/switches/{name}", name="ds1")
+        self.assertEqual(self.finish(task)["status"]["state"], "succeeded")
+
     def test_datastore(self):
         _, task = self.call("POST", "/api/v1/datastores", {"name": "ds", "spec": {"path": "/srv/ds"}})
         self.finish(task)

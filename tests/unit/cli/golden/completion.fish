@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -36,7 +36,7 @@ complete -c drover -n '__drover_at "queue"' -a 'show drain resume'
 complete -c drover -n '__drover_at "schedule"' -a 'list show create next run pause resume delete'
 complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
 complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
-complete -c drover -n '__drover_at "network switch"' -a 'list add remove'
+complete -c drover -n '__drover_at "network switch"' -a 'list add show set upgrade remove'
 complete -c drover -n '__drover_at "network port-group"' -a 'list add remove'
 complete -c drover -n '__drover_at "affinity"' -a 'list show add remove'
 complete -c drover -n '__drover_at "cluster"' -a 'cpu'
@@ -166,12 +166,28 @@ complete -c drover -n '__drover_in "datastore add"' -l local -d 'one per host un
 complete -c drover -n '__drover_in "datastore add"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only on this host; may be repeated; default: all'
 complete -c drover -n '__drover_in "datastore add"' -l path-on -x -d 'path where it differs; may be repeated'
 complete -c drover -n '__drover_at "datastore remove"' -a '(drover names datastores 2>/dev/null)'
-complete -c drover -n '__drover_in "network switch add"' -l uplink -x -d 'the hosts\' network interface; default: none, isolated'
+complete -c drover -n '__drover_in "network switch add"' -l uplink -x -d 'the hosts\' network interface, of a distributed switch also several; default: none, isolated'
 complete -c drover -n '__drover_in "network switch add"' -l uplink-on -x -d 'uplink where it differs; may be repeated'
+complete -c drover -n '__drover_in "network switch add"' -l uplink-policy -x -a 'active-backup balance-slb lacp' -d 'how a distributed switch uses several uplinks; default active-backup'
 complete -c drover -n '__drover_in "network switch add"' -l mtu -x -d 'default 1500'
+complete -c drover -n '__drover_in "network switch add"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only on this host; may be repeated; default: all'
+complete -c drover -n '__drover_in "network switch add"' -l distributed -d 'one switch for all hosts, with versions, on Open vSwitch'
+complete -c drover -n '__drover_in "network switch add"' -l bridge -x -d 'for a distributed switch, use this bridge of Open vSwitch as it is; needs no uplink'
+complete -c drover -n '__drover_at "network switch show"' -a '(drover names switches 2>/dev/null)'
+complete -c drover -n '__drover_at "network switch set"' -a '(drover names switches 2>/dev/null)'
+complete -c drover -n '__drover_in "network switch set"' -l uplink -x -d 'the hosts\' network interface, of a distributed switch also several; default: none, isolated'
+complete -c drover -n '__drover_in "network switch set"' -l uplink-on -x -d 'uplink where it differs; may be repeated'
+complete -c drover -n '__drover_in "network switch set"' -l uplink-policy -x -a 'active-backup balance-slb lacp' -d 'how a distributed switch uses several uplinks; default active-backup'
+complete -c drover -n '__drover_in "network switch set"' -l mtu -x -d 'default 1500'
+complete -c drover -n '__drover_in "network switch set"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only on this host; may be repeated; default: all'
+complete -c drover -n '__drover_at "network switch upgrade"' -a '(drover names switches 2>/dev/null)'
+complete -c drover -n '__drover_in "network switch upgrade"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'this host; default: all, one after the other'
+complete -c drover -n '__drover_in "network switch upgrade"' -l to-version -x -d 'default: the newest'
 complete -c drover -n '__drover_at "network switch remove"' -a '(drover names switches 2>/dev/null)'
 complete -c drover -n '__drover_in "network port-group add"' -l switch -x -a '(drover names switches 2>/dev/null)' -d 'the switch it is on'
 complete -c drover -n '__drover_in "network port-group add"' -l vlan -x -d 'VLAN; default 0: none'
+complete -c drover -n '__drover_in "network port-group add"' -l switch-on -x -d 'switch where it is another one; may be repeated'
+complete -c drover -n '__drover_in "network port-group add"' -l allow-standard -d 'let running virtual machines move from a distributed to a standard switch'
 complete -c drover -n '__drover_at "network port-group remove"' -a '(drover names port-groups 2>/dev/null)'
 complete -c drover -n '__drover_at "affinity show"' -a '(drover names affinity-rules 2>/dev/null)'
 complete -c drover -n '__drover_in "affinity add"' -l type -x -a 'keep-together keep-apart run-on keep-off' -d 'on one host, on a host each, only on these hosts, or not on them'

@@ -11,7 +11,7 @@ _drover_words() {
     'schedule') echo 'list show create next run pause resume delete' ;;
     'datastore') echo 'list show add remove' ;;
     'network') echo 'list switch port-group' ;;
-    'network switch') echo 'list add remove' ;;
+    'network switch') echo 'list add show set upgrade remove' ;;
     'network port-group') echo 'list add remove' ;;
     'affinity') echo 'list show add remove' ;;
     'cluster') echo 'cpu' ;;
@@ -42,8 +42,10 @@ _drover_options() {
     'schedule next') echo '--count ' ;;
     'schedule run') echo '--dry-run ' ;;
     'datastore add') echo '--local --host --path-on ' ;;
-    'network switch add') echo '--uplink --uplink-on --mtu ' ;;
-    'network port-group add') echo '--switch --vlan ' ;;
+    'network switch add') echo '--uplink --uplink-on --uplink-policy --mtu --host --distributed --bridge ' ;;
+    'network switch set') echo '--uplink --uplink-on --uplink-policy --mtu --host ' ;;
+    'network switch upgrade') echo '--host --to-version ' ;;
+    'network port-group add') echo '--switch --vlan --switch-on --allow-standard ' ;;
     'affinity add') echo '--type --vm --host --should ' ;;
     'cluster cpu') echo '--set --plan ' ;;
     'login') echo '--password-file ' ;;
@@ -90,6 +92,9 @@ _drover_operand() {
     'schedule delete 0') echo 'names schedules' ;;
     'datastore show 0') echo 'names datastores' ;;
     'datastore remove 0') echo 'names datastores' ;;
+    'network switch show 0') echo 'names switches' ;;
+    'network switch set 0') echo 'names switches' ;;
+    'network switch upgrade 0') echo 'names switches' ;;
     'network switch remove 0') echo 'names switches' ;;
     'network port-group remove 0') echo 'names port-groups' ;;
     'affinity show 0') echo 'names affinity-rules' ;;
@@ -132,6 +137,11 @@ _drover_value() {
     'schedule create --maintenance-off') echo 'names hosts' ;;
     'schedule create --priority') echo 'low normal high critical' ;;
     'datastore add --host') echo 'names hosts' ;;
+    'network switch add --uplink-policy') echo 'active-backup balance-slb lacp' ;;
+    'network switch add --host') echo 'names hosts' ;;
+    'network switch set --uplink-policy') echo 'active-backup balance-slb lacp' ;;
+    'network switch set --host') echo 'names hosts' ;;
+    'network switch upgrade --host') echo 'names hosts' ;;
     'network port-group add --switch') echo 'names switches' ;;
     'affinity add --type') echo 'keep-together keep-apart run-on keep-off' ;;
     'affinity add --vm') echo 'names vms' ;;
@@ -150,7 +160,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --mtu --switch --vlan --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Distributed switches on one host, realised with Open vSwitch: a bridge, its uplink (a NIC, or a bond of several) as a trunk of
+ * all VLANs, and a port for each guest NIC as an access port of its port group's VLAN. Everything that drover made is marked in
+ * external_ids; what has no mark is never changed or removed:
+ *
+ *   Bridge  drover-switch = NAME, drover-version = N (the switch's version that was applied)
+ *   Port    drover-uplink = NAME, or drover-port-group = NAME
+ *
+ * VLAN 0 is an access port as well (tag 0): a port without a tag would be a trunk, and its guest could speak in each VLAN. Which taps
+ * belong on the bridge follows from their aliases (tap.h), not from the database, so that a port that somebody removed comes
+ * back. The userspace datapath is used where ovs-vswitchd has no other. */
+
+#include <jansson.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "io/netlink.h"
+
+struct ovs;
+
+#define OVS_UPLINKS_MAX 8
+#define OVS_UPLINK_POLICIES(X) \
+        X(ACTIVE_BACKUP, "active-backup", "active-backup", "off") \
+        X(BALANCE_SLB, "balance-slb", "balance-slb", "off") \
+        X(LACP, "lacp", "balance-tcp", "active")
+enum ovs_uplink_policy {
+#define X(name, text, mode, lacp) OVS_UPLINK_##name,
+        OVS_UPLINK_POLICIES(X)
+#undef X
+                N_OVS_UPLINK_POLICIES
+};
+const char *ovs_uplink_policy_to_string(enum ovs_uplink_policy policy);
+/* 0, or -EINVAL. */
+int ovs_uplink_policy_from_string(const char *text, enum ovs_uplink_policy *ret_policy);
+
+struct ovs_group {
+        const char *name;
+        uint16_t vlan;
+};
+
+struct ovs_spec {
+        const char *vswitch;   /* its name */
+        const char *bridge;    /* from ifname_bridge(), or an administrator's */
+        bool adopted;          /* the administrator's: it gets ports, and is otherwise left alone */
+        uint64_t version;      /* of the switch's document */
+        const json_t *uplinks; /* array of names of NICs, at most OVS_UPLINKS_MAX */
+        enum ovs_uplink_policy policy;
+        uint32_t mtu;
+        const struct ovs_group *groups; /* on this switch */
+        size_t n_groups;
+};
+
+/* The database's socket; nothing is opened yet. netlink and clock are borrowed. 0 or -ENOMEM. */
+int ovs_new(const char *db_path, struct netlink *netlink, const struct clock *clock, struct ovs **ret_ovs);
+void ovs_free(struct ovs *ovs);
+DEFINE_CLEANUP(struct ovs *, ovs_free)
+
+/* Makes Open vSwitch follow and waits until it does. *ret_differences: array of sentences about what was otherwise before, the
+ * caller's; those that are still so afterwards are in *ret_left. Ports of taps that are gone are removed without a word. CONFLICT: a bridge of that name
+ * is not drover's, or an uplink is in use; NOT_FOUND: no such NIC, or bridge to adopt; CHECK_FAILED: its MTU; and as ovsdb_apply(). */
+int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, json_t **ret_left,
+        struct error **ret_error);
+/* Only looks: what differs now, and *ret_version (may be NULL), the version that is written down there; 0: none. */
+int ovs_look(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, uint64_t *ret_version,
+        struct error **ret_error);
+/* Removes the bridge; of an adopted one, what drover put there. CONFLICT while a tap, or a port that is not drover's, is on it. */
+int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error);
+
+/* Array of {"mac", "port"}, the caller's: addresses that the bridge has learned on this host, at ports that are neither drover's nor lead out of
+ * it (compare foreign_macs.h), and those of such ports themselves. At most FOREIGN_MACS_MAX. */
+int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, struct error **ret_error);
+
+/* Makes the tap a port of the bridge in that VLAN. One that it is already, also of a tap that had this name before, goes first. */
+int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char *port_group, uint16_t vlan,
+        struct error **ret_error);
