@@ -215,6 +215,28 @@ static void withdraw_try(struct round *round, json_t *record)
         round->changed = true;
 }
 
+/* Found, though not noted: submitted by a look whose end was not recorded. 1, 0, or a negative value while nobody can tell. */
+static int find_submitted(struct round *round, json_t *try)
+{
+        const char *uid = json_text(try, "task_uid");
+        const struct task *child = task_find(round->manager->tasks, uid);
+        _cleanup_json_ json_t *doc = NULL;
+        int r;
+
+        if (json_is_string(json_object_get(try, "task")))
+                return 1;
+        if (child) {
+                set_text(round, try, "task", task_name(child));
+                return 1;
+        }
+        r = store_get(round->manager->store, "task", uid, &doc, NULL);
+        if (r == -ENOENT)
+                return 0;
+        if (r >= 0)
+                set_text(round, try, "task", json_text(doc, "name"));
+        return r < 0 ? r : 1;
+}
+
 static void submit_try(struct round *round, json_t *record, json_t *try)
 {
         bool migrates = !strcmp(json_text(try, "action"), "migrate");
@@ -228,7 +250,7 @@ static void submit_try(struct round *round, json_t *record, json_t *try)
         _cleanup_error_ struct error *error = NULL;
         int r;
 
-        if (!held || !object || !input || !data)
+        if (!held || !object || !input || !data || find_submitted(round, try))
                 return;
         r = task_submit(round->manager->tasks,
                 &(struct task_request){.uid = json_text(try, "task_uid"),
@@ -299,6 +321,7 @@ static bool follow_try(struct round *round, json_t *record, json_t *try)
         _cleanup_json_ json_t *doc = NULL;
         int r;
 
+        (void)find_submitted(round, try);
         if (child && (task_running(child) || task_queued(child))) {
                 /* One that has begun may go on to its end when a window closes. */
                 if (round->ends || (round->closed && task_queued(child)))
@@ -680,8 +703,11 @@ int moves_run(struct task *task, struct manager *manager)
                 json_t *try = last_try(item);
 
                 if (r >= 0 && is_open(try) && !json_is_string(json_object_get(item, "outcome")) &&
-                        json_is_null(json_object_get(try, "task")) && !round.closed)
+                        json_is_null(json_object_get(try, "task")) && !round.closed) {
                         submit_try(&round, item, try);
+                        /* The names of the tasks, or what was withdrawn. */
+                        (void)json_object_set_new(task_data(task), "unrecorded", json_true());
+                }
         }
         return r < 0 ? r : !moves_count(task, NULL) && !awaits_arrivals(&round);
 }

@@ -177,7 +177,8 @@ static void time_limit_of_the_whole_ends_what_waits(void **data)
 static void restarted_manager_goes_on_with_the_same_move(void **data)
 {
         struct state *state = *data;
-        char path[128];
+        char path[128], name[64];
+        const json_t *tries;
 
         set_the_stage(state);
         begin_maintenance(state, "{\"on\": true}", path);
@@ -187,7 +188,39 @@ static void restarted_manager_goes_on_with_the_same_move(void **data)
         complete_migration(state);
         resume_following(state, path);
         assert_string_equal(finish(state), "succeeded");
+        tries = json_object_get(first_of(json_object_get(json_status(state->body), "result")), "tries");
+        assert_int_equal(json_array_size(tries), 1);
+        snprintf(name, sizeof(name), "%s", json_text(json_array_get(tries, 0), "task"));
         assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(state->body, "items"), 0), "name"), name);
+}
+
+static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+        const json_t *tries;
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        stop_manager(state);
+        start_manager(state);
+        for (int i = 0; i < 40; i++)
+                loop_iterate(state->loop, 20);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        tries = json_object_get(first_of(json_object_get(json_status(state->body), "result")), "tries");
+        assert_int_equal(json_array_size(tries), 1);
+        assert_string_equal(json_text(json_array_get(tries, 0), "result"), "cancelled");
+        assert_true(*json_text(json_array_get(tries, 0), "task"));
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+        assert_string_equal(json_text(json_status(json_array_get(json_object_get(state->body, "items"), 0)),
+                                    "state"),
+                "cancelled");
 }
 
 static void dry_run_says_what_would_be_done_and_does_nothing(void **data)
@@ -395,6 +428,7 @@ int main(void)
                 TEST(cancelled_it_is_undone_by_the_next_manager),
                 TEST(time_limit_of_the_whole_ends_what_waits),
                 TEST(restarted_manager_goes_on_with_the_same_move),
+                TEST(cancelled_after_a_restart_it_cancels_what_the_manager_before_began),
                 TEST(dry_run_says_what_would_be_done_and_does_nothing),
                 TEST(requests_that_mean_nothing_are_refused),
                 TEST(schedule_runs_at_its_time_and_skips_while_the_run_goes_on),
