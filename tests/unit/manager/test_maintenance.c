@@ -35,6 +35,14 @@ static void wait_for_migration(struct state *state)
         assert_non_null(state->agents[0].migration);
 }
 
+static void iterate_for(struct state *state, uint64_t ms)
+{
+        uint64_t end = clock_now_ms(loop_clock(state->loop)) + ms;
+
+        while (clock_now_ms(loop_clock(state->loop)) < end)
+                loop_iterate(state->loop, 20);
+}
+
 static size_t n_tasks(struct state *state, const char *action)
 {
         char path[96];
@@ -207,8 +215,7 @@ static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(v
         wait_for_migration(state);
         stop_manager(state);
         start_manager(state);
-        for (int i = 0; i < 40; i++)
-                loop_iterate(state->loop, 20);
+        iterate_for(state, 1500);
         snprintf(cancel, sizeof(cancel), "%s/cancel", path);
         assert_int_equal(call(state, "POST", cancel, NULL), 202);
         resume_following(state, path);
