@@ -535,19 +535,21 @@ static void look_at(struct round *round, json_t *record)
 
 /* --- All of them -------------------------------------------------------------------------------------------------------- */
 
-/* By the clock that only goes forward; what earlier processes spent is in the data. */
-static json_int_t spend(struct task *task)
+/* Milliseconds that the task has been at it, by the clock that only goes forward: those of this manager's term, and of the terms
+ * before, which are in the data. */
+static json_int_t spend(struct task *task, const struct manager *manager)
 {
         json_t *data = task_data(task);
-        json_int_t elapsed_ms = (json_int_t)task_step_elapsed_ms(task), seen_ms = number_of(data, "seen_ms"),
-                   before_ms = number_of(data, "before_ms");
+        json_int_t elapsed_ms = (json_int_t)task_step_elapsed_ms(task), epoch = (json_int_t)manager->epoch,
+                   earlier_ms = number_of(data, "spent_earlier_ms");
 
-        if (elapsed_ms < seen_ms) {
-                before_ms += seen_ms;
-                (void)json_object_set_new(data, "before_ms", json_integer(before_ms));
+        if (number_of(data, "spent_epoch") != epoch) {
+                earlier_ms += number_of(data, "spent_ms");
+                (void)json_object_set_new(data, "spent_earlier_ms", json_integer(earlier_ms));
+                (void)json_object_set_new(data, "spent_epoch", json_integer(epoch));
         }
-        (void)json_object_set_new(data, "seen_ms", json_integer(elapsed_ms));
-        return before_ms + elapsed_ms;
+        (void)json_object_set_new(data, "spent_ms", json_integer(elapsed_ms));
+        return earlier_ms + elapsed_ms;
 }
 
 static int round_begin(struct round *round, struct task *task, struct manager *manager)
@@ -561,7 +563,7 @@ static int round_begin(struct round *round, struct task *task, struct manager *m
                 .from = json_text(data, "from"),
                 .to = json_text(data, "to"),
                 .now_ms = clock_unix_ms(manager->clock),
-                .spent_ms = spend(task)};
+                .spent_ms = spend(task, manager)};
         if (evacuation_policy_read(json_object_get(data, "policy"), true, &round->policy, NULL) < 0)
                 return -ENOMEM; /* it was checked when it came */
         if (task_cancel_requested(task))
@@ -652,19 +654,19 @@ static void say(const struct round *round)
 /* Those that were cancelled and do not end: who has them is for their own tasks to find out. */
 static void give_up_waiting(struct round *round)
 {
-        json_int_t since_ms = number_of(task_data(round->task), "ending_ms");
+        const json_t *since = json_object_get(task_data(round->task), "ending_ms");
         json_t *item;
         size_t i;
 
         if (!round->ends)
                 return;
-        if (!since_ms) {
+        if (!since) {
                 (void)json_object_set_new(
-                        task_data(round->task), "ending_unix_ms", json_integer(round->now_ms));
+                        task_data(round->task), "ending_ms", json_integer(round->spent_ms));
                 round->changed = true;
                 return;
         }
-        if (round->spent_ms < since_ms + CANCEL_MAX_MS)
+        if (round->spent_ms < json_integer_value(since) + CANCEL_MAX_MS)
                 return;
         json_array_foreach (records_of(round->task), i, item)
                 if (json_is_null(json_object_get(item, "outcome"))) {

@@ -4,6 +4,8 @@
 
 #include "manager_rig.h"
 
+#include "manager/task.h"
+
 static json_t *request(const char *text)
 {
         json_t *json = json_loads(text, 0, NULL);
@@ -144,6 +146,50 @@ static void cancelled_it_ends_its_moves_and_opens_the_host(void **data)
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         assert_null(maintenance_of(state, "host1"));
+}
+
+/* As if earlier managers had been at it for so long. */
+static void spend_more(struct state *state, const char *path, json_int_t ms)
+{
+        struct task *task;
+        json_t *data;
+
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        task = (struct task *)task_find(state->manager->tasks, json_text(state->body, "uid"));
+        assert_non_null(task);
+        data = task_data(task);
+        json_object_set_new(data, "spent_earlier_ms",
+                json_integer(json_integer_value(json_object_get(data, "spent_earlier_ms")) + ms));
+}
+
+static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+        json_int_t revision;
+        const json_t *first;
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        agent_double_stop(&state->agents[0]);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        iterate_for(state, 2000);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "running");
+        revision = json_integer_value(json_object_get(state->body, "revision"));
+        assert_true(revision > 0);
+        iterate_for(state, 2000);
+        /* It waits, and does not write at each look. */
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_int_equal(json_integer_value(json_object_get(state->body, "revision")), revision);
+        spend_more(state, path, 60000);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        first = first_of(json_object_get(json_status(state->body), "result"));
+        assert_string_equal(json_text(first, "outcome"), "stays");
+        assert_non_null(strstr(json_text(first, "why"), "has not ended yet"));
 }
 
 static void cancelled_it_is_undone_by_the_next_manager(void **data)
@@ -432,6 +478,7 @@ int main(void)
                 TEST(what_fits_nowhere_stays_and_the_report_says_why),
                 TEST(guest_is_stopped_where_the_policy_says_so),
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
+                TEST(cancelled_it_ends_though_an_agent_does_not_answer),
                 TEST(cancelled_it_is_undone_by_the_next_manager),
                 TEST(time_limit_of_the_whole_ends_what_waits),
                 TEST(restarted_manager_goes_on_with_the_same_move),
