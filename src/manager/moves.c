@@ -35,7 +35,7 @@ struct round {
         json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
         size_t n_active, n_checks;
         bool changed;
-        struct store_batch audit;
+        bool failed; /* without memory: nothing of it is recorded or done */
 };
 
 static json_int_t number_of(const json_t *object, const char *key)
@@ -133,26 +133,49 @@ static void uid_of_try(
                 hash + 17, hash + 20);
 }
 
-static void audit_decision(
+/* The audit entry of a decision is made when the decision is recorded: the log's head moves whenever anything is committed. Until
+ * then it is in the data, and so is never lost. */
+static void note_decision(
         struct round *round, const json_t *record, const char *action, const char *to, const char *rank)
 {
-        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "name"));
-        _cleanup_json_ json_t *detail = json_pack("{s:s, s:s, s:s?, s:s, s:i, s:s?}", "task",
-                task_name(round->task), "decision", action, "to", to, "step", rank, "tries",
-                (int)json_array_size(json_object_get(record, "tries")), "cause",
-                json_text_or_null(record, "why"));
-        _cleanup_error_ struct error *error = NULL;
+        json_t *data = task_data(round->task), *decisions = json_object_get(data, "decisions");
 
-        if (!object || !detail ||
-                audit_add(round->manager->store, round->manager->clock, &round->audit,
-                        &(struct audit_entry){.who = "system",
-                                .action = "vm.decide",
-                                .object = object,
-                                .why = json_text_or_null(task_data(round->task), "reason"),
-                                .result = "done",
-                                .detail = detail},
-                        &error) < 0)
-                round->audit.result = -ENOMEM;
+        if (!decisions) {
+                decisions = json_array();
+                if (json_object_set_new(data, "decisions", decisions) < 0)
+                        round->failed = true;
+        }
+        if (json_array_append_new(decisions,
+                    json_pack("{s:s, s:s, s:s, s:s?, s:s, s:i, s:s?}", "vm", json_text(record, "name"),
+                            "task", task_name(round->task), "decision", action, "to", to, "step", rank,
+                            "tries", (int)json_array_size(json_object_get(record, "tries")), "cause",
+                            json_text_or_null(record, "why"))) < 0)
+                round->failed = true;
+}
+
+static int audit_decisions(
+        struct round *round, json_t *decisions, struct store_batch *batch, struct error **ret_error)
+{
+        json_t *detail;
+        size_t i;
+        int r = 0;
+
+        json_array_foreach (decisions, i, detail) {
+                _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(detail, "vm"));
+
+                r = !object ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
+                            : audit_add(round->manager->store, round->manager->clock, batch,
+                                      &(struct audit_entry){.who = "system",
+                                              .action = "vm.decide",
+                                              .object = object,
+                                              .why = json_text_or_null(task_data(round->task), "reason"),
+                                              .result = "done",
+                                              .detail = detail},
+                                      ret_error);
+                if (r < 0)
+                        break;
+        }
+        return r;
 }
 
 /* "result" and "task" stay null until they are known. */
@@ -166,12 +189,12 @@ static void begin_try(
         size_t n = (size_t)number_of(record, "n_tries");
 
         uid_of_try(round->task, json_text(record, "uid"), n, uid);
-        audit_decision(round, record, action, to, rank);
+        note_decision(round, record, action, to, rank);
         if (json_object_set_new(record, "n_tries", json_integer((json_int_t)n + 1)) < 0 ||
                 json_array_append_new(
                         tries, json_pack("{s:s, s:s, s:s?, s:s, s:n, s:n, s:n}", "action", action, "step",
                                        rank, "to", to, "task_uid", uid, "task", "result", "why")) < 0)
-                round->audit.result = -ENOMEM;
+                round->failed = true;
         round->changed = true;
         round->n_active++;
 }
@@ -296,12 +319,15 @@ static void end_try(struct round *round, json_t *record, json_t *try, const json
         }
 }
 
-static void cancel_try(struct round *round, const struct task *child)
+/* One that has begun may go on to its end when a window closes. */
+static void cancel_try(struct round *round, const json_t *try)
 {
-        _cleanup_free_ char *object = alloc_printf("task/%s", task_name(child));
+        const struct task *child = task_find(round->manager->tasks, json_text(try, "task_uid"));
+        _cleanup_free_ char *object = child ? alloc_printf("task/%s", task_name(child)) : NULL;
         _cleanup_error_ struct error *error = NULL;
 
-        if (task_cancel_requested(child))
+        if (!child || task_cancel_requested(child) ||
+                !(task_queued(child) || (round->ends && task_running(child))))
                 return;
         if (task_cancel(round->manager->tasks, task_uid(child),
                     &(struct audit_entry){.who = "system",
@@ -322,12 +348,8 @@ static bool follow_try(struct round *round, json_t *record, json_t *try)
         int r;
 
         (void)find_submitted(round, try);
-        if (child && (task_running(child) || task_queued(child))) {
-                /* One that has begun may go on to its end when a window closes. */
-                if (round->ends || (round->closed && task_queued(child)))
-                        cancel_try(round, child);
+        if (child && (task_running(child) || task_queued(child)))
                 return true;
-        }
         r = store_get(round->manager->store, "task", json_text(try, "task_uid"), &doc, NULL);
         if (r >= 0 && json_is_string(json_object_get(json_status(doc), "finished"))) {
                 end_try(round, record, try, doc);
@@ -438,7 +460,7 @@ static void leave(struct round *round, json_t *record)
 {
         if (round->closed && !json_array_size(json_object_get(record, "tries")))
                 set_text(round, record, "why", round->closing);
-        audit_decision(
+        note_decision(
                 round, record, "stays", NULL, evacuation_rank_to_string(&round->policy, round->policy.n + 1));
         set_outcome(round, record, "stays", NULL);
 }
@@ -629,15 +651,27 @@ static bool awaits_arrivals(const struct round *round)
         return arrivals.n > 0;
 }
 
+/* What this look has decided, with its audit entries. */
 static int record(struct round *round)
 {
+        json_t *data = task_data(round->task);
+        _cleanup_json_ json_t *decisions = json_incref(json_object_get(data, "decisions"));
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_error_ struct error *error = NULL;
-        int r = task_record(round->task, &round->audit, &error);
+        int r;
 
-        if (r < 0)
-                log_warning("task %s: cannot record: %s", task_name(round->task), error_message(error));
+        r = audit_decisions(round, decisions, &batch, &error);
+        json_object_del(data, "decisions");
+        (void)json_object_set_new(data, "unrecorded", json_false());
+        if (r >= 0)
+                r = task_record(round->task, &batch, &error);
+        if (r >= 0)
+                return 0;
+        log_warning("task %s: cannot record: %s", task_name(round->task), error_message(error));
         /* The next look records it: nothing of it begins before that. */
-        (void)json_object_set_new(task_data(round->task), "unrecorded", json_boolean(r < 0));
+        (void)json_object_set_new(data, "unrecorded", json_true());
+        if (decisions && json_object_set(data, "decisions", decisions) < 0)
+                log_warning("task %s: no memory for its audit entries", task_name(round->task));
         return r;
 }
 
@@ -661,8 +695,7 @@ static void give_up_waiting(struct round *round)
         if (!round->ends)
                 return;
         if (!since) {
-                (void)json_object_set_new(
-                        task_data(round->task), "ending_ms", json_integer(round->spent_ms));
+                (void)json_object_set_new(task_data(round->task), "ending_ms", json_integer(round->spent_ms));
                 round->changed = true;
                 return;
         }
@@ -673,6 +706,27 @@ static void give_up_waiting(struct round *round)
                         set_text(round, item, "why", "its task was cancelled and has not ended yet");
                         set_outcome(round, item, "stays", NULL);
                 }
+}
+
+/* What was recorded is done. */
+static void carry_out(struct round *round)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach (records_of(round->task), i, item) {
+                json_t *try = last_try(item);
+
+                if (!is_open(try) || json_is_string(json_object_get(item, "outcome")))
+                        continue;
+                if (round->closed)
+                        cancel_try(round, try);
+                else if (json_is_null(json_object_get(try, "task"))) {
+                        submit_try(round, item, try);
+                        /* The names of the tasks, or what was withdrawn. */
+                        (void)json_object_set_new(task_data(round->task), "unrecorded", json_true());
+                }
+        }
 }
 
 int moves_run(struct task *task, struct manager *manager)
@@ -694,24 +748,14 @@ int moves_run(struct task *task, struct manager *manager)
                         look_at(&round, item);
         give_up_waiting(&round);
         say(&round);
-        if (r >= 0 && round.changed && record(&round) < 0) {
-                store_batch_deinit(&round.audit);
+        if (r < 0 || round.failed)
+                return -ENOMEM;
+        if (round.changed && record(&round) < 0)
                 return 0;
-        }
-        store_batch_deinit(&round.audit);
         if (round.changed)
                 crash_point("moves-recorded");
-        json_array_foreach (records_of(task), i, item) {
-                json_t *try = last_try(item);
-
-                if (r >= 0 && is_open(try) && !json_is_string(json_object_get(item, "outcome")) &&
-                        json_is_null(json_object_get(try, "task")) && !round.closed) {
-                        submit_try(&round, item, try);
-                        /* The names of the tasks, or what was withdrawn. */
-                        (void)json_object_set_new(task_data(task), "unrecorded", json_true());
-                }
-        }
-        return r < 0 ? r : !moves_count(task, NULL) && !awaits_arrivals(&round);
+        carry_out(&round);
+        return !moves_count(task, NULL) && !awaits_arrivals(&round);
 }
 
 size_t moves_count(const struct task *task, const char *outcome)

@@ -210,6 +210,52 @@ static void cancelled_it_is_undone_by_the_next_manager(void **data)
         assert_int_equal(n_tasks(state, "vm.migrate"), 1);
 }
 
+static void create_vm(struct state *state, const char *name, json_int_t memory_mib)
+{
+        json_t *vm = vm_document(name);
+
+        json_object_set_new(vm, "host", json_string("host1"));
+        json_object_set_new(json_spec(vm), "memory_bytes", json_integer(memory_mib << 20));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+/* How often the audit log has that decision about the VM. */
+static size_t n_decisions(struct state *state, const char *object, const char *decision)
+{
+        json_t *entry;
+        size_t i, n = 0;
+
+        assert_int_equal(call(state, "GET", "/api/v1/audit?action=vm.decide", NULL), 200);
+        json_array_foreach (json_object_get(state->body, "items"), i, entry)
+                n += !strcmp(json_text(entry, "object"), object) &&
+                     !strcmp(json_text(json_object_get(entry, "detail"), "decision"), decision);
+        return n;
+}
+
+static void cancelled_with_moves_under_way_each_decision_is_audited_once(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+
+        set_the_stage(state);
+        create_vm(state, "big", 512);
+        create_vm(state, "bigger", 768);
+        create_vm(state, "tiny", 32);
+        state->agents[1].memory_free_bytes = 200 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        assert_int_equal(n_decisions(state, "vm/big", "stays"), 1);
+        assert_int_equal(n_decisions(state, "vm/bigger", "stays"), 1);
+        assert_int_equal(n_decisions(state, "vm/web", "migrate"), 1);
+        assert_int_equal(n_decisions(state, "vm/tiny", "migrate"), 1);
+}
+
 static void time_limit_of_the_whole_ends_what_waits(void **data)
 {
         struct state *state = *data;
@@ -480,6 +526,7 @@ int main(void)
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
                 TEST(cancelled_it_ends_though_an_agent_does_not_answer),
                 TEST(cancelled_it_is_undone_by_the_next_manager),
+                TEST(cancelled_with_moves_under_way_each_decision_is_audited_once),
                 TEST(time_limit_of_the_whole_ends_what_waits),
                 TEST(restarted_manager_goes_on_with_the_same_move),
                 TEST(cancelled_after_a_restart_it_cancels_what_the_manager_before_began),
