@@ -34,6 +34,7 @@ struct round {
         const char *closing; /* why */
         json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
         size_t n_active, n_checks;
+        json_int_t n_checked; /* in all looks: the number of the last check */
         bool changed;
         bool failed; /* without memory: nothing of it is recorded or done */
 };
@@ -398,6 +399,7 @@ static bool look_for_hosts(struct round *round, json_t *record, const json_t *vm
         *ret_other = NULL;
         if (round->n_checks++ >= CHECKS_AT_ONCE)
                 return false;
+        (void)json_object_set_new(record, "checked", json_integer(++round->n_checked));
         if (operation_migrate_check(
                     round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error) < 0) {
                 set_text(round, record, "why", error_message(error));
@@ -542,17 +544,61 @@ static void decide(struct round *round, json_t *record, const json_t *vm)
         act(round, record, what, other, progress.rank);
 }
 
-static void look_at(struct round *round, json_t *record)
+/* True when something is to be decided about it. */
+static bool look_at(struct round *round, json_t *record)
 {
         const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid"));
         json_t *try = last_try(record);
 
         if (json_is_string(json_object_get(record, "outcome")))
-                return;
+                return false;
         if (is_open(try) && follow_try(round, record, try))
-                return;
-        if (!is_settled(round, record, vm))
-                decide(round, record, vm);
+                return false;
+        return !is_settled(round, record, vm);
+}
+
+struct candidate {
+        json_t *record;
+        const json_t *vm;
+        json_int_t checked; /* 0: not yet */
+        size_t i;
+};
+
+/* Those that were not checked yet, in their order; then those whose last check is the longest ago: what fits nowhere does not keep
+ * the others waiting. */
+static int longest_unchecked_first(const void *a, const void *b)
+{
+        const struct candidate *x = a, *y = b;
+
+        if (x->checked != y->checked)
+                return x->checked < y->checked ? -1 : 1;
+        return x->i < y->i ? -1 : x->i > y->i;
+}
+
+static int look_at_all(struct round *round)
+{
+        json_t *records = records_of(round->task), *record;
+        _cleanup_free_ struct candidate *candidates =
+                alloc_array(json_array_size(records) + 1, sizeof(*candidates));
+        size_t i, n = 0;
+
+        if (!candidates)
+                return -ENOMEM;
+        json_array_foreach (records, i, record) {
+                round->n_active += is_open(last_try(record));
+                round->n_checked = MAX(round->n_checked, number_of(record, "checked"));
+        }
+        json_array_foreach (records, i, record)
+                if (look_at(round, record))
+                        candidates[n++] = (struct candidate){.record = record,
+                                .vm = inventory_vm(round->manager->inventory, json_text(record, "uid")),
+                                .checked = number_of(record, "checked"),
+                                .i = i};
+        if (n)
+                qsort(candidates, n, sizeof(*candidates), longest_unchecked_first);
+        for (i = 0; i < n; i++)
+                decide(round, candidates[i].record, candidates[i].vm);
+        return 0;
 }
 
 /* --- All of them -------------------------------------------------------------------------------------------------------- */
@@ -600,27 +646,28 @@ static int round_begin(struct round *round, struct task *task, struct manager *m
         return 0;
 }
 
-/* VMs that came to the host meanwhile, by what had begun before it was closed. */
+/* VMs on the host that is to be left: those that were there, and in later looks what came meanwhile, by what had begun before it was
+ * closed. */
 static int add_newcomers(struct round *round)
 {
-        _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL;
+        _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL,
+                              *known = json_object();
+        _cleanup_free_ const json_t **found = alloc_array(json_array_size(vms) + 1, sizeof(*found));
         json_t *vm, *record;
-        size_t i, k;
+        size_t i, n = 0;
+        int r = known && found ? 0 : -ENOMEM;
 
-        json_array_foreach (vms, i, vm) {
-                bool known = false;
-
-                if (strcmp(json_text(json_status(vm), "host"), round->from))
-                        continue;
-                json_array_foreach (records_of(round->task), k, record)
-                        known |= !strcmp(json_text(record, "uid"), json_text(vm, "uid"));
-                if (known)
-                        continue;
-                round->changed = true;
-                if (moves_add(round->task, (const json_t *[]){vm}, 1) < 0)
-                        return -ENOMEM;
-        }
-        return 0;
+        json_array_foreach (records_of(round->task), i, record)
+                if (r == 0)
+                        r = json_object_set_new(known, json_text(record, "uid"), json_true());
+        if (r < 0)
+                return -ENOMEM;
+        json_array_foreach (vms, i, vm)
+                if (!strcmp(json_text(json_status(vm), "host"), round->from) &&
+                        !json_object_get(known, json_text(vm, "uid")))
+                        found[n++] = vm;
+        round->changed |= n > 0;
+        return n ? moves_add(round->task, found, n) : 0;
 }
 
 struct arrivals {
@@ -732,8 +779,6 @@ static void carry_out(struct round *round)
 int moves_run(struct task *task, struct manager *manager)
 {
         struct round round;
-        json_t *item;
-        size_t i;
         int r;
 
         r = round_begin(&round, task, manager);
@@ -741,11 +786,8 @@ int moves_run(struct task *task, struct manager *manager)
                 return r;
         round.changed = json_is_true(json_object_get(task_data(task), "unrecorded"));
         r = add_newcomers(&round);
-        json_array_foreach (records_of(task), i, item)
-                round.n_active += is_open(last_try(item));
-        json_array_foreach (records_of(task), i, item)
-                if (r >= 0)
-                        look_at(&round, item);
+        if (r >= 0)
+                r = look_at_all(&round);
         give_up_waiting(&round);
         say(&round);
         if (r < 0 || round.failed)

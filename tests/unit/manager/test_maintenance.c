@@ -256,6 +256,74 @@ static void cancelled_with_moves_under_way_each_decision_is_audited_once(void **
         assert_int_equal(n_decisions(state, "vm/tiny", "migrate"), 1);
 }
 
+/* The names in the list, as "a b c ". */
+static const char *names_of(const json_t *list, const char *key, char ret[static 256])
+{
+        json_t *item;
+        size_t i, n = 0;
+
+        ret[0] = '\0';
+        json_array_foreach ((json_t *)list, i, item)
+                n += (size_t)snprintf(ret + n, 256 - n, "%s ", json_text(item, key));
+        return ret;
+}
+
+static void large_ones_go_first_as_the_dry_run_says(void **data)
+{
+        struct state *state = *data;
+        char path[128], names[256];
+
+        set_the_stage(state);
+        create_vm(state, "small", 32);
+        create_vm(state, "large", 512);
+        create_vm(state, "tiny", 16);
+        create_vm(state, "medium", 128);
+        assert_int_equal(call(state, "POST", "/api/v1/hosts/host1/maintenance",
+                                 request("{\"on\": true, \"dry_run\": true}")),
+                200);
+        assert_string_equal(
+                names_of(json_object_get(state->body, "vms"), "vm", names), "large medium web small tiny ");
+        assert_int_equal(call(state, "POST", "/api/v1/queue/drain", NULL), 200);
+        begin_maintenance(state, "{\"on\": true, \"give_up_ms\": 4000}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(
+                names_of(json_object_get(json_object_get(json_status(state->body), "result"), "vms"), "vm",
+                        names),
+                "large medium web small tiny ");
+        /* Newest first, or oldest: by their names, which are in the order of submission. */
+        assert_int_equal(call(state, "GET", "/api/v1/audit?action=vm.decide", NULL), 200);
+        {
+                json_t *entry, *migrations = json_array();
+                size_t i;
+
+                json_array_foreach (json_object_get(state->body, "items"), i, entry)
+                        if (!strcmp(json_text(json_object_get(entry, "detail"), "decision"), "migrate"))
+                                json_array_insert(migrations, 0, entry);
+                assert_string_equal(
+                        names_of(migrations, "object", names), "vm/large vm/medium vm/web vm/small vm/tiny ");
+                json_decref(migrations);
+        }
+}
+
+static void what_fits_nowhere_does_not_keep_the_others_waiting(void **data)
+{
+        struct state *state = *data;
+        char path[128], name[16];
+
+        set_the_stage(state);
+        for (int i = 0; i < 20; i++) {
+                snprintf(name, sizeof(name), "big%d", i);
+                create_vm(state, name, 512);
+        }
+        state->agents[1].memory_free_bytes = 200 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        for (int i = 0; i < 40 && !state->agents[0].migration; i++)
+                iterate_for(state, 250);
+        assert_non_null(state->agents[0].migration);
+}
+
 static void time_limit_of_the_whole_ends_what_waits(void **data)
 {
         struct state *state = *data;
@@ -317,8 +385,8 @@ static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(v
         assert_string_equal(json_text(json_array_get(tries, 0), "result"), "cancelled");
         assert_true(*json_text(json_array_get(tries, 0), "task"));
         assert_int_equal(n_tasks(state, "vm.migrate"), 1);
-        assert_string_equal(json_text(json_status(json_array_get(json_object_get(state->body, "items"), 0)),
-                                    "state"),
+        assert_string_equal(
+                json_text(json_status(json_array_get(json_object_get(state->body, "items"), 0)), "state"),
                 "cancelled");
 }
 
@@ -527,6 +595,8 @@ int main(void)
                 TEST(cancelled_it_ends_though_an_agent_does_not_answer),
                 TEST(cancelled_it_is_undone_by_the_next_manager),
                 TEST(cancelled_with_moves_under_way_each_decision_is_audited_once),
+                TEST(large_ones_go_first_as_the_dry_run_says),
+                TEST(what_fits_nowhere_does_not_keep_the_others_waiting),
                 TEST(time_limit_of_the_whole_ends_what_waits),
                 TEST(restarted_manager_goes_on_with_the_same_move),
                 TEST(cancelled_after_a_restart_it_cancels_what_the_manager_before_began),
