@@ -81,6 +81,11 @@ static void note_run(struct schedule_state *state, int64_t due_s)
         size_t i;
 
         if (state->n_ran == SCHEDULE_RAN_MAX) {
+                /* The earliest gives way: this very one, when the others were run by a clock that was ahead. */
+                if (due_s < state->ran_s[0]) {
+                        state->floor_s = MAX(state->floor_s, due_s);
+                        return;
+                }
                 state->floor_s = MAX(state->floor_s, state->ran_s[0]);
                 memmove(state->ran_s, state->ran_s + 1, --state->n_ran * sizeof(*state->ran_s));
         }
@@ -156,6 +161,11 @@ void schedule_decide(const struct schedule_rule *rule, struct schedule_state *st
         if (now_s < state->until_s) {
                 decision.clock_back = decision.changed = true;
                 state->until_s = now_s;
+                /* A clock that was far ahead for many runs must not stop the schedule until that date. */
+                if (state->floor_s > now_s + SCHEDULE_AHEAD_MAX_S) {
+                        decision.forgotten = true;
+                        state->floor_s = now_s;
+                }
         }
         if (latest_due(rule, state->until_s, now_s, &due_s)) {
                 late_s = now_s - due_s;

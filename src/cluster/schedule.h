@@ -5,7 +5,8 @@
  *
  * Each run stands for one due time, and none is ever run twice, whatever the clock does: due times that were run are kept in the
  * state (the newest SCHEDULE_RAN_MAX; of those before the oldest one kept, none runs any more), which is recorded in the same
- * transaction as the run's task.
+ * transaction as the run's task. The one exception: a clock that was more than SCHEDULE_AHEAD_MAX_S ahead for more runs than are
+ * kept; those that are not kept run again at their time, for otherwise the schedule would stand still until then.
  *
  * A run that cannot begin within SCHEDULE_LATE_S of its time, for the manager was away or its clock jumped ahead, is a missed one.
  * By policy it is left out, or the latest of the missed ones is made up for as soon as possible, unless its window has ended. */
@@ -14,6 +15,7 @@
 #include "cluster/calendar.h"
 
 #define SCHEDULE_LATE_S 60
+#define SCHEDULE_AHEAD_MAX_S (2 * 86400)
 #define SCHEDULE_RAN_MAX 64
 #define SCHEDULE_MISSED_MAX 10000 /* more are not counted */
 #define SCHEDULE_WINDOW_MAX_S (30 * 86400)
@@ -56,6 +58,7 @@ struct schedule_decision {
         size_t n_missed; /* left out, due_s of SCHEDULE_SKIP included */
         int64_t until_s; /* the run must not start anything after this; INT64_MAX: no end */
         bool clock_back; /* the clock was set back since the last decision */
+        bool forgotten;  /* it had been ahead for so many runs that some of them may come again */
         bool changed;    /* the state has to be recorded, also when nothing is due */
 };
 /* Decides about now_s, and brings the state (of which it can be recorded with what is done) up to that. busy: its last run has not

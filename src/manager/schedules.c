@@ -149,7 +149,21 @@ static int record_skip(struct schedules *schedules, const struct entry *entry,
         char due[32];
         int r = 0;
 
-        if (doc && decision->verdict != SCHEDULE_WAIT) {
+        if (!doc || !object) {
+                json_decref(doc);
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        if (decision->forgotten)
+                r = audit_add(manager->store, manager->clock, &batch,
+                        &(struct audit_entry){.who = "system",
+                                .action = "schedule.clock-back",
+                                .object = object,
+                                .why = "the clock had been days ahead for many runs and was set back: runs "
+                                       "of "
+                                       "that time may take place again",
+                                .result = "done"},
+                        ret_error);
+        if (r >= 0 && decision->verdict != SCHEDULE_WAIT) {
                 _cleanup_json_ json_t *detail = json_pack("{s:s, s:I}", "due",
                         format_time(decision->due_s, due), "missed", (json_int_t)decision->n_missed);
 
