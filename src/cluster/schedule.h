@@ -15,6 +15,7 @@
 #include "cluster/calendar.h"
 
 #define SCHEDULE_LATE_S 60
+#define SCHEDULE_TRY_S 600 /* how long one without a window that could not begin is tried again */
 #define SCHEDULE_AHEAD_MAX_S (2 * 86400)
 #define SCHEDULE_RAN_MAX 64
 #define SCHEDULE_MISSED_MAX 10000 /* more are not counted */
@@ -36,8 +37,9 @@ int schedule_parse_at(
         const char *text, const struct time_zone *zone, int64_t *ret_s, struct error **ret_error);
 
 struct schedule_state {
-        int64_t until_s;                 /* due times up to here were decided about */
-        int64_t floor_s;                 /* due times up to here do not run any more; INT64_MIN: none */
+        int64_t until_s; /* due times up to here were decided about */
+        int64_t tried_s; /* this due time could not begin, and is tried again; INT64_MIN: none */
+        int64_t floor_s; /* due times up to here do not run any more; INT64_MIN: none */
         int64_t ran_s[SCHEDULE_RAN_MAX]; /* ascending */
         size_t n_ran;
 };
@@ -65,3 +67,7 @@ struct schedule_decision {
  * ended; what is due is then left out. */
 void schedule_decide(const struct schedule_rule *rule, struct schedule_state *state, int64_t now_s, bool busy,
         struct schedule_decision *ret_decision);
+
+/* What the run of due_s needs was taken for a while: it is tried again while its window is open, without one for SCHEDULE_TRY_S. In place
+ * of the state that schedule_decide() has brought up to date, to the state before. */
+void schedule_note_tried(struct schedule_state *state, int64_t due_s);

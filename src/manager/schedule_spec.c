@@ -197,6 +197,8 @@ void schedule_state_read(const json_t *internal, struct schedule_state *ret_stat
         schedule_begin(ret_state, json_integer_value(json_object_get(internal, "until_s")));
         if (json_is_integer(floor))
                 ret_state->floor_s = json_integer_value(floor);
+        if (json_is_integer(json_object_get(internal, "tried_s")))
+                ret_state->tried_s = json_integer_value(json_object_get(internal, "tried_s"));
         json_array_foreach (json_object_get(internal, "ran_s"), i, ran)
                 if (ret_state->n_ran < SCHEDULE_RAN_MAX)
                         ret_state->ran_s[ret_state->n_ran++] = json_integer_value(ran);
@@ -212,8 +214,10 @@ json_t *schedule_state_write(const struct schedule_state *state)
                         return NULL;
                 }
         internal = json_pack("{s:I, s:o}", "until_s", (json_int_t)state->until_s, "ran_s", ran);
-        if (internal && state->floor_s != INT64_MIN &&
-                json_object_set_new(internal, "floor_s", json_integer(state->floor_s)) < 0) {
+        if (internal && ((state->floor_s != INT64_MIN && json_object_set_new(internal, "floor_s",
+                                                                 json_integer(state->floor_s)) < 0) ||
+                                (state->tried_s != INT64_MIN && json_object_set_new(internal, "tried_s",
+                                                                        json_integer(state->tried_s)) < 0))) {
                 json_decref(internal);
                 return NULL;
         }

@@ -25,6 +25,8 @@ struct entry {
         json_t *doc;
         struct schedule_spec spec;
         int64_t next_s; /* INT64_MAX: never */
+        uint64_t
+                again_ms; /* it could not be carried out: not before that, by the clock that only goes forward */
 };
 
 struct schedules {
@@ -34,6 +36,7 @@ struct schedules {
         size_t n;
         int64_t looked_s; /* the clock when they were looked at last */
         bool stale;       /* to be loaded anew */
+        bool failed;      /* in this look something could not be recorded */
 };
 
 static int64_t now_s(const struct manager *manager)
@@ -223,11 +226,47 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
                 &batch, NULL, ret_error);
 }
 
-/* The store, or another change of the schedule, may be why: then it is for the next look. */
-static bool is_passing(const struct error *error)
+/* Not of the schedule's making, such as the store being away. */
+static bool is_of_the_store(const struct error *error)
 {
-        return !error ||
-               (error->code != ERROR_BUSY && error->code != ERROR_CONFLICT && error->code != ERROR_NOT_FOUND);
+        return !error || (error->code != ERROR_BUSY && error->code != ERROR_CONFLICT &&
+                                 error->code != ERROR_NOT_FOUND && error->code != ERROR_TOO_LARGE &&
+                                 error->code != ERROR_BAD_DOCUMENT);
+}
+
+/* Another task has what the run needs: that it was due in time is recorded once, and it is tried again. */
+static int try_later(struct schedules *schedules, struct entry *entry,
+        const struct schedule_decision *decision, const char *why, struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        struct schedule_state before;
+        json_t *doc;
+
+        entry->again_ms = clock_now_ms(schedules->manager->clock) + AGAIN_MS;
+        schedule_state_read(json_object_get(entry->doc, "internal"), &before);
+        if (before.tried_s == decision->due_s)
+                return 0;
+        log_info("schedule %s: tried again: %s", json_text(entry->doc, "name"), why);
+        schedule_note_tried(&before, decision->due_s);
+        doc = changed_document(entry, &before);
+        if (!doc ||
+                json_object_set_new(json_object_get(doc, "internal"), "tried_why", json_string(why)) < 0) {
+                json_decref(doc);
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        store_batch_put(&batch, json_revision(entry->doc), doc);
+        schedules->stale = true;
+        return store_commit(schedules->manager->store, &batch, NULL, ret_error);
+}
+
+static const char *why_skipped(
+        const struct entry *entry, const struct schedule_state *state, int64_t due_s, bool busy)
+{
+        const char *tried = json_text_or_null(json_object_get(entry->doc, "internal"), "tried_why");
+
+        if (busy)
+                return "its last run has not ended";
+        return tried && state->tried_s == due_s ? tried : "the manager was away at that time";
 }
 
 static int carry_out(struct schedules *schedules, struct entry *entry, struct error **ret_error)
@@ -252,28 +291,53 @@ static int carry_out(struct schedules *schedules, struct entry *entry, struct er
                 find_next(entry);
                 return 0;
         }
-        schedules->stale = true;
-        if (decision.verdict != SCHEDULE_RUN)
+        if (decision.verdict != SCHEDULE_RUN) {
+                schedules->stale = true;
                 return record_skip(schedules, entry, &state, &decision,
-                        busy ? "its last run has not ended" : "the manager was away at that time", ret_error);
+                        why_skipped(entry, &state, decision.due_s, busy), ret_error);
+        }
         crash_point("schedule-due");
         r = begin(schedules, entry, &state, &decision, &error);
         crash_point("schedule-begun");
-        if (r >= 0 || is_passing(error))
+        if (r < 0 && error && error->code == ERROR_BUSY)
+                return try_later(schedules, entry, &decision, error_message(error), ret_error);
+        schedules->stale = true;
+        if (r >= 0 || is_of_the_store(error))
                 return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
         log_warning("schedule %s does not run: %s", json_text(entry->doc, "name"), error_message(error));
         decision.verdict = SCHEDULE_SKIP;
         return record_skip(schedules, entry, &state, &decision, error_message(error), ret_error);
 }
 
+static void carry_out_or_later(struct schedules *schedules, struct entry *entry)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        if (carry_out(schedules, entry, &error) >= 0)
+                return;
+        log_warning("schedule %s: %s", json_text(entry->doc, "name"), error_message(error));
+        entry->again_ms = clock_now_ms(schedules->manager->clock) + AGAIN_MS;
+        schedules->stale = schedules->failed = true;
+}
+
+static uint64_t wait_of(const struct entry *entry, int64_t now_ms, uint64_t monotonic_ms)
+{
+        if (entry->again_ms > monotonic_ms)
+                return entry->again_ms - monotonic_ms;
+        if (entry->next_s >= (now_ms + LOOK_MAX_MS) / 1000 + 1)
+                return LOOK_MAX_MS;
+        return (uint64_t)CLAMP(entry->next_s * 1000 - now_ms, (int64_t)0, (int64_t)LOOK_MAX_MS);
+}
+
 /* Milliseconds until the next look. */
 static uint64_t look(struct schedules *schedules)
 {
-        int64_t now = now_s(schedules->manager), now_ms = clock_unix_ms(schedules->manager->clock),
-                next_ms = INT64_MAX;
+        int64_t now = now_s(schedules->manager), now_ms = clock_unix_ms(schedules->manager->clock);
+        uint64_t monotonic_ms = clock_now_ms(schedules->manager->clock), wait_ms = LOOK_MAX_MS;
         bool back = now < schedules->looked_s;
         _cleanup_error_ struct error *error = NULL;
 
+        schedules->failed = false;
         if (schedules->stale && load(schedules, &error) < 0) {
                 log_warning("cannot load the schedules: %s", error_message(error));
                 return AGAIN_MS;
@@ -282,17 +346,12 @@ static uint64_t look(struct schedules *schedules)
         for (size_t i = 0; i < schedules->n; i++) {
                 struct entry *entry = &schedules->entries[i];
 
-                if ((back || now >= entry->next_s) && carry_out(schedules, entry, &error) < 0) {
-                        log_warning("schedule %s: %s", json_text(entry->doc, "name"), error_message(error));
-                        schedules->stale = true;
-                        return AGAIN_MS;
-                }
-                if (entry->next_s != INT64_MAX)
-                        next_ms = MIN(next_ms, entry->next_s * 1000);
+                if ((back || now >= entry->next_s) && monotonic_ms >= entry->again_ms)
+                        carry_out_or_later(schedules, entry);
+                wait_ms = MIN(wait_ms, wait_of(entry, now_ms, monotonic_ms));
         }
-        if (schedules->stale)
-                return 0;
-        return (uint64_t)CLAMP(next_ms - now_ms, (int64_t)0, (int64_t)LOOK_MAX_MS);
+        /* One that fails is not to keep the others waiting, nor to be loaded again and again. */
+        return schedules->stale ? schedules->failed ? AGAIN_MS : 0 : wait_ms;
 }
 
 static void on_timer(void *userdata)

@@ -366,15 +366,41 @@ static void a_run_begins_before_its_window_ends(void **data)
 
                 world_init(&w, "*:0/20", "Europe/Berlin", utc(2026, 10, 24, 0, 0));
                 w.rule.missed = SCHEDULE_MISSED_RUN_ONCE;
-                w.rule.window_s = SCHEDULE_LATE_S + (int64_t)random_below(HOUR_S);
+                w.rule.window_s = 1 + (int64_t)random_below(n % 2 ? HOUR_S : SCHEDULE_LATE_S);
                 for (int i = 0; i < 500; i++) {
                         struct schedule_decision decision = decide(&w, false);
 
                         if (decision.verdict == SCHEDULE_RUN)
-                                assert_true(w.now_s <= decision.until_s &&
+                                assert_true(w.now_s < decision.until_s &&
                                             decision.until_s == decision.due_s + w.rule.window_s);
-                        w.now_s += (int64_t)random_below(HOUR_S);
+                        w.now_s += (int64_t)random_below(n % 2 ? HOUR_S : 120);
                 }
+        }
+}
+
+static void what_is_taken_for_a_while_is_tried_until_the_window_ends(void **data)
+{
+        static const int64_t windows_s[] = {0, 30, 4 * HOUR_S};
+        static const int64_t ends_s[] = {SCHEDULE_TRY_S, 30, 4 * HOUR_S};
+
+        for (size_t i = 0; i < ARRAY_SIZE(windows_s); i++) {
+                _cleanup_world_ struct world w;
+                struct schedule_state before;
+
+                world_init(&w, "22:00", "UTC", utc(2026, 1, 1, 12, 0));
+                w.rule.window_s = windows_s[i];
+                w.now_s = utc(2026, 1, 1, 22, 0);
+                before = w.state;
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_RUN);
+                schedule_note_tried(&before, utc(2026, 1, 1, 22, 0));
+                w.now_s += ends_s[i] - 1;
+                w.state = before;
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_RUN);
+                w.now_s++;
+                w.state = before;
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_SKIP);
+                w.now_s = utc(2026, 1, 2, 22, 0);
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_RUN);
         }
 }
 
@@ -394,6 +420,7 @@ int main(void)
                 cmocka_unit_test(no_due_time_is_ever_run_twice),
                 cmocka_unit_test(no_due_time_is_lost),
                 cmocka_unit_test(a_run_begins_before_its_window_ends),
+                cmocka_unit_test(what_is_taken_for_a_while_is_tried_until_the_window_ends),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -526,6 +526,32 @@ static void run_that_was_due_while_no_manager_was_there_takes_place_once(void **
         assert_int_equal(n_tasks(state, "schedule.run"), 1);
 }
 
+static void run_whose_host_is_taken_for_a_while_takes_place_then(void **data)
+{
+        struct state *state = *data;
+        char path[128], at[32];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        text_format_time(clock_unix_ms(&clock_system) + 2000, at);
+        at[19] = 'Z';
+        at[20] = '\0';
+        assert_int_equal(
+                call(state, "POST", "/api/v1/schedules",
+                        json_pack("{s:s, s:{s:s, s:{s:s, s:s, s:b}}}", "name", "nightly", "spec", "at", at,
+                                "action", "type", "maintenance", "host", "host1", "on", 1)),
+                201);
+        iterate_for(state, 4000);
+        assert_null(newest_run(state));
+        assert_int_equal(n_tasks(state, "host.maintenance"), 1);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        wait_for_run(state, "run");
+        assert_int_equal(n_tasks(state, "host.maintenance"), 2);
+}
+
 static void schedules_that_mean_nothing_are_refused(void **data)
 {
         static const char *const wrong[] = {"{}", "{\"calendar\": \"daily\"}",
@@ -605,6 +631,7 @@ int main(void)
                 TEST(schedule_runs_at_its_time_and_skips_while_the_run_goes_on),
                 TEST(what_has_not_begun_when_the_window_ends_does_not_begin),
                 TEST(run_that_was_due_while_no_manager_was_there_takes_place_once),
+                TEST(run_whose_host_is_taken_for_a_while_takes_place_then),
                 TEST(schedules_that_mean_nothing_are_refused),
                 TEST(next_runs_are_shown_in_both_times),
         };
