@@ -2,7 +2,9 @@
 #include "manager/schedule_spec.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -16,9 +18,29 @@
 #define VMS_MAX 1000
 #define LABEL_MAX 256
 
-static int load_zone(const char *name, struct time_zone **ret_zone, struct error **ret_error)
+/* As libc has it, the folder may be another one. */
+static char *path_of_zone(const char *name)
+{
+        return alloc_printf("%s/%s", getenv("TZDIR") ?: ZONE_FOLDER, name);
+}
+
+/* Of the file as it is now; all zero: there is none. */
+static struct schedule_zone_stamp stamp_of(const char *path)
+{
+        struct stat st;
+
+        if (!path || stat(path, &st) < 0)
+                return (struct schedule_zone_stamp){};
+        return (struct schedule_zone_stamp){.inode = st.st_ino,
+                .mtime_s = st.st_mtim.tv_sec,
+                .mtime_ns = st.st_mtim.tv_nsec,
+                .size = st.st_size};
+}
+
+static int load_zone(const char *name, struct schedule_spec *spec, struct error **ret_error)
 {
         _cleanup_free_ char *path = NULL, *data = NULL;
+        struct time_zone **ret_zone = &spec->zone;
         size_t size = 0;
         int r;
 
@@ -30,9 +52,10 @@ static int load_zone(const char *name, struct time_zone **ret_zone, struct error
                 return error_set(ret_error, ERROR_BAD_DOCUMENT,
                         "Write it as in the tz database, such as Europe/Berlin.", "\"%.64s\" is no time zone",
                         name);
-        path = alloc_printf("%s/%s", ZONE_FOLDER, name);
+        path = path_of_zone(name);
         if (!path)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        spec->zone_stamp = stamp_of(path); /* before it is read: a change meanwhile is seen later */
         r = file_read(path, TIME_ZONE_FILE_MAX, &data, &size);
         if (r >= 0)
                 r = time_zone_parse(data, size, ret_zone);
@@ -41,7 +64,7 @@ static int load_zone(const char *name, struct time_zone **ret_zone, struct error
         return error_set(ret_error, r == -ENOMEM ? ERROR_NO_MEMORY : ERROR_BAD_DOCUMENT,
                 "Write it as in the tz database, such as Europe/Berlin; the package tzdata must be "
                 "installed.",
-                "time zone %.64s cannot be read from %s: %s", name, ZONE_FOLDER,
+                "time zone %.64s cannot be read from %s: %s", name, getenv("TZDIR") ?: ZONE_FOLDER,
                 r == -EINVAL || r == -EOPNOTSUPP ? "it is no zone of local civil time" : strerror(-r));
 }
 
@@ -80,7 +103,7 @@ static int read_when(const json_t *spec, struct schedule_spec *out, struct error
                         "spec.time_zone is %s, and the calendar expression ends with %s", zone,
                         out->rule.calendar.zone);
         if (r >= 0)
-                r = load_zone(*out->rule.calendar.zone ? out->rule.calendar.zone : zone ?: "UTC", &out->zone, ret_error);
+                r = load_zone(*out->rule.calendar.zone ? out->rule.calendar.zone : zone ?: "UTC", out, ret_error);
         if (r >= 0 && at)
                 r = schedule_parse_at(at, out->zone, &out->rule.at_s, ret_error);
         return r;
@@ -181,6 +204,19 @@ int schedule_spec_read(const json_t *spec, struct schedule_spec *ret_spec, struc
         *ret_spec = out;
         out = (struct schedule_spec){};
         return 0;
+}
+
+bool schedule_spec_zone_changed(const json_t *spec, const struct schedule_spec *read)
+{
+        const char *name = *read->rule.calendar.zone ? read->rule.calendar.zone
+                                                     : json_text_or_null(spec, "time_zone") ?: "UTC";
+        _cleanup_free_ char *path = path_of_zone(name);
+        struct schedule_zone_stamp stamp = stamp_of(path), was = read->zone_stamp;
+
+        if (!strcmp(name, "UTC") || !path)
+                return false;
+        return stamp.inode != was.inode || stamp.mtime_s != was.mtime_s || stamp.mtime_ns != was.mtime_ns ||
+               stamp.size != was.size;
 }
 
 void schedule_spec_deinit(struct schedule_spec *spec)

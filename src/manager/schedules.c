@@ -16,10 +16,11 @@
 #include "manager/operations.h"
 #include "manager/schedule_spec.h"
 
-#define LOOK_MAX_MS 5000 /* a clock that is set is noticed by then */
-#define AGAIN_MS 1000    /* the store did not take it */
-#define VMS_MAX 1000     /* that one run moves: its record has to stay within a document's size */
-#define RUNS_MAX 20      /* that are remembered, for people */
+#define LOOK_MAX_MS 5000     /* a clock that is set is noticed by then */
+#define AGAIN_MS 1000        /* the store did not take it */
+#define ZONES_AGAIN_MS 60000 /* the files of the time zones are looked at */
+#define VMS_MAX 1000         /* that one run moves: its record has to stay within a document's size */
+#define RUNS_MAX 20          /* that are remembered, for people */
 
 struct entry {
         json_t *doc;
@@ -34,9 +35,12 @@ struct schedules {
         struct loop_source *timer;
         struct entry *entries; /* those that are not paused */
         size_t n;
-        int64_t looked_s; /* the clock when they were looked at last */
-        bool stale;       /* to be loaded anew */
-        bool failed;      /* in this look something could not be recorded */
+        size_t n_broken;   /* beside them: those that cannot be read */
+        bool recorded;     /* a change of that, in this loading */
+        int64_t looked_s;  /* the clock when they were looked at last */
+        uint64_t zones_ms; /* the zones were looked at last, by the clock that only goes forward */
+        bool stale;        /* to be loaded anew */
+        bool failed;       /* in this look something could not be recorded */
 };
 
 static int64_t now_s(const struct manager *manager)
@@ -70,6 +74,57 @@ static void find_next(struct entry *entry)
                 entry->next_s = INT64_MAX;
 }
 
+static bool zones_changed(struct schedules *schedules)
+{
+        uint64_t monotonic_ms = clock_now_ms(schedules->manager->clock);
+
+        if (monotonic_ms < schedules->zones_ms + ZONES_AGAIN_MS)
+                return false;
+        schedules->zones_ms = monotonic_ms;
+        for (size_t i = 0; i < schedules->n; i++)
+                if (schedule_spec_zone_changed(
+                            json_spec(schedules->entries[i].doc), &schedules->entries[i].spec))
+                        return true;
+        return schedules->n_broken > 0;
+}
+
+/* That it does not run, and why (NULL: it does again), is recorded and audited once. */
+static void note_broken(struct schedules *schedules, const json_t *doc, const char *why)
+{
+        struct manager *manager = schedules->manager;
+        const char *known = json_text_or_null(json_object_get(doc, "internal"), "broken");
+        _cleanup_free_ char *object = alloc_printf("schedule/%s", json_text(doc, "name"));
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        json_t *copy;
+        int r;
+
+        if (!strcmp(known ?: "", why ?: ""))
+                return;
+        copy = json_deep_copy(doc);
+        json_object_del(copy, "revision");
+        if (!why)
+                json_object_del(json_object_get(copy, "internal"), "broken");
+        else if (json_object_set_new(json_object_get(copy, "internal"), "broken", json_string(why)) < 0)
+                log_warning("schedule %s: no memory", json_text(doc, "name"));
+        store_batch_put(&batch, json_revision(doc), copy);
+        r = audit_add(manager->store, manager->clock, &batch,
+                &(struct audit_entry){.who = "system",
+                        .action = why ? "schedule.broken" : "schedule.mended",
+                        .object = object,
+                        .why = why,
+                        .result = why ? "failed" : "done"},
+                &error);
+        if (r >= 0)
+                r = store_commit(manager->store, &batch, NULL, &error);
+        if (r < 0)
+                log_warning("schedule %s: %s", json_text(doc, "name"), error_message(error));
+        else
+                schedules->recorded = true;
+        if (why)
+                log_error("schedule %s does not run: %s", json_text(doc, "name"), why);
+}
+
 static int load(struct schedules *schedules, struct error **ret_error)
 {
         struct store_query query = {.kind = "schedule", .limit = STORE_LIMIT_NONE};
@@ -82,6 +137,8 @@ static int load(struct schedules *schedules, struct error **ret_error)
         if (r < 0)
                 return r;
         drop_entries(schedules);
+        schedules->n_broken = 0;
+        schedules->recorded = false;
         schedules->entries = alloc_array(json_array_size(docs) + 1, sizeof(*schedules->entries));
         if (!schedules->entries)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -92,15 +149,16 @@ static int load(struct schedules *schedules, struct error **ret_error)
                 if (json_is_true(json_object_get(json_status(doc), "paused")))
                         continue;
                 if (schedule_spec_read(json_spec(doc), &entry->spec, &error) < 0) {
-                        log_error(
-                                "schedule %s does not run: %s", json_text(doc, "name"), error_message(error));
+                        schedules->n_broken++;
+                        note_broken(schedules, doc, error_message(error));
                         continue;
                 }
+                note_broken(schedules, doc, NULL);
                 entry->doc = json_incref(doc);
                 find_next(entry);
                 schedules->n++;
         }
-        schedules->stale = false;
+        schedules->stale = schedules->recorded; /* revisions are others then */
         return 0;
 }
 
@@ -338,6 +396,7 @@ static uint64_t look(struct schedules *schedules)
         _cleanup_error_ struct error *error = NULL;
 
         schedules->failed = false;
+        schedules->stale |= zones_changed(schedules);
         if (schedules->stale && load(schedules, &error) < 0) {
                 log_warning("cannot load the schedules: %s", error_message(error));
                 return AGAIN_MS;
@@ -629,16 +688,22 @@ static void add_tasks(struct manager *manager, json_t *runs)
 json_t *schedules_live(struct manager *manager, const json_t *doc)
 {
         _cleanup_json_ json_t *copy = json_deep_copy(doc), *next = NULL;
+        _cleanup_error_ struct error *error = NULL;
         json_t *status = json_status(copy), *first;
+        const char *state = NULL;
         bool paused = json_is_true(json_object_get(status, "paused"));
 
-        if (!copy || (!paused && schedules_next(manager, doc, 1, &next, NULL) < 0))
+        if (!copy)
                 return NULL;
+        /* One that cannot be read any more is shown, too, with the reason. */
+        if (!paused && schedules_next(manager, doc, 1, &next, &error) < 0)
+                state = "broken";
         first = json_array_get(next, 0);
-        if (json_object_set_new(status, "state",
-                    json_string(paused  ? "paused"
-                                : first ? "active"
-                                        : "done")) < 0 ||
+        if (!state)
+                state = paused ? "paused" : first ? "active" : "done";
+        if (json_object_set_new(status, "state", json_string(state)) < 0 ||
+                json_object_set_new(status, "why", error ? json_string(error_message(error)) : json_null()) <
+                        0 ||
                 json_object_set_new(status, "next", first ? json_incref(first) : json_null()) < 0)
                 return NULL;
         add_tasks(manager, json_object_get(status, "runs"));

@@ -4,6 +4,9 @@
 
 #include "manager_rig.h"
 
+#include "base/doc.h"
+#include "manager/schedule_spec.h"
+#include "manager/schedules.h"
 #include "manager/task.h"
 
 static json_t *request(const char *text)
@@ -552,6 +555,103 @@ static void run_whose_host_is_taken_for_a_while_takes_place_then(void **data)
         assert_int_equal(n_tasks(state, "host.maintenance"), 2);
 }
 
+static size_t n_audited(struct state *state, const char *action)
+{
+        json_t *entry;
+        size_t i, n = 0;
+
+        assert_int_equal(call(state, "GET", "/api/v1/audit", NULL), 200);
+        json_array_foreach (json_object_get(state->body, "items"), i, entry)
+                n += !strcmp(json_text(entry, "action"), action);
+        return n;
+}
+
+/* As if its time zone were not there any more, or there again. */
+static void set_zone(struct state *state, const char *zone)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char uid[64];
+        json_t *doc = NULL;
+        uint64_t revision;
+
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly", NULL), 200);
+        snprintf(uid, sizeof(uid), "%s", json_text(state->body, "uid"));
+        assert_int_equal(store_get(state->manager->store, "schedule", uid, &doc, NULL), 0);
+        revision = json_revision(doc);
+        json_object_del(doc, "revision");
+        json_object_set_new(json_spec(doc), "time_zone", json_string(zone));
+        store_batch_put(&batch, revision, doc);
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        schedules_changed(state->manager->schedules);
+        iterate_for(state, 300);
+}
+
+static void schedule_whose_zone_is_gone_is_shown_as_broken_and_hides_no_other(void **data)
+{
+        struct state *state = *data;
+
+        create_schedule(state, "{\"calendar\": \"daily\", \"time_zone\": \"Europe/Berlin\", \"action\": "
+                               "{\"type\": \"migrate\", \"vms\": [\"web\"]}}");
+        assert_int_equal(call(state, "POST", "/api/v1/schedules",
+                                 json_pack("{s:s, s:o}", "name", "other", "spec",
+                                         request("{\"calendar\": \"daily\", \"action\": {\"type\": "
+                                                 "\"migrate\", \"vms\": [\"web\"]}}"))),
+                201);
+        set_zone(state, "Mars/Olympus");
+        assert_int_equal(call(state, "GET", "/api/v1/schedules", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 2);
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "state"), "broken");
+        assert_non_null(strstr(json_text(json_status(state->body), "why"), "Mars/Olympus"));
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/other", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "state"), "active");
+        schedules_changed(state->manager->schedules);
+        iterate_for(state, 300);
+        assert_int_equal(n_audited(state, "schedule.broken"), 1);
+        set_zone(state, "Europe/Berlin");
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "state"), "active");
+        assert_int_equal(n_audited(state, "schedule.mended"), 1);
+}
+
+static void write_zone(const struct state *state, const char *rule)
+{
+        unsigned char header[44] = "TZif2";
+        char temporary[300], path[300];
+        FILE *file;
+
+        snprintf(temporary, sizeof(temporary), "%s/new", state->folder.path);
+        snprintf(path, sizeof(path), "%s/Test", state->folder.path);
+        file = fopen(temporary, "w");
+        assert_non_null(file);
+        header[39] = 1; /* one type of local time */
+        fwrite(header, 1, sizeof(header), file);
+        fwrite("\0\0\0\0\0\0", 1, 6, file);
+        fwrite(header, 1, sizeof(header), file);
+        fwrite("\0\0\0\0\0\0", 1, 6, file);
+        fprintf(file, "\n%s\n", rule);
+        fclose(file);
+        assert_int_equal(rename(temporary, path), 0);
+}
+
+static void zone_that_was_updated_is_noticed(void **data)
+{
+        struct state *state = *data;
+        _cleanup_schedule_spec_ struct schedule_spec spec = {};
+        _cleanup_json_ json_t *json =
+                request("{\"calendar\": \"daily\", \"time_zone\": \"Test\", \"action\": "
+                        "{\"type\": \"migrate\", \"vms\": [\"web\"]}}");
+
+        assert_int_equal(setenv("TZDIR", state->folder.path, 1), 0);
+        write_zone(state, "AAA-1");
+        assert_int_equal(schedule_spec_read(json, &spec, NULL), 0);
+        assert_int_equal(time_zone_span(spec.zone, 0).offset_s, 3600);
+        assert_false(schedule_spec_zone_changed(json, &spec));
+        write_zone(state, "AAA-2");
+        assert_true(schedule_spec_zone_changed(json, &spec));
+        unsetenv("TZDIR");
+}
+
 static void schedules_that_mean_nothing_are_refused(void **data)
 {
         static const char *const wrong[] = {"{}", "{\"calendar\": \"daily\"}",
@@ -632,6 +732,8 @@ int main(void)
                 TEST(what_has_not_begun_when_the_window_ends_does_not_begin),
                 TEST(run_that_was_due_while_no_manager_was_there_takes_place_once),
                 TEST(run_whose_host_is_taken_for_a_while_takes_place_then),
+                TEST(schedule_whose_zone_is_gone_is_shown_as_broken_and_hides_no_other),
+                TEST(zone_that_was_updated_is_noticed),
                 TEST(schedules_that_mean_nothing_are_refused),
                 TEST(next_runs_are_shown_in_both_times),
         };
