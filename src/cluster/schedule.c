@@ -65,7 +65,7 @@ int schedule_parse_at(
 
 void schedule_begin(struct schedule_state *state, int64_t now_s)
 {
-        *state = (struct schedule_state){.until_s = now_s, .floor_s = INT64_MIN};
+        *state = (struct schedule_state){.until_s = now_s, .floor_s = INT64_MIN, .tried_s = INT64_MIN};
 }
 
 static bool has_run(const struct schedule_state *state, int64_t due_s)
@@ -81,6 +81,11 @@ static void note_run(struct schedule_state *state, int64_t due_s)
         size_t i;
 
         if (state->n_ran == SCHEDULE_RAN_MAX) {
+                /* The earliest gives way: this very one, when the others were run by a clock that was ahead. */
+                if (due_s < state->ran_s[0]) {
+                        state->floor_s = MAX(state->floor_s, due_s);
+                        return;
+                }
                 state->floor_s = MAX(state->floor_s, state->ran_s[0]);
                 memmove(state->ran_s, state->ran_s + 1, --state->n_ran * sizeof(*state->ran_s));
         }
@@ -146,6 +151,19 @@ static size_t count_due(const struct schedule_rule *rule, const struct schedule_
         return n;
 }
 
+/* How long after its due time a run may begin. tried: it could not begin in time, for what it needs was taken. */
+static int64_t open_for_s(const struct schedule_rule *rule, bool tried)
+{
+        if (rule->window_s)
+                return rule->window_s;
+        return tried && rule->missed == SCHEDULE_MISSED_SKIP ? SCHEDULE_TRY_S : INT64_MAX;
+}
+
+void schedule_note_tried(struct schedule_state *state, int64_t due_s)
+{
+        state->tried_s = due_s;
+}
+
 void schedule_decide(const struct schedule_rule *rule, struct schedule_state *state, int64_t now_s, bool busy,
         struct schedule_decision *ret_decision)
 {
@@ -156,11 +174,17 @@ void schedule_decide(const struct schedule_rule *rule, struct schedule_state *st
         if (now_s < state->until_s) {
                 decision.clock_back = decision.changed = true;
                 state->until_s = now_s;
+                /* A clock that was far ahead for many runs must not stop the schedule until that date. */
+                if (state->floor_s > now_s + SCHEDULE_AHEAD_MAX_S) {
+                        decision.forgotten = true;
+                        state->floor_s = now_s;
+                }
         }
         if (latest_due(rule, state->until_s, now_s, &due_s)) {
                 late_s = now_s - due_s;
-                runs = late_s <= SCHEDULE_LATE_S || (rule->missed == SCHEDULE_MISSED_RUN_ONCE &&
-                                                            (!rule->window_s || late_s < rule->window_s));
+                runs = (late_s <= SCHEDULE_LATE_S || rule->missed == SCHEDULE_MISSED_RUN_ONCE ||
+                               due_s == state->tried_s) &&
+                       late_s < open_for_s(rule, due_s == state->tried_s);
                 decision.changed = true;
                 decision.n_missed = count_due(rule, state, state->until_s, due_s);
                 decision.due_s = due_s;

@@ -34,8 +34,9 @@ struct round {
         const char *closing; /* why */
         json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
         size_t n_active, n_checks;
+        json_int_t n_checked; /* in all looks: the number of the last check */
         bool changed;
-        struct store_batch audit;
+        bool failed; /* without memory: nothing of it is recorded or done */
 };
 
 static json_int_t number_of(const json_t *object, const char *key)
@@ -119,6 +120,11 @@ static bool is_open(const json_t *try)
         return try && json_is_null(json_object_get(try, "result"));
 }
 
+static bool is_migration(const json_t *try)
+{
+        return !try || !strcmp(json_text(try, "action"), "migrate");
+}
+
 /* --- Tries -------------------------------------------------------------------------------------------------------------- */
 
 /* The same for the same try, whoever asks. */
@@ -133,26 +139,49 @@ static void uid_of_try(
                 hash + 17, hash + 20);
 }
 
-static void audit_decision(
+/* The audit entry of a decision is made when the decision is recorded: the log's head moves whenever anything is committed. Until
+ * then it is in the data, and so is never lost. */
+static void note_decision(
         struct round *round, const json_t *record, const char *action, const char *to, const char *rank)
 {
-        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "name"));
-        _cleanup_json_ json_t *detail = json_pack("{s:s, s:s, s:s?, s:s, s:i, s:s?}", "task",
-                task_name(round->task), "decision", action, "to", to, "step", rank, "tries",
-                (int)json_array_size(json_object_get(record, "tries")), "cause",
-                json_text_or_null(record, "why"));
-        _cleanup_error_ struct error *error = NULL;
+        json_t *data = task_data(round->task), *decisions = json_object_get(data, "decisions");
 
-        if (!object || !detail ||
-                audit_add(round->manager->store, round->manager->clock, &round->audit,
-                        &(struct audit_entry){.who = "system",
-                                .action = "vm.decide",
-                                .object = object,
-                                .why = json_text_or_null(task_data(round->task), "reason"),
-                                .result = "done",
-                                .detail = detail},
-                        &error) < 0)
-                round->audit.result = -ENOMEM;
+        if (!decisions) {
+                decisions = json_array();
+                if (json_object_set_new(data, "decisions", decisions) < 0)
+                        round->failed = true;
+        }
+        if (json_array_append_new(decisions,
+                    json_pack("{s:s, s:s, s:s, s:s?, s:s, s:i, s:s?}", "vm", json_text(record, "name"),
+                            "task", task_name(round->task), "decision", action, "to", to, "step", rank,
+                            "tries", (int)json_array_size(json_object_get(record, "tries")), "cause",
+                            json_text_or_null(record, "why"))) < 0)
+                round->failed = true;
+}
+
+static int audit_decisions(
+        struct round *round, json_t *decisions, struct store_batch *batch, struct error **ret_error)
+{
+        json_t *detail;
+        size_t i;
+        int r = 0;
+
+        json_array_foreach (decisions, i, detail) {
+                _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(detail, "vm"));
+
+                r = !object ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
+                            : audit_add(round->manager->store, round->manager->clock, batch,
+                                      &(struct audit_entry){.who = "system",
+                                              .action = "vm.decide",
+                                              .object = object,
+                                              .why = json_text_or_null(task_data(round->task), "reason"),
+                                              .result = "done",
+                                              .detail = detail},
+                                      ret_error);
+                if (r < 0)
+                        break;
+        }
+        return r;
 }
 
 /* "result" and "task" stay null until they are known. */
@@ -166,12 +195,12 @@ static void begin_try(
         size_t n = (size_t)number_of(record, "n_tries");
 
         uid_of_try(round->task, json_text(record, "uid"), n, uid);
-        audit_decision(round, record, action, to, rank);
+        note_decision(round, record, action, to, rank);
         if (json_object_set_new(record, "n_tries", json_integer((json_int_t)n + 1)) < 0 ||
                 json_array_append_new(
                         tries, json_pack("{s:s, s:s, s:s?, s:s, s:n, s:n, s:n}", "action", action, "step",
                                        rank, "to", to, "task_uid", uid, "task", "result", "why")) < 0)
-                round->audit.result = -ENOMEM;
+                round->failed = true;
         round->changed = true;
         round->n_active++;
 }
@@ -204,7 +233,7 @@ static void withdraw_try(struct round *round, json_t *record)
         json_t *tries = json_object_get(record, "tries");
         struct evacuation_progress progress = progress_of(record);
 
-        if (!strcmp(json_text(last_try(record), "action"), "migrate")) {
+        if (is_migration(last_try(record))) {
                 progress.n_moves -= progress.n_moves > 0;
                 progress.n_rank_moves -= progress.n_rank_moves > 0;
         } else
@@ -215,9 +244,31 @@ static void withdraw_try(struct round *round, json_t *record)
         round->changed = true;
 }
 
+/* Found, though not noted: submitted by a look whose end was not recorded. 1, 0, or a negative value while nobody can tell. */
+static int find_submitted(struct round *round, json_t *try)
+{
+        const char *uid = json_text(try, "task_uid");
+        const struct task *child = task_find(round->manager->tasks, uid);
+        _cleanup_json_ json_t *doc = NULL;
+        int r;
+
+        if (json_is_string(json_object_get(try, "task")))
+                return 1;
+        if (child) {
+                set_text(round, try, "task", task_name(child));
+                return 1;
+        }
+        r = store_get(round->manager->store, "task", uid, &doc, NULL);
+        if (r == -ENOENT)
+                return 0;
+        if (r >= 0)
+                set_text(round, try, "task", json_text(doc, "name"));
+        return r < 0 ? r : 1;
+}
+
 static void submit_try(struct round *round, json_t *record, json_t *try)
 {
-        bool migrates = !strcmp(json_text(try, "action"), "migrate");
+        bool migrates = is_migration(try);
         const char *priority =
                 json_text_or_null(json_object_get(task_data(round->task), "options"), "priority");
         _cleanup_free_ char *held = alloc_printf("vm/%s", json_text(record, "uid"));
@@ -228,7 +279,7 @@ static void submit_try(struct round *round, json_t *record, json_t *try)
         _cleanup_error_ struct error *error = NULL;
         int r;
 
-        if (!held || !object || !input || !data)
+        if (!held || !object || !input || !data || find_submitted(round, try))
                 return;
         r = task_submit(round->manager->tasks,
                 &(struct task_request){.uid = json_text(try, "task_uid"),
@@ -274,12 +325,15 @@ static void end_try(struct round *round, json_t *record, json_t *try, const json
         }
 }
 
-static void cancel_try(struct round *round, const struct task *child)
+/* One that has begun may go on to its end when a window closes. */
+static void cancel_try(struct round *round, const json_t *try)
 {
-        _cleanup_free_ char *object = alloc_printf("task/%s", task_name(child));
+        const struct task *child = task_find(round->manager->tasks, json_text(try, "task_uid"));
+        _cleanup_free_ char *object = child ? alloc_printf("task/%s", task_name(child)) : NULL;
         _cleanup_error_ struct error *error = NULL;
 
-        if (task_cancel_requested(child))
+        if (!child || task_cancel_requested(child) ||
+                !(task_queued(child) || (round->ends && task_running(child))))
                 return;
         if (task_cancel(round->manager->tasks, task_uid(child),
                     &(struct audit_entry){.who = "system",
@@ -299,12 +353,9 @@ static bool follow_try(struct round *round, json_t *record, json_t *try)
         _cleanup_json_ json_t *doc = NULL;
         int r;
 
-        if (child && (task_running(child) || task_queued(child))) {
-                /* One that has begun may go on to its end when a window closes. */
-                if (round->ends || (round->closed && task_queued(child)))
-                        cancel_try(round, child);
+        (void)find_submitted(round, try);
+        if (child && (task_running(child) || task_queued(child)))
                 return true;
-        }
         r = store_get(round->manager->store, "task", json_text(try, "task_uid"), &doc, NULL);
         if (r >= 0 && json_is_string(json_object_get(json_status(doc), "finished"))) {
                 end_try(round, record, try, doc);
@@ -353,6 +404,7 @@ static bool look_for_hosts(struct round *round, json_t *record, const json_t *vm
         *ret_other = NULL;
         if (round->n_checks++ >= CHECKS_AT_ONCE)
                 return false;
+        (void)json_object_set_new(record, "checked", json_integer(++round->n_checked));
         if (operation_migrate_check(
                     round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error) < 0) {
                 set_text(round, record, "why", error_message(error));
@@ -415,7 +467,7 @@ static void leave(struct round *round, json_t *record)
 {
         if (round->closed && !json_array_size(json_object_get(record, "tries")))
                 set_text(round, record, "why", round->closing);
-        audit_decision(
+        note_decision(
                 round, record, "stays", NULL, evacuation_rank_to_string(&round->policy, round->policy.n + 1));
         set_outcome(round, record, "stays", NULL);
 }
@@ -497,34 +549,80 @@ static void decide(struct round *round, json_t *record, const json_t *vm)
         act(round, record, what, other, progress.rank);
 }
 
-static void look_at(struct round *round, json_t *record)
+/* True when something is to be decided about it. */
+static bool look_at(struct round *round, json_t *record)
 {
         const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid"));
         json_t *try = last_try(record);
 
         if (json_is_string(json_object_get(record, "outcome")))
-                return;
+                return false;
         if (is_open(try) && follow_try(round, record, try))
-                return;
-        if (!is_settled(round, record, vm))
-                decide(round, record, vm);
+                return false;
+        return !is_settled(round, record, vm);
+}
+
+struct candidate {
+        json_t *record;
+        const json_t *vm;
+        json_int_t checked; /* 0: not yet */
+        size_t i;
+};
+
+/* Those that were not checked yet, in their order; then those whose last check is the longest ago: what fits nowhere does not keep
+ * the others waiting. */
+static int longest_unchecked_first(const void *a, const void *b)
+{
+        const struct candidate *x = a, *y = b;
+
+        if (x->checked != y->checked)
+                return x->checked < y->checked ? -1 : 1;
+        return x->i < y->i ? -1 : x->i > y->i;
+}
+
+static int look_at_all(struct round *round)
+{
+        json_t *records = records_of(round->task), *record;
+        _cleanup_free_ struct candidate *candidates =
+                alloc_array(json_array_size(records) + 1, sizeof(*candidates));
+        size_t i, n = 0;
+
+        if (!candidates)
+                return -ENOMEM;
+        json_array_foreach (records, i, record) {
+                round->n_active += is_open(last_try(record));
+                round->n_checked = MAX(round->n_checked, number_of(record, "checked"));
+        }
+        json_array_foreach (records, i, record)
+                if (look_at(round, record))
+                        candidates[n++] = (struct candidate){.record = record,
+                                .vm = inventory_vm(round->manager->inventory, json_text(record, "uid")),
+                                .checked = number_of(record, "checked"),
+                                .i = i};
+        if (n)
+                qsort(candidates, n, sizeof(*candidates), longest_unchecked_first);
+        for (i = 0; i < n; i++)
+                decide(round, candidates[i].record, candidates[i].vm);
+        return 0;
 }
 
 /* --- All of them -------------------------------------------------------------------------------------------------------- */
 
-/* By the clock that only goes forward; what earlier processes spent is in the data. */
-static json_int_t spend(struct task *task)
+/* Milliseconds that the task has been at it, by the clock that only goes forward: those of this manager's term, and of the terms
+ * before, which are in the data. */
+static json_int_t spend(struct task *task, const struct manager *manager)
 {
         json_t *data = task_data(task);
-        json_int_t elapsed_ms = (json_int_t)task_step_elapsed_ms(task), seen_ms = number_of(data, "seen_ms"),
-                   before_ms = number_of(data, "before_ms");
+        json_int_t elapsed_ms = (json_int_t)task_step_elapsed_ms(task), epoch = (json_int_t)manager->epoch,
+                   earlier_ms = number_of(data, "spent_earlier_ms");
 
-        if (elapsed_ms < seen_ms) {
-                before_ms += seen_ms;
-                (void)json_object_set_new(data, "before_ms", json_integer(before_ms));
+        if (number_of(data, "spent_epoch") != epoch) {
+                earlier_ms += number_of(data, "spent_ms");
+                (void)json_object_set_new(data, "spent_earlier_ms", json_integer(earlier_ms));
+                (void)json_object_set_new(data, "spent_epoch", json_integer(epoch));
         }
-        (void)json_object_set_new(data, "seen_ms", json_integer(elapsed_ms));
-        return before_ms + elapsed_ms;
+        (void)json_object_set_new(data, "spent_ms", json_integer(elapsed_ms));
+        return earlier_ms + elapsed_ms;
 }
 
 static int round_begin(struct round *round, struct task *task, struct manager *manager)
@@ -538,7 +636,7 @@ static int round_begin(struct round *round, struct task *task, struct manager *m
                 .from = json_text(data, "from"),
                 .to = json_text(data, "to"),
                 .now_ms = clock_unix_ms(manager->clock),
-                .spent_ms = spend(task)};
+                .spent_ms = spend(task, manager)};
         if (evacuation_policy_read(json_object_get(data, "policy"), true, &round->policy, NULL) < 0)
                 return -ENOMEM; /* it was checked when it came */
         if (task_cancel_requested(task))
@@ -553,27 +651,28 @@ static int round_begin(struct round *round, struct task *task, struct manager *m
         return 0;
 }
 
-/* VMs that came to the host meanwhile, by what had begun before it was closed. */
+/* VMs on the host that is to be left: those that were there, and in later looks what came meanwhile, by what had begun before it was
+ * closed. */
 static int add_newcomers(struct round *round)
 {
-        _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL;
+        _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL,
+                              *known = json_object();
+        _cleanup_free_ const json_t **found = alloc_array(json_array_size(vms) + 1, sizeof(*found));
         json_t *vm, *record;
-        size_t i, k;
+        size_t i, n = 0;
+        int r = known && found ? 0 : -ENOMEM;
 
-        json_array_foreach (vms, i, vm) {
-                bool known = false;
-
-                if (strcmp(json_text(json_status(vm), "host"), round->from))
-                        continue;
-                json_array_foreach (records_of(round->task), k, record)
-                        known |= !strcmp(json_text(record, "uid"), json_text(vm, "uid"));
-                if (known)
-                        continue;
-                round->changed = true;
-                if (moves_add(round->task, (const json_t *[]){vm}, 1) < 0)
-                        return -ENOMEM;
-        }
-        return 0;
+        json_array_foreach (records_of(round->task), i, record)
+                if (r == 0)
+                        r = json_object_set_new(known, json_text(record, "uid"), json_true());
+        if (r < 0)
+                return -ENOMEM;
+        json_array_foreach (vms, i, vm)
+                if (!strcmp(json_text(json_status(vm), "host"), round->from) &&
+                        !json_object_get(known, json_text(vm, "uid")))
+                        found[n++] = vm;
+        round->changed |= n > 0;
+        return n ? moves_add(round->task, found, n) : 0;
 }
 
 struct arrivals {
@@ -604,15 +703,27 @@ static bool awaits_arrivals(const struct round *round)
         return arrivals.n > 0;
 }
 
+/* What this look has decided, with its audit entries. */
 static int record(struct round *round)
 {
+        json_t *data = task_data(round->task);
+        _cleanup_json_ json_t *decisions = json_incref(json_object_get(data, "decisions"));
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_error_ struct error *error = NULL;
-        int r = task_record(round->task, &round->audit, &error);
+        int r;
 
-        if (r < 0)
-                log_warning("task %s: cannot record: %s", task_name(round->task), error_message(error));
+        r = audit_decisions(round, decisions, &batch, &error);
+        json_object_del(data, "decisions");
+        (void)json_object_set_new(data, "unrecorded", json_false());
+        if (r >= 0)
+                r = task_record(round->task, &batch, &error);
+        if (r >= 0)
+                return 0;
+        log_warning("task %s: cannot record: %s", task_name(round->task), error_message(error));
         /* The next look records it: nothing of it begins before that. */
-        (void)json_object_set_new(task_data(round->task), "unrecorded", json_boolean(r < 0));
+        (void)json_object_set_new(data, "unrecorded", json_true());
+        if (decisions && json_object_set(data, "decisions", decisions) < 0)
+                log_warning("task %s: no memory for its audit entries", task_name(round->task));
         return r;
 }
 
@@ -629,32 +740,53 @@ static void say(const struct round *round)
 /* Those that were cancelled and do not end: who has them is for their own tasks to find out. */
 static void give_up_waiting(struct round *round)
 {
-        json_int_t since_ms = number_of(task_data(round->task), "ending_ms");
+        const json_t *since = json_object_get(task_data(round->task), "ending_ms");
         json_t *item;
         size_t i;
 
         if (!round->ends)
                 return;
-        if (!since_ms) {
-                (void)json_object_set_new(
-                        task_data(round->task), "ending_unix_ms", json_integer(round->now_ms));
+        if (!since) {
+                (void)json_object_set_new(task_data(round->task), "ending_ms", json_integer(round->spent_ms));
                 round->changed = true;
                 return;
         }
-        if (round->spent_ms < since_ms + CANCEL_MAX_MS)
+        if (round->spent_ms < json_integer_value(since) + CANCEL_MAX_MS)
                 return;
         json_array_foreach (records_of(round->task), i, item)
                 if (json_is_null(json_object_get(item, "outcome"))) {
-                        set_text(round, item, "why", "its task was cancelled and has not ended yet");
+                        set_text(round, item, "why",
+                                is_migration(last_try(item))
+                                        ? "its task was cancelled and has not ended yet"
+                                        : "it is being stopped, which cannot be taken back");
                         set_outcome(round, item, "stays", NULL);
                 }
+}
+
+/* What was recorded is done. */
+static void carry_out(struct round *round)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach (records_of(round->task), i, item) {
+                json_t *try = last_try(item);
+
+                if (!is_open(try) || json_is_string(json_object_get(item, "outcome")))
+                        continue;
+                if (round->closed)
+                        cancel_try(round, try);
+                else if (json_is_null(json_object_get(try, "task"))) {
+                        submit_try(round, item, try);
+                        /* The names of the tasks, or what was withdrawn. */
+                        (void)json_object_set_new(task_data(round->task), "unrecorded", json_true());
+                }
+        }
 }
 
 int moves_run(struct task *task, struct manager *manager)
 {
         struct round round;
-        json_t *item;
-        size_t i;
         int r;
 
         r = round_begin(&round, task, manager);
@@ -662,28 +794,18 @@ int moves_run(struct task *task, struct manager *manager)
                 return r;
         round.changed = json_is_true(json_object_get(task_data(task), "unrecorded"));
         r = add_newcomers(&round);
-        json_array_foreach (records_of(task), i, item)
-                round.n_active += is_open(last_try(item));
-        json_array_foreach (records_of(task), i, item)
-                if (r >= 0)
-                        look_at(&round, item);
+        if (r >= 0)
+                r = look_at_all(&round);
         give_up_waiting(&round);
         say(&round);
-        if (r >= 0 && round.changed && record(&round) < 0) {
-                store_batch_deinit(&round.audit);
+        if (r < 0 || round.failed)
+                return -ENOMEM;
+        if (round.changed && record(&round) < 0)
                 return 0;
-        }
-        store_batch_deinit(&round.audit);
         if (round.changed)
                 crash_point("moves-recorded");
-        json_array_foreach (records_of(task), i, item) {
-                json_t *try = last_try(item);
-
-                if (r >= 0 && is_open(try) && !json_is_string(json_object_get(item, "outcome")) &&
-                        json_is_null(json_object_get(try, "task")) && !round.closed)
-                        submit_try(&round, item, try);
-        }
-        return r < 0 ? r : !moves_count(task, NULL) && !awaits_arrivals(&round);
+        carry_out(&round);
+        return !moves_count(task, NULL) && !awaits_arrivals(&round);
 }
 
 size_t moves_count(const struct task *task, const char *outcome)

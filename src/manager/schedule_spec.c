@@ -2,7 +2,9 @@
 #include "manager/schedule_spec.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -16,9 +18,29 @@
 #define VMS_MAX 1000
 #define LABEL_MAX 256
 
-static int load_zone(const char *name, struct time_zone **ret_zone, struct error **ret_error)
+/* As libc has it, the folder may be another one. */
+static char *path_of_zone(const char *name)
+{
+        return alloc_printf("%s/%s", getenv("TZDIR") ?: ZONE_FOLDER, name);
+}
+
+/* Of the file as it is now; all zero: there is none. */
+static struct schedule_zone_stamp stamp_of(const char *path)
+{
+        struct stat st;
+
+        if (!path || stat(path, &st) < 0)
+                return (struct schedule_zone_stamp){};
+        return (struct schedule_zone_stamp){.inode = st.st_ino,
+                .mtime_s = st.st_mtim.tv_sec,
+                .mtime_ns = st.st_mtim.tv_nsec,
+                .size = st.st_size};
+}
+
+static int load_zone(const char *name, struct schedule_spec *spec, struct error **ret_error)
 {
         _cleanup_free_ char *path = NULL, *data = NULL;
+        struct time_zone **ret_zone = &spec->zone;
         size_t size = 0;
         int r;
 
@@ -30,9 +52,10 @@ static int load_zone(const char *name, struct time_zone **ret_zone, struct error
                 return error_set(ret_error, ERROR_BAD_DOCUMENT,
                         "Write it as in the tz database, such as Europe/Berlin.", "\"%.64s\" is no time zone",
                         name);
-        path = alloc_printf("%s/%s", ZONE_FOLDER, name);
+        path = path_of_zone(name);
         if (!path)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        spec->zone_stamp = stamp_of(path); /* before it is read: a change meanwhile is seen later */
         r = file_read(path, TIME_ZONE_FILE_MAX, &data, &size);
         if (r >= 0)
                 r = time_zone_parse(data, size, ret_zone);
@@ -41,7 +64,7 @@ static int load_zone(const char *name, struct time_zone **ret_zone, struct error
         return error_set(ret_error, r == -ENOMEM ? ERROR_NO_MEMORY : ERROR_BAD_DOCUMENT,
                 "Write it as in the tz database, such as Europe/Berlin; the package tzdata must be "
                 "installed.",
-                "time zone %.64s cannot be read from %s: %s", name, ZONE_FOLDER,
+                "time zone %.64s cannot be read from %s: %s", name, getenv("TZDIR") ?: ZONE_FOLDER,
                 r == -EINVAL || r == -EOPNOTSUPP ? "it is no zone of local civil time" : strerror(-r));
 }
 
@@ -80,7 +103,7 @@ static int read_when(const json_t *spec, struct schedule_spec *out, struct error
                         "spec.time_zone is %s, and the calendar expression ends with %s", zone,
                         out->rule.calendar.zone);
         if (r >= 0)
-                r = load_zone(*out->rule.calendar.zone ? out->rule.calendar.zone : zone ?: "UTC", &out->zone, ret_error);
+                r = load_zone(*out->rule.calendar.zone ? out->rule.calendar.zone : zone ?: "UTC", out, ret_error);
         if (r >= 0 && at)
                 r = schedule_parse_at(at, out->zone, &out->rule.at_s, ret_error);
         return r;
@@ -183,6 +206,19 @@ int schedule_spec_read(const json_t *spec, struct schedule_spec *ret_spec, struc
         return 0;
 }
 
+bool schedule_spec_zone_changed(const json_t *spec, const struct schedule_spec *read)
+{
+        const char *name = *read->rule.calendar.zone ? read->rule.calendar.zone
+                                                     : json_text_or_null(spec, "time_zone") ?: "UTC";
+        _cleanup_free_ char *path = path_of_zone(name);
+        struct schedule_zone_stamp stamp = stamp_of(path), was = read->zone_stamp;
+
+        if (!strcmp(name, "UTC") || !path)
+                return false;
+        return stamp.inode != was.inode || stamp.mtime_s != was.mtime_s || stamp.mtime_ns != was.mtime_ns ||
+               stamp.size != was.size;
+}
+
 void schedule_spec_deinit(struct schedule_spec *spec)
 {
         time_zone_free(spec->zone);
@@ -197,6 +233,8 @@ void schedule_state_read(const json_t *internal, struct schedule_state *ret_stat
         schedule_begin(ret_state, json_integer_value(json_object_get(internal, "until_s")));
         if (json_is_integer(floor))
                 ret_state->floor_s = json_integer_value(floor);
+        if (json_is_integer(json_object_get(internal, "tried_s")))
+                ret_state->tried_s = json_integer_value(json_object_get(internal, "tried_s"));
         json_array_foreach (json_object_get(internal, "ran_s"), i, ran)
                 if (ret_state->n_ran < SCHEDULE_RAN_MAX)
                         ret_state->ran_s[ret_state->n_ran++] = json_integer_value(ran);
@@ -212,8 +250,10 @@ json_t *schedule_state_write(const struct schedule_state *state)
                         return NULL;
                 }
         internal = json_pack("{s:I, s:o}", "until_s", (json_int_t)state->until_s, "ran_s", ran);
-        if (internal && state->floor_s != INT64_MIN &&
-                json_object_set_new(internal, "floor_s", json_integer(state->floor_s)) < 0) {
+        if (internal && ((state->floor_s != INT64_MIN && json_object_set_new(internal, "floor_s",
+                                                                 json_integer(state->floor_s)) < 0) ||
+                                (state->tried_s != INT64_MIN && json_object_set_new(internal, "tried_s",
+                                                                        json_integer(state->tried_s)) < 0))) {
                 json_decref(internal);
                 return NULL;
         }

@@ -16,15 +16,18 @@
 #include "manager/operations.h"
 #include "manager/schedule_spec.h"
 
-#define LOOK_MAX_MS 5000 /* a clock that is set is noticed by then */
-#define AGAIN_MS 1000    /* the store did not take it */
-#define VMS_MAX 1000     /* that one run moves: its record has to stay within a document's size */
-#define RUNS_MAX 20      /* that are remembered, for people */
+#define LOOK_MAX_MS 5000     /* a clock that is set is noticed by then */
+#define AGAIN_MS 1000        /* the store did not take it */
+#define ZONES_AGAIN_MS 60000 /* the files of the time zones are looked at */
+#define VMS_MAX 1000         /* that one run moves: its record has to stay within a document's size */
+#define RUNS_MAX 20          /* that are remembered, for people */
 
 struct entry {
         json_t *doc;
         struct schedule_spec spec;
         int64_t next_s; /* INT64_MAX: never */
+        uint64_t
+                again_ms; /* it could not be carried out: not before that, by the clock that only goes forward */
 };
 
 struct schedules {
@@ -32,8 +35,12 @@ struct schedules {
         struct loop_source *timer;
         struct entry *entries; /* those that are not paused */
         size_t n;
-        int64_t looked_s; /* the clock when they were looked at last */
-        bool stale;       /* to be loaded anew */
+        size_t n_broken;   /* beside them: those that cannot be read */
+        bool recorded;     /* a change of that, in this loading */
+        int64_t looked_s;  /* the clock when they were looked at last */
+        uint64_t zones_ms; /* the zones were looked at last, by the clock that only goes forward */
+        bool stale;        /* to be loaded anew */
+        bool failed;       /* in this look something could not be recorded */
 };
 
 static int64_t now_s(const struct manager *manager)
@@ -67,6 +74,57 @@ static void find_next(struct entry *entry)
                 entry->next_s = INT64_MAX;
 }
 
+static bool zones_changed(struct schedules *schedules)
+{
+        uint64_t monotonic_ms = clock_now_ms(schedules->manager->clock);
+
+        if (monotonic_ms < schedules->zones_ms + ZONES_AGAIN_MS)
+                return false;
+        schedules->zones_ms = monotonic_ms;
+        for (size_t i = 0; i < schedules->n; i++)
+                if (schedule_spec_zone_changed(
+                            json_spec(schedules->entries[i].doc), &schedules->entries[i].spec))
+                        return true;
+        return schedules->n_broken > 0;
+}
+
+/* That it does not run, and why (NULL: it does again), is recorded and audited once. */
+static void note_broken(struct schedules *schedules, const json_t *doc, const char *why)
+{
+        struct manager *manager = schedules->manager;
+        const char *known = json_text_or_null(json_object_get(doc, "internal"), "broken");
+        _cleanup_free_ char *object = alloc_printf("schedule/%s", json_text(doc, "name"));
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        json_t *copy;
+        int r;
+
+        if (!strcmp(known ?: "", why ?: ""))
+                return;
+        copy = json_deep_copy(doc);
+        json_object_del(copy, "revision");
+        if (!why)
+                json_object_del(json_object_get(copy, "internal"), "broken");
+        else if (json_object_set_new(json_object_get(copy, "internal"), "broken", json_string(why)) < 0)
+                log_warning("schedule %s: no memory", json_text(doc, "name"));
+        store_batch_put(&batch, json_revision(doc), copy);
+        r = audit_add(manager->store, manager->clock, &batch,
+                &(struct audit_entry){.who = "system",
+                        .action = why ? "schedule.broken" : "schedule.mended",
+                        .object = object,
+                        .why = why,
+                        .result = why ? "failed" : "done"},
+                &error);
+        if (r >= 0)
+                r = store_commit(manager->store, &batch, NULL, &error);
+        if (r < 0)
+                log_warning("schedule %s: %s", json_text(doc, "name"), error_message(error));
+        else
+                schedules->recorded = true;
+        if (why)
+                log_error("schedule %s does not run: %s", json_text(doc, "name"), why);
+}
+
 static int load(struct schedules *schedules, struct error **ret_error)
 {
         struct store_query query = {.kind = "schedule", .limit = STORE_LIMIT_NONE};
@@ -79,6 +137,8 @@ static int load(struct schedules *schedules, struct error **ret_error)
         if (r < 0)
                 return r;
         drop_entries(schedules);
+        schedules->n_broken = 0;
+        schedules->recorded = false;
         schedules->entries = alloc_array(json_array_size(docs) + 1, sizeof(*schedules->entries));
         if (!schedules->entries)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -89,15 +149,16 @@ static int load(struct schedules *schedules, struct error **ret_error)
                 if (json_is_true(json_object_get(json_status(doc), "paused")))
                         continue;
                 if (schedule_spec_read(json_spec(doc), &entry->spec, &error) < 0) {
-                        log_error(
-                                "schedule %s does not run: %s", json_text(doc, "name"), error_message(error));
+                        schedules->n_broken++;
+                        note_broken(schedules, doc, error_message(error));
                         continue;
                 }
+                note_broken(schedules, doc, NULL);
                 entry->doc = json_incref(doc);
                 find_next(entry);
                 schedules->n++;
         }
-        schedules->stale = false;
+        schedules->stale = schedules->recorded; /* revisions are others then */
         return 0;
 }
 
@@ -149,7 +210,21 @@ static int record_skip(struct schedules *schedules, const struct entry *entry,
         char due[32];
         int r = 0;
 
-        if (doc && decision->verdict != SCHEDULE_WAIT) {
+        if (!doc || !object) {
+                json_decref(doc);
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        if (decision->forgotten)
+                r = audit_add(manager->store, manager->clock, &batch,
+                        &(struct audit_entry){.who = "system",
+                                .action = "schedule.clock-back",
+                                .object = object,
+                                .why = "the clock had been days ahead for many runs and was set back: runs "
+                                       "of "
+                                       "that time may take place again",
+                                .result = "done"},
+                        ret_error);
+        if (r >= 0 && decision->verdict != SCHEDULE_WAIT) {
                 _cleanup_json_ json_t *detail = json_pack("{s:s, s:I}", "due",
                         format_time(decision->due_s, due), "missed", (json_int_t)decision->n_missed);
 
@@ -209,11 +284,47 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
                 &batch, NULL, ret_error);
 }
 
-/* The store, or another change of the schedule, may be why: then it is for the next look. */
-static bool is_passing(const struct error *error)
+/* Not of the schedule's making, such as the store being away. */
+static bool is_of_the_store(const struct error *error)
 {
-        return !error ||
-               (error->code != ERROR_BUSY && error->code != ERROR_CONFLICT && error->code != ERROR_NOT_FOUND);
+        return !error || (error->code != ERROR_BUSY && error->code != ERROR_CONFLICT &&
+                                 error->code != ERROR_NOT_FOUND && error->code != ERROR_TOO_LARGE &&
+                                 error->code != ERROR_BAD_DOCUMENT);
+}
+
+/* Another task has what the run needs: that it was due in time is recorded once, and it is tried again. */
+static int try_later(struct schedules *schedules, struct entry *entry,
+        const struct schedule_decision *decision, const char *why, struct error **ret_error)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        struct schedule_state before;
+        json_t *doc;
+
+        entry->again_ms = clock_now_ms(schedules->manager->clock) + AGAIN_MS;
+        schedule_state_read(json_object_get(entry->doc, "internal"), &before);
+        if (before.tried_s == decision->due_s)
+                return 0;
+        log_info("schedule %s: tried again: %s", json_text(entry->doc, "name"), why);
+        schedule_note_tried(&before, decision->due_s);
+        doc = changed_document(entry, &before);
+        if (!doc ||
+                json_object_set_new(json_object_get(doc, "internal"), "tried_why", json_string(why)) < 0) {
+                json_decref(doc);
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        store_batch_put(&batch, json_revision(entry->doc), doc);
+        schedules->stale = true;
+        return store_commit(schedules->manager->store, &batch, NULL, ret_error);
+}
+
+static const char *why_skipped(
+        const struct entry *entry, const struct schedule_state *state, int64_t due_s, bool busy)
+{
+        const char *tried = json_text_or_null(json_object_get(entry->doc, "internal"), "tried_why");
+
+        if (busy)
+                return "its last run has not ended";
+        return tried && state->tried_s == due_s ? tried : "the manager was away at that time";
 }
 
 static int carry_out(struct schedules *schedules, struct entry *entry, struct error **ret_error)
@@ -238,28 +349,54 @@ static int carry_out(struct schedules *schedules, struct entry *entry, struct er
                 find_next(entry);
                 return 0;
         }
-        schedules->stale = true;
-        if (decision.verdict != SCHEDULE_RUN)
+        if (decision.verdict != SCHEDULE_RUN) {
+                schedules->stale = true;
                 return record_skip(schedules, entry, &state, &decision,
-                        busy ? "its last run has not ended" : "the manager was away at that time", ret_error);
+                        why_skipped(entry, &state, decision.due_s, busy), ret_error);
+        }
         crash_point("schedule-due");
         r = begin(schedules, entry, &state, &decision, &error);
         crash_point("schedule-begun");
-        if (r >= 0 || is_passing(error))
+        if (r < 0 && error && error->code == ERROR_BUSY)
+                return try_later(schedules, entry, &decision, error_message(error), ret_error);
+        schedules->stale = true;
+        if (r >= 0 || is_of_the_store(error))
                 return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
         log_warning("schedule %s does not run: %s", json_text(entry->doc, "name"), error_message(error));
         decision.verdict = SCHEDULE_SKIP;
         return record_skip(schedules, entry, &state, &decision, error_message(error), ret_error);
 }
 
+static void carry_out_or_later(struct schedules *schedules, struct entry *entry)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        if (carry_out(schedules, entry, &error) >= 0)
+                return;
+        log_warning("schedule %s: %s", json_text(entry->doc, "name"), error_message(error));
+        entry->again_ms = clock_now_ms(schedules->manager->clock) + AGAIN_MS;
+        schedules->stale = schedules->failed = true;
+}
+
+static uint64_t wait_of(const struct entry *entry, int64_t now_ms, uint64_t monotonic_ms)
+{
+        if (entry->again_ms > monotonic_ms)
+                return entry->again_ms - monotonic_ms;
+        if (entry->next_s >= (now_ms + LOOK_MAX_MS) / 1000 + 1)
+                return LOOK_MAX_MS;
+        return (uint64_t)CLAMP(entry->next_s * 1000 - now_ms, (int64_t)0, (int64_t)LOOK_MAX_MS);
+}
+
 /* Milliseconds until the next look. */
 static uint64_t look(struct schedules *schedules)
 {
-        int64_t now = now_s(schedules->manager), now_ms = clock_unix_ms(schedules->manager->clock),
-                next_ms = INT64_MAX;
+        int64_t now = now_s(schedules->manager), now_ms = clock_unix_ms(schedules->manager->clock);
+        uint64_t monotonic_ms = clock_now_ms(schedules->manager->clock), wait_ms = LOOK_MAX_MS;
         bool back = now < schedules->looked_s;
         _cleanup_error_ struct error *error = NULL;
 
+        schedules->failed = false;
+        schedules->stale |= zones_changed(schedules);
         if (schedules->stale && load(schedules, &error) < 0) {
                 log_warning("cannot load the schedules: %s", error_message(error));
                 return AGAIN_MS;
@@ -268,17 +405,12 @@ static uint64_t look(struct schedules *schedules)
         for (size_t i = 0; i < schedules->n; i++) {
                 struct entry *entry = &schedules->entries[i];
 
-                if ((back || now >= entry->next_s) && carry_out(schedules, entry, &error) < 0) {
-                        log_warning("schedule %s: %s", json_text(entry->doc, "name"), error_message(error));
-                        schedules->stale = true;
-                        return AGAIN_MS;
-                }
-                if (entry->next_s != INT64_MAX)
-                        next_ms = MIN(next_ms, entry->next_s * 1000);
+                if ((back || now >= entry->next_s) && monotonic_ms >= entry->again_ms)
+                        carry_out_or_later(schedules, entry);
+                wait_ms = MIN(wait_ms, wait_of(entry, now_ms, monotonic_ms));
         }
-        if (schedules->stale)
-                return 0;
-        return (uint64_t)CLAMP(next_ms - now_ms, (int64_t)0, (int64_t)LOOK_MAX_MS);
+        /* One that fails is not to keep the others waiting, nor to be loaded again and again. */
+        return schedules->stale ? schedules->failed ? AGAIN_MS : 0 : wait_ms;
 }
 
 static void on_timer(void *userdata)
@@ -556,16 +688,22 @@ static void add_tasks(struct manager *manager, json_t *runs)
 json_t *schedules_live(struct manager *manager, const json_t *doc)
 {
         _cleanup_json_ json_t *copy = json_deep_copy(doc), *next = NULL;
+        _cleanup_error_ struct error *error = NULL;
         json_t *status = json_status(copy), *first;
+        const char *state = NULL;
         bool paused = json_is_true(json_object_get(status, "paused"));
 
-        if (!copy || (!paused && schedules_next(manager, doc, 1, &next, NULL) < 0))
+        if (!copy)
                 return NULL;
+        /* One that cannot be read any more is shown, too, with the reason. */
+        if (!paused && schedules_next(manager, doc, 1, &next, &error) < 0)
+                state = "broken";
         first = json_array_get(next, 0);
-        if (json_object_set_new(status, "state",
-                    json_string(paused  ? "paused"
-                                : first ? "active"
-                                        : "done")) < 0 ||
+        if (!state)
+                state = paused ? "paused" : first ? "active" : "done";
+        if (json_object_set_new(status, "state", json_string(state)) < 0 ||
+                json_object_set_new(status, "why", error ? json_string(error_message(error)) : json_null()) <
+                        0 ||
                 json_object_set_new(status, "next", first ? json_incref(first) : json_null()) < 0)
                 return NULL;
         add_tasks(manager, json_object_get(status, "runs"));

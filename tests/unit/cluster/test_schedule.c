@@ -29,7 +29,7 @@ struct world {
         struct time_zone *zone;
         struct schedule_rule rule;
         struct schedule_state state;
-        int64_t now_s;
+        int64_t now_s, latest_s;
         int64_t *runs_s; /* due times, as they were run */
         size_t n_runs, n_missed;
 };
@@ -254,6 +254,29 @@ static void a_clock_that_was_a_year_ahead_stops_nothing(void **data)
         assert_none_twice(&w);
 }
 
+/* Ahead for more runs than are remembered: without the exception nothing would run before that date. */
+static void a_clock_that_was_a_year_ahead_for_many_runs_stops_nothing(void **data)
+{
+        static const size_t n_runs[] = {SCHEDULE_RAN_MAX, SCHEDULE_RAN_MAX + 1, 3 * SCHEDULE_RAN_MAX};
+
+        for (size_t i = 0; i < ARRAY_SIZE(n_runs); i++) {
+                _cleanup_world_ struct world w;
+                struct schedule_decision decision;
+
+                world_init(&w, "*:0/10", "UTC", utc(2027, 1, 1, 0, 5));
+                live(&w, w.now_s + (int64_t)n_runs[i] * 600);
+                assert_int_equal(w.n_runs, n_runs[i]);
+                w.now_s = utc(2026, 1, 1, 12, 1);
+                decision = decide(&w, false);
+                assert_true(decision.clock_back);
+                assert_int_equal(decision.forgotten, n_runs[i] > SCHEDULE_RAN_MAX);
+                w.n_runs = 0;
+                live(&w, utc(2026, 1, 3, 12, 1));
+                assert_int_equal(w.n_runs, 2 * 24 * 6);
+                assert_none_twice(&w);
+        }
+}
+
 static uint64_t seed;
 static uint64_t random_below(uint64_t n)
 {
@@ -267,6 +290,7 @@ static void live_dangerously(struct world *w, bool jumps)
         struct schedule_state recorded = w->state;
         size_t n_runs = w->n_runs, n_missed = w->n_missed;
 
+        w->latest_s = MAX(w->latest_s, w->now_s);
         (void)decide(w, !random_below(20));
         switch (random_below(40)) {
         case 0: /* killed before the transaction: neither task nor state are there */
@@ -278,8 +302,10 @@ static void live_dangerously(struct world *w, bool jumps)
                 w->now_s += (int64_t)random_below(3 * DAY_S);
                 break;
         case 2:
+                /* Not so far that what was run is forgotten. */
                 if (jumps)
                         w->now_s -= (int64_t)random_below(2 * DAY_S);
+                w->now_s = MAX(w->now_s, w->latest_s - SCHEDULE_AHEAD_MAX_S);
                 break;
         case 3:
                 if (jumps && !random_below(10))
@@ -340,15 +366,41 @@ static void a_run_begins_before_its_window_ends(void **data)
 
                 world_init(&w, "*:0/20", "Europe/Berlin", utc(2026, 10, 24, 0, 0));
                 w.rule.missed = SCHEDULE_MISSED_RUN_ONCE;
-                w.rule.window_s = SCHEDULE_LATE_S + (int64_t)random_below(HOUR_S);
+                w.rule.window_s = 1 + (int64_t)random_below(n % 2 ? HOUR_S : SCHEDULE_LATE_S);
                 for (int i = 0; i < 500; i++) {
                         struct schedule_decision decision = decide(&w, false);
 
                         if (decision.verdict == SCHEDULE_RUN)
-                                assert_true(w.now_s <= decision.until_s &&
+                                assert_true(w.now_s < decision.until_s &&
                                             decision.until_s == decision.due_s + w.rule.window_s);
-                        w.now_s += (int64_t)random_below(HOUR_S);
+                        w.now_s += (int64_t)random_below(n % 2 ? HOUR_S : 120);
                 }
+        }
+}
+
+static void what_is_taken_for_a_while_is_tried_until_the_window_ends(void **data)
+{
+        static const int64_t windows_s[] = {0, 30, 4 * HOUR_S};
+        static const int64_t ends_s[] = {SCHEDULE_TRY_S, 30, 4 * HOUR_S};
+
+        for (size_t i = 0; i < ARRAY_SIZE(windows_s); i++) {
+                _cleanup_world_ struct world w;
+                struct schedule_state before;
+
+                world_init(&w, "22:00", "UTC", utc(2026, 1, 1, 12, 0));
+                w.rule.window_s = windows_s[i];
+                w.now_s = utc(2026, 1, 1, 22, 0);
+                before = w.state;
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_RUN);
+                schedule_note_tried(&before, utc(2026, 1, 1, 22, 0));
+                w.now_s += ends_s[i] - 1;
+                w.state = before;
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_RUN);
+                w.now_s++;
+                w.state = before;
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_SKIP);
+                w.now_s = utc(2026, 1, 2, 22, 0);
+                assert_int_equal(decide(&w, false).verdict, SCHEDULE_RUN);
         }
 }
 
@@ -364,9 +416,11 @@ int main(void)
                 cmocka_unit_test(a_run_that_is_due_while_the_last_one_goes_on_is_left_out),
                 cmocka_unit_test(a_clock_that_is_set_back_repeats_nothing_and_goes_on_at_once),
                 cmocka_unit_test(a_clock_that_was_a_year_ahead_stops_nothing),
+                cmocka_unit_test(a_clock_that_was_a_year_ahead_for_many_runs_stops_nothing),
                 cmocka_unit_test(no_due_time_is_ever_run_twice),
                 cmocka_unit_test(no_due_time_is_lost),
                 cmocka_unit_test(a_run_begins_before_its_window_ends),
+                cmocka_unit_test(what_is_taken_for_a_while_is_tried_until_the_window_ends),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -96,8 +96,9 @@ static void set_power(json_t *vm, const char *power)
 {
         json_object_update_new(json_object_get(vm, "status"),
                 json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:n}", "power", power, "host", "double", "machine",
-                        "pc-q35-7.2", "memory_effective_bytes", (json_int_t)64 << 20, "accelerator", "tcg",
-                        "qemu_version", "7.2.0", "message"));
+                        "pc-q35-7.2", "memory_effective_bytes",
+                        json_integer_value(json_object_get(json_object_get(vm, "spec"), "memory_bytes")),
+                        "accelerator", "tcg", "qemu_version", "7.2.0", "message"));
 }
 
 static void set_epoch(json_t *vm, json_int_t epoch)

@@ -4,6 +4,11 @@
 
 #include "manager_rig.h"
 
+#include "base/doc.h"
+#include "manager/schedule_spec.h"
+#include "manager/schedules.h"
+#include "manager/task.h"
+
 static json_t *request(const char *text)
 {
         json_t *json = json_loads(text, 0, NULL);
@@ -33,6 +38,14 @@ static void wait_for_migration(struct state *state)
         for (int i = 0; i < 500 && !state->agents[0].migration; i++)
                 loop_iterate(state->loop, 20);
         assert_non_null(state->agents[0].migration);
+}
+
+static void iterate_for(struct state *state, uint64_t ms)
+{
+        uint64_t end = clock_now_ms(loop_clock(state->loop)) + ms;
+
+        while (clock_now_ms(loop_clock(state->loop)) < end)
+                loop_iterate(state->loop, 20);
 }
 
 static size_t n_tasks(struct state *state, const char *action)
@@ -138,6 +151,106 @@ static void cancelled_it_ends_its_moves_and_opens_the_host(void **data)
         assert_null(maintenance_of(state, "host1"));
 }
 
+/* As if earlier managers had been at it for so long. */
+static void spend_more(struct state *state, const char *path, json_int_t ms)
+{
+        struct task *task;
+        json_t *data;
+
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        task = (struct task *)task_find(state->manager->tasks, json_text(state->body, "uid"));
+        assert_non_null(task);
+        data = task_data(task);
+        json_object_set_new(data, "spent_earlier_ms",
+                json_integer(json_integer_value(json_object_get(data, "spent_earlier_ms")) + ms));
+}
+
+static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+        json_int_t revision;
+        const json_t *first;
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        agent_double_stop(&state->agents[0]);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        iterate_for(state, 2000);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "running");
+        revision = json_integer_value(json_object_get(state->body, "revision"));
+        assert_true(revision > 0);
+        iterate_for(state, 2000);
+        /* It waits, and does not write at each look. */
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_int_equal(json_integer_value(json_object_get(state->body, "revision")), revision);
+        spend_more(state, path, 60000);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        first = first_of(json_object_get(json_status(state->body), "result"));
+        assert_string_equal(json_text(first, "outcome"), "stays");
+        assert_non_null(strstr(json_text(first, "why"), "has not ended yet"));
+}
+
+static bool stop_is_held(struct state *state)
+{
+        return state->agents[0].held;
+}
+
+static void begin_stopping(struct state *state, char ret_path[static 128])
+{
+        char cancel[160];
+
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        state->agents[0].hold = "stop";
+        begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"stop\"}]}", ret_path);
+        wait_until(state, stop_is_held);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", ret_path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        iterate_for(state, 1200);
+}
+
+static void cancelled_while_a_guest_powers_off_the_report_says_stopped(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+        json_t *vm;
+
+        begin_stopping(state, path);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "running");
+        vm = json_object_get(state->agents[0].vms, vm_uid(state));
+        json_object_set_new(json_status(vm), "power", json_string("stopped"));
+        state->agents[0].hold = NULL;
+        http_request_reply_json(TAKE_PTR(state->agents[0].held), 200, json_deep_copy(vm));
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        assert_string_equal(
+                json_text(first_of(json_object_get(json_status(state->body), "result")), "outcome"),
+                "stopped");
+}
+
+static void cancelled_while_a_guest_takes_its_time_the_report_says_so(void **data)
+{
+        struct state *state = *data;
+        const json_t *first;
+        char path[128];
+
+        begin_stopping(state, path);
+        spend_more(state, path, 60000);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        first = first_of(json_object_get(json_status(state->body), "result"));
+        assert_string_equal(json_text(first, "outcome"), "stays");
+        assert_non_null(strstr(json_text(first, "why"), "is being stopped"));
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
+}
+
 static void cancelled_it_is_undone_by_the_next_manager(void **data)
 {
         struct state *state = *data;
@@ -154,6 +267,120 @@ static void cancelled_it_is_undone_by_the_next_manager(void **data)
         assert_string_equal(finish(state), "cancelled");
         assert_null(maintenance_of(state, "host1"));
         assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+}
+
+static void create_vm(struct state *state, const char *name, json_int_t memory_mib)
+{
+        json_t *vm = vm_document(name);
+
+        json_object_set_new(vm, "host", json_string("host1"));
+        json_object_set_new(json_spec(vm), "memory_bytes", json_integer(memory_mib << 20));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+/* How often the audit log has that decision about the VM. */
+static size_t n_decisions(struct state *state, const char *object, const char *decision)
+{
+        json_t *entry;
+        size_t i, n = 0;
+
+        assert_int_equal(call(state, "GET", "/api/v1/audit?action=vm.decide", NULL), 200);
+        json_array_foreach (json_object_get(state->body, "items"), i, entry)
+                n += !strcmp(json_text(entry, "object"), object) &&
+                     !strcmp(json_text(json_object_get(entry, "detail"), "decision"), decision);
+        return n;
+}
+
+static void cancelled_with_moves_under_way_each_decision_is_audited_once(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+
+        set_the_stage(state);
+        create_vm(state, "big", 512);
+        create_vm(state, "bigger", 768);
+        create_vm(state, "tiny", 32);
+        state->agents[1].memory_free_bytes = 200 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        assert_int_equal(n_decisions(state, "vm/big", "stays"), 1);
+        assert_int_equal(n_decisions(state, "vm/bigger", "stays"), 1);
+        assert_int_equal(n_decisions(state, "vm/web", "migrate"), 1);
+        assert_int_equal(n_decisions(state, "vm/tiny", "migrate"), 1);
+}
+
+/* The names in the list, as "a b c ". */
+static const char *names_of(const json_t *list, const char *key, char ret[static 256])
+{
+        json_t *item;
+        size_t i, n = 0;
+
+        ret[0] = '\0';
+        json_array_foreach ((json_t *)list, i, item)
+                n += (size_t)snprintf(ret + n, 256 - n, "%s ", json_text(item, key));
+        return ret;
+}
+
+static void large_ones_go_first_as_the_dry_run_says(void **data)
+{
+        struct state *state = *data;
+        char path[128], names[256];
+
+        set_the_stage(state);
+        create_vm(state, "small", 32);
+        create_vm(state, "large", 512);
+        create_vm(state, "tiny", 16);
+        create_vm(state, "medium", 128);
+        assert_int_equal(call(state, "POST", "/api/v1/hosts/host1/maintenance",
+                                 request("{\"on\": true, \"dry_run\": true}")),
+                200);
+        assert_string_equal(
+                names_of(json_object_get(state->body, "vms"), "vm", names), "large medium web small tiny ");
+        assert_int_equal(call(state, "POST", "/api/v1/queue/drain", NULL), 200);
+        begin_maintenance(state, "{\"on\": true, \"give_up_ms\": 4000}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(
+                names_of(json_object_get(json_object_get(json_status(state->body), "result"), "vms"), "vm",
+                        names),
+                "large medium web small tiny ");
+        /* Newest first, or oldest: by their names, which are in the order of submission. */
+        assert_int_equal(call(state, "GET", "/api/v1/audit?action=vm.decide", NULL), 200);
+        {
+                json_t *entry, *migrations = json_array();
+                size_t i;
+
+                json_array_foreach (json_object_get(state->body, "items"), i, entry)
+                        if (!strcmp(json_text(json_object_get(entry, "detail"), "decision"), "migrate"))
+                                json_array_insert(migrations, 0, entry);
+                assert_string_equal(
+                        names_of(migrations, "object", names), "vm/large vm/medium vm/web vm/small vm/tiny ");
+                json_decref(migrations);
+        }
+}
+
+static void what_fits_nowhere_does_not_keep_the_others_waiting(void **data)
+{
+        struct state *state = *data;
+        char path[128], name[16];
+
+        set_the_stage(state);
+        for (int i = 0; i < 20; i++) {
+                snprintf(name, sizeof(name), "big%d", i);
+                create_vm(state, name, 512);
+        }
+        state->agents[1].memory_free_bytes = 200 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        for (int i = 0; i < 40 && !state->agents[0].migration; i++)
+                iterate_for(state, 250);
+        assert_non_null(state->agents[0].migration);
 }
 
 static void time_limit_of_the_whole_ends_what_waits(void **data)
@@ -177,7 +404,8 @@ static void time_limit_of_the_whole_ends_what_waits(void **data)
 static void restarted_manager_goes_on_with_the_same_move(void **data)
 {
         struct state *state = *data;
-        char path[128];
+        char path[128], name[64];
+        const json_t *tries;
 
         set_the_stage(state);
         begin_maintenance(state, "{\"on\": true}", path);
@@ -187,7 +415,38 @@ static void restarted_manager_goes_on_with_the_same_move(void **data)
         complete_migration(state);
         resume_following(state, path);
         assert_string_equal(finish(state), "succeeded");
+        tries = json_object_get(first_of(json_object_get(json_status(state->body), "result")), "tries");
+        assert_int_equal(json_array_size(tries), 1);
+        snprintf(name, sizeof(name), "%s", json_text(json_array_get(tries, 0), "task"));
         assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(state->body, "items"), 0), "name"), name);
+}
+
+static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+        const json_t *tries;
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        stop_manager(state);
+        start_manager(state);
+        iterate_for(state, 1500);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        tries = json_object_get(first_of(json_object_get(json_status(state->body), "result")), "tries");
+        assert_int_equal(json_array_size(tries), 1);
+        assert_string_equal(json_text(json_array_get(tries, 0), "result"), "cancelled");
+        assert_true(*json_text(json_array_get(tries, 0), "task"));
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+        assert_string_equal(
+                json_text(json_status(json_array_get(json_object_get(state->body, "items"), 0)), "state"),
+                "cancelled");
 }
 
 static void dry_run_says_what_would_be_done_and_does_nothing(void **data)
@@ -326,6 +585,129 @@ static void run_that_was_due_while_no_manager_was_there_takes_place_once(void **
         assert_int_equal(n_tasks(state, "schedule.run"), 1);
 }
 
+static void run_whose_host_is_taken_for_a_while_takes_place_then(void **data)
+{
+        struct state *state = *data;
+        char path[128], at[32];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        text_format_time(clock_unix_ms(&clock_system) + 2000, at);
+        at[19] = 'Z';
+        at[20] = '\0';
+        assert_int_equal(
+                call(state, "POST", "/api/v1/schedules",
+                        json_pack("{s:s, s:{s:s, s:{s:s, s:s, s:b}}}", "name", "nightly", "spec", "at", at,
+                                "action", "type", "maintenance", "host", "host1", "on", 1)),
+                201);
+        iterate_for(state, 4000);
+        assert_null(newest_run(state));
+        assert_int_equal(n_tasks(state, "host.maintenance"), 1);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        wait_for_run(state, "run");
+        assert_int_equal(n_tasks(state, "host.maintenance"), 2);
+}
+
+static size_t n_audited(struct state *state, const char *action)
+{
+        json_t *entry;
+        size_t i, n = 0;
+
+        assert_int_equal(call(state, "GET", "/api/v1/audit", NULL), 200);
+        json_array_foreach (json_object_get(state->body, "items"), i, entry)
+                n += !strcmp(json_text(entry, "action"), action);
+        return n;
+}
+
+/* As if its time zone were not there any more, or there again. */
+static void set_zone(struct state *state, const char *zone)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char uid[64];
+        json_t *doc = NULL;
+        uint64_t revision;
+
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly", NULL), 200);
+        snprintf(uid, sizeof(uid), "%s", json_text(state->body, "uid"));
+        assert_int_equal(store_get(state->manager->store, "schedule", uid, &doc, NULL), 0);
+        revision = json_revision(doc);
+        json_object_del(doc, "revision");
+        json_object_set_new(json_spec(doc), "time_zone", json_string(zone));
+        store_batch_put(&batch, revision, doc);
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        schedules_changed(state->manager->schedules);
+        iterate_for(state, 300);
+}
+
+static void schedule_whose_zone_is_gone_is_shown_as_broken_and_hides_no_other(void **data)
+{
+        struct state *state = *data;
+
+        create_schedule(state, "{\"calendar\": \"daily\", \"time_zone\": \"Europe/Berlin\", \"action\": "
+                               "{\"type\": \"migrate\", \"vms\": [\"web\"]}}");
+        assert_int_equal(call(state, "POST", "/api/v1/schedules",
+                                 json_pack("{s:s, s:o}", "name", "other", "spec",
+                                         request("{\"calendar\": \"daily\", \"action\": {\"type\": "
+                                                 "\"migrate\", \"vms\": [\"web\"]}}"))),
+                201);
+        set_zone(state, "Mars/Olympus");
+        assert_int_equal(call(state, "GET", "/api/v1/schedules", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 2);
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "state"), "broken");
+        assert_non_null(strstr(json_text(json_status(state->body), "why"), "Mars/Olympus"));
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/other", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "state"), "active");
+        schedules_changed(state->manager->schedules);
+        iterate_for(state, 300);
+        assert_int_equal(n_audited(state, "schedule.broken"), 1);
+        set_zone(state, "Europe/Berlin");
+        assert_int_equal(call(state, "GET", "/api/v1/schedules/nightly", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "state"), "active");
+        assert_int_equal(n_audited(state, "schedule.mended"), 1);
+}
+
+static void write_zone(const struct state *state, const char *rule)
+{
+        unsigned char header[44] = "TZif2";
+        char temporary[300], path[300];
+        FILE *file;
+
+        snprintf(temporary, sizeof(temporary), "%s/new", state->folder.path);
+        snprintf(path, sizeof(path), "%s/Test", state->folder.path);
+        file = fopen(temporary, "w");
+        assert_non_null(file);
+        header[39] = 1; /* one type of local time */
+        fwrite(header, 1, sizeof(header), file);
+        fwrite("\0\0\0\0\0\0", 1, 6, file);
+        fwrite(header, 1, sizeof(header), file);
+        fwrite("\0\0\0\0\0\0", 1, 6, file);
+        fprintf(file, "\n%s\n", rule);
+        fclose(file);
+        assert_int_equal(rename(temporary, path), 0);
+}
+
+static void zone_that_was_updated_is_noticed(void **data)
+{
+        struct state *state = *data;
+        _cleanup_schedule_spec_ struct schedule_spec spec = {};
+        _cleanup_json_ json_t *json =
+                request("{\"calendar\": \"daily\", \"time_zone\": \"Test\", \"action\": "
+                        "{\"type\": \"migrate\", \"vms\": [\"web\"]}}");
+
+        assert_int_equal(setenv("TZDIR", state->folder.path, 1), 0);
+        write_zone(state, "AAA-1");
+        assert_int_equal(schedule_spec_read(json, &spec, NULL), 0);
+        assert_int_equal(time_zone_span(spec.zone, 0).offset_s, 3600);
+        assert_false(schedule_spec_zone_changed(json, &spec));
+        write_zone(state, "AAA-2");
+        assert_true(schedule_spec_zone_changed(json, &spec));
+        unsetenv("TZDIR");
+}
+
 static void schedules_that_mean_nothing_are_refused(void **data)
 {
         static const char *const wrong[] = {"{}", "{\"calendar\": \"daily\"}",
@@ -392,14 +774,24 @@ int main(void)
                 TEST(what_fits_nowhere_stays_and_the_report_says_why),
                 TEST(guest_is_stopped_where_the_policy_says_so),
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
+                TEST(cancelled_it_ends_though_an_agent_does_not_answer),
+                TEST(cancelled_while_a_guest_powers_off_the_report_says_stopped),
+                TEST(cancelled_while_a_guest_takes_its_time_the_report_says_so),
                 TEST(cancelled_it_is_undone_by_the_next_manager),
+                TEST(cancelled_with_moves_under_way_each_decision_is_audited_once),
+                TEST(large_ones_go_first_as_the_dry_run_says),
+                TEST(what_fits_nowhere_does_not_keep_the_others_waiting),
                 TEST(time_limit_of_the_whole_ends_what_waits),
                 TEST(restarted_manager_goes_on_with_the_same_move),
+                TEST(cancelled_after_a_restart_it_cancels_what_the_manager_before_began),
                 TEST(dry_run_says_what_would_be_done_and_does_nothing),
                 TEST(requests_that_mean_nothing_are_refused),
                 TEST(schedule_runs_at_its_time_and_skips_while_the_run_goes_on),
                 TEST(what_has_not_begun_when_the_window_ends_does_not_begin),
                 TEST(run_that_was_due_while_no_manager_was_there_takes_place_once),
+                TEST(run_whose_host_is_taken_for_a_while_takes_place_then),
+                TEST(schedule_whose_zone_is_gone_is_shown_as_broken_and_hides_no_other),
+                TEST(zone_that_was_updated_is_noticed),
                 TEST(schedules_that_mean_nothing_are_refused),
                 TEST(next_runs_are_shown_in_both_times),
         };
