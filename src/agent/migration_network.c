@@ -152,6 +152,25 @@ static void finish(struct migration *m)
         migration_publish(m);
 }
 
+bool migration_network_answered(const struct migration *m, size_t *ret_nic, uint8_t ret_mac[static MAC_SIZE],
+        struct ip_address *ret_address)
+{
+        const struct migration_network *network = m->source.network;
+
+        for (size_t i = 0; network && network->over && i < network->n_nics; i++)
+                for (size_t k = 0; k < network->nics[i].facts.n_addresses; k++) {
+                        const struct network_proof_address *a = &network->nics[i].facts.addresses[k];
+
+                        if (a->n_guest == 0)
+                                continue;
+                        *ret_nic = network->nics[i].facts.nic;
+                        memcpy(ret_mac, network->nics[i].facts.mac, MAC_SIZE);
+                        *ret_address = a->address;
+                        return true;
+                }
+        return false;
+}
+
 /* Nothing came of any of them. */
 static void give_up(struct migration *m, const char *problem)
 {
