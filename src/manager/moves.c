@@ -120,11 +120,6 @@ static bool is_open(const json_t *try)
         return try && json_is_null(json_object_get(try, "result"));
 }
 
-static bool is_migration(const json_t *try)
-{
-        return !try || !strcmp(json_text(try, "action"), "migrate");
-}
-
 /* --- Tries -------------------------------------------------------------------------------------------------------------- */
 
 /* The same for the same try, whoever asks. */
@@ -233,7 +228,7 @@ static void withdraw_try(struct round *round, json_t *record)
         json_t *tries = json_object_get(record, "tries");
         struct evacuation_progress progress = progress_of(record);
 
-        if (is_migration(last_try(record))) {
+        if (!strcmp(json_text(last_try(record), "action"), "migrate")) {
                 progress.n_moves -= progress.n_moves > 0;
                 progress.n_rank_moves -= progress.n_rank_moves > 0;
         } else
@@ -268,7 +263,7 @@ static int find_submitted(struct round *round, json_t *try)
 
 static void submit_try(struct round *round, json_t *record, json_t *try)
 {
-        bool migrates = is_migration(try);
+        bool migrates = !strcmp(json_text(try, "action"), "migrate");
         const char *priority =
                 json_text_or_null(json_object_get(task_data(round->task), "options"), "priority");
         _cleanup_free_ char *held = alloc_printf("vm/%s", json_text(record, "uid"));
@@ -755,10 +750,7 @@ static void give_up_waiting(struct round *round)
                 return;
         json_array_foreach (records_of(round->task), i, item)
                 if (json_is_null(json_object_get(item, "outcome"))) {
-                        set_text(round, item, "why",
-                                is_migration(last_try(item))
-                                        ? "its task was cancelled and has not ended yet"
-                                        : "it is being stopped, which cannot be taken back");
+                        set_text(round, item, "why", "its task was cancelled and has not ended yet");
                         set_outcome(round, item, "stays", NULL);
                 }
 }

@@ -195,62 +195,6 @@ static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
         assert_non_null(strstr(json_text(first, "why"), "has not ended yet"));
 }
 
-static bool stop_is_held(struct state *state)
-{
-        return state->agents[0].held;
-}
-
-static void begin_stopping(struct state *state, char ret_path[static 128])
-{
-        char cancel[160];
-
-        set_the_stage(state);
-        state->agents[1].memory_free_bytes = 1 << 20;
-        refresh_all(state);
-        state->agents[0].hold = "stop";
-        begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"stop\"}]}", ret_path);
-        wait_until(state, stop_is_held);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", ret_path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
-        iterate_for(state, 1200);
-}
-
-static void cancelled_while_a_guest_powers_off_the_report_says_stopped(void **data)
-{
-        struct state *state = *data;
-        char path[128];
-        json_t *vm;
-
-        begin_stopping(state, path);
-        assert_int_equal(call(state, "GET", path, NULL), 200);
-        assert_string_equal(task_state(state), "running");
-        vm = json_object_get(state->agents[0].vms, vm_uid(state));
-        json_object_set_new(json_status(vm), "power", json_string("stopped"));
-        state->agents[0].hold = NULL;
-        http_request_reply_json(TAKE_PTR(state->agents[0].held), 200, json_deep_copy(vm));
-        resume_following(state, path);
-        assert_string_equal(finish(state), "cancelled");
-        assert_string_equal(
-                json_text(first_of(json_object_get(json_status(state->body), "result")), "outcome"),
-                "stopped");
-}
-
-static void cancelled_while_a_guest_takes_its_time_the_report_says_so(void **data)
-{
-        struct state *state = *data;
-        const json_t *first;
-        char path[128];
-
-        begin_stopping(state, path);
-        spend_more(state, path, 60000);
-        resume_following(state, path);
-        assert_string_equal(finish(state), "cancelled");
-        first = first_of(json_object_get(json_status(state->body), "result"));
-        assert_string_equal(json_text(first, "outcome"), "stays");
-        assert_non_null(strstr(json_text(first, "why"), "is being stopped"));
-        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
-}
-
 static void cancelled_it_is_undone_by_the_next_manager(void **data)
 {
         struct state *state = *data;
@@ -775,8 +719,6 @@ int main(void)
                 TEST(guest_is_stopped_where_the_policy_says_so),
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
                 TEST(cancelled_it_ends_though_an_agent_does_not_answer),
-                TEST(cancelled_while_a_guest_powers_off_the_report_says_stopped),
-                TEST(cancelled_while_a_guest_takes_its_time_the_report_says_so),
                 TEST(cancelled_it_is_undone_by_the_next_manager),
                 TEST(cancelled_with_moves_under_way_each_decision_is_audited_once),
                 TEST(large_ones_go_first_as_the_dry_run_says),
