@@ -589,7 +589,7 @@ static void each_changed_byte_of_the_audit_log_is_located(void **data)
         json_object_del(entry, "revision");
         text = doc_to_text(entry);
         /* Names, values, quotes, hashes: whether it is still a document or not. */
-        for (size_t i = 0; text[i]; i += 11) {
+        for (size_t i = 0, n = strlen(text); i < n; i += 11) {
                 json_t *verdict = NULL;
 
                 set_byte(state, i, text[i] == '7' ? '8' : '7');
