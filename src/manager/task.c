@@ -16,6 +16,8 @@
 #include "manager/json.h"
 
 #define PROGRESS_INTERVAL_MS 500
+#define PROGRESS_RETRY_MS \
+        10000 /* of a task whose record cannot be written: it would keep those of others from going together */
 #define RECORD_RETRY_MS 1000
 #define TRIM_AT_ONCE 500
 #define POKE_INTERVAL_MS 100 /* a step is not woken from outside more often */
@@ -493,10 +495,14 @@ static bool advance(struct task *task)
         return task->phase != before;
 }
 
+static bool has_progress(const struct task *task)
+{
+        return task->progress_dirty && task->phase != PHASE_ENDED;
+}
+
 static bool progress_is_old(const struct task *task, uint64_t age_ms)
 {
-        return task->progress_dirty && task->phase != PHASE_ENDED &&
-               now_ms(task->engine) >= task->progress_written_ms + age_ms;
+        return has_progress(task) && now_ms(task->engine) >= task->progress_written_ms + age_ms;
 }
 
 static bool some_progress_is_due(const struct task_engine *engine)
@@ -509,40 +515,64 @@ static bool some_progress_is_due(const struct task_engine *engine)
         return false;
 }
 
-/* The tasks of a batch: each of their documents has taken one number. */
-static void progress_written(struct task_engine *engine, const struct store_batch *batch, uint64_t revision)
+static void progress_written(struct task *task, uint64_t revision)
 {
-        for (size_t i = 0; i < batch->n_changes; i++) {
-                struct task *task = map_get(&engine->by_uid, batch->changes[i].uid);
+        task->revision = revision;
+        task->progress_dirty = false;
+}
 
-                task->progress_written_ms = now_ms(engine);
-                if (!revision)
-                        continue;
-                task->revision = revision - (batch->n_changes - 1 - i);
-                task->progress_dirty = false;
+static void flush_alone(struct task *task)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        uint64_t revision;
+
+        store_batch_put(&batch, task->revision, json_incref(task->doc));
+        if (store_commit(task->engine->config.store, &batch, &revision, &error) >= 0) {
+                progress_written(task, revision);
+                return;
         }
+        log_debug("progress of task %s not recorded: %s", task_name(task), error_message(error));
+        task->progress_written_ms = now_ms(task->engine) + PROGRESS_RETRY_MS;
+}
+
+/* It is one document that cannot be written, and not the store that cannot write. */
+static bool is_about_one(const struct error *error)
+{
+        return error && (error->code == ERROR_REVISION_MISMATCH || error->code == ERROR_EXISTS ||
+                                error->code == ERROR_TOO_LARGE);
 }
 
 /* In one transaction: hundreds of tasks make progress at once, and each transaction waits for the disk. Those that are due soon
- * go along. */
+ * go along. One that cannot be written keeps no other from it. */
 static void flush_progress(struct task_engine *engine)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_error_ struct error *error = NULL;
         uint64_t revision = 0;
+        bool alone = false;
         struct task *task;
 
         if (!some_progress_is_due(engine))
                 return;
         list_for_each (task, &engine->tasks, link)
-                if (progress_is_old(task, PROGRESS_INTERVAL_MS / 2))
+                if (progress_is_old(task, PROGRESS_INTERVAL_MS / 2)) {
                         store_batch_put(&batch, task->revision, json_incref(task->doc));
+                        task->progress_written_ms = now_ms(engine); /* or tried */
+                }
         if (store_commit(engine->config.store, &batch, &revision, &error) < 0) {
                 log_debug("progress of %zu tasks not recorded: %s", batch.n_changes, error_message(error));
-                revision = 0;
+                alone = is_about_one(error);
+                if (!alone)
+                        return;
         }
-        if (batch.result >= 0)
-                progress_written(engine, &batch, revision);
+        for (size_t i = 0; i < batch.n_changes; i++) {
+                task = map_get(&engine->by_uid, batch.changes[i].uid);
+                if (alone)
+                        flush_alone(task);
+                else /* each document has taken one number */
+                        progress_written(task, revision - (batch.n_changes - 1 - i));
+        }
 }
 
 static void forget(struct task *task)
@@ -605,7 +635,7 @@ uint64_t task_engine_next_ms(const struct task_engine *engine)
                         next = MIN(next, task->retry_at_ms - now);
                 else if (task->phase == PHASE_SLEEPING)
                         next = MIN(next, task->wake_at_ms > now ? task->wake_at_ms - now : 0);
-                if (task->progress_dirty) {
+                if (has_progress(task)) {
                         uint64_t at = task->progress_written_ms + PROGRESS_INTERVAL_MS;
 
                         next = MIN(next, at > now ? at - now : 0);

@@ -579,6 +579,35 @@ static void progress_of_many_is_recorded_together(void **data)
         store_on_commit(state->store, NULL, NULL);
 }
 
+/* Somebody else has changed the record of one of three. */
+static void task_that_cannot_be_written_keeps_no_other_from_it(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char uids[3][64];
+        json_t *doc = NULL;
+
+        for (size_t i = 0; i < 3; i++) {
+                char object[16];
+
+                snprintf(object, sizeof(object), "vm/%zu", i);
+                assert_int_equal(submit_as(state, "busy", object, NULL, uids[i], NULL), 0);
+        }
+        task_engine_run(state->engine);
+        assert_int_equal(store_get(state->store, "task", uids[1], &doc, NULL), 0);
+        json_object_del(doc, "revision");
+        store_batch_put(&batch, STORE_ANY, doc);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        for (int i = 0; i < 12; i++) {
+                clock_manual_advance(&state->clock, 100);
+                task_engine_run(state->engine);
+        }
+        assert_true(recorded_percent(state, uids[0]) > 0);
+        assert_int_equal(recorded_percent(state, uids[1]), 0);
+        assert_true(recorded_percent(state, uids[2]) > 0);
+        assert_true(task_engine_next_ms(state->engine) > 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -603,6 +632,7 @@ int main(void)
                 TEST(end_is_in_the_audit_log),
                 TEST(retention_forgets_the_oldest_ended_tasks),
                 TEST(progress_of_many_is_recorded_together),
+                TEST(task_that_cannot_be_written_keeps_no_other_from_it),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
