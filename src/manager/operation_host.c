@@ -2,7 +2,8 @@
 
 /* Tasks that bring hosts in line with what should be: datastores, switches, port groups. Data: "work", an array of
  * {"host", "kind", "name"} (uid, store kind, object's name), made when the step begins; "next", the index in it;
- * "results": {"KIND/NAME": {"HOST": answer}}; "failure": the first refusal. Hosts that cannot be reached are left out:
+ * "results": {"KIND/NAME": {"HOST": answer}}; "asked": what the host was asked for by the call under way, kept
+ * with its answer; "failure": the first refusal. Hosts that cannot be reached are left out:
  * they are brought in line when they come back (operations_host_connected). Each call is a PUT or DELETE that may be
  * repeated. An upgrade of a distributed switch has "version" as well, and "only" (uid) when it is for one host; it ends at the first
  * refusal. */
@@ -229,13 +230,17 @@ static int keep_id(struct task *task, const json_t *item, const json_t *body)
         return json_object_set(ids, json_text(item, "name"), json_object_get(body, "id"));
 }
 
-static json_t *answer_document(const json_t *body, const struct error *error)
+static json_t *answer_document(const json_t *asked, const json_t *body, const struct error *error)
 {
         json_t *answer;
 
         if (error)
                 return json_pack("{s:b, s:s}", "ok", 0, "message", error_message(error));
         answer = json_is_object(body) ? json_copy((json_t *)body) : json_object();
+        if (answer && asked && json_object_set(answer, "asked", (json_t *)asked) < 0) {
+                json_decref(answer);
+                return NULL;
+        }
         if (answer && !json_is_boolean(json_object_get(answer, "ok")))
                 json_object_set_new(answer, "ok", json_true());
         if (answer && !json_object_get(answer, "message"))
@@ -295,7 +300,9 @@ static void on_applied(struct task *task, struct manager *manager, json_t *body,
                 r = keep_id(task, item, body);
         if (r >= 0 && !error && is_upgrade(task))
                 r = note_upgraded(manager, json_text(item, "name"), host_name, body);
-        if (r < 0 || keep_result(task, host_name, answer_document(body, error)) < 0 ||
+        if (r < 0 ||
+                keep_result(task, host_name,
+                        answer_document(json_object_get(task_data(task), "asked"), body, error)) < 0 ||
                 (error && is_upgrade(task) && skip_rest(task) < 0))
                 task_step_failed(task, NULL);
         else
@@ -332,6 +339,16 @@ static void record_results(struct task *task, struct manager *manager)
         }
 }
 
+/* What is asked of a host, without what others have told of the object: the id of a shared datastore. The caller's. */
+static json_t *without_id(const json_t *body)
+{
+        json_t *asked = json_copy((json_t *)body);
+
+        if (asked)
+                json_object_del(asked, "id");
+        return asked;
+}
+
 static void apply_item(struct task *task, struct manager *manager, const json_t *item)
 {
         const char *kind = json_text(item, "kind"), *name = json_text(item, "name");
@@ -352,7 +369,8 @@ static void apply_item(struct task *task, struct manager *manager, const json_t 
                        : body_of(json_object_get(task_data(task), "ids"), kind, object,
                                  json_text(host, "name"),
                                  json_integer_value(json_object_get(task_data(task), "version")));
-        if (!path || (!removal && !body)) {
+        if (!path || (!removal && (!body || json_object_set_new(task_data(task), "asked", without_id(body)) <
+                                                    0))) {
                 task_step_failed(task, NULL);
                 return;
         }
@@ -542,16 +560,18 @@ static const json_t *named(const json_t *array, const char *name)
         return NULL;
 }
 
-/* Whether the host has said that it has the object as it should be, now and when it was applied. */
+/* Whether the host has said that it has the object as it should be, now and when it was applied. What is not wanted any more (an
+ * uplink, an MTU) does not show in what it reports, where an MTU is also the uplink's: only what it was asked for last tells. */
 static bool has_object(const char *kind, const json_t *object, const char *host_name, const json_t *reported)
 {
         const json_t *applied_there =
                 json_object_get(json_object_get(json_status(object), "hosts"), host_name);
-        _cleanup_json_ json_t *wanted = body_of(NULL, kind, object, host_name, 0);
+        _cleanup_json_ json_t *wanted = body_of(NULL, kind, object, host_name, 0), *asks = without_id(wanted);
         const char *key;
         json_t *value;
 
-        if (!wanted || !json_is_true(json_object_get(applied_there, "ok")) ||
+        if (!asks || !json_equal(asks, json_object_get(applied_there, "asked")) ||
+                !json_is_true(json_object_get(applied_there, "ok")) || !json_is_object(reported) ||
                 json_is_false(json_object_get(reported, "ok")))
                 return false;
         json_object_foreach (wanted, key, value)

@@ -16,6 +16,8 @@
 #include "manager/json.h"
 
 #define PROGRESS_INTERVAL_MS 500
+#define PROGRESS_RETRY_MS \
+        10000 /* of a task whose record cannot be written: it would keep those of others from going together */
 #define RECORD_RETRY_MS 1000
 #define TRIM_AT_ONCE 500
 #define POKE_INTERVAL_MS 100 /* a step is not woken from outside more often */
@@ -190,6 +192,33 @@ static int record(struct task *task, struct error **ret_error)
         return 0;
 }
 
+/* What a document says of the machine's position, for the case that a move of it cannot be recorded. */
+struct position {
+        json_t *status, *internal;
+};
+
+static void position_deinit(struct position *position)
+{
+        json_decref(position->status);
+        json_decref(position->internal);
+}
+#define _cleanup_position_ _cleanup_(position_deinit)
+
+static int remember_position(const struct task *task, struct position *ret_position, struct error **ret_error)
+{
+        *ret_position = (struct position){json_copy(task->status), json_copy(task->internal)};
+        return ret_position->status && ret_position->internal
+                       ? 0
+                       : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
+/* The document must not tell of a move that was not recorded: it may be written for other reasons. */
+static void put_back(struct task *task, const struct position *position)
+{
+        (void)json_object_update(task->status, position->status); /* the same keys: needs no memory */
+        (void)json_object_update(task->internal, position->internal);
+}
+
 static const char *audit_result(enum task_state state)
 {
         return state == TASK_SUCCEEDED ? "done" : state == TASK_CANCELLED ? "cancelled" : "failed";
@@ -218,13 +247,13 @@ static int audit_end(struct task *task, enum task_state state, struct error **re
 static int finish(struct task *task, enum task_state state, struct error **ret_error)
 {
         struct task_engine *engine = task->engine;
-        _cleanup_json_ json_t *before = json_copy(task->status);
+        _cleanup_position_ struct position before = {};
         size_t n_before = task->batch.n_changes;
         enum phase phase = task->phase;
-        int r;
+        int r = remember_position(task, &before, ret_error);
 
-        if (!before)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        if (r < 0)
+                return r;
         task->phase = PHASE_ENDED;
         set_state(task, state);
         describe(task);
@@ -236,7 +265,7 @@ static int finish(struct task *task, enum task_state state, struct error **ret_e
         if (r < 0) {
                 batch_truncate(&task->batch, n_before);
                 task->phase = phase;
-                (void)json_object_update(task->status, before); /* the same keys: needs no memory */
+                put_back(task, &before);
                 return r;
         }
         if (engine->config.ended)
@@ -294,18 +323,26 @@ static void set_deadline(struct task *task)
 
 static void start(struct task *task)
 {
+        _cleanup_position_ struct position before = {};
         _cleanup_error_ struct error *error = NULL;
+        int r;
 
         if (task->kind->starting && task->kind->starting(task, task->engine->config.userdata) < 0) {
                 task->retry_at_ms = now_ms(task->engine) + RECORD_RETRY_MS;
                 return;
         }
-        set_state(task, TASK_RUNNING);
-        set_deadline(task);
-        if (set_time(task->status, "started", task->engine->config.clock) < 0)
-                task->batch.result = -ENOMEM;
-        describe(task);
-        if (record(task, &error) < 0) {
+        r = remember_position(task, &before, &error);
+        if (r >= 0) {
+                set_state(task, TASK_RUNNING);
+                set_deadline(task);
+                if (set_time(task->status, "started", task->engine->config.clock) < 0)
+                        task->batch.result = -ENOMEM;
+                describe(task);
+                r = record(task, &error);
+                if (r < 0)
+                        put_back(task, &before);
+        }
+        if (r < 0) {
                 record_failed(task, TAKE_PTR(error));
                 return;
         }
@@ -323,6 +360,7 @@ static struct error *cancelled_error(void)
 /* A finished step: on to the next one, or to the end. */
 static void record_done(struct task *task)
 {
+        _cleanup_position_ struct position before = {};
         _cleanup_error_ struct error *error = NULL;
         size_t step = task->step;
         int r;
@@ -339,7 +377,7 @@ static void record_done(struct task *task)
                         : cancelled    ? TASK_CANCELLED
                                        : TASK_FAILED,
                         &error);
-        } else {
+        } else if ((r = remember_position(task, &before, &error)) >= 0) {
                 task->step = task->undoing ? step - 1 : step + 1;
                 if (task->undoing)
                         set_deadline(task);
@@ -353,8 +391,10 @@ static void record_done(struct task *task)
                 }
                 if (r >= 0)
                         begin_step(task);
-                else
+                else {
                         task->step = step;
+                        put_back(task, &before);
+                }
         }
         if (r < 0)
                 record_failed(task, TAKE_PTR(error));
@@ -371,11 +411,17 @@ static bool has_undo(const struct task *task)
 /* The first failure: what was done is undone, beginning with this very step. */
 static void record_failure(struct task *task)
 {
+        _cleanup_position_ struct position before = {};
         _cleanup_error_ struct error *error = NULL;
-        json_t *problem = error_to_json(task->error);
+        json_t *problem;
         bool cancelled = task->error && task->error->code == ERROR_CANCELLED;
-        int r;
+        int r = remember_position(task, &before, &error);
 
+        if (r < 0) {
+                record_failed(task, TAKE_PTR(error));
+                return;
+        }
+        problem = error_to_json(task->error);
         if (!problem || json_object_set_new(task->status, "error", problem) < 0)
                 task->batch.result = -ENOMEM;
         if (!has_undo(task) || step_of(task)->keep) {
@@ -391,8 +437,10 @@ static void record_failure(struct task *task)
                 else
                         task->undoing = false;
         }
-        if (r < 0)
+        if (r < 0) {
+                put_back(task, &before);
                 record_failed(task, TAKE_PTR(error));
+        }
 }
 
 /* An undo step that fails is named in the task's error, and the others still run. */
@@ -493,10 +541,16 @@ static bool advance(struct task *task)
         return task->phase != before;
 }
 
+/* Between two steps the document goes with what the step has changed, or not at all. */
+static bool has_progress(const struct task *task)
+{
+        return task->progress_dirty &&
+               (task->phase == PHASE_READY || task->phase == PHASE_WAITING || task->phase == PHASE_SLEEPING);
+}
+
 static bool progress_is_old(const struct task *task, uint64_t age_ms)
 {
-        return task->progress_dirty && task->phase != PHASE_ENDED &&
-               now_ms(task->engine) >= task->progress_written_ms + age_ms;
+        return has_progress(task) && now_ms(task->engine) >= task->progress_written_ms + age_ms;
 }
 
 static bool some_progress_is_due(const struct task_engine *engine)
@@ -509,40 +563,64 @@ static bool some_progress_is_due(const struct task_engine *engine)
         return false;
 }
 
-/* The tasks of a batch: each of their documents has taken one number. */
-static void progress_written(struct task_engine *engine, const struct store_batch *batch, uint64_t revision)
+static void progress_written(struct task *task, uint64_t revision)
 {
-        for (size_t i = 0; i < batch->n_changes; i++) {
-                struct task *task = map_get(&engine->by_uid, batch->changes[i].uid);
+        task->revision = revision;
+        task->progress_dirty = false;
+}
 
-                task->progress_written_ms = now_ms(engine);
-                if (!revision)
-                        continue;
-                task->revision = revision - (batch->n_changes - 1 - i);
-                task->progress_dirty = false;
+static void flush_alone(struct task *task)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        uint64_t revision;
+
+        store_batch_put(&batch, task->revision, json_incref(task->doc));
+        if (store_commit(task->engine->config.store, &batch, &revision, &error) >= 0) {
+                progress_written(task, revision);
+                return;
         }
+        log_debug("progress of task %s not recorded: %s", task_name(task), error_message(error));
+        task->progress_written_ms = now_ms(task->engine) + PROGRESS_RETRY_MS;
+}
+
+/* It is one document that cannot be written, and not the store that cannot write. */
+static bool is_about_one(const struct error *error)
+{
+        return error && (error->code == ERROR_REVISION_MISMATCH || error->code == ERROR_EXISTS ||
+                                error->code == ERROR_TOO_LARGE);
 }
 
 /* In one transaction: hundreds of tasks make progress at once, and each transaction waits for the disk. Those that are due soon
- * go along. */
+ * go along. One that cannot be written keeps no other from it. */
 static void flush_progress(struct task_engine *engine)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_error_ struct error *error = NULL;
         uint64_t revision = 0;
+        bool alone = false;
         struct task *task;
 
         if (!some_progress_is_due(engine))
                 return;
         list_for_each (task, &engine->tasks, link)
-                if (progress_is_old(task, PROGRESS_INTERVAL_MS / 2))
+                if (progress_is_old(task, PROGRESS_INTERVAL_MS / 2)) {
                         store_batch_put(&batch, task->revision, json_incref(task->doc));
+                        task->progress_written_ms = now_ms(engine); /* or tried */
+                }
         if (store_commit(engine->config.store, &batch, &revision, &error) < 0) {
                 log_debug("progress of %zu tasks not recorded: %s", batch.n_changes, error_message(error));
-                revision = 0;
+                alone = is_about_one(error);
+                if (!alone)
+                        return;
         }
-        if (batch.result >= 0)
-                progress_written(engine, &batch, revision);
+        for (size_t i = 0; i < batch.n_changes; i++) {
+                task = map_get(&engine->by_uid, batch.changes[i].uid);
+                if (alone)
+                        flush_alone(task);
+                else /* each document has taken one number */
+                        progress_written(task, revision - (batch.n_changes - 1 - i));
+        }
 }
 
 static void forget(struct task *task)
@@ -605,7 +683,7 @@ uint64_t task_engine_next_ms(const struct task_engine *engine)
                         next = MIN(next, task->retry_at_ms - now);
                 else if (task->phase == PHASE_SLEEPING)
                         next = MIN(next, task->wake_at_ms > now ? task->wake_at_ms - now : 0);
-                if (task->progress_dirty) {
+                if (has_progress(task)) {
                         uint64_t at = task->progress_written_ms + PROGRESS_INTERVAL_MS;
 
                         next = MIN(next, at > now ? at - now : 0);

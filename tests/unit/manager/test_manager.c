@@ -504,6 +504,31 @@ static void host_that_is_in_line_is_left_alone_after_a_restart(void **data)
         assert_int_equal(n_syncs(state), before + 1);
 }
 
+static bool second_has_no_uplink(struct state *state)
+{
+        const json_t *sw = json_object_get(state->agents[1].networks, "switches/sw");
+
+        return json_is_null(json_object_get(sw, "uplink")) && json_is_null(json_object_get(sw, "mtu"));
+}
+
+/* That something is not wanted any more does not show in what a host reports. */
+static void host_that_was_away_learns_what_is_not_wanted_any_more(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        call(state, "PUT", "/api/v1/switches/sw",
+                json_pack("{s:{s:s, s:i}}", "spec", "uplink", "eth7", "mtu", 9000));
+        assert_string_equal(finish(state), "succeeded");
+        assert_false(second_has_no_uplink(state));
+        agent_double_stop(&state->agents[1]);
+        wait_status(state, "/api/v1/hosts/host2", "state", "unreachable");
+        call(state, "PUT", "/api/v1/switches/sw", json_pack("{s:{}}", "spec"));
+        assert_string_equal(finish(state), "succeeded");
+        agent_double_restart(&state->agents[1]);
+        wait_until(state, second_has_no_uplink);
+}
+
 /* The manager could not hear the answers: that says nothing of the host. */
 static void host_is_not_lost_while_the_manager_is_busy(void **data)
 {
@@ -578,6 +603,7 @@ int main(void)
                 TEST(unknown_field_is_refused_by_name),
                 TEST(each_of_many_watchers_hears_of_a_change_once),
                 TEST(host_that_is_in_line_is_left_alone_after_a_restart),
+                TEST(host_that_was_away_learns_what_is_not_wanted_any_more),
                 TEST(host_is_not_lost_while_the_manager_is_busy),
                 TEST(hosts_and_vms_are_listed_in_pages_by_name),
         };

@@ -22,7 +22,8 @@ struct state {
         const char *hang_at;  /* step whose run neither ends nor fails */
         bool poke_in_step;    /* news come while a step of kind "later" is asking for them */
         int n_gate;           /* tasks of kind "gated" that may start */
-        int n_cancels;        /* pending things that were cancelled */
+        int n_refused;
+        int n_cancels; /* pending things that were cancelled */
 };
 
 static void note(struct state *state, const char *what)
@@ -127,7 +128,26 @@ static const struct task_step busy_steps[] = {
         {.name = "busy", .run = run_busy}, {.name = "one", .run = run_one}};
 static const struct task_kind busy = {"busy", busy_steps, 2, 60000, NULL};
 
-static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, &busy, NULL};
+/* Its first step ends with a change that the store refuses, the first time; the next time it goes on for a while. */
+static void run_refused(struct task *task, void *userdata)
+{
+        struct state *state = userdata;
+
+        note(state, "refused");
+        task_progress(task, json_pack("{s:i}", "percent", ++state->n_refused));
+        if (state->n_refused > 1) {
+                task_step_again(task, 5000);
+                return;
+        }
+        store_batch_put(task_batch(task), 12345, object_new("thing", "thing", "x"));
+        task_step_done(task);
+}
+static const struct task_step refused_steps[] = {
+        {.name = "refused", .run = run_refused}, {.name = "one", .run = run_one}};
+static const struct task_kind refused = {"refused", refused_steps, 2, 60000, NULL};
+
+static const struct task_kind *const kinds[] = {
+        &triple, &polite, &keep, &gated, &later, &busy, &refused, NULL};
 
 static bool crash(void *userdata, const struct task *task, const char *point)
 {
@@ -579,6 +599,51 @@ static void progress_of_many_is_recorded_together(void **data)
         store_on_commit(state->store, NULL, NULL);
 }
 
+/* Somebody else has changed the record of one of three. */
+static void task_that_cannot_be_written_keeps_no_other_from_it(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char uids[3][64];
+        json_t *doc = NULL;
+
+        for (size_t i = 0; i < 3; i++) {
+                char object[16];
+
+                snprintf(object, sizeof(object), "vm/%zu", i);
+                assert_int_equal(submit_as(state, "busy", object, NULL, uids[i], NULL), 0);
+        }
+        task_engine_run(state->engine);
+        assert_int_equal(store_get(state->store, "task", uids[1], &doc, NULL), 0);
+        json_object_del(doc, "revision");
+        store_batch_put(&batch, STORE_ANY, doc);
+        assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+        for (int i = 0; i < 12; i++) {
+                clock_manual_advance(&state->clock, 100);
+                task_engine_run(state->engine);
+        }
+        assert_true(recorded_percent(state, uids[0]) > 0);
+        assert_int_equal(recorded_percent(state, uids[1]), 0);
+        assert_true(recorded_percent(state, uids[2]) > 0);
+        assert_true(task_engine_next_ms(state->engine) > 0);
+}
+
+/* With the changes of a step that were refused, its end is refused: what is written of progress afterwards does not tell of it. */
+static void progress_does_not_tell_of_a_step_that_was_refused(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        submit(state, "refused", uid);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "refused refused ");
+        clock_manual_advance(&state->clock, 600);
+        task_engine_run(state->engine);
+        assert_int_equal(recorded_percent(state, uid), 2);
+        restart(state);
+        assert_string_equal(state->trace, "refused refused refused ");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -603,6 +668,8 @@ int main(void)
                 TEST(end_is_in_the_audit_log),
                 TEST(retention_forgets_the_oldest_ended_tasks),
                 TEST(progress_of_many_is_recorded_together),
+                TEST(task_that_cannot_be_written_keeps_no_other_from_it),
+                TEST(progress_does_not_tell_of_a_step_that_was_refused),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
