@@ -63,23 +63,40 @@ static json_t *records_of(const struct task *task)
         return json_object_get(task_data(task), "moves");
 }
 
-int moves_add(struct task *task, const json_t **vms, size_t n)
+static json_t *records_to_add_to(struct task *task)
 {
         json_t *records = records_of(task);
 
-        if (!records) {
-                records = json_array();
-                if (json_object_set_new(task_data(task), "moves", records) < 0)
-                        return -ENOMEM;
-        }
+        if (records)
+                return records;
+        records = json_array();
+        return json_object_set_new(task_data(task), "moves", records) < 0 ? NULL : records;
+}
+
+static json_t *record_new(const json_t *vm, const char *outcome, const char *to)
+{
+        return json_pack("{s:s, s:s, s:s?, s:s?, s:n, s:[], s:{}}", "uid", json_text(vm, "uid"), "name",
+                json_text(vm, "name"), "outcome", outcome, "to", to, "why", "tries", "progress");
+}
+
+int moves_add(struct task *task, const json_t **vms, size_t n)
+{
+        json_t *records = records_to_add_to(task);
+
+        if (!records)
+                return -ENOMEM;
         evacuation_sort(vms, n);
         for (size_t i = 0; i < n; i++)
-                if (json_array_append_new(
-                            records, json_pack("{s:s, s:s, s:n, s:n, s:n, s:[], s:{}}", "uid",
-                                             json_text(vms[i], "uid"), "name", json_text(vms[i], "name"),
-                                             "outcome", "to", "why", "tries", "progress")) < 0)
+                if (json_array_append_new(records, record_new(vms[i], NULL, NULL)) < 0)
                         return -ENOMEM;
         return 0;
+}
+
+int moves_add_settled(struct task *task, const json_t *vm, const char *outcome, const char *to)
+{
+        json_t *records = records_to_add_to(task);
+
+        return records && json_array_append_new(records, record_new(vm, outcome, to)) == 0 ? 0 : -ENOMEM;
 }
 
 static struct evacuation_progress progress_of(const json_t *record)
@@ -815,7 +832,8 @@ size_t moves_count(const struct task *task, const char *outcome)
 
 /* --- Reports ------------------------------------------------------------------------------------------------------------ */
 
-static const char *const outcomes[] = {"moved", "stopped", "off", "there", "gone", "crashed", "stays"};
+static const char *const outcomes[] = {
+        "moved", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays"};
 
 json_t *moves_report(const struct task *task)
 {

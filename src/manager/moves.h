@@ -21,6 +21,8 @@ struct task;
 
 /* Adds a record for each VM (documents; sorted by this). -ENOMEM. */
 int moves_add(struct task *task, const json_t **vms, size_t n);
+/* The same for one that needs nothing, with what the report is to say of it. to: a host's name, or NULL. */
+int moves_add_settled(struct task *task, const json_t *vm, const char *outcome, const char *to);
 
 /* One look at all of them, which begins and ends what there is to begin and end: 1 when all have their outcome, 0 to be called
  * again after MOVES_AGAIN_MS, or -ENOMEM. A task that is to be cancelled ends those under way. */
@@ -30,7 +32,7 @@ int moves_run(struct task *task, struct manager *manager);
 /* How many there are, and have that outcome. */
 size_t moves_count(const struct task *task, const char *outcome);
 
-/* {"moved", "stopped", "off", "there", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
+/* {"moved", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
 json_t *moves_report(const struct task *task);
 /* 0, or the one error that says how many stay (or crashed meanwhile) and why the first of them. */
 int moves_to_error(const struct task *task, struct error **ret_error);

@@ -2,7 +2,8 @@
 
 /* host.maintenance: the host is closed (check `host-maintenance`), and what runs there moves away; host.maintenance-end: it is
  * opened, and those come back if that was asked for. Its document has status.maintenance {"state", "since", "by", "why", "task",
- * "left"}: entering, on, or incomplete (some stay there); left: those that it moved away, {"uid", "name"}.
+ * "left"}: entering, on, or incomplete (some stay there); left: those that it moved away, {"uid", "name", "to"}. Once it is open,
+ * status.to_return has those that are still to come back: the request can be repeated.
  *
  * Cancelled, the host is as it was before, but for what has moved. A failure leaves it closed: who mends what the report names
  * repeats the request.
@@ -29,6 +30,15 @@ static const json_t *maintenance_of(const json_t *host)
         const json_t *maintenance = json_object_get(json_status(host), "maintenance");
 
         return json_is_object(maintenance) ? maintenance : NULL;
+}
+
+/* Those that left the host and were not brought back; NULL: none. */
+static const json_t *left_by(const json_t *host)
+{
+        const json_t *maintenance = maintenance_of(host);
+
+        return maintenance ? json_object_get(maintenance, "left")
+                           : json_object_get(json_status(host), "to_return");
 }
 
 static int check_priority(const json_t *body, struct error **ret_error)
@@ -80,7 +90,7 @@ int operation_maintenance_check(const json_t *host, const json_t *body, struct e
                         ret_error, ERROR_BAD_DOCUMENT, NULL, "field return is for the end of maintenance");
         if (r >= 0)
                 r = operation_moves_check(body, on, ret_error);
-        if (r >= 0 && host && !on && !maintenance_of(host)) {
+        if (r >= 0 && host && !on && !maintenance_of(host) && !(back && json_array_size(left_by(host)))) {
                 error_set(ret_error, ERROR_CONFLICT, NULL, "host %s is not in maintenance",
                         json_text(host, "name"));
                 error_about(ret_error, "host/%s", json_text(host, "name"));
@@ -115,11 +125,19 @@ json_t *operation_maintenance_data(
                 policy, "options", options);
 }
 
+/* It was moved on by others since it left the host: there it stays. */
+static bool is_elsewhere(const json_t *host, const json_t *item, const json_t *vm)
+{
+        const char *at = json_text(json_status(vm), "host"), *to = json_text(item, "to");
+
+        return *to && *at && strcmp(at, to) && strcmp(at, json_text(host, "name"));
+}
+
 /* The VMs (documents, borrowed) on the host, or that were moved away from it. */
 static int find_vms(struct manager *manager, const json_t *host, bool on, json_t *vms,
         const json_t ***ret_vms, size_t *ret_n)
 {
-        const json_t *left = json_object_get(maintenance_of(host), "left");
+        const json_t *left = left_by(host);
         const json_t **found = alloc_array(json_array_size(vms) + json_array_size(left) + 1, sizeof(*found));
         size_t i, n = 0;
         json_t *vm, *item = NULL;
@@ -137,7 +155,7 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, json_t
                 json_array_foreach ((json_t *)left, i, item) {
                         const json_t *known = inventory_vm(manager->inventory, json_text(item, "uid"));
 
-                        if (known)
+                        if (known && !is_elsewhere(host, item, known))
                                 found[n++] = known;
                 }
         *ret_vms = found;
@@ -145,20 +163,46 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, json_t
         return 0;
 }
 
+/* Lines for those that were moved on, to the report of those that come back. */
+static int add_elsewhere(struct manager *manager, const json_t *host, json_t *report)
+{
+        json_t *item;
+        size_t i;
+        int r = 0;
+
+        json_array_foreach ((json_t *)left_by(host), i, item) {
+                const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
+
+                if (vm && r == 0 && is_elsewhere(host, item, vm))
+                        r = json_array_append_new(json_object_get(report, "vms"),
+                                json_pack("{s:s, s:s, s:s, s:n, s:[]}", "vm", json_text(vm, "name"),
+                                        "outcome", "elsewhere", "to", json_text(json_status(vm), "host"),
+                                        "why", "tries"));
+        }
+        return r;
+}
+
 int operation_maintenance_plan(struct manager *manager, const json_t *host, const json_t *body,
         json_t **ret_report, struct error **ret_error)
 {
-        bool on = json_is_true(json_object_get(body, "on"));
+        bool on = json_is_true(json_object_get(body, "on")),
+             back = json_is_true(json_object_get(body, "return"));
         const char *name = json_text(host, "name");
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
         _cleanup_free_ const json_t **found = NULL;
         size_t n = 0;
+        int r;
 
         if (find_vms(manager, host, on, vms, &found, &n) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        if (!on && !json_is_true(json_object_get(body, "return")))
+        if (!on && !back)
                 n = 0;
-        return moves_plan(manager, found, n, on ? name : NULL, on ? NULL : name, body, ret_report, ret_error);
+        r = moves_plan(manager, found, n, on ? name : NULL, on ? NULL : name, body, ret_report, ret_error);
+        if (r >= 0 && !on && back && add_elsewhere(manager, host, *ret_report) < 0) {
+                json_decref(TAKE_PTR(*ret_report));
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        return r;
 }
 
 /* --- Steps -------------------------------------------------------------------------------------------------------------- */
@@ -176,18 +220,34 @@ static void fail_gone(struct task *task)
         task_step_failed(task, error);
 }
 
-/* Puts status.maintenance (taken over; NULL: none any more) into the host's document, with the end of the step. */
-static int put_maintenance(struct task *task, const json_t *host, json_t *maintenance)
+static int set_or_delete(json_t *object, const char *key, json_t *value)
+{
+        if (value)
+                return json_object_set_new(object, key, value);
+        (void)json_object_del(object, key);
+        return 0;
+}
+
+/* Puts status.maintenance and status.to_return (both taken over; NULL: none any more) into the host's document, with the end of the
+ * step. */
+static int put_maintenance(struct task *task, const json_t *host, json_t *maintenance, json_t *to_return)
 {
         _cleanup_json_ json_t *doc = json_deep_copy(host);
 
         if (!doc) {
                 json_decref(maintenance);
+                json_decref(to_return);
                 return -ENOMEM;
         }
-        if (!maintenance)
-                json_object_del(json_status(doc), "maintenance");
-        else if (json_object_set_new(json_status(doc), "maintenance", maintenance) < 0)
+        if (to_return && !json_array_size(to_return)) {
+                json_decref(to_return);
+                to_return = NULL;
+        }
+        if (set_or_delete(json_status(doc), "maintenance", maintenance) < 0) {
+                json_decref(to_return);
+                return -ENOMEM;
+        }
+        if (set_or_delete(json_status(doc), "to_return", to_return) < 0)
                 return -ENOMEM;
         store_batch_put(task_batch(task), json_revision(host), TAKE_PTR(doc));
         return 0;
@@ -196,20 +256,21 @@ static int put_maintenance(struct task *task, const json_t *host, json_t *mainte
 /* Those that this task moved away, beside those that an earlier one did. */
 static json_t *left_of(const struct task *task)
 {
-        const json_t *before = json_object_get(json_object_get(task_data(task), "before"), "left");
+        const json_t *before = json_object_get(task_data(task), "left");
         json_t *left = json_is_array(before) ? json_copy((json_t *)before) : json_array(), *item, *known;
         size_t i, k;
 
         json_array_foreach (json_object_get(task_data(task), "moves"), i, item) {
-                bool there = false;
-
                 if (strcmp(json_text(item, "outcome"), "moved"))
                         continue;
                 json_array_foreach (left, k, known)
-                        there |= !strcmp(json_text(known, "uid"), json_text(item, "uid"));
-                if (!there && json_array_append_new(
-                                      left, json_pack("{s:O, s:O}", "uid", json_object_get(item, "uid"),
-                                                    "name", json_object_get(item, "name"))) < 0) {
+                        if (!strcmp(json_text(known, "uid"), json_text(item, "uid")))
+                                break;
+                if (k < json_array_size(left))
+                        json_array_remove(left, k); /* it has come back since, and left again */
+                if (json_array_append_new(left,
+                            json_pack("{s:O, s:O, s:O}", "uid", json_object_get(item, "uid"), "name",
+                                    json_object_get(item, "name"), "to", json_object_get(item, "to"))) < 0) {
                         json_decref(left);
                         return NULL;
                 }
@@ -247,13 +308,15 @@ static void run_close(struct task *task, void *userdata)
         text_format_time(clock_unix_ms(manager->clock), since);
         if (json_object_set_new(task_data(task), "since",
                     before ? json_incref(json_object_get(before, "since")) : json_string(since)) < 0 ||
+                json_object_set_new(task_data(task), "left",
+                        left_by(host) ? json_deep_copy(left_by(host)) : json_array()) < 0 ||
                 json_object_set_new(
                         task_data(task), "before", before ? json_deep_copy(before) : json_null()) < 0) {
                 task_step_failed(task, NULL);
                 return;
         }
         document = maintenance_document(task, "entering");
-        end_with(task, document ? put_maintenance(task, host, document) : -ENOMEM);
+        end_with(task, document ? put_maintenance(task, host, document, NULL) : -ENOMEM);
 }
 
 /* Cancelled: as before, though others may have moved. Failed: closed, and so it says. */
@@ -268,7 +331,7 @@ static void undo_close(struct task *task, void *userdata)
                 return;
         }
         if (task_cancel_requested(task) && json_is_null(before)) {
-                end_with(task, put_maintenance(task, host, NULL));
+                end_with(task, put_maintenance(task, host, NULL, left_of(task)));
                 return;
         }
         if (!task_cancel_requested(task))
@@ -280,7 +343,7 @@ static void undo_close(struct task *task, void *userdata)
                         document = NULL;
                 }
         }
-        end_with(task, document ? put_maintenance(task, host, document) : -ENOMEM);
+        end_with(task, document ? put_maintenance(task, host, document, NULL) : -ENOMEM);
 }
 
 static void run_settle(struct task *task, void *userdata)
@@ -341,7 +404,7 @@ static void run_conclude(struct task *task, void *userdata)
                 task_step_failed(task, error);
         else {
                 document = maintenance_document(task, "on");
-                end_with(task, document ? put_maintenance(task, host, document) : -ENOMEM);
+                end_with(task, document ? put_maintenance(task, host, document, NULL) : -ENOMEM);
         }
 }
 
@@ -358,7 +421,63 @@ const struct task_kind operation_host_maintenance = {
         .timeout_ms = 10 * MINUTE_MS,
 };
 
-/* The list of those that may come back is recorded with the step that forgets it. */
+/* Those that are to come back and have not; the caller's. */
+static json_t *still_to_return(const struct task *task)
+{
+        const json_t *left = json_object_get(task_data(task), "left");
+        json_t *rest = json_array(), *item, *record;
+        size_t i, k;
+
+        json_array_foreach (json_object_get(task_data(task), "moves"), i, record) {
+                const char *outcome = json_text_or_null(record, "outcome");
+
+                if (outcome && strcmp(outcome, "stays"))
+                        continue;
+                json_array_foreach ((json_t *)left, k, item)
+                        if (!strcmp(json_text(item, "uid"), json_text(record, "uid")) &&
+                                json_array_append(rest, item) < 0) {
+                                json_decref(rest);
+                                return NULL;
+                        }
+        }
+        return rest;
+}
+
+static int put_rest(struct task *task, const json_t *host)
+{
+        json_t *rest = still_to_return(task), *maintenance = (json_t *)maintenance_of(host);
+
+        return rest ? put_maintenance(task, host, json_incref(maintenance), rest) : -ENOMEM;
+}
+
+/* Cancelled, or some stay: those are kept for another request. */
+static void undo_open(struct task *task, void *userdata)
+{
+        const json_t *host = host_of(task, userdata);
+
+        if (!host || maintenance_of(host))
+                task_step_done(task); /* it was not begun */
+        else
+                end_with(task, put_rest(task, host));
+}
+
+/* Records, with their outcome, for those that were moved on. */
+static int note_elsewhere(struct task *task, struct manager *manager, const json_t *host)
+{
+        json_t *item;
+        size_t i;
+        int r = 0;
+
+        json_array_foreach ((json_t *)left_by(host), i, item) {
+                const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
+
+                if (vm && r == 0 && is_elsewhere(host, item, vm))
+                        r = moves_add_settled(task, vm, "elsewhere", json_text(json_status(vm), "host"));
+        }
+        return r;
+}
+
+/* Those that may come back stay in the host's document until they have. */
 static void run_open(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -374,23 +493,30 @@ static void run_open(struct task *task, void *userdata)
         }
         r = find_vms(manager, host, false, vms, &found, &n);
         json_object_del(task_data(task), "moves"); /* of a run of this step that was not recorded */
-        if (r >= 0 && json_is_true(json_object_get(task_data(task), "return")))
+        if (r >= 0)
+                r = json_object_set_new(task_data(task), "left",
+                        left_by(host) ? json_deep_copy(left_by(host)) : json_array());
+        if (r >= 0 && json_is_true(json_object_get(task_data(task), "return"))) {
                 r = moves_add(task, found, n);
-        end_with(task, r < 0 ? r : put_maintenance(task, host, NULL));
+                if (r >= 0)
+                        r = note_elsewhere(task, manager, host);
+        }
+        end_with(task, r < 0 ? r : put_maintenance(task, host, NULL, still_to_return(task)));
 }
 
 static void run_conclude_end(struct task *task, void *userdata)
 {
+        const json_t *host = host_of(task, userdata);
         struct error *error = NULL;
 
         if (moves_to_error(task, &error) < 0)
                 task_step_failed(task, error);
         else
-                task_step_done(task);
+                end_with(task, host ? put_rest(task, host) : 0);
 }
 
 static const struct task_step end_steps[] = {
-        {.name = "open", .run = run_open, .no_timeout = true},
+        {.name = "open", .run = run_open, .undo = undo_open, .no_timeout = true},
         {.name = "settle", .run = run_settle, .no_timeout = true},
         {.name = "move", .run = operation_moves_run, .cancel = operation_moves_cancel, .no_timeout = true},
         {.name = "conclude", .run = run_conclude_end, .cancel = operation_moves_cancel, .no_timeout = true},

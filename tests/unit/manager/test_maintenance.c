@@ -98,6 +98,81 @@ static void host_is_emptied_takes_nothing_meanwhile_and_gets_back_what_left(void
         assert_null(maintenance_of(state, "host1"));
 }
 
+/* Empties host1, whose "web" goes to host2. */
+static void empty_host1(struct state *state)
+{
+        char path[128];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void return_that_failed_can_be_repeated(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        empty_host1(state);
+        state->agents[0].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": false, \"return\": true, \"policy\": []}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_null(maintenance_of(state, "host1"));
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(json_status(state->body), "to_return"), 0), "to"),
+                "host2");
+        state->agents[0].memory_free_bytes = (json_int_t)8 << 30;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": false, \"return\": true}", path);
+        for (int i = 0; i < 500 && !state->agents[1].migration; i++)
+                loop_iterate(state->loop, 20);
+        assert_non_null(state->agents[1].migration);
+}
+
+static void what_was_moved_on_purpose_meanwhile_is_not_brought_back(void **data)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        struct state *state = *data;
+        const json_t *report;
+        json_t *doc = NULL, *left;
+        uint64_t revision;
+        char path[128];
+
+        empty_host1(state);
+        /* As if it had gone to a third host, and on to host2 by somebody's hand. */
+        assert_int_equal(store_get(state->manager->store, "host", "host1", &doc, NULL), 0);
+        revision = json_revision(doc);
+        json_object_del(doc, "revision");
+        left = json_object_get(json_object_get(json_status(doc), "maintenance"), "left");
+        json_object_set_new(json_array_get(left, 0), "to", json_string("host3"));
+        store_batch_put(&batch, revision, doc);
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        stop_manager(state);
+        start_manager(state);
+        wait_status(state, "/api/v1/hosts/host1", "state", "connected");
+        wait_status(state, "/api/v1/hosts/host2", "state", "connected");
+        assert_int_equal(call(state, "POST", "/api/v1/hosts/host1/maintenance",
+                                 request("{\"on\": false, \"return\": true, \"dry_run\": true}")),
+                200);
+        assert_string_equal(json_text(first_of(state->body), "outcome"), "elsewhere");
+        begin_maintenance(state, "{\"on\": false, \"return\": true}", path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        report = json_object_get(json_status(state->body), "result");
+        assert_string_equal(json_text(first_of(report), "outcome"), "elsewhere");
+        assert_string_equal(json_text(first_of(report), "to"), "host2");
+        assert_null(state->agents[1].migration);
+        assert_null(maintenance_of(state, "host1"));
+        assert_int_equal(call(state, "POST", "/api/v1/hosts/host1/maintenance",
+                                 request("{\"on\": false, \"return\": true}")),
+                409);
+}
+
 static void what_fits_nowhere_stays_and_the_report_says_why(void **data)
 {
         struct state *state = *data;
@@ -715,6 +790,8 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(host_is_emptied_takes_nothing_meanwhile_and_gets_back_what_left),
+                TEST(return_that_failed_can_be_repeated),
+                TEST(what_was_moved_on_purpose_meanwhile_is_not_brought_back),
                 TEST(what_fits_nowhere_stays_and_the_report_says_why),
                 TEST(guest_is_stopped_where_the_policy_says_so),
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
