@@ -14,12 +14,12 @@
 #include "io/pki.h"
 #include "manager/audit.h"
 #include "manager/json.h"
+#include "manager/task_document.h"
 
 #define PROGRESS_INTERVAL_MS 500
 #define PROGRESS_RETRY_MS \
         10000 /* of a task whose record cannot be written: it would keep those of others from going together */
 #define RECORD_RETRY_MS 1000
-#define TRIM_AT_ONCE 500
 #define POKE_INTERVAL_MS 100 /* a step is not woken from outside more often */
 
 enum phase {
@@ -784,8 +784,7 @@ static int fail_unknown(struct task *task, struct error **ret_error)
 
 static bool is_unfinished(void *userdata, const json_t *doc)
 {
-        return !json_object_get(json_status(doc), "finished") ||
-               json_is_null(json_object_get(json_status(doc), "finished"));
+        return task_document_unfinished(doc);
 }
 
 static int load_one(struct task_engine *engine, json_t *doc, struct error **ret_error)
@@ -854,59 +853,6 @@ void task_engine_free(struct task_engine *engine)
         free(engine);
 }
 
-static json_t *step_names(const struct task_kind *kind)
-{
-        json_t *names = json_array();
-
-        for (size_t i = 0; names && i < kind->n_steps; i++)
-                if (json_array_append_new(names, json_string(kind->steps[i].name)) < 0) {
-                        json_decref(names);
-                        return NULL;
-                }
-        return names;
-}
-
-static json_t *objects_of(const struct task_request *request)
-{
-        json_t *objects = json_array();
-
-        for (size_t i = 0; objects && request->objects && request->objects[i]; i++)
-                if (json_array_append_new(objects, json_string(request->objects[i])) < 0) {
-                        json_decref(objects);
-                        return NULL;
-                }
-        return objects;
-}
-
-static json_t *copy_or_object(const json_t *value)
-{
-        return value ? json_deep_copy(value) : json_object();
-}
-
-static json_t *new_document(struct task_engine *engine, const struct task_kind *kind,
-        const struct task_request *request, uint64_t number)
-{
-        char uid[UUID_STRING_SIZE], name[32], created[32];
-
-        if (request->uid)
-                snprintf(uid, sizeof(uid), "%s", request->uid);
-        else if (text_uuid_new(uid) < 0)
-                return NULL;
-        snprintf(name, sizeof(name), "t%010llu", (unsigned long long)number);
-        text_format_time(clock_unix_ms(engine->config.clock), created);
-        return json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:s?, s:s, s:o},"
-                         " s:{s:s, s:s, s:o, s:b, s:s, s:n, s:n, s:{s:n, s:n}, s:n, s:n, s:n}, s:{s:i, s:b, "
-                         "s:I, s:o, s:o, s:s?}}",
-                "kind", "task", "name", name, "uid", uid, "spec", "action", kind->action, "object",
-                request->object, "by", request->by, "why", request->why, "priority",
-                request->priority ?: "normal", "input", copy_or_object(request->input), "status", "state",
-                "queued", "step", kind->steps[0].name, "steps", step_names(kind), "cancel_requested", 0,
-                "created", created, "started", "finished", "progress", "percent", "message", "queue",
-                "result", "error", "internal", "step", 0, "undoing", 0, "queued_unix_ms",
-                (json_int_t)clock_unix_ms(engine->config.clock), "objects", objects_of(request), "data",
-                copy_or_object(request->data), "by_uid", request->by_uid);
-}
-
 static int refuse_busy(
         struct task_engine *engine, const struct task_request *request, struct error **ret_error)
 {
@@ -940,7 +886,7 @@ int task_submit(struct task_engine *engine, const struct task_request *request, 
         r = store_revision(engine->config.store, &revision, ret_error);
         if (r < 0)
                 return r;
-        doc = kind ? new_document(engine, kind, request, revision + 1) : NULL;
+        doc = kind ? task_document_new(engine->config.clock, kind, request, revision + 1) : NULL;
         if (!doc || task_new(engine, doc, &task) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (batch) {
@@ -1045,42 +991,6 @@ void task_each(
 
         list_for_each (task, &engine->tasks, link)
                 fn(userdata, task);
-}
-
-json_t *task_public(const json_t *doc)
-{
-        json_t *copy = json_copy((json_t *)doc);
-
-        if (copy)
-                json_object_del(copy, "internal");
-        return copy;
-}
-
-static bool is_finished(void *userdata, const json_t *doc)
-{
-        return !is_unfinished(userdata, doc);
-}
-
-int task_trim(struct store *store, uint64_t keep, struct error **ret_error)
-{
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_json_ json_t *kept = NULL, *old = NULL;
-        struct store_query query = {.kind = "task", .descending = true, .limit = keep, .match = is_finished};
-        json_t *doc;
-        size_t i;
-        int r;
-
-        r = store_list(store, &query, &kept, NULL, ret_error);
-        if (r < 0 || json_array_size(kept) < keep || !keep)
-                return r;
-        query.after = json_text(json_array_get(kept, json_array_size(kept) - 1), "name");
-        query.limit = TRIM_AT_ONCE;
-        r = store_list(store, &query, &old, NULL, ret_error);
-        if (r < 0 || !json_array_size(old))
-                return r;
-        json_array_foreach (old, i, doc)
-                store_batch_remove(&batch, "task", json_text(doc, "uid"), STORE_ANY);
-        return store_commit(store, &batch, NULL, ret_error);
 }
 
 const char *task_uid(const struct task *task)
