@@ -239,7 +239,10 @@ class Workload:
         def ended():
             task = self.task(name)
             return task if task["status"]["state"] in ("succeeded", "failed", "cancelled") else None
-        return wait_for(f"task {name} to end", ended, timeout_s)
+        try:
+            return wait_for(f"task {name} to end", ended, timeout_s)
+        except LabError as error:
+            raise LabError(f"{error}; it is: {self.task(name)['status']}") from error
 
     def wait_phase(self, name, phases, timeout_s=60):
         """Until a migration is in one of these phases (or over)."""
