@@ -145,7 +145,7 @@ int handshake_open(struct handshake *handshake, const json_t *signed_spec, struc
         if (r == 0)
                 r = doc_need_string(
                         signed_spec, "signed", "certificate", CERTIFICATE_MAX, &certificate, ret_error);
-        if (r < 0)
+        if (r != 0)
                 return -EINVAL;
         r = pki_verify_data(handshake->agent->identity->ca_pem, certificate, API_MANAGER_NAME, text,
                 strlen(text), signature, ret_error);

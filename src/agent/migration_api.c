@@ -107,7 +107,7 @@ static int new_from_manager(
         signed_spec = json_object_get(body, "signed");
         if (!signed_spec)
                 return handshake_is_needed(agent->handshake)
-                               ? handshake_refuse(agent->handshake, ret_error)
+                               ? error_is_negative(handshake_refuse(agent->handshake, ret_error))
                                : migration_new(agent, MIGRATION_SOURCE_SIDE, body, ret, ret_error);
         r = doc_only_keys(body, "", keys, ret_error);
         if (r == 0)
