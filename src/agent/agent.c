@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
 
 #include "agent/api.h"
 #include "agent/cgroup.h"
@@ -63,12 +62,12 @@ static int make_folders(struct agent *agent, struct error **ret_error)
         lock = alloc_printf("%s/lock", agent->config.state_dir);
         if (!lock)
                 return error_from_errno(ret_error, ENOMEM, "agent");
-        agent->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        if (agent->lock_fd < 0)
-                return error_from_errno(ret_error, errno, "%s", lock);
-        if (flock(agent->lock_fd, LOCK_EX | LOCK_NB) < 0)
+        r = file_lock(lock, &agent->lock_fd);
+        if (r == -EWOULDBLOCK)
                 return error_set(ret_error, ERROR_CONFLICT, "Stop it first.",
                         "another agent uses state-dir %s already", agent->config.state_dir);
+        if (r < 0)
+                return error_from_errno(ret_error, r, "%s", lock);
         return 0;
 }
 

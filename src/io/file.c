@@ -5,12 +5,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/torture.h"
 
 #define READ_STEP 4096
+#define LOCK_PAUSE_MS 20
 #define TREE_MAX_DEPTH 128 /* one descriptor a level */
 
 static int read_all(int fd, struct buf *buf)
@@ -220,5 +223,21 @@ int file_sync_parent(const char *path)
         fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0 || fsync(fd) < 0)
                 return -errno;
+        return 0;
+}
+
+int file_lock(const char *path, int *ret_fd)
+{
+        const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000};
+        _cleanup_fd_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+        if (fd < 0)
+                return -errno;
+        for (int waited = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; waited += LOCK_PAUSE_MS) {
+                if (errno != EWOULDBLOCK || waited >= FILE_LOCK_PATIENCE_MS)
+                        return -errno;
+                (void)nanosleep(&pause, NULL);
+        }
+        *ret_fd = TAKE_FD(fd);
         return 0;
 }

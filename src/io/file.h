@@ -25,3 +25,9 @@ int file_remove_tree(const char *path);
 
 /* fsync of the folder that holds `path`. */
 int file_sync_parent(const char *path);
+
+/* Opens (or makes) the file at `path` and locks it for this process alone: *ret_fd, which the caller closes. One that was
+ * just killed may hold its lock for some moments, and so may a child of it that is not yet another program: it is waited
+ * for, for FILE_LOCK_PATIENCE_MS at most. -EWOULDBLOCK: another process has it; else what open(2) said. */
+#define FILE_LOCK_PATIENCE_MS 2000
+int file_lock(const char *path, int *ret_fd);

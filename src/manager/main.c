@@ -8,7 +8,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
@@ -168,18 +167,17 @@ static int override(const struct options *options, struct config *config, struct
 static int lock_state(const struct config *config, int *ret_fd, struct error **ret_error)
 {
         _cleanup_free_ char *path = alloc_printf("%s/lock", config->state_dir);
-        _cleanup_fd_ int fd = -1;
+        int r;
 
         if (!path)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        if (fd < 0)
-                return error_set(ret_error, ERROR_NOT_FOUND, "Run `drover-manager init` first.",
-                        "cannot open %s: %s", path, strerror(errno));
-        if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        r = file_lock(path, ret_fd);
+        if (r == -EWOULDBLOCK)
                 return error_set(ret_error, ERROR_CONFLICT, "Stop the other one first.",
                         "another drover-manager runs on %s", config->state_dir);
-        *ret_fd = TAKE_FD(fd);
+        if (r < 0)
+                return error_set(ret_error, ERROR_NOT_FOUND, "Run `drover-manager init` first.",
+                        "cannot open %s: %s", path, strerror(-r));
         return 0;
 }
 

@@ -11,6 +11,8 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "io/file.h"
@@ -188,6 +190,26 @@ static void a_link_in_the_trees_place_is_removed_itself(void **state _unused_)
         assert_int_equal(stat(target, &st), 0);
 }
 
+static void a_lock_is_had_by_one_and_waited_for_when_its_holder_is_ending(void **state _unused_)
+{
+        _cleanup_fd_ int first = -1, second = -1;
+        pid_t child;
+
+        assert_int_equal(file_lock(path_of("lock"), &first), 0);
+        assert_int_equal(file_lock(path_of("lock"), &second), -EWOULDBLOCK);
+        assert_int_equal(second, -1);
+        child = fork(); /* which has the lock too, like one of a killed process that is not yet another program */
+        assert_true(child >= 0);
+        if (child == 0) {
+                usleep(100000);
+                _exit(0);
+        }
+        fd_closep(&first);
+        assert_int_equal(file_lock(path_of("lock"), &second), 0);
+        assert_int_equal(waitpid(child, NULL, 0), child);
+        assert_int_equal(file_lock(path_of("missing/lock"), &first), -ENOENT);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -204,6 +226,7 @@ int main(void)
                 TEST(folders_are_made_down_to_the_last),
                 TEST(a_tree_is_removed_without_following_links),
                 TEST(a_link_in_the_trees_place_is_removed_itself),
+                TEST(a_lock_is_had_by_one_and_waited_for_when_its_holder_is_ending),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
