@@ -263,7 +263,6 @@ static json_int_t told_share(struct task *task, struct manager *manager)
         return share_bps;
 }
 
-/* What the source finds out about the destination's network before the guest is paused; not asked of it: NULL. */
 /* Not of one that may come to post-copy: it would have to wait for the proof, and what that does to it is not known yet. */
 static bool may_be_post_copy(const struct task *task)
 {
@@ -273,6 +272,7 @@ static bool may_be_post_copy(const struct task *task)
         return text && strstr(text, "post-copy");
 }
 
+/* What the source finds out about the destination's network before the guest is paused; not asked of it: NULL. */
 static json_t *network_proof_of(const struct task *task, struct manager *manager)
 {
         const json_t *data = task_data(task);

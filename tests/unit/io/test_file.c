@@ -201,7 +201,7 @@ static void a_lock_is_had_by_one_and_waited_for_when_its_holder_is_ending(void *
         child = fork(); /* which has the lock too, like one of a killed process that is not yet another program */
         assert_true(child >= 0);
         if (child == 0) {
-                usleep(100000);
+                usleep(100000); /* nothing tells when the parent, which blocks, has begun to wait */
                 _exit(0);
         }
         fd_closep(&first);
