@@ -35,7 +35,7 @@ class Session:
 
     INTERVAL_S = 0.005
     # Longer than any pause of a healthy migration: an answer that takes longer means the connection is dead.
-    PATIENCE_S = 30
+    PATIENCE_S = 120
 
     def __init__(self, pid, address, patience_s=PATIENCE_S):
         self.count = 0

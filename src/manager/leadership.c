@@ -280,7 +280,9 @@ void leadership_free(struct leadership *l)
         manager_free(l->manager);
         standby_free(l->standby);
         if (led && store_resign(l->store, NULL) < 0)
-                log_info("another manager will take over after %u s", STORE_LEASE_MS / 1000);
+                log_notice("another manager will take over after %u s", STORE_LEASE_MS / 1000);
+        else if (led)
+                log_notice("gave up the lead: another manager may take over at once");
         store_close(l->store);
         if (l->listen_fd >= 0)
                 close(l->listen_fd);

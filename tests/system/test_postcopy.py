@@ -13,6 +13,8 @@ from labkit.lab import wait_for
 from labkit.workload import Workload
 
 LAB = post_copy.LAB
+# A side that hears nothing notices it after 30 s, and waits 50 s for another connection.
+ENDS_S = 100
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,7 @@ def cell(wild_vm, lab):
     yield made
     post_copy.set_rate(lab, post_copy.LINK_BPS)
     if not made.passed:
+        lab.network.cut(made.source, up=True)
         made.clean_up()
 
 
@@ -66,7 +69,7 @@ def test_guest_that_nothing_else_moves_goes_on_at_the_destination(wild_vm, lab):
     assert [line["step"] for line in result["convergence"]] == ["post-copy"]
     assert result["throttle_percent"] == 0 and result["verified"] is False and result["tunnel"] is False
     assert result["post_copy"]["pages_requested"] > 0 and result["post_copy"]["bytes"] > 6 << 20
-    assert result["pause_ms"] < 1500
+    assert result["pause_ms"] < result["total_ms"] / 2
     wild_vm.do(post_copy.QUIET)
     session.close()
     wild_vm.verify()
@@ -89,7 +92,7 @@ def test_path_that_stays_cut_ends_the_guest_on_both_sides(cell, lab):
     session = cell.guest.session(120)
     post_copy.begin(cell)
     lab.network.cut(cell.destination, network="mgmt")
-    wait_for("the destination to end the guest", lambda: not lab.find(cell.destination, f"qemu:{cell.guest.name}"), 90)
+    wait_for("the destination to end the guest", lambda: not lab.find(cell.destination, f"qemu:{cell.guest.name}"), ENDS_S)
     lab.network.cut(cell.destination, up=True, network="mgmt")
     ended = cell.guest.wait_task(cell.task, 120)
     assert ended["status"]["state"] == "failed" and "post-copy" in json.dumps(ended["status"]["error"])
@@ -104,7 +107,7 @@ def test_source_that_is_confirmed_down_leaves_a_guest_that_can_be_started(cell, 
     post_copy.begin(cell)
     dead = DeadHost(lab, cell.source)
     dead.die()
-    wait_for("the destination to end the guest", lambda: not lab.find(cell.destination, f"qemu:{cell.guest.name}"), 90)
+    wait_for("the destination to end the guest", lambda: not lab.find(cell.destination, f"qemu:{cell.guest.name}"), ENDS_S)
     dead.confirm()
     session.abandon()
     cell.guest.wait_task(cell.task, 60)
