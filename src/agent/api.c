@@ -21,6 +21,7 @@
 #define PEER_PREFIX "/agent/v1/peer/"
 #define PEER_PREPARE PEER_PREFIX "migrations"
 #define PEER_PROBE PEER_PREFIX "probes"
+#define PEER_COMPARE PEER_PREFIX "comparisons"
 #define EPOCH_FILE_MAX_BYTES 4096
 #define LISTEN_BACKLOG 128
 
@@ -85,6 +86,7 @@ static const struct http_route routes[] = {
         {"DELETE", "/agent/v1/migrations/{id}", route_forget},
         {"POST", "/agent/v1/peer/migrations", route_peer_prepare},
         {"POST", PEER_PROBE, api_peer_probe},
+        {"POST", PEER_COMPARE, api_peer_compare},
         {"GET", "/agent/v1/peer/migrations/{id}", route_peer_get},
         {"POST", "/agent/v1/peer/migrations/{id}/abort", route_peer_abort},
         {"POST", "/agent/v1/peer/migrations/{id}/released", route_peer_released},
@@ -185,7 +187,8 @@ static int check_role(struct agent *agent, const struct http_request *request, b
         /* New ones only: what is under way is settled with whoever holds the other half. */
         if (for_peers &&
                 (strcmp(http_request_path(request), PEER_PREPARE) == 0 ||
-                        strcmp(http_request_path(request), PEER_PROBE) == 0) &&
+                        strcmp(http_request_path(request), PEER_PROBE) == 0 ||
+                        strcmp(http_request_path(request), PEER_COMPARE) == 0) &&
                 host_list_has(agent->removed_hosts, uid))
                 return error_set(ret_error, ERROR_DENIED, "Add it to the cluster again.",
                         "host %s was removed from the cluster", uid);

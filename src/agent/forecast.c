@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* A job answers one request. The manager's: first the guest is sampled, then the paths to the destinations that it named are
- * probed, one after the other: ask the peer to listen, connect, let the two movers measure. A path that cannot be measured has
- * an error in the answer and fails nothing. A peer's job only runs the other end of a probe. */
+/* A job answers one request. The manager's: first the guest is sampled, then come the destinations that it named, one after the
+ * other: a peer that keeps a checkpoint of the guest is asked how much of it is still the same; then the path is probed: ask the
+ * peer to listen, connect, let the two movers measure. A path that cannot be measured has an error in the answer and fails
+ * nothing. A peer's job only runs the other end of a probe, or the comparison. */
 
 #include "agent/forecast.h"
 
@@ -13,6 +14,7 @@
 #include "agent/agent.h"
 #include "agent/api.h"
 #include "agent/cgroup.h"
+#include "agent/checkpoints.h"
 #include "agent/config.h"
 #include "agent/data_paths.h"
 #include "agent/idle_meter.h"
@@ -50,6 +52,10 @@ struct job {
         struct loop_source *limit, *connecting;
         struct http_call *call;
         json_t *sample, *destinations, *paths;
+        const char *vm_uid; /* borrowed from the request */
+        json_t *keys;       /* of the checkpoints that hosts have of the guest: {host uid: key} */
+        json_t *digests;    /* of the guest's pages, for those hosts; NULL: none */
+        json_t *held;       /* {pages, equal} of the destination that is being dealt with; NULL: not known */
         struct error *failure; /* of the mover under way */
         json_t *measured;      /* by the mover under way */
         char *cert_pem, *key_pem;
@@ -73,6 +79,9 @@ static void job_free(struct job *job)
         json_decref(job->sample);
         json_decref(job->destinations);
         json_decref(job->paths);
+        json_decref(job->keys);
+        json_decref(job->digests);
+        json_decref(job->held);
         json_decref(job->measured);
         error_free(job->failure);
         free(job->cert_pem);
@@ -150,7 +159,7 @@ static void on_event(void *userdata, const char *event, const json_t *message)
                 error_set(&job->failure, ERROR_MOVER_FAILED,
                         json_string_value(json_object_get(message, "hint")), "%s",
                         json_string_value(json_object_get(message, "message")) ?: "it gave no reason");
-        } else if (!strcmp(event, "sample") || !strcmp(event, "probe")) {
+        } else if (!strcmp(event, "sample") || !strcmp(event, "probe") || !strcmp(event, "compared")) {
                 json_decref(job->measured);
                 job->measured = json_copy((json_t *)message);
                 json_object_del(job->measured, "event");
@@ -223,11 +232,14 @@ static void path_done(struct job *job, struct error *error)
         json_decref(TAKE_PTR(job->measured));
         if (path) {
                 json_object_set_new(path, "host", json_string(host));
+                if (job->held)
+                        json_object_set(path, "held", job->held);
                 json_object_set_new(path, "device", json_string(job->device));
                 json_object_set_new(
                         path, "device_bps", json_integer((json_int_t)netdev_speed_bps(job->device)));
                 json_array_append_new(job->paths, path);
         }
+        json_decref(TAKE_PTR(job->held));
         fd_closep(&job->socket_fd);
         loop_source_free(TAKE_PTR(job->connecting));
         loop_source_free(TAKE_PTR(job->limit));
@@ -311,40 +323,79 @@ static void on_peer_listens(void *userdata, int status _unused_, json_t *body, s
         }
 }
 
-static void ask_peer(struct job *job)
+/* `body` is taken over; NULL: no memory. */
+static int call_peer(
+        struct job *job, const char *path, json_t *body, http_reply_fn answered, struct error **ret_error)
+{
+        _cleanup_json_ json_t *owned = body;
+        const json_t *to = destination_of(job);
+        char name[64];
+
+        if (!body)
+                return error_from_errno(ret_error, ENOMEM, "forecast");
+        snprintf(name, sizeof(name), "%s.host.drover", json_string_value(json_object_get(to, "host")));
+        return http_client_call(job->owner->agent->client,
+                &(struct http_call_spec){.method = "POST",
+                        .address = json_string_value(json_object_get(to, "address")),
+                        .peer_name = name,
+                        .path = path,
+                        .body = body,
+                        .timeout_ms = PROBE_LIMIT_MS},
+                answered, job, &job->call, ret_error);
+}
+
+static void ask_to_listen(struct job *job)
 {
         const json_t *to = destination_of(job);
-        const char *address = json_string_value(json_object_get(to, "address"));
-        json_t *body = NULL;
-        char fingerprint[PKI_FINGERPRINT_SIZE], name[64];
+        char fingerprint[PKI_FINGERPRINT_SIZE];
         struct error *e = NULL;
         int r = pki_fingerprint(job->cert_pem, fingerprint, &e);
 
-        snprintf(name, sizeof(name), "%s.host.drover", json_string_value(json_object_get(to, "host")));
-        if (r >= 0) {
-                body = json_pack("{s:s, s:s, s:O*}", "source_fingerprint", fingerprint, "address", address,
-                        "migration_address", json_object_get(to, "migration_address"));
-                r = body ? http_client_call(job->owner->agent->client,
-                                   &(struct http_call_spec){.method = "POST",
-                                           .address = address,
-                                           .peer_name = name,
-                                           .path = "/agent/v1/peer/probes",
-                                           .body = body,
-                                           .timeout_ms = PROBE_LIMIT_MS},
-                                   on_peer_listens, job, &job->call, &e)
-                         : -ENOMEM;
-                json_decref(body);
-        }
+        if (r >= 0)
+                r = call_peer(job, "/agent/v1/peer/probes",
+                        json_pack("{s:s, s:O, s:O*}", "source_fingerprint", fingerprint, "address",
+                                json_object_get(to, "address"), "migration_address",
+                                json_object_get(to, "migration_address")),
+                        on_peer_listens, &e);
         if (r < 0)
                 path_done(job, e);
 }
 
+static void on_peer_compared(void *userdata, int status _unused_, json_t *body, struct error *error)
+{
+        struct job *job = userdata;
+
+        job->call = NULL;
+        if (!error)
+                job->held = json_incref(body);
+        else /* it may keep nothing any more, or be of a version that cannot tell: the forecast is of all of the guest */
+                log_debug("what host %s keeps of the guest is not known: %s",
+                        json_string_value(json_object_get(destination_of(job), "host")),
+                        error_message(error));
+        ask_to_listen(job);
+}
+
+static void ask_what_is_held(struct job *job, const json_t *key)
+{
+        _cleanup_error_ struct error *e = NULL;
+
+        if (call_peer(job, "/agent/v1/peer/comparisons",
+                    json_pack("{s:s, s:O, s:O, s:O}", "vm", job->vm_uid, "key", key, "ram_bytes",
+                            json_object_get(job->sample, "ram_bytes"), "digests", job->digests),
+                    on_peer_compared, &e) < 0)
+                ask_to_listen(job);
+}
+
 static void probe_next(struct job *job)
 {
+        const char *host = json_string_value(json_object_get(destination_of(job), "host"));
+        const json_t *key = host ? json_object_get(job->keys, host) : NULL;
         json_t *answer;
 
-        if (job->at < json_array_size(job->destinations))
-                return ask_peer(job);
+        if (host && key && job->digests)
+                return ask_what_is_held(job, key);
+        if (host)
+                return ask_to_listen(job);
         answer = json_pack("{s:O, s:O}", "sample", job->sample, "paths", job->paths);
         api_reply_json(TAKE_PTR(job->request), 200, answer);
         job_free(job);
@@ -361,6 +412,8 @@ static void on_sample_ended(void *userdata, struct error *failure)
         if (e)
                 return job_failed(job, e);
         job->sample = TAKE_PTR(job->measured);
+        job->digests = json_incref(json_object_get(job->sample, "digests"));
+        json_object_del(job->sample, "digests");
         if (idle_meter_read(&job->idle, &idle_cores))
                 json_object_set_new(job->sample, "idle_cores", json_real(idle_cores));
         if (getloadavg(&load1, 1) == 1)
@@ -418,6 +471,17 @@ static int find_vm(struct agent *agent, const char *uid, struct vm **ret_vm, str
         return 0;
 }
 
+static bool is_kept_at_a_destination(const struct job *job)
+{
+        json_t *to;
+        size_t i;
+
+        json_array_foreach (job->destinations, i, to)
+                if (json_object_get(job->keys, json_string_value(json_object_get(to, "host"))))
+                        return true;
+        return false;
+}
+
 static int begin_sample(struct job *job, const struct vm *vm, struct error **ret_error)
 {
         _cleanup_fd_ int ram = -1;
@@ -429,9 +493,12 @@ static int begin_sample(struct job *job, const struct vm *vm, struct error **ret
         if (r < 0)
                 return r;
         (void)idle_meter_read(&job->idle, &ignored);
+        job->vm_uid = http_request_param(job->request, "uid");
+        job->keys = checkpoints_keys(job->owner->agent->checkpoints, job->vm_uid);
         return start_mover(job, MOVER_SAMPLE, SAMPLE_LIMIT_MS,
-                json_pack("{s:s, s:I, s:I}", "op", "sample", "ram_address", (json_int_t)vm->ram_address,
-                        "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes),
+                json_pack("{s:s, s:I, s:I, s:b}", "op", "sample", "ram_address", (json_int_t)vm->ram_address,
+                        "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes, "digests",
+                        is_kept_at_a_destination(job)),
                 ram, on_sample_ended, ret_error);
 }
 
@@ -532,4 +599,62 @@ void api_peer_probe(struct http_request *request, void *userdata)
         job->request = NULL;
         TAKE_PTR(job); /* until the mover ends */
         api_reply_json(request, 200, answer);
+}
+
+static void on_comparison_ended(void *userdata, struct error *failure)
+{
+        struct job *job = userdata;
+        struct error *e = take_failure(job, failure);
+
+        if (e)
+                return job_failed(job, e);
+        api_reply_json(TAKE_PTR(job->request), 200, TAKE_PTR(job->measured));
+        job_free(job);
+}
+
+/* The body goes on to the mover, which looks at all of it but the VM. */
+static int begin_comparison(struct agent *agent, struct job *job, struct error **ret_error)
+{
+        static const char *const keys[] = {"vm", "key", "ram_bytes", "digests", NULL};
+        _cleanup_fd_ int checkpoint = -1;
+        const char *vm = NULL, *key = NULL;
+        json_t *body = NULL, *digests = NULL;
+        uint64_t ram_bytes = 0;
+        int r = http_request_json(job->request, &body, ret_error);
+
+        if (r >= 0)
+                r = doc_only_keys(body, "", keys, ret_error);
+        if (r >= 0)
+                r = doc_need_string(body, "", "vm", UUID_STRING_SIZE - 1, &vm, ret_error);
+        if (r >= 0 && !text_is_uuid(vm))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "vm is no uid");
+        if (r >= 0)
+                r = doc_need_string(body, "", "key", CHECKPOINT_KEY_HEX, &key, ret_error);
+        if (r >= 0)
+                r = doc_need_u64(body, "", "ram_bytes", 1, INT64_MAX, &ram_bytes, ret_error);
+        if (r >= 0)
+                r = doc_opt_object(body, "", "digests", &digests, ret_error);
+        if (r >= 0 && checkpoints_open(agent->checkpoints, vm, &checkpoint) < 0)
+                r = error_set(ret_error, ERROR_NOT_FOUND, NULL, "nothing is kept of VM %.64s here", vm);
+        if (r < 0)
+                return r;
+        return start_mover(job, MOVER_COMPARE, PROBE_LIMIT_MS,
+                json_pack("{s:s, s:s, s:I, s:O*}", "op", "compare", "key", key, "ram_bytes",
+                        (json_int_t)ram_bytes, "digests", digests),
+                checkpoint, on_comparison_ended, ret_error);
+}
+
+void api_peer_compare(struct http_request *request, void *userdata)
+{
+        struct agent *agent = userdata;
+        _cleanup_(job_freep) struct job *job = NULL;
+        struct error *error = NULL;
+        int r = job_new(agent, request, &job, &error);
+
+        if (r >= 0)
+                r = begin_comparison(agent, job, &error);
+        if (r < 0)
+                api_reply_error(request, error);
+        else
+                TAKE_PTR(job);
 }

@@ -27,6 +27,7 @@ static const char *const role_names[] = {
         [MOVER_SOURCE] = "source",
         [MOVER_SINK] = "sink",
         [MOVER_SAMPLE] = "sample",
+        [MOVER_COMPARE] = "compare",
         [MOVER_PROBE_SOURCE] = "probe-source",
         [MOVER_PROBE_SINK] = "probe-sink",
 };
@@ -230,7 +231,7 @@ int mover_process_start(struct loop *loop, const char *binary, enum mover_role r
         spec.n_fds = 1;
         spec.output_fd = STDERR_FILENO;
         spec.own_session = true;
-        spec.nice = role == MOVER_SAMPLE ? 0 : MOVER_NICE - level * NICE_PER_LEVEL;
+        spec.nice = role == MOVER_SAMPLE || role == MOVER_COMPARE ? 0 : MOVER_NICE - level * NICE_PER_LEVEL;
         spec.cgroup_procs = cgroup_procs;
         r = child_start(loop, &spec, on_mover_exit, mover, &mover->child, ret_error);
         if (r < 0)

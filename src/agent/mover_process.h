@@ -24,12 +24,13 @@ enum mover_role {
         MOVER_SOURCE,
         MOVER_SINK,
         MOVER_SAMPLE,
+        MOVER_COMPARE,
         MOVER_PROBE_SOURCE,
         MOVER_PROBE_SINK,
         N_MOVER_ROLES
 };
 
-/* Runs `binary` source|sink|sample|probe-source|probe-sink. */
+/* Runs `binary` source|sink|sample|compare|probe-source|probe-sink. */
 /* cgroup_procs: of the group it is to be in (cgroup_movers()); may be NULL. `level`: of its migration's priority, 0 for normal; each
  * level gets twice the processor time of the one below where there is not enough for all. */
 int mover_process_start(struct loop *loop, const char *binary, enum mover_role role, const char *cgroup_procs,

@@ -74,6 +74,9 @@ static void print_destination(const struct cli *cli, const json_t *to)
                 number_of(to, "path.rtt_us") / 1000);
         output_text(cli->out, method, false);
         fputc('\n', cli->out);
+        if (output_lookup(to, "held_share"))
+                fprintf(cli->out, "  %-14s%.0f %% of its memory from an earlier stay\n", "keeps",
+                        100 * number_of(to, "held_share"));
         if (number_of(to, "learned.migrations") > 0)
                 fprintf(cli->out, "  %-14sby what %.0f earlier migration%s took\n", "corrected",
                         number_of(to, "learned.migrations"),

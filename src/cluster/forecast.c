@@ -12,6 +12,8 @@
  * processors are free. Measured in the lab (2 cores for both hosts); faster hosts are faster, and mostly wait for the network. */
 #define STREAM_BYTES_PER_S 550e6
 #define ZERO_BYTES_PER_S 2500e6
+/* What the destination reads, decrypts, unpacks and hashes of what it keeps. */
+#define HELD_BYTES_PER_S 600e6
 /* A byte that was sent costs headers of TLS and frames. */
 #define FRAMING 1.006
 /* The codec cannot be chosen before something was packed, and is probed with: what remains of the best one. */
@@ -46,6 +48,7 @@
 #define LESSON_WEIGHT 1.0
 #define LESSON_MAX 2.5
 #define LESSON_SPREAD_MAX 1.6
+#define HELD_RUN_PAGES 8 /* looked at side by side: they are often of one kind */
 #define THROTTLE_FIRST 0.4
 #define THROTTLE_STEP 0.2
 #define THROTTLE_MAX 0.99
@@ -149,13 +152,16 @@ static void first_pass(const struct pace *p, double *ret_s, double *ret_bytes, b
 {
         const struct forecast_guest *g = p->guest;
         double content = g->ram_bytes * (1 - g->zero_share);
-        double unique = content * (1 - g->duplicate_share);
+        double held = content * g->held_share;
+        double unique = (content - held) * (1 - g->duplicate_share);
         double plain = unique * g->incompressible_share, packable = unique - plain;
-        double other = plain + (content - unique) / 4096 * 2 * ENTRY_BYTES +
+        double other = plain + (content - held - unique) / 4096 * 2 * ENTRY_BYTES +
+                       held / 4096 * ZERO_RUN_BYTES +
                        g->ram_bytes * g->zero_share / 4096 * ZERO_RUN_BYTES / 64;
         double packed = packable / p->level->ratio;
 
-        *ret_s = send_time(p, content, packable, packed, other, ret_cpu) +
+        *ret_s = MAX(send_time(p, content, packable, packed, other, ret_cpu),
+                         held / HELD_BYTES_PER_S * p->slow) +
                  g->ram_bytes * g->zero_share / ZERO_BYTES_PER_S * p->slow;
         *ret_bytes = (packed + other) * FRAMING;
 }
@@ -305,6 +311,16 @@ static struct pace pace_of(const struct forecast_guest *guest, const struct fore
         return p;
 }
 
+/* How far the share that was found in runs of pages may be from the true one. */
+static double held_noise(const struct forecast_guest *guest)
+{
+        double h = guest->held_share;
+
+        return guest->held_pages > 0
+                       ? 0.01 + 2 * sqrt(h * (1 - h) / MAX(guest->held_pages / HELD_RUN_PAGES, 1.0))
+                       : 0;
+}
+
 void forecast_run(const struct forecast_guest *guest, const struct forecast_path *path,
         const struct forecast_terms *terms, struct forecast *ret_forecast)
 {
@@ -313,10 +329,15 @@ void forecast_run(const struct forecast_guest *guest, const struct forecast_path
         struct forecast_terms low_terms = *terms, high_terms = *terms;
         /* How long a busy host stays so busy, nobody knows. */
         double faster = 1.3 + 0.06 * MIN(slowness(guest) - 1, 5.0);
-        struct pace low = pace_of(guest, path, terms, faster), expected = pace_of(guest, path, terms, 1),
-                    high = pace_of(guest, path, terms, 1 / faster);
+        struct forecast_guest low_guest = *guest, high_guest = *guest;
+        struct pace low, expected, high;
         struct outcome l, e, h;
 
+        low_guest.held_share = MIN(guest->held_share + held_noise(guest), 1.0);
+        high_guest.held_share = MAX(guest->held_share - held_noise(guest), 0.0);
+        low = pace_of(&low_guest, path, terms, faster);
+        expected = pace_of(guest, path, terms, 1);
+        high = pace_of(&high_guest, path, terms, 1 / faster);
         low.dirtying *= 1 - noise;
         high.dirtying *= 1 + noise;
         low_terms.prepare_s *= 1 - terms->prepare_spread;

@@ -31,6 +31,8 @@ struct forecast_guest {
         double zero_share;           /* of all pages */
         double duplicate_share;      /* of pages with content: equal to another */
         double incompressible_share; /* of pages with content, by bytes */
+        double held_share; /* of pages with content: the destination keeps them from an earlier stay */
+        double held_pages; /* that were looked at for this; 0: the destination keeps nothing */
         struct forecast_level levels[FORECAST_LEVELS_MAX];
         size_t n_levels;
         struct forecast_look looks[FORECAST_LOOKS_MAX]; /* by interval */

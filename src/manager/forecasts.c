@@ -316,6 +316,18 @@ static bool choose_path(
         return *ret_document != NULL;
 }
 
+/* What the destination keeps of the guest from an earlier stay, as its agent found. */
+static void read_held(const json_t *probed, struct forecast_guest *guest)
+{
+        const json_t *held = json_object_get(probed, "held");
+        double pages = number_at(held, "pages");
+
+        if (pages <= 0)
+                return;
+        guest->held_pages = pages;
+        guest->held_share = CLAMP(number_at(held, "equal") / pages, 0.0, 1.0);
+}
+
 static double input_number(const json_t *input, const char *key, double otherwise)
 {
         const json_t *value = json_object_get(input, key);
@@ -345,6 +357,7 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
 
         if (r < 0)
                 return r;
+        read_held(probed, &guest);
         if (!choose_path(probed, &past, &path, &path_doc)) {
                 const json_t *problem = json_object_get(probed, "error");
 
@@ -362,6 +375,8 @@ static int forecast_to(struct manager *manager, const json_t *vm, const json_t *
         if (!doc || json_object_set_new(doc, "to", json_string(to_name)) < 0 ||
                 json_object_set_new(doc, "path", path_doc) < 0 ||
                 json_object_set_new(doc, "max_pause_ms", json_real(terms.max_pause_s * 1000)) < 0 ||
+                (guest.held_pages > 0 &&
+                        json_object_set_new(doc, "held_share", json_real(guest.held_share)) < 0) ||
                 json_object_set(doc, "taken_unix_ms", json_object_get(measured, "taken_unix_ms")) < 0) {
                 json_decref(doc);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

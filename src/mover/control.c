@@ -27,6 +27,7 @@ static const char *const op_names[] = {
         [CONTROL_CHANNEL] = "channel",
         [CONTROL_SAMPLE] = "sample",
         [CONTROL_PROBE] = "probe",
+        [CONTROL_COMPARE] = "compare",
 };
 static_assert(ARRAY_SIZE(op_names) == N_CONTROL_OPS, "one name an op");
 

@@ -26,6 +26,7 @@ enum control_op {
         CONTROL_CHANNEL,
         CONTROL_SAMPLE,
         CONTROL_PROBE,
+        CONTROL_COMPARE,
         N_CONTROL_OPS,
 };
 

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "io/file.h"
+#include "mover/compare.h"
 #include "mover/decode.h"
 #include "mover/probe.h"
 #include "mover/sample.h"
@@ -21,9 +22,8 @@
 
 static int usage(FILE *out)
 {
-        fputs("Usage: drover-mover source|sink|sample|probe-source|probe-sink      (started by drover-agent; "
-              "control "
-              "socket on descriptor 3)\n"
+        fputs("Usage: drover-mover source|sink|sample|compare|probe-source|probe-sink      (started by "
+              "drover-agent; control socket on descriptor 3)\n"
               "       drover-mover decode FILE      print the frames of a recording\n"
               "       drover-mover --version\n",
                 out);
@@ -71,6 +71,8 @@ int main(int argc, char **argv)
                 return serve(sink_run);
         if (argc == 2 && strcmp(argv[1], "sample") == 0)
                 return serve(sample_run);
+        if (argc == 2 && strcmp(argv[1], "compare") == 0)
+                return serve(compare_run);
         if (argc == 2 && strcmp(argv[1], "probe-source") == 0)
                 return serve(probe_source_run);
         if (argc == 2 && strcmp(argv[1], "probe-sink") == 0)

@@ -23,10 +23,11 @@
 #include "base/clock.h"
 #include "mover/classify.h"
 #include "mover/codec.h"
+#include "mover/compare.h"
 #include "mover/control.h"
 #include "mover/sandbox.h"
 
-#define RUN_PAGES 8
+#define RUN_PAGES COMPARE_RUN_PAGES
 #define RUN_BYTES (RUN_PAGES * WIRE_PAGE_SIZE)
 #define MAX_RUNS 4096   /* 128 MiB are read at each look */
 #define CONTENT_EVERY 8 /* of the runs one in so many is packed: up to 16 MiB */
@@ -64,7 +65,9 @@ struct sample {
         uint64_t (*hashes)[WIRE_BLOCKS_PER_PAGE];
         struct content
                 *contents; /* N_SLOTS, by open addressing: qsort() would ask the system for its memory */
-        uint64_t n_content, n_zero; /* pages */
+        uint64_t n_content, n_zero;      /* pages */
+        struct compared_pages *compared; /* NULL: nobody has anything to compare with */
+        uint64_t compared_every;         /* of the runs: one in so many */
         uint8_t *run, *frame, *out, *delta;
         size_t n_frame, n_delta;
         uint64_t plain_bytes, packable_bytes;
@@ -119,15 +122,29 @@ static int choose_runs(struct sample *s, struct error **ret_error)
         return r;
 }
 
+/* For those who keep something of the guest. */
+static int choose_compared(struct sample *s, struct error **ret_error)
+{
+        s->compared = ALLOC(struct compared_pages);
+        if (!s->compared)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the sample");
+        memcpy(s->compared->secret, s->secret, sizeof(s->secret));
+        s->compared_every = (s->n_runs + COMPARE_RUNS_MAX - 1) / COMPARE_RUNS_MAX;
+        return 0;
+}
+
 /* Pages of guests smaller than a run do not exist; the smallest guest has 16 MiB. */
 static int set_up(struct sample *s, const struct control_message *message, struct error **ret_error)
 {
         uint64_t address = 0, bytes = 0;
+        bool digests = false;
         int r = doc_need_u64(
                 message->json, "sample", "ram_bytes", RUN_BYTES, WIRE_MAX_RAM_BYTES, &bytes, ret_error);
 
         if (r >= 0)
                 r = doc_need_u64(message->json, "sample", "ram_address", 0, INT64_MAX, &address, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(message->json, "sample", "digests", &digests, ret_error);
         if (r >= 0 && message->n_fds != 1)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
                         "The sample message brought %zu descriptors, not the guest's memory", message->n_fds);
@@ -135,7 +152,9 @@ static int set_up(struct sample *s, const struct control_message *message, struc
                 r = ram_init(&s->ram, message->fds[0], address, bytes, ret_error);
         if (r >= 0 && codec_new(false, &s->codec) < 0)
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the sample");
-        return r < 0 ? r : choose_runs(s, ret_error);
+        if (r >= 0)
+                r = choose_runs(s, ret_error);
+        return r >= 0 && digests ? choose_compared(s, ret_error) : r;
 }
 
 static void pack_all(struct sample *s, struct packed *levels, const uint8_t *data, size_t len)
@@ -226,6 +245,8 @@ static int look(struct sample *s, struct look *look, struct error **ret_error)
 
                 if (r < 0)
                         return r;
+                if (!look && s->compared && i % s->compared_every == 0)
+                        compared_pages_add(s->compared, s->run_at[i], s->run);
                 for (uint64_t j = 0; j < RUN_PAGES; j++) {
                         const uint8_t *data = s->run + j * WIRE_PAGE_SIZE;
 
@@ -304,12 +325,13 @@ static json_t *document(struct sample *s)
 {
         double content = (double)(s->plain_bytes + s->packable_bytes);
 
-        return json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:f, s:I}", "event", "sample", "ram_bytes",
-                (json_int_t)s->ram.bytes, "sampled_pages", (json_int_t)s->n_pages, "zero_share",
+        return json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:f, s:I, s:o*}", "event", "sample",
+                "ram_bytes", (json_int_t)s->ram.bytes, "sampled_pages", (json_int_t)s->n_pages, "zero_share",
                 (double)s->n_zero / (double)s->n_pages, "duplicate_share", duplicate_share(s),
                 "incompressible_share", content > 0 ? (double)s->plain_bytes / content : 0.0, "levels",
                 levels_document(s), "dirty", dirty_document(s), "ms", now_ms() - s->base_ms, "cpu_ms",
-                (json_int_t)(cpu_ns() / 1000000));
+                (json_int_t)(cpu_ns() / 1000000), "digests",
+                s->compared ? compared_pages_to_json(s->compared) : NULL);
 }
 
 static int work(struct sample *s, struct error **ret_error)
@@ -351,6 +373,7 @@ int sample_run(int control_fd, bool sandbox)
                 control_send(control_fd, document(&s), false);
         else if (error)
                 control_send_failed(control_fd, error, false);
+        free(s.compared);
         free(s.run_at);
         free(s.hashes);
         free(s.contents);

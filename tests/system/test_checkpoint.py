@@ -38,7 +38,11 @@ def test_guest_that_comes_back_sends_what_changed(guest, lab):
     assert first["bytes_recalled"] == 0 and first["checkpoint"]["bytes"] > 0
     assert kept(lab, "host1", guest) == [""] and kept(lab, "host2", guest) == []
     assert len(keys(lab, "host2", guest)) == 1
+    forecast = lab.drover_json("vm", "forecast", guest.name, "--to", "host1")["destinations"][0]
+    assert forecast["held_share"] > 0.8, forecast
     back = move(guest, "host1")
+    print(f"forecast of the return: {forecast['bytes_wire']}, {forecast['held_share']} held")
+    assert forecast["bytes_wire"]["expected"] < 0.3 * first["bytes_wire"]
     print(f"first {first['bytes_wire']} bytes, back {back['bytes_wire']}; kept in {first['checkpoint']['ms']} ms")
     assert back["bytes_wire"] < 0.15 * first["bytes_wire"]
     # What was used is gone, and the other host has something now; the key is where the guest is.

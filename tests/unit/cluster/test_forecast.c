@@ -144,6 +144,24 @@ static void zero_and_repeated_pages_cost_less(void **data)
         assert_true(zero < full && same < zero);
 }
 
+static void what_the_destination_keeps_is_not_sent(void **data)
+{
+        struct forecast_guest g = guest(1 * MB, 64 * MB);
+        struct forecast all = run(&g, &gigabit, &usual), kept, sure;
+
+        g.held_share = 0.9;
+        g.held_pages = 200;
+        kept = run(&g, &gigabit, &usual);
+        assert_true(kept.bytes.expected < all.bytes.expected / 4);
+        assert_true(kept.total_s.expected < all.total_s.expected);
+        /* The more pages were looked at, the narrower the range. */
+        g.held_pages = 2000;
+        sure = run(&g, &gigabit, &usual);
+        assert_true(sure.bytes.high < kept.bytes.high && sure.bytes.low > kept.bytes.low);
+        g.held_share = 1;
+        assert_true(run(&g, &gigabit, &usual).bytes.expected > 0);
+}
+
 static void an_idle_guest_converges_at_once(void **data)
 {
         struct forecast_guest g = guest(0, 0);
@@ -355,6 +373,7 @@ int main(void)
                 cmocka_unit_test(a_faster_path_is_not_slower),
                 cmocka_unit_test(a_rate_limit_counts_as_a_slower_path),
                 cmocka_unit_test(zero_and_repeated_pages_cost_less),
+                cmocka_unit_test(what_the_destination_keeps_is_not_sent),
                 cmocka_unit_test(an_idle_guest_converges_at_once),
                 cmocka_unit_test(a_guest_faster_than_the_path_does_not_converge_and_is_told_why),
                 cmocka_unit_test(a_small_working_set_converges_where_a_large_one_does_not),

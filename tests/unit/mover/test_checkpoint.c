@@ -11,7 +11,9 @@
 
 #include "base/alloc.h"
 #include "base/text.h"
+#include "io/sock.h"
 #include "mover/checkpoint.h"
+#include "mover/compare.h"
 
 #define STRIPES 5
 #define RAM_BYTES ((STRIPES - 1) * WIRE_STRIPE_BYTES + 3 * WIRE_PAGE_SIZE)
@@ -285,6 +287,97 @@ static void test_recall_of_what_is_not_the_channels_is_refused(void **state)
         close(fd);
 }
 
+/* What `drover-mover compare` answers; the caller's. `digests` is taken over. */
+static json_t *compare(const struct kept *kept, const uint8_t *with_key, json_t *digests)
+{
+        char hex[2 * AEAD_KEY_SIZE + 1], answer[1024];
+        json_t *op, *event;
+        int fds[2];
+        char *text;
+        ssize_t n;
+
+        text_hex_encode(with_key, AEAD_KEY_SIZE, hex);
+        op = json_pack("{s:s, s:s, s:i, s:o}", "op", "compare", "key", hex, "ram_bytes", (int)RAM_BYTES,
+                "digests", digests);
+        text = json_dumps(op, 0);
+        assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
+        assert_int_equal(sock_send_fds(fds[0], text, strlen(text), &kept->fd, 1), 0);
+        (void)compare_run(fds[1], false);
+        n = recv(fds[0], answer, sizeof(answer), 0);
+        assert_true(n > 0);
+        event = json_loadb(answer, (size_t)n, 0, NULL);
+        assert_non_null(event);
+        free(text);
+        json_decref(op);
+        close(fds[0]);
+        close(fds[1]);
+        return event;
+}
+
+static void test_comparison_counts_pages_that_are_still_the_same(void **state)
+{
+        struct compared_pages *pages = ALLOC(struct compared_pages);
+        struct kept *kept = keep();
+        json_t *event;
+
+        assert_non_null(pages);
+        pages->secret[0] = 7;
+        compared_pages_add(pages, 0, kept->ram);                     /* as it was */
+        compared_pages_add(pages, 64, kept->ram);                    /* zero there, something here */
+        memset(kept->ram + 128 * WIRE_PAGE_SIZE, 0, WIRE_PAGE_SIZE); /* zero now: not sent, not counted */
+        kept->ram[129 * WIRE_PAGE_SIZE] ^= 1;
+        compared_pages_add(pages, 128, kept->ram + 128 * WIRE_PAGE_SIZE);
+        event = compare(kept, key, compared_pages_to_json(pages));
+        assert_string_equal(json_string_value(json_object_get(event, "event")), "compared");
+        assert_int_equal(json_integer_value(json_object_get(event, "pages")), 23);
+        assert_int_equal(json_integer_value(json_object_get(event, "equal")), 14);
+        json_decref(event);
+        free(pages);
+        drop(kept);
+}
+
+static void test_comparison_with_what_it_cannot_read_or_understand_fails(void **state)
+{
+        static const char *const bad[] = {"{}", "{'secret': '', 'runs': [], 'pages': ''}",
+                "{'secret': %S, 'runs': [4], 'pages': %P}", "{'secret': %S, 'runs': [264], 'pages': %P}",
+                "{'secret': %S, 'runs': [-8], 'pages': %P}", "{'secret': %S, 'runs': [0], 'pages': 'ab'}",
+                "{'secret': %S, 'runs': [0], 'pages': %P, 'more': 1}"};
+        struct compared_pages *pages = ALLOC(struct compared_pages);
+        struct kept *kept = keep();
+        json_t *good, *event;
+
+        assert_non_null(pages);
+        compared_pages_add(pages, 0, kept->ram);
+        good = compared_pages_to_json(pages);
+        for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+                char *text = strdup(bad[i]), *at;
+                json_t *digests;
+
+                while ((at = strchr(text, '\'')))
+                        *at = '"';
+                while ((at = strchr(text, '%'))) {
+                        char *longer = alloc_printf("%.*s\"%s\"%s", (int)(at - text), text,
+                                json_string_value(json_object_get(good, at[1] == 'S' ? "secret" : "pages")),
+                                at + 2);
+
+                        free(text);
+                        text = longer;
+                }
+                digests = json_loads(text, 0, NULL);
+                assert_non_null(digests);
+                event = compare(kept, key, digests);
+                assert_string_equal(json_string_value(json_object_get(event, "code")), "bad-document");
+                json_decref(event);
+                free(text);
+        }
+        event = compare(kept, other_key, json_incref(good));
+        assert_string_equal(json_string_value(json_object_get(event, "event")), "failed");
+        json_decref(event);
+        json_decref(good);
+        free(pages);
+        drop(kept);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -297,6 +390,8 @@ int main(void)
                 cmocka_unit_test(test_returning_guest_is_verified),
                 cmocka_unit_test(test_damaged_checkpoint_only_costs_time),
                 cmocka_unit_test(test_recall_of_what_is_not_the_channels_is_refused),
+                cmocka_unit_test(test_comparison_counts_pages_that_are_still_the_same),
+                cmocka_unit_test(test_comparison_with_what_it_cannot_read_or_understand_fails),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
