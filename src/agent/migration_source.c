@@ -633,6 +633,22 @@ static void take_result(struct migration *m, const json_t *message)
 }
 
 /* 0 bytes: it did not work out. */
+/* `reason` is taken over. Once COMMIT was sent the end of the path decides nothing: the destination completes by itself if it has
+ * everything, and only it knows. Told to end, it would give the guest back instead, or not, whichever it hears first. */
+static void path_failed(struct migration *m, struct error *reason)
+{
+        if (!m->source.commit_sent || migration_is_serving(m))
+                return migration_stop(m, reason);
+        log_notice("migration %s of vm %s: the destination is asked what became of it: %s", m->id, m->vm_uid,
+                error_message(reason));
+        m->ask_not_before_ms = 0;
+        if (m->stop_reason)
+                error_free(reason);
+        else
+                m->stop_reason = reason; /* should it say that it gave up */
+        migration_kick(m);
+}
+
 static void take_checkpoint(struct migration *m, const json_t *message)
 {
         json_int_t bytes = json_integer_value(json_object_get(message, "bytes"));
@@ -652,7 +668,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 return;
         }
         if (!strcmp(event, "failed"))
-                return migration_stop(m, migration_mover_error(message));
+                return path_failed(m, migration_mover_error(message));
         if (!strcmp(event, "ready") && m->source.stage == STAGE_MOVER) {
                 if (!m->progress)
                         m->progress = json_object();
@@ -693,7 +709,7 @@ static void on_mover_ended(void *userdata, struct error *failure)
 
                 error_set(&e, ERROR_MOVER_FAILED, "Start the migration again.",
                         "the data path at the source ended: %s", error_message(failure));
-                migration_stop(m, e);
+                path_failed(m, e);
         }
         migration_refresh_qemu(m);
         migration_kick(m);

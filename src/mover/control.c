@@ -59,8 +59,10 @@ int control_receive(int fd, struct control_message *ret_message, struct error **
         r = sock_recv_fds(fd, text, CONTROL_MAX_PACKET, &len, message.fds, &message.n_fds);
         if (r < 0)
                 return error_from_errno(ret_error, r, "Cannot read from the agent");
-        if (len == 0)
+        if (len == 0) {
+                error_set(ret_error, ERROR_MOVER_FAILED, NULL, "The agent that started the data mover ended");
                 return -ENODATA;
+        }
         r = doc_parse(text, len, &message.json, ret_error);
         if (r >= 0)
                 r = parse_op(message.json, &message.op, ret_error);

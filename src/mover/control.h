@@ -38,7 +38,7 @@ struct control_message {
         size_t n_fds;
 };
 
-/* 0 and a message; -ENODATA: the agent is gone; PROTOCOL or BAD_DOCUMENT otherwise. Blocks. */
+/* 0 and a message; -ENODATA, with an error for the peer: the agent is gone; PROTOCOL or BAD_DOCUMENT otherwise. Blocks. */
 int control_receive(int fd, struct control_message *ret_message, struct error **ret_error);
 void control_message_deinit(struct control_message *message);
 

@@ -375,7 +375,8 @@ static void stop_receivers(struct sink *sink, bool failed, const struct error *e
         struct timespec deadline;
 
         pthread_mutex_lock(&sink->lock);
-        sink->aborted = failed && !sink->mailbox.from_peer;
+        /* After COMMIT the source would take it for the destination's word; that comes from the agents. */
+        sink->aborted = failed && !sink->mailbox.from_peer && !sink->committed;
         sink->abort_code = error ? error->code : ERROR_NO_MEMORY;
         snprintf(sink->abort_text, sizeof(sink->abort_text), "%s", error_message(error));
         sink->stopping = true;
