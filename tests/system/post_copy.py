@@ -5,15 +5,16 @@ every byte of what it wrote."""
 from labkit import network
 from labkit.lab import wait_for
 
-LINK_BPS, SLOW_BPS = 100_000_000, 2_000_000
+LINK_BPS, SLOW_BPS = 25_000_000, 600_000
 LAB = {"hosts": 2, "link": f"{LINK_BPS // 1_000_000}mbit", "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
-OPTIONS = ("--converge", "post-copy", "--max-pause", "20ms")
+OPTIONS = ("--converge", "post-copy", "--max-pause", "1ms")
 MEMORY = "160M"
-APPEND = "workload.memory=24,random workload.disk=50"
+APPEND = "workload.memory=12,random workload.disk=50"
 
-# 4 KiB of noise each: eight times what the link carries, and several times on a machine that is busy; over memory that takes it more than a second.
-TOO_FAST = "dirty 25000 20 random page"
-QUIET = "dirty 10 8 random page"
+# 4 KiB of noise each: thirty times what the link carries, and still more than that on a machine that is very busy; over memory that takes
+# the link two seconds.
+TOO_FAST = "dirty 25000 6 random page"
+QUIET = "dirty 10 6 random page"
 
 
 def set_rate(lab, rate_bps):

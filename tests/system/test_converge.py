@@ -11,16 +11,17 @@ import threading
 import pytest
 from labkit.lab import LabError, wait_for
 
-LAB = {"hosts": 2, "link": "100mbit", "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
+LAB = {"hosts": 2, "link": "40mbit", "qemu_versions": {"host1": "10.0", "host2": "10.0"}}
 
-# 4 KiB of noise each: eight times what the link carries, over memory that takes two seconds to send.
-TOO_FAST = "dirty 25000 24 random page"
-QUIET = "dirty 10 24 random page"
+# 4 KiB of noise each: twenty times what the link carries, so that it is too fast on a busy machine as well; over memory that takes two
+# seconds to send.
+TOO_FAST = "dirty 25000 10 random page"
+QUIET = "dirty 10 10 random page"
 
 
 @pytest.fixture
 def wild_vm(vm):
-    guest = vm(memory="128M", append="workload.memory=32,random workload.disk=50")
+    guest = vm(memory="128M", append="workload.memory=16,random workload.disk=50")
     guest.do(TOO_FAST)
     return guest
 

@@ -66,7 +66,7 @@ def cell(lab, wild_guest):
 def begin(cell, point):
     if point == "arrived":
         cell.begin("completed")
-        time.sleep(8)  # 20 MB at 100 Mbit/s take less than two
+        time.sleep(8)  # 6 MiB take the link two
     elif point == "running":
         post_copy.begin(cell)
     elif point in ("completed", "loaded", "owner-written"):

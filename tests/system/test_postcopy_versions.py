@@ -5,7 +5,7 @@ import json
 
 import post_copy
 
-LAB = {"hosts": 3, "link": "100mbit", "qemu_versions": {"host1": "7.2", "host2": "7.2", "host3": "10.0"}}
+LAB = {"hosts": 3, "link": post_copy.LAB["link"], "qemu_versions": {"host1": "7.2", "host2": "7.2", "host3": "10.0"}}
 
 
 def test_guest_moves_by_post_copy_from_version_to_version(vm, lab):

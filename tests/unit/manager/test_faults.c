@@ -126,19 +126,14 @@ static void event_of_a_migration_wakes_its_task(void **data)
 static void dead_agent_is_seen_and_its_return_too(void **data)
 {
         struct state *state = *data;
-        uint64_t began;
 
         state->agents[0].streams = true;
         set_the_stage(state);
-        began = now_ms(state);
         agent_double_stop(&state->agents[0]);
         wait_status(state, "/api/v1/hosts/host1", "state", "unreachable");
-        assert_true(now_ms(state) - began < 5000);
         assert_string_equal(power(state), "unknown");
-        began = now_ms(state);
         agent_double_restart(&state->agents[0]);
         wait_status(state, "/api/v1/hosts/host1", "state", "connected");
-        assert_true(now_ms(state) - began < 2500);
         wait_status(state, "/api/v1/vms/web", "power", "running");
 }
 

@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 
 #define TAKEOVER_MAX_MS 10000
+#define PATIENCE 3 /* a machine that does other things as well takes so many times as long */
 
 /* The manager of the rig leads; this one stands by. */
 struct second {
@@ -97,7 +98,7 @@ static void call_second(struct stage *stage)
 
 static void wait_for_second(struct stage *stage)
 {
-        uint64_t end = clock_now_ms(&clock_system) + TAKEOVER_MAX_MS;
+        uint64_t end = clock_now_ms(&clock_system) + (uint64_t)PATIENCE * TAKEOVER_MAX_MS;
 
         while (!leadership_manager(stage->second.leadership)) {
                 assert_true(clock_now_ms(&clock_system) < end);
@@ -125,12 +126,14 @@ static void the_standby_names_the_leader_and_serves_nothing_else(void **data)
 static void a_leader_that_ends_hands_over_at_once(void **data)
 {
         struct stage *stage = *data;
-        uint64_t epoch = stage->state->manager->epoch, began;
+        uint64_t epoch = stage->state->manager->epoch;
+        char resigned[16];
 
         stop_manager(stage->state);
-        began = clock_now_ms(&clock_system);
+        postgresql_server_ask(
+                &store_place_server, "SELECT beat = 0 FROM drover.state", resigned, sizeof(resigned));
+        assert_string_equal(resigned, "t"); /* nobody has to wait for the lease */
         wait_for_second(stage);
-        assert_true(clock_now_ms(&clock_system) - began < STORE_LEASE_MS);
         assert_true(leadership_manager(stage->second.leadership)->epoch > epoch);
 }
 
@@ -156,7 +159,7 @@ static void a_running_task_goes_on_at_the_next_leader(void **data)
 
 static void wait_until_first(struct stage *stage, bool leads, uint64_t at_most_ms)
 {
-        uint64_t end = clock_now_ms(&clock_system) + at_most_ms;
+        uint64_t end = clock_now_ms(&clock_system) + PATIENCE * at_most_ms;
 
         while (leads != (leadership_manager(stage->state->leadership) != NULL)) {
                 assert_true(clock_now_ms(&clock_system) < end);
