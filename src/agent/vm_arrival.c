@@ -49,7 +49,7 @@ static void watch_nic(struct vm *vm, size_t index)
         _cleanup_error_ struct error *error = NULL;
         struct vswitch_port_group group;
 
-        if (vswitch_set_find_port_group(vm->agent->switches, nic->port_group, &group, &error) < 0 ||
+        if (vswitch_set_look_up_port_group(vm->agent->switches, nic->port_group, &group) < 0 ||
                 mac_parse(nic->mac, spec.mac) < 0)
                 return;
         if (group.ovs) /* the bridge's own port is in no VLAN there */

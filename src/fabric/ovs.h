@@ -41,9 +41,10 @@ struct ovs_group {
 };
 
 struct ovs_spec {
-        const char *vswitch;   /* its name */
-        const char *bridge;    /* from ifname_bridge(), or an administrator's */
-        bool adopted;          /* the administrator's: it gets ports, and is otherwise left alone */
+        const char *vswitch; /* its name */
+        const char *bridge;  /* from ifname_bridge(), or an administrator's */
+        bool adopted;        /* the administrator's: it gets ports, and is otherwise left alone */
+        bool is_new; /* the document is put: what cannot be had is an error; else it is drift, and the rest goes on */
         uint64_t version;      /* of the switch's document */
         const json_t *uplinks; /* array of names of NICs, at most OVS_UPLINKS_MAX */
         enum ovs_uplink_policy policy;
@@ -59,11 +60,9 @@ DEFINE_CLEANUP(struct ovs *, ovs_free)
 
 /* Makes Open vSwitch follow and waits until it does. *ret_differences: array of sentences about what was otherwise before, the
  * caller's; those that are still so afterwards are in *ret_left. Ports of taps that are gone are removed without a word. CONFLICT: a bridge of that name
- * is not drover's, or an uplink is in use; NOT_FOUND: no such NIC, or bridge to adopt; CHECK_FAILED: its MTU; and as ovsdb_apply(). */
+ * is not drover's; UNREACHABLE: ovs-vswitchd has never run; and as ovsdb_apply(). Of a new document also CONFLICT: an uplink is in use; NOT_FOUND: no such NIC,
+ * or bridge to adopt; CHECK_FAILED: its MTU. */
 int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, json_t **ret_left,
-        struct error **ret_error);
-/* Only looks: what differs now, and *ret_version (may be NULL), the version that is written down there; 0: none. */
-int ovs_look(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, uint64_t *ret_version,
         struct error **ret_error);
 /* Removes the bridge; of an adopted one, what drover put there. CONFLICT while a tap, or a port that is not drover's, is on it. */
 int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error);

@@ -87,3 +87,7 @@ struct vswitch_port_group {
 /* NOT_FOUND for an unknown group; CONFLICT with the cause if it is not realised (tried once more here). */
 int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
         struct vswitch_port_group *ret_port_group, struct error **ret_error);
+/* The same as it was when it was looked at last: nothing is asked of anybody, so that it may be called while a guest is paused. -ENOENT: it is unknown,
+ * or was not realised. */
+int vswitch_set_look_up_port_group(
+        struct vswitch_set *set, const char *name, struct vswitch_port_group *ret_port_group);
