@@ -52,10 +52,9 @@ static void watch_nic(struct vm *vm, size_t index)
         if (vswitch_set_look_up_port_group(vm->agent->switches, nic->port_group, &group) < 0 ||
                 mac_parse(nic->mac, spec.mac) < 0)
                 return;
-        if (group.ovs) /* the bridge's own port is in no VLAN there */
-                return;
-        spec.bridge = group.bridge;
-        if (vm->watches && vm->watches[index])
+        spec.bridge = group.station;
+        /* Open vSwitch would learn the guest's address at the station, if it asked as the guest. */
+        if (!group.ovs && vm->watches && vm->watches[index])
                 choose_target(vm->watches[index], &spec);
         if (arrival_start(vm->agent->loop, &spec, on_arrived, vm, &vm->arrivals[index], &error) < 0)
                 log_debug("VM %s: %s", vm->name, error_message(error));

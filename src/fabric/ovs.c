@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
+#include "fabric/ifname.h"
 #include "fabric/ovs_macs.h"
 #include "fabric/ovs_plan.h"
 #include "fabric/ovs_view.h"
@@ -118,6 +119,31 @@ static int follow_links(struct ovs *ovs, const struct ovs_view *view, const stru
         return r;
 }
 
+/* After Open vSwitch has made them. They take no part in the network: the host's kernel says nothing there. -ENOMEM. */
+static int follow_stations(struct ovs *ovs, const struct ovs_view *view, const struct ovs_spec *spec,
+        json_t *differences, json_t *left)
+{
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < spec->n_groups; i++) {
+                _cleanup_error_ struct error *error = NULL;
+                const struct netlink_link *link;
+                char name[IFNAMSIZ];
+                int s;
+
+                ifname_station(spec->vswitch, spec->groups[i].vlan, name);
+                link = ovs_view_link(view, name);
+                if (link && link->up)
+                        continue;
+                (void)netlink_set_no_ipv6(ovs->netlink, name); /* nothing to do on a kernel without IPv6 */
+                s = netlink_set_no_arp(ovs->netlink, name, &error);
+                if (s == 0)
+                        s = netlink_set_up(ovs->netlink, name, true, &error);
+                r = note_link(s, error, differences, left);
+        }
+        return r;
+}
+
 /* The host's own address would stop working. */
 static int check_addresses(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error)
 {
@@ -188,6 +214,8 @@ int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differ
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r == 0 && json_array_size(plan.operations))
                 r = ovsdb_apply(ovs->db, json_incref(plan.operations), NULL, ret_error);
+        if (r == 0 && follow_stations(ovs, &view, spec, plan.differences, left) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r == 0 && json_array_size(plan.differences))
                 r = look_again(ovs, spec, left, ret_error);
         if (r < 0)
@@ -197,7 +225,7 @@ int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differ
         return 0;
 }
 
-/* Only what drover put there may be on it: its own port, uplinks, and taps that have ended. */
+/* Only what drover put there may be on it: its own port, uplinks, stations, and taps that have ended. */
 static int check_unused(const struct ovs_view *view, const json_t *bridge, bool adopted, json_t *operations,
         struct error **ret_error)
 {
@@ -207,11 +235,13 @@ static int check_unused(const struct ovs_view *view, const json_t *bridge, bool 
                 const json_t *port = ovs_view_row(view->ports, ports, i);
                 const char *name = ovs_row_text(port, "name");
                 bool tap = *ovs_row_id(port, OVS_ID_GROUP) != '\0',
+                     station = *ovs_row_id(port, OVS_ID_STATION) != '\0',
                      uplink = *ovs_row_id(port, OVS_ID_UPLINK) != '\0';
 
-                if (!port || uplink || !strcmp(name, ovs_row_text(bridge, "name")) || (!tap && adopted))
+                if (!port || uplink || !strcmp(name, ovs_row_text(bridge, "name")) ||
+                        (!tap && !station && adopted))
                         continue;
-                if (!tap || ovs_view_link(view, name))
+                if (!station && (!tap || ovs_view_link(view, name)))
                         return error_set(ret_error, ERROR_CONFLICT,
                                 tap ? "Stop or move the virtual machine that uses it."
                                     : "Remove that port (ovs-vsctl del-port) if nothing needs it.",

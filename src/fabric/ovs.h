@@ -6,11 +6,16 @@
  * external_ids; what has no mark is never changed or removed:
  *
  *   Bridge  drover-switch = NAME, drover-version = N (the switch's version that was applied)
- *   Port    drover-uplink = NAME, or drover-port-group = NAME
+ *   Port    drover-uplink = NAME, or drover-port-group = NAME, or drover-station = NAME of the switch
  *
  * VLAN 0 is an access port as well (tag 0): a port without a tag would be a trunk, and its guest could speak in each VLAN. Which taps
  * belong on the bridge follows from their aliases (tap.h), not from the database, so that a port that somebody removed comes
- * back. The userspace datapath is used where ovs-vswitchd has no other. */
+ * back.
+ *
+ * In each VLAN that a port group has, the host has an access port of its own, its station there (ifname_station()): what is tried on the network before a
+ * migration, and asked after it, goes out of it as a frame of that VLAN. It has no address, neither of IPv4 nor of IPv6, and ARP is off.
+ *
+ * The userspace datapath is used where ovs-vswitchd has no other. */
 
 #include <jansson.h>
 

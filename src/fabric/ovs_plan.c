@@ -93,14 +93,16 @@ static void set_id(
                         "external_ids", "delete", "set", key, "external_ids", "insert", one_id(key, value)));
 }
 
-/* Inserts an interface and returns its reference. */
-static json_t *new_interface(json_t *operations, const char *name, const char *type, size_t number)
+/* Inserts an interface and returns its reference. mtu 0: as it comes. */
+static json_t *new_interface(
+        json_t *operations, const char *name, const char *type, uint32_t mtu, size_t number)
 {
         _cleanup_free_ char *named = alloc_printf("i%zu", number);
-        json_t *operation =
-                named ? json_pack("{s:s, s:s, s:s, s:{s:s, s:s}}", "op", "insert", "table", "Interface",
-                                "uuid-name", named, "row", "name", name, "type", type)
-                      : NULL;
+        json_t *requested = mtu ? json_integer(mtu) : NULL;
+        json_t *operation = named ? json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:o*}}", "op", "insert", "table",
+                                            "Interface", "uuid-name", named, "row", "name", name, "type",
+                                            type, "mtu_request", requested)
+                                  : NULL;
 
         return json_array_append_new(operations, operation) < 0 ? NULL
                                                                 : json_pack("[s, s]", "named-uuid", named);
@@ -111,21 +113,29 @@ static size_t count(const json_t *operations)
         return json_array_size(operations);
 }
 
-int ovs_plan_add_tap(
-        json_t *operations, const char *bridge, const char *tap, const char *port_group, uint16_t vlan)
+/* A port of one interface (a reference, taken over), as an access port, with one key of external_ids. 0 or -ENOMEM. */
+static int add_access_port(json_t *operations, const char *bridge, const char *name, json_t *interface,
+        uint16_t vlan, const char *key, const char *value)
 {
         _cleanup_free_ char *named = alloc_printf("p%zu", count(operations));
-        json_t *interface = named ? new_interface(operations, tap, "", count(operations)) : NULL;
-        json_t *port = interface ? json_pack("{s:s, s:s, s:s, s:{s:s, s:o, s:i, s:s, s:o}}", "op", "insert",
-                                           "table", "Port", "uuid-name", named, "row", "name", tap,
-                                           "interfaces", interface, "tag", (int)vlan, "vlan_mode", "access",
-                                           "external_ids", one_id(OVS_ID_GROUP, port_group))
-                                 : NULL;
+        json_t *port = NULL;
 
+        if (named && interface)
+                port = json_pack("{s:s, s:s, s:s, s:{s:s, s:O, s:i, s:s, s:o}}", "op", "insert", "table",
+                        "Port", "uuid-name", named, "row", "name", name, "interfaces", interface, "tag",
+                        (int)vlan, "vlan_mode", "access", "external_ids", one_id(key, value));
+        json_decref(interface);
         if (json_array_append_new(operations, port) < 0)
                 return -ENOMEM;
         return json_array_append_new(
                 operations, insert_reference("Bridge", where_name(bridge), "ports", named));
+}
+
+int ovs_plan_add_tap(
+        json_t *operations, const char *bridge, const char *tap, const char *port_group, uint16_t vlan)
+{
+        return add_access_port(operations, bridge, tap,
+                new_interface(operations, tap, "", 0, count(operations)), vlan, OVS_ID_GROUP, port_group);
 }
 
 /* The bridge */
@@ -141,7 +151,7 @@ static void new_bridge(struct making *making)
         _cleanup_free_ char *version = alloc_printf("%" PRIu64, spec->version);
         json_t *operations = making->plan->operations, *interface, *port;
 
-        interface = new_interface(operations, spec->bridge, "internal", count(operations));
+        interface = new_interface(operations, spec->bridge, "internal", 0, count(operations));
         port = json_pack("{s:s, s:s, s:s, s:{s:s, s:o}}", "op", "insert", "table", "Port", "uuid-name",
                 "local", "row", "name", spec->bridge, "interfaces", interface);
         add(making, port);
@@ -284,8 +294,8 @@ static void new_uplink(struct making *making, const char *name)
         size_t i;
 
         json_array_foreach ((json_t *)making->spec->uplinks, i, uplink)
-                if (json_array_append_new(references,
-                            new_interface(operations, json_string_value(uplink), "", count(operations))) < 0)
+                if (json_array_append_new(references, new_interface(operations, json_string_value(uplink), "",
+                                                              0, count(operations))) < 0)
                         making->starved = true;
         row = json_pack("{s:s, s:[s, o], s:o}", "name", name, "interfaces", "set", references, "external_ids",
                 one_id(OVS_ID_UPLINK, making->spec->vswitch));
@@ -494,6 +504,90 @@ static void plan_taps(struct making *making)
         }
 }
 
+/* Stations */
+
+/* The MTU of an internal port is what is requested of it. */
+static void compare_requested_mtu(struct making *making, const json_t *port)
+{
+        const json_t *interface =
+                ovs_view_row(making->view->interfaces, json_object_get(port, "interfaces"), 0);
+
+        if (interface && json_integer_value(json_array_get(json_object_get(interface, "mtu_request"), 0)) !=
+                                 making->spec->mtu)
+                update(making, "Interface", interface,
+                        json_pack("{s:I}", "mtu_request", (json_int_t)making->spec->mtu));
+}
+
+/* What is missing is made without a word: no guest's frames go by it. */
+static void plan_station(struct making *making, const struct ovs_group *group)
+{
+        json_t *operations = making->plan->operations, *on = NULL, *port;
+        const struct ovs_spec *spec = making->spec;
+        char name[IFNAMSIZ];
+
+        ifname_station(spec->vswitch, group->vlan, name);
+        port = ovs_view_port(making->view, name, &on);
+        if (port && on != making->bridge) {
+                if (!*ovs_row_id(port, OVS_ID_STATION)) {
+                        differs(making,
+                                "the port %s of the bridge %s is not drover's, and the name is needed", name,
+                                ovs_row_text(on, "name"));
+                        return;
+                }
+                add(making, ovs_plan_remove_port(on, port));
+                port = NULL;
+        }
+        if (port) {
+                compare_access(making, port, group);
+                compare_requested_mtu(making, port);
+        } else if (add_access_port(operations, spec->bridge, name,
+                           new_interface(operations, name, "internal", spec->mtu, count(operations)),
+                           group->vlan, OVS_ID_STATION, spec->vswitch) < 0) {
+                making->starved = true;
+        }
+}
+
+static bool is_station_of(const struct ovs_spec *spec, const char *name)
+{
+        char station[IFNAMSIZ];
+
+        for (size_t i = 0; i < spec->n_groups; i++) {
+                ifname_station(spec->vswitch, spec->groups[i].vlan, station);
+                if (!strcmp(station, name))
+                        return true;
+        }
+        return false;
+}
+
+static void drop_stale_stations(struct making *making)
+{
+        const json_t *ports = json_object_get(making->bridge, "ports");
+
+        for (size_t i = 0; i < json_array_size(ports); i++) {
+                json_t *port = ovs_view_row(making->view->ports, ports, i);
+
+                if (*ovs_row_id(port, OVS_ID_STATION) &&
+                        !is_station_of(making->spec, ovs_row_text(port, "name")))
+                        add(making, ovs_plan_remove_port(making->bridge, port));
+        }
+}
+
+/* One in each VLAN. */
+static void plan_stations(struct making *making)
+{
+        const struct ovs_spec *spec = making->spec;
+
+        drop_stale_stations(making);
+        for (size_t i = 0; i < spec->n_groups; i++) {
+                bool first = true;
+
+                for (size_t k = 0; k < i; k++)
+                        first = first && spec->groups[k].vlan != spec->groups[i].vlan;
+                if (first)
+                        plan_station(making, &spec->groups[i]);
+        }
+}
+
 /* What ovs-vswitchd itself cannot do. */
 static void tell_broken_interfaces(struct making *making)
 {
@@ -502,7 +596,8 @@ static void tell_broken_interfaces(struct making *making)
         for (size_t i = 0; i < json_array_size(ports); i++) {
                 const json_t *port = ovs_view_row(making->view->ports, ports, i),
                              *references = json_object_get(port, "interfaces");
-                bool ours = *ovs_row_id(port, OVS_ID_GROUP) || *ovs_row_id(port, OVS_ID_UPLINK);
+                bool ours = *ovs_row_id(port, OVS_ID_GROUP) || *ovs_row_id(port, OVS_ID_UPLINK) ||
+                            *ovs_row_id(port, OVS_ID_STATION);
 
                 for (size_t k = 0; ours && k < json_array_size(references); k++) {
                         const json_t *interface = ovs_view_row(making->view->interfaces, references, k);
@@ -557,6 +652,7 @@ int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const stru
                 r = plan_uplinks(&making);
         if (r == 0 && !making.starved) {
                 plan_taps(&making);
+                plan_stations(&making);
                 tell_broken_interfaces(&making);
                 tell_lost_checksums(&making);
                 tell_not_followed(&making);

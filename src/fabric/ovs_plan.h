@@ -10,6 +10,7 @@
 #define OVS_ID_VERSION "drover-version"
 #define OVS_ID_UPLINK "drover-uplink"
 #define OVS_ID_GROUP "drover-port-group"
+#define OVS_ID_STATION "drover-station"
 
 struct ovs_plan {
         json_t *operations;  /* of the database; none: nothing to do */

@@ -22,7 +22,8 @@ static const struct {
                 {"ports", "fail_mode", "controller"}},
         [TABLE_PORT] = {"Port", {"_uuid", "name", "external_ids"},
                 {"interfaces", "tag", "trunks", "vlan_mode", "bond_mode", "lacp"}},
-        [TABLE_INTERFACE] = {"Interface", {"_uuid", "name", "external_ids"}, {"error", "ofport"}},
+        [TABLE_INTERFACE] = {"Interface", {"_uuid", "name", "external_ids"},
+                {"error", "ofport", "mtu_request"}},
 };
 
 static json_t *selection(enum table table)

@@ -11,7 +11,7 @@ struct ovs_view {
         json_t *root; /* row of Open_vSwitch: datapath_types, other_config, next_cfg, cur_cfg */
         json_t *bridges; /* rows by uuid: name, datapath_type, ports, external_ids, stp_enable, rstp_enable, fail_mode, controller */
         json_t *ports;      /* name, interfaces, external_ids, tag, trunks, vlan_mode, bond_mode, lacp */
-        json_t *interfaces; /* name, error, ofport */
+        json_t *interfaces; /* name, error, ofport, mtu_request */
         struct netlink_link *links; /* by name */
         size_t n_links;
         /* {NAME: row} of ports and interfaces, and {uuid of a port: row of its bridge}: a host may have thousands. */

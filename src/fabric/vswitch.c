@@ -787,6 +787,9 @@ static void fill_port_group(struct vswitch_set *set, const struct port_group *gr
                 .carrier = has_carrier(set, sw),
                 .ovs = sw->distributed ? set->ovs : NULL};
         memcpy(ret_port_group->bridge, group->bridge, sizeof(ret_port_group->bridge));
+        memcpy(ret_port_group->station, group->bridge, sizeof(ret_port_group->station));
+        if (sw->distributed)
+                ifname_station(sw->name, group->vlan, ret_port_group->station);
 }
 
 int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,

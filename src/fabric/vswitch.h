@@ -79,6 +79,8 @@ json_t *vswitch_set_list_port_groups(struct vswitch_set *set);
 /* Where a port of the group goes. */
 struct vswitch_port_group {
         char bridge[IFNAMSIZ];
+        char station
+                [IFNAMSIZ]; /* where this host itself is on the port group's network: the bridge, or a port of its own (ovs.h) */
         uint32_t mtu;
         uint16_t vlan;
         bool carrier;    /* of an uplink; true without one */
