@@ -10,6 +10,7 @@
 #include "fabric/ifname.h"
 #include "fabric/ovs_macs.h"
 #include "fabric/ovs_plan.h"
+#include "fabric/ovs_speaker.h"
 #include "fabric/ovs_view.h"
 #include "fabric/ovsdb.h"
 #include "io/file.h"
@@ -21,6 +22,7 @@ struct ovs {
         struct netlink *netlink;
         const struct clock *clock;
         struct ovsdb *control; /* ovs-vswitchd's, of the process that runs now; NULL: none yet */
+        json_t *numbers;       /* {TAP: OpenFlow's number of its port}, as seen last */
 };
 
 static const char *const policy_names[N_OVS_UPLINK_POLICIES] = {
@@ -53,6 +55,9 @@ int ovs_new(const char *db_path, struct netlink *netlink, const struct clock *cl
                 return -ENOMEM;
         ovs->netlink = netlink;
         ovs->clock = clock;
+        ovs->numbers = json_object();
+        if (!ovs->numbers)
+                return -ENOMEM;
         r = ovsdb_new(db_path, clock, &ovs->db);
         if (r < 0)
                 return r;
@@ -66,7 +71,36 @@ void ovs_free(struct ovs *ovs)
                 return;
         ovsdb_free(ovs->db);
         ovsdb_free(ovs->control);
+        json_decref(ovs->numbers);
         free(ovs);
+}
+
+/* What is there now; the numbers of guests' ports are kept. Without memory some are not: nobody speaks for those guests. */
+static int read_view(struct ovs *ovs, struct ovs_view *view, struct error **ret_error)
+{
+        int r = ovs_view_init(view, ovs->db, ovs->netlink, ret_error);
+        json_t *interface;
+        const char *name;
+
+        if (r < 0)
+                return r;
+        json_object_clear(ovs->numbers);
+        json_object_foreach (view->interfaces_by_name, name, interface) {
+                json_t *number = json_array_get(json_object_get(interface, "ofport"), 0);
+
+                if (!strncmp(name, IFNAME_TAP_PREFIX, strlen(IFNAME_TAP_PREFIX)) && number)
+                        (void)json_object_set(ovs->numbers, name, number);
+        }
+        return 0;
+}
+
+int ovs_speak_for(struct ovs *ovs, const char *bridge, const char *tap, struct ovs_speaker **ret_speaker)
+{
+        json_int_t number = json_integer_value(json_object_get(ovs->numbers, tap));
+
+        if (number <= 0 || number > UINT16_MAX)
+                return -ENOENT;
+        return ovs_speaker_new(ovsdb_path(ovs->db), bridge, (uint16_t)number, ret_speaker);
 }
 
 /* A link that could not be changed: nothing, if it has ended meanwhile; else one more sentence in both arrays. */
@@ -191,7 +225,7 @@ static int look_again(
 {
         _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_ovs_plan_ struct ovs_plan plan = {0};
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        int r = read_view(ovs, &view, ret_error);
 
         if (r == 0)
                 r = make_plan(ovs, &view, spec, &plan, ret_error);
@@ -206,7 +240,7 @@ int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differ
         _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_ovs_plan_ struct ovs_plan plan = {0};
         _cleanup_json_ json_t *left = json_array();
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        int r = read_view(ovs, &view, ret_error);
 
         if (r == 0)
                 r = make_plan(ovs, &view, spec, &plan, ret_error);
@@ -266,7 +300,7 @@ int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_
         _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_json_ json_t *operations = json_array();
         json_t *bridge;
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        int r = read_view(ovs, &view, ret_error);
 
         if (r < 0)
                 return r;
@@ -309,7 +343,7 @@ int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char 
         _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_json_ json_t *operations = json_array();
         const json_t *interface;
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        int r = read_view(ovs, &view, ret_error);
 
         if (r == 0)
                 r = drop_port(ovs, &view, tap, ret_error);
@@ -321,7 +355,7 @@ int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char 
         if (r < 0)
                 return r;
         ovs_view_deinit(&view);
-        r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        r = read_view(ovs, &view, ret_error);
         if (r < 0)
                 return r;
         interface = ovs_view_interface(&view, tap);
@@ -361,7 +395,7 @@ int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, str
         if (r == 0)
                 r = ovsdb_command(ovs->control, "fdb/show", json_pack("[s]", bridge), &table, ret_error);
         if (r == 0)
-                r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+                r = read_view(ovs, &view, ret_error);
         if (r < 0)
                 return r;
         return ovs_macs_foreign(&view, bridge, table, ret_macs) < 0

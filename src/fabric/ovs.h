@@ -79,3 +79,8 @@ int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, str
 /* Makes the tap a port of the bridge in that VLAN. One that it is already, also of a tap that had this name before, goes first. */
 int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char *port_group, uint16_t vlan,
         struct error **ret_error);
+
+/* One that speaks in the name of this tap's guest (ovs_speaker.h), by what was seen last: the database is not asked. -ENOENT: the tap was not
+ * seen there; else as ovs_speaker_new(). */
+struct ovs_speaker;
+int ovs_speak_for(struct ovs *ovs, const char *bridge, const char *tap, struct ovs_speaker **ret_speaker);

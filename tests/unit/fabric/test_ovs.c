@@ -8,6 +8,7 @@
 #include "base/doc.h"
 #include "fabric/ifname.h"
 #include "fabric/ovs.h"
+#include "fabric/ovs_speaker.h"
 #include "fabric/packet_socket.h"
 #include "fabric/tap.h"
 #include "fabric/vswitch.h"
@@ -776,6 +777,52 @@ static void the_host_has_a_station_in_each_vlan(void **state)
         close(blue_tap);
 }
 
+/* A frame of an experimental type with a number in it, to one station. */
+static void make_number(uint8_t to, uint8_t from, uint8_t number, uint8_t ret_frame[static FRAME_SIZE])
+{
+        const uint8_t head[] = {2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from, 0x88, 0xb5, number};
+
+        memset(ret_frame, 0, FRAME_SIZE);
+        memcpy(ret_frame, head, sizeof(head));
+        if (to == 0xff)
+                memset(ret_frame, 0xff, 6);
+}
+
+static void a_frame_in_the_name_of_a_guest_is_of_its_port(void **state)
+{
+        struct fixture *f = *state;
+        char name[IFNAMSIZ], other[IFNAMSIZ];
+        struct ovs_speaker *speaker = NULL;
+        uint8_t frame[HEADER_SIZE + FRAME_SIZE] = {0};
+        int blue[3], green;
+
+        put_switch(f, BODY(1, ONE_NIC));
+        put_group(f, "blue", 10);
+        put_group(f, "green", 20);
+        blue[0] = open_tap(f, "vm-1", "blue", name);
+        blue[1] = open_tap(f, "vm-2", "blue", other);
+        blue[2] = open_tap(f, "vm-3", "blue", other);
+        green = open_tap(f, "vm-4", "green", other);
+        assert_int_equal(ovs_speak_for(f->ovs, "dv-d1", "dvt0000000000", &speaker), -ENOENT);
+        assert_int_equal(ovs_speak_for(f->ovs, "dv-d1", name, &speaker), 0);
+        make_number(0xff, 0x77, 1, frame);
+        assert_int_equal(ovs_speaker_say(speaker, frame, FRAME_SIZE), 0);
+        assert_int_equal(next_number(blue[1], 10000), 1);
+        assert_int_equal(next_number(blue[2], 10000), 1);
+        /* The switch knows the sender at that port: an answer goes there, and to nobody else. */
+        make_number(0x77, 0x78, 2, frame + HEADER_SIZE);
+        memset(frame, 0, HEADER_SIZE);
+        assert_int_equal(write(blue[1], frame, sizeof(frame)), sizeof(frame));
+        assert_int_equal(next_number(blue[0], 10000), 2);
+        assert_int_equal(next_number(blue[2], 100), 0);
+        assert_int_equal(next_number(green, 100), 0);
+        assert_int_equal(ovs_speaker_say(speaker, frame, OVS_SPEAKER_FRAME_MAX + 1), -EMSGSIZE);
+        ovs_speaker_free(speaker);
+        for (int i = 0; i < 3; i++)
+                close(blue[i]);
+        close(green);
+}
+
 static json_t *foreign_macs(struct fixture *f)
 {
         _cleanup_json_ json_t *list = vswitch_set_list_switches(f->set);
@@ -920,6 +967,7 @@ int main(void)
                 TEST(an_agent_that_starts_again_knows_its_switch),
                 TEST(ports_of_one_vlan_reach_each_other_and_no_others),
                 TEST(the_host_has_a_station_in_each_vlan),
+                TEST(a_frame_in_the_name_of_a_guest_is_of_its_port),
                 TEST(macs_of_others_on_this_host_are_told),
                 TEST(a_tap_that_comes_again_works),
                 TEST(each_call_may_fail),
