@@ -67,7 +67,7 @@ class OpenVSwitch:
         self._start("ovs-vswitchd", f"unix:{self.socket}", "--disable-system")
 
     def vsctl(self, *words):
-        return self._run("ovs-vsctl", f"--db=unix:{self.socket}", "--timeout=20", *words).strip()
+        return self._run("ovs-vsctl", f"--db=unix:{self.socket}", "--retry", "--timeout=60", *words).strip()
 
     def appctl(self, *words):
         return self._run("ovs-appctl", *words).strip()

@@ -34,6 +34,9 @@
 /* sun_path has 108 bytes; "/vms/UUID/guest-agent.sock" and the NUL take 59 of them. */
 #define RUNTIME_DIR_MAX_CHARS 49
 #define TEND_MS 5000 /* between two looks at distributed switches */
+/* While a guest is paused: a look takes milliseconds, and seconds where Open vSwitch hangs. */
+#define TEND_PUT_OFF_MS 250
+#define TEND_PUT_OFF_MAX 20
 
 /* The way from agent_start() to the open port. */
 struct agent_startup {
@@ -116,9 +119,12 @@ static int make_siblings(struct agent *agent, struct error **ret_error)
 static void on_tending(void *userdata)
 {
         struct agent *agent = userdata;
+        bool put_off = agent->n_put_off < TEND_PUT_OFF_MAX && migration_pauses_guest(agent);
 
-        vswitch_set_tend(agent->switches);
-        if (loop_source_rearm(agent->tending, TEND_MS) < 0)
+        agent->n_put_off = put_off ? agent->n_put_off + 1 : 0;
+        if (!put_off)
+                vswitch_set_tend(agent->switches);
+        if (loop_source_rearm(agent->tending, put_off ? TEND_PUT_OFF_MS : TEND_MS) < 0)
                 log_warning("distributed switches are no longer looked after: no timer");
 }
 

@@ -46,6 +46,7 @@ struct agent {
         struct netlink *netlink;         /* rtnetlink of our network namespace */
         struct ovs *ovs;                 /* Open vSwitch, for distributed switches */
         struct loop_source *tending;     /* mends what changed on them behind our back */
+        unsigned int n_put_off;          /* times in a row that they were not, for a guest that is paused */
         struct vswitch_set *switches;    /* switches and port groups; api_config.c keeps them on disk */
         struct stores *stores;           /* stores.h: datastores */
         struct events *events;           /* events.h: subscribers of GET /agent/v1/events */

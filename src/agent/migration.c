@@ -337,6 +337,21 @@ void migration_for_each(struct agent *agent, void (*fn)(void *userdata, struct m
                 fn(userdata, item->value);
 }
 
+static void note_pause(void *userdata, struct migration *m)
+{
+        bool *pauses = userdata;
+
+        *pauses = *pauses || m->phase == MIGRATION_SWITCHING || m->phase == MIGRATION_HANDED_OFF;
+}
+
+bool migration_pauses_guest(struct agent *agent)
+{
+        bool pauses = false;
+
+        migration_for_each(agent, note_pause, &pauses);
+        return pauses;
+}
+
 /* Forgets the oldest settled migrations beyond the bound. */
 static void prune(struct migrations *all)
 {

@@ -52,6 +52,8 @@ void migration_vm_connected(struct agent *agent, struct vm *vm);
 /* True while an unsettled migration holds the VM: start, stop, delete and a second migration are refused then. Also true
  * for a VM that was handed off and whose end is not known, and for one whose journal cannot be read. */
 bool migration_vm_busy(struct agent *agent, const char *vm_uid);
+/* A guest is paused for a migration, here or at the other host: what can wait, and may take its time, is to wait. */
+bool migration_pauses_guest(struct agent *agent);
 /* There is a journal of this migration and it cannot be read: nobody may be told that it is unknown here. */
 bool migration_unreadable(struct agent *agent, const char *id);
 

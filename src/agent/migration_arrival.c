@@ -29,11 +29,9 @@ void migration_arrival_stopped(struct migration *m)
                 struct vswitch_port_group group;
 
                 for (size_t k = 0; known && k < known->n_own && !m->source.gap; k++)
-                        if (known->own[k].family == 4 &&
-                                vswitch_set_find_port_group(m->agent->switches,
-                                        vm->config->nics[i].port_group, &group, NULL) == 0 &&
-                                !group.ovs) /* the bridge's own port is in no VLAN there */
-                                (void)gap_meter_start(m->agent->loop, group.bridge, known->mac,
+                        if (known->own[k].family == 4 && vswitch_set_look_up_port_group(m->agent->switches,
+                                                                 vm->config->nics[i].port_group, &group) == 0)
+                                (void)gap_meter_start(m->agent->loop, group.station, known->mac,
                                         &known->own[k], m->source.stopped_unix_us * 1000, &m->source.gap);
         }
 }

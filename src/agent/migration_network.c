@@ -20,6 +20,7 @@
 #include "fabric/foreign_macs.h"
 #include "fabric/guest_watch.h"
 #include "fabric/network_probe.h"
+#include "fabric/ovs.h"
 #include "fabric/vswitch.h"
 
 #define LISTEN_MS 200 /* for a second answer */
@@ -309,17 +310,6 @@ static size_t targets_of(const struct network_proof_nic *facts, struct ip_addres
         return n;
 }
 
-/* Frames are sent and heard at the bridge's own port, which on a distributed switch is in no VLAN. */
-static int check_standard(
-        const char *port_group, const struct vswitch_port_group *group, struct error **ret_error)
-{
-        return group->ovs ? error_set(ret_error, ERROR_NOT_SUPPORTED, NULL,
-                                    "the port group %s is on a distributed switch, whose networks are not "
-                                    "tried yet",
-                                    port_group)
-                          : 0;
-}
-
 static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, struct error **ret_error)
 {
         struct migration_network *network = m->source.network;
@@ -335,17 +325,15 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
                         .port_group = config->port_group,
                         .source = network->source,
                         .destination = network->destination}};
-        if (r == 0)
-                r = check_standard(config->port_group, &group, ret_error);
         if (r < 0)
                 return r;
         take_guest(nic);
-        spec.bridge = group.bridge;
+        spec.bridge = group.station;
         spec.n_targets = targets_of(&nic->facts, targets);
         spec.mtu = nic->mtu = group.mtu;
         if (mac_parse(config->mac, nic->facts.mac) < 0 ||
                 getrandom(spec.nonce, sizeof(spec.nonce), 0) != sizeof(spec.nonce) ||
-                network_probe_interface(group.bridge, nic->bridge_mac, &nic->mtu) < 0)
+                network_probe_interface(group.station, nic->bridge_mac, &nic->mtu) < 0)
                 return error_from_errno(ret_error, EIO, "the port group %s", config->port_group);
         text_hex_encode(spec.nonce, sizeof(spec.nonce), nic->nonce);
         return network_probe_start(m->agent->loop, &spec, NULL, NULL, &nic->probe, ret_error);
@@ -458,6 +446,7 @@ struct nic_answer {
         uint8_t mac[MAC_SIZE], bridge_mac[MAC_SIZE];
         uint32_t mtu;
         char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ];
+        bool distributed; /* the bridge is one of Open vSwitch */
         char problem[PROBLEM_MAX];
         bool over;
 };
@@ -497,9 +486,10 @@ static void find_local_port(struct agent *agent, const struct nic_answer *nic, c
         size_t i;
 
         ret[0] = '\0';
-        if (foreign_macs_read(agent->netlink, &macs) < 0)
-                return;
-        list = foreign_macs_on(macs, bridges, 1, nic->switch_uplink);
+        if (nic->distributed)
+                (void)ovs_foreign_macs(agent->ovs, nic->bridge, &list, NULL);
+        else if (foreign_macs_read(agent->netlink, &macs) == 0)
+                list = foreign_macs_on(macs, bridges, 1, nic->switch_uplink);
         mac_format(nic->mac, mac);
         json_array_foreach (list, i, item)
                 if (!strcmp(json_string_value(json_object_get(item, "mac")) ?: "", mac))
@@ -664,13 +654,13 @@ static int begin_nic(
         spec.peer_mac = mac;
         if (vswitch_set_find_port_group(
                     all->m->agent->switches, vm->config->nics[index].port_group, &group, ret_error) == 0 &&
-                check_standard(vm->config->nics[index].port_group, &group, ret_error) == 0 &&
                 mac_parse(vm->config->nics[index].mac, nic->mac) == 0 &&
-                network_probe_interface(group.bridge, nic->bridge_mac, &nic->mtu) == 0) {
+                network_probe_interface(group.station, nic->bridge_mac, &nic->mtu) == 0) {
                 nic->mtu = MIN(nic->mtu, (uint32_t)mtu);
                 spec.mtu = nic->mtu;
-                spec.bridge = group.bridge;
+                spec.bridge = group.station;
                 snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.bridge);
+                nic->distributed = group.ovs != NULL;
                 note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);
                 (void)network_probe_start(all->m->agent->loop, &spec, on_probed, nic, &nic->probe, ret_error);
         }

@@ -12,6 +12,7 @@
 #include "fabric/announce.h"
 #include "fabric/arrival.h"
 #include "fabric/guest_watch.h"
+#include "fabric/ovs.h"
 #include "fabric/vswitch.h"
 
 #define LIMIT_MS 5000
@@ -49,13 +50,13 @@ static void watch_nic(struct vm *vm, size_t index)
         _cleanup_error_ struct error *error = NULL;
         struct vswitch_port_group group;
 
-        if (vswitch_set_find_port_group(vm->agent->switches, nic->port_group, &group, &error) < 0 ||
+        if (vswitch_set_look_up_port_group(vm->agent->switches, nic->port_group, &group) < 0 ||
                 mac_parse(nic->mac, spec.mac) < 0)
                 return;
-        if (group.ovs) /* the bridge's own port is in no VLAN there */
-                return;
         spec.bridge = group.bridge;
-        if (vm->watches && vm->watches[index])
+        /* Open vSwitch would learn the guest's address at whatever port asks in its name. */
+        if ((!group.ovs || ovs_speak_for(group.ovs, group.bridge, spec.tap, &spec.speaker) == 0) &&
+                vm->watches && vm->watches[index])
                 choose_target(vm->watches[index], &spec);
         if (arrival_start(vm->agent->loop, &spec, on_arrived, vm, &vm->arrivals[index], &error) < 0)
                 log_debug("VM %s: %s", vm->name, error_message(error));

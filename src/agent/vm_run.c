@@ -319,7 +319,7 @@ static void announce_nic(struct vm *vm, size_t index, unsigned int n_rounds)
         struct announce_spec spec = {.tap = vm->taps[index].name, .n_rounds = n_rounds};
         struct vswitch_port_group group;
         struct error *error = NULL;
-        int r = vswitch_set_find_port_group(vm->agent->switches, nic->port_group, &group, &error);
+        int r = vswitch_set_look_up_port_group(vm->agent->switches, nic->port_group, &group);
 
         announce_free(TAKE_PTR(vm->announces[index]));
         /* Open vSwitch learns from what comes out of the tap, with the port's VLAN: QEMU's own announcement. A frame sent from the

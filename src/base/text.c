@@ -77,6 +77,18 @@ int text_random_hex(size_t n_bytes, char *ret_hex)
         return 0;
 }
 
+size_t text_fitting(const char *s, size_t max_bytes)
+{
+        size_t n = strnlen(s, max_bytes + 1);
+
+        if (n <= max_bytes)
+                return n;
+        /* What follows must not be the rest of a character (10xxxxxx). */
+        for (n = max_bytes; n > 0 && ((unsigned char)s[n] & 0xc0) == 0x80;)
+                n--;
+        return n;
+}
+
 void text_hex_encode(const void *data, size_t len, char *ret_hex)
 {
         static const char digits[] = "0123456789abcdef";

@@ -20,6 +20,9 @@ int text_uuid_new(char ret_uuid[static UUID_STRING_SIZE]);
 /* `n_bytes` random bytes as lower-case hex; ret_hex holds 2 * n_bytes + 1. 0 or negative errno. */
 int text_random_hex(size_t n_bytes, char *ret_hex);
 
+/* How many of the first `max_bytes` bytes of a text in UTF-8 can be kept without cutting a character in two. */
+size_t text_fitting(const char *s, size_t max_bytes);
+
 void text_hex_encode(const void *data, size_t len, char *ret_hex); /* 2 * len + 1 characters */
 /* Exactly 2 * len hex digits, else -EINVAL. */
 int text_hex_decode(const char *hex, void *ret_data, size_t len);

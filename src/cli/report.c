@@ -262,6 +262,20 @@ int report_migration(const struct cli *cli, const char *vm, const json_t *result
         return flushed(cli, ret_error);
 }
 
+/* Hosts that a roll-out could not reach. */
+static void print_left_out(const struct cli *cli, const json_t *left_out)
+{
+        json_t *name;
+        size_t i;
+
+        json_array_foreach ((json_t *)left_out, i, name) {
+                fputs(i ? ", " : "not reached, and left out (run it again when they are back): ", cli->out);
+                output_text(cli->out, json_string_value(name) ?: "?", false);
+        }
+        if (json_array_size(left_out))
+                fputc('\n', cli->out);
+}
+
 int report_task(const struct cli *cli, const json_t *task, struct error **ret_error)
 {
         const char *action = json_string_value(output_lookup(task, "spec.action")) ?: "task",
@@ -277,6 +291,7 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
         fputs(": ", cli->out);
         output_text(cli->out, action, false);
         fputs(" done\n", cli->out);
+        print_left_out(cli, json_object_get(result, "left_out"));
         return flushed(cli, ret_error);
 }
 

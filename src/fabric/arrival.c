@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "fabric/announce.h"
+#include "fabric/ovs_speaker.h"
 #include "fabric/packet_socket.h"
 
 #define BUFFER_BYTES (64 * 1024)
@@ -106,7 +107,9 @@ static void ask(struct arrival *a)
         uint8_t frame[FRAME_ASK_SIZE];
         size_t len = frame_make_ask(a->spec.mac, NULL, NULL, &a->spec.target, frame);
 
-        (void)packet_socket_send(a->bridge_fd, frame, len); /* the next one may get through */
+        /* The next one may get through. */
+        (void)(a->spec.speaker ? ovs_speaker_say(a->spec.speaker, frame, len)
+                               : packet_socket_send(a->bridge_fd, frame, len));
         a->result.n_asked++;
 }
 
@@ -125,14 +128,16 @@ int arrival_start(struct loop *loop, const struct arrival_spec *spec, loop_fn do
         struct sock_filter filter[10];
         int r;
 
-        if (!a)
+        if (!a) {
+                ovs_speaker_free(spec->speaker);
                 return error_from_errno(ret_error, ENOMEM, "the guest's arrival");
+        }
         *a = (struct arrival){
                 .tap_fd = -1, .bridge_fd = -1, .spec = *spec, .done = done, .userdata = userdata};
         a->spec.bridge = a->spec.tap = NULL; /* borrowed */
         make_filter(spec->mac, filter);
         r = packet_socket_open(spec->tap, PACKET_BOTH, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &a->tap_fd);
-        if (r == 0 && asks(a))
+        if (r == 0 && asks(a) && !a->spec.speaker)
                 r = packet_socket_open(spec->bridge, PACKET_INCOMING, no_filter, ARRAY_SIZE(no_filter),
                         BUFFER_BYTES, &a->bridge_fd);
         if (r == 0)
@@ -163,5 +168,6 @@ void arrival_free(struct arrival *arrival)
         loop_source_free(arrival->end);
         fd_closep(&arrival->tap_fd);
         fd_closep(&arrival->bridge_fd);
+        ovs_speaker_free(arrival->spec.speaker);
         free(arrival);
 }

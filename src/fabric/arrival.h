@@ -12,11 +12,14 @@
 #include "io/loop.h"
 
 struct arrival;
+struct ovs_speaker;
 
 struct arrival_spec {
         const char *bridge, *tap;
         uint8_t mac[MAC_SIZE];
         struct ip_address target; /* of IPv4; family 0: nobody is asked */
+        /* Asks in the guest's name where the bridge is one of Open vSwitch; taken over. NULL: the bridge's own port does. */
+        struct ovs_speaker *speaker;
         uint64_t limit_ms;
 };
 

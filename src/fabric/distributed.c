@@ -11,6 +11,7 @@
 #include "fabric/ifname.h"
 
 #define WHAT_MAX 10 /* sentences that are kept */
+#define FIGHT_MS (60 * 1000)
 
 struct distributed {
         uint64_t version;
@@ -22,6 +23,7 @@ struct distributed {
         json_t *mended; /* what, the last time; NULL: never */
         uint64_t n_mended;
         int64_t mended_unix_ms;
+        json_t *recent; /* {sentence: [how often, when last]}: what was mended within FIGHT_MS */
 };
 
 void distributed_free(struct distributed *distributed)
@@ -31,6 +33,7 @@ void distributed_free(struct distributed *distributed)
         json_decref(distributed->uplinks);
         json_decref(distributed->drift);
         json_decref(distributed->mended);
+        json_decref(distributed->recent);
         free(distributed->adopts);
         free(distributed);
 }
@@ -100,7 +103,9 @@ int distributed_new(const json_t *body, struct distributed **ret_distributed, st
                 return r;
         distributed->uplinks = uplinks ? json_deep_copy(uplinks) : json_array();
         distributed->drift = json_array();
-        if (!distributed->uplinks || !distributed->drift || alloc_replace(&distributed->adopts, bridge) < 0)
+        distributed->recent = json_object();
+        if (!distributed->uplinks || !distributed->drift || !distributed->recent ||
+                alloc_replace(&distributed->adopts, bridge) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_distributed = TAKE_PTR(distributed);
         return 0;
@@ -141,32 +146,94 @@ void distributed_fill(const struct distributed *distributed, struct ovs_spec *sp
         spec->policy = distributed->policy;
 }
 
+bool distributed_same_version(const struct distributed *distributed, const struct distributed *other)
+{
+        return distributed->version == other->version;
+}
+
+static void forget_old(json_t *recent, int64_t unix_ms)
+{
+        const char *sentence;
+        json_t *times;
+        void *spare;
+
+        json_object_foreach_safe(recent, spare, sentence, times)
+        {
+                if (unix_ms - json_integer_value(json_array_get(times, 1)) > FIGHT_MS)
+                        json_object_del(recent, sentence);
+        }
+}
+
+/* How often it was mended, this time included. Without memory it is forgotten. */
+static json_int_t count_mended(json_t *recent, const char *sentence, int64_t unix_ms)
+{
+        json_int_t n = json_integer_value(json_array_get(json_object_get(recent, sentence), 0)) + 1;
+
+        (void)json_object_set_new(recent, sentence, json_pack("[I, I]", n, (json_int_t)unix_ms));
+        return n;
+}
+
+/* It is in the log as long as that is news. */
+static void log_mended(const char *sentence, json_int_t n)
+{
+        if (n < DISTRIBUTED_FIGHT)
+                log_notice("mended on a distributed switch: %s", sentence);
+        else if (n == DISTRIBUTED_FIGHT)
+                log_warning("mended on a distributed switch for the %d. time, from now on without a word: %s",
+                        DISTRIBUTED_FIGHT, sentence);
+}
+
+static void tell_fights(const struct distributed *distributed)
+{
+        const char *sentence;
+        json_t *times;
+
+        json_object_foreach (distributed->recent, sentence, times) {
+                json_int_t n = json_integer_value(json_array_get(times, 0));
+
+                if (n >= DISTRIBUTED_FIGHT)
+                        (void)json_array_append_new(distributed->drift,
+                                json_sprintf("mended %lld times within a minute each, and something changes "
+                                             "it again: %s",
+                                        (long long)n, sentence));
+        }
+}
+
 void distributed_note(
         struct distributed *distributed, json_t *differences, json_t *left, bool meant, int64_t unix_ms)
 {
+        _cleanup_json_ json_t *mended = json_array();
         json_t *what;
         size_t i;
 
         distributed->applied = distributed->version;
         json_decref(distributed->drift);
         distributed->drift = left;
-        /* What is only looked at again and again, and cannot be mended, is no mending. */
-        if (meant || json_array_size(differences) <= json_array_size(left)) {
-                json_decref(differences);
-                return;
+        forget_old(distributed->recent, unix_ms);
+        json_array_foreach (differences, i, what) {
+                if (meant || doc_has_string(left, json_string_value(what)))
+                        continue;
+                log_mended(json_string_value(what),
+                        count_mended(distributed->recent, json_string_value(what), unix_ms));
+                if (json_array_size(mended) < WHAT_MAX)
+                        (void)json_array_append(mended, what);
         }
-        json_array_foreach (differences, i, what)
-                log_notice("mended on a distributed switch: %s", json_string_value(what));
-        while (json_array_size(differences) > WHAT_MAX)
-                json_array_remove(differences, WHAT_MAX);
+        json_decref(differences);
+        tell_fights(distributed);
+        if (!json_array_size(mended))
+                return;
         json_decref(distributed->mended);
-        distributed->mended = differences;
+        distributed->mended = TAKE_PTR(mended);
         distributed->mended_unix_ms = unix_ms;
         distributed->n_mended++;
 }
 
 void distributed_inherit(struct distributed *distributed, struct distributed *old)
 {
+        if (distributed->mended) { /* by putting the document */
+                distributed->n_mended += old->n_mended;
+                return;
+        }
         json_decref(distributed->mended);
         distributed->mended = json_incref(old->mended);
         distributed->n_mended = old->n_mended;

@@ -23,8 +23,13 @@ const json_t *distributed_uplinks(const struct distributed *distributed);
 /* Fills what is its own in a spec for ovs.h, with pointers into it. */
 void distributed_fill(const struct distributed *distributed, struct ovs_spec *spec);
 
+/* Whether the document is the other's, as far as a version goes: an agent is told the same one again and again. */
+bool distributed_same_version(const struct distributed *distributed, const struct distributed *other);
+
 /* After ovs_ensure(): it is applied. `differences`, unless they were `meant` (a change of the document), were drift, of which `left` could
- * not be mended. unix_ms: now. Takes over both arrays. */
+ * not be mended. What comes back DISTRIBUTED_FIGHT times, within a minute each, is told as drift as well: somebody else wants it otherwise. unix_ms: now. Takes over both
+ * arrays. */
+#define DISTRIBUTED_FIGHT 3
 void distributed_note(
         struct distributed *distributed, json_t *differences, json_t *left, bool meant, int64_t unix_ms);
 /* The record of what was mended goes on in another one, for a document that was put again. */

@@ -42,6 +42,11 @@ void ifname_vlan_link(const char *switch_name, uint16_t vlan, char ret[static IF
         snprintf(ret, IFNAMSIZ, "dvl%08" PRIx32 "%04u", hash32(switch_name), vlan % 10000u);
 }
 
+void ifname_station(const char *switch_name, uint16_t vlan, char ret[static IFNAMSIZ])
+{
+        snprintf(ret, IFNAMSIZ, "dvp%08" PRIx32 "%04u", hash32(switch_name), vlan % 10000u);
+}
+
 void ifname_bond(const char *switch_name, char ret[static IFNAMSIZ])
 {
         snprintf(ret, IFNAMSIZ, "dvu%08" PRIx32, hash32(switch_name));

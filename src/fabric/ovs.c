@@ -7,8 +7,10 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
+#include "fabric/ifname.h"
 #include "fabric/ovs_macs.h"
 #include "fabric/ovs_plan.h"
+#include "fabric/ovs_speaker.h"
 #include "fabric/ovs_view.h"
 #include "fabric/ovsdb.h"
 #include "io/file.h"
@@ -20,6 +22,7 @@ struct ovs {
         struct netlink *netlink;
         const struct clock *clock;
         struct ovsdb *control; /* ovs-vswitchd's, of the process that runs now; NULL: none yet */
+        json_t *numbers;       /* {TAP: OpenFlow's number of its port}, as seen last */
 };
 
 static const char *const policy_names[N_OVS_UPLINK_POLICIES] = {
@@ -52,6 +55,9 @@ int ovs_new(const char *db_path, struct netlink *netlink, const struct clock *cl
                 return -ENOMEM;
         ovs->netlink = netlink;
         ovs->clock = clock;
+        ovs->numbers = json_object();
+        if (!ovs->numbers)
+                return -ENOMEM;
         r = ovsdb_new(db_path, clock, &ovs->db);
         if (r < 0)
                 return r;
@@ -65,61 +71,111 @@ void ovs_free(struct ovs *ovs)
                 return;
         ovsdb_free(ovs->db);
         ovsdb_free(ovs->control);
+        json_decref(ovs->numbers);
         free(ovs);
 }
 
-/* What the kernel has to do with it: Open vSwitch neither sets its NICs up nor gives taps their MTU. */
-static int follow_links(struct ovs *ovs, const struct ovs_view *view, const struct ovs_spec *spec,
-        json_t *differences, struct error **ret_error)
+/* What is there now; the numbers of guests' ports are kept. Without memory some are not: nobody speaks for those guests. */
+static int read_view(struct ovs *ovs, struct ovs_view *view, struct error **ret_error)
 {
-        const char *group;
+        int r = ovs_view_init(view, ovs->db, ovs->netlink, ret_error);
+        json_t *interface;
+        const char *name;
+
+        if (r < 0)
+                return r;
+        json_object_clear(ovs->numbers);
+        json_object_foreach (view->interfaces_by_name, name, interface) {
+                json_t *number = json_array_get(json_object_get(interface, "ofport"), 0);
+
+                if (!strncmp(name, IFNAME_TAP_PREFIX, strlen(IFNAME_TAP_PREFIX)) && number)
+                        (void)json_object_set(ovs->numbers, name, number);
+        }
+        return 0;
+}
+
+int ovs_speak_for(struct ovs *ovs, const char *bridge, const char *tap, struct ovs_speaker **ret_speaker)
+{
+        json_int_t number = json_integer_value(json_object_get(ovs->numbers, tap));
+
+        if (number <= 0 || number > UINT16_MAX)
+                return -ENOENT;
+        return ovs_speaker_new(ovsdb_path(ovs->db), bridge, (uint16_t)number, ret_speaker);
+}
+
+/* A link that could not be changed: nothing, if it has ended meanwhile; else one more sentence in both arrays. */
+static int note_link(int r, const struct error *error, json_t *differences, json_t *left)
+{
+        if (r == 0 || r == -ENODEV)
+                return 0;
+        return json_array_append_new(differences, json_string(error_message(error))) < 0 ||
+                               json_array_append_new(left, json_string(error_message(error))) < 0
+                       ? -ENOMEM
+                       : 0;
+}
+
+/* One link that is an uplink, or the tap of a guest. */
+static int follow_link(struct ovs *ovs, const struct netlink_link *link, bool tap, uint32_t mtu,
+        json_t *differences, json_t *left)
+{
+        _cleanup_error_ struct error *down = NULL, *other_mtu = NULL;
+        int r = 0;
+
+        if (!link->up)
+                r = note_link(netlink_set_up(ovs->netlink, link->name, true, &down), down, differences, left);
+        if (r < 0 || !tap || link->mtu == mtu)
+                return r;
+        r = netlink_set_mtu(ovs->netlink, link->name, mtu, &other_mtu);
+        if (r < 0)
+                return note_link(r, other_mtu, differences, left);
+        return json_array_append_new(differences, json_sprintf("the tap %s has MTU %u, and %u is configured",
+                                                          link->name, link->mtu, mtu)) < 0
+                       ? -ENOMEM
+                       : 0;
+}
+
+/* What the kernel has to do with it: Open vSwitch neither sets its NICs up nor gives taps their MTU. -ENOMEM. */
+static int follow_links(struct ovs *ovs, const struct ovs_view *view, const struct ovs_spec *spec,
+        json_t *differences, json_t *left)
+{
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < view->n_links; i++) {
                 const struct netlink_link *link = &view->links[i];
+                const char *group = ovs_plan_group_of(link);
                 bool uplink = !spec->adopted && doc_has_string(spec->uplinks, link->name), tap = false;
 
-                group = ovs_plan_group_of(link);
                 for (size_t k = 0; group && k < spec->n_groups; k++)
                         tap = tap || !strcmp(spec->groups[k].name, group);
-                if ((uplink || tap) && !link->up)
-                        r = netlink_set_up(ovs->netlink, link->name, true, ret_error);
-                if (r == 0 && tap && link->mtu != spec->mtu) {
-                        json_t *text = json_sprintf("the tap %s has MTU %u, and %u is configured", link->name,
-                                link->mtu, spec->mtu);
-
-                        r = json_array_append_new(differences, text) < 0
-                                    ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
-                                    : netlink_set_mtu(ovs->netlink, link->name, spec->mtu, ret_error);
-                }
+                if (uplink || tap)
+                        r = follow_link(ovs, link, tap, spec->mtu, differences, left);
         }
         return r;
 }
 
-static int look(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, uint64_t *ret_version,
-        struct error **ret_error)
+/* After Open vSwitch has made them. They take no part in the network: the host's kernel says nothing there. -ENOMEM. */
+static int follow_stations(struct ovs *ovs, const struct ovs_view *view, const struct ovs_spec *spec,
+        json_t *differences, json_t *left)
 {
-        _cleanup_ovs_view_ struct ovs_view view = {0};
-        _cleanup_ovs_plan_ struct ovs_plan plan = {0};
-        uint64_t version = 0;
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        int r = 0;
 
-        if (r == 0)
-                r = ovs_plan_init(&plan, &view, spec, ret_error);
-        if (r < 0)
-                return r;
-        (void)text_parse_u64(
-                ovs_row_id(ovs_view_bridge(&view, spec->bridge), OVS_ID_VERSION), 1, INT64_MAX, &version);
-        *ret_differences = TAKE_PTR(plan.differences);
-        if (ret_version)
-                *ret_version = version;
-        return 0;
-}
+        for (size_t i = 0; r == 0 && i < spec->n_groups; i++) {
+                _cleanup_error_ struct error *error = NULL;
+                const struct netlink_link *link;
+                char name[IFNAMSIZ];
+                int s;
 
-int ovs_look(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, uint64_t *ret_version,
-        struct error **ret_error)
-{
-        return look(ovs, spec, ret_differences, ret_version, ret_error);
+                ifname_station(spec->vswitch, spec->groups[i].vlan, name);
+                link = ovs_view_link(view, name);
+                if (link && link->up)
+                        continue;
+                (void)netlink_set_no_ipv6(ovs->netlink, name); /* nothing to do on a kernel without IPv6 */
+                s = netlink_set_no_arp(ovs->netlink, name, &error);
+                if (s == 0)
+                        s = netlink_set_up(ovs->netlink, name, true, &error);
+                r = note_link(s, error, differences, left);
+        }
+        return r;
 }
 
 /* The host's own address would stop working. */
@@ -145,36 +201,65 @@ static int check_addresses(struct ovs *ovs, const struct ovs_spec *spec, struct 
         return 0;
 }
 
+/* Of a document that is not new, uplinks that cannot be taken are drift. */
+static int make_plan(struct ovs *ovs, const struct ovs_view *view, const struct ovs_spec *spec,
+        struct ovs_plan *plan, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        int r = ovs_plan_init(plan, view, spec, false, ret_error);
+
+        if (r < 0 || !plan->takes_uplinks || check_addresses(ovs, spec, &error) == 0)
+                return r;
+        if (spec->is_new || error->code == ERROR_NO_MEMORY)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        ovs_plan_deinit(plan);
+        r = ovs_plan_init(plan, view, spec, true, ret_error);
+        if (r == 0 && json_array_append_new(plan->differences, json_string(error_message(error))) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return r;
+}
+
+/* What differs now, after what was there. */
+static int look_again(
+        struct ovs *ovs, const struct ovs_spec *spec, json_t *differences, struct error **ret_error)
+{
+        _cleanup_ovs_view_ struct ovs_view view = {0};
+        _cleanup_ovs_plan_ struct ovs_plan plan = {0};
+        int r = read_view(ovs, &view, ret_error);
+
+        if (r == 0)
+                r = make_plan(ovs, &view, spec, &plan, ret_error);
+        if (r == 0 && json_array_extend(differences, plan.differences) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return r;
+}
+
 int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, json_t **ret_left,
         struct error **ret_error)
 {
         _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_ovs_plan_ struct ovs_plan plan = {0};
-        _cleanup_json_ json_t *left = NULL;
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        _cleanup_json_ json_t *left = json_array();
+        int r = read_view(ovs, &view, ret_error);
 
         if (r == 0)
-                r = ovs_plan_init(&plan, &view, spec, ret_error);
-        if (r == 0 && json_array_size(plan.operations) && !spec->adopted)
-                r = check_addresses(ovs, spec, ret_error);
-        if (r == 0)
-                r = follow_links(ovs, &view, spec, plan.differences, ret_error);
+                r = make_plan(ovs, &view, spec, &plan, ret_error);
+        if (r == 0 && (!left || follow_links(ovs, &view, spec, plan.differences, left) < 0))
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r == 0 && json_array_size(plan.operations))
                 r = ovsdb_apply(ovs->db, json_incref(plan.operations), NULL, ret_error);
+        if (r == 0 && follow_stations(ovs, &view, spec, plan.differences, left) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r == 0 && json_array_size(plan.differences))
-                r = look(ovs, spec, &left, NULL, ret_error);
+                r = look_again(ovs, spec, left, ret_error);
         if (r < 0)
                 return r;
-        if (!left)
-                left = json_array();
-        if (!left)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_differences = TAKE_PTR(plan.differences);
         *ret_left = TAKE_PTR(left);
         return 0;
 }
 
-/* Only what drover put there may be on it: its own port, uplinks, and taps that have ended. */
+/* Only what drover put there may be on it: its own port, uplinks, stations, and taps that have ended. */
 static int check_unused(const struct ovs_view *view, const json_t *bridge, bool adopted, json_t *operations,
         struct error **ret_error)
 {
@@ -184,11 +269,13 @@ static int check_unused(const struct ovs_view *view, const json_t *bridge, bool 
                 const json_t *port = ovs_view_row(view->ports, ports, i);
                 const char *name = ovs_row_text(port, "name");
                 bool tap = *ovs_row_id(port, OVS_ID_GROUP) != '\0',
+                     station = *ovs_row_id(port, OVS_ID_STATION) != '\0',
                      uplink = *ovs_row_id(port, OVS_ID_UPLINK) != '\0';
 
-                if (!port || uplink || !strcmp(name, ovs_row_text(bridge, "name")) || (!tap && adopted))
+                if (!port || uplink || !strcmp(name, ovs_row_text(bridge, "name")) ||
+                        (!tap && !station && adopted))
                         continue;
-                if (!tap || ovs_view_link(view, name))
+                if (!station && (!tap || ovs_view_link(view, name)))
                         return error_set(ret_error, ERROR_CONFLICT,
                                 tap ? "Stop or move the virtual machine that uses it."
                                     : "Remove that port (ovs-vsctl del-port) if nothing needs it.",
@@ -200,18 +287,28 @@ static int check_unused(const struct ovs_view *view, const json_t *bridge, bool 
         return 0;
 }
 
+/* The bridge still has the ports that were looked at: one that an administrator adds meanwhile must not go with it. */
+static json_t *expect_ports(const json_t *bridge)
+{
+        return json_pack("{s:s, s:s, s:[[s, s, O]], s:[s], s:s, s:[{s:[s, O]}], s:i}", "op", "wait", "table",
+                "Bridge", "where", "_uuid", "==", json_object_get(bridge, "_uuid"), "columns", "ports",
+                "until", "==", "rows", "ports", "set", json_object_get(bridge, "ports"), "timeout", 0);
+}
+
 int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error)
 {
         _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_json_ json_t *operations = json_array();
         json_t *bridge;
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        int r = read_view(ovs, &view, ret_error);
 
         if (r < 0)
                 return r;
         bridge = ovs_view_bridge(&view, spec->bridge);
         if (!bridge || (!spec->adopted && strcmp(ovs_row_id(bridge, OVS_ID_SWITCH), spec->vswitch)))
                 return 0; /* another's, or gone */
+        if (json_array_append_new(operations, expect_ports(bridge)) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         r = check_unused(&view, bridge, spec->adopted, operations, ret_error);
         if (r < 0)
                 return r;
@@ -220,7 +317,8 @@ int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_
                                               "Open_vSwitch", "where", "mutations", "bridges", "delete",
                                               json_object_get(bridge, "_uuid"))) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        return json_array_size(operations) ? ovsdb_apply(ovs->db, TAKE_PTR(operations), NULL, ret_error) : 0;
+        return json_array_size(operations) > 1 ? ovsdb_apply(ovs->db, TAKE_PTR(operations), NULL, ret_error)
+                                               : 0;
 }
 
 /* ovs-vswitchd holds on to the device that was there before, even if another one has its name now: the port has to be gone in
@@ -233,9 +331,8 @@ static int drop_port(struct ovs *ovs, const struct ovs_view *view, const char *t
                 return 0;
         if (!*ovs_row_id(port, OVS_ID_GROUP) && !*ovs_row_id(bridge, OVS_ID_SWITCH))
                 return error_set(ret_error, ERROR_CONFLICT, "Remove it there (ovs-vsctl del-port).",
-                        "the network port %s is a port of the bridge %s of Open vSwitch, which drover did "
-                        "not "
-                        "do",
+                        "the network port %s is a port of the bridge %s of Open vSwitch, where drover did "
+                        "not put it",
                         tap, ovs_row_text(bridge, "name"));
         return ovsdb_apply(ovs->db, json_pack("[o]", ovs_plan_remove_port(bridge, port)), NULL, ret_error);
 }
@@ -246,7 +343,7 @@ int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char 
         _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_json_ json_t *operations = json_array();
         const json_t *interface;
-        int r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        int r = read_view(ovs, &view, ret_error);
 
         if (r == 0)
                 r = drop_port(ovs, &view, tap, ret_error);
@@ -258,7 +355,7 @@ int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char 
         if (r < 0)
                 return r;
         ovs_view_deinit(&view);
-        r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+        r = read_view(ovs, &view, ret_error);
         if (r < 0)
                 return r;
         interface = ovs_view_interface(&view, tap);
@@ -298,7 +395,7 @@ int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, str
         if (r == 0)
                 r = ovsdb_command(ovs->control, "fdb/show", json_pack("[s]", bridge), &table, ret_error);
         if (r == 0)
-                r = ovs_view_init(&view, ovs->db, ovs->netlink, ret_error);
+                r = read_view(ovs, &view, ret_error);
         if (r < 0)
                 return r;
         return ovs_macs_foreign(&view, bridge, table, ret_macs) < 0

@@ -6,11 +6,16 @@
  * external_ids; what has no mark is never changed or removed:
  *
  *   Bridge  drover-switch = NAME, drover-version = N (the switch's version that was applied)
- *   Port    drover-uplink = NAME, or drover-port-group = NAME
+ *   Port    drover-uplink = NAME, or drover-port-group = NAME, or drover-station = NAME of the switch
  *
  * VLAN 0 is an access port as well (tag 0): a port without a tag would be a trunk, and its guest could speak in each VLAN. Which taps
  * belong on the bridge follows from their aliases (tap.h), not from the database, so that a port that somebody removed comes
- * back. The userspace datapath is used where ovs-vswitchd has no other. */
+ * back.
+ *
+ * In each VLAN that a port group has, the host has an access port of its own, its station there (ifname_station()): what is tried on the network before a
+ * migration, and asked after it, goes out of it as a frame of that VLAN. It has no address, neither of IPv4 nor of IPv6, and ARP is off.
+ *
+ * The userspace datapath is used where ovs-vswitchd has no other. */
 
 #include <jansson.h>
 
@@ -41,9 +46,10 @@ struct ovs_group {
 };
 
 struct ovs_spec {
-        const char *vswitch;   /* its name */
-        const char *bridge;    /* from ifname_bridge(), or an administrator's */
-        bool adopted;          /* the administrator's: it gets ports, and is otherwise left alone */
+        const char *vswitch; /* its name */
+        const char *bridge;  /* from ifname_bridge(), or an administrator's */
+        bool adopted;        /* the administrator's: it gets ports, and is otherwise left alone */
+        bool is_new; /* the document is put: what cannot be had is an error; else it is drift, and the rest goes on */
         uint64_t version;      /* of the switch's document */
         const json_t *uplinks; /* array of names of NICs, at most OVS_UPLINKS_MAX */
         enum ovs_uplink_policy policy;
@@ -59,11 +65,9 @@ DEFINE_CLEANUP(struct ovs *, ovs_free)
 
 /* Makes Open vSwitch follow and waits until it does. *ret_differences: array of sentences about what was otherwise before, the
  * caller's; those that are still so afterwards are in *ret_left. Ports of taps that are gone are removed without a word. CONFLICT: a bridge of that name
- * is not drover's, or an uplink is in use; NOT_FOUND: no such NIC, or bridge to adopt; CHECK_FAILED: its MTU; and as ovsdb_apply(). */
+ * is not drover's; UNREACHABLE: ovs-vswitchd has never run; and as ovsdb_apply(). Of a new document also CONFLICT: an uplink is in use; NOT_FOUND: no such NIC,
+ * or bridge to adopt; CHECK_FAILED: its MTU. */
 int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, json_t **ret_left,
-        struct error **ret_error);
-/* Only looks: what differs now, and *ret_version (may be NULL), the version that is written down there; 0: none. */
-int ovs_look(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, uint64_t *ret_version,
         struct error **ret_error);
 /* Removes the bridge; of an adopted one, what drover put there. CONFLICT while a tap, or a port that is not drover's, is on it. */
 int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error);
@@ -75,3 +79,8 @@ int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, str
 /* Makes the tap a port of the bridge in that VLAN. One that it is already, also of a tap that had this name before, goes first. */
 int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char *port_group, uint16_t vlan,
         struct error **ret_error);
+
+/* One that speaks in the name of this tap's guest (ovs_speaker.h), by what was seen last: the database is not asked. -ENOENT: the tap was not
+ * seen there; else as ovs_speaker_new(). */
+struct ovs_speaker;
+int ovs_speak_for(struct ovs *ovs, const char *bridge, const char *tap, struct ovs_speaker **ret_speaker);

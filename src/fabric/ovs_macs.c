@@ -63,7 +63,8 @@ static bool is_foreign(const struct ovs_view *view, const json_t *port)
 {
         const struct netlink_link *link = ovs_view_link(view, ovs_row_text(port, "name"));
 
-        if (!link || *ovs_row_id(port, OVS_ID_UPLINK) || *ovs_row_id(port, OVS_ID_GROUP))
+        if (!link || *ovs_row_id(port, OVS_ID_UPLINK) || *ovs_row_id(port, OVS_ID_GROUP) ||
+                *ovs_row_id(port, OVS_ID_STATION))
                 return false;
         return !strcmp(link->kind, "tun") || !strcmp(link->kind, "veth") ||
                !strcmp(link->kind, "openvswitch");

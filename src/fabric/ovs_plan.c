@@ -26,13 +26,23 @@ struct making {
 static _printf_(2, 3) void differs(struct making *making, const char *fmt, ...)
 {
         va_list args;
-        char text[512];
+        json_t *sentence;
 
         va_start(args, fmt);
-        vsnprintf(text, sizeof(text), fmt, args);
+        sentence = json_vsprintf(fmt, args);
         va_end(args);
-        if (json_array_append_new(making->plan->differences, json_string(text)) < 0)
+        if (json_array_append_new(making->plan->differences, sentence) < 0)
                 making->starved = true;
+}
+
+/* What stands in the way of one part: of a document that is put it is an error; later it is told, and the rest goes on. `error` is taken over. */
+static int obstacle(struct making *making, struct error *error)
+{
+        if (making->spec->is_new || error->code == ERROR_NO_MEMORY)
+                return error_propagate(making->ret_error, error);
+        differs(making, "%s", error_message(error));
+        error_free(error);
+        return 0;
 }
 
 /* `operation` is taken over. */
@@ -83,14 +93,16 @@ static void set_id(
                         "external_ids", "delete", "set", key, "external_ids", "insert", one_id(key, value)));
 }
 
-/* Inserts an interface and returns its reference. */
-static json_t *new_interface(json_t *operations, const char *name, const char *type, size_t number)
+/* Inserts an interface and returns its reference. mtu 0: as it comes. */
+static json_t *new_interface(
+        json_t *operations, const char *name, const char *type, uint32_t mtu, size_t number)
 {
         _cleanup_free_ char *named = alloc_printf("i%zu", number);
-        json_t *operation =
-                named ? json_pack("{s:s, s:s, s:s, s:{s:s, s:s}}", "op", "insert", "table", "Interface",
-                                "uuid-name", named, "row", "name", name, "type", type)
-                      : NULL;
+        json_t *requested = mtu ? json_integer(mtu) : NULL;
+        json_t *operation = named ? json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:o*}}", "op", "insert", "table",
+                                            "Interface", "uuid-name", named, "row", "name", name, "type",
+                                            type, "mtu_request", requested)
+                                  : NULL;
 
         return json_array_append_new(operations, operation) < 0 ? NULL
                                                                 : json_pack("[s, s]", "named-uuid", named);
@@ -101,21 +113,29 @@ static size_t count(const json_t *operations)
         return json_array_size(operations);
 }
 
-int ovs_plan_add_tap(
-        json_t *operations, const char *bridge, const char *tap, const char *port_group, uint16_t vlan)
+/* A port of one interface (a reference, taken over), as an access port, with one key of external_ids. 0 or -ENOMEM. */
+static int add_access_port(json_t *operations, const char *bridge, const char *name, json_t *interface,
+        uint16_t vlan, const char *key, const char *value)
 {
         _cleanup_free_ char *named = alloc_printf("p%zu", count(operations));
-        json_t *interface = named ? new_interface(operations, tap, "", count(operations)) : NULL;
-        json_t *port = interface ? json_pack("{s:s, s:s, s:s, s:{s:s, s:o, s:i, s:s, s:o}}", "op", "insert",
-                                           "table", "Port", "uuid-name", named, "row", "name", tap,
-                                           "interfaces", interface, "tag", (int)vlan, "vlan_mode", "access",
-                                           "external_ids", one_id(OVS_ID_GROUP, port_group))
-                                 : NULL;
+        json_t *port = NULL;
 
+        if (named && interface)
+                port = json_pack("{s:s, s:s, s:s, s:{s:s, s:O, s:i, s:s, s:o}}", "op", "insert", "table",
+                        "Port", "uuid-name", named, "row", "name", name, "interfaces", interface, "tag",
+                        (int)vlan, "vlan_mode", "access", "external_ids", one_id(key, value));
+        json_decref(interface);
         if (json_array_append_new(operations, port) < 0)
                 return -ENOMEM;
         return json_array_append_new(
                 operations, insert_reference("Bridge", where_name(bridge), "ports", named));
+}
+
+int ovs_plan_add_tap(
+        json_t *operations, const char *bridge, const char *tap, const char *port_group, uint16_t vlan)
+{
+        return add_access_port(operations, bridge, tap,
+                new_interface(operations, tap, "", 0, count(operations)), vlan, OVS_ID_GROUP, port_group);
 }
 
 /* The bridge */
@@ -131,7 +151,7 @@ static void new_bridge(struct making *making)
         _cleanup_free_ char *version = alloc_printf("%" PRIu64, spec->version);
         json_t *operations = making->plan->operations, *interface, *port;
 
-        interface = new_interface(operations, spec->bridge, "internal", count(operations));
+        interface = new_interface(operations, spec->bridge, "internal", 0, count(operations));
         port = json_pack("{s:s, s:s, s:s, s:{s:s, s:o}}", "op", "insert", "table", "Port", "uuid-name",
                 "local", "row", "name", spec->bridge, "interfaces", interface);
         add(making, port);
@@ -184,6 +204,16 @@ static int plan_bridge(struct making *making)
         if (!making->bridge && ovs_view_link(making->view, spec->bridge))
                 return error_set(making->ret_error, ERROR_CONFLICT, "Remove or rename that interface.",
                         "an interface %s exists, and the switch needs the name", spec->bridge);
+        if (spec->adopted && *ovs_row_id(making->bridge, OVS_ID_SWITCH))
+                return error_set(making->ret_error, ERROR_CONFLICT,
+                        "Add the port groups to that switch, or name another bridge.",
+                        "the bridge %s is drover's own, for the switch %s", spec->bridge,
+                        ovs_row_id(making->bridge, OVS_ID_SWITCH));
+        /* Which datapaths there are is written down by ovs-vswitchd when it starts; a bridge keeps the one that it was made with. */
+        if (!making->bridge && !json_array_size(json_object_get(making->view->root, "datapath_types")))
+                return error_set(making->ret_error, ERROR_UNREACHABLE,
+                        "Start ovs-vswitchd (openvswitch-switch), or see its log.",
+                        "Open vSwitch on this host has not started yet: its ovs-vswitchd has never run");
         if (!making->bridge)
                 new_bridge(making);
         if (!making->bridge || spec->adopted)
@@ -198,40 +228,40 @@ static int plan_bridge(struct making *making)
 
 /* Uplinks */
 
-static int check_nic(struct making *making, const char *name)
+static int check_nic(struct making *making, const char *name, struct error **ret_error)
 {
         const struct netlink_link *link = ovs_view_link(making->view, name);
         const struct ovs_spec *spec = making->spec;
 
         if (!link)
-                return error_set(making->ret_error, ERROR_NOT_FOUND,
+                return error_set(ret_error, ERROR_NOT_FOUND,
                         "Name a network interface of this host (see `ip link`).",
                         "this host has no network interface %s, an uplink of switch %s", name, spec->vswitch);
         if (link->mtu < spec->mtu)
-                return error_set(making->ret_error, ERROR_CHECK_FAILED,
+                return error_set(ret_error, ERROR_CHECK_FAILED,
                         "Raise the MTU of the uplink (and of the physical switch), or lower that of the "
                         "switch.",
                         "the uplink %s has MTU %u, the switch needs %u", name, link->mtu, spec->mtu);
         if (!strcmp(link->kind, "bridge"))
-                return error_set(making->ret_error, ERROR_CONFLICT,
+                return error_set(ret_error, ERROR_CONFLICT,
                         "Name network cards; a bridge of the kernel can be the uplink of a standard switch.",
                         "the uplink %s is a bridge", name);
         for (size_t i = 0; link->master_index && i < making->view->n_links; i++)
                 if (making->view->links[i].index == link->master_index &&
                         strcmp(making->view->links[i].name, SYSTEM_MASTER))
-                        return error_set(making->ret_error, ERROR_CONFLICT, "Release it there first.",
+                        return error_set(ret_error, ERROR_CONFLICT, "Release it there first.",
                                 "the uplink %s is a port of %s already", name, making->view->links[i].name);
         return 0;
 }
 
 /* Nobody else has it, in Open vSwitch. */
-static int check_nic_free(struct making *making, const char *name)
+static int check_nic_free(struct making *making, const char *name, struct error **ret_error)
 {
         json_t *bridge = NULL;
 
         if (!ovs_view_port_with(making->view, name, &bridge) || (making->bridge && bridge == making->bridge))
                 return 0;
-        return error_set(making->ret_error, ERROR_CONFLICT, "Release it there, or use that bridge as it is.",
+        return error_set(ret_error, ERROR_CONFLICT, "Release it there, or use that bridge as it is.",
                 "the uplink %s is a port of the bridge %s of Open vSwitch", name,
                 ovs_row_text(bridge, "name"));
 }
@@ -264,8 +294,8 @@ static void new_uplink(struct making *making, const char *name)
         size_t i;
 
         json_array_foreach ((json_t *)making->spec->uplinks, i, uplink)
-                if (json_array_append_new(references,
-                            new_interface(operations, json_string_value(uplink), "", count(operations))) < 0)
+                if (json_array_append_new(references, new_interface(operations, json_string_value(uplink), "",
+                                                              0, count(operations))) < 0)
                         making->starved = true;
         row = json_pack("{s:s, s:[s, o], s:o}", "name", name, "interfaces", "set", references, "external_ids",
                 one_id(OVS_ID_UPLINK, making->spec->vswitch));
@@ -277,6 +307,7 @@ static void new_uplink(struct making *making, const char *name)
         add(making, json_pack("{s:s, s:s, s:s, s:o}", "op", "insert", "table", "Port", "uuid-name", "uplink",
                             "row", row));
         add(making, insert_reference("Bridge", where_name(making->spec->bridge), "ports", "uplink"));
+        making->plan->takes_uplinks = true;
         if (making->bridge)
                 differs(making, "the uplink %s is no port of the bridge %s", name, making->spec->bridge);
 }
@@ -329,21 +360,39 @@ static void drop_other_uplinks(struct making *making, const json_t *keep)
         }
 }
 
-static int plan_uplinks(struct making *making)
+/* *ret_taken: somebody else has one of them. */
+static int check_nics(struct making *making, bool *ret_taken)
 {
-        const struct ovs_spec *spec = making->spec;
-        size_t n = json_array_size(spec->uplinks), i;
-        char name[IFNAMSIZ] = "";
-        json_t *uplink, *port = NULL, *on = NULL;
-        int r;
+        json_t *uplink;
+        size_t i;
 
-        json_array_foreach ((json_t *)spec->uplinks, i, uplink) {
-                r = check_nic(making, json_string_value(uplink));
-                if (r == 0)
-                        r = check_nic_free(making, json_string_value(uplink));
+        json_array_foreach ((json_t *)making->spec->uplinks, i, uplink) {
+                struct error *error = NULL, *taken = NULL;
+                int r = 0;
+
+                if (check_nic(making, json_string_value(uplink), &error) < 0)
+                        r = obstacle(making, error);
+                if (r == 0 && check_nic_free(making, json_string_value(uplink), &taken) < 0) {
+                        *ret_taken = true;
+                        r = obstacle(making, taken);
+                }
                 if (r < 0)
                         return r;
         }
+        return 0;
+}
+
+static int plan_uplinks(struct making *making)
+{
+        const struct ovs_spec *spec = making->spec;
+        size_t n = json_array_size(spec->uplinks);
+        json_t *port = NULL, *on = NULL;
+        char name[IFNAMSIZ] = "";
+        bool taken = false;
+        int r = check_nics(making, &taken);
+
+        if (r < 0 || taken)
+                return r;
         if (n == 1)
                 snprintf(name, sizeof(name), "%s", json_string_value(json_array_get(spec->uplinks, 0)));
         else if (n > 1)
@@ -402,17 +451,18 @@ static void compare_access(struct making *making, const json_t *port, const stru
                         "{s:i, s:s, s:[s, []]}", "tag", group->vlan, "vlan_mode", "access", "trunks", "set"));
 }
 
-static int plan_tap(struct making *making, const struct netlink_link *link, const struct ovs_group *group)
+static void plan_tap(struct making *making, const struct netlink_link *link, const struct ovs_group *group)
 {
         json_t *on = NULL, *port = ovs_view_port(making->view, link->name, &on);
 
         if (port && on != making->bridge) {
-                if (!*ovs_row_id(port, OVS_ID_GROUP))
-                        return error_set(making->ret_error, ERROR_CONFLICT,
-                                "Remove it there (ovs-vsctl del-port).",
-                                "the tap %s is a port of the bridge %s of Open vSwitch, which drover did not "
-                                "do",
-                                link->name, ovs_row_text(on, "name"));
+                if (!*ovs_row_id(port, OVS_ID_GROUP)) {
+                        differs(making,
+                                "the tap %s of port group %s is a port of the bridge %s, where drover did "
+                                "not put it: remove it there (ovs-vsctl del-port)",
+                                link->name, group->name, ovs_row_text(on, "name"));
+                        return;
+                }
                 add(making, ovs_plan_remove_port(on, port));
                 port = NULL;
         }
@@ -422,12 +472,11 @@ static int plan_tap(struct making *making, const struct netlink_link *link, cons
                 if (ovs_plan_add_tap(making->plan->operations, making->spec->bridge, link->name, group->name,
                             group->vlan) < 0)
                         making->starved = true;
-                return 0;
+                return;
         }
         compare_access(making, port, group);
         if (strcmp(ovs_row_id(port, OVS_ID_GROUP), group->name))
                 set_id(making, "Port", port, OVS_ID_GROUP, group->name);
-        return 0;
 }
 
 /* Ports that we made for taps which have ended, or have gone to another switch. */
@@ -444,18 +493,99 @@ static void drop_stale(struct making *making)
         }
 }
 
-static int plan_taps(struct making *making)
+static void plan_taps(struct making *making)
 {
-        int r = 0;
-
         drop_stale(making);
-        for (size_t i = 0; r == 0 && i < making->view->n_links; i++) {
+        for (size_t i = 0; i < making->view->n_links; i++) {
                 const struct ovs_group *group = group_of(making->spec, &making->view->links[i]);
 
                 if (group)
-                        r = plan_tap(making, &making->view->links[i], group);
+                        plan_tap(making, &making->view->links[i], group);
         }
-        return r;
+}
+
+/* Stations */
+
+/* The MTU of an internal port is what is requested of it. */
+static void compare_requested_mtu(struct making *making, const json_t *port)
+{
+        const json_t *interface =
+                ovs_view_row(making->view->interfaces, json_object_get(port, "interfaces"), 0);
+
+        if (interface && json_integer_value(json_array_get(json_object_get(interface, "mtu_request"), 0)) !=
+                                 making->spec->mtu)
+                update(making, "Interface", interface,
+                        json_pack("{s:I}", "mtu_request", (json_int_t)making->spec->mtu));
+}
+
+/* What is missing is made without a word: no guest's frames go by it. */
+static void plan_station(struct making *making, const struct ovs_group *group)
+{
+        json_t *operations = making->plan->operations, *on = NULL, *port;
+        const struct ovs_spec *spec = making->spec;
+        char name[IFNAMSIZ];
+
+        ifname_station(spec->vswitch, group->vlan, name);
+        port = ovs_view_port(making->view, name, &on);
+        if (port && on != making->bridge) {
+                if (!*ovs_row_id(port, OVS_ID_STATION)) {
+                        differs(making,
+                                "the port %s of the bridge %s is not drover's, and the name is needed", name,
+                                ovs_row_text(on, "name"));
+                        return;
+                }
+                add(making, ovs_plan_remove_port(on, port));
+                port = NULL;
+        }
+        if (port) {
+                compare_access(making, port, group);
+                compare_requested_mtu(making, port);
+        } else if (add_access_port(operations, spec->bridge, name,
+                           new_interface(operations, name, "internal", spec->mtu, count(operations)),
+                           group->vlan, OVS_ID_STATION, spec->vswitch) < 0) {
+                making->starved = true;
+        }
+}
+
+static bool is_station_of(const struct ovs_spec *spec, const char *name)
+{
+        char station[IFNAMSIZ];
+
+        for (size_t i = 0; i < spec->n_groups; i++) {
+                ifname_station(spec->vswitch, spec->groups[i].vlan, station);
+                if (!strcmp(station, name))
+                        return true;
+        }
+        return false;
+}
+
+static void drop_stale_stations(struct making *making)
+{
+        const json_t *ports = json_object_get(making->bridge, "ports");
+
+        for (size_t i = 0; i < json_array_size(ports); i++) {
+                json_t *port = ovs_view_row(making->view->ports, ports, i);
+
+                if (*ovs_row_id(port, OVS_ID_STATION) &&
+                        !is_station_of(making->spec, ovs_row_text(port, "name")))
+                        add(making, ovs_plan_remove_port(making->bridge, port));
+        }
+}
+
+/* One in each VLAN. */
+static void plan_stations(struct making *making)
+{
+        const struct ovs_spec *spec = making->spec;
+
+        drop_stale_stations(making);
+        for (size_t i = 0; i < spec->n_groups; i++) {
+                bool first = true;
+
+                for (size_t k = 0; k < i; k++)
+                        first = first && spec->groups[k].vlan != spec->groups[i].vlan;
+                if (first)
+                        plan_station(making, &spec->groups[i]);
+        }
 }
 
 /* What ovs-vswitchd itself cannot do. */
@@ -466,7 +596,8 @@ static void tell_broken_interfaces(struct making *making)
         for (size_t i = 0; i < json_array_size(ports); i++) {
                 const json_t *port = ovs_view_row(making->view->ports, ports, i),
                              *references = json_object_get(port, "interfaces");
-                bool ours = *ovs_row_id(port, OVS_ID_GROUP) || *ovs_row_id(port, OVS_ID_UPLINK);
+                bool ours = *ovs_row_id(port, OVS_ID_GROUP) || *ovs_row_id(port, OVS_ID_UPLINK) ||
+                            *ovs_row_id(port, OVS_ID_STATION);
 
                 for (size_t k = 0; ours && k < json_array_size(references); k++) {
                         const json_t *interface = ovs_view_row(making->view->interfaces, references, k);
@@ -506,7 +637,7 @@ static void tell_lost_checksums(struct making *making)
 }
 
 int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const struct ovs_spec *spec,
-        struct error **ret_error)
+        bool uplinks_as_found, struct error **ret_error)
 {
         _cleanup_ovs_plan_ struct ovs_plan fresh = {.operations = json_array(), .differences = json_array()};
         struct making making = {.plan = &fresh,
@@ -517,16 +648,15 @@ int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const stru
                 .ret_error = ret_error};
         int r = making.starved ? 0 : plan_bridge(&making);
 
-        if (r == 0 && !making.starved && !spec->adopted)
+        if (r == 0 && !making.starved && !spec->adopted && !uplinks_as_found)
                 r = plan_uplinks(&making);
-        if (r == 0 && !making.starved)
-                r = plan_taps(&making);
-        if (r == 0 && !making.starved)
+        if (r == 0 && !making.starved) {
+                plan_taps(&making);
+                plan_stations(&making);
                 tell_broken_interfaces(&making);
-        if (r == 0 && !making.starved)
                 tell_lost_checksums(&making);
-        if (r == 0 && !making.starved)
                 tell_not_followed(&making);
+        }
         if (r < 0)
                 return r;
         if (making.starved)

@@ -10,15 +10,18 @@
 #define OVS_ID_VERSION "drover-version"
 #define OVS_ID_UPLINK "drover-uplink"
 #define OVS_ID_GROUP "drover-port-group"
+#define OVS_ID_STATION "drover-station"
 
 struct ovs_plan {
         json_t *operations;  /* of the database; none: nothing to do */
         json_t *differences; /* sentences */
+        bool takes_uplinks;  /* NICs come to the bridge that are not on it */
 };
 
-/* 0 with a plan to be deinitialised, or a negative errno with an error that says why it cannot be done. */
+/* 0 with a plan to be deinitialised, or a negative errno with an error that says why it cannot be done. uplinks_as_found: they are neither
+ * compared nor changed. */
 int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const struct ovs_spec *spec,
-        struct error **ret_error);
+        bool uplinks_as_found, struct error **ret_error);
 void ovs_plan_deinit(struct ovs_plan *plan);
 #define _cleanup_ovs_plan_ _cleanup_(ovs_plan_deinit)
 

@@ -22,7 +22,8 @@ static const struct {
                 {"ports", "fail_mode", "controller"}},
         [TABLE_PORT] = {"Port", {"_uuid", "name", "external_ids"},
                 {"interfaces", "tag", "trunks", "vlan_mode", "bond_mode", "lacp"}},
-        [TABLE_INTERFACE] = {"Interface", {"_uuid", "name", "external_ids"}, {"error", "ofport"}},
+        [TABLE_INTERFACE] = {"Interface", {"_uuid", "name", "external_ids"},
+                {"error", "ofport", "mtu_request"}},
 };
 
 static json_t *selection(enum table table)
@@ -88,6 +89,50 @@ static json_t *by_uuid(const json_t *rows, enum table table)
         return object;
 }
 
+static int compare_links(const void *a, const void *b)
+{
+        const struct netlink_link *one = a, *other = b;
+
+        return strcmp(one->name, other->name);
+}
+
+/* The caller's; NULL without memory. */
+static json_t *by_name(const json_t *rows)
+{
+        json_t *object = json_object(), *row;
+        const char *uuid;
+
+        json_object_foreach ((json_t *)rows, uuid, row)
+                if (object && json_object_set(object, ovs_row_text(row, "name"), row) < 0) {
+                        json_decref(object);
+                        return NULL;
+                }
+        return object;
+}
+
+static json_t *by_port(const json_t *bridges)
+{
+        json_t *object = json_object(), *bridge, *port;
+        const char *uuid;
+        size_t i;
+
+        json_object_foreach ((json_t *)bridges, uuid, bridge)
+                json_array_foreach (json_object_get(bridge, "ports"), i, port)
+                        if (object && json_object_set(object, ovsdb_uuid(port), bridge) < 0) {
+                                json_decref(object);
+                                return NULL;
+                        }
+        return object;
+}
+
+static int make_indexes(struct ovs_view *view)
+{
+        view->ports_by_name = by_name(view->ports);
+        view->interfaces_by_name = by_name(view->interfaces);
+        view->bridges_by_port = by_port(view->bridges);
+        return view->ports_by_name && view->interfaces_by_name && view->bridges_by_port ? 0 : -ENOMEM;
+}
+
 /* On failure part of it may be there. */
 static int fill(struct ovs_view *view, struct ovsdb *db, struct netlink *netlink, struct error **ret_error)
 {
@@ -106,10 +151,15 @@ static int fill(struct ovs_view *view, struct ovsdb *db, struct netlink *netlink
         view->ports = by_uuid(json_object_get(json_array_get(results, TABLE_PORT), "rows"), TABLE_PORT);
         view->interfaces =
                 by_uuid(json_object_get(json_array_get(results, TABLE_INTERFACE), "rows"), TABLE_INTERFACE);
-        if (normalise(root, TABLE_ROOT) < 0 || !view->bridges || !view->ports || !view->interfaces)
+        if (normalise(root, TABLE_ROOT) < 0 || !view->bridges || !view->ports || !view->interfaces ||
+                make_indexes(view) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         r = netlink_list_links(netlink, &view->links, &view->n_links);
-        return r < 0 ? error_from_errno(ret_error, r, "cannot list the network interfaces") : 0;
+        if (r < 0)
+                return error_from_errno(ret_error, r, "cannot list the network interfaces");
+        if (view->n_links)
+                qsort(view->links, view->n_links, sizeof(*view->links), compare_links);
+        return 0;
 }
 
 int ovs_view_init(struct ovs_view *view, struct ovsdb *db, struct netlink *netlink, struct error **ret_error)
@@ -130,6 +180,9 @@ void ovs_view_deinit(struct ovs_view *view)
         json_decref(view->bridges);
         json_decref(view->ports);
         json_decref(view->interfaces);
+        json_decref(view->ports_by_name);
+        json_decref(view->interfaces_by_name);
+        json_decref(view->bridges_by_port);
         free(view->links);
         *view = (struct ovs_view){0};
 }
@@ -149,17 +202,6 @@ const char *ovs_row_optional(const json_t *row, const char *column)
         return json_string_value(json_array_get(json_object_get(row, column), 0)) ?: "";
 }
 
-static json_t *named(const json_t *rows, const char *name)
-{
-        const char *uuid;
-        json_t *row;
-
-        json_object_foreach ((json_t *)rows, uuid, row)
-                if (!strcmp(ovs_row_text(row, "name"), name))
-                        return row;
-        return NULL;
-}
-
 json_t *ovs_view_row(const json_t *rows, const json_t *references, size_t i)
 {
         return json_object_get(rows, ovsdb_uuid(json_array_get(references, i)));
@@ -167,27 +209,23 @@ json_t *ovs_view_row(const json_t *rows, const json_t *references, size_t i)
 
 static json_t *bridge_of(const struct ovs_view *view, const json_t *port)
 {
-        const char *uuid;
-        json_t *bridge;
-
-        json_object_foreach (view->bridges, uuid, bridge) {
-                const json_t *ports = json_object_get(bridge, "ports");
-
-                for (size_t i = 0; port && i < json_array_size(ports); i++)
-                        if (ovs_view_row(view->ports, ports, i) == port)
-                                return bridge;
-        }
-        return NULL;
+        return json_object_get(view->bridges_by_port, ovsdb_uuid(json_object_get(port, "_uuid")));
 }
 
 json_t *ovs_view_bridge(const struct ovs_view *view, const char *name)
 {
-        return named(view->bridges, name);
+        const char *uuid;
+        json_t *row;
+
+        json_object_foreach (view->bridges, uuid, row)
+                if (!strcmp(ovs_row_text(row, "name"), name))
+                        return row;
+        return NULL;
 }
 
 json_t *ovs_view_port(const struct ovs_view *view, const char *name, json_t **ret_bridge)
 {
-        json_t *port = named(view->ports, name);
+        json_t *port = json_object_get(view->ports_by_name, name);
 
         if (ret_bridge)
                 *ret_bridge = bridge_of(view, port);
@@ -215,13 +253,15 @@ json_t *ovs_view_port_with(const struct ovs_view *view, const char *interface, j
 
 json_t *ovs_view_interface(const struct ovs_view *view, const char *name)
 {
-        return named(view->interfaces, name);
+        return json_object_get(view->interfaces_by_name, name);
 }
 
 const struct netlink_link *ovs_view_link(const struct ovs_view *view, const char *name)
 {
-        for (size_t i = 0; i < view->n_links; i++)
-                if (!strcmp(view->links[i].name, name))
-                        return &view->links[i];
-        return NULL;
+        struct netlink_link wanted = {0};
+
+        snprintf(wanted.name, sizeof(wanted.name), "%s", name);
+        return view->n_links && strlen(name) < sizeof(wanted.name)
+                       ? bsearch(&wanted, view->links, view->n_links, sizeof(*view->links), compare_links)
+                       : NULL;
 }

@@ -11,9 +11,11 @@ struct ovs_view {
         json_t *root; /* row of Open_vSwitch: datapath_types, other_config, next_cfg, cur_cfg */
         json_t *bridges; /* rows by uuid: name, datapath_type, ports, external_ids, stp_enable, rstp_enable, fail_mode, controller */
         json_t *ports;      /* name, interfaces, external_ids, tag, trunks, vlan_mode, bond_mode, lacp */
-        json_t *interfaces; /* name, error, ofport */
-        struct netlink_link *links;
+        json_t *interfaces; /* name, error, ofport, mtu_request */
+        struct netlink_link *links; /* by name */
         size_t n_links;
+        /* {NAME: row} of ports and interfaces, and {uuid of a port: row of its bridge}: a host may have thousands. */
+        json_t *ports_by_name, *interfaces_by_name, *bridges_by_port;
 };
 
 /* 0 with a view to be deinitialised, or as ovsdb_transact(). */

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/doc.h"
+#include "base/text.h"
 #include "base/torture.h"
 #include "io/sock.h"
 
@@ -28,7 +29,8 @@ struct ovsdb {
         size_t depth;
         bool in_string, after_backslash;
         uint64_t next_id;
-        uint64_t not_before_ms; /* no attempt before this */
+        uint64_t not_before_ms;   /* no attempt before this */
+        uint64_t behind_until_ms; /* ovs-vswitchd did not follow in time */
         char last_failure[WORDS_MAX];
 };
 
@@ -279,6 +281,12 @@ static int call(struct ovsdb *db, const char *method, json_t *params, uint64_t l
         return r < 0 ? failed(db, r, ret_error) : 0;
 }
 
+/* For "%.*s". */
+static int words(const char *text)
+{
+        return (int)text_fitting(text, WORDS_MAX);
+}
+
 /* The database's own words about the first operation that it did not like. */
 static int find_refusal(const json_t *results, struct error **ret_error)
 {
@@ -287,18 +295,17 @@ static int find_refusal(const json_t *results, struct error **ret_error)
 
         json_array_foreach ((json_t *)results, i, result) {
                 const json_t *error = json_object_get(result, "error");
-                const char *details = json_string_value(json_object_get(result, "details"));
+                const char *details = json_string_value(json_object_get(result, "details")) ?: "",
+                           *word = json_string_value(error) ?: "no reason given";
 
                 if (!error || json_is_null(error))
                         continue;
-                if (!strcmp(json_string_value(error) ?: "", "timed out"))
-                        return error_set(ret_error, ERROR_TIMED_OUT,
-                                "Start ovs-vswitchd, or see its log for what keeps it busy.",
-                                "ovs-vswitchd does not carry out what was configured");
+                if (!strcmp(word, "timed out"))
+                        return error_set(ret_error, ERROR_CONFLICT, "Try again.",
+                                "somebody else has changed Open vSwitch's configuration meanwhile");
                 return error_set(ret_error, ERROR_PEER_FAILED, "See the log of ovsdb-server.",
-                        "the database of Open vSwitch refused the change: %.*s%s%.*s", WORDS_MAX,
-                        json_string_value(error) ?: "no reason given", details ? ": " : "", WORDS_MAX,
-                        details ?: "");
+                        "the database of Open vSwitch refused the change: %.*s%s%.*s", words(word), word,
+                        *details ? ": " : "", words(details), details);
         }
         return 0;
 }
@@ -320,12 +327,12 @@ static int transact(struct ovsdb *db, json_t *operations, uint64_t limit_ms, jso
                 return r;
         error = json_object_get(answer, "error");
         if (error && !json_is_null(error)) {
-                const char *word =
-                        json_string_value(error) ?: json_string_value(json_object_get(error, "error"));
+                const char *word = json_string_value(error)
+                                           ?: json_string_value(json_object_get(error, "error"))
+                                                      ?: "no reason given";
 
                 return error_set(ret_error, ERROR_PEER_FAILED, "See the log of ovsdb-server.",
-                        "the database of Open vSwitch refused the request: %.*s", WORDS_MAX,
-                        word ?: "no reason given");
+                        "the database of Open vSwitch refused the request: %.*s", words(word), word);
         }
         results = json_object_get(answer, "result");
         r = find_refusal(results, ret_error);
@@ -343,14 +350,25 @@ int ovsdb_transact(struct ovsdb *db, json_t *operations, json_t **ret_results, s
         return transact(db, operations, OVSDB_CALL_MS, ret_results, ret_error);
 }
 
-/* Until no row has a cur_cfg below that number: the server answers then, or when the time is up. */
+/* Until no row has a cur_cfg below that number: the server answers then, or when the time is up. One that hangs costs the event
+ * loop that time once, not at each change. */
 static int wait_applied(struct ovsdb *db, json_int_t config, struct error **ret_error)
 {
+        uint64_t limit_ms = clock_now_ms(db->clock) < db->behind_until_ms ? OVSDB_HURRY_MS : OVSDB_APPLY_MS;
         json_t *wait = json_pack("[{s:s, s:s, s:[[s, s, I]], s:[s], s:s, s:[], s:I}]", "op", "wait", "table",
                 "Open_vSwitch", "where", "cur_cfg", "<", config, "columns", "cur_cfg", "until", "==", "rows",
-                "timeout", (json_int_t)OVSDB_APPLY_MS);
+                "timeout", (json_int_t)limit_ms);
+        _cleanup_error_ struct error *error = NULL;
+        int r = transact(db, wait, limit_ms + OVSDB_CALL_MS, NULL, &error);
 
-        return transact(db, wait, OVSDB_APPLY_MS + OVSDB_CALL_MS, NULL, ret_error);
+        if (r == 0)
+                db->behind_until_ms = 0;
+        if (r == 0 || !error || error->code != ERROR_CONFLICT)
+                return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
+        db->behind_until_ms = clock_now_ms(db->clock) + OVSDB_BEHIND_MS;
+        return error_set(ret_error, ERROR_TIMED_OUT,
+                "Start ovs-vswitchd, or see its log for what keeps it busy.",
+                "ovs-vswitchd does not carry out what was configured");
 }
 
 int ovsdb_apply(struct ovsdb *db, json_t *operations, json_t **ret_results, struct error **ret_error)
@@ -394,10 +412,11 @@ int ovsdb_command(
         if (r < 0)
                 return r;
         text = json_string_value(json_object_get(answer, "result"));
-        if (!text)
+        if (!text) {
+                text = json_string_value(json_object_get(answer, "error")) ?: "no reason given";
                 return error_set(ret_error, ERROR_PEER_FAILED, "See its log.", "%s refused %s: %.*s",
-                        db->path, command, WORDS_MAX,
-                        json_string_value(json_object_get(answer, "error")) ?: "no reason given");
+                        db->path, command, words(text), text);
+        }
         *ret_text = alloc_strdup(text);
         return *ret_text ? 0 : no_memory(ret_error);
 }

@@ -12,9 +12,12 @@
 #include "base/error.h"
 
 #define OVSDB_DEFAULT_PATH "/var/run/openvswitch/db.sock"
-#define OVSDB_CALL_MS UINT64_C(1000)         /* one call, with its connection */
-#define OVSDB_APPLY_MS UINT64_C(2000)        /* until ovs-vswitchd has done what was written */
-#define OVSDB_AGAIN_MS UINT64_C(2000)        /* after a call that ran out of time */
+#define OVSDB_CALL_MS UINT64_C(1000)  /* one call, with its connection */
+#define OVSDB_APPLY_MS UINT64_C(2000) /* until ovs-vswitchd has done what was written */
+#define OVSDB_AGAIN_MS UINT64_C(2000) /* after a call that ran out of time */
+/* An ovs-vswitchd that did not follow in time is given this much only, for as long. */
+#define OVSDB_HURRY_MS UINT64_C(100)
+#define OVSDB_BEHIND_MS UINT64_C(10000)
 #define OVSDB_MESSAGE_MAX (16 * 1024 * 1024) /* bytes of one answer: some 5,000 ports */
 
 struct ovsdb;
@@ -28,10 +31,10 @@ const char *ovsdb_path(const struct ovsdb *db);
 
 /* One transaction on the database "Open_vSwitch". `operations` (array, RFC 7047 section 5.2; taken over, NULL means no memory) are
  * carried out as one. *ret_results (may be NULL): a result an operation, the caller's. UNREACHABLE: no server; TIMED_OUT; PROTOCOL: what
- * came is no answer; PEER_FAILED: the database refused, with its words. */
+ * came is no answer; PEER_FAILED: the database refused, with its words; CONFLICT: an operation `wait` did not find what it is to find. */
 int ovsdb_transact(struct ovsdb *db, json_t *operations, json_t **ret_results, struct error **ret_error);
 /* The same, and ovs-vswitchd has taken it in (next_cfg and cur_cfg, ovs-vswitchd.conf.db(5)). TIMED_OUT: it is written, but
- * ovs-vswitchd does not answer. */
+ * ovs-vswitchd does not follow; see OVSDB_BEHIND_MS. */
 int ovsdb_apply(struct ovsdb *db, json_t *operations, json_t **ret_results, struct error **ret_error);
 
 /* A command of one of Open vSwitch's daemons, whose control socket `db` was made for (ovs-appctl(8): the same JSON-RPC). params: array of

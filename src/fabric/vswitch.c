@@ -271,6 +271,53 @@ static void fill_spec(
         distributed_fill(sw->distributed, ret_spec);
 }
 
+static bool has_uplink(const struct vswitch *sw, const char *name)
+{
+        return sw->distributed ? doc_has_string(distributed_uplinks(sw->distributed), name)
+                               : !strcmp(sw->uplink ?: "", name);
+}
+
+/* With those that work. Two switches on one bridge would take each other's ports away. A NIC in the userspace datapath has no master by which the kernel would refuse it to the
+ * other one. */
+static int check_other_switches(
+        const struct vswitch_set *set, const struct vswitch *sw, struct error **ret_error)
+{
+        const json_t *uplinks = sw->distributed ? distributed_uplinks(sw->distributed) : NULL;
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &set->switches) {
+                const struct vswitch *other = item->value;
+                const char *nic = NULL;
+
+                if (!strcmp(other->name, sw->name) || (!sw->distributed && !other->distributed) ||
+                        !other->bridge[0] || other->problem)
+                        continue;
+                if (sw->distributed && other->distributed && !strcmp(other->bridge, sw->bridge))
+                        return error_set(ret_error, ERROR_CONFLICT,
+                                "Add the port groups to that switch, or name another bridge.",
+                                "the bridge %s is that of the switch %s already", sw->bridge, other->name);
+                for (size_t i = 0; !nic && i < json_array_size(uplinks); i++)
+                        if (has_uplink(other, json_string_value(json_array_get(uplinks, i))))
+                                nic = json_string_value(json_array_get(uplinks, i));
+                if (!sw->distributed && sw->uplink && has_uplink(other, sw->uplink))
+                        nic = sw->uplink;
+                if (nic)
+                        return error_set(ret_error, ERROR_CONFLICT,
+                                "Name another network interface, or add the port groups to that switch.",
+                                "the uplink %s is that of the switch %s already", nic, other->name);
+        }
+        return 0;
+}
+
+/* Drift is what differs from a document that was applied before. */
+static bool is_new_version(const struct vswitch_set *set, const struct vswitch *sw)
+{
+        const struct vswitch *known = map_get(&set->switches, sw->name);
+
+        return !known || (known != sw && (!known->distributed || !distributed_same_version(known->distributed,
+                                                                         sw->distributed)));
+}
+
 static int realise_distributed(struct vswitch_set *set, struct vswitch *sw, struct error **ret_error)
 {
         _cleanup_free_ struct ovs_group *groups = NULL;
@@ -290,11 +337,14 @@ static int realise_distributed(struct vswitch_set *set, struct vswitch *sw, stru
                 snprintf(sw->bridge, sizeof(sw->bridge), "%s", distributed_adopts(sw->distributed));
         else
                 ifname_bridge(sw->name, sw->bridge);
+        r = check_other_switches(set, sw, ret_error);
+        if (r < 0)
+                return r;
         fill_spec(sw, groups, n_groups, &spec);
+        spec.is_new = is_new_version(set, sw);
         r = ovs_ensure(set->ovs, &spec, &differences, &left, ret_error);
         if (r == 0)
-                distributed_note(sw->distributed, differences, left, map_get(&set->switches, sw->name) != sw,
-                        clock_unix_ms(set->clock));
+                distributed_note(sw->distributed, differences, left, spec.is_new, clock_unix_ms(set->clock));
         return r;
 }
 
@@ -308,11 +358,11 @@ static int realise_switch(struct vswitch_set *set, struct vswitch *sw, struct er
                 return realise_distributed(set, sw, ret_error);
         if (!alias)
                 return error_from_errno(ret_error, ENOMEM, "cannot set up switch %s", sw->name);
-        if (sw->uplink) {
+        r = check_other_switches(set, sw, ret_error);
+        if (r == 0 && sw->uplink)
                 r = look_at_uplink(set, sw, &uplink, ret_error);
-                if (r < 0)
-                        return r;
-        }
+        if (r < 0)
+                return r;
         sw->mtu = sw->wanted_mtu ?: uplink.mtu;
         sw->adopted = !strcmp(uplink.kind, "bridge");
         if (sw->adopted) {
@@ -564,6 +614,20 @@ static int check_distributed_change(const struct vswitch_set *set, const struct 
         return 0;
 }
 
+/* Of a distributed switch that has another one now, or none. */
+static void leave_bridge(struct vswitch_set *set, const struct vswitch *old, const struct vswitch *now)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct ovs_spec spec;
+
+        if (!old->bridge[0] || !strcmp(old->bridge, now->bridge))
+                return;
+        fill_spec(old, NULL, 0, &spec);
+        if (ovs_remove(set->ovs, &spec, &error) < 0)
+                log_warning("switch %s: its former bridge %s stays: %s", old->name, old->bridge,
+                        error_message(error));
+}
+
 static int change_switch(
         struct vswitch_set *set, struct vswitch *old, struct vswitch *now, struct error **ret_error)
 {
@@ -579,8 +643,10 @@ static int change_switch(
                 (void)apply_switch(set, old, NULL);
                 return r;
         }
-        if (distributed)
+        if (distributed) {
                 distributed_inherit(now->distributed, old->distributed);
+                leave_bridge(set, old, now);
+        }
         release_uplink(set, old, now);
         return 0;
 }
@@ -599,6 +665,8 @@ int vswitch_set_put_switch(
                 return error_set(ret_error, ERROR_TOO_LARGE, "Remove one that is not used.",
                         "this host has %d switches already", VSWITCH_MAX_SWITCHES);
         r = old ? change_switch(set, old, now, ret_error) : apply_switch(set, now, ret_error);
+        if (r == -ETIMEDOUT && !old && now->distributed)
+                leave_bridge(set, now, &(struct vswitch){0}); /* it is written down there */
         if (r < 0)
                 return r;
         if (map_put(&set->switches, name, now, &replaced) < 0) {
@@ -711,27 +779,43 @@ static bool has_carrier(struct vswitch_set *set, const struct vswitch *sw)
         return !json_array_size(uplinks) && (!sw->uplink || is_running(set, sw->uplink));
 }
 
+static void fill_port_group(struct vswitch_set *set, const struct port_group *group, const struct vswitch *sw,
+        struct vswitch_port_group *ret_port_group)
+{
+        *ret_port_group = (struct vswitch_port_group){.mtu = sw->mtu,
+                .vlan = group->vlan,
+                .carrier = has_carrier(set, sw),
+                .ovs = sw->distributed ? set->ovs : NULL};
+        memcpy(ret_port_group->bridge, group->bridge, sizeof(ret_port_group->bridge));
+        memcpy(ret_port_group->station, group->bridge, sizeof(ret_port_group->station));
+        if (sw->distributed)
+                ifname_station(sw->name, group->vlan, ret_port_group->station);
+}
+
 int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
         struct vswitch_port_group *ret_port_group, struct error **ret_error)
 {
         struct port_group *group = map_get(&set->port_groups, name);
-        struct vswitch_port_group found = {.carrier = true};
-        const struct vswitch *sw;
         int r;
 
         if (!group)
                 return error_set(ret_error, ERROR_NOT_FOUND, "Add it to this host, or choose another one.",
                         "this host has no port group %s", name);
         r = apply_port_group(set, group, ret_error);
-        if (r < 0)
-                return r;
-        sw = map_get(&set->switches, group->vswitch);
-        memcpy(found.bridge, group->bridge, sizeof(found.bridge));
-        found.mtu = sw->mtu;
-        found.vlan = group->vlan;
-        found.carrier = has_carrier(set, sw);
-        found.ovs = sw->distributed ? set->ovs : NULL;
-        *ret_port_group = found;
+        if (r == 0)
+                fill_port_group(set, group, map_get(&set->switches, group->vswitch), ret_port_group);
+        return r;
+}
+
+int vswitch_set_look_up_port_group(
+        struct vswitch_set *set, const char *name, struct vswitch_port_group *ret_port_group)
+{
+        const struct port_group *group = map_get(&set->port_groups, name);
+        const struct vswitch *sw = group ? map_get(&set->switches, group->vswitch) : NULL;
+
+        if (!sw || group->problem || !group->bridge[0])
+                return -ENOENT;
+        fill_port_group(set, group, sw, ret_port_group);
         return 0;
 }
 

@@ -79,6 +79,8 @@ json_t *vswitch_set_list_port_groups(struct vswitch_set *set);
 /* Where a port of the group goes. */
 struct vswitch_port_group {
         char bridge[IFNAMSIZ];
+        char station
+                [IFNAMSIZ]; /* where this host itself is on the port group's network: the bridge, or a port of its own (ovs.h) */
         uint32_t mtu;
         uint16_t vlan;
         bool carrier;    /* of an uplink; true without one */
@@ -87,3 +89,7 @@ struct vswitch_port_group {
 /* NOT_FOUND for an unknown group; CONFLICT with the cause if it is not realised (tried once more here). */
 int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
         struct vswitch_port_group *ret_port_group, struct error **ret_error);
+/* The same as it was when it was looked at last: nothing is asked of anybody, so that it may be called while a guest is paused. -ENOENT: it is unknown,
+ * or was not realised. */
+int vswitch_set_look_up_port_group(
+        struct vswitch_set *set, const char *name, struct vswitch_port_group *ret_port_group);

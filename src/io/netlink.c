@@ -392,7 +392,9 @@ int netlink_set_master(
                      : 0;
 }
 
-int netlink_set_up(struct netlink *netlink, const char *name, bool up, struct error **ret_error)
+/* Sets or clears one flag of the interface; `what` is for the error. */
+static int set_flag(struct netlink *netlink, const char *name, unsigned int flag, bool on, const char *what,
+        struct error **ret_error)
 {
         char buffer[REQUEST_SIZE];
         struct ifinfomsg *info;
@@ -400,11 +402,20 @@ int netlink_set_up(struct netlink *netlink, const char *name, bool up, struct er
         int r;
 
         info = start_change(buffer, name, &h);
-        info->ifi_change = IFF_UP;
-        info->ifi_flags = up ? IFF_UP : 0;
+        info->ifi_change = flag;
+        info->ifi_flags = on ? flag : 0;
         r = transact(netlink, h, NULL, NULL);
-        return r < 0 ? request_failed(netlink, r, ret_error, up ? "cannot set up" : "cannot set down", name)
-                     : 0;
+        return r < 0 ? request_failed(netlink, r, ret_error, what, name) : 0;
+}
+
+int netlink_set_up(struct netlink *netlink, const char *name, bool up, struct error **ret_error)
+{
+        return set_flag(netlink, name, IFF_UP, up, up ? "cannot set up" : "cannot set down", ret_error);
+}
+
+int netlink_set_no_arp(struct netlink *netlink, const char *name, struct error **ret_error)
+{
+        return set_flag(netlink, name, IFF_NOARP, true, "cannot switch off ARP on", ret_error);
 }
 
 int netlink_set_mtu(struct netlink *netlink, const char *name, uint32_t mtu, struct error **ret_error)

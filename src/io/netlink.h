@@ -36,6 +36,8 @@ int netlink_delete_link(struct netlink *netlink, const char *name);
 int netlink_set_master(
         struct netlink *netlink, const char *name, const char *master_or_null, struct error **ret_error);
 int netlink_set_up(struct netlink *netlink, const char *name, bool up, struct error **ret_error);
+/* The host neither asks by ARP on the interface nor answers there (IFF_NOARP). */
+int netlink_set_no_arp(struct netlink *netlink, const char *name, struct error **ret_error);
 int netlink_set_mtu(struct netlink *netlink, const char *name, uint32_t mtu, struct error **ret_error);
 /* VLAN sub-interface NAME of PARENT; -EOPNOTSUPP where the kernel has none. */
 int netlink_add_vlan(struct netlink *netlink, const char *name, const char *parent, uint16_t vlan_id,

@@ -113,19 +113,23 @@ static int check_datastore(struct manager *manager, json_t *spec, struct error *
         return r < 0 ? r : set_default(spec, "shared", json_true(), ret_error);
 }
 
-/* "eth1,eth2" */
+/* "eth1,eth2", none twice */
 static bool is_interface_list(const char *text)
 {
-        char name[INTERFACE_MAX + 1];
+        char names[UPLINKS_MAX][INTERFACE_MAX + 1];
         size_t n = 0, len;
 
         do {
                 len = strcspn(text, ",");
-                if (len > INTERFACE_MAX || ++n > UPLINKS_MAX)
+                if (len > INTERFACE_MAX || n >= UPLINKS_MAX)
                         return false;
-                snprintf(name, sizeof(name), "%.*s", (int)len, text);
-                if (!is_interface(name))
+                snprintf(names[n], sizeof(names[n]), "%.*s", (int)len, text);
+                if (!is_interface(names[n]))
                         return false;
+                for (size_t i = 0; i < n; i++)
+                        if (!strcmp(names[i], names[n]))
+                                return false;
+                n++;
                 text += len + (text[len] == ',');
         } while (*text);
         return true;
@@ -143,7 +147,8 @@ static int check_distributed(json_t *spec, struct error **ret_error)
                 r = doc_opt_string(spec, "spec", "uplink", UPLINKS_TEXT_MAX, &uplink, ret_error);
         if (r >= 0 && uplink && !is_interface_list(uplink))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                        "field spec.uplink must name up to %d network interfaces with commas between",
+                        "field spec.uplink must name up to %d network interfaces with commas between, none "
+                        "twice",
                         UPLINKS_MAX);
         if (r >= 0)
                 r = check_map(spec, "uplinks", is_interface_list, "names of network interfaces", ret_error);
@@ -505,7 +510,7 @@ static int read_upgrade(struct http_request *request, struct manager *manager, c
         static const char *const keys[] = {"host", "version", NULL};
         uint64_t version = (uint64_t)switch_versions_newest(doc);
         const char *name = NULL;
-        const json_t *host;
+        const json_t *host, *hosts;
         json_t *body = NULL;
         int r = api_body(request, keys, &body, ret_error);
 
@@ -526,6 +531,10 @@ static int read_upgrade(struct http_request *request, struct manager *manager, c
         host = name ? inventory_host(manager->inventory, name) : NULL;
         if (name && !host)
                 return error_set(ret_error, ERROR_NOT_FOUND, NULL, "there is no host %s", name);
+        hosts = json_object_get(json_spec(doc), "hosts");
+        if (host && json_is_array(hosts) && !doc_has_string(hosts, json_text(host, "name")))
+                return error_set(ret_error, ERROR_CONFLICT, "Add the host to the switch (--host) first.",
+                        "the switch %s is not for host %s", json_text(doc, "name"), name);
         if (host && !inventory_connected(manager->inventory, json_text(host, "uid")))
                 return error_set(ret_error, ERROR_UNREACHABLE, "Wait until it is connected.",
                         "host %s cannot be reached now", name);

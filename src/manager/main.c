@@ -21,6 +21,7 @@
 #include "manager/leadership.h"
 #include "manager/manager.h"
 #include "manager/password.h"
+#include "manager/state_lock.h"
 #include "manager/version.h"
 
 #define ADDRESSES_MAX 64
@@ -163,24 +164,6 @@ static int override(const struct options *options, struct config *config, struct
         return 0;
 }
 
-/* Two managers on one state directory would both lead, or take the lead from each other: the second one is refused. */
-static int lock_state(const struct config *config, int *ret_fd, struct error **ret_error)
-{
-        _cleanup_free_ char *path = alloc_printf("%s/lock", config->state_dir);
-        int r;
-
-        if (!path)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        r = file_lock(path, ret_fd);
-        if (r == -EWOULDBLOCK)
-                return error_set(ret_error, ERROR_CONFLICT, "Stop the other one first.",
-                        "another drover-manager runs on %s", config->state_dir);
-        if (r < 0)
-                return error_set(ret_error, ERROR_NOT_FOUND, "Run `drover-manager init` first.",
-                        "cannot open %s: %s", path, strerror(-r));
-        return 0;
-}
-
 static void on_end(void *userdata)
 {
         log_notice("ending");
@@ -248,7 +231,7 @@ static int run(const struct config *config, struct error **ret_error)
         struct watchdog watchdog = {};
         int r;
 
-        r = lock_state(config, &lock_fd, ret_error);
+        r = state_lock(config->state_dir, &lock_fd, ret_error);
         if (r < 0)
                 return r;
         signal(SIGPIPE, SIG_IGN);
@@ -344,7 +327,7 @@ static int restore(const struct config *config, const struct options *options, c
 
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot make %s", config->state_dir);
-        r = lock_state(config, &lock_fd, ret_error);
+        r = state_lock(config->state_dir, &lock_fd, ret_error);
         if (r >= 0)
                 r = manager_open_store(config, &clock_system, &store, ret_error);
         if (r >= 0)

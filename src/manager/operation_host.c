@@ -3,7 +3,7 @@
 /* Tasks that bring hosts in line with what should be: datastores, switches, port groups. Data: "work", an array of
  * {"host", "kind", "name"} (uid, store kind, object's name), made when the step begins; "next", the index in it;
  * "results": {"KIND/NAME": {"HOST": answer}}; "asked": what the host was asked for by the call under way, kept
- * with its answer; "failure": the first refusal. Hosts that cannot be reached are left out:
+ * with its answer; "failure": the first refusal; "left_out": names of hosts that cannot be reached:
  * they are brought in line when they come back (operations_host_connected). Each call is a PUT or DELETE that may be
  * repeated. An upgrade of a distributed switch has "version" as well, and "only" (uid) when it is for one host; it ends at the first
  * refusal. */
@@ -42,15 +42,8 @@ static const char *path_of(const char *kind)
 static bool meant_for(const json_t *object, const char *host_name)
 {
         const json_t *hosts = json_object_get(json_spec(object), "hosts");
-        json_t *item;
-        size_t i;
 
-        if (!json_is_array(hosts))
-                return true;
-        json_array_foreach ((json_t *)hosts, i, item)
-                if (!strcmp(json_string_value(item) ?: "", host_name))
-                        return true;
-        return false;
+        return !json_is_array(hosts) || doc_has_string(hosts, host_name);
 }
 
 static int add_work(json_t *work, const json_t *host, const char *kind, const json_t *object, bool removal)
@@ -270,12 +263,24 @@ static int note_upgraded(
         int r = store_get(manager->store, "switch", name, &object, NULL);
 
         if (r == 0)
-                r = switch_versions_note(object, host_name, answer);
+                r = switch_versions_note(object, host_name, answer, true);
         if (r < 0)
                 return r;
         revision = json_revision(object);
         store_batch_put(&batch, revision, TAKE_PTR(object));
         return store_commit(manager->store, &batch, NULL, NULL);
+}
+
+/* An upgrade gave the host another version while it was told this one: it may have got them in either order. */
+static bool was_overtaken(
+        const struct task *task, struct manager *manager, const json_t *item, const char *host_name)
+{
+        const json_t *asked = json_object_get(json_object_get(task_data(task), "asked"), "version");
+        _cleanup_json_ json_t *object = NULL;
+
+        return asked && !is_upgrade(task) && !strcmp(json_text(item, "kind"), "switch") &&
+               store_get(manager->store, "switch", json_text(item, "name"), &object, NULL) == 0 &&
+               switch_versions_wanted(object, host_name) != json_integer_value(asked);
 }
 
 static void on_applied(struct task *task, struct manager *manager, json_t *body, struct error *error)
@@ -288,6 +293,10 @@ static void on_applied(struct task *task, struct manager *manager, json_t *body,
 
         if (error && is_removal(task) && error->code == ERROR_NOT_FOUND)
                 error = NULL;
+        if (!error && !is_removal(task) && was_overtaken(task, manager, item, host_name)) {
+                task_step_again(task, 0);
+                return;
+        }
         if (!error && json_is_false(json_object_get(body, "ok"))) {
                 error_set(&not_ok, ERROR_CONFLICT,
                         "Repair it on that host; it is applied again when its agent reconnects.", "%s",
@@ -329,7 +338,8 @@ static void record_results(struct task *task, struct manager *manager)
                 revision = json_revision(object);
                 json_object_update(json_object_get(json_status(object), "hosts"), of_hosts);
                 json_object_foreach (of_hosts, host_name, answer)
-                        if (!strcmp(kind, "switch") && switch_versions_note(object, host_name, answer) < 0)
+                        if (!strcmp(kind, "switch") &&
+                                switch_versions_note(object, host_name, answer, false) < 0)
                                 log_warning("switch %s: the version of host %s is not noted", slash + 1,
                                         host_name);
                 id = json_object_get(json_object_get(task_data(task), "ids"), slash + 1);
@@ -384,6 +394,23 @@ static void apply_item(struct task *task, struct manager *manager, const json_t 
                 on_applied);
 }
 
+/* A host that cannot be reached now. 0 or -ENOMEM. */
+static int leave_out(struct task *task, struct manager *manager, const json_t *item)
+{
+        json_t *left_out = json_object_get(task_data(task), "left_out");
+        const char *name = json_text(inventory_host(manager->inventory, json_text(item, "host")), "name");
+
+        if (!left_out) {
+                left_out = json_array();
+                if (json_object_set_new(task_data(task), "left_out", left_out) < 0)
+                        return -ENOMEM;
+        }
+        if (*name && !doc_has_string(left_out, name) &&
+                json_array_append_new(left_out, json_string(name)) < 0)
+                return -ENOMEM;
+        return step_over(task);
+}
+
 static void run_apply(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -399,7 +426,7 @@ static void run_apply(struct task *task, void *userdata)
                         apply_item(task, manager, item);
                         return;
                 }
-                if (step_over(task) < 0) {
+                if (leave_out(task, manager, item) < 0) {
                         task_step_failed(task, NULL);
                         return;
                 }
@@ -414,6 +441,10 @@ static void run_conclude(struct task *task, void *userdata)
 {
         const json_t *failure = json_object_get(task_data(task), "failure");
 
+        if (is_upgrade(task))
+                task_set_result(
+                        task, json_pack("{s:O, s:O?}", "version", json_object_get(task_data(task), "version"),
+                                      "left_out", json_object_get(task_data(task), "left_out")));
         if (failure)
                 task_step_failed(task, error_from_json(failure));
         else
@@ -482,12 +513,37 @@ const struct task_kind operation_host_sync = {
         .timeout_ms = 10 * MINUTE_MS,
 };
 
+/* What distributed switches know of it. 0 or a negative errno. */
+static int forget_versions(struct task *task, struct manager *manager, const char *host_name)
+{
+        struct store_query query = {.kind = "switch", .limit = STORE_LIMIT_NONE};
+        _cleanup_json_ json_t *switches = NULL;
+        json_t *object;
+        size_t i;
+        int r = store_list(manager->store, &query, &switches, NULL, NULL);
+
+        if (r < 0)
+                return r;
+        json_array_foreach (switches, i, object) {
+                uint64_t revision = json_revision(object);
+
+                if (switch_versions_forget(object, host_name))
+                        store_batch_put(task_batch(task), revision, json_incref(object));
+        }
+        return 0;
+}
+
 /* Its certificate cannot be taken back: the agents that stay are told to take no migration from it any more. */
 static void run_forget_host(struct task *task, void *userdata)
 {
         const char *uid = json_text(task_data(task), "host_uid");
-        const struct manager *manager = userdata;
+        struct manager *manager = userdata;
+        const char *name = json_text(inventory_host(manager->inventory, uid), "name");
 
+        if (*name && forget_versions(task, manager, name) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
         store_batch_put(task_batch(task), STORE_ANY,
                 json_pack("{s:s, s:s, s:s, s:I}", "kind", "removed-host", "uid", uid, "name", uid,
                         "created_unix_ms", (json_int_t)clock_unix_ms(manager->clock)));

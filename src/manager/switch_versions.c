@@ -82,15 +82,21 @@ const json_t *switch_versions_spec(const json_t *object, json_int_t version)
         return json_object_get(json_object_get(json_status(object), "versions"), key);
 }
 
-int switch_versions_note(json_t *object, const char *host_name, const json_t *answer)
+int switch_versions_note(json_t *object, const char *host_name, const json_t *answer, bool upgraded)
 {
         json_int_t version = json_integer_value(json_object_get(answer, "version"));
         json_t *wanted = json_object_get(json_object_get(object, "status"), "wanted");
 
         if (!switch_is_distributed(object) || version <= 0 ||
-                json_is_false(json_object_get(answer, "realised")))
+                json_is_false(json_object_get(answer, "realised")) ||
+                (!upgraded && json_object_get(wanted, host_name)))
                 return 0;
         return json_object_set_new(wanted, host_name, json_integer(version)) < 0 ? -ENOMEM : 0;
+}
+
+bool switch_versions_forget(json_t *object, const char *host_name)
+{
+        return json_object_del(json_object_get(json_status(object), "wanted"), host_name) == 0;
 }
 
 /* The value for one host: its own, or that for all. NULL: none. */
@@ -128,6 +134,9 @@ json_t *switch_body(const json_t *object, const char *host_name, json_int_t vers
         version = version ? version : switch_versions_wanted(object, host_name);
         if (switch_versions_spec(object, version))
                 spec = switch_versions_spec(object, version);
+        else
+                version = switch_versions_newest(
+                        object); /* never one version's number with another one's spec */
         return json_pack("{s:s, s:I, s:o, s:s, s:s?, s:O?}", "type", "distributed", "version", version,
                 "uplinks", uplink_array(uplink_for(spec, host_name)), "uplink_policy",
                 json_text(spec, "uplink_policy"), "bridge", json_text_or_null(spec, "bridge"), "mtu",

@@ -19,10 +19,14 @@ json_int_t switch_versions_newest(const json_t *object);
 json_int_t switch_versions_wanted(const json_t *object, const char *host_name);
 /* Its spec; NULL: there is no such version (any more). Borrowed. */
 const json_t *switch_versions_spec(const json_t *object, json_int_t version);
-/* The host has applied what its answer says. 0 or -ENOMEM. */
-int switch_versions_note(json_t *object, const char *host_name, const json_t *answer);
+/* The host has applied what its answer says. Only an upgrade changes which version a host has: other answers count for a host that has none yet, since they may
+ * be from before an upgrade. 0 or -ENOMEM. */
+int switch_versions_note(json_t *object, const char *host_name, const json_t *answer, bool upgraded);
+/* The host is no more; one of that name that comes later is a new one. True: it had one. */
+bool switch_versions_forget(json_t *object, const char *host_name);
 
-/* What a host's agent is to be told of a switch; version 0: the one that it is to have. The caller's; NULL without memory. */
+/* What a host's agent is to be told of a switch; version 0: the one that it is to have. Of a version that is not
+ * known any more, the newest. The caller's; NULL without memory. */
 json_t *switch_body(const json_t *object, const char *host_name, json_int_t version);
 
 /* The switch that a port group is on, on this host. Borrowed from its spec. */

@@ -2,12 +2,15 @@
 """A distributed switch over two hosts that have Open vSwitch each (its userspace datapath), with two VLANs. The client machine is
 plugged into both VLANs by an Open vSwitch of its own."""
 
+import contextlib
 import json
 import re
 
 import pytest
+from labkit import network as lab_network
 from labkit import openvswitch
 from labkit.lab import wait_for
+from labkit.machines import FABRIC
 from labkit.workload import Workload
 
 try:
@@ -16,6 +19,7 @@ except (OSError, SystemExit, openvswitch.subprocess.CalledProcessError) as reaso
     pytest.skip(f"no Open vSwitch: {reason}", allow_module_level=True)
 
 LAB = {"hosts": 2, "open_vswitch": True}
+GATEWAY = "192.168.77.1"  # the client, in VLAN 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +34,7 @@ def network(lab):
     client.create()
     lab.machines.run("client", "ip", "address", "flush", "dev", "vm0")
     client.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "datapath_type=netdev", "--", "add-port", "br0", "vm0")
-    for vlan, address in (("10", "192.168.77.1/24"), ("20", "192.168.77.2/32")):
+    for vlan, address in (("10", f"{GATEWAY}/24"), ("20", "192.168.77.2/32")):
         client.vsctl("add-port", "br0", f"vlan{vlan}", f"tag={vlan}", "--", "set", "Interface", f"vlan{vlan}",
                      "type=internal")
         lab.machines.run("client", "ip", "address", "add", address, "dev", f"vlan{vlan}")
@@ -54,7 +58,7 @@ def green(lab):
 @pytest.fixture(scope="module")
 def blue(lab, green):
     """In VLAN 10, on host1 at first."""
-    made = Workload(lab, "blue").create(host="host1", append="workload.memory=32,mixed")
+    made = Workload(lab, "blue").create(host="host1", append=f"workload.memory=32,mixed guest.gateway={GATEWAY}")
     yield made
     made.discard()
 
@@ -104,14 +108,46 @@ def test_vms_of_one_vlan_reach_each_other_across_hosts_and_others_do_not(lab, bl
 def test_running_vm_moves_with_its_session_in_its_vlan(lab, blue):
     assert broken_rules(lab, "host2") == {}
     session = blue.session()
+    # Traffic through the gateway, from an address that is not in the guest's network: so it is known.
+    lab.machines.run("client", "ping", "-q", "-c", "200", "-i", "0.01", "-I", lab_network.CLIENT_ADDRESS, blue.address)
     for to in ("host2", "host1"):
         result = blue.migrate(to)
         assert result["verified"] and blue.host() == to
+        assert [item for item in result["network"]["checks"] if not item["ok"]] == []
+        assert {item["code"] for item in result["network"]["checks"]} == {
+            "network-segment", "network-mac", "network-address", "network-gateway", "network-mtu"}
+        arrival = result["arrival"]
+        print(f"to {to}: gap {arrival['gap_ms']} ms between {arrival['gap_between']}; pause {result['pause_ms']} ms; {arrival['nics']}")
+        assert arrival["nics"][0]["verified_by"] == "answer" and arrival["gap_ms"] > 0, arrival
         count = session.count
         wait_for("the session to go on", lambda: session.count > count + 20 or session.error, 30)
         assert lab.openvswitch(to).vsctl("get", "Port", tap_of(lab, to), "tag") == "10"
     session.close()
     blue.verify()
+
+
+@contextlib.contextmanager
+def other_segment(lab):
+    """The physical switch has host2's NIC on another network, in which VLAN 10 leads nowhere."""
+    lab.machines.run(FABRIC, "ip", "link", "add", "other", "type", "bridge", "stp_state", "0", "forward_delay", "0")
+    lab.machines.run(FABRIC, "ip", "link", "set", "other", "up")
+    lab.machines.run(FABRIC, "ip", "link", "set", "host2-v", "master", "other")
+    try:
+        yield
+    finally:
+        lab.machines.run(FABRIC, "ip", "link", "set", "host2-v", "master", lab_network.VMNET)
+        lab.machines.run(FABRIC, "ip", "link", "delete", "other")
+
+
+def test_vlan_that_leads_elsewhere_ends_a_migration_before_the_pause(lab, blue):
+    if blue.host() != "host1":
+        blue.migrate("host1")
+    with other_segment(lab):
+        task = blue.wait_task(blue.begin_migration("host2"))["status"]
+    assert task["state"] == "failed" and task["error"]["code"] == "check-failed", task
+    assert "network-segment: the port group default on host host2 leads to another network segment" in task["error"]["detail"]
+    assert blue.host() == "host1" and blue.power() == "running"
+    blue.status()
 
 
 def test_drift_is_noticed_and_mended(lab, blue):

@@ -27,6 +27,17 @@ static void names_are_safe_as_file_names_and_options(void **state _unused_)
         assert_false(text_is_name(NULL));
 }
 
+static void texts_are_cut_between_characters(void **state)
+{
+        assert_int_equal(text_fitting("", 3), 0);
+        assert_int_equal(text_fitting("abc", 3), 3);
+        assert_int_equal(text_fitting("abcd", 3), 3);
+        assert_int_equal(text_fitting("ab\xc3\xa9", 4), 4);
+        assert_int_equal(text_fitting("ab\xc3\xa9", 3), 2);
+        assert_int_equal(text_fitting("\xe2\x82\xac", 2), 0);
+        assert_int_equal(text_fitting("\xe2\x82\xac.", 3), 3);
+}
+
 static void uuids_are_new_each_time_and_canonical(void **state _unused_)
 {
         char a[UUID_STRING_SIZE], b[UUID_STRING_SIZE];
@@ -150,6 +161,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(names_are_safe_as_file_names_and_options),
+                cmocka_unit_test(texts_are_cut_between_characters),
                 cmocka_unit_test(uuids_are_new_each_time_and_canonical),
                 cmocka_unit_test(hex_goes_there_and_back),
                 cmocka_unit_test(a_relative_path_cannot_leave_its_folder),

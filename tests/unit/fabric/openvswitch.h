@@ -60,7 +60,7 @@ static inline void openvswitch_environment(const struct openvswitch *ovs)
 static inline void openvswitch_vsctl(const char *words)
 {
         _cleanup_free_ char *line =
-                alloc_printf("$ROOT/usr/bin/ovs-vsctl --db=$SOCKET --timeout=20 %s", words);
+                alloc_printf("$ROOT/usr/bin/ovs-vsctl --db=$SOCKET --retry --timeout=60 %s", words);
 
         assert_non_null(line);
         netns_run(line);

@@ -23,6 +23,8 @@ static void test_names_do_not_change_between_versions(void **state)
         assert_string_equal(name, "dvb0fa45d490100");
         ifname_vlan_link("lan", 100, name);
         assert_string_equal(name, "dvl0fa45d490100");
+        ifname_station("lan", 100, name);
+        assert_string_equal(name, "dvp0fa45d490100");
         ifname_tap(UID, 15, name);
         assert_string_equal(name, "dvt729791f9630f");
 }

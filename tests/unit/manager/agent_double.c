@@ -89,6 +89,11 @@ static void on_network(struct http_request *request, void *userdata)
         doc = json_deep_copy(body);
         json_object_set_new(doc, "name", json_string(http_request_param(request, "name")));
         json_object_set_new(agent->networks, http_request_path(request) + strlen("/agent/v1/"), doc);
+        if (agent->hold_switch && strstr(http_request_path(request), "/switches/")) {
+                agent->hold_switch = false;
+                agent->held = request;
+                return;
+        }
         http_request_reply_json(request, 200, json_deep_copy(doc));
 }
 

@@ -39,6 +39,7 @@ struct agent_double {
         bool forgetful;             /* answers 404 for what it does not have */
         const char *hold;           /* this verb is not answered, but kept in `held` */
         bool hold_migrations;       /* nor is a request for a migration */
+        bool hold_switch;           /* nor is the next switch that is put */
         struct http_request *held;  /* to be answered by the test */
         char *cert_pem, *ca_pem;
         unsigned int
