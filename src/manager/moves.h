@@ -24,9 +24,10 @@ int moves_add(struct task *task, const json_t **vms, size_t n);
 /* The same for one that needs nothing, with what the report is to say of it. to: a host's name, or NULL. */
 int moves_add_settled(struct task *task, const json_t *vm, const char *outcome, const char *to);
 
-/* One look at all of them, which begins and ends what there is to begin and end: 1 when all have their outcome, 0 to be called
- * again after MOVES_AGAIN_MS, or -ENOMEM. A task that is to be cancelled ends those under way. */
-int moves_run(struct task *task, struct manager *manager);
+/* One look at all of them, which begins and ends what there is to begin and end: true when all have their outcome; false: to be called
+ * again after MOVES_AGAIN_MS. A task that is to be cancelled ends those under way, but waits for guests that were asked to power
+ * off, for a minute. */
+bool moves_run(struct task *task, struct manager *manager);
 #define MOVES_AGAIN_MS 500
 
 /* How many there are, and have that outcome. */
@@ -34,6 +35,8 @@ size_t moves_count(const struct task *task, const char *outcome);
 
 /* {"moved", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
 json_t *moves_report(const struct task *task);
+/* The same without the lines of each: what the audit log has of it; each decision is an entry of its own there. The caller's. */
+json_t *moves_audited(const json_t *report);
 /* 0, or the one error that says how many stay (or crashed meanwhile) and why the first of them. */
 int moves_to_error(const struct task *task, struct error **ret_error);
 

@@ -371,17 +371,11 @@ static void fail_cancelled(struct task *task)
 void operation_moves_run(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
-        int r;
 
         if (step_waits_for_hosts(task, manager))
                 return;
-        r = moves_run(task, manager);
-        if (r == 0) {
+        if (!moves_run(task, manager)) {
                 task_step_again(task, MOVES_AGAIN_MS);
-                return;
-        }
-        if (r < 0) {
-                task_step_failed(task, NULL);
                 return;
         }
         task_set_result(task, moves_report(task));
@@ -419,6 +413,7 @@ const struct task_kind operation_host_maintenance = {
         .steps = steps,
         .n_steps = ARRAY_SIZE(steps),
         .timeout_ms = 10 * MINUTE_MS,
+        .audited = moves_audited,
 };
 
 /* Those that are to come back and have not; the caller's. */
@@ -526,4 +521,5 @@ const struct task_kind operation_host_maintenance_end = {
         .steps = end_steps,
         .n_steps = ARRAY_SIZE(end_steps),
         .timeout_ms = 10 * MINUTE_MS,
+        .audited = moves_audited,
 };
