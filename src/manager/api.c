@@ -299,6 +299,19 @@ int api_body_name(const json_t *body, const char **ret_name, struct error **ret_
         return 0;
 }
 
+int api_check_room(struct manager *manager, const struct store_query *query, const char *what,
+        const char *hint, struct error **ret_error)
+{
+        size_t n = 0;
+        int r = store_count(manager->store, query, &n, ret_error);
+
+        if (r < 0)
+                return r;
+        return n >= query->limit ? error_set(ret_error, ERROR_TOO_LARGE, hint, "there are %zu %s already",
+                                           query->limit, what)
+                                 : 0;
+}
+
 bool api_filter(const struct http_request *request, const char *key, const char *value)
 {
         const char *wanted = http_request_query(request, key);
@@ -337,7 +350,7 @@ static int idempotency_of(struct http_request *request, struct idempotency *ret,
 {
         const char *key = http_request_header(request, "Idempotency-Key");
         const char *body = http_request_body(request, NULL);
-        _cleanup_free_ char *named = NULL, *what = NULL;
+        _cleanup_free_ char *named = NULL, *what = NULL, *query = NULL;
 
         *ret = (struct idempotency){};
         if (!key)
@@ -347,8 +360,9 @@ static int idempotency_of(struct http_request *request, struct idempotency *ret,
                         "Idempotency-Key must have 1 to %d characters", KEY_MAX);
         named = alloc_printf("%s\n%s", auth_caller_uid(api_caller(request)), key);
         /* With the key, which is not in the store: a body may have a password, whose plain hash could be guessed at. */
-        what = alloc_printf(
-                "%s\n%s\n%s\n%s", key, http_request_method(request), http_request_path(request), body ?: "");
+        if (http_request_query_text(request, &query) >= 0)
+                what = alloc_printf("%s\n%s\n%s%s%s\n%s", key, http_request_method(request),
+                        http_request_path(request), *query ? "?" : "", query, body ?: "");
         if (!named || !what || pki_sha256_hex(named, strlen(named), ret->name) < 0 ||
                 pki_sha256_hex(what, strlen(what), ret->request) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

@@ -71,6 +71,10 @@ int api_commit(struct http_request *request, struct manager *manager, struct sto
  * what is no UTF-8: it could not be written down. */
 int api_reason(const struct http_request *request, char **ret_reason, struct error **ret_error);
 
+/* TOO_LARGE when there are as many as the query's limit already; `what` names them, `hint` is the way out. */
+int api_check_room(struct manager *manager, const struct store_query *query, const char *what,
+        const char *hint, struct error **ret_error);
+
 /* "name" of the body: a name, else BAD_DOCUMENT. Borrowed. */
 int api_body_name(const json_t *body, const char **ret_name, struct error **ret_error);
 

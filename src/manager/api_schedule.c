@@ -78,14 +78,9 @@ static void record(
 
 static int check_room(struct manager *manager, struct error **ret_error)
 {
-        struct store_query query = {.kind = "schedule", .limit = STORE_LIMIT_NONE};
-        _cleanup_json_ json_t *docs = NULL;
-        int r = store_list(manager->store, &query, &docs, NULL, ret_error);
-
-        if (r >= 0 && json_array_size(docs) >= SCHEDULES_MAX)
-                r = error_set(ret_error, ERROR_TOO_LARGE, "Delete one that has ended.",
-                        "there are %d schedules already", SCHEDULES_MAX);
-        return r;
+        return api_check_room(manager,
+                &(struct store_query){.kind = "schedule", .limit = SCHEDULES_MAX}, "schedules",
+                "Delete one that has ended.", ret_error);
 }
 
 static int read_spec(const json_t *body, json_t **ret_spec, struct error **ret_error)

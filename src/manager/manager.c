@@ -25,6 +25,7 @@
 #define CHANGE_LOG_KEEP 20000
 #define IDEMPOTENCY_MS (24ll * 3600 * 1000)
 #define EXPIRE_AT_ONCE 500
+#define DAY_MS (24ll * 3600 * 1000)
 #define BODY_MAX_BYTES (1u << 20)
 #define CONNECTIONS_MAX 2000
 #define AGENT_CONNECTIONS_KEPT 10000 /* one for the heartbeat of each host, and then some */
@@ -156,7 +157,10 @@ static void on_housekeeping(void *userdata)
 
         r = task_trim(manager->store, manager->config->task_retention, &error);
         if (r >= 0)
-                r = audit_trim(manager->store, manager->config->audit_retention, &error);
+                r = audit_trim(manager->store, manager->config->audit_retention,
+                        clock_unix_ms(manager->clock) -
+                                (int64_t)manager->config->audit_retention_days * DAY_MS,
+                        &error);
         if (r >= 0)
                 r = expire(manager, "idempotency", IDEMPOTENCY_MS, &error);
         if (r >= 0)
@@ -336,6 +340,8 @@ int manager_create_token(const struct config *config, const char *name, const ch
         int r;
 
         r = manager_open_store(config, &clock_system, &store, ret_error);
+        if (r >= 0)
+                r = auth_refuse_namesake(store, name, "user", ret_error);
         if (r >= 0 && strcmp(role, AUTH_ROLE_ADMIN) && strcmp(role, AUTH_ROLE_READ_ONLY))
                 /* Those two come with the first start of the manager. */
                 r = auth_role_access(store, role, NULL, &access, ret_error);

@@ -16,6 +16,7 @@
 #include "manager/task.h"
 
 #define WATCHERS_MAX 500
+#define WATCHERS_PER_CALLER (WATCHERS_MAX / 2) /* nobody alone takes them from all others */
 #define EVENTS_AT_ONCE 200
 #define EVENT_MAX_BYTES (5u << 20)
 #define BUFFER_MAX_BYTES (8u << 20)
@@ -440,14 +441,26 @@ void watch_poke(struct watch *watch)
                 loop_source_rearm(watch->wake, next_ms > now_ms ? next_ms - now_ms : 0);
 }
 
-static struct watcher *watcher_new(
-        struct watch *watch, const char *kinds, uint64_t since, struct error **ret_error)
+static size_t n_watchers_of(const struct watch *watch, const struct auth_caller *caller)
 {
         struct watcher *watcher;
+        size_t n = 0;
 
-        if (watch->n_watchers >= WATCHERS_MAX) {
+        list_for_each (watcher, &watch->watchers, link)
+                n += !strcmp(auth_caller_person(watcher->caller), auth_caller_person(caller));
+        return n;
+}
+
+static struct watcher *watcher_new(struct watch *watch, const struct auth_caller *caller, const char *kinds,
+        uint64_t since, struct error **ret_error)
+{
+        bool full = watch->n_watchers >= WATCHERS_MAX;
+        struct watcher *watcher;
+
+        if (full || n_watchers_of(watch, caller) >= WATCHERS_PER_CALLER) {
                 error_set(ret_error, ERROR_RATE_LIMITED, "Close a watch that is not needed.",
-                        "there are %d watches already", WATCHERS_MAX);
+                        "there are %d watches%s already", full ? WATCHERS_MAX : WATCHERS_PER_CALLER,
+                        full ? "" : " of this caller");
                 return NULL;
         }
         if (kinds && strlen(kinds) > KINDS_MAX - 3) {
@@ -462,6 +475,7 @@ static struct watcher *watcher_new(
         }
         watcher->watch = watch;
         watcher->seen = since;
+        watcher->caller = auth_caller_ref(caller);
         if (kinds && *kinds)
                 snprintf(watcher->kinds, sizeof(watcher->kinds), ",%.*s,", KINDS_MAX - 3, kinds);
         list_append(&watch->watchers, &watcher->link);
@@ -480,13 +494,12 @@ void watch_serve(struct watch *watch, struct http_request *request, const struct
                 http_request_reply_error(request, error);
                 return;
         }
-        watcher = watcher_new(watch, kinds, since, &error);
+        watcher = watcher_new(watch, caller, kinds, since, &error);
         if (!watcher) {
                 http_request_reply_error(request, error);
                 return;
         }
         watcher->due = watch->round;
-        watcher->caller = auth_caller_ref(caller);
         watcher->stream =
                 http_request_reply_stream(request, "text/event-stream", BUFFER_MAX_BYTES, on_closed, watcher);
         if (!watcher->stream) {
