@@ -11,6 +11,7 @@
 #include "manager/api.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/moves_plan.h"
 #include "manager/schedules.h"
 
 #define SCHEDULES_MAX 1000
@@ -78,9 +79,8 @@ static void record(
 
 static int check_room(struct manager *manager, struct error **ret_error)
 {
-        return api_check_room(manager,
-                &(struct store_query){.kind = "schedule", .limit = SCHEDULES_MAX}, "schedules",
-                "Delete one that has ended.", ret_error);
+        return api_check_room(manager, &(struct store_query){.kind = "schedule", .limit = SCHEDULES_MAX},
+                "schedules", "Delete one that has ended.", ret_error);
 }
 
 static int read_spec(const json_t *body, json_t **ret_spec, struct error **ret_error)
@@ -254,7 +254,8 @@ void api_schedule_run(struct http_request *request, void *userdata)
         static const char *const keys[] = {"dry_run", NULL};
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
-        json_t *body = NULL, *report = NULL;
+        struct moves_plan *plan = NULL;
+        json_t *body = NULL;
         struct error *error = NULL;
         bool dry = false;
         int r;
@@ -265,11 +266,11 @@ void api_schedule_run(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = doc_opt_bool(body, "", "dry_run", &dry, &error);
         if (r >= 0 && dry)
-                r = schedules_plan(manager, doc, &report, &error);
+                r = schedules_plan(manager, doc, &plan, &error);
         if (r < 0)
                 http_request_reply_error(request, error);
         else if (dry)
-                http_request_reply_json(request, 200, report);
+                moves_plan_reply(plan, request, manager);
         else
                 run_now(request, manager, doc);
 }

@@ -481,8 +481,7 @@ static int set_password(struct new_password *change, const char *hash, struct er
                 json_object_set_new(json_status(change->user), "password_set",
                         json_string(text_format_time(now, since))) < 0)
                 return no_memory(ret_error);
-        r = auth_sessions_trim(
-                change->manager->store, &batch, json_text(change->user, "uid"), 0, ret_error);
+        r = auth_sessions_trim(change->manager->store, &batch, json_text(change->user, "uid"), 0, ret_error);
         if (r >= 0 && change->revoke_tokens)
                 r = remove_tokens(change->manager, change->user, &batch, ret_error);
         if (r < 0)

@@ -330,8 +330,8 @@ int audit_trim(struct store *store, uint64_t keep, int64_t young_unix_ms, struct
         json_array_foreach (page, i, entry) {
                 uint64_t n_newer = newest - MIN(seq_of(entry), newest);
 
-                if (n_newer < keep || (n_newer / AUDIT_KEEP_FACTOR < keep &&
-                                              strcmp(json_text(entry, "time"), young) >= 0))
+                if (n_newer < keep ||
+                        (n_newer / AUDIT_KEEP_FACTOR < keep && strcmp(json_text(entry, "time"), young) >= 0))
                         break;
                 store_batch_remove(&batch, "audit", json_text(entry, "uid"), STORE_ANY);
                 last = entry;

@@ -183,8 +183,7 @@ int auth_token_remove(
         return 0;
 }
 
-int auth_refuse_namesake(
-        struct store *store, const char *name, const char *kind, struct error **ret_error)
+int auth_refuse_namesake(struct store *store, const char *name, const char *kind, struct error **ret_error)
 {
         _cleanup_json_ json_t *other = NULL;
         _cleanup_error_ struct error *error = NULL;

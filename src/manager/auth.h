@@ -78,8 +78,7 @@ int auth_token_remove(
 
 /* EXISTS when there is an object of the kind ("user", or "token": one that is nobody's) with that name: in records both go by their
  * name alone. */
-int auth_refuse_namesake(
-        struct store *store, const char *name, const char *kind, struct error **ret_error);
+int auth_refuse_namesake(struct store *store, const char *name, const char *kind, struct error **ret_error);
 
 /* Puts a session of the user into the batch. The CSRF token is what the session's page sends in X-CSRF-Token. */
 int auth_session_new(const struct clock *clock, struct store_batch *batch, const json_t *user,

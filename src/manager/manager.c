@@ -11,7 +11,6 @@
 #include "io/crash_point.h"
 #include "io/file.h"
 #include "manager/api.h"
-#include "manager/api_audit.h"
 #include "manager/audit.h"
 #include "manager/auth.h"
 #include "manager/json.h"
@@ -258,6 +257,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         manager->store = store;
         manager->epoch = epoch;
         manager->clock = loop_clock(loop);
+        api_scans_init(&manager->scans);
+        loop_share_init(&manager->share, manager->clock);
         metrics_init(&manager->metrics);
         loop_on_busy(loop, metrics_loop, &manager->metrics);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
@@ -269,8 +270,6 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
                 r = make_client(manager, ret_error);
         if (r >= 0)
                 r = auth_ensure_roles(manager->store, ret_error);
-        if (r >= 0 && !(manager->audit_scans = audit_scans_new(loop)))
-                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r >= 0 && (api_limits_init(&manager->limits, manager->clock, config->request_rate) < 0 ||
                               password_pool_new(loop, config->program, &manager->passwords) < 0))
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -312,7 +311,7 @@ void manager_free(struct manager *manager)
         migration_queue_free(manager->queue);
         switchover_arbiter_free(manager->switchovers);
         password_pool_free(manager->passwords);
-        audit_scans_free(manager->audit_scans);
+        api_scans_deinit(&manager->scans);
         watch_free(manager->watch);
         forecasts_free(manager->forecasts);
         inventory_free(manager->inventory);

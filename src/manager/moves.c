@@ -8,19 +8,18 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "cluster/checks.h"
 #include "cluster/evacuation.h"
 #include "io/crash_point.h"
 #include "io/pki.h"
 #include "manager/audit.h"
-#include "manager/check_facts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
 
-#define AT_ONCE_MAX 16   /* tries under way; how many of them the queue lets run is its matter */
-#define CHECKS_AT_ONCE 4 /* in one look: with many hosts each of them takes a while */
+#define AT_ONCE_MAX 16 /* tries under way; how many of them the queue lets run is its matter */
 #define BUSY_AGAIN_MS 2000
+#define AGAIN_MS 500
+#define CUT_SHORT_MS 50
 #define CANCEL_MAX_MS 60000 /* after that, what was cancelled is reported as it is */
 #define STALE_MS 60000      /* a decision to end a guest that was not carried out by then is made again */
 #define RECORD_MS 5000      /* what a later manager would find out by itself is recorded so often */
@@ -35,7 +34,8 @@ struct round {
         bool ends;           /* and what is under way is cancelled */
         const char *closing; /* why */
         json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
-        size_t n_active, n_checks;
+        size_t n_active;
+        bool cut_short;       /* there was no time on the loop for some checks */
         json_int_t n_checked; /* in all looks: the number of the last check */
         bool changed;         /* to be recorded, some time */
         bool decided;         /* at once: something is to be begun, or is not to be forgotten */
@@ -90,7 +90,7 @@ static json_t *records_to_add_to(struct task *task)
         return json_object_set_new(task_data(task), "moves", records) < 0 ? NULL : records;
 }
 
-static bool is_off(const json_t *vm)
+bool moves_is_off(const json_t *vm)
 {
         const char *power = json_text(json_status(vm), "power");
 
@@ -101,7 +101,7 @@ static json_t *record_new(const json_t *vm, const char *outcome, const char *to)
 {
         return json_pack("{s:s, s:s, s:s?, s:s?, s:n, s:[], s:{}, s:b}", "uid", json_text(vm, "uid"), "name",
                 json_text(vm, "name"), "outcome", outcome, "to", to, "why", "tries", "progress", "was_off",
-                is_off(vm));
+                moves_is_off(vm));
 }
 
 int moves_add(struct task *task, const json_t **vms, size_t n)
@@ -450,7 +450,7 @@ static bool has_failed_to(const json_t *record, const char *host)
         return false;
 }
 
-static const char *first_cause(const json_t *checks)
+const char *moves_first_cause(const json_t *checks)
 {
         json_t *check;
         size_t i;
@@ -467,22 +467,28 @@ static bool look_for_hosts(struct round *round, json_t *record, const json_t *vm
         bool *ret_fits, const char **ret_other)
 {
         _cleanup_error_ struct error *error = NULL;
+        uint64_t began_ns = clock_monotonic_ns();
         json_t *item;
         size_t i;
+        int r;
 
         *ret_other = NULL;
-        if (round->n_checks++ >= CHECKS_AT_ONCE)
+        if (round->cut_short || !loop_share_open(&round->manager->share, round->task)) {
+                round->cut_short = true;
                 return false;
+        }
         (void)json_object_set_new(record, "checked", json_integer(++round->n_checked));
-        if (operation_migrate_check(
-                    round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error) < 0) {
+        r = operation_migrate_check(
+                round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error);
+        loop_share_spend(&round->manager->share, clock_monotonic_ns() - began_ns);
+        if (r < 0) {
                 set_why(round, record, error_message(error));
                 *ret_fits = false;
                 return true;
         }
         *ret_fits = json_is_true(json_object_get(*ret_report, "ok"));
         if (!*ret_fits)
-                set_why(round, record, first_cause(json_object_get(*ret_report, "checks")));
+                set_why(round, record, moves_first_cause(json_object_get(*ret_report, "checks")));
         if (*round->to)
                 return true;
         json_array_foreach (json_object_get(*ret_report, "ranking"), i, item)
@@ -515,7 +521,7 @@ static bool is_settled(struct round *round, json_t *record, const json_t *vm)
 
         if (!vm)
                 set_outcome(round, record, "gone", NULL);
-        else if (is_off(vm))
+        else if (moves_is_off(vm))
                 set_outcome(round, record, outcome_of_off(vm, record), NULL);
         else if (*round->from && *host && strcmp(host, round->from))
                 set_outcome(round, record, "moved", host);
@@ -872,11 +878,12 @@ static bool is_to_be_recorded(const struct round *round)
                                                             round->spent_ms < recorded_ms));
 }
 
-bool moves_run(struct task *task, struct manager *manager)
+bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_ms)
 {
         struct round round;
         int r;
 
+        *ret_again_ms = AGAIN_MS;
         round_begin(&round, task, manager);
         round.changed = json_is_true(json_object_get(task_data(task), "unrecorded"));
         round.decided = json_is_true(json_object_get(task_data(task), "record_now"));
@@ -898,6 +905,8 @@ bool moves_run(struct task *task, struct manager *manager)
         } else if (round.changed)
                 (void)json_object_set_new(task_data(task), "unrecorded", json_true());
         carry_out(&round);
+        if (round.cut_short)
+                *ret_again_ms = CUT_SHORT_MS;
         return !moves_count(task, NULL) && !awaits_arrivals(&round);
 }
 
@@ -972,87 +981,4 @@ int moves_to_error(const struct task *task, struct error **ret_error)
                 "%zu of %zu virtual machines stay where they are; %s: %s", n,
                 json_array_size(records_of(task)), json_text(item, "name"),
                 json_text_or_null(item, "why") ?: "no host took it");
-}
-
-/* What the policy would come to for one that fits nowhere now. */
-static const char *planned_fallback(const struct evacuation_policy *policy)
-{
-        static const char *const planned[N_EVACUATION_FALLBACKS] = {[EVACUATION_WAIT] = "would-wait",
-                [EVACUATION_STOP] = "would-stop",
-                [EVACUATION_POWER_OFF] = "would-power-off"};
-
-        for (size_t i = 0; i < policy->n; i++)
-                if (planned[policy->steps[i].fallback])
-                        return planned[policy->steps[i].fallback];
-        return "would-stay";
-}
-
-/* So that the next one is judged with this one there. */
-static int reserve(json_t *reserved, const json_t *host, const json_t *vm)
-{
-        const char *uid = json_text(host, "uid");
-        json_t *sums = json_object_get(reserved, uid);
-        json_int_t bytes = number_of(sums, "memory_bytes") + checks_memory_need(vm),
-                   cpus = number_of(sums, "cpus") + MAX(number_of(json_spec(vm), "cpus"), 1);
-
-        return json_object_set_new(
-                reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus));
-}
-
-struct plan {
-        struct manager *manager;
-        const char *from, *to;
-        struct evacuation_policy policy;
-        json_t *vms, *reserved;
-};
-
-static int plan_one(struct plan *plan, const json_t *vm, struct error **ret_error)
-{
-        _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_json_ json_t *report = NULL;
-        const char *power = json_text(json_status(vm), "power"), *outcome = "would-move", *why = NULL,
-                   *to = NULL;
-        const json_t *target;
-        bool ok;
-        int r = 0;
-
-        if (is_off(vm))
-                outcome = "off";
-        else if (plan->to && !strcmp(json_text(json_status(vm), "host"), plan->to))
-                outcome = "there";
-        else {
-                r = operation_migrate_plan(plan->manager, vm, plan->to, plan->reserved, &report, ret_error);
-                if (r < 0)
-                        return r;
-                ok = json_is_true(json_object_get(report, "ok"));
-                to = ok ? json_text(report, "to") : NULL;
-                why = ok ? NULL : first_cause(json_object_get(report, "checks"));
-                outcome = ok ? outcome : planned_fallback(&plan->policy);
-                if (!ok && !strcmp(power, "unknown"))
-                        outcome = "would-stay";
-                target = to ? inventory_host(plan->manager->inventory, to) : NULL;
-                if (target && reserve(plan->reserved, target, vm) < 0)
-                        r = -ENOMEM;
-        }
-        r |= json_array_append_new(
-                plan->vms, json_pack("{s:s, s:s, s:s?, s:s?, s:[]}", "vm", json_text(vm, "name"), "outcome",
-                                   outcome, "to", to, "why", why, "tries"));
-        return r < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory") : 0;
-}
-
-int moves_plan(struct manager *manager, const json_t **vms, size_t n, const char *from, const char *to,
-        const json_t *policy, json_t **ret_report, struct error **ret_error)
-{
-        _cleanup_json_ json_t *list = json_array(), *reserved = json_object();
-        struct plan plan = {.manager = manager, .from = from, .to = to, .vms = list, .reserved = reserved};
-        int r;
-
-        r = evacuation_policy_read(policy, true, &plan.policy, ret_error);
-        evacuation_sort(vms, n);
-        for (size_t i = 0; i < n && r >= 0; i++)
-                r = plan_one(&plan, vms[i], ret_error);
-        if (r < 0)
-                return r;
-        *ret_report = json_pack("{s:b, s:O}", "dry_run", 1, "vms", list);
-        return *ret_report ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }

@@ -21,6 +21,7 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/moves.h"
+#include "manager/moves_plan.h"
 #include "manager/operations.h"
 
 #define MINUTE_MS (60ull * 1000)
@@ -164,7 +165,7 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, json_t
 }
 
 /* Lines for those that were moved on, to the report of those that come back. */
-static int add_elsewhere(struct manager *manager, const json_t *host, json_t *report)
+static int add_elsewhere(struct manager *manager, const json_t *host, struct moves_plan *plan)
 {
         json_t *item;
         size_t i;
@@ -174,20 +175,17 @@ static int add_elsewhere(struct manager *manager, const json_t *host, json_t *re
                 const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
 
                 if (vm && r == 0 && is_elsewhere(host, item, vm))
-                        r = json_array_append_new(json_object_get(report, "vms"),
-                                json_pack("{s:s, s:s, s:s, s:n, s:[]}", "vm", json_text(vm, "name"),
-                                        "outcome", "elsewhere", "to", json_text(json_status(vm), "host"),
-                                        "why", "tries"));
+                        r = moves_plan_add_settled(plan, vm, "elsewhere", json_text(json_status(vm), "host"));
         }
         return r;
 }
 
 int operation_maintenance_plan(struct manager *manager, const json_t *host, const json_t *body,
-        json_t **ret_report, struct error **ret_error)
+        struct moves_plan **ret_plan, struct error **ret_error)
 {
         bool on = json_is_true(json_object_get(body, "on")),
              back = json_is_true(json_object_get(body, "return"));
-        const char *name = json_text(host, "name");
+        _cleanup_(moves_plan_freep) struct moves_plan *plan = NULL;
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
         _cleanup_free_ const json_t **found = NULL;
         size_t n = 0;
@@ -197,12 +195,13 @@ int operation_maintenance_plan(struct manager *manager, const json_t *host, cons
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (!on && !back)
                 n = 0;
-        r = moves_plan(manager, found, n, on ? name : NULL, on ? NULL : name, body, ret_report, ret_error);
-        if (r >= 0 && !on && back && add_elsewhere(manager, host, *ret_report) < 0) {
-                json_decref(TAKE_PTR(*ret_report));
+        r = moves_plan_new(found, n, on ? NULL : json_text(host, "name"), body, &plan, ret_error);
+        if (r < 0)
+                return r;
+        if (!on && back && add_elsewhere(manager, host, plan) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        }
-        return r;
+        *ret_plan = TAKE_PTR(plan);
+        return 0;
 }
 
 /* --- Steps -------------------------------------------------------------------------------------------------------------- */
@@ -371,11 +370,12 @@ static void fail_cancelled(struct task *task)
 void operation_moves_run(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
+        uint64_t again_ms;
 
         if (step_waits_for_hosts(task, manager))
                 return;
-        if (!moves_run(task, manager)) {
-                task_step_again(task, MOVES_AGAIN_MS);
+        if (!moves_run(task, manager, &again_ms)) {
+                task_step_again(task, again_ms);
                 return;
         }
         task_set_result(task, moves_report(task));

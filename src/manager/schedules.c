@@ -12,7 +12,7 @@
 #include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
-#include "manager/moves.h"
+#include "manager/moves_plan.h"
 #include "manager/operations.h"
 #include "manager/schedule_spec.h"
 
@@ -578,7 +578,8 @@ int schedules_run(struct manager *manager, const json_t *doc, int64_t due_s, int
         return r;
 }
 
-int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_report, struct error **ret_error)
+int schedules_plan(
+        struct manager *manager, const json_t *doc, struct moves_plan **ret_plan, struct error **ret_error)
 {
         const json_t *action = action_of(doc), *host = NULL;
         _cleanup_json_ json_t *vms = NULL;
@@ -589,7 +590,7 @@ int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_repo
 
         if (is_maintenance(doc)) {
                 r = find_host(manager, doc, &host, ret_error);
-                return r < 0 ? r : operation_maintenance_plan(manager, host, action, ret_report, ret_error);
+                return r < 0 ? r : operation_maintenance_plan(manager, host, action, ret_plan, ret_error);
         }
         r = schedules_select(manager, action, &vms, ret_error);
         if (r < 0)
@@ -600,8 +601,7 @@ int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_repo
         json_array_foreach (vms, i, vm)
                 if (json_spec(vm))
                         known[n++] = vm;
-        return moves_plan(
-                manager, known, n, NULL, json_text_or_null(action, "to"), action, ret_report, ret_error);
+        return moves_plan_new(known, n, json_text_or_null(action, "to"), action, ret_plan, ret_error);
 }
 
 /* --- For the API -------------------------------------------------------------------------------------------------------- */

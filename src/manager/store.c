@@ -138,8 +138,7 @@ static int count_row(void *userdata, const char *name, uint64_t revision, const 
         return counting->n >= query->limit;
 }
 
-int store_count(
-        struct store *store, const struct store_query *query, size_t *ret_n, struct error **ret_error)
+int store_count(struct store *store, const struct store_query *query, size_t *ret_n, struct error **ret_error)
 {
         struct counting counting = {.query = query};
         int r = store->ops->list(
