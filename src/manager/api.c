@@ -299,6 +299,34 @@ int api_body_name(const json_t *body, const char **ret_name, struct error **ret_
         return 0;
 }
 
+static int need_spec(json_t *body, json_t **ret_spec, struct error **ret_error)
+{
+        int r = doc_opt_object(body, "", "spec", ret_spec, ret_error);
+
+        return r >= 0 && !*ret_spec ? error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing")
+                                    : r;
+}
+
+int api_body_new(struct http_request *request, json_t **ret_body, const char **ret_name, json_t **ret_spec,
+        struct error **ret_error)
+{
+        static const char *const keys[] = {"kind", "name", "spec", NULL};
+        int r = api_body(request, keys, ret_body, ret_error);
+
+        if (r >= 0)
+                r = api_body_name(*ret_body, ret_name, ret_error);
+        return r < 0 ? r : need_spec(*ret_body, ret_spec, ret_error);
+}
+
+int api_body_spec(
+        struct http_request *request, json_t **ret_body, json_t **ret_spec, struct error **ret_error)
+{
+        static const char *const keys[] = {"spec", NULL};
+        int r = api_body(request, keys, ret_body, ret_error);
+
+        return r < 0 ? r : need_spec(*ret_body, ret_spec, ret_error);
+}
+
 int api_check_room(struct manager *manager, const struct store_query *query, const char *what,
         const char *hint, struct error **ret_error)
 {
@@ -633,5 +661,21 @@ int api_commit(struct http_request *request, struct manager *manager, struct sto
         r = store_commit(manager->store, &all, ret_revision, ret_error);
         if (r >= 0 && kept)
                 http_request_on_answer(request, keep_answer, TAKE_PTR(kept));
+        return r;
+}
+
+int api_remove(struct http_request *request, struct manager *manager, const json_t *doc,
+        struct store_batch *batch, struct error **ret_error)
+{
+        const char *kind = json_text(doc, "kind");
+        _cleanup_free_ char *object = alloc_printf("%s/%s", kind, json_text(doc, "name"));
+        _cleanup_free_ char *action = alloc_printf("%s.delete", kind);
+        int r;
+
+        if (!object || !action)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = api_commit(request, manager, batch, action, object, NULL, ret_error);
+        if (r >= 0)
+                http_request_reply_empty(request, 204);
         return r;
 }

@@ -83,23 +83,8 @@ static int check_room(struct manager *manager, struct error **ret_error)
                 "schedules", "Delete one that has ended.", ret_error);
 }
 
-static int read_spec(const json_t *body, json_t **ret_spec, struct error **ret_error)
-{
-        json_t *spec = NULL;
-        int r = doc_opt_object(body, "", "spec", &spec, ret_error);
-
-        if (r >= 0 && !spec)
-                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
-        if (r >= 0)
-                r = schedules_check_spec(spec, ret_error);
-        if (r >= 0)
-                *ret_spec = spec;
-        return r;
-}
-
 void api_schedule_create(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"kind", "name", "spec", NULL};
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
         json_t *body = NULL, *spec = NULL;
@@ -108,11 +93,9 @@ void api_schedule_create(struct http_request *request, void *userdata)
         const char *name = NULL;
         int r;
 
-        r = api_body(request, keys, &body, &error);
+        r = api_body_new(request, &body, &name, &spec, &error);
         if (r >= 0)
-                r = api_body_name(body, &name, &error);
-        if (r >= 0)
-                r = read_spec(body, &spec, &error);
+                r = schedules_check_spec(spec, &error);
         if (r >= 0)
                 r = check_room(manager, &error);
         if (r >= 0) {
@@ -131,7 +114,6 @@ void api_schedule_create(struct http_request *request, void *userdata)
 
 void api_schedule_update(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"spec", NULL};
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
         json_t *body = NULL, *spec = NULL;
@@ -140,9 +122,9 @@ void api_schedule_update(struct http_request *request, void *userdata)
 
         r = api_get_object(request, manager, "schedule", &doc, &error);
         if (r >= 0)
-                r = api_body(request, keys, &body, &error);
+                r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0)
-                r = read_spec(body, &spec, &error);
+                r = schedules_check_spec(spec, &error);
         if (r >= 0 && json_object_set(doc, "spec", spec) < 0)
                 r = no_memory(&error);
         if (r >= 0)
@@ -158,23 +140,18 @@ void api_schedule_delete(struct http_request *request, void *userdata)
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
-        _cleanup_free_ char *object = NULL;
         struct error *error = NULL;
         int r;
 
         r = api_get_object(request, manager, "schedule", &doc, &error);
         if (r >= 0) {
-                object = alloc_printf("schedule/%s", json_text(doc, "name"));
                 store_batch_remove(&batch, "schedule", json_text(doc, "uid"), json_revision(doc));
-                r = object ? api_commit(request, manager, &batch, "schedule.delete", object, NULL, &error)
-                           : no_memory(&error);
+                r = api_remove(request, manager, doc, &batch, &error);
         }
-        if (r < 0) {
+        if (r < 0)
                 http_request_reply_error(request, error);
-                return;
-        }
-        schedules_changed(manager->schedules);
-        http_request_reply_empty(request, 204);
+        else
+                schedules_changed(manager->schedules);
 }
 
 /* What was due while it was paused does not count as missed. */

@@ -63,22 +63,6 @@ static int record(struct http_request *request, struct manager *manager, json_t 
         return 0;
 }
 
-static int remove_object(struct http_request *request, struct manager *manager, const json_t *doc,
-        struct store_batch *batch, struct error **ret_error)
-{
-        const char *kind = json_text(doc, "kind");
-        _cleanup_free_ char *object = alloc_printf("%s/%s", kind, json_text(doc, "name"));
-        _cleanup_free_ char *action = alloc_printf("%s.delete", kind);
-        int r;
-
-        if (!object || !action)
-                return no_memory(ret_error);
-        r = api_commit(request, manager, batch, action, object, NULL, ret_error);
-        if (r >= 0)
-                http_request_reply_empty(request, 204);
-        return r;
-}
-
 static json_t *new_object(
         const struct manager *manager, const char *kind, const char *name, json_t *spec, json_t *internal)
 {
@@ -114,20 +98,6 @@ static int check_role_spec(
         return r < 0 ? r : auth_covers(api_caller(request), &access, what, ret_error);
 }
 
-static int read_new(struct http_request *request, const char *const *keys, json_t **ret_body,
-        const char **ret_name, json_t **ret_spec, struct error **ret_error)
-{
-        int r = api_body(request, keys, ret_body, ret_error);
-
-        if (r >= 0)
-                r = api_body_name(*ret_body, ret_name, ret_error);
-        if (r >= 0)
-                r = doc_opt_object(*ret_body, "", "spec", ret_spec, ret_error);
-        if (r >= 0 && !*ret_spec)
-                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
-        return r;
-}
-
 void api_role_list(struct http_request *request, void *userdata)
 {
         api_reply_list(request, userdata, &(struct api_listing){.kind = "role"});
@@ -145,14 +115,13 @@ void api_permission_list(struct http_request *request, void *userdata)
 
 void api_role_create(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"kind", "name", "spec", NULL};
         _cleanup_json_ json_t *role = NULL;
         json_t *body = NULL, *spec = NULL;
         struct error *error = NULL;
         const char *name = NULL;
         int r;
 
-        r = read_new(request, keys, &body, &name, &spec, &error);
+        r = api_body_new(request, &body, &name, &spec, &error);
         if (r >= 0)
                 r = check_role_spec(request, spec, name, &error);
         if (r >= 0)
@@ -185,30 +154,16 @@ static int get_own_role(
         return 0;
 }
 
-static int read_spec(struct http_request *request, json_t **ret_spec, struct error **ret_error)
-{
-        static const char *const keys[] = {"spec", NULL};
-        json_t *body = NULL;
-        int r;
-
-        r = api_body(request, keys, &body, ret_error);
-        if (r >= 0)
-                r = doc_opt_object(body, "", "spec", ret_spec, ret_error);
-        if (r >= 0 && !*ret_spec)
-                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
-        return r;
-}
-
 void api_role_update(struct http_request *request, void *userdata)
 {
         _cleanup_json_ json_t *role = NULL;
         struct error *error = NULL;
-        json_t *spec = NULL;
+        json_t *body = NULL, *spec = NULL;
         int r;
 
         r = get_own_role(request, userdata, &role, &error);
         if (r >= 0)
-                r = read_spec(request, &spec, &error);
+                r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0)
                 r = check_role_spec(request, spec, json_text(role, "name"), &error);
         if (r >= 0 && json_object_set(role, "spec", spec) < 0)
@@ -265,7 +220,7 @@ void api_role_delete(struct http_request *request, void *userdata)
                 r = refuse_used(userdata, role, &error);
         if (r >= 0) {
                 store_batch_remove(&batch, "role", json_text(role, "uid"), json_revision(role));
-                r = remove_object(request, userdata, role, &batch, &error);
+                r = api_remove(request, userdata, role, &batch, &error);
         }
         if (r < 0)
                 api_reply_refusal(request, userdata, error);
@@ -344,7 +299,6 @@ void api_user_get(struct http_request *request, void *userdata)
 
 void api_user_create(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"kind", "name", "spec", NULL};
         _cleanup_json_ json_t *user = NULL, *internal = json_object();
         struct manager *manager = userdata;
         json_t *body = NULL, *spec = NULL;
@@ -352,7 +306,7 @@ void api_user_create(struct http_request *request, void *userdata)
         const char *name = NULL;
         int r;
 
-        r = read_new(request, keys, &body, &name, &spec, &error);
+        r = api_body_new(request, &body, &name, &spec, &error);
         if (r >= 0)
                 r = check_user_spec(manager, spec, &error);
         if (r >= 0)
@@ -376,14 +330,14 @@ void api_user_update(struct http_request *request, void *userdata)
 {
         _cleanup_json_ json_t *user = NULL;
         struct error *error = NULL;
-        json_t *spec = NULL;
+        json_t *body = NULL, *spec = NULL;
         int r;
 
         r = api_get_object(request, userdata, "user", &user, &error);
         if (r >= 0)
                 r = check_covered(request, userdata, user, &error); /* also what is taken from it */
         if (r >= 0)
-                r = read_spec(request, &spec, &error);
+                r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0)
                 r = check_user_spec(userdata, spec, &error);
         if (r >= 0 && json_object_set(user, "spec", spec) < 0)
@@ -444,7 +398,7 @@ void api_user_delete(struct http_request *request, void *userdata)
                 r = remove_credentials(userdata, user, &batch, &error);
         if (r >= 0) {
                 store_batch_remove(&batch, "user", json_text(user, "uid"), json_revision(user));
-                r = remove_object(request, userdata, user, &batch, &error);
+                r = api_remove(request, userdata, user, &batch, &error);
         }
         if (r < 0)
                 api_reply_refusal(request, userdata, error);
@@ -777,7 +731,7 @@ void api_token_delete(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = auth_token_remove(manager->store, &batch, token, &error);
         if (r >= 0)
-                r = remove_object(request, manager, token, &batch, &error);
+                r = api_remove(request, manager, token, &batch, &error);
         if (r < 0)
                 api_reply_refusal(request, userdata, error);
 }

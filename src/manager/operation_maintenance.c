@@ -164,8 +164,9 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, json_t
         return 0;
 }
 
-/* Lines for those that were moved on, to the report of those that come back. */
-static int add_elsewhere(struct manager *manager, const json_t *host, struct moves_plan *plan)
+/* Of those that were moved on a line in the report of those that come back: to the plan of a dry run, or the task's. */
+static int add_elsewhere(
+        struct manager *manager, const json_t *host, struct moves_plan *plan, struct task *task)
 {
         json_t *item;
         size_t i;
@@ -173,9 +174,11 @@ static int add_elsewhere(struct manager *manager, const json_t *host, struct mov
 
         json_array_foreach ((json_t *)left_by(host), i, item) {
                 const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
+                const char *at = json_text(json_status(vm), "host");
 
                 if (vm && r == 0 && is_elsewhere(host, item, vm))
-                        r = moves_plan_add_settled(plan, vm, "elsewhere", json_text(json_status(vm), "host"));
+                        r = plan ? moves_plan_add_settled(plan, vm, "elsewhere", at)
+                                 : moves_add_settled(task, vm, "elsewhere", at);
         }
         return r;
 }
@@ -198,7 +201,7 @@ int operation_maintenance_plan(struct manager *manager, const json_t *host, cons
         r = moves_plan_new(found, n, on ? NULL : json_text(host, "name"), body, &plan, ret_error);
         if (r < 0)
                 return r;
-        if (!on && back && add_elsewhere(manager, host, plan) < 0)
+        if (!on && back && add_elsewhere(manager, host, plan, NULL) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_plan = TAKE_PTR(plan);
         return 0;
@@ -456,22 +459,6 @@ static void undo_open(struct task *task, void *userdata)
                 end_with(task, put_rest(task, host));
 }
 
-/* Records, with their outcome, for those that were moved on. */
-static int note_elsewhere(struct task *task, struct manager *manager, const json_t *host)
-{
-        json_t *item;
-        size_t i;
-        int r = 0;
-
-        json_array_foreach ((json_t *)left_by(host), i, item) {
-                const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
-
-                if (vm && r == 0 && is_elsewhere(host, item, vm))
-                        r = moves_add_settled(task, vm, "elsewhere", json_text(json_status(vm), "host"));
-        }
-        return r;
-}
-
 /* Those that may come back stay in the host's document until they have. */
 static void run_open(struct task *task, void *userdata)
 {
@@ -494,7 +481,7 @@ static void run_open(struct task *task, void *userdata)
         if (r >= 0 && json_is_true(json_object_get(task_data(task), "return"))) {
                 r = moves_add(task, found, n);
                 if (r >= 0)
-                        r = note_elsewhere(task, manager, host);
+                        r = add_elsewhere(manager, host, NULL, task);
         }
         end_with(task, r < 0 ? r : put_maintenance(task, host, NULL, still_to_return(task)));
 }

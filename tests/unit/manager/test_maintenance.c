@@ -931,6 +931,39 @@ static void run_whose_host_is_taken_for_a_while_takes_place_then(void **data)
         assert_int_equal(n_tasks(state, "host.maintenance"), 2);
 }
 
+static void many_that_are_due_at_once_each_run_once(void **data)
+{
+        enum { N = 60 };
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        int64_t now_ms = clock_unix_ms(&clock_system);
+        char at[32], name[24], uid[64];
+        size_t n_started = 0;
+
+        text_format_time(now_ms - 5000, at);
+        at[19] = 'Z';
+        at[20] = '\0';
+        for (int i = 0; i < N; i++) {
+                snprintf(name, sizeof(name), "s%d", i);
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                store_batch_put(&batch, STORE_ABSENT,
+                        json_pack(
+                                "{s:s, s:s, s:s, s:{s:s, s:s, s:{s:s, s:[s]}}, s:{s:b, s:[]}, s:{s:I, s:[]}}",
+                                "kind", "schedule", "name", name, "uid", uid, "spec", "at", at, "missed",
+                                "run-once", "action", "type", "migrate", "vms", "nobody", "status", "paused",
+                                0, "runs", "internal", "until_s", (json_int_t)(now_ms / 1000 - 30), "ran_s"));
+        }
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        schedules_changed(state->manager->schedules);
+        for (int i = 0; i < 1000 && n_started < N; i++) {
+                loop_iterate(state->loop, 20);
+                n_started = n_tasks(state, "schedule.run");
+        }
+        assert_int_equal(n_started, N);
+        iterate_for(state, 300);
+        assert_int_equal(n_tasks(state, "schedule.run"), N);
+}
+
 static size_t n_audited(struct state *state, const char *action)
 {
         json_t *entry;
@@ -1120,6 +1153,7 @@ int main(void)
                 TEST(what_has_not_begun_when_the_window_ends_does_not_begin),
                 TEST(run_that_was_due_while_no_manager_was_there_takes_place_once),
                 TEST(run_whose_host_is_taken_for_a_while_takes_place_then),
+                TEST(many_that_are_due_at_once_each_run_once),
                 TEST(schedule_whose_zone_is_gone_is_shown_as_broken_and_hides_no_other),
                 TEST(zone_that_was_updated_is_noticed),
                 TEST(schedules_that_mean_nothing_are_refused),
