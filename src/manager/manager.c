@@ -244,6 +244,30 @@ static bool shows(void *userdata, const struct auth_caller *caller, const char *
         return api_shows(userdata, caller, kind, doc);
 }
 
+/* Hosts and virtual machines, for who watches them. */
+static int each_seen(
+        void *userdata, int (*fn)(void *fn_userdata, const char *kind, const json_t *doc), void *fn_userdata)
+{
+        static const char *const kinds[] = {"host", "vm"};
+        struct manager *manager = userdata;
+        int r = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+                struct store_query query = {.kind = kinds[i], .limit = STORE_LIMIT_NONE};
+                _cleanup_json_ json_t *docs = NULL;
+                bool more = false;
+                json_t *doc;
+                size_t k;
+
+                if (inventory_list(manager->inventory, &query, &docs, &more) < 0)
+                        return -ENOMEM;
+                json_array_foreach (docs, k, doc)
+                        if (r >= 0)
+                                r = fn(fn_userdata, kinds[i], doc);
+        }
+        return r;
+}
+
 int manager_new(const struct config *config, struct loop *loop, struct store *store, uint64_t epoch,
         int listen_fd, struct manager **ret_manager, struct error **ret_error)
 {
@@ -274,8 +298,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
                               password_pool_new(loop, config->program, &manager->passwords) < 0))
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r >= 0)
-                r = watch_new(
-                        loop, manager->store, api_public_kind, shows, manager, &manager->watch, ret_error);
+                r = watch_new(loop, manager->store, api_public_kind, shows, each_seen, manager,
+                        &manager->watch, ret_error);
         if (r >= 0)
                 r = inventory_new(manager, &manager->inventory, ret_error);
         if (r >= 0) {

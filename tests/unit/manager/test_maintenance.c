@@ -33,6 +33,15 @@ static void begin_maintenance(struct state *state, const char *body, char ret_pa
         snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
 }
 
+/* The task at that path. */
+static void ask_to_cancel(struct state *state, const char *path)
+{
+        char cancel[160];
+
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+}
+
 static void wait_for_migration(struct state *state)
 {
         for (int i = 0; i < 500 && !state->agents[0].migration; i++)
@@ -214,13 +223,12 @@ static void guest_is_stopped_where_the_policy_says_so(void **data)
 static void cancelled_it_ends_its_moves_and_opens_the_host(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_the_stage(state);
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         assert_null(maintenance_of(state, "host1"));
@@ -243,7 +251,7 @@ static void spend_more(struct state *state, const char *path, json_int_t ms)
 static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
         json_int_t revision;
         const json_t *first;
 
@@ -251,8 +259,7 @@ static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
         agent_double_stop(&state->agents[0]);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         iterate_for(state, 2000);
         assert_int_equal(call(state, "GET", path, NULL), 200);
         assert_string_equal(task_state(state), "running");
@@ -278,16 +285,13 @@ static bool stop_is_held(struct state *state)
 /* The policy stops "web", which the agent does not answer; then it is cancelled. */
 static void begin_stopping(struct state *state, char ret_path[static 128])
 {
-        char cancel[160];
-
         set_the_stage(state);
         state->agents[1].memory_free_bytes = 1 << 20;
         refresh_all(state);
         state->agents[0].hold = "stop";
         begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"stop\"}]}", ret_path);
         wait_until(state, stop_is_held);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", ret_path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, ret_path);
         iterate_for(state, 1200);
 }
 
@@ -331,15 +335,14 @@ static void cancelled_while_a_guest_takes_its_time_the_report_says_so(void **dat
 static void stop_of_a_person_ends_at_once_when_it_is_cancelled(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_the_stage(state);
         state->agents[0].hold = "stop";
         assert_int_equal(call(state, "POST", "/api/v1/vms/web/stop", NULL), 202);
         snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
         wait_until(state, stop_is_held);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         state->agents[0].held = NULL; /* it went with the call */
@@ -574,13 +577,12 @@ static void audit_log_has_the_counts_of_a_report_and_not_all_of_it(void **data)
 static void cancelled_it_is_undone_by_the_next_manager(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_the_stage(state);
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         stop_manager(state);
         start_manager(state);
         resume_following(state, path);
@@ -615,7 +617,7 @@ static size_t n_decisions(struct state *state, const char *object, const char *d
 static void cancelled_with_moves_under_way_each_decision_is_audited_once(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_the_stage(state);
         create_vm(state, "big", 512);
@@ -625,8 +627,7 @@ static void cancelled_with_moves_under_way_each_decision_is_audited_once(void **
         refresh_all(state);
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         assert_int_equal(n_decisions(state, "vm/big", "stays"), 1);
@@ -746,7 +747,7 @@ static void restarted_manager_goes_on_with_the_same_move(void **data)
 static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
         const json_t *tries;
 
         set_the_stage(state);
@@ -755,8 +756,7 @@ static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(v
         stop_manager(state);
         start_manager(state);
         iterate_for(state, 1500);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         tries = json_object_get(first_of(json_object_get(json_status(state->body), "result")), "tries");

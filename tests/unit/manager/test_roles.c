@@ -142,10 +142,9 @@ static void fill_path(const char *pattern, const char *name, char ret[static 128
 static void try_route(
         struct state *state, const struct route *route, const char *vm, const char *host, const char *to)
 {
-        const char *name = strstr(route->path, "/hosts/") ? host
-                           : strstr(route->path, "/tasks/") && state->path
-                                   ? state->path
-                                   : vm;
+        const char *name = strstr(route->path, "/hosts/")                  ? host
+                           : strstr(route->path, "/tasks/") && state->path ? state->path
+                                                                           : vm;
         json_t *body = NULL;
         char path[128];
 
@@ -616,19 +615,31 @@ static void remove_vm(struct state *state, const char *name)
         assert_string_equal(finish(state), "succeeded");
 }
 
+/* She watches what there is of the two pools, within the scope (taken over); then calls are the administrator's. */
+static struct http_call *watch_as_carol(
+        struct state *state, json_t *scope, const char *kinds, struct seen *seen)
+{
+        struct http_call *watching;
+        char path[96];
+
+        set_up_pools(state);
+        make_user(state, "carol", "vm-admin", scope);
+        set_password(state, "carol");
+        become(state, "carol");
+        snprintf(path, sizeof(path), "/api/v1/events?kinds=%s", kinds);
+        watching = watch(state, path, seen);
+        wait_seen(state, seen, "id: ");
+        as_admin(state);
+        return watching;
+}
+
 static void watch_tells_what_is_in_the_scope_until_that_changes(void **data)
 {
         struct state *state = *data;
         struct seen seen = {};
         struct http_call *watching;
 
-        set_up_pools(state);
-        make_user(state, "carol", "vm-admin", scope_east());
-        set_password(state, "carol");
-        become(state, "carol");
-        watching = watch(state, "/api/v1/events?kinds=vm,token,user", &seen);
-        wait_seen(state, &seen, "id: ");
-        as_admin(state);
+        watching = watch_as_carol(state, scope_east(), "vm,token,user", &seen);
         remove_vm(state, "other");
         remove_vm(state, "web");
         wait_seen(state, &seen, "\"op\":\"delete\"");
@@ -644,6 +655,72 @@ static void watch_tells_what_is_in_the_scope_until_that_changes(void **data)
                 loop_iterate(state->loop, 10);
         assert_null(strstr(seen.text, "later"));
         http_call_cancel(watching);
+}
+
+/* What comes into her sight and leaves it, without being made or removed. */
+static void watch_tells_what_leaves_the_scope(void **data)
+{
+        struct state *state = *data;
+        struct seen seen = {};
+        struct http_call *watching;
+
+        watching = watch_as_carol(state, scope_east(), "vm,host", &seen);
+        /* Not hers before and after. */
+        label_host(state, 1, "north");
+        /* Hers no more, with "web" on it. */
+        label_host(state, 0, "west");
+        wait_seen(state, &seen, "event: reset");
+        assert_null(strstr(seen.text, "host2"));
+        memset(&seen, 0, sizeof(seen));
+        label_host(state, 0, "east");
+        wait_seen(state, &seen, "event: reset");
+        http_call_cancel(watching);
+}
+
+/* A scope of hosts alone: a virtual machine leaves it when it moves. */
+static void watch_tells_of_a_machine_that_moves_out_of_the_scope(void **data)
+{
+        struct state *state = *data;
+        struct seen seen = {};
+        struct http_call *watching;
+        char path[128];
+
+        watching = watch_as_carol(state, json_pack("{s:{s:s}}", "hosts", "pool", "east"), "vm", &seen);
+        begin_migration(state, path);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        wait_seen(state, &seen, "\"op\":\"delete\"");
+        assert_non_null(strstr(seen.text, "\"name\":\"web\""));
+        assert_null(strstr(seen.text, "other"));
+        http_call_cancel(watching);
+}
+
+static void one_caller_does_not_take_all_watches(void **data)
+{
+        enum { OF_ONE = 250 };
+        struct state *state = *data;
+        struct http_call *watching[OF_ONE];
+        struct seen *seen = calloc(OF_ONE, sizeof(*seen));
+
+        make_user(state, "zoe", "operator", NULL);
+        set_password(state, "zoe");
+        for (int i = 0; i < OF_ONE; i++) {
+                watching[i] = watch(state, "/api/v1/events", &seen[i]);
+                wait_seen(state, &seen[i], "id: ");
+        }
+        assert_int_equal(call(state, "GET", "/api/v1/events", NULL), 429);
+        become(state, "zoe");
+        {
+                struct seen others = {};
+                struct http_call *of_zoe = watch(state, "/api/v1/events", &others);
+
+                wait_seen(state, &others, "id: ");
+                http_call_cancel(of_zoe);
+        }
+        for (int i = 0; i < OF_ONE; i++)
+                http_call_cancel(watching[i]);
+        free(seen);
 }
 
 /* --- Users, passwords, sessions ---------------------------------------------------------------------------------------- */
@@ -909,10 +986,10 @@ static void user_has_so_many_tokens_and_a_new_password_can_end_them(void **data)
                 json_t *token = NULL;
 
                 snprintf(name, sizeof(name), "t%d", i);
-                assert_int_equal(auth_token_new(state->manager->clock, &batch,
-                                         &(struct auth_token_spec){
-                                                 .name = name, .role = "read-only", .owner = user},
-                                         secret, &token, NULL),
+                assert_int_equal(
+                        auth_token_new(state->manager->clock, &batch,
+                                &(struct auth_token_spec){.name = name, .role = "read-only", .owner = user},
+                                secret, &token, NULL),
                         0);
                 json_decref(token);
         }
@@ -1015,6 +1092,9 @@ int main(void)
                 TEST(token_makes_no_tokens),
                 TEST(record_of_a_key_tells_no_password),
                 TEST(watch_tells_what_is_in_the_scope_until_that_changes),
+                TEST(watch_tells_what_leaves_the_scope),
+                TEST(watch_tells_of_a_machine_that_moves_out_of_the_scope),
+                TEST(one_caller_does_not_take_all_watches),
                 TEST(nobody_gives_more_than_they_have),
                 TEST(built_in_role_stays_as_it_is),
                 TEST(role_in_use_is_not_removed),
