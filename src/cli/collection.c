@@ -86,6 +86,19 @@ int collection_show(struct cli *cli, const char *collection, const char *name, s
         return r < 0 ? r : output_document(cli, doc, ret_error);
 }
 
+int collection_get_some(struct cli *cli, const struct arguments *arguments, const char *collection,
+        const char *suffix, const char *option, uint64_t number, json_t **ret_answer,
+        struct error **ret_error)
+{
+        _cleanup_free_ char *path = NULL;
+
+        (void)arguments_number(arguments, option, &number);
+        path = alloc_printf("%s/%s%s%llu", collection, arguments_operand(arguments, 0), suffix,
+                (unsigned long long)number);
+        return path ? api_call(cli->api, "GET", path, NULL, ret_answer, NULL, ret_error)
+                    : error_from_errno(ret_error, ENOMEM, "cannot make the request");
+}
+
 int collection_act(struct cli *cli, const char *method, const char *collection, const char *name,
         const char *suffix, json_t *body, struct error **ret_error)
 {

@@ -18,6 +18,12 @@ int collection_print(struct cli *cli, const char *path, uint64_t limit, const st
 /* GET COLLECTION/NAME, printed. `collection` is "/vms". */
 int collection_show(struct cli *cli, const char *collection, const char *name, struct error **ret_error);
 
+/* GET COLLECTION/NAMEsuffixNUMBER, the number being the option's, or else `number`: ("/vms", "web1", "/console?tail=", "tail"). *ret_answer
+ * is the caller's. */
+int collection_get_some(struct cli *cli, const struct arguments *arguments, const char *collection,
+        const char *suffix, const char *option, uint64_t number, json_t **ret_answer,
+        struct error **ret_error);
+
 /* METHOD COLLECTION/NAMEsuffix as a task: ("POST", "/vms", "web1", "/start"). `body` is taken over. */
 int collection_act(struct cli *cli, const char *method, const char *collection, const char *name,
         const char *suffix, json_t *body, struct error **ret_error);

@@ -140,16 +140,9 @@ int command_schedule_create(struct cli *cli, const struct arguments *arguments, 
 int command_schedule_next(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
         _cleanup_json_ json_t *answer = NULL;
-        _cleanup_free_ char *path = NULL;
-        uint64_t count = 10;
-        int r;
+        int r = collection_get_some(
+                cli, arguments, "/schedules", "/next?count=", "count", 10, &answer, ret_error);
 
-        (void)arguments_number(arguments, "count", &count);
-        path = alloc_printf(
-                "/schedules/%s/next?count=%llu", arguments_operand(arguments, 0), (unsigned long long)count);
-        if (!path)
-                return no_memory(ret_error);
-        r = api_call(cli->api, "GET", path, NULL, &answer, NULL, ret_error);
         if (r < 0)
                 return r;
         if (cli->format != OUTPUT_TABLE)

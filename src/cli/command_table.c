@@ -506,6 +506,7 @@ static const struct option_spec user_password_options[] = {
                 .kind = VALUE_FILE,
                 .value = "FILE",
                 .help = "likewise the current one, when it is one's own"},
+        {.name = "revoke-tokens", .help = "end the user's tokens, too"},
         END,
 };
 

@@ -175,7 +175,8 @@ int command_user_password(struct cli *cli, const struct arguments *arguments, st
         if (r >= 0)
                 r = password_read(cli, file, "New password: ", password, ret_error);
         if (r >= 0) {
-                body = json_pack("{s:s*, s:s}", "current", name ? NULL : current, "password", password);
+                body = json_pack("{s:s*, s:s, s:b}", "current", name ? NULL : current, "password", password,
+                        "revoke_tokens", arguments_flag(arguments, "revoke-tokens"));
                 r = path && body ? api_call(cli->api, "PUT", path, body, NULL, NULL, ret_error)
                                  : no_memory(ret_error);
         }

@@ -92,18 +92,11 @@ int command_vm_delete(struct cli *cli, const struct arguments *arguments, struct
 
 int command_vm_console(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
-        uint64_t tail = 4096;
-        _cleanup_free_ char *path = NULL;
         _cleanup_json_ json_t *answer = NULL;
         const char *text;
-        int r;
+        int r = collection_get_some(
+                cli, arguments, "/vms", "/console?tail=", "tail", 4096, &answer, ret_error);
 
-        (void)arguments_number(arguments, "tail", &tail);
-        path = alloc_printf(
-                "/vms/%s/console?tail=%llu", arguments_operand(arguments, 0), (unsigned long long)tail);
-        if (!path)
-                return no_memory(ret_error);
-        r = api_call(cli->api, "GET", path, NULL, &answer, NULL, ret_error);
         if (r < 0)
                 return r;
         if (cli->format != OUTPUT_TABLE)

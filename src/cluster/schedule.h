@@ -18,7 +18,7 @@
 #define SCHEDULE_TRY_S 600 /* how long one without a window that could not begin is tried again */
 #define SCHEDULE_AHEAD_MAX_S (2 * 86400)
 #define SCHEDULE_RAN_MAX 64
-#define SCHEDULE_MISSED_MAX 10000 /* more are not counted */
+#define SCHEDULE_MISSED_MAX 1000 /* more are not counted: that takes time */
 #define SCHEDULE_WINDOW_MAX_S (30 * 86400)
 
 enum schedule_missed { SCHEDULE_MISSED_SKIP, SCHEDULE_MISSED_RUN_ONCE };

@@ -99,7 +99,8 @@ static int read_transitions(struct time_zone *zone, const uint8_t *body, const s
                 return -ENOMEM;
         for (zone->n = 0; zone->n < counts->time && r == 0; zone->n++) {
                 zone->at_s[zone->n] = be64(body + zone->n * 8);
-                if (zone->n && zone->at_s[zone->n] <= zone->at_s[zone->n - 1])
+                if ((zone->n && zone->at_s[zone->n] <= zone->at_s[zone->n - 1]) ||
+                        zone->at_s[zone->n] < -TIME_ZONE_RANGE_S || zone->at_s[zone->n] > TIME_ZONE_RANGE_S)
                         return -EINVAL;
                 r = read_offset(types, counts->type, indices[zone->n], &zone->offset_s[zone->n]);
         }
@@ -301,7 +302,8 @@ static int64_t when_in(const struct when *when, int64_t year)
         return (first + day) * DAY_S + when->time_s;
 }
 
-/* Where the rule alone counts. Changes of the year before and after are looked at, for local and UTC years differ. */
+/* Where the rule alone counts. Changes of two years before and after are looked at: local and UTC years differ, and a rule's time may be a
+ * week before or behind its day. */
 static struct time_zone_span span_of_rule(const struct rule *rule, int64_t unix_s)
 {
         struct time_zone_span span = {INT64_MIN, INT64_MAX, rule->std_s};
@@ -311,7 +313,7 @@ static struct time_zone_span span_of_rule(const struct rule *rule, int64_t unix_
         if (!rule->has_dst)
                 return span;
         civil_date(civil_day_of(unix_s), &year, &month, &day);
-        for (int64_t y = year - 1; y <= year + 1; y++) {
+        for (int64_t y = year - 2; y <= year + 2; y++) {
                 const struct {
                         int64_t at_s;
                         int32_t offset_s;

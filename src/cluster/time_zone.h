@@ -11,6 +11,8 @@
 #include "base/macros.h"
 
 #define TIME_ZONE_FILE_MAX (64u << 10) /* bytes; the largest one of 2025 has 4 KiB */
+/* Times are within this of 1970: the "Big Bang" of zic(8). Files with others are damaged; an offset added would overflow. */
+#define TIME_ZONE_RANGE_S (INT64_C(1) << 59)
 
 struct time_zone;
 

@@ -199,6 +199,25 @@ const char *http_request_query(const struct http_request *request, const char *n
         return NULL;
 }
 
+int http_request_query_text(const struct http_request *request, char **ret_text)
+{
+        const struct http_field *f;
+        _cleanup_free_ char *text = alloc_strdup("");
+
+        list_for_each (f, &request->query, link) {
+                char *longer = text ? alloc_printf("%s%zu:%s=%zu:%s&", text, strlen(f->name), f->name,
+                                              strlen(f->value), f->value)
+                                    : NULL;
+
+                free(text);
+                text = longer;
+        }
+        if (!text)
+                return -ENOMEM;
+        *ret_text = TAKE_PTR(text);
+        return 0;
+}
+
 const char *http_request_header(const struct http_request *request, const char *name)
 {
         const struct http_field *f;

@@ -55,6 +55,8 @@ const char *http_request_path(const struct http_request *request);
 const char *http_request_param(
         const struct http_request *request, const char *name); /* {name}, percent-decoded */
 const char *http_request_query(const struct http_request *request, const char *name);
+/* All query parameters as one text (the caller's) that no others have: for comparing requests. -ENOMEM. */
+int http_request_query_text(const struct http_request *request, char **ret_text);
 const char *http_request_header(const struct http_request *request, const char *name);
 /* First DNS name (subjectAltName) of the verified client certificate, else NULL. */
 const char *http_request_peer_name(const struct http_request *request);

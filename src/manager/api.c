@@ -299,6 +299,47 @@ int api_body_name(const json_t *body, const char **ret_name, struct error **ret_
         return 0;
 }
 
+static int need_spec(json_t *body, json_t **ret_spec, struct error **ret_error)
+{
+        int r = doc_opt_object(body, "", "spec", ret_spec, ret_error);
+
+        return r >= 0 && !*ret_spec ? error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing")
+                                    : r;
+}
+
+int api_body_new(struct http_request *request, json_t **ret_body, const char **ret_name, json_t **ret_spec,
+        struct error **ret_error)
+{
+        static const char *const keys[] = {"kind", "name", "spec", NULL};
+        int r = api_body(request, keys, ret_body, ret_error);
+
+        if (r >= 0)
+                r = api_body_name(*ret_body, ret_name, ret_error);
+        return r < 0 ? r : need_spec(*ret_body, ret_spec, ret_error);
+}
+
+int api_body_spec(
+        struct http_request *request, json_t **ret_body, json_t **ret_spec, struct error **ret_error)
+{
+        static const char *const keys[] = {"spec", NULL};
+        int r = api_body(request, keys, ret_body, ret_error);
+
+        return r < 0 ? r : need_spec(*ret_body, ret_spec, ret_error);
+}
+
+int api_check_room(struct manager *manager, const struct store_query *query, const char *what,
+        const char *hint, struct error **ret_error)
+{
+        size_t n = 0;
+        int r = store_count(manager->store, query, &n, ret_error);
+
+        if (r < 0)
+                return r;
+        return n >= query->limit ? error_set(ret_error, ERROR_TOO_LARGE, hint, "there are %zu %s already",
+                                           query->limit, what)
+                                 : 0;
+}
+
 bool api_filter(const struct http_request *request, const char *key, const char *value)
 {
         const char *wanted = http_request_query(request, key);
@@ -337,7 +378,7 @@ static int idempotency_of(struct http_request *request, struct idempotency *ret,
 {
         const char *key = http_request_header(request, "Idempotency-Key");
         const char *body = http_request_body(request, NULL);
-        _cleanup_free_ char *named = NULL, *what = NULL;
+        _cleanup_free_ char *named = NULL, *what = NULL, *query = NULL;
 
         *ret = (struct idempotency){};
         if (!key)
@@ -347,8 +388,9 @@ static int idempotency_of(struct http_request *request, struct idempotency *ret,
                         "Idempotency-Key must have 1 to %d characters", KEY_MAX);
         named = alloc_printf("%s\n%s", auth_caller_uid(api_caller(request)), key);
         /* With the key, which is not in the store: a body may have a password, whose plain hash could be guessed at. */
-        what = alloc_printf(
-                "%s\n%s\n%s\n%s", key, http_request_method(request), http_request_path(request), body ?: "");
+        if (http_request_query_text(request, &query) >= 0)
+                what = alloc_printf("%s\n%s\n%s%s%s\n%s", key, http_request_method(request),
+                        http_request_path(request), *query ? "?" : "", query, body ?: "");
         if (!named || !what || pki_sha256_hex(named, strlen(named), ret->name) < 0 ||
                 pki_sha256_hex(what, strlen(what), ret->request) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -619,5 +661,21 @@ int api_commit(struct http_request *request, struct manager *manager, struct sto
         r = store_commit(manager->store, &all, ret_revision, ret_error);
         if (r >= 0 && kept)
                 http_request_on_answer(request, keep_answer, TAKE_PTR(kept));
+        return r;
+}
+
+int api_remove(struct http_request *request, struct manager *manager, const json_t *doc,
+        struct store_batch *batch, struct error **ret_error)
+{
+        const char *kind = json_text(doc, "kind");
+        _cleanup_free_ char *object = alloc_printf("%s/%s", kind, json_text(doc, "name"));
+        _cleanup_free_ char *action = alloc_printf("%s.delete", kind);
+        int r;
+
+        if (!object || !action)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        r = api_commit(request, manager, batch, action, object, NULL, ret_error);
+        if (r >= 0)
+                http_request_reply_empty(request, 204);
         return r;
 }

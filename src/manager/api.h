@@ -71,8 +71,23 @@ int api_commit(struct http_request *request, struct manager *manager, struct sto
  * what is no UTF-8: it could not be written down. */
 int api_reason(const struct http_request *request, char **ret_reason, struct error **ret_error);
 
+/* TOO_LARGE when there are as many as the query's limit already; `what` names them, `hint` is the way out. */
+int api_check_room(struct manager *manager, const struct store_query *query, const char *what,
+        const char *hint, struct error **ret_error);
+
 /* "name" of the body: a name, else BAD_DOCUMENT. Borrowed. */
 int api_body_name(const json_t *body, const char **ret_name, struct error **ret_error);
+
+/* The body of a request that makes an object, {"name", "spec"}, or changes one, {"spec"}: a name, and a spec, are there. All borrowed from
+ * the request. */
+int api_body_new(struct http_request *request, json_t **ret_body, const char **ret_name, json_t **ret_spec,
+        struct error **ret_error);
+int api_body_spec(
+        struct http_request *request, json_t **ret_body, json_t **ret_spec, struct error **ret_error);
+
+/* Commits the removal of the object, which `batch` has, as KIND.delete, and answers 204; the error is left to the caller. */
+int api_remove(struct http_request *request, struct manager *manager, const json_t *doc,
+        struct store_batch *batch, struct error **ret_error);
 
 /* ?key as one of the filters: true when absent or equal to `value`. */
 bool api_filter(const struct http_request *request, const char *key, const char *value);

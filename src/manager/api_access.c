@@ -6,12 +6,14 @@
 
 #include "manager/api_access.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "io/http_path.h"
 #include "io/pki.h"
 #include "manager/api.h"
@@ -25,9 +27,11 @@
 #define REQUEST_BURST_S 4
 #define DENIED_BURST 30
 #define DENIED_INTERVAL_MS 10000
-/* A person mistypes a few times; a guesser gets ten a minute of one user, and thirty from one address. */
+/* A person mistypes a few times; a guesser gets ten a minute of one user, and thirty from one address. From one address nobody can keep
+ * another one of the user's from logging in: there is more room in the user's bucket than one address can take. */
 #define LOGIN_USER_BURST 10
 #define LOGIN_USER_INTERVAL_MS 6000
+#define LOGIN_USER_WIDE_BURST 50
 #define LOGIN_ADDRESS_BURST 30
 #define LOGIN_ADDRESS_INTERVAL_MS 2000
 
@@ -151,15 +155,17 @@ int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64
                 .requests = rate ? rate_limit_new(clock, CALLERS_LIMITED, rate * REQUEST_BURST_S, 1000 / rate)
                                  : NULL,
                 .denied = rate_limit_new(clock, CALLERS_LIMITED, DENIED_BURST, DENIED_INTERVAL_MS),
-                .login_users =
+                .login_pairs =
                         rate_limit_new(clock, CALLERS_LIMITED, LOGIN_USER_BURST, LOGIN_USER_INTERVAL_MS),
+                .login_users =
+                        rate_limit_new(clock, CALLERS_LIMITED, LOGIN_USER_WIDE_BURST, LOGIN_USER_INTERVAL_MS),
                 .own_passwords =
                         rate_limit_new(clock, CALLERS_LIMITED, LOGIN_USER_BURST, LOGIN_USER_INTERVAL_MS),
                 .login_addresses = rate_limit_new(
                         clock, CALLERS_LIMITED, LOGIN_ADDRESS_BURST, LOGIN_ADDRESS_INTERVAL_MS),
         };
-        return (rate && !limits->requests) || !limits->denied || !limits->login_users ||
-                               !limits->own_passwords || !limits->login_addresses
+        return (rate && !limits->requests) || !limits->denied || !limits->login_pairs ||
+                               !limits->login_users || !limits->own_passwords || !limits->login_addresses
                        ? -ENOMEM
                        : 0;
 }
@@ -168,10 +174,27 @@ void api_limits_deinit(struct api_limits *limits)
 {
         rate_limit_free(limits->requests);
         rate_limit_free(limits->denied);
+        rate_limit_free(limits->login_pairs);
         rate_limit_free(limits->login_users);
         rate_limit_free(limits->login_addresses);
         rate_limit_free(limits->own_passwords);
         *limits = (struct api_limits){};
+}
+
+void api_address_key(const char *address, char ret_key[static API_ADDRESS_KEY_SIZE])
+{
+        static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+        uint8_t bytes[16];
+
+        if (inet_pton(AF_INET6, address, bytes) != 1)
+                snprintf(ret_key, API_ADDRESS_KEY_SIZE, "%.48s", address);
+        else if (!memcmp(bytes, mapped, sizeof(mapped)))
+                snprintf(ret_key, API_ADDRESS_KEY_SIZE, "%u.%u.%u.%u", bytes[12], bytes[13], bytes[14],
+                        bytes[15]);
+        else {
+                text_hex_encode(bytes, 8, ret_key);
+                snprintf(ret_key + 16, API_ADDRESS_KEY_SIZE - 16, "::/64");
+        }
 }
 
 void api_reply_limited(struct http_request *request, uint64_t wait_ms, const char *what)
@@ -195,7 +218,7 @@ static void audit_denied(
         _cleanup_error_ struct error *error = NULL;
 
         /* Who is refused often would push out of the log what matters. */
-        if (!rate_limit_take(manager->limits.denied, auth_caller_uid(caller), NULL)) {
+        if (!rate_limit_take(manager->limits.denied, auth_caller_person(caller), NULL)) {
                 manager->n_unaudited_denials++;
                 return;
         }
@@ -516,7 +539,7 @@ static bool check_caller(struct http_request *request, struct manager *manager, 
         uint64_t wait_ms = 0;
 
         if (manager->limits.requests &&
-                !rate_limit_take(manager->limits.requests, auth_caller_uid(context->caller), &wait_ms)) {
+                !rate_limit_take(manager->limits.requests, auth_caller_person(context->caller), &wait_ms)) {
                 manager->metrics.requests[METRICS_LIMITED]++;
                 api_reply_limited(request, wait_ms, "the caller sends too many requests");
                 return false;

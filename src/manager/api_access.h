@@ -15,7 +15,8 @@ struct manager;
 struct api_limits {
         struct rate_limit *requests;        /* of each caller; NULL: none */
         struct rate_limit *denied;          /* entries in the audit log about what each caller was refused */
-        struct rate_limit *login_users;     /* attempts to log in, by user ... */
+        struct rate_limit *login_pairs;     /* attempts to log in, by user and address together ... */
+        struct rate_limit *login_users;     /* ... by user ... */
         struct rate_limit *login_addresses; /* ... and by address */
         struct rate_limit *
                 own_passwords; /* attempts to change one's own, by user: others' attempts to log in use it up not */
@@ -23,6 +24,10 @@ struct api_limits {
 /* request_rate: a second for each caller; 0: no limit. */
 int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64_t request_rate);
 void api_limits_deinit(struct api_limits *limits);
+
+/* What an address counts as in limits: one of IPv6 as its /64, for a single customer has all of that. */
+#define API_ADDRESS_KEY_SIZE 64
+void api_address_key(const char *address, char ret_key[static API_ADDRESS_KEY_SIZE]);
 
 /* Answers RATE_LIMITED with Retry-After. */
 void api_reply_limited(struct http_request *request, uint64_t wait_ms, const char *what);

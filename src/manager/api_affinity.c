@@ -153,20 +153,13 @@ static void record(struct http_request *request, struct manager *manager, json_t
 
 void api_affinity_rule_create(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"kind", "name", "spec", NULL};
         json_t *body = NULL, *spec = NULL, *rule = NULL;
         char uid[UUID_STRING_SIZE];
         struct error *error = NULL;
         const char *name = NULL;
         int r;
 
-        r = api_body(request, keys, &body, &error);
-        if (r >= 0)
-                r = api_body_name(body, &name, &error);
-        if (r >= 0)
-                r = doc_opt_object(body, "", "spec", &spec, &error);
-        if (r >= 0 && !spec)
-                r = error_set(&error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
+        r = api_body_new(request, &body, &name, &spec, &error);
         if (r >= 0) {
                 rule = text_uuid_new(uid) < 0
                                ? NULL
@@ -182,18 +175,13 @@ void api_affinity_rule_create(struct http_request *request, void *userdata)
 
 void api_affinity_rule_update(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"spec", NULL};
         json_t *rule = NULL, *body = NULL, *spec = NULL;
         struct error *error = NULL;
         int r;
 
         r = api_get_object(request, userdata, "affinity-rule", &rule, &error);
         if (r >= 0)
-                r = api_body(request, keys, &body, &error);
-        if (r >= 0)
-                r = doc_opt_object(body, "", "spec", &spec, &error);
-        if (r >= 0 && !spec)
-                r = error_set(&error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
+                r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0 && json_object_set(rule, "spec", spec) < 0)
                 r = no_memory(&error);
         if (r >= 0) {
@@ -208,20 +196,14 @@ void api_affinity_rule_delete(struct http_request *request, void *userdata)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_json_ json_t *rule = NULL;
-        _cleanup_free_ char *object = NULL;
         struct error *error = NULL;
         int r;
 
         r = api_get_object(request, userdata, "affinity-rule", &rule, &error);
         if (r >= 0) {
-                object = alloc_printf("affinity-rule/%s", json_text(rule, "name"));
                 store_batch_remove(&batch, "affinity-rule", json_text(rule, "uid"), json_revision(rule));
-                r = object ? api_commit(
-                                     request, userdata, &batch, "affinity-rule.delete", object, NULL, &error)
-                           : no_memory(&error);
+                r = api_remove(request, userdata, rule, &batch, &error);
         }
         if (r < 0)
                 http_request_reply_error(request, error);
-        else
-                http_request_reply_empty(request, 204);
 }

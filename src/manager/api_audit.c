@@ -2,44 +2,28 @@
 
 /* The audit log: a list with filters, its verification, and all of it as JSON lines. Any of them may look at a million entries. */
 
-#include "manager/api_audit.h"
-
 #include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
-#include "base/list.h"
 #include "base/text.h"
 #include "manager/api.h"
+#include "manager/api_scan.h"
 #include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
 
-#define SCANS_MAX 8
-#define SLICE_MS 4
-#define BETWEEN_MS 2
 #define AT_ONCE 128 /* entries between two looks at the clock */
 #define STREAM_MAX_BYTES (4u << 20)
 #define STREAM_ENOUGH_BYTES (256u << 10)
 #define STREAM_FULL_MS 20
 
-struct scan;
-/* Does a little. 1: there is more to do; 0: the scan is finished, and its request answered. */
-typedef int (*scan_step_fn)(struct scan *scan, struct error **ret_error);
-
 struct scan {
-        struct list link;
-        struct audit_scans *scans;
-        struct manager *manager;
-        struct http_request *request; /* NULL: it is a stream now, or was answered */
-        struct http_stream *stream;
-        struct loop_source *timer;
-        scan_step_fn step;
-        bool aborted;     /* nobody waits for the answer */
-        uint64_t wait_ms; /* asked for by the step: the client takes nothing at the moment */
+        struct api_scan base;
         struct audit_verification *verification;
+        struct http_stream *stream;
         /* a list */
         struct store_query query;
         char *after;
@@ -48,124 +32,48 @@ struct scan {
         size_t n_wanted;
 };
 
-struct audit_scans {
-        struct loop *loop;
-        struct list scans;
-        size_t n_scans;
-};
-
-struct audit_scans *audit_scans_new(struct loop *loop)
+static void scan_free(struct api_scan *base)
 {
-        struct audit_scans *scans = ALLOC(struct audit_scans);
+        struct scan *scan = CONTAINER_OF(base, struct scan, base);
 
-        if (!scans)
-                return NULL;
-        scans->loop = loop;
-        list_init(&scans->scans);
-        return scans;
-}
-
-static void scan_free(struct scan *scan)
-{
-        list_remove(&scan->link);
-        scan->scans->n_scans--;
-        loop_source_free(scan->timer);
+        if (scan->stream)
+                http_stream_close(scan->stream);
         audit_verification_free(scan->verification);
         json_decref(scan->items);
         free(scan->after);
         free(scan);
 }
 
-static void fail(struct scan *scan, struct error *error)
-{
-        if (scan->request)
-                http_request_reply_error(scan->request, error);
-        else
-                error_free(error);
-        if (scan->stream)
-                http_stream_close(scan->stream);
-        scan_free(scan);
-}
-
-void audit_scans_free(struct audit_scans *scans)
-{
-        struct scan *scan, *spare;
-
-        if (!scans)
-                return;
-        list_for_each_safe (scan, spare, &scans->scans, link) {
-                struct error *error = NULL;
-
-                error_set(&error, ERROR_CANCELLED, "Try again.", "the manager ends");
-                fail(scan, error);
-        }
-        free(scans);
-}
-
-static void on_timer(void *userdata)
-{
-        struct scan *scan = userdata;
-        const struct clock *clock = loop_clock(scan->scans->loop);
-        uint64_t until_ms = clock_now_ms(clock) + SLICE_MS;
-        struct error *error = NULL;
-        int r = 1;
-
-        scan->wait_ms = 0;
-        if (scan->aborted)
-                r = error_set(&error, ERROR_CANCELLED, NULL, "the client is gone");
-        while (r > 0 && !scan->wait_ms && clock_now_ms(clock) < until_ms)
-                r = scan->step(scan, &error);
-        if (r < 0)
-                fail(scan, error);
-        else if (r == 0)
-                scan_free(scan);
-        else
-                loop_source_rearm(scan->timer, MAX(scan->wait_ms, (uint64_t)BETWEEN_MS));
-}
-
-static void on_abort(void *userdata)
-{
-        struct scan *scan = userdata;
-
-        scan->aborted = true;
-}
+typedef int (*scan_step_fn)(struct api_scan *scan, struct error **ret_error);
 
 static struct scan *scan_new(
         struct http_request *request, struct manager *manager, scan_step_fn step, struct error **ret_error)
 {
-        struct audit_scans *scans = manager->audit_scans;
-        struct scan *scan = NULL;
+        struct scan *scan = ALLOC(struct scan);
 
-        if (scans->n_scans >= SCANS_MAX) {
-                error_set(ret_error, ERROR_RATE_LIMITED, "Try again when they have ended.",
-                        "%d requests are going through the audit log already", SCANS_MAX);
-                return NULL;
-        }
-        scan = ALLOC(struct scan);
-        if (!scan || loop_add_timer(scans->loop, 0, on_timer, scan, &scan->timer) < 0) {
-                free(scan);
+        if (!scan) {
                 error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
                 return NULL;
         }
-        scan->scans = scans;
-        scan->manager = manager;
-        scan->request = request;
-        scan->step = step;
-        list_append(&scans->scans, &scan->link);
-        scans->n_scans++;
-        http_request_on_abort(request, on_abort, scan);
+        scan->base.step = step;
+        scan->base.free = scan_free;
+        if (api_scan_begin(&scan->base, request, manager, ret_error) < 0) {
+                free(scan);
+                return NULL;
+        }
         return scan;
 }
 
 /* --- Verify --------------------------------------------------------------------------------------------------------- */
 
-static int verify_step(struct scan *scan, struct error **ret_error)
+static int verify_step(struct api_scan *base, struct error **ret_error)
 {
+        struct scan *scan = CONTAINER_OF(base, struct scan, base);
         int r = audit_verification_step(scan->verification, AT_ONCE, ret_error);
 
         if (r == 0)
                 http_request_reply_json(
-                        TAKE_PTR(scan->request), 200, audit_verification_verdict(scan->verification));
+                        TAKE_PTR(base->request), 200, audit_verification_verdict(scan->verification));
         return r;
 }
 
@@ -212,7 +120,7 @@ static void reply_items(struct scan *scan, bool more)
 {
         const json_t *last = json_array_get(scan->items, json_array_size(scan->items) - 1);
 
-        http_request_reply_json(TAKE_PTR(scan->request), 200,
+        http_request_reply_json(TAKE_PTR(scan->base.request), 200,
                 json_pack("{s:O, s:s?, s:I}", "items", scan->items, "continue",
                         more ? json_text_or_null(last, "name") : NULL, "revision",
                         (json_int_t)scan->revision));
@@ -228,7 +136,7 @@ static int take(struct scan *scan, json_t *entry, struct error **ret_error)
                 return 1;
         shown = json_incref(entry);
         json_object_del(shown, "internal");
-        r = api_select_fields(scan->request, &shown, ret_error);
+        r = api_select_fields(scan->base.request, &shown, ret_error);
         /* Where the next page begins has to be known. */
         if (r >= 0 && (json_object_set(shown, "name", json_object_get(entry, "name")) < 0 ||
                               json_array_append(scan->items, shown) < 0))
@@ -237,19 +145,20 @@ static int take(struct scan *scan, json_t *entry, struct error **ret_error)
         return r;
 }
 
-static int list_step(struct scan *scan, struct error **ret_error)
+static int list_step(struct api_scan *base, struct error **ret_error)
 {
+        struct scan *scan = CONTAINER_OF(base, struct scan, base);
         _cleanup_json_ json_t *page = NULL;
         json_t *entry;
         size_t i;
         int r;
 
         scan->query.after = scan->after;
-        r = store_list(scan->manager->store, &scan->query, &page, NULL, ret_error);
+        r = store_list(base->manager->store, &scan->query, &page, NULL, ret_error);
         if (r < 0)
                 return r;
         json_array_foreach (page, i, entry) {
-                r = matches(scan->request, entry) ? take(scan, entry, ret_error) : 0;
+                r = matches(base->request, entry) ? take(scan, entry, ret_error) : 0;
                 if (r > 0)
                         break;
                 if (r < 0)
@@ -307,24 +216,25 @@ void api_audit_list(struct http_request *request, void *userdata)
         scan->items = json_array();
         scan->after = alloc_strdup(query.after ?: "");
         if (!scan->items || !scan->after)
-                fail(scan, NULL);
+                api_scan_fail(&scan->base, NULL);
 }
 
 /* --- Export --------------------------------------------------------------------------------------------------------- */
 
-static int export_step(struct scan *scan, struct error **ret_error)
+static int export_step(struct api_scan *base, struct error **ret_error)
 {
+        struct scan *scan = CONTAINER_OF(base, struct scan, base);
         _cleanup_json_ json_t *page = NULL;
         json_t *entry;
         size_t i;
         int r;
 
         if (http_stream_unsent(scan->stream) >= STREAM_ENOUGH_BYTES) {
-                scan->wait_ms = STREAM_FULL_MS;
+                base->wait_ms = STREAM_FULL_MS;
                 return 1;
         }
         scan->query.after = scan->after;
-        r = store_list(scan->manager->store, &scan->query, &page, NULL, ret_error);
+        r = store_list(base->manager->store, &scan->query, &page, NULL, ret_error);
         if (r < 0)
                 return r;
         json_array_foreach (page, i, entry) {
@@ -349,7 +259,7 @@ static void on_closed(void *userdata)
         struct scan *scan = userdata;
 
         scan->stream = NULL;
-        scan_free(scan);
+        api_scan_end(&scan->base);
 }
 
 void api_audit_export(struct http_request *request, void *userdata)
@@ -364,13 +274,13 @@ void api_audit_export(struct http_request *request, void *userdata)
         scan->after = alloc_strdup("");
         scan->query = (struct store_query){.kind = "audit", .limit = AT_ONCE};
         if (!scan->after) {
-                fail(scan, NULL);
+                api_scan_fail(&scan->base, NULL);
                 return;
         }
         http_request_on_abort(request, NULL, NULL);
-        scan->request = NULL;
+        scan->base.request = NULL;
         scan->stream =
                 http_request_reply_stream(request, "application/x-ndjson", STREAM_MAX_BYTES, on_closed, scan);
         if (!scan->stream)
-                scan_free(scan);
+                api_scan_end(&scan->base);
 }

@@ -22,6 +22,7 @@ struct login {
         struct http_request *request;
         struct manager *manager;
         char user[NAME_MAX_CHARS + 1];
+        char address[API_ADDRESS_KEY_SIZE], pair[API_ADDRESS_KEY_SIZE + NAME_MAX_CHARS + 1]; /* in limits */
         json_t *doc; /* the user's, as it was when the password was sent; NULL: there is none */
         bool cookie;
 };
@@ -52,7 +53,7 @@ static void refuse(struct login *login)
         struct error *error = NULL;
 
         login->manager->metrics.logins_failed++;
-        if (rate_limit_take(login->manager->limits.denied, http_request_peer_address(login->request), NULL) &&
+        if (rate_limit_take(login->manager->limits.denied, login->address, NULL) &&
                 audit_refusal(login, &failure) < 0)
                 log_warning("cannot write to the audit log: %s", error_message(failure));
         error_set(&error, ERROR_UNAUTHENTICATED, "Ask an administrator to set a new password.",
@@ -77,7 +78,11 @@ static int commit_session(struct login *login, char ret_secret[static AUTH_SECRE
         _cleanup_free_ char *object = alloc_printf("user/%s", json_text(login->doc, "name"));
         int r;
 
-        r = auth_session_new(login->manager->clock, &batch, login->doc, ret_secret, ret_csrf, ret_error);
+        r = auth_sessions_trim(login->manager->store, &batch, json_text(login->doc, "uid"),
+                AUTH_SESSIONS_MAX - 1, ret_error);
+        if (r >= 0)
+                r = auth_session_new(
+                        login->manager->clock, &batch, login->doc, ret_secret, ret_csrf, ret_error);
         if (r >= 0)
                 r = audit_add(login->manager->store, login->manager->clock, &batch,
                         &(struct audit_entry){.who = json_text(login->doc, "name"),
@@ -131,8 +136,8 @@ static void on_verified(void *userdata, bool fits, struct error *error)
         } else {
                 login->manager->metrics.logins_succeeded++;
                 rate_limit_refund(login->manager->limits.login_users, login->user);
-                rate_limit_refund(
-                        login->manager->limits.login_addresses, http_request_peer_address(login->request));
+                rate_limit_refund(login->manager->limits.login_pairs, login->pair);
+                rate_limit_refund(login->manager->limits.login_addresses, login->address);
                 accept(login);
         }
         login_free(login);
@@ -155,17 +160,34 @@ static int read_login(struct http_request *request, const char **ret_user, const
         return r < 0 ? r : doc_opt_bool(body, "", "cookie", ret_cookie, ret_error);
 }
 
-/* Both limits are asked before the password is looked at, and for users that there are not too. */
-static bool is_limited(struct http_request *request, struct manager *manager, const char *user)
+/* All limits are asked before the password is looked at, and for users that there are not too. */
+static bool is_limited(struct login *login)
 {
-        const char *address = http_request_peer_address(request);
+        struct api_limits *limits = &login->manager->limits;
         uint64_t wait_ms = 0;
 
-        if (rate_limit_take(manager->limits.login_addresses, address, &wait_ms) &&
-                rate_limit_take(manager->limits.login_users, user, &wait_ms))
+        if (rate_limit_take(limits->login_addresses, login->address, &wait_ms) &&
+                rate_limit_take(limits->login_pairs, login->pair, &wait_ms) &&
+                rate_limit_take(limits->login_users, login->user, &wait_ms))
                 return false;
-        api_reply_limited(request, wait_ms, "there were too many attempts to log in");
+        api_reply_limited(login->request, wait_ms, "there were too many attempts to log in");
         return true;
+}
+
+static struct login *login_new(
+        struct http_request *request, struct manager *manager, const char *user, bool cookie)
+{
+        struct login *login = ALLOC(struct login);
+
+        if (!login)
+                return NULL;
+        login->request = request;
+        login->manager = manager;
+        login->cookie = cookie;
+        snprintf(login->user, sizeof(login->user), "%s", user);
+        api_address_key(http_request_peer_address(request), login->address);
+        snprintf(login->pair, sizeof(login->pair), "%s %s", login->address, login->user);
+        return login;
 }
 
 /* Else a page elsewhere could log a browser in as somebody whom its author knows, and see what is then done as them. */
@@ -199,17 +221,15 @@ void api_login(struct http_request *request, void *userdata)
                 http_request_reply_error(request, error);
                 return;
         }
-        if (is_limited(request, manager, user))
-                return;
-        login = ALLOC(struct login);
+        login = login_new(request, manager, user, cookie);
         if (!login) {
                 http_request_reply_error(request, NULL);
                 return;
         }
-        login->request = request;
-        login->manager = manager;
-        login->cookie = cookie;
-        snprintf(login->user, sizeof(login->user), "%s", user);
+        if (is_limited(login)) {
+                login_free(login);
+                return;
+        }
         r = store_get(manager->store, "user", user, &login->doc, &error);
         if (r == -ENOENT) {
                 error_free(TAKE_PTR(error));

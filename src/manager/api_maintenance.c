@@ -9,6 +9,7 @@
 #include "manager/api.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/moves_plan.h"
 #include "manager/operations.h"
 
 static void submit(
@@ -47,7 +48,8 @@ void api_host_maintenance(struct http_request *request, void *userdata)
                 "on", "return", "dry_run", "policy", "tries", "priority", "max_pause_ms", "give_up_ms", NULL};
         struct manager *manager = userdata;
         _cleanup_json_ json_t *host = NULL;
-        json_t *body = NULL, *report = NULL;
+        struct moves_plan *plan = NULL;
+        json_t *body = NULL;
         struct error *error = NULL;
         int r;
 
@@ -57,9 +59,9 @@ void api_host_maintenance(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = operation_maintenance_check(host, body, &error);
         if (r >= 0 && json_is_true(json_object_get(body, "dry_run"))) {
-                r = operation_maintenance_plan(manager, host, body, &report, &error);
+                r = operation_maintenance_plan(manager, host, body, &plan, &error);
                 if (r >= 0) {
-                        http_request_reply_json(request, 200, report);
+                        moves_plan_reply(plan, request, manager);
                         return;
                 }
         }

@@ -11,6 +11,7 @@
 #include "manager/api.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/moves_plan.h"
 #include "manager/schedules.h"
 
 #define SCHEDULES_MAX 1000
@@ -78,33 +79,12 @@ static void record(
 
 static int check_room(struct manager *manager, struct error **ret_error)
 {
-        struct store_query query = {.kind = "schedule", .limit = STORE_LIMIT_NONE};
-        _cleanup_json_ json_t *docs = NULL;
-        int r = store_list(manager->store, &query, &docs, NULL, ret_error);
-
-        if (r >= 0 && json_array_size(docs) >= SCHEDULES_MAX)
-                r = error_set(ret_error, ERROR_TOO_LARGE, "Delete one that has ended.",
-                        "there are %d schedules already", SCHEDULES_MAX);
-        return r;
-}
-
-static int read_spec(const json_t *body, json_t **ret_spec, struct error **ret_error)
-{
-        json_t *spec = NULL;
-        int r = doc_opt_object(body, "", "spec", &spec, ret_error);
-
-        if (r >= 0 && !spec)
-                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
-        if (r >= 0)
-                r = schedules_check_spec(spec, ret_error);
-        if (r >= 0)
-                *ret_spec = spec;
-        return r;
+        return api_check_room(manager, &(struct store_query){.kind = "schedule", .limit = SCHEDULES_MAX},
+                "schedules", "Delete one that has ended.", ret_error);
 }
 
 void api_schedule_create(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"kind", "name", "spec", NULL};
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
         json_t *body = NULL, *spec = NULL;
@@ -113,11 +93,9 @@ void api_schedule_create(struct http_request *request, void *userdata)
         const char *name = NULL;
         int r;
 
-        r = api_body(request, keys, &body, &error);
+        r = api_body_new(request, &body, &name, &spec, &error);
         if (r >= 0)
-                r = api_body_name(body, &name, &error);
-        if (r >= 0)
-                r = read_spec(body, &spec, &error);
+                r = schedules_check_spec(spec, &error);
         if (r >= 0)
                 r = check_room(manager, &error);
         if (r >= 0) {
@@ -136,7 +114,6 @@ void api_schedule_create(struct http_request *request, void *userdata)
 
 void api_schedule_update(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"spec", NULL};
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
         json_t *body = NULL, *spec = NULL;
@@ -145,9 +122,9 @@ void api_schedule_update(struct http_request *request, void *userdata)
 
         r = api_get_object(request, manager, "schedule", &doc, &error);
         if (r >= 0)
-                r = api_body(request, keys, &body, &error);
+                r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0)
-                r = read_spec(body, &spec, &error);
+                r = schedules_check_spec(spec, &error);
         if (r >= 0 && json_object_set(doc, "spec", spec) < 0)
                 r = no_memory(&error);
         if (r >= 0)
@@ -163,23 +140,18 @@ void api_schedule_delete(struct http_request *request, void *userdata)
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
-        _cleanup_free_ char *object = NULL;
         struct error *error = NULL;
         int r;
 
         r = api_get_object(request, manager, "schedule", &doc, &error);
         if (r >= 0) {
-                object = alloc_printf("schedule/%s", json_text(doc, "name"));
                 store_batch_remove(&batch, "schedule", json_text(doc, "uid"), json_revision(doc));
-                r = object ? api_commit(request, manager, &batch, "schedule.delete", object, NULL, &error)
-                           : no_memory(&error);
+                r = api_remove(request, manager, doc, &batch, &error);
         }
-        if (r < 0) {
+        if (r < 0)
                 http_request_reply_error(request, error);
-                return;
-        }
-        schedules_changed(manager->schedules);
-        http_request_reply_empty(request, 204);
+        else
+                schedules_changed(manager->schedules);
 }
 
 /* What was due while it was paused does not count as missed. */
@@ -259,7 +231,8 @@ void api_schedule_run(struct http_request *request, void *userdata)
         static const char *const keys[] = {"dry_run", NULL};
         struct manager *manager = userdata;
         _cleanup_json_ json_t *doc = NULL;
-        json_t *body = NULL, *report = NULL;
+        struct moves_plan *plan = NULL;
+        json_t *body = NULL;
         struct error *error = NULL;
         bool dry = false;
         int r;
@@ -270,11 +243,11 @@ void api_schedule_run(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = doc_opt_bool(body, "", "dry_run", &dry, &error);
         if (r >= 0 && dry)
-                r = schedules_plan(manager, doc, &report, &error);
+                r = schedules_plan(manager, doc, &plan, &error);
         if (r < 0)
                 http_request_reply_error(request, error);
         else if (dry)
-                http_request_reply_json(request, 200, report);
+                moves_plan_reply(plan, request, manager);
         else
                 run_now(request, manager, doc);
 }

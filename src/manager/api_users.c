@@ -19,6 +19,10 @@
 #define TEXT_MAX 256
 #define BINDINGS_MAX 32
 #define EXPIRES_MAX_DAYS 36500
+#define USERS_MAX 10000
+#define ROLES_MAX 1000
+#define TOKENS_MAX 100 /* of one user */
+#define TOKENS_NOBODYS_MAX 1000
 
 static int no_memory(struct error **ret_error)
 {
@@ -59,22 +63,6 @@ static int record(struct http_request *request, struct manager *manager, json_t 
         return 0;
 }
 
-static int remove_object(struct http_request *request, struct manager *manager, const json_t *doc,
-        struct store_batch *batch, struct error **ret_error)
-{
-        const char *kind = json_text(doc, "kind");
-        _cleanup_free_ char *object = alloc_printf("%s/%s", kind, json_text(doc, "name"));
-        _cleanup_free_ char *action = alloc_printf("%s.delete", kind);
-        int r;
-
-        if (!object || !action)
-                return no_memory(ret_error);
-        r = api_commit(request, manager, batch, action, object, NULL, ret_error);
-        if (r >= 0)
-                http_request_reply_empty(request, 204);
-        return r;
-}
-
 static json_t *new_object(
         const struct manager *manager, const char *kind, const char *name, json_t *spec, json_t *internal)
 {
@@ -110,20 +98,6 @@ static int check_role_spec(
         return r < 0 ? r : auth_covers(api_caller(request), &access, what, ret_error);
 }
 
-static int read_new(struct http_request *request, const char *const *keys, json_t **ret_body,
-        const char **ret_name, json_t **ret_spec, struct error **ret_error)
-{
-        int r = api_body(request, keys, ret_body, ret_error);
-
-        if (r >= 0)
-                r = api_body_name(*ret_body, ret_name, ret_error);
-        if (r >= 0)
-                r = doc_opt_object(*ret_body, "", "spec", ret_spec, ret_error);
-        if (r >= 0 && !*ret_spec)
-                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
-        return r;
-}
-
 void api_role_list(struct http_request *request, void *userdata)
 {
         api_reply_list(request, userdata, &(struct api_listing){.kind = "role"});
@@ -141,16 +115,18 @@ void api_permission_list(struct http_request *request, void *userdata)
 
 void api_role_create(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"kind", "name", "spec", NULL};
         _cleanup_json_ json_t *role = NULL;
         json_t *body = NULL, *spec = NULL;
         struct error *error = NULL;
         const char *name = NULL;
         int r;
 
-        r = read_new(request, keys, &body, &name, &spec, &error);
+        r = api_body_new(request, &body, &name, &spec, &error);
         if (r >= 0)
                 r = check_role_spec(request, spec, name, &error);
+        if (r >= 0)
+                r = api_check_room(userdata, &(struct store_query){.kind = "role", .limit = ROLES_MAX},
+                        "roles", "Remove one that nobody has.", &error);
         if (r >= 0) {
                 role = new_object(userdata, "role", name, spec, NULL);
                 r = role ? record(request, userdata, role, true, &error) : no_memory(&error);
@@ -178,30 +154,16 @@ static int get_own_role(
         return 0;
 }
 
-static int read_spec(struct http_request *request, json_t **ret_spec, struct error **ret_error)
-{
-        static const char *const keys[] = {"spec", NULL};
-        json_t *body = NULL;
-        int r;
-
-        r = api_body(request, keys, &body, ret_error);
-        if (r >= 0)
-                r = doc_opt_object(body, "", "spec", ret_spec, ret_error);
-        if (r >= 0 && !*ret_spec)
-                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec is missing");
-        return r;
-}
-
 void api_role_update(struct http_request *request, void *userdata)
 {
         _cleanup_json_ json_t *role = NULL;
         struct error *error = NULL;
-        json_t *spec = NULL;
+        json_t *body = NULL, *spec = NULL;
         int r;
 
         r = get_own_role(request, userdata, &role, &error);
         if (r >= 0)
-                r = read_spec(request, &spec, &error);
+                r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0)
                 r = check_role_spec(request, spec, json_text(role, "name"), &error);
         if (r >= 0 && json_object_set(role, "spec", spec) < 0)
@@ -258,7 +220,7 @@ void api_role_delete(struct http_request *request, void *userdata)
                 r = refuse_used(userdata, role, &error);
         if (r >= 0) {
                 store_batch_remove(&batch, "role", json_text(role, "uid"), json_revision(role));
-                r = remove_object(request, userdata, role, &batch, &error);
+                r = api_remove(request, userdata, role, &batch, &error);
         }
         if (r < 0)
                 api_reply_refusal(request, userdata, error);
@@ -335,24 +297,8 @@ void api_user_get(struct http_request *request, void *userdata)
         reply_stored(request, userdata, "user");
 }
 
-/* In records both go by their name alone. */
-static int refuse_namesake(struct manager *manager, const char *name, const char *kind, const char *what,
-        struct error **ret_error)
-{
-        _cleanup_json_ json_t *other = NULL;
-
-        if (store_get(manager->store, kind, name, &other, NULL) < 0 ||
-                strcmp(json_text(other, "name"), name) ||
-                json_text_or_null(json_object_get(other, "internal"), "owner_uid"))
-                return 0;
-        error_set(ret_error, ERROR_EXISTS, "Choose another name.",
-                "there is a %s named %s: the audit log could not tell them apart", what, name);
-        return -EEXIST;
-}
-
 void api_user_create(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"kind", "name", "spec", NULL};
         _cleanup_json_ json_t *user = NULL, *internal = json_object();
         struct manager *manager = userdata;
         json_t *body = NULL, *spec = NULL;
@@ -360,11 +306,14 @@ void api_user_create(struct http_request *request, void *userdata)
         const char *name = NULL;
         int r;
 
-        r = read_new(request, keys, &body, &name, &spec, &error);
+        r = api_body_new(request, &body, &name, &spec, &error);
         if (r >= 0)
                 r = check_user_spec(manager, spec, &error);
         if (r >= 0)
-                r = refuse_namesake(manager, name, "token", "token", &error);
+                r = auth_refuse_namesake(manager->store, name, "token", &error);
+        if (r >= 0)
+                r = api_check_room(manager, &(struct store_query){.kind = "user", .limit = USERS_MAX},
+                        "users", "Remove one who has left.", &error);
         if (r >= 0) {
                 user = new_object(manager, "user", name, spec, internal);
                 r = user ? check_covered(request, manager, user, &error) : no_memory(&error);
@@ -381,14 +330,14 @@ void api_user_update(struct http_request *request, void *userdata)
 {
         _cleanup_json_ json_t *user = NULL;
         struct error *error = NULL;
-        json_t *spec = NULL;
+        json_t *body = NULL, *spec = NULL;
         int r;
 
         r = api_get_object(request, userdata, "user", &user, &error);
         if (r >= 0)
                 r = check_covered(request, userdata, user, &error); /* also what is taken from it */
         if (r >= 0)
-                r = read_spec(request, &spec, &error);
+                r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0)
                 r = check_user_spec(userdata, spec, &error);
         if (r >= 0 && json_object_set(user, "spec", spec) < 0)
@@ -406,35 +355,33 @@ static bool is_owned_by(void *userdata, const json_t *token)
         return !strcmp(json_text(json_object_get(token, "internal"), "owner_uid"), userdata);
 }
 
-static bool is_session_of(void *userdata, const json_t *session)
+static int remove_tokens(
+        struct manager *manager, const json_t *user, struct store_batch *batch, struct error **ret_error)
 {
-        return !strcmp(json_text(session, "user_uid"), userdata);
+        struct store_query tokens = {.kind = "token",
+                .limit = STORE_LIMIT_NONE,
+                .match = is_owned_by,
+                .userdata = (void *)json_text(user, "uid")};
+        _cleanup_json_ json_t *owned = NULL;
+        json_t *doc;
+        size_t i;
+        int r;
+
+        r = store_list(manager->store, &tokens, &owned, NULL, ret_error);
+        if (r < 0)
+                return r;
+        json_array_foreach (owned, i, doc)
+                (void)auth_token_remove(manager->store, batch, doc, NULL);
+        return 0;
 }
 
 /* What bears the user's name goes with it; what would be left is refused all the same (auth.c). */
 static int remove_credentials(
         struct manager *manager, const json_t *user, struct store_batch *batch, struct error **ret_error)
 {
-        void *uid = (void *)json_text(user, "uid");
-        struct store_query tokens = {
-                .kind = "token", .limit = STORE_LIMIT_NONE, .match = is_owned_by, .userdata = uid};
-        struct store_query sessions = {
-                .kind = "session", .limit = STORE_LIMIT_NONE, .match = is_session_of, .userdata = uid};
-        _cleanup_json_ json_t *owned = NULL, *open = NULL;
-        json_t *doc;
-        size_t i;
-        int r;
+        int r = remove_tokens(manager, user, batch, ret_error);
 
-        r = store_list(manager->store, &tokens, &owned, NULL, ret_error);
-        if (r >= 0)
-                r = store_list(manager->store, &sessions, &open, NULL, ret_error);
-        if (r < 0)
-                return r;
-        json_array_foreach (owned, i, doc)
-                (void)auth_token_remove(manager->store, batch, doc, NULL);
-        json_array_foreach (open, i, doc)
-                store_batch_remove(batch, "session", json_text(doc, "uid"), STORE_ANY);
-        return 0;
+        return r < 0 ? r : auth_sessions_trim(manager->store, batch, json_text(user, "uid"), 0, ret_error);
 }
 
 void api_user_delete(struct http_request *request, void *userdata)
@@ -451,7 +398,7 @@ void api_user_delete(struct http_request *request, void *userdata)
                 r = remove_credentials(userdata, user, &batch, &error);
         if (r >= 0) {
                 store_batch_remove(&batch, "user", json_text(user, "uid"), json_revision(user));
-                r = remove_object(request, userdata, user, &batch, &error);
+                r = api_remove(request, userdata, user, &batch, &error);
         }
         if (r < 0)
                 api_reply_refusal(request, userdata, error);
@@ -464,6 +411,7 @@ struct new_password {
         struct manager *manager;
         json_t *user; /* as it was when this was asked for */
         char password[PASSWORD_MAX_CHARS + 1];
+        bool revoke_tokens; /* the user's, too: whoever had the old password may have made some */
 };
 
 static void new_password_free(struct new_password *change)
@@ -479,6 +427,7 @@ static int set_password(struct new_password *change, const char *hash, struct er
         _cleanup_free_ char *object = alloc_printf("user/%s", json_text(change->user, "name"));
         int64_t now = clock_unix_ms(change->manager->clock);
         char since[32], generation[UUID_STRING_SIZE];
+        int r;
 
         if (!object || text_uuid_new(generation) < 0 ||
                 json_object_set_new(change->user, "internal",
@@ -486,6 +435,11 @@ static int set_password(struct new_password *change, const char *hash, struct er
                 json_object_set_new(json_status(change->user), "password_set",
                         json_string(text_format_time(now, since))) < 0)
                 return no_memory(ret_error);
+        r = auth_sessions_trim(change->manager->store, &batch, json_text(change->user, "uid"), 0, ret_error);
+        if (r >= 0 && change->revoke_tokens)
+                r = remove_tokens(change->manager, change->user, &batch, ret_error);
+        if (r < 0)
+                return r;
         store_batch_put(&batch, json_revision(change->user), json_incref(change->user));
         return api_commit(change->request, change->manager, &batch, "user.password", object, NULL, ret_error);
 }
@@ -536,6 +490,8 @@ static int read_password(struct http_request *request, const char *const *keys, 
                 r = doc_need_string(body, "", "current", PASSWORD_MAX_CHARS, ret_current, ret_error);
         if (r >= 0)
                 r = doc_need_string(body, "", "password", PASSWORD_MAX_CHARS, &password, ret_error);
+        if (r >= 0)
+                r = doc_opt_bool(body, "", "revoke_tokens", &change->revoke_tokens, ret_error);
         if (r >= 0 && strlen(password) < PASSWORD_MIN_CHARS)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, "A few words in a row are easy to keep in mind.",
                         "the password is shorter than %d characters", PASSWORD_MIN_CHARS);
@@ -557,7 +513,7 @@ static struct new_password *new_password_new(struct http_request *request, struc
 
 void api_user_password(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"password", NULL};
+        static const char *const keys[] = {"password", "revoke_tokens", NULL};
         struct new_password *change = new_password_new(request, userdata);
         struct error *error = NULL;
         int r = change ? 0 : no_memory(&error);
@@ -579,7 +535,7 @@ void api_user_password(struct http_request *request, void *userdata)
 
 void api_own_password(struct http_request *request, void *userdata)
 {
-        static const char *const keys[] = {"current", "password", NULL};
+        static const char *const keys[] = {"current", "password", "revoke_tokens", NULL};
         const struct auth_caller *caller = api_caller(request);
         struct new_password *change = new_password_new(request, userdata);
         struct manager *manager = userdata;
@@ -646,6 +602,22 @@ void api_token_get(struct http_request *request, void *userdata)
                 api_reply_object(request, 200, token);
 }
 
+static bool is_nobodys(void *userdata, const json_t *token)
+{
+        return !json_text_or_null(json_object_get(token, "internal"), "owner_uid");
+}
+
+static int check_token_room(struct manager *manager, const json_t *owner, struct error **ret_error)
+{
+        struct store_query query = {.kind = "token",
+                .limit = owner ? TOKENS_MAX : TOKENS_NOBODYS_MAX,
+                .match = owner ? is_owned_by : is_nobodys,
+                .userdata = (void *)json_text(owner, "uid")};
+
+        return api_check_room(manager, &query, owner ? "tokens of this user" : "tokens that are nobody's",
+                "Revoke one that is not used: `drover token list`.", ret_error);
+}
+
 static int check_token(struct http_request *request, struct manager *manager,
         const struct auth_token_spec *spec, struct error **ret_error)
 {
@@ -661,7 +633,9 @@ static int check_token(struct http_request *request, struct manager *manager,
                 r = error_set(ret_error, ERROR_DENIED, "Log in as a user first.",
                         "%s is nobody's token and may make no others", caller->name);
         if (r >= 0 && !spec->owner)
-                r = refuse_namesake(manager, spec->name, "user", "user", ret_error);
+                r = auth_refuse_namesake(manager->store, spec->name, "user", ret_error);
+        if (r >= 0)
+                r = check_token_room(manager, spec->owner, ret_error);
         if (r >= 0 && spec->scope)
                 r = access_scope_check(spec->scope, "scope", ret_error);
         if (r >= 0)
@@ -757,7 +731,7 @@ void api_token_delete(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = auth_token_remove(manager->store, &batch, token, &error);
         if (r >= 0)
-                r = remove_object(request, manager, token, &batch, &error);
+                r = api_remove(request, manager, token, &batch, &error);
         if (r < 0)
                 api_reply_refusal(request, userdata, error);
 }

@@ -307,12 +307,13 @@ int audit_verify(struct store *store, json_t **ret_verdict, struct error **ret_e
         return 0;
 }
 
-int audit_trim(struct store *store, uint64_t keep, struct error **ret_error)
+int audit_trim(struct store *store, uint64_t keep, int64_t young_unix_ms, struct error **ret_error)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_json_ json_t *head = NULL, *page = NULL;
         struct store_query query = {.kind = "audit", .limit = TRIM_AT_ONCE};
         const json_t *last = NULL;
+        char young[32];
         uint64_t newest;
         json_t *entry, *anchor;
         size_t i;
@@ -321,20 +322,23 @@ int audit_trim(struct store *store, uint64_t keep, struct error **ret_error)
         r = state_get(store, "head", &head, ret_error);
         if (r < 0)
                 return r;
-        newest = (uint64_t)json_integer_value(json_object_get(head, "seq"));
+        newest = seq_of(head);
+        text_format_time(young_unix_ms, young);
         r = store_list(store, &query, &page, NULL, ret_error);
         if (r < 0)
                 return r;
         json_array_foreach (page, i, entry) {
-                if ((uint64_t)json_integer_value(json_object_get(entry, "seq")) + keep > newest)
+                uint64_t n_newer = newest - MIN(seq_of(entry), newest);
+
+                if (n_newer < keep ||
+                        (n_newer / AUDIT_KEEP_FACTOR < keep && strcmp(json_text(entry, "time"), young) >= 0))
                         break;
                 store_batch_remove(&batch, "audit", json_text(entry, "uid"), STORE_ANY);
                 last = entry;
         }
         if (!last)
                 return 0;
-        anchor = state_new("anchor", (uint64_t)json_integer_value(json_object_get(last, "seq")),
-                json_text(last, "hash"));
+        anchor = state_new("anchor", seq_of(last), json_text(last, "hash"));
         if (!anchor)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         store_batch_put(&batch, STORE_ANY, anchor);

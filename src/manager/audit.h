@@ -45,5 +45,7 @@ json_t *audit_verification_verdict(const struct audit_verification *verification
 /* All of it at once, for who has no event loop. */
 int audit_verify(struct store *store, json_t **ret_verdict, struct error **ret_error);
 
-/* Forgets the oldest entries beyond `keep`; the anchor remembers where the chain now starts. */
-int audit_trim(struct store *store, uint64_t keep, struct error **ret_error);
+/* Forgets the oldest entries beyond `keep` that are of before young_unix_ms, so that nobody can push out in a day what matters by
+ * making entries; and those beyond AUDIT_KEEP_FACTOR times `keep`, however young. The anchor remembers where the chain now starts. */
+#define AUDIT_KEEP_FACTOR 10
+int audit_trim(struct store *store, uint64_t keep, int64_t young_unix_ms, struct error **ret_error);

@@ -2,6 +2,7 @@
 #include "manager/auth.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -59,6 +60,11 @@ void auth_caller_unref(struct auth_caller *caller)
 const char *auth_caller_uid(const struct auth_caller *caller)
 {
         return caller->kind == AUTH_SESSION ? caller->user_uid : caller->id;
+}
+
+const char *auth_caller_person(const struct auth_caller *caller)
+{
+        return *caller->user_uid ? caller->user_uid : caller->id;
 }
 
 bool auth_may(
@@ -177,6 +183,22 @@ int auth_token_remove(
         return 0;
 }
 
+int auth_refuse_namesake(struct store *store, const char *name, const char *kind, struct error **ret_error)
+{
+        _cleanup_json_ json_t *other = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        int r = store_get(store, kind, name, &other, &error);
+
+        if (r < 0 && r != -ENOENT)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        if (r < 0 || strcmp(json_text(other, "name"), name) ||
+                json_text_or_null(json_object_get(other, "internal"), "owner_uid"))
+                return 0;
+        error_set(ret_error, ERROR_EXISTS, "Choose another name.",
+                "there is a %s named %s: the audit log could not tell them apart", kind, name);
+        return -EEXIST;
+}
+
 int auth_session_new(const struct clock *clock, struct store_batch *batch, const json_t *user,
         char ret_secret[static AUTH_SECRET_SIZE], char ret_csrf[static 65], struct error **ret_error)
 {
@@ -198,6 +220,46 @@ int auth_session_new(const struct clock *clock, struct store_batch *batch, const
         }
         store_batch_put(batch, STORE_ABSENT, doc);
         memcpy(ret_secret, secret, sizeof(secret));
+        return 0;
+}
+
+static bool is_session_of(void *userdata, const json_t *session)
+{
+        return !strcmp(json_text(session, "user_uid"), userdata);
+}
+
+static int used_last_first(const void *a, const void *b)
+{
+        json_int_t x = json_integer_value(json_object_get(*(json_t *const *)a, "used_unix_ms")),
+                   y = json_integer_value(json_object_get(*(json_t *const *)b, "used_unix_ms"));
+
+        return x > y ? -1 : x < y;
+}
+
+int auth_sessions_trim(struct store *store, struct store_batch *batch, const char *user_uid, size_t keep,
+        struct error **ret_error)
+{
+        struct store_query query = {.kind = "session",
+                .limit = STORE_LIMIT_NONE,
+                .match = is_session_of,
+                .userdata = (void *)user_uid};
+        _cleanup_free_ json_t **order = NULL;
+        _cleanup_json_ json_t *open = NULL;
+        json_t *session;
+        size_t i;
+        int r;
+
+        r = store_list(store, &query, &open, NULL, ret_error);
+        if (r < 0 || json_array_size(open) <= keep)
+                return r;
+        order = alloc_array(json_array_size(open), sizeof(*order));
+        if (!order)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        json_array_foreach (open, i, session)
+                order[i] = session;
+        qsort(order, json_array_size(open), sizeof(*order), used_last_first);
+        for (i = keep; i < json_array_size(open); i++)
+                store_batch_remove(batch, "session", json_text(order[i], "uid"), STORE_ANY);
         return 0;
 }
 

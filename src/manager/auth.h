@@ -18,6 +18,7 @@
 #define AUTH_COOKIE "__Host-drover-session"
 #define AUTH_SESSION_IDLE_MS (INT64_C(30) * 60 * 1000)
 #define AUTH_SESSION_MS (INT64_C(12) * 3600 * 1000)
+#define AUTH_SESSIONS_MAX 32 /* of one user: one more ends the one that was used the longest ago */
 #define AUTH_ROLE_ADMIN "admin"
 #define AUTH_ROLE_READ_ONLY "read-only"
 
@@ -47,6 +48,9 @@ DEFINE_CLEANUP(struct auth_caller *, auth_caller_unref)
 /* Who that is, whatever they are called: the user of a session, else the token; never given to another one. */
 const char *auth_caller_uid(const struct auth_caller *caller);
 
+/* Whose limits it counts against: the user with all tokens and sessions, else the token. */
+const char *auth_caller_person(const struct auth_caller *caller);
+
 bool auth_may(
         const struct auth_caller *caller, enum permission permission, const struct access_target *target);
 bool auth_may_anywhere(const struct auth_caller *caller, enum permission permission);
@@ -72,9 +76,16 @@ int auth_token_new(const struct clock *clock, struct store_batch *batch, const s
 int auth_token_remove(
         struct store *store, struct store_batch *batch, const json_t *token, struct error **ret_error);
 
+/* EXISTS when there is an object of the kind ("user", or "token": one that is nobody's) with that name: in records both go by their
+ * name alone. */
+int auth_refuse_namesake(struct store *store, const char *name, const char *kind, struct error **ret_error);
+
 /* Puts a session of the user into the batch. The CSRF token is what the session's page sends in X-CSRF-Token. */
 int auth_session_new(const struct clock *clock, struct store_batch *batch, const json_t *user,
         char ret_secret[static AUTH_SECRET_SIZE], char ret_csrf[static 65], struct error **ret_error);
+/* Takes all sessions of the user away but the `keep` that were used last. */
+int auth_sessions_trim(struct store *store, struct store_batch *batch, const char *user_uid, size_t keep,
+        struct error **ret_error);
 void auth_session_remove(struct store_batch *batch, const struct auth_caller *caller);
 
 struct auth_credentials {

@@ -41,6 +41,11 @@ static int set_cost(struct config *config, size_t offset, const char *value)
         return text_parse_u64(value, 1, COST_MAX, (uint64_t *)((char *)config + offset));
 }
 
+static int set_days(struct config *config, size_t offset, const char *value)
+{
+        return text_parse_u64(value, 0, 36500, (uint64_t *)((char *)config + offset));
+}
+
 /* Seconds; 0 leaves the order to arrival alone. */
 static int set_step(struct config *config, size_t offset, const char *value)
 {
@@ -70,6 +75,7 @@ static const struct {
         {"task-retention", set_count, offsetof(struct config, task_retention)},
         {"request-rate", set_rate, offsetof(struct config, request_rate)},
         {"audit-retention", set_count, offsetof(struct config, audit_retention)},
+        {"audit-retention-days", set_days, offsetof(struct config, audit_retention_days)},
         {"host-cost-limit", set_cost, offsetof(struct config, queue_limits.host)},
         {"datastore-cost-limit", set_cost, offsetof(struct config, queue_limits.datastore)},
         {"network-cost-limit", set_cost, offsetof(struct config, queue_limits.network)},
@@ -111,6 +117,7 @@ static int set_defaults(struct config *config, struct error **ret_error)
                 .log_level = LOG_LEVEL_INFO,
                 .task_retention = 10000,
                 .audit_retention = 1000000,
+                .audit_retention_days = 90,
                 .program = "/proc/self/exe",
                 .request_rate = 1000,
                 .queue_limits = QUEUE_LIMITS_DEFAULT,

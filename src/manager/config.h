@@ -19,6 +19,7 @@ struct config {
         const char *program;              /* that checks passwords: this one */
         uint64_t request_rate;            /* request-rate: of each caller a second, 1000; 0: no limit */
         uint64_t audit_retention;         /* audit-retention: audit entries kept, 1000000 */
+        uint64_t audit_retention_days;    /* audit-retention-days: younger ones are kept beyond that, 90 */
         struct queue_limits queue_limits; /* host-cost-limit and its neighbours; priority-step in seconds */
 };
 

@@ -11,7 +11,6 @@
 #include "io/crash_point.h"
 #include "io/file.h"
 #include "manager/api.h"
-#include "manager/api_audit.h"
 #include "manager/audit.h"
 #include "manager/auth.h"
 #include "manager/json.h"
@@ -25,6 +24,7 @@
 #define CHANGE_LOG_KEEP 20000
 #define IDEMPOTENCY_MS (24ll * 3600 * 1000)
 #define EXPIRE_AT_ONCE 500
+#define DAY_MS (24ll * 3600 * 1000)
 #define BODY_MAX_BYTES (1u << 20)
 #define CONNECTIONS_MAX 2000
 #define AGENT_CONNECTIONS_KEPT 10000 /* one for the heartbeat of each host, and then some */
@@ -156,7 +156,10 @@ static void on_housekeeping(void *userdata)
 
         r = task_trim(manager->store, manager->config->task_retention, &error);
         if (r >= 0)
-                r = audit_trim(manager->store, manager->config->audit_retention, &error);
+                r = audit_trim(manager->store, manager->config->audit_retention,
+                        clock_unix_ms(manager->clock) -
+                                (int64_t)manager->config->audit_retention_days * DAY_MS,
+                        &error);
         if (r >= 0)
                 r = expire(manager, "idempotency", IDEMPOTENCY_MS, &error);
         if (r >= 0)
@@ -241,6 +244,30 @@ static bool shows(void *userdata, const struct auth_caller *caller, const char *
         return api_shows(userdata, caller, kind, doc);
 }
 
+/* Hosts and virtual machines, for who watches them. */
+static int each_seen(
+        void *userdata, int (*fn)(void *fn_userdata, const char *kind, const json_t *doc), void *fn_userdata)
+{
+        static const char *const kinds[] = {"host", "vm"};
+        struct manager *manager = userdata;
+        int r = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+                struct store_query query = {.kind = kinds[i], .limit = STORE_LIMIT_NONE};
+                _cleanup_json_ json_t *docs = NULL;
+                bool more = false;
+                json_t *doc;
+                size_t k;
+
+                if (inventory_list(manager->inventory, &query, &docs, &more) < 0)
+                        return -ENOMEM;
+                json_array_foreach (docs, k, doc)
+                        if (r >= 0)
+                                r = fn(fn_userdata, kinds[i], doc);
+        }
+        return r;
+}
+
 int manager_new(const struct config *config, struct loop *loop, struct store *store, uint64_t epoch,
         int listen_fd, struct manager **ret_manager, struct error **ret_error)
 {
@@ -254,6 +281,8 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
         manager->store = store;
         manager->epoch = epoch;
         manager->clock = loop_clock(loop);
+        api_scans_init(&manager->scans);
+        loop_share_init(&manager->share, manager->clock);
         metrics_init(&manager->metrics);
         loop_on_busy(loop, metrics_loop, &manager->metrics);
         r = ca_load(config->state_dir, clock_unix_ms(manager->clock), &manager->ca, ret_error);
@@ -265,14 +294,12 @@ int manager_new(const struct config *config, struct loop *loop, struct store *st
                 r = make_client(manager, ret_error);
         if (r >= 0)
                 r = auth_ensure_roles(manager->store, ret_error);
-        if (r >= 0 && !(manager->audit_scans = audit_scans_new(loop)))
-                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r >= 0 && (api_limits_init(&manager->limits, manager->clock, config->request_rate) < 0 ||
                               password_pool_new(loop, config->program, &manager->passwords) < 0))
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r >= 0)
-                r = watch_new(
-                        loop, manager->store, api_public_kind, shows, manager, &manager->watch, ret_error);
+                r = watch_new(loop, manager->store, api_public_kind, shows, each_seen, manager,
+                        &manager->watch, ret_error);
         if (r >= 0)
                 r = inventory_new(manager, &manager->inventory, ret_error);
         if (r >= 0) {
@@ -308,7 +335,7 @@ void manager_free(struct manager *manager)
         migration_queue_free(manager->queue);
         switchover_arbiter_free(manager->switchovers);
         password_pool_free(manager->passwords);
-        audit_scans_free(manager->audit_scans);
+        api_scans_deinit(&manager->scans);
         watch_free(manager->watch);
         forecasts_free(manager->forecasts);
         inventory_free(manager->inventory);
@@ -336,6 +363,8 @@ int manager_create_token(const struct config *config, const char *name, const ch
         int r;
 
         r = manager_open_store(config, &clock_system, &store, ret_error);
+        if (r >= 0)
+                r = auth_refuse_namesake(store, name, "user", ret_error);
         if (r >= 0 && strcmp(role, AUTH_ROLE_ADMIN) && strcmp(role, AUTH_ROLE_READ_ONLY))
                 /* Those two come with the first start of the manager. */
                 r = auth_role_access(store, role, NULL, &access, ret_error);

@@ -7,15 +7,16 @@
 #include "io/http_server.h"
 #include "io/loop.h"
 #include "manager/api_access.h"
+#include "manager/api_scan.h"
 #include "manager/ca.h"
 #include "manager/config.h"
 #include "manager/inventory.h"
+#include "manager/loop_share.h"
 #include "manager/metrics.h"
 #include "manager/store.h"
 #include "manager/task.h"
 #include "manager/watch.h"
 
-struct audit_scans;
 struct forecasts;
 struct migration_queue;
 struct password_pool;
@@ -42,7 +43,8 @@ struct manager {
         struct loop_source *tasks_timer;
         struct loop_source *housekeeping;
         struct watch *watch;
-        struct audit_scans *audit_scans;
+        struct api_scans scans;
+        struct loop_share share;
         struct password_pool *passwords;
         struct api_limits limits;
         struct metrics metrics;

@@ -8,20 +8,21 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "cluster/checks.h"
 #include "cluster/evacuation.h"
 #include "io/crash_point.h"
 #include "io/pki.h"
 #include "manager/audit.h"
-#include "manager/check_facts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
 
-#define AT_ONCE_MAX 16   /* tries under way; how many of them the queue lets run is its matter */
-#define CHECKS_AT_ONCE 4 /* in one look: with many hosts each of them takes a while */
+#define AT_ONCE_MAX 16 /* tries under way; how many of them the queue lets run is its matter */
 #define BUSY_AGAIN_MS 2000
+#define AGAIN_MS 500
+#define CUT_SHORT_MS 50
 #define CANCEL_MAX_MS 60000 /* after that, what was cancelled is reported as it is */
+#define STALE_MS 60000      /* a decision to end a guest that was not carried out by then is made again */
+#define RECORD_MS 5000      /* what a later manager would find out by itself is recorded so often */
 
 struct round {
         struct task *task;
@@ -33,10 +34,12 @@ struct round {
         bool ends;           /* and what is under way is cancelled */
         const char *closing; /* why */
         json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
-        size_t n_active, n_checks;
+        size_t n_active;
+        bool cut_short;       /* there was no time on the loop for some checks */
         json_int_t n_checked; /* in all looks: the number of the last check */
-        bool changed;
-        bool failed; /* without memory: nothing of it is recorded or done */
+        bool changed;         /* to be recorded, some time */
+        bool decided;         /* at once: something is to be begun, or is not to be forgotten */
+        bool failed;          /* without memory: nothing of it is recorded or done */
 };
 
 static json_int_t number_of(const json_t *object, const char *key)
@@ -44,16 +47,30 @@ static json_int_t number_of(const json_t *object, const char *key)
         return json_integer_value(json_object_get(object, key));
 }
 
-static bool set_text(struct round *round, json_t *object, const char *key, const char *text)
+static void set_text(struct round *round, json_t *object, const char *key, const char *text)
 {
         round->changed = true;
-        return json_object_set_new(object, key, text ? json_string(text) : json_null()) == 0;
+        if (json_object_set_new(object, key, text ? json_string(text) : json_null()) < 0)
+                round->failed = true;
 }
 
+/* Why it is not done yet. It names free memory and the like, which are others at each look: not recorded for its own sake. */
+static void set_why(struct round *round, json_t *record, const char *why)
+{
+        if (json_object_set_new(record, "why", why ? json_string(why) : json_null()) < 0)
+                round->failed = true;
+}
+
+/* Of what is settled the record keeps what the report says: with a thousand of them it is written often. */
 static void set_outcome(struct round *round, json_t *record, const char *outcome, const char *to)
 {
+        static const char *const working[] = {"progress", "n_tries", "checked", "again_unix_ms",
+                "end_unix_ms", "begun_epoch", "begun_ms", "held_unix_ms", "was_off"};
+
         set_text(round, record, "outcome", outcome);
         set_text(round, record, "to", to);
+        for (size_t i = 0; i < ARRAY_SIZE(working); i++)
+                (void)json_object_del(record, working[i]);
 }
 
 /* --- Records ------------------------------------------------------------------------------------------------------------ */
@@ -73,10 +90,18 @@ static json_t *records_to_add_to(struct task *task)
         return json_object_set_new(task_data(task), "moves", records) < 0 ? NULL : records;
 }
 
+bool moves_is_off(const json_t *vm)
+{
+        const char *power = json_text(json_status(vm), "power");
+
+        return !strcmp(power, "stopped") || !strcmp(power, "crashed");
+}
+
 static json_t *record_new(const json_t *vm, const char *outcome, const char *to)
 {
-        return json_pack("{s:s, s:s, s:s?, s:s?, s:n, s:[], s:{}}", "uid", json_text(vm, "uid"), "name",
-                json_text(vm, "name"), "outcome", outcome, "to", to, "why", "tries", "progress");
+        return json_pack("{s:s, s:s, s:s?, s:s?, s:n, s:[], s:{}, s:b}", "uid", json_text(vm, "uid"), "name",
+                json_text(vm, "name"), "outcome", outcome, "to", to, "why", "tries", "progress", "was_off",
+                moves_is_off(vm));
 }
 
 int moves_add(struct task *task, const json_t **vms, size_t n)
@@ -135,6 +160,12 @@ static json_t *last_try(const json_t *record)
 static bool is_open(const json_t *try)
 {
         return try && json_is_null(json_object_get(try, "result"));
+}
+
+/* Else it ends the guest. */
+static bool is_migration(const json_t *try)
+{
+        return !strcmp(json_text(try, "action"), "migrate");
 }
 
 /* --- Tries -------------------------------------------------------------------------------------------------------------- */
@@ -209,11 +240,14 @@ static void begin_try(
         uid_of_try(round->task, json_text(record, "uid"), n, uid);
         note_decision(round, record, action, to, rank);
         if (json_object_set_new(record, "n_tries", json_integer((json_int_t)n + 1)) < 0 ||
+                json_object_set_new(record, "begun_epoch", json_integer((json_int_t)round->manager->epoch)) <
+                        0 ||
+                json_object_set_new(record, "begun_ms", json_integer(round->spent_ms)) < 0 ||
                 json_array_append_new(
                         tries, json_pack("{s:s, s:s, s:s?, s:s, s:n, s:n, s:n}", "action", action, "step",
                                        rank, "to", to, "task_uid", uid, "task", "result", "why")) < 0)
                 round->failed = true;
-        round->changed = true;
+        round->changed = round->decided = true;
         round->n_active++;
 }
 
@@ -245,7 +279,7 @@ static void withdraw_try(struct round *round, json_t *record)
         json_t *tries = json_object_get(record, "tries");
         struct evacuation_progress progress = progress_of(record);
 
-        if (!strcmp(json_text(last_try(record), "action"), "migrate")) {
+        if (is_migration(last_try(record))) {
                 progress.n_moves -= progress.n_moves > 0;
                 progress.n_rank_moves -= progress.n_rank_moves > 0;
         } else
@@ -254,6 +288,24 @@ static void withdraw_try(struct round *round, json_t *record)
         json_array_remove(tries, json_array_size(tries) - 1);
         (void)json_object_set_new(record, "again_unix_ms", json_integer(round->now_ms + BUSY_AGAIN_MS));
         round->changed = true;
+}
+
+/* To end a guest is decided by what is so now: after an outage some host may take it. Then its policy begins anew. */
+static bool is_stale(const struct round *round, const json_t *record, const json_t *try)
+{
+        return !is_migration(try) && json_object_get(record, "begun_epoch") &&
+               (number_of(record, "begun_epoch") != (json_int_t)round->manager->epoch ||
+                       round->spent_ms >= number_of(record, "begun_ms") + STALE_MS);
+}
+
+static void decide_anew(struct round *round, json_t *record)
+{
+        struct evacuation_progress progress;
+
+        withdraw_try(round, record);
+        progress = progress_of(record);
+        progress = (struct evacuation_progress){.n_moves = progress.n_moves};
+        set_progress(round, record, &progress);
 }
 
 /* Found, though not noted: submitted by a look whose end was not recorded. 1, 0, or a negative value while nobody can tell. */
@@ -280,7 +332,7 @@ static int find_submitted(struct round *round, json_t *try)
 
 static void submit_try(struct round *round, json_t *record, json_t *try)
 {
-        bool migrates = !strcmp(json_text(try, "action"), "migrate");
+        bool migrates = is_migration(try);
         const char *priority =
                 json_text_or_null(json_object_get(task_data(round->task), "options"), "priority");
         _cleanup_free_ char *held = alloc_printf("vm/%s", json_text(record, "uid"));
@@ -293,6 +345,10 @@ static void submit_try(struct round *round, json_t *record, json_t *try)
 
         if (!held || !object || !input || !data || find_submitted(round, try))
                 return;
+        if (is_stale(round, record, try)) {
+                decide_anew(round, record);
+                return;
+        }
         r = task_submit(round->manager->tasks,
                 &(struct task_request){.uid = json_text(try, "task_uid"),
                         .action = migrates ? "vm.migrate" : "vm.stop",
@@ -308,7 +364,7 @@ static void submit_try(struct round *round, json_t *record, json_t *try)
                 set_text(round, try, "task", json_text(doc, "name"));
                 crash_point("moves-submitted");
         } else if (error && error->code == ERROR_BUSY) {
-                set_text(round, record, "why", error_message(error));
+                set_why(round, record, error_message(error));
                 withdraw_try(round, record);
         } else
                 log_warning("task %s: cannot begin with %s: %s", task_name(round->task), object,
@@ -324,7 +380,7 @@ static void end_try(struct round *round, json_t *record, json_t *try, const json
         set_text(round, try, "result", json_text(status, "state"));
         set_text(round, try, "why", why);
         if (why)
-                set_text(round, record, "why", why);
+                set_why(round, record, why);
         if (!*json_text(try, "to") && *json_text(json_object_get(status, "result"), "to"))
                 set_text(round, try, "to", json_text(json_object_get(status, "result"), "to"));
         (void)json_object_set_new(record, "end_unix_ms", json_integer(round->now_ms));
@@ -337,7 +393,8 @@ static void end_try(struct round *round, json_t *record, json_t *try, const json
         }
 }
 
-/* One that has begun may go on to its end when a window closes. */
+/* One that has begun may go on to its end when a window closes. A guest that was asked to power off will do so, whether somebody
+ * waits for it or not: a report that it stays would be wrong soon. */
 static void cancel_try(struct round *round, const json_t *try)
 {
         const struct task *child = task_find(round->manager->tasks, json_text(try, "task_uid"));
@@ -345,7 +402,7 @@ static void cancel_try(struct round *round, const json_t *try)
         _cleanup_error_ struct error *error = NULL;
 
         if (!child || task_cancel_requested(child) ||
-                !(task_queued(child) || (round->ends && task_running(child))))
+                !(task_queued(child) || (round->ends && task_running(child) && is_migration(try))))
                 return;
         if (task_cancel(round->manager->tasks, task_uid(child),
                     &(struct audit_entry){.who = "system",
@@ -393,7 +450,7 @@ static bool has_failed_to(const json_t *record, const char *host)
         return false;
 }
 
-static const char *first_cause(const json_t *checks)
+const char *moves_first_cause(const json_t *checks)
 {
         json_t *check;
         size_t i;
@@ -410,26 +467,28 @@ static bool look_for_hosts(struct round *round, json_t *record, const json_t *vm
         bool *ret_fits, const char **ret_other)
 {
         _cleanup_error_ struct error *error = NULL;
-        json_t *item, *cause;
+        uint64_t began_ns = clock_monotonic_ns();
+        json_t *item;
         size_t i;
+        int r;
 
         *ret_other = NULL;
-        if (round->n_checks++ >= CHECKS_AT_ONCE)
+        if (round->cut_short || !loop_share_open(&round->manager->share, round->task)) {
+                round->cut_short = true;
                 return false;
+        }
         (void)json_object_set_new(record, "checked", json_integer(++round->n_checked));
-        if (operation_migrate_check(
-                    round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error) < 0) {
-                set_text(round, record, "why", error_message(error));
+        r = operation_migrate_check(
+                round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error);
+        loop_share_spend(&round->manager->share, clock_monotonic_ns() - began_ns);
+        if (r < 0) {
+                set_why(round, record, error_message(error));
                 *ret_fits = false;
                 return true;
         }
         *ret_fits = json_is_true(json_object_get(*ret_report, "ok"));
-        if (!*ret_fits) {
-                cause = json_object_get(record, "why");
-                if (strcmp(json_string_value(cause) ?: "",
-                            first_cause(json_object_get(*ret_report, "checks")) ?: ""))
-                        set_text(round, record, "why", first_cause(json_object_get(*ret_report, "checks")));
-        }
+        if (!*ret_fits)
+                set_why(round, record, moves_first_cause(json_object_get(*ret_report, "checks")));
         if (*round->to)
                 return true;
         json_array_foreach (json_object_get(*ret_report, "ranking"), i, item)
@@ -439,21 +498,21 @@ static bool look_for_hosts(struct round *round, json_t *record, const json_t *vm
         return true;
 }
 
-static bool is_off(const json_t *vm)
+/* Stopped by the policy; or by somebody, or off from the beginning; or crashed meanwhile. */
+static const char *outcome_of_off(const json_t *vm, const json_t *record)
 {
-        const char *power = json_text(json_status(vm), "power");
+        const json_t *try = last_try(record);
 
-        return !strcmp(power, "stopped") || !strcmp(power, "crashed");
+        if (try && !is_migration(try))
+                return "stopped";
+        return !strcmp(json_text(json_status(vm), "power"), "crashed") &&
+                               !json_is_true(json_object_get(record, "was_off"))
+                       ? "crashed"
+                       : "off";
 }
 
-static const char *outcome_of_off(const json_t *vm, const json_t *try)
-{
-        if (!try)
-                return "off";
-        return !strcmp(json_text(json_status(vm), "power"), "crashed") ? "crashed" : "stopped";
-}
-
-/* Its outcome, if there is nothing to be done about it (any more). */
+/* Its outcome, if there is nothing to be done about it (any more). What its own task says of its end counts: the inventory may not
+ * have heard of it yet. */
 static bool is_settled(struct round *round, json_t *record, const json_t *vm)
 {
         const char *host = json_text(json_status(vm), "host");
@@ -462,14 +521,16 @@ static bool is_settled(struct round *round, json_t *record, const json_t *vm)
 
         if (!vm)
                 set_outcome(round, record, "gone", NULL);
-        else if (is_off(vm))
-                set_outcome(round, record, outcome_of_off(vm, try), NULL);
+        else if (moves_is_off(vm))
+                set_outcome(round, record, outcome_of_off(vm, record), NULL);
         else if (*round->from && *host && strcmp(host, round->from))
                 set_outcome(round, record, "moved", host);
         else if (*round->to && !strcmp(host, round->to))
                 set_outcome(round, record, try ? "moved" : "there", host);
-        else if (!*round->from && !*round->to && done)
-                set_outcome(round, record, "moved", host);
+        else if (done && is_migration(try))
+                set_outcome(round, record, "moved", *json_text(try, "to") ? json_text(try, "to") : host);
+        else if (done)
+                set_outcome(round, record, "stopped", NULL);
         else
                 return false;
         return true;
@@ -478,10 +539,11 @@ static bool is_settled(struct round *round, json_t *record, const json_t *vm)
 static void leave(struct round *round, json_t *record)
 {
         if (round->closed && !json_array_size(json_object_get(record, "tries")))
-                set_text(round, record, "why", round->closing);
+                set_why(round, record, round->closing);
         note_decision(
                 round, record, "stays", NULL, evacuation_rank_to_string(&round->policy, round->policy.n + 1));
         set_outcome(round, record, "stays", NULL);
+        round->decided = true;
 }
 
 static void act(
@@ -510,19 +572,27 @@ static void act(
         }
 }
 
-/* Another task works on it: that one's end is waited for. True when there is one. */
+/* Another task works on it: that one's end is waited for, and the policy's time stands still. True when there is one. */
 static bool is_held(struct round *round, json_t *record)
 {
-        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "uid"));
+        _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "uid")), *why = NULL;
         const struct task *holder = object ? task_holding(round->manager->tasks, object) : NULL;
-        char why[160];
+        struct evacuation_progress progress = progress_of(record);
+        json_int_t since_ms = number_of(record, "held_unix_ms");
 
-        if (!holder)
-                return false;
-        snprintf(why, sizeof(why), "task %s (%s) works on it", task_name(holder), task_action(holder));
-        if (strcmp(why, json_text(record, "why")))
-                set_text(round, record, "why", why);
-        return true;
+        if (holder) {
+                why = alloc_printf("task %s (%s) works on it", task_name(holder), task_action(holder));
+                set_why(round, record, why);
+                if (!since_ms)
+                        (void)json_object_set_new(record, "held_unix_ms", json_integer(round->now_ms));
+                return true;
+        }
+        if (since_ms) {
+                (void)json_object_del(record, "held_unix_ms");
+                progress.since_ms += progress.since_ms ? MAX(round->now_ms - since_ms, (json_int_t)0) : 0;
+                set_progress(round, record, &progress);
+        }
+        return false;
 }
 
 /* Not when the clock was set back meanwhile. */
@@ -637,7 +707,7 @@ static json_int_t spend(struct task *task, const struct manager *manager)
         return earlier_ms + elapsed_ms;
 }
 
-static int round_begin(struct round *round, struct task *task, struct manager *manager)
+static void round_begin(struct round *round, struct task *task, struct manager *manager)
 {
         json_t *data = task_data(task);
         json_int_t before_ms = number_of(data, "start_before_unix_ms"),
@@ -649,10 +719,10 @@ static int round_begin(struct round *round, struct task *task, struct manager *m
                 .to = json_text(data, "to"),
                 .now_ms = clock_unix_ms(manager->clock),
                 .spent_ms = spend(task, manager)};
-        if (evacuation_policy_read(json_object_get(data, "policy"), true, &round->policy, NULL) < 0)
-                return -ENOMEM; /* it was checked when it came */
         if (task_cancel_requested(task))
                 round->closing = "the task was cancelled";
+        else if (evacuation_policy_read(json_object_get(data, "policy"), true, &round->policy, NULL) < 0)
+                round->closing = "this version of the manager does not know its policy";
         else if (round->spent_ms >= (give_up_ms ?: (json_int_t)MOVES_GIVE_UP_DEFAULT_MS))
                 round->closing = "the time limit of the whole passed";
         round->closed = round->ends = round->closing != NULL;
@@ -660,7 +730,6 @@ static int round_begin(struct round *round, struct task *task, struct manager *m
                 round->closed = true;
                 round->closing = "the window had ended before it could start";
         }
-        return 0;
 }
 
 /* VMs on the host that is to be left: those that were there, and in later looks what came meanwhile, by what had begun before it was
@@ -684,6 +753,7 @@ static int add_newcomers(struct round *round)
                         !json_object_get(known, json_text(vm, "uid")))
                         found[n++] = vm;
         round->changed |= n > 0;
+        round->decided |= n > 0;
         return n ? moves_add(round->task, found, n) : 0;
 }
 
@@ -727,13 +797,15 @@ static int record(struct round *round)
         r = audit_decisions(round, decisions, &batch, &error);
         json_object_del(data, "decisions");
         (void)json_object_set_new(data, "unrecorded", json_false());
+        (void)json_object_del(data, "record_now");
+        (void)json_object_set_new(data, "recorded_ms", json_integer(round->spent_ms));
         if (r >= 0)
                 r = task_record(round->task, &batch, &error);
         if (r >= 0)
                 return 0;
         log_warning("task %s: cannot record: %s", task_name(round->task), error_message(error));
         /* The next look records it: nothing of it begins before that. */
-        (void)json_object_set_new(data, "unrecorded", json_true());
+        (void)json_object_set_new(data, "record_now", json_true());
         if (decisions && json_object_set(data, "decisions", decisions) < 0)
                 log_warning("task %s: no memory for its audit entries", task_name(round->task));
         return r;
@@ -760,14 +832,18 @@ static void give_up_waiting(struct round *round)
                 return;
         if (!since) {
                 (void)json_object_set_new(task_data(round->task), "ending_ms", json_integer(round->spent_ms));
-                round->changed = true;
+                round->changed = round->decided = true;
                 return;
         }
         if (round->spent_ms < json_integer_value(since) + CANCEL_MAX_MS)
                 return;
         json_array_foreach (records_of(round->task), i, item)
                 if (json_is_null(json_object_get(item, "outcome"))) {
-                        set_text(round, item, "why", "its task was cancelled and has not ended yet");
+                        const json_t *try = last_try(item);
+
+                        set_why(round, item,
+                                try && !is_migration(try) ? "it is being stopped, which cannot be taken back"
+                                                          : "its task was cancelled and has not ended yet");
                         set_outcome(round, item, "stays", NULL);
                 }
 }
@@ -793,27 +869,44 @@ static void carry_out(struct round *round)
         }
 }
 
-int moves_run(struct task *task, struct manager *manager)
+/* The whole document is written each time, however little has changed. */
+static bool is_to_be_recorded(const struct round *round)
+{
+        json_int_t recorded_ms = number_of(task_data(round->task), "recorded_ms");
+
+        return round->decided || (round->changed && (round->spent_ms >= recorded_ms + RECORD_MS ||
+                                                            round->spent_ms < recorded_ms));
+}
+
+bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_ms)
 {
         struct round round;
         int r;
 
-        r = round_begin(&round, task, manager);
-        if (r < 0)
-                return r;
+        *ret_again_ms = AGAIN_MS;
+        round_begin(&round, task, manager);
         round.changed = json_is_true(json_object_get(task_data(task), "unrecorded"));
+        round.decided = json_is_true(json_object_get(task_data(task), "record_now"));
         r = add_newcomers(&round);
         if (r >= 0)
                 r = look_at_all(&round);
         give_up_waiting(&round);
         say(&round);
-        if (r < 0 || round.failed)
-                return -ENOMEM;
-        if (round.changed && record(&round) < 0)
-                return 0;
-        if (round.changed)
+        if (r < 0 || round.failed) {
+                /* Nothing of this look is begun; the next one records it, and finds what there was no memory for now. */
+                log_warning("task %s: out of memory", task_name(task));
+                (void)json_object_set_new(task_data(task), "record_now", json_true());
+                return false;
+        }
+        if (is_to_be_recorded(&round)) {
+                if (record(&round) < 0)
+                        return false;
                 crash_point("moves-recorded");
+        } else if (round.changed)
+                (void)json_object_set_new(task_data(task), "unrecorded", json_true());
         carry_out(&round);
+        if (round.cut_short)
+                *ret_again_ms = CUT_SHORT_MS;
         return !moves_count(task, NULL) && !awaits_arrivals(&round);
 }
 
@@ -859,6 +952,14 @@ json_t *moves_report(const struct task *task)
         return report;
 }
 
+json_t *moves_audited(const json_t *report)
+{
+        json_t *counts = json_copy((json_t *)report);
+
+        (void)json_object_del(counts, "vms");
+        return counts;
+}
+
 int moves_to_error(const struct task *task, struct error **ret_error)
 {
         size_t n = moves_count(task, "stays"), n_crashed = moves_count(task, "crashed"), i;
@@ -880,87 +981,4 @@ int moves_to_error(const struct task *task, struct error **ret_error)
                 "%zu of %zu virtual machines stay where they are; %s: %s", n,
                 json_array_size(records_of(task)), json_text(item, "name"),
                 json_text_or_null(item, "why") ?: "no host took it");
-}
-
-/* What the policy would come to for one that fits nowhere now. */
-static const char *planned_fallback(const struct evacuation_policy *policy)
-{
-        static const char *const planned[N_EVACUATION_FALLBACKS] = {[EVACUATION_WAIT] = "would-wait",
-                [EVACUATION_STOP] = "would-stop",
-                [EVACUATION_POWER_OFF] = "would-power-off"};
-
-        for (size_t i = 0; i < policy->n; i++)
-                if (planned[policy->steps[i].fallback])
-                        return planned[policy->steps[i].fallback];
-        return "would-stay";
-}
-
-/* So that the next one is judged with this one there. */
-static int reserve(json_t *reserved, const json_t *host, const json_t *vm)
-{
-        const char *uid = json_text(host, "uid");
-        json_t *sums = json_object_get(reserved, uid);
-        json_int_t bytes = number_of(sums, "memory_bytes") + checks_memory_need(vm),
-                   cpus = number_of(sums, "cpus") + MAX(number_of(json_spec(vm), "cpus"), 1);
-
-        return json_object_set_new(
-                reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus));
-}
-
-struct plan {
-        struct manager *manager;
-        const char *from, *to;
-        struct evacuation_policy policy;
-        json_t *vms, *reserved;
-};
-
-static int plan_one(struct plan *plan, const json_t *vm, struct error **ret_error)
-{
-        _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_json_ json_t *report = NULL;
-        const char *power = json_text(json_status(vm), "power"), *outcome = "would-move", *why = NULL,
-                   *to = NULL;
-        const json_t *target;
-        bool ok;
-        int r = 0;
-
-        if (is_off(vm))
-                outcome = "off";
-        else if (plan->to && !strcmp(json_text(json_status(vm), "host"), plan->to))
-                outcome = "there";
-        else {
-                r = operation_migrate_plan(plan->manager, vm, plan->to, plan->reserved, &report, ret_error);
-                if (r < 0)
-                        return r;
-                ok = json_is_true(json_object_get(report, "ok"));
-                to = ok ? json_text(report, "to") : NULL;
-                why = ok ? NULL : first_cause(json_object_get(report, "checks"));
-                outcome = ok ? outcome : planned_fallback(&plan->policy);
-                if (!ok && !strcmp(power, "unknown"))
-                        outcome = "would-stay";
-                target = to ? inventory_host(plan->manager->inventory, to) : NULL;
-                if (target && reserve(plan->reserved, target, vm) < 0)
-                        r = -ENOMEM;
-        }
-        r |= json_array_append_new(
-                plan->vms, json_pack("{s:s, s:s, s:s?, s:s?, s:[]}", "vm", json_text(vm, "name"), "outcome",
-                                   outcome, "to", to, "why", why, "tries"));
-        return r < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory") : 0;
-}
-
-int moves_plan(struct manager *manager, const json_t **vms, size_t n, const char *from, const char *to,
-        const json_t *policy, json_t **ret_report, struct error **ret_error)
-{
-        _cleanup_json_ json_t *list = json_array(), *reserved = json_object();
-        struct plan plan = {.manager = manager, .from = from, .to = to, .vms = list, .reserved = reserved};
-        int r;
-
-        r = evacuation_policy_read(policy, true, &plan.policy, ret_error);
-        evacuation_sort(vms, n);
-        for (size_t i = 0; i < n && r >= 0; i++)
-                r = plan_one(&plan, vms[i], ret_error);
-        if (r < 0)
-                return r;
-        *ret_report = json_pack("{s:b, s:O}", "dry_run", 1, "vms", list);
-        return *ret_report ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }

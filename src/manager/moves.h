@@ -24,23 +24,24 @@ int moves_add(struct task *task, const json_t **vms, size_t n);
 /* The same for one that needs nothing, with what the report is to say of it. to: a host's name, or NULL. */
 int moves_add_settled(struct task *task, const json_t *vm, const char *outcome, const char *to);
 
-/* One look at all of them, which begins and ends what there is to begin and end: 1 when all have their outcome, 0 to be called
- * again after MOVES_AGAIN_MS, or -ENOMEM. A task that is to be cancelled ends those under way. */
-int moves_run(struct task *task, struct manager *manager);
-#define MOVES_AGAIN_MS 500
+/* One look at all of them, which begins and ends what there is to begin and end: true when all have their outcome; false: to be called
+ * again after *ret_again_ms. A task that is to be cancelled ends those under way, but waits for guests that were asked to power
+ * off, for a minute. */
+bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_ms);
 
 /* How many there are, and have that outcome. */
 size_t moves_count(const struct task *task, const char *outcome);
 
 /* {"moved", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
 json_t *moves_report(const struct task *task);
+/* The same without the lines of each: what the audit log has of it; each decision is an entry of its own there. The caller's. */
+json_t *moves_audited(const json_t *report);
 /* 0, or the one error that says how many stay (or crashed meanwhile) and why the first of them. */
 int moves_to_error(const struct task *task, struct error **ret_error);
 
-/* What would be done: the same report with the outcomes "would-move", "would-wait", "would-stop", ..., nothing being done. from,
- * to: as above, the other one NULL. */
-int moves_plan(struct manager *manager, const json_t **vms, size_t n, const char *from, const char *to,
-        const json_t *policy, json_t **ret_report, struct error **ret_error);
+/* For the dry run (moves_plan.h), too: it does not run; and the first of the checks' errors, borrowed (NULL: there is none). */
+bool moves_is_off(const json_t *vm);
+const char *moves_first_cause(const json_t *checks);
 
 /* The time limit of the whole, from the request ("give_up_ms"). */
 #define MOVES_GIVE_UP_DEFAULT_MS (UINT64_C(4) * 3600 * 1000)

@@ -21,6 +21,7 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/moves.h"
+#include "manager/moves_plan.h"
 #include "manager/operations.h"
 
 #define MINUTE_MS (60ull * 1000)
@@ -163,8 +164,9 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, json_t
         return 0;
 }
 
-/* Lines for those that were moved on, to the report of those that come back. */
-static int add_elsewhere(struct manager *manager, const json_t *host, json_t *report)
+/* Of those that were moved on a line in the report of those that come back: to the plan of a dry run, or the task's. */
+static int add_elsewhere(
+        struct manager *manager, const json_t *host, struct moves_plan *plan, struct task *task)
 {
         json_t *item;
         size_t i;
@@ -172,22 +174,21 @@ static int add_elsewhere(struct manager *manager, const json_t *host, json_t *re
 
         json_array_foreach ((json_t *)left_by(host), i, item) {
                 const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
+                const char *at = json_text(json_status(vm), "host");
 
                 if (vm && r == 0 && is_elsewhere(host, item, vm))
-                        r = json_array_append_new(json_object_get(report, "vms"),
-                                json_pack("{s:s, s:s, s:s, s:n, s:[]}", "vm", json_text(vm, "name"),
-                                        "outcome", "elsewhere", "to", json_text(json_status(vm), "host"),
-                                        "why", "tries"));
+                        r = plan ? moves_plan_add_settled(plan, vm, "elsewhere", at)
+                                 : moves_add_settled(task, vm, "elsewhere", at);
         }
         return r;
 }
 
 int operation_maintenance_plan(struct manager *manager, const json_t *host, const json_t *body,
-        json_t **ret_report, struct error **ret_error)
+        struct moves_plan **ret_plan, struct error **ret_error)
 {
         bool on = json_is_true(json_object_get(body, "on")),
              back = json_is_true(json_object_get(body, "return"));
-        const char *name = json_text(host, "name");
+        _cleanup_(moves_plan_freep) struct moves_plan *plan = NULL;
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
         _cleanup_free_ const json_t **found = NULL;
         size_t n = 0;
@@ -197,12 +198,13 @@ int operation_maintenance_plan(struct manager *manager, const json_t *host, cons
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (!on && !back)
                 n = 0;
-        r = moves_plan(manager, found, n, on ? name : NULL, on ? NULL : name, body, ret_report, ret_error);
-        if (r >= 0 && !on && back && add_elsewhere(manager, host, *ret_report) < 0) {
-                json_decref(TAKE_PTR(*ret_report));
+        r = moves_plan_new(found, n, on ? NULL : json_text(host, "name"), body, &plan, ret_error);
+        if (r < 0)
+                return r;
+        if (!on && back && add_elsewhere(manager, host, plan, NULL) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        }
-        return r;
+        *ret_plan = TAKE_PTR(plan);
+        return 0;
 }
 
 /* --- Steps -------------------------------------------------------------------------------------------------------------- */
@@ -371,17 +373,12 @@ static void fail_cancelled(struct task *task)
 void operation_moves_run(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
-        int r;
+        uint64_t again_ms;
 
         if (step_waits_for_hosts(task, manager))
                 return;
-        r = moves_run(task, manager);
-        if (r == 0) {
-                task_step_again(task, MOVES_AGAIN_MS);
-                return;
-        }
-        if (r < 0) {
-                task_step_failed(task, NULL);
+        if (!moves_run(task, manager, &again_ms)) {
+                task_step_again(task, again_ms);
                 return;
         }
         task_set_result(task, moves_report(task));
@@ -419,6 +416,7 @@ const struct task_kind operation_host_maintenance = {
         .steps = steps,
         .n_steps = ARRAY_SIZE(steps),
         .timeout_ms = 10 * MINUTE_MS,
+        .audited = moves_audited,
 };
 
 /* Those that are to come back and have not; the caller's. */
@@ -461,22 +459,6 @@ static void undo_open(struct task *task, void *userdata)
                 end_with(task, put_rest(task, host));
 }
 
-/* Records, with their outcome, for those that were moved on. */
-static int note_elsewhere(struct task *task, struct manager *manager, const json_t *host)
-{
-        json_t *item;
-        size_t i;
-        int r = 0;
-
-        json_array_foreach ((json_t *)left_by(host), i, item) {
-                const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
-
-                if (vm && r == 0 && is_elsewhere(host, item, vm))
-                        r = moves_add_settled(task, vm, "elsewhere", json_text(json_status(vm), "host"));
-        }
-        return r;
-}
-
 /* Those that may come back stay in the host's document until they have. */
 static void run_open(struct task *task, void *userdata)
 {
@@ -499,7 +481,7 @@ static void run_open(struct task *task, void *userdata)
         if (r >= 0 && json_is_true(json_object_get(task_data(task), "return"))) {
                 r = moves_add(task, found, n);
                 if (r >= 0)
-                        r = note_elsewhere(task, manager, host);
+                        r = add_elsewhere(manager, host, NULL, task);
         }
         end_with(task, r < 0 ? r : put_maintenance(task, host, NULL, still_to_return(task)));
 }
@@ -526,4 +508,5 @@ const struct task_kind operation_host_maintenance_end = {
         .steps = end_steps,
         .n_steps = ARRAY_SIZE(end_steps),
         .timeout_ms = 10 * MINUTE_MS,
+        .audited = moves_audited,
 };

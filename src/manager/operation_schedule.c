@@ -62,4 +62,5 @@ const struct task_kind operation_schedule_run = {
         .steps = steps,
         .n_steps = ARRAY_SIZE(steps),
         .timeout_ms = 10 * MINUTE_MS,
+        .audited = moves_audited,
 };

@@ -10,6 +10,7 @@
 #include "manager/task.h"
 
 struct manager;
+struct moves_plan;
 
 extern const struct task_kind operation_vm_create;
 extern const struct task_kind operation_vm_start;
@@ -55,9 +56,9 @@ int operation_maintenance_check(const json_t *host, const json_t *body, struct e
  * begins after that (0: no end). NULL without memory. */
 json_t *operation_maintenance_data(
         const json_t *host, const json_t *body, const char *by, const char *reason, int64_t start_before_ms);
-/* What it would do; as moves_plan(). */
+/* What it would do. */
 int operation_maintenance_plan(struct manager *manager, const json_t *host, const json_t *body,
-        json_t **ret_report, struct error **ret_error);
+        struct moves_plan **ret_plan, struct error **ret_error);
 
 /* Shared by the tasks that move many (moves.h): the request's fields tries, policy, priority, max_pause_ms and give_up_ms; what of
  * them goes into the task's data as "policy" and "options" (the caller's; NULL without memory); and the step. */

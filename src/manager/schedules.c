@@ -12,7 +12,7 @@
 #include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
-#include "manager/moves.h"
+#include "manager/moves_plan.h"
 #include "manager/operations.h"
 #include "manager/schedule_spec.h"
 
@@ -28,6 +28,7 @@ struct entry {
         int64_t next_s; /* INT64_MAX: never */
         uint64_t
                 again_ms; /* it could not be carried out: not before that, by the clock that only goes forward */
+        bool carried_out; /* its document is another one now: it is to be loaded anew */
 };
 
 struct schedules {
@@ -40,7 +41,8 @@ struct schedules {
         int64_t looked_s;  /* the clock when they were looked at last */
         uint64_t zones_ms; /* the zones were looked at last, by the clock that only goes forward */
         bool stale;        /* to be loaded anew */
-        bool failed;       /* in this look something could not be recorded */
+        bool failed;       /* something could not be recorded since they were loaded */
+        size_t cursor;     /* where the next look goes on */
 };
 
 static int64_t now_s(const struct manager *manager)
@@ -137,6 +139,8 @@ static int load(struct schedules *schedules, struct error **ret_error)
         if (r < 0)
                 return r;
         drop_entries(schedules);
+        schedules->cursor = 0;
+        schedules->failed = false;
         schedules->n_broken = 0;
         schedules->recorded = false;
         schedules->entries = alloc_array(json_array_size(docs) + 1, sizeof(*schedules->entries));
@@ -371,8 +375,10 @@ static void carry_out_or_later(struct schedules *schedules, struct entry *entry)
 {
         _cleanup_error_ struct error *error = NULL;
 
-        if (carry_out(schedules, entry, &error) >= 0)
+        if (carry_out(schedules, entry, &error) >= 0) {
+                entry->carried_out = schedules->stale;
                 return;
+        }
         log_warning("schedule %s: %s", json_text(entry->doc, "name"), error_message(error));
         entry->again_ms = clock_now_ms(schedules->manager->clock) + AGAIN_MS;
         schedules->stale = schedules->failed = true;
@@ -387,28 +393,52 @@ static uint64_t wait_of(const struct entry *entry, int64_t now_ms, uint64_t mono
         return (uint64_t)CLAMP(entry->next_s * 1000 - now_ms, (int64_t)0, (int64_t)LOOK_MAX_MS);
 }
 
-/* Milliseconds until the next look. */
+static bool is_due(const struct schedules *schedules, const struct entry *entry, bool back)
+{
+        return !entry->carried_out && (back || now_s(schedules->manager) >= entry->next_s) &&
+               clock_now_ms(schedules->manager->clock) >= entry->again_ms;
+}
+
+/* All that are due, or as many as there is time for on the loop: hundreds may be due at ten. False: there are more. */
+static bool carry_out_due(struct schedules *schedules, bool back)
+{
+        struct loop_share *share = &schedules->manager->share;
+
+        for (; schedules->cursor < schedules->n; schedules->cursor++) {
+                struct entry *entry = &schedules->entries[schedules->cursor];
+                uint64_t began_ns = clock_monotonic_ns();
+
+                if (!is_due(schedules, entry, back))
+                        continue;
+                if (!loop_share_open(share, schedules))
+                        return false;
+                carry_out_or_later(schedules, entry);
+                loop_share_spend(share, clock_monotonic_ns() - began_ns);
+        }
+        schedules->cursor = 0;
+        return true;
+}
+
+/* Milliseconds until the next look. Not all of them are loaded anew for each one that has run: only when none is due any more. */
 static uint64_t look(struct schedules *schedules)
 {
         int64_t now = now_s(schedules->manager), now_ms = clock_unix_ms(schedules->manager->clock);
         uint64_t monotonic_ms = clock_now_ms(schedules->manager->clock), wait_ms = LOOK_MAX_MS;
-        bool back = now < schedules->looked_s;
         _cleanup_error_ struct error *error = NULL;
+        bool back = now < schedules->looked_s;
 
-        schedules->failed = false;
-        schedules->stale |= zones_changed(schedules);
-        if (schedules->stale && load(schedules, &error) < 0) {
-                log_warning("cannot load the schedules: %s", error_message(error));
-                return AGAIN_MS;
+        if (!schedules->cursor) {
+                schedules->stale |= zones_changed(schedules);
+                if (schedules->stale && load(schedules, &error) < 0) {
+                        log_warning("cannot load the schedules: %s", error_message(error));
+                        return AGAIN_MS;
+                }
         }
+        if (!carry_out_due(schedules, back))
+                return LOOP_SHARE_MS;
         schedules->looked_s = now;
-        for (size_t i = 0; i < schedules->n; i++) {
-                struct entry *entry = &schedules->entries[i];
-
-                if ((back || now >= entry->next_s) && monotonic_ms >= entry->again_ms)
-                        carry_out_or_later(schedules, entry);
-                wait_ms = MIN(wait_ms, wait_of(entry, now_ms, monotonic_ms));
-        }
+        for (size_t i = 0; i < schedules->n; i++)
+                wait_ms = MIN(wait_ms, wait_of(&schedules->entries[i], now_ms, monotonic_ms));
         /* One that fails is not to keep the others waiting, nor to be loaded again and again. */
         return schedules->stale ? schedules->failed ? AGAIN_MS : 0 : wait_ms;
 }
@@ -423,6 +453,7 @@ static void on_timer(void *userdata)
 void schedules_changed(struct schedules *schedules)
 {
         schedules->stale = true;
+        schedules->cursor = 0;
         loop_source_rearm(schedules->timer, 0);
 }
 
@@ -455,13 +486,22 @@ void schedules_free(struct schedules *schedules)
 
 /* --- What a run is ------------------------------------------------------------------------------------------------------ */
 
-static bool has_label(const json_t *vm, const char *label)
+/* "key=value" */
+static int add_labelled(const json_t *vms, const char *label, json_t *chosen)
 {
-        const json_t *labels = json_object_get(json_spec(vm), "labels");
         _cleanup_free_ char *key = alloc_printf("%.*s", (int)strcspn(label, "="), label);
+        const char *wanted = strchr(label, '=') + 1, *value;
+        json_t *vm;
+        size_t i;
 
-        return key && json_text_or_null(labels, key) &&
-               !strcmp(json_text(labels, key), strchr(label, '=') + 1);
+        if (!key)
+                return -ENOMEM;
+        json_array_foreach ((json_t *)vms, i, vm) {
+                value = json_text_or_null(json_object_get(json_spec(vm), "labels"), key);
+                if (value && !strcmp(value, wanted) && json_array_append(chosen, vm) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
 }
 
 int schedules_select(
@@ -469,24 +509,23 @@ int schedules_select(
 {
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory), *chosen = json_array();
         const char *label = json_text_or_null(action, "label");
-        json_t *vm, *name;
-        size_t i, k;
+        int r = vms && chosen ? 0 : -ENOMEM;
+        json_t *name;
+        size_t i;
 
-        json_array_foreach (vms, i, vm)
-                if (label && has_label(vm, label))
-                        json_array_append(chosen, vm);
-        json_array_foreach (json_object_get(action, "vms"), k, name) {
+        if (r == 0 && label)
+                r = add_labelled(vms, label, chosen);
+        json_array_foreach (json_object_get(action, "vms"), i, name) {
                 const char *wanted = json_string_value(name);
-                size_t n = json_array_size(chosen);
+                const json_t *vm = inventory_vm_named(manager->inventory, wanted);
 
-                json_array_foreach (vms, i, vm)
-                        if (!strcmp(json_text(vm, "name"), wanted))
-                                json_array_append(chosen, vm);
                 /* One that is not there any more, for the report. */
-                if (json_array_size(chosen) == n)
-                        json_array_append_new(chosen, json_pack("{s:s, s:s}", "uid", wanted, "name", wanted));
+                if (r == 0)
+                        r = json_array_append_new(
+                                chosen, vm ? json_incref((json_t *)vm)
+                                           : json_pack("{s:s, s:s}", "uid", wanted, "name", wanted));
         }
-        if (!vms || !chosen)
+        if (r < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (json_array_size(chosen) > VMS_MAX)
                 return error_set(ret_error, ERROR_TOO_LARGE, "Divide them by another label.",
@@ -578,7 +617,8 @@ int schedules_run(struct manager *manager, const json_t *doc, int64_t due_s, int
         return r;
 }
 
-int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_report, struct error **ret_error)
+int schedules_plan(
+        struct manager *manager, const json_t *doc, struct moves_plan **ret_plan, struct error **ret_error)
 {
         const json_t *action = action_of(doc), *host = NULL;
         _cleanup_json_ json_t *vms = NULL;
@@ -589,7 +629,7 @@ int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_repo
 
         if (is_maintenance(doc)) {
                 r = find_host(manager, doc, &host, ret_error);
-                return r < 0 ? r : operation_maintenance_plan(manager, host, action, ret_report, ret_error);
+                return r < 0 ? r : operation_maintenance_plan(manager, host, action, ret_plan, ret_error);
         }
         r = schedules_select(manager, action, &vms, ret_error);
         if (r < 0)
@@ -600,8 +640,7 @@ int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_repo
         json_array_foreach (vms, i, vm)
                 if (json_spec(vm))
                         known[n++] = vm;
-        return moves_plan(
-                manager, known, n, NULL, json_text_or_null(action, "to"), action, ret_report, ret_error);
+        return moves_plan_new(known, n, json_text_or_null(action, "to"), action, ret_plan, ret_error);
 }
 
 /* --- For the API -------------------------------------------------------------------------------------------------------- */

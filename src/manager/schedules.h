@@ -12,6 +12,7 @@
 #include "base/error.h"
 
 struct manager;
+struct moves_plan;
 struct schedules;
 struct store_batch;
 
@@ -44,8 +45,9 @@ struct schedule_run {
 int schedules_run(struct manager *manager, const json_t *doc, int64_t due_s, int64_t until_s,
         struct schedule_run *ret_run, struct error **ret_error);
 void schedule_run_deinit(struct schedule_run *run);
-/* What it would do now: a report as of moves.h. */
-int schedules_plan(struct manager *manager, const json_t *doc, json_t **ret_report, struct error **ret_error);
+/* What it would do now. */
+int schedules_plan(
+        struct manager *manager, const json_t *doc, struct moves_plan **ret_plan, struct error **ret_error);
 
 /* The VMs that a schedule's action means now: an array of documents, the caller's; of a name that nobody has one with that name for
  * its uid. */

@@ -119,6 +119,37 @@ int store_list(struct store *store, const struct store_query *query, json_t **re
         return 0;
 }
 
+struct counting {
+        const struct store_query *query;
+        size_t n;
+};
+
+static int count_row(void *userdata, const char *name, uint64_t revision, const char *doc_text)
+{
+        struct counting *counting = userdata;
+        const struct store_query *query = counting->query;
+        _cleanup_json_ json_t *doc = NULL;
+        int r = query->match ? parse_row(doc_text, revision, &doc) : 0;
+
+        if (r < 0)
+                return r;
+        if (!query->match || query->match(query->userdata, doc))
+                counting->n++;
+        return counting->n >= query->limit;
+}
+
+int store_count(struct store *store, const struct store_query *query, size_t *ret_n, struct error **ret_error)
+{
+        struct counting counting = {.query = query};
+        int r = store->ops->list(
+                store, query->kind, query->after, query->descending, count_row, &counting, ret_error);
+
+        if (r < 0)
+                return r;
+        *ret_n = counting.n;
+        return 0;
+}
+
 static void change_deinit(struct store_change *change)
 {
         free(change->kind);

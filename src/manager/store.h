@@ -49,6 +49,9 @@ struct store_query {
 /* Array of documents by name, the caller's. *ret_more (may be NULL): there are more after the last one. */
 int store_list(struct store *store, const struct store_query *query, json_t **ret_docs, bool *ret_more,
         struct error **ret_error);
+/* How many there are, up to the query's limit. Without `match` no document is looked into. */
+int store_count(
+        struct store *store, const struct store_query *query, size_t *ret_n, struct error **ret_error);
 
 /* A transaction being put together. Without memory it remembers that, and the commit fails. */
 struct store_change {

@@ -227,9 +227,11 @@ static const char *audit_result(enum task_state state)
 static int audit_end(struct task *task, enum task_state state, struct error **ret_error)
 {
         const json_t *spec = json_spec(task->doc);
+        json_t *result = json_object_get(task->status, "result");
+        _cleanup_json_ json_t *audited =
+                result && task->kind->audited ? task->kind->audited(result) : json_incref(result);
         _cleanup_json_ json_t *detail = json_pack("{s:s, s:O?, s:s?}", "task", task_name(task), "result",
-                json_object_get(task->status, "result"), "error",
-                json_text_or_null(json_object_get(task->status, "error"), "detail"));
+                audited, "error", json_text_or_null(json_object_get(task->status, "error"), "detail"));
 
         if (!detail)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

@@ -63,6 +63,8 @@ struct task_kind {
         bool (*may_start)(const struct task *task, void *userdata);
         /* It starts: what it sets of the task's data is recorded with that. Negative: not now after all. May be NULL. */
         int (*starting)(struct task *task, void *userdata);
+        /* What of its result the audit log gets, the caller's; NULL: all of it. */
+        json_t *(*audited)(const json_t *result);
 };
 
 struct task_engine_config {

@@ -9,13 +9,16 @@
 #include "base/doc.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/map.h"
 #include "io/http_server.h"
 #include "io/loop.h"
 #include "manager/auth.h"
+#include "manager/json.h"
 #include "manager/store.h"
 #include "manager/task.h"
 
 #define WATCHERS_MAX 500
+#define WATCHERS_PER_CALLER (WATCHERS_MAX / 2) /* nobody alone takes them from all others */
 #define EVENTS_AT_ONCE 200
 #define EVENT_MAX_BYTES (5u << 20)
 #define BUFFER_MAX_BYTES (8u << 20)
@@ -38,6 +41,7 @@ struct watcher {
         bool due;    /* has not had its turn in this round */
         bool behind; /* has more to get than its buffer takes */
         bool failed;
+        bool lost; /* what it read in the log may have taken something out of its sight: it is to list again */
 };
 
 /* A change as clients get it: written down once, however many there are. */
@@ -45,6 +49,7 @@ struct event {
         uint64_t seq;
         const char *kind; /* of those that anybody may see */
         json_t *doc;      /* as it is or was: who may see it */
+        json_t *before;   /* a document that was seen by others before: as it was then. NULL: by the same */
         char *text;
         size_t len;
 };
@@ -67,6 +72,9 @@ struct watch {
         struct event *recent;
         size_t n_recent, recent_room, recent_bytes;
         uint64_t recent_after, read;
+        watch_each_fn each;
+        struct map
+                seen_by; /* what decides who sees a host (its labels) or a VM (its host, by name), by uid, as of `read` */
 };
 
 static void watcher_free(struct watcher *watcher)
@@ -136,11 +144,65 @@ static void forget_recent(struct watch *watch, size_t n)
                 watch->recent_after = watch->recent[i].seq;
                 watch->recent_bytes -= watch->recent[i].len;
                 json_decref(watch->recent[i].doc);
+                json_decref(watch->recent[i].before);
                 free(watch->recent[i].text);
         }
         watch->n_recent -= n;
         if (n && watch->n_recent)
                 memmove(watch->recent, watch->recent + n, watch->n_recent * sizeof(*watch->recent));
+}
+
+/* What decides who sees the document, beside what never changes, borrowed; NULL: nothing does. */
+static json_t *seen_by(const char *kind, const json_t *doc)
+{
+        if (!strcmp(kind, "host"))
+                return json_object_get(json_spec(doc), "labels");
+        return strcmp(kind, "vm") ? NULL : json_object_get(json_status(doc), "host");
+}
+
+static void forget_seen_by(struct watch *watch)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &watch->seen_by)
+                json_decref(item->value);
+        map_deinit(&watch->seen_by);
+        map_init(&watch->seen_by);
+}
+
+static int note_seen_by(void *userdata, const char *kind, const json_t *doc)
+{
+        struct watch *watch = userdata;
+        json_t *value = seen_by(kind, doc) ? json_incref(seen_by(kind, doc)) : json_null();
+        void *old = NULL;
+
+        if (map_put(&watch->seen_by, json_text(doc, "uid"), value, &old) < 0) {
+                json_decref(value);
+                return -ENOMEM;
+        }
+        json_decref(old);
+        return 0;
+}
+
+/* The document with what decided before in its place; *ret_before stays NULL when that is the same as now. */
+static int find_before(struct watch *watch, const struct store_event *event, json_t **ret_before)
+{
+        bool host = !strcmp(event->kind, "host");
+        json_t *now = seen_by(event->kind, event->doc), *was = map_get(&watch->seen_by, event->uid), *part;
+        const char *outer = host ? "spec" : "status";
+        _cleanup_json_ json_t *before = NULL;
+
+        if ((!host && strcmp(event->kind, "vm")) || event->removed)
+                return 0;
+        if (was && !json_equal(was, now ?: json_null())) {
+                before = json_copy((json_t *)event->doc);
+                part = json_copy(json_object_get(before, outer));
+                if (json_object_set_new(before, outer, part) < 0 ||
+                        json_object_set(part, host ? "labels" : "host", was) < 0)
+                        return -ENOMEM;
+        }
+        *ret_before = TAKE_PTR(before);
+        return note_seen_by(watch, event->kind, event->doc);
 }
 
 static int remember(struct watch *watch, const char *kind, const struct store_event *event)
@@ -155,8 +217,12 @@ static int remember(struct watch *watch, const char *kind, const struct store_ev
                 watch->recent_room = watch->recent_room * 2 + 64;
         }
         recent.text = event_text(event, &recent.len);
-        if (!recent.text)
+        if (!recent.text || find_before(watch, event, &recent.before) < 0) {
+                free(recent.text);
                 return -ENOMEM;
+        }
+        if (event->removed)
+                json_decref(map_remove(&watch->seen_by, event->uid));
         recent.doc = json_incref((json_t *)event->doc);
         watch->recent[watch->n_recent++] = recent;
         watch->recent_bytes += recent.len;
@@ -186,6 +252,9 @@ static int begin_anew(struct watch *watch)
 
         forget_recent(watch, watch->n_recent);
         watch->access_changed = true; /* what was left out may have been about that */
+        forget_seen_by(watch);
+        if (r >= 0)
+                r = watch->each(watch->userdata, note_seen_by, watch);
         if (r >= 0)
                 watch->read = watch->recent_after = revision;
         return r;
@@ -206,6 +275,13 @@ static int read_changes(struct watch *watch)
 
 /* --- One watcher ----------------------------------------------------------------------------------------------------- */
 
+/* Hosts and virtual machines come into sight and leave it. */
+static bool sees_some(const struct auth_caller *caller, const char *kind)
+{
+        return (!strcmp(kind, "host") && auth_may_anywhere(caller, PERMISSION_HOST_READ)) ||
+               (!strcmp(kind, "vm") && auth_may_anywhere(caller, PERMISSION_VM_READ));
+}
+
 /* For one who is further behind than what is remembered. */
 static int send_event(void *userdata, const struct store_event *event)
 {
@@ -225,9 +301,13 @@ static int send_event(void *userdata, const struct store_event *event)
                 if (!auth_still(watcher->watch->store, loop_clock(watcher->watch->loop), &watcher->caller))
                         return 1;
         }
-        if (!kind || !wanted(watcher, kind) ||
-                !watcher->watch->shows(watcher->watch->userdata, watcher->caller, kind, event->doc))
+        if (!kind || !wanted(watcher, kind))
                 return 0;
+        if (!watcher->watch->shows(watcher->watch->userdata, watcher->caller, kind, event->doc)) {
+                /* Nobody remembers whether it was seen before. */
+                watcher->lost = sees_some(watcher->caller, kind) && !event->removed;
+                return watcher->lost;
+        }
         text = event_text(event, &len);
         return text ? send_text(watcher, text, len) : -ENOMEM;
 }
@@ -254,8 +334,9 @@ static int pump_log(struct watcher *watcher)
         do {
                 before = watcher->seen;
                 r = store_changes(watch->store, before, EVENTS_AT_ONCE, send_event, watcher, NULL);
-                if (r == -ESTALE)
+                if (r == -ESTALE || watcher->lost)
                         r = send_reset(watcher);
+                watcher->lost = false;
         } while (r >= 0 && !watcher->behind && watcher->seen > before && watcher->seen < watch->recent_after);
         return r;
 }
@@ -276,23 +357,63 @@ static size_t first_unseen(const struct watch *watch, uint64_t seen)
         return low;
 }
 
+/* An object that it cannot see: if it could before, it is gone for it. With a host's labels the virtual machines there, and their tasks,
+ * come or go as well: all is to be listed again then. */
+static int send_of_sight(struct watcher *watcher, const struct event *event, bool shown)
+{
+        const struct watch *watch = watcher->watch;
+        bool was =
+                event->before && watch->shows(watch->userdata, watcher->caller, event->kind, event->before);
+        _cleanup_free_ char *text = NULL;
+        size_t len = 0;
+
+        if (!event->before || was == shown)
+                return 0;
+        if (!strcmp(event->kind, "host"))
+                return send_reset(watcher);
+        if (shown)
+                return 0; /* it was told of it just now */
+        text = event_text(&(struct store_event){.seq = event->seq,
+                                  .removed = true,
+                                  .kind = event->kind,
+                                  .uid = json_text(event->doc, "uid"),
+                                  .name = json_text(event->doc, "name")},
+                &len);
+        return text ? send_text(watcher, text, len) : -ENOMEM;
+}
+
+static int send_recent(struct watcher *watcher, const struct event *event)
+{
+        const struct watch *watch = watcher->watch;
+        bool mine = wanted(watcher, event->kind), shown;
+        int r = 0;
+
+        /* A host that is not asked for may take out of sight what is. */
+        if (mine || (event->before && !strcmp(event->kind, "host"))) {
+                shown = watch->shows(watch->userdata, watcher->caller, event->kind, event->doc);
+                if (shown && mine)
+                        r = send_text(watcher, event->text, event->len);
+                if (r >= 0)
+                        r = send_of_sight(watcher, event, shown);
+        }
+        if (r >= 0)
+                watcher->seen = MAX(watcher->seen, event->seq);
+        return r;
+}
+
 static int pump_recent(struct watcher *watcher)
 {
         const struct watch *watch = watcher->watch;
         int r = 0;
 
         for (size_t i = first_unseen(watch, watcher->seen); r >= 0 && i < watch->n_recent; i++) {
-                const struct event *event = &watch->recent[i];
-
                 if (http_stream_unsent(watcher->stream) >= BUFFER_ENOUGH_BYTES) {
                         watcher->behind = true;
                         return 0;
                 }
-                if (wanted(watcher, event->kind) &&
-                        watch->shows(watch->userdata, watcher->caller, event->kind, event->doc))
-                        r = send_text(watcher, event->text, event->len);
-                if (r >= 0)
-                        watcher->seen = event->seq;
+                r = send_recent(watcher, &watch->recent[i]);
+                if (watcher->seen > watch->recent[i].seq)
+                        return r; /* it was told to list again, from later on */
         }
         if (r >= 0)
                 watcher->seen = MAX(watcher->seen, watch->read);
@@ -388,7 +509,7 @@ static void on_heartbeat(void *userdata)
 }
 
 int watch_new(struct loop *loop, struct store *store, watch_public_kind_fn public_kind, watch_shows_fn shows,
-        void *userdata, struct watch **ret_watch, struct error **ret_error)
+        watch_each_fn each, void *userdata, struct watch **ret_watch, struct error **ret_error)
 {
         struct watch *watch = ALLOC(struct watch);
         int r;
@@ -399,6 +520,8 @@ int watch_new(struct loop *loop, struct store *store, watch_public_kind_fn publi
         watch->store = store;
         watch->public_kind = public_kind;
         watch->shows = shows;
+        watch->each = each;
+        map_init(&watch->seen_by);
         watch->userdata = userdata;
         list_init(&watch->watchers);
         r = loop_add_timer(loop, 0, on_wake, watch, &watch->wake);
@@ -425,6 +548,8 @@ void watch_free(struct watch *watch)
         loop_source_free(watch->wake);
         loop_source_free(watch->heartbeat);
         forget_recent(watch, watch->n_recent);
+        forget_seen_by(watch);
+        map_deinit(&watch->seen_by);
         free(watch->recent);
         free(watch);
 }
@@ -440,14 +565,26 @@ void watch_poke(struct watch *watch)
                 loop_source_rearm(watch->wake, next_ms > now_ms ? next_ms - now_ms : 0);
 }
 
-static struct watcher *watcher_new(
-        struct watch *watch, const char *kinds, uint64_t since, struct error **ret_error)
+static size_t n_watchers_of(const struct watch *watch, const struct auth_caller *caller)
 {
         struct watcher *watcher;
+        size_t n = 0;
 
-        if (watch->n_watchers >= WATCHERS_MAX) {
+        list_for_each (watcher, &watch->watchers, link)
+                n += !strcmp(auth_caller_person(watcher->caller), auth_caller_person(caller));
+        return n;
+}
+
+static struct watcher *watcher_new(struct watch *watch, const struct auth_caller *caller, const char *kinds,
+        uint64_t since, struct error **ret_error)
+{
+        bool full = watch->n_watchers >= WATCHERS_MAX;
+        struct watcher *watcher;
+
+        if (full || n_watchers_of(watch, caller) >= WATCHERS_PER_CALLER) {
                 error_set(ret_error, ERROR_RATE_LIMITED, "Close a watch that is not needed.",
-                        "there are %d watches already", WATCHERS_MAX);
+                        "there are %d watches%s already", full ? WATCHERS_MAX : WATCHERS_PER_CALLER,
+                        full ? "" : " of this caller");
                 return NULL;
         }
         if (kinds && strlen(kinds) > KINDS_MAX - 3) {
@@ -462,6 +599,7 @@ static struct watcher *watcher_new(
         }
         watcher->watch = watch;
         watcher->seen = since;
+        watcher->caller = auth_caller_ref(caller);
         if (kinds && *kinds)
                 snprintf(watcher->kinds, sizeof(watcher->kinds), ",%.*s,", KINDS_MAX - 3, kinds);
         list_append(&watch->watchers, &watcher->link);
@@ -480,13 +618,12 @@ void watch_serve(struct watch *watch, struct http_request *request, const struct
                 http_request_reply_error(request, error);
                 return;
         }
-        watcher = watcher_new(watch, kinds, since, &error);
+        watcher = watcher_new(watch, caller, kinds, since, &error);
         if (!watcher) {
                 http_request_reply_error(request, error);
                 return;
         }
         watcher->due = watch->round;
-        watcher->caller = auth_caller_ref(caller);
         watcher->stream =
                 http_request_reply_stream(request, "text/event-stream", BUFFER_MAX_BYTES, on_closed, watcher);
         if (!watcher->stream) {

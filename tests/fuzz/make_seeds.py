@@ -224,6 +224,31 @@ def frame_seeds():
     save("frame", "short", of(everybody + guest, everybody + guest + b"\x08\x06\0\1", b""))
 
 
+def time_seeds():
+    def header(times, types):
+        return b"TZif2" + bytes(15) + struct.pack(">IIIIII", 0, 0, 0, times, types, 0)
+
+    def zone(footer, *changes):
+        """Changes: (time, offset)."""
+        types = [0] + [offset for _, offset in changes]
+        body = b"".join(struct.pack(">q", at) for at, _ in changes) + bytes(range(1, len(types)))
+        body += b"".join(struct.pack(">iBB", offset, 0, 0) for offset in types)
+        return header(0, 1) + bytes(6) + header(len(changes), len(types)) + body + b"\n" + footer + b"\n"
+
+    save("time_zone", "table-and-rule", zone(b"CET-1CEST,M3.5.0,M10.5.0/3", (1143334800, 7200), (1162083600, 3600)))
+    save("time_zone", "big-bang", zone(b"", (-(1 << 59), 3600), (0, -86400)))
+    save("time_zone", "before-big-bang", zone(b"", (-(1 << 63) + 1, -3600), (0, 3600)))
+    save("time_zone", "behind-all", zone(b"", ((1 << 63) - 1, 3600)))
+    for name, rule in (("north", b"CET-1CEST,M3.5.0,M10.5.0/3"), ("south", b"<+1030>-10:30<+11>-11,M10.1.0,M4.1.0"),
+                       ("negative", b"IST-1GMT0,M10.5.0,M3.5.0/1"), ("days", b"AAA3BBB,J60/167,365/-167"), ("same", b"AAA3BBB2,J1,J1"), ("before-its-year", b"AAA3BBB,J1/-167,J2/-167")):
+        save("time_zone", name, rule)
+    for name, text in (("daily", b"22:00"), ("weekdays", b"Mon..Fri,Sun 22:00:30 Europe/Berlin"), ("from-the-end", b"Mon *-05~07/1"),
+                       ("steps", b"2026..2030/2-1/3-*~01 */4:0/15"), ("never", b"*-02-30"), ("word", b"quarterly UTC"),
+                       ("at", b"hourly\n2026-12-24T22:00:00+01:00"), ("at-space", b"\n2026-12-24 22:00")):
+        save("calendar", name, text)
+
+
+time_seeds()
 stream_seeds()
 return_path_seeds()
 frame_seeds()

@@ -141,6 +141,32 @@ static void damaged_files_are_refused(void **data)
         assert_true(n_refused > 100);
 }
 
+/* A file with one transition, at that time. */
+static int parse_with_transition(int64_t at_s)
+{
+        uint8_t file[44 + 6 + 44 + 8 + 1 + 12 + 2] = "TZif2", *second = file + 50;
+        _cleanup_(time_zone_freep) struct time_zone *zone = NULL;
+
+        file[39] = 1;
+        memcpy(second, file, 44);
+        second[35] = 1;
+        second[39] = 2;
+        for (int i = 0; i < 8; i++)
+                second[44 + i] = (uint8_t)((uint64_t)at_s >> (56 - 8 * i));
+        second[52] = 1;
+        memcpy(file + sizeof(file) - 2, "\n\n", 2);
+        return time_zone_parse(file, sizeof(file), &zone);
+}
+
+static void times_beyond_all_that_ever_was_are_refused(void **data)
+{
+        assert_int_equal(parse_with_transition(0), 0);
+        assert_int_equal(parse_with_transition(-(INT64_C(1) << 59)), 0);
+        assert_int_equal(parse_with_transition(-(INT64_C(1) << 59) - 1), -EINVAL);
+        assert_int_equal(parse_with_transition(INT64_MIN + 1), -EINVAL);
+        assert_int_equal(parse_with_transition(INT64_MAX), -EINVAL);
+}
+
 static void leap_second_files_are_refused(void **data)
 {
         uint8_t header[44 + 6 + 1 + 44 + 6 + 12 + 1 + 2] = "TZif2";
@@ -195,6 +221,7 @@ int main(void)
                 cmocka_unit_test(changes_of_2026_are_the_known_ones),
                 cmocka_unit_test(local_time_is_written_with_its_offset),
                 cmocka_unit_test(damaged_files_are_refused),
+                cmocka_unit_test(times_beyond_all_that_ever_was_are_refused),
                 cmocka_unit_test(leap_second_files_are_refused),
                 cmocka_unit_test(days_and_dates_are_inverse),
                 cmocka_unit_test(without_memory_there_is_no_zone),

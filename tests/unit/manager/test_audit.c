@@ -116,10 +116,36 @@ static void retention_keeps_the_rest_verifiable(void **data)
 {
         struct state *state = *data;
 
-        assert_int_equal(audit_trim(state->store, 2, NULL), 0);
+        assert_int_equal(audit_trim(state->store, 2, 1800000000000, NULL), 0);
         assert_verdict(state->store, true, 2, 0);
-        assert_int_equal(audit_trim(state->store, 2, NULL), 0);
+        assert_int_equal(audit_trim(state->store, 2, 1800000000000, NULL), 0);
         assert_verdict(state->store, true, 2, 0);
+}
+
+static void write_entries(struct state *state, int n)
+{
+        while (n--)
+                assert_int_equal(
+                        audit_write(state->store, &state->clock.clock,
+                                &(struct audit_entry){.who = "mallory", .action = "login", .result = "done"},
+                                NULL),
+                        0);
+}
+
+static void young_entries_stay_beyond_their_number_up_to_a_bound(void **data)
+{
+        struct state *state = *data;
+        int64_t now_ms = clock_unix_ms(&state->clock.clock);
+
+        assert_int_equal(audit_trim(state->store, 2, now_ms, NULL), 0);
+        assert_verdict(state->store, true, 5, 0);
+        clock_manual_advance(&state->clock, 1000);
+        write_entries(state, 20);
+        assert_int_equal(audit_trim(state->store, 2, now_ms + 1000, NULL), 0);
+        assert_verdict(state->store, true, 20, 0);
+        write_entries(state, 3);
+        assert_int_equal(audit_trim(state->store, 2, now_ms + 1000, NULL), 0);
+        assert_verdict(state->store, true, 2 * AUDIT_KEEP_FACTOR, 0);
 }
 
 /* --- A few entries at a time, while the log goes on -------------------------------------------------------------------- */
@@ -167,7 +193,7 @@ static void what_retention_removes_meanwhile_is_not_missing(void **data)
         struct audit_verification *verification = begin(state);
 
         assert_int_equal(audit_verification_step(verification, 1, NULL), 1);
-        assert_int_equal(audit_trim(state->store, 2, NULL), 0); /* 4 and 5 stay */
+        assert_int_equal(audit_trim(state->store, 2, 1800000000000, NULL), 0); /* 4 and 5 stay */
         assert_int_equal(audit_verification_step(verification, 1, NULL), 1);
         assert_ends_well(verification, 3, 1);
 }
@@ -217,6 +243,7 @@ int main(void)
                 TEST(removed_entry_is_found),
                 TEST(cut_off_end_is_found),
                 TEST(retention_keeps_the_rest_verifiable),
+                TEST(young_entries_stay_beyond_their_number_up_to_a_bound),
                 TEST(step_looks_at_no_more_than_it_is_told),
                 TEST(what_is_added_meanwhile_does_not_keep_it_going),
                 TEST(what_retention_removes_meanwhile_is_not_missing),

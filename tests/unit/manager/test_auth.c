@@ -7,6 +7,7 @@
 #include <sqlite3.h>
 
 #include "base/doc.h"
+#include "manager/api_access.h"
 #include "manager/auth.h"
 #include "manager/enrol.h"
 
@@ -313,6 +314,55 @@ static void new_password_ends_the_sessions(void **data)
         assert_refused_for(state, "password");
 }
 
+static void user_has_so_many_sessions_and_loses_the_one_used_the_longest_ago(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *user = put_user(state, "migrator"), *open = NULL;
+        struct store_query query = {.kind = "session", .limit = STORE_LIMIT_NONE};
+        char cookie[128], csrf[65], first[128];
+
+        session_of(state, user, cookie, csrf);
+        snprintf(first, sizeof(first), "%s", state->header);
+        for (size_t i = 0; i < AUTH_SESSIONS_MAX; i++) {
+                _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+                _cleanup_(auth_caller_unrefp) struct auth_caller *caller = NULL;
+
+                assert_int_equal(check(state, first, &caller), 0);
+                clock_manual_advance(&state->clock, 1000);
+                assert_int_equal(auth_sessions_trim(state->store, &batch, json_text(user, "uid"),
+                                         AUTH_SESSIONS_MAX - 1, NULL),
+                        0);
+                assert_int_equal(store_commit(state->store, &batch, NULL, NULL), 0);
+                session_of(state, user, cookie, csrf);
+        }
+        assert_int_equal(store_list(state->store, &query, &open, NULL, NULL), 0);
+        assert_int_equal(json_array_size(open), AUTH_SESSIONS_MAX);
+        memcpy(state->header, first, sizeof(first));
+        assert_refused_for(state, "ended");
+}
+
+static void addresses_of_one_customer_count_as_one(void **data)
+{
+        static const char *const same[][2] = {{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::1"},
+                {"::ffff:192.0.2.7", "192.0.2.7"}, {"fe80::1", "fe80::2"}};
+        static const char *const other[][2] = {{"2001:db8:1:2::1", "2001:db8:1:3::1"},
+                {"192.0.2.7", "192.0.2.8"}, {"::ffff:192.0.2.7", "::ffff:192.0.2.8"}};
+        char a[API_ADDRESS_KEY_SIZE], b[API_ADDRESS_KEY_SIZE];
+
+        for (size_t i = 0; i < ARRAY_SIZE(same); i++) {
+                api_address_key(same[i][0], a);
+                api_address_key(same[i][1], b);
+                assert_string_equal(a, b);
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(other); i++) {
+                api_address_key(other[i][0], a);
+                api_address_key(other[i][1], b);
+                assert_string_not_equal(a, b);
+        }
+        api_address_key("something that is no address, and longer than any address is, by far", a);
+        assert_true(strlen(a) < sizeof(a));
+}
+
 static void roles_are_made_once(void **data)
 {
         struct state *state = *data;
@@ -398,6 +448,8 @@ int main(void)
                 TEST(session_ends_when_it_is_idle),
                 TEST(session_ends_however_busy_it_is),
                 TEST(new_password_ends_the_sessions),
+                TEST(user_has_so_many_sessions_and_loses_the_one_used_the_longest_ago),
+                TEST(addresses_of_one_customer_count_as_one),
                 TEST(roles_are_made_once),
                 TEST(enrolment_token_is_used_up),
                 TEST(enrolment_token_expires_after_an_hour),

@@ -33,6 +33,15 @@ static void begin_maintenance(struct state *state, const char *body, char ret_pa
         snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
 }
 
+/* The task at that path. */
+static void ask_to_cancel(struct state *state, const char *path)
+{
+        char cancel[160];
+
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+}
+
 static void wait_for_migration(struct state *state)
 {
         for (int i = 0; i < 500 && !state->agents[0].migration; i++)
@@ -214,13 +223,12 @@ static void guest_is_stopped_where_the_policy_says_so(void **data)
 static void cancelled_it_ends_its_moves_and_opens_the_host(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_the_stage(state);
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         assert_null(maintenance_of(state, "host1"));
@@ -243,7 +251,7 @@ static void spend_more(struct state *state, const char *path, json_int_t ms)
 static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
         json_int_t revision;
         const json_t *first;
 
@@ -251,8 +259,7 @@ static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
         agent_double_stop(&state->agents[0]);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         iterate_for(state, 2000);
         assert_int_equal(call(state, "GET", path, NULL), 200);
         assert_string_equal(task_state(state), "running");
@@ -270,16 +277,312 @@ static void cancelled_it_ends_though_an_agent_does_not_answer(void **data)
         assert_non_null(strstr(json_text(first, "why"), "has not ended yet"));
 }
 
+static bool stop_is_held(struct state *state)
+{
+        return state->agents[0].held;
+}
+
+/* The policy stops "web", which the agent does not answer; then it is cancelled. */
+static void begin_stopping(struct state *state, char ret_path[static 128])
+{
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        state->agents[0].hold = "stop";
+        begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"stop\"}]}", ret_path);
+        wait_until(state, stop_is_held);
+        ask_to_cancel(state, ret_path);
+        iterate_for(state, 1200);
+}
+
+static void cancelled_while_a_guest_powers_off_the_report_says_stopped(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+        json_t *vm;
+
+        begin_stopping(state, path);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "running");
+        vm = json_object_get(state->agents[0].vms, vm_uid(state));
+        json_object_set_new(json_status(vm), "power", json_string("stopped"));
+        state->agents[0].hold = NULL;
+        http_request_reply_json(TAKE_PTR(state->agents[0].held), 200, json_deep_copy(vm));
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        assert_string_equal(
+                json_text(first_of(json_object_get(json_status(state->body), "result")), "outcome"),
+                "stopped");
+}
+
+static void cancelled_while_a_guest_takes_its_time_the_report_says_so(void **data)
+{
+        struct state *state = *data;
+        const json_t *first;
+        char path[128];
+
+        begin_stopping(state, path);
+        spend_more(state, path, 60000);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        first = first_of(json_object_get(json_status(state->body), "result"));
+        assert_string_equal(json_text(first, "outcome"), "stays");
+        assert_non_null(strstr(json_text(first, "why"), "is being stopped"));
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
+}
+
+/* A stop that somebody has asked for themselves ends at once all the same: they do not want to wait. */
+static void stop_of_a_person_ends_at_once_when_it_is_cancelled(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        state->agents[0].hold = "stop";
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/stop", NULL), 202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        wait_until(state, stop_is_held);
+        ask_to_cancel(state, path);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "cancelled");
+        state->agents[0].held = NULL; /* it went with the call */
+}
+
+/* The document of the kind as the store has it, without its revision, to be put back with put_stored(). */
+static json_t *get_stored(struct state *state, const char *kind, const char *name, uint64_t *ret_revision)
+{
+        json_t *doc = NULL;
+
+        assert_int_equal(store_get(state->manager->store, kind, name, &doc, NULL), 0);
+        *ret_revision = json_revision(doc);
+        json_object_del(doc, "revision");
+        return doc;
+}
+
+static void put_stored(struct state *state, json_t *doc, uint64_t revision)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_put(&batch, revision, doc);
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+}
+
+static json_t *first_move(const json_t *task)
+{
+        return json_array_get(
+                json_object_get(json_object_get(json_object_get(task, "internal"), "data"), "moves"), 0);
+}
+
+static void move_whose_task_succeeded_counts_though_the_inventory_has_not_heard_of_it(void **data)
+{
+        struct state *state = *data;
+        char path[128], child[64];
+        const json_t *report;
+        uint64_t revision;
+        json_t *doc;
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true, \"policy\": []}", path);
+        wait_for_migration(state);
+        assert_int_equal(call(state, "GET", "/api/v1/tasks?action=vm.migrate", NULL), 200);
+        snprintf(child, sizeof(child), "%s",
+                json_text(json_array_get(json_object_get(state->body, "items"), 0), "name"));
+        /* As if the manager had ended with that record, and no agent told the next one where the guest is. */
+        doc = get_stored(state, "task", child, &revision);
+        json_object_set_new(json_status(doc), "state", json_string("succeeded"));
+        json_object_set_new(json_status(doc), "finished", json_string("2026-01-01T00:00:00.000Z"));
+        json_object_set_new(json_status(doc), "result", json_pack("{s:s}", "to", "host2"));
+        put_stored(state, doc, revision);
+        stop_manager(state);
+        agent_double_stop(&state->agents[0]);
+        agent_double_stop(&state->agents[1]);
+        start_manager(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        report = json_object_get(json_status(state->body), "result");
+        assert_string_equal(json_text(first_of(report), "outcome"), "moved");
+        assert_string_equal(json_text(first_of(report), "to"), "host2");
+        assert_int_equal(n_tasks(state, "vm.migrate"), 1);
+}
+
+static void guest_that_was_to_be_stopped_before_an_outage_is_moved_if_that_can_be_now(void **data)
+{
+        struct state *state = *data;
+        char path[128], name[64];
+        uint64_t revision;
+        json_t *doc, *move;
+
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        begin_maintenance(
+                state, "{\"on\": true, \"policy\": [{\"step\": \"wait\"}, {\"step\": \"stop\"}]}", path);
+        iterate_for(state, 1500);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        snprintf(name, sizeof(name), "%s", json_text(state->body, "name"));
+        /* As if the next step's try had been recorded, and the manager had ended before it submitted the task. */
+        doc = get_stored(state, "task", name, &revision);
+        move = first_move(doc);
+        json_array_append_new(json_object_get(move, "tries"),
+                json_pack("{s:s, s:s, s:n, s:s, s:n, s:n, s:n}", "action", "stop", "step", "stop", "to",
+                        "task_uid", "00000000-0000-4000-8000-000000000001", "task", "result", "why"));
+        json_object_set_new(move, "n_tries", json_integer(1));
+        json_object_set_new(move, "begun_epoch", json_integer((json_int_t)state->manager->epoch));
+        json_object_set_new(move, "begun_ms", json_integer(0));
+        json_object_set_new(move, "progress",
+                json_pack("{s:i, s:i, s:i, s:b, s:i}", "rank", 2, "n_moves", 0, "n_rank_moves", 0, "acted", 1,
+                        "since_ms", 0));
+        put_stored(state, doc, revision);
+        stop_manager(state);
+        state->agents[1].memory_free_bytes = (json_int_t)8 << 30;
+        start_manager(state);
+        wait_for_migration(state);
+        assert_int_equal(n_tasks(state, "vm.stop"), 0);
+}
+
+static void power_off_of_web(struct state *state, const char *power)
+{
+        json_t *vm = json_object_get(state->agents[0].vms, vm_uid(state));
+
+        json_object_set_new(json_status(vm), "power", json_string(power));
+        refresh_all(state);
+}
+
+/* What becomes of "web" when it goes off by itself while nothing takes it. */
+static void assert_outcome_of(struct state *state, const char *power, const char *outcome)
+{
+        char path[128];
+
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"wait\"}]}", path);
+        iterate_for(state, 1200);
+        power_off_of_web(state, power);
+        resume_following(state, path);
+        (void)finish(state);
+        assert_string_equal(
+                json_text(first_of(json_object_get(json_status(state->body), "result")), "outcome"), outcome);
+}
+
+static void guest_that_its_user_stops_meanwhile_is_off_and_not_stopped_by_the_policy(void **data)
+{
+        assert_outcome_of(*data, "stopped", "off");
+}
+
+static void guest_that_crashes_meanwhile_is_reported_as_crashed(void **data)
+{
+        assert_outcome_of(*data, "crashed", "crashed");
+}
+
+static bool pause_is_held(struct state *state)
+{
+        return state->agents[0].held;
+}
+
+static json_t *move_of(struct state *state)
+{
+        const struct task *task = task_find(state->manager->tasks, state->path);
+
+        assert_non_null(task);
+        return json_array_get(json_object_get(task_data(task), "moves"), 0);
+}
+
+static json_int_t waiting_since(struct state *state)
+{
+        return json_integer_value(json_object_get(json_object_get(move_of(state), "progress"), "since_ms"));
+}
+
+static bool waits_since(struct state *state)
+{
+        return waiting_since(state) > 0;
+}
+
+static bool is_seen_held(struct state *state)
+{
+        return json_object_get(move_of(state), "held_unix_ms");
+}
+
+static bool is_not_seen_held(struct state *state)
+{
+        return !is_seen_held(state);
+}
+
+static void time_for_which_another_task_has_a_guest_does_not_count(void **data)
+{
+        struct state *state = *data;
+        char path[128], uid[64];
+        json_int_t since_ms;
+        json_t *vm;
+
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"wait\"}]}", path);
+        snprintf(uid, sizeof(uid), "%s", json_text(state->body, "uid"));
+        state->path = uid;
+        wait_until(state, waits_since);
+        since_ms = waiting_since(state);
+        state->agents[0].hold = "pause";
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/pause", NULL), 202);
+        wait_until(state, pause_is_held);
+        wait_until(state, is_seen_held);
+        iterate_for(state, 100);
+        state->agents[0].hold = NULL;
+        vm = json_object_get(state->agents[0].vms, vm_uid(state));
+        http_request_reply_json(TAKE_PTR(state->agents[0].held), 200, json_deep_copy(vm));
+        state->path = uid;
+        wait_until(state, is_not_seen_held);
+        assert_true(waiting_since(state) >= since_ms + 100);
+}
+
+static void what_changes_at_each_look_is_not_written_at_each_look(void **data)
+{
+        struct state *state = *data;
+        json_int_t revision;
+        char path[128];
+
+        set_the_stage(state);
+        state->agents[1].memory_free_bytes = 1 << 20;
+        refresh_all(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        iterate_for(state, 700);
+        spend_more(state, path, 6000); /* what is not urgent is written, too */
+        iterate_for(state, 700);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "running");
+        revision = json_integer_value(json_object_get(state->body, "revision"));
+        for (int i = 1; i < 3; i++) {
+                state->agents[1].memory_free_bytes = i << 21; /* the cause names it */
+                refresh_all(state);
+                iterate_for(state, 2200);
+        }
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_int_equal(json_integer_value(json_object_get(state->body, "revision")), revision);
+}
+
+static void audit_log_has_the_counts_of_a_report_and_not_all_of_it(void **data)
+{
+        struct state *state = *data;
+        const json_t *entry, *result;
+
+        empty_host1(state);
+        assert_int_equal(call(state, "GET", "/api/v1/audit?action=host.maintenance&result=done", NULL), 200);
+        entry = json_array_get(json_object_get(state->body, "items"), 0);
+        result = json_object_get(json_object_get(entry, "detail"), "result");
+        assert_int_equal(json_integer_value(json_object_get(result, "moved")), 1);
+        assert_null(json_object_get(result, "vms"));
+}
+
 static void cancelled_it_is_undone_by_the_next_manager(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_the_stage(state);
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         stop_manager(state);
         start_manager(state);
         resume_following(state, path);
@@ -314,7 +617,7 @@ static size_t n_decisions(struct state *state, const char *object, const char *d
 static void cancelled_with_moves_under_way_each_decision_is_audited_once(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_the_stage(state);
         create_vm(state, "big", 512);
@@ -324,8 +627,7 @@ static void cancelled_with_moves_under_way_each_decision_is_audited_once(void **
         refresh_all(state);
         begin_maintenance(state, "{\"on\": true}", path);
         wait_for_migration(state);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         assert_int_equal(n_decisions(state, "vm/big", "stays"), 1);
@@ -445,7 +747,7 @@ static void restarted_manager_goes_on_with_the_same_move(void **data)
 static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
         const json_t *tries;
 
         set_the_stage(state);
@@ -454,8 +756,7 @@ static void cancelled_after_a_restart_it_cancels_what_the_manager_before_began(v
         stop_manager(state);
         start_manager(state);
         iterate_for(state, 1500);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
+        ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
         tries = json_object_get(first_of(json_object_get(json_status(state->body), "result")), "tries");
@@ -630,6 +931,39 @@ static void run_whose_host_is_taken_for_a_while_takes_place_then(void **data)
         assert_int_equal(n_tasks(state, "host.maintenance"), 2);
 }
 
+static void many_that_are_due_at_once_each_run_once(void **data)
+{
+        enum { N = 60 };
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        int64_t now_ms = clock_unix_ms(&clock_system);
+        char at[32], name[24], uid[64];
+        size_t n_started = 0;
+
+        text_format_time(now_ms - 5000, at);
+        at[19] = 'Z';
+        at[20] = '\0';
+        for (int i = 0; i < N; i++) {
+                snprintf(name, sizeof(name), "s%d", i);
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                store_batch_put(&batch, STORE_ABSENT,
+                        json_pack(
+                                "{s:s, s:s, s:s, s:{s:s, s:s, s:{s:s, s:[s]}}, s:{s:b, s:[]}, s:{s:I, s:[]}}",
+                                "kind", "schedule", "name", name, "uid", uid, "spec", "at", at, "missed",
+                                "run-once", "action", "type", "migrate", "vms", "nobody", "status", "paused",
+                                0, "runs", "internal", "until_s", (json_int_t)(now_ms / 1000 - 30), "ran_s"));
+        }
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        schedules_changed(state->manager->schedules);
+        for (int i = 0; i < 1000 && n_started < N; i++) {
+                loop_iterate(state->loop, 20);
+                n_started = n_tasks(state, "schedule.run");
+        }
+        assert_int_equal(n_started, N);
+        iterate_for(state, 300);
+        assert_int_equal(n_tasks(state, "schedule.run"), N);
+}
+
 static size_t n_audited(struct state *state, const char *action)
 {
         json_t *entry;
@@ -796,6 +1130,16 @@ int main(void)
                 TEST(guest_is_stopped_where_the_policy_says_so),
                 TEST(cancelled_it_ends_its_moves_and_opens_the_host),
                 TEST(cancelled_it_ends_though_an_agent_does_not_answer),
+                TEST(cancelled_while_a_guest_powers_off_the_report_says_stopped),
+                TEST(cancelled_while_a_guest_takes_its_time_the_report_says_so),
+                TEST(stop_of_a_person_ends_at_once_when_it_is_cancelled),
+                TEST(move_whose_task_succeeded_counts_though_the_inventory_has_not_heard_of_it),
+                TEST(guest_that_was_to_be_stopped_before_an_outage_is_moved_if_that_can_be_now),
+                TEST(guest_that_its_user_stops_meanwhile_is_off_and_not_stopped_by_the_policy),
+                TEST(guest_that_crashes_meanwhile_is_reported_as_crashed),
+                TEST(time_for_which_another_task_has_a_guest_does_not_count),
+                TEST(what_changes_at_each_look_is_not_written_at_each_look),
+                TEST(audit_log_has_the_counts_of_a_report_and_not_all_of_it),
                 TEST(cancelled_it_is_undone_by_the_next_manager),
                 TEST(cancelled_with_moves_under_way_each_decision_is_audited_once),
                 TEST(large_ones_go_first_as_the_dry_run_says),
@@ -809,6 +1153,7 @@ int main(void)
                 TEST(what_has_not_begun_when_the_window_ends_does_not_begin),
                 TEST(run_that_was_due_while_no_manager_was_there_takes_place_once),
                 TEST(run_whose_host_is_taken_for_a_while_takes_place_then),
+                TEST(many_that_are_due_at_once_each_run_once),
                 TEST(schedule_whose_zone_is_gone_is_shown_as_broken_and_hides_no_other),
                 TEST(zone_that_was_updated_is_noticed),
                 TEST(schedules_that_mean_nothing_are_refused),

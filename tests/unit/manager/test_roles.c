@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Who may do what, over the real API: each route of docs/openapi.json is tried by a role that may only migrate within its
+/* Who may do what, over the real API: each route of the table (api_routes.h) is tried by a role that may only migrate within its
  * pool; users log in, with real argon2id; sessions, watches, and answers that are repeated. */
 
 #include "manager_rig.h"
-
-#include <ctype.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -27,6 +25,12 @@ static void as_admin(struct state *state)
 static json_t *scope_east(void)
 {
         return json_pack("{s:{s:s}, s:{s:s}}", "vms", "pool", "east", "hosts", "pool", "east");
+}
+
+static size_t n_items(struct state *state, const char *path)
+{
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        return json_array_size(json_object_get(state->body, "items"));
 }
 
 static void label_host(struct state *state, size_t i, const char *pool)
@@ -108,7 +112,22 @@ static void make_mover(struct state *state)
 
 /* --- Each route ------------------------------------------------------------------------------------------------------ */
 
-/* A path of the description with `name` for its {name}. */
+/* The one table that the program itself goes by: a route that is added is tried without anybody thinking of it. */
+struct route {
+        const char *method, *path, *handler, *permission, *scope;
+};
+static const struct route routes[] = {
+#define X(method, path, handler, permission, scope) {method, path, #handler, #permission, #scope},
+        API_ROUTES(X)
+#undef X
+};
+
+static bool is_route(const struct route *route, const char *handler)
+{
+        return !strcmp(route->handler, handler);
+}
+
+/* A path with `name` for its {name}. */
 static void fill_path(const char *pattern, const char *name, char ret[static 128])
 {
         const char *open = strchr(pattern, '{');
@@ -119,54 +138,37 @@ static void fill_path(const char *pattern, const char *name, char ret[static 128
                 snprintf(ret, 128, "%s", pattern);
 }
 
-typedef int (*expected_fn)(const char *method, const char *pattern);
-
-/* Calls each route of the description, with the names of objects that there are, and compares the status. Returns how many. */
-static size_t try_each_route(struct state *state, expected_fn expected)
+/* Objects of the route's kind: a VM, the host where it is, the newest task. */
+static void try_route(
+        struct state *state, const struct route *route, const char *vm, const char *host, const char *to)
 {
-        _cleanup_json_ json_t *openapi = json_loads(api_openapi_text, 0, NULL);
-        json_t *item, *operation;
-        const char *pattern, *verb;
-        size_t n = 0;
+        const char *name = strstr(route->path, "/hosts/")                  ? host
+                           : strstr(route->path, "/tasks/") && state->path ? state->path
+                                                                           : vm;
+        json_t *body = NULL;
+        char path[128];
 
-        json_object_foreach (json_object_get(openapi, "paths"), pattern, item)
-                json_object_foreach (item, verb, operation) {
-                        char method[8] = "", path[128];
-                        int status, wanted;
-
-                        for (size_t i = 0; verb[i] && i + 1 < sizeof(method); i++)
-                                method[i] = (char)toupper((unsigned char)verb[i]);
-                        if (!strcmp(verb, "parameters"))
-                                continue;
-                        fill_path(pattern, strstr(pattern, "/hosts/") ? "host1" : "web", path);
-                        wanted = expected(method, pattern);
-                        status = call(state, method, path, strcmp(method, "GET") ? json_object() : NULL);
-                        if (wanted ? status != wanted : status >= 300 && status != 400 && status != 422)
-                                fail_msg("%s %s: %d (%s), not %d", method, path, status, state->code, wanted);
-                        n++;
-                }
-        return n;
+        if (strcmp(route->method, "GET"))
+                body = json_pack("{s:s*, s:s*}", "to", strcmp(route->handler, "vm_start") ? to : NULL, "host",
+                        strcmp(route->handler, "vm_start") ? NULL : to);
+        fill_path(route->path, name, path);
+        call(state, route->method, path, body);
 }
 
-static bool is_public(const char *pattern)
-{
-        static const char *const paths[] = {"/healthz", "/readyz", "/version", "/api/openapi.json",
-                "/api/v1/ca", "/api/v1/enrol", "/api/v1/login"};
+typedef int (*expected_fn)(const struct route *route);
 
-        for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
-                if (!strcmp(paths[i], pattern))
-                        return true;
-        return false;
-}
-
-/* 0: whatever a valid caller gets. The session comes last: deleting it ends the caller. */
-static int only_migrates(const char *method, const char *pattern)
+/* Calls each route, with the names of objects that there are, and compares the status; 0: whatever a valid caller gets. */
+static void try_each_route(struct state *state, const char *to, expected_fn expected)
 {
-        if (is_public(pattern) || !strcmp(pattern, "/api/v1/whoami"))
-                return 0;
-        if (!strcmp(pattern, "/api/v1/session") || !strcmp(pattern, "/api/v1/password"))
-                return !strcmp(pattern, "/api/v1/session") && !strcmp(method, "GET") ? 404 : 0;
-        return 403; /* also where it names no host: see migration_stays_within_the_pool */
+        for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
+                int wanted = expected(&routes[i]), status;
+
+                try_route(state, &routes[i], "web", "host1", to);
+                status = state->status;
+                if (wanted ? status != wanted : status >= 300 && status != 400 && status != 422)
+                        fail_msg("%s %s: %d (%s), not %d", routes[i].method, routes[i].path, status,
+                                state->code, wanted);
+        }
 }
 
 /* A token, so that nothing of what is tried ends the caller. */
@@ -180,27 +182,151 @@ static void become_mover_token(struct state *state, uint64_t expires_days)
         as(state, json_text(state->body, "secret"));
 }
 
-static int mover_token_expected(const char *method, const char *pattern)
+static bool is_of_the_mover(const struct route *route)
 {
-        if (!strcmp(pattern, "/api/v1/session") && !strcmp(method, "DELETE"))
+        return !strcmp(route->permission, "VM_MIGRATE");
+}
+
+static int mover_token_expected(const struct route *route)
+{
+        if (!strcmp(route->scope, "PUBLIC") || is_route(route, "whoami"))
+                return 0;
+        if (is_route(route, "session_get"))
+                return 404;
+        if (is_route(route, "session_delete"))
                 return 409; /* a token is no session */
-        if (!strcmp(pattern, "/api/v1/password"))
-                return 403; /* nor can it set one */
-        return only_migrates(method, pattern);
+        return 403;         /* nor can it set a password; also where no host is named, see below */
+}
+
+/* The same for what names a host of the pool, but for what the role is there for. */
+static int mover_token_expected_in_the_pool(const struct route *route)
+{
+        int status = mover_token_expected(route);
+
+        return status == 403 && is_of_the_mover(route) ? -1 : status;
 }
 
 static void role_that_may_only_migrate_can_do_nothing_else(void **data)
 {
         struct state *state = *data;
+        size_t n_own = 0;
 
         set_up_pools(state);
         make_mover(state);
         become_mover_token(state, 0);
-        assert_true(try_each_route(state, mover_token_expected) > 70);
+        try_each_route(state, NULL, mover_token_expected);
+        for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
+                int wanted = mover_token_expected_in_the_pool(&routes[i]);
+
+                /* In the pool, and in the other one. */
+                for (int k = 0; k < 2; k++) {
+                        try_route(state, &routes[i], k ? "other" : "web", k ? "host2" : "host1", "host1");
+                        if (wanted == 403 && state->status != 403)
+                                fail_msg("%s %s: %d (%s)", routes[i].method, routes[i].path, state->status,
+                                        state->code);
+                }
+                if (wanted != -1)
+                        continue;
+                n_own++;
+                assert_int_equal(state->status, 403); /* of the other pool */
+                try_route(state, &routes[i], "web", "host1", "host2");
+                assert_int_equal(state->status, 403); /* out of the pool */
+                try_route(state, &routes[i], "web", "host1", "host1");
+                assert_int_not_equal(state->status, 403);
+        }
+        assert_true(n_own > 0);
         /* Everything is still there, and as it was. */
         as_admin(state);
         assert_int_equal(call(state, "GET", "/api/v1/vms/web", NULL), 200);
         assert_string_equal(json_text(json_status(state->body), "power"), "running");
+        assert_int_equal(call(state, "GET", "/api/v1/vms/other", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "power"), "running");
+}
+
+/* Calls are those of a token that may everything within the scope (taken over). */
+static void become_all_within(struct state *state, const char *name, json_t *scope)
+{
+        as_admin(state);
+        assert_int_equal(call(state, "POST", "/api/v1/tokens",
+                                 json_pack("{s:s, s:s, s:o}", "name", name, "role", "admin", "scope", scope)),
+                201);
+        as(state, json_text(state->body, "secret"));
+}
+
+static bool is_about_objects(const struct route *route)
+{
+        static const char *const others[] = {"PUBLIC", "SELF", "LIST", "OWN"};
+
+        for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+                if (!strcmp(route->scope, others[i]))
+                        return false;
+        return true;
+}
+
+static void assert_all_refused(struct state *state, const char *scope, const char *vm, const char *host)
+{
+        for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
+                if (scope ? strcmp(routes[i].scope, scope) != 0 : !is_about_objects(&routes[i]))
+                        continue;
+                try_route(state, &routes[i], vm, host, host);
+                if (state->status != 403)
+                        fail_msg("%s %s of %s and %s: %d (%s)", routes[i].method, routes[i].path, vm, host,
+                                state->status, state->code);
+        }
+}
+
+/* Whatever the role: a scope that names VMs only opens no host as such, one that names hosts only no VM elsewhere. */
+static void scope_of_one_half_is_closed_on_the_other(void **data)
+{
+        static const char *const of_vms[] = {"VM", "VM_HOST", "TASK"};
+        struct state *state = *data;
+        char task[64];
+
+        set_up_pools(state);
+        assert_int_equal(call(state, "GET", "/api/v1/tasks?limit=1", NULL), 200);
+        snprintf(task, sizeof(task), "%s",
+                json_text(json_array_get(json_object_get(state->body, "items"), 0), "name"));
+        state->path = task; /* it made "other", in west */
+        become_all_within(state, "no-vms", json_pack("{s:{s:s}}", "vms", "folder", "none"));
+        assert_all_refused(state, NULL, "web", "host1");
+        assert_int_equal(n_items(state, "/api/v1/vms"), 0);
+        assert_int_equal(n_items(state, "/api/v1/hosts"), 0);
+        become_all_within(state, "no-hosts", json_pack("{s:{s:s}}", "hosts", "rack", "9"));
+        assert_all_refused(state, NULL, "web", "host1");
+        assert_int_equal(n_items(state, "/api/v1/vms"), 0);
+        assert_int_equal(n_items(state, "/api/v1/tasks"), 0);
+        become_all_within(state, "vms", json_pack("{s:{s:s}}", "vms", "pool", "east"));
+        assert_all_refused(state, "HOST", "web", "host1");
+        assert_all_refused(state, "ALL", "web", "host1"); /* such as to state that a host is down */
+        become_all_within(state, "hosts", json_pack("{s:{s:s}}", "hosts", "pool", "west"));
+        for (size_t i = 0; i < ARRAY_SIZE(of_vms); i++)
+                assert_all_refused(state, of_vms[i], "web", "host1");
+        assert_all_refused(state, "ALL", "web", "host2");
+        assert_int_equal(call(state, "GET", "/api/v1/hosts/host2", NULL), 200);
+        assert_int_equal(call(state, "GET", "/api/v1/hosts/host1", NULL), 403);
+}
+
+static void task_is_not_of_whoever_has_its_users_name_later(void **data)
+{
+        struct state *state = *data;
+        char path[96], cancel[128];
+
+        set_up_pools(state);
+        make_user(state, "bob", "vm-admin", scope_east());
+        set_password(state, "bob");
+        become(state, "bob");
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/pause", json_object()), 202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        assert_string_equal(finish(state), "succeeded");
+        as_admin(state);
+        assert_int_equal(call(state, "DELETE", "/api/v1/users/bob", NULL), 204);
+        make_user(state, "bob", "vm-admin", json_pack("{s:{s:s}}", "vms", "pool", "none"));
+        set_password(state, "bob");
+        become(state, "bob");
+        assert_int_equal(call(state, "GET", path, NULL), 403);
+        assert_int_equal(call(state, "POST", cancel, NULL), 403);
+        assert_int_equal(n_items(state, "/api/v1/tasks"), 0);
 }
 
 static int migrate(struct state *state, const char *vm, const char *to)
@@ -235,15 +361,14 @@ static void migration_stays_within_the_pool(void **data)
                 json_text(json_spec(json_array_get(json_object_get(state->body, "items"), 0)), "by"), "bob");
 }
 
-static int all_unauthenticated(const char *method, const char *pattern)
+static int all_unauthenticated(const struct route *route)
 {
-        return is_public(pattern) ? 0 : 401;
+        return strcmp(route->scope, "PUBLIC") ? 401 : 0;
 }
 
 static void expired_and_revoked_credentials_open_no_route(void **data)
 {
         struct state *state = *data;
-        size_t n;
 
         set_up_pools(state);
         make_mover(state);
@@ -252,7 +377,7 @@ static void expired_and_revoked_credentials_open_no_route(void **data)
         /* A session that has ended. */
         become(state, "eve");
         assert_int_equal(call(state, "DELETE", "/api/v1/session", NULL), 204);
-        n = try_each_route(state, all_unauthenticated);
+        try_each_route(state, NULL, all_unauthenticated);
         /* A token that was revoked. */
         become(state, "eve");
         assert_int_equal(
@@ -260,7 +385,7 @@ static void expired_and_revoked_credentials_open_no_route(void **data)
                 201);
         as(state, json_text(state->body, "secret"));
         assert_int_equal(call(state, "DELETE", "/api/v1/tokens/t", NULL), 204);
-        assert_int_equal(try_each_route(state, all_unauthenticated), n);
+        try_each_route(state, NULL, all_unauthenticated);
         /* A token whose user is gone. */
         become(state, "eve");
         assert_int_equal(
@@ -268,7 +393,7 @@ static void expired_and_revoked_credentials_open_no_route(void **data)
                 201);
         as(state, json_text(state->body, "secret"));
         assert_int_equal(call(state, "DELETE", "/api/v1/users/eve", NULL), 204);
-        assert_int_equal(try_each_route(state, all_unauthenticated), n);
+        try_each_route(state, NULL, all_unauthenticated);
 }
 
 /* Whether a role with just these permissions gets past the check in front of each route; those of `permission` (NULL: none) expected. */
@@ -341,12 +466,6 @@ static void token_makes_no_tokens(void **data)
 }
 
 /* --- What is seen ----------------------------------------------------------------------------------------------------- */
-
-static size_t n_items(struct state *state, const char *path)
-{
-        assert_int_equal(call(state, "GET", path, NULL), 200);
-        return json_array_size(json_object_get(state->body, "items"));
-}
 
 static void lists_have_what_is_in_the_scope(void **data)
 {
@@ -496,19 +615,31 @@ static void remove_vm(struct state *state, const char *name)
         assert_string_equal(finish(state), "succeeded");
 }
 
+/* She watches what there is of the two pools, within the scope (taken over); then calls are the administrator's. */
+static struct http_call *watch_as_carol(
+        struct state *state, json_t *scope, const char *kinds, struct seen *seen)
+{
+        struct http_call *watching;
+        char path[96];
+
+        set_up_pools(state);
+        make_user(state, "carol", "vm-admin", scope);
+        set_password(state, "carol");
+        become(state, "carol");
+        snprintf(path, sizeof(path), "/api/v1/events?kinds=%s", kinds);
+        watching = watch(state, path, seen);
+        wait_seen(state, seen, "id: ");
+        as_admin(state);
+        return watching;
+}
+
 static void watch_tells_what_is_in_the_scope_until_that_changes(void **data)
 {
         struct state *state = *data;
         struct seen seen = {};
         struct http_call *watching;
 
-        set_up_pools(state);
-        make_user(state, "carol", "vm-admin", scope_east());
-        set_password(state, "carol");
-        become(state, "carol");
-        watching = watch(state, "/api/v1/events?kinds=vm,token,user", &seen);
-        wait_seen(state, &seen, "id: ");
-        as_admin(state);
+        watching = watch_as_carol(state, scope_east(), "vm,token,user", &seen);
         remove_vm(state, "other");
         remove_vm(state, "web");
         wait_seen(state, &seen, "\"op\":\"delete\"");
@@ -524,6 +655,72 @@ static void watch_tells_what_is_in_the_scope_until_that_changes(void **data)
                 loop_iterate(state->loop, 10);
         assert_null(strstr(seen.text, "later"));
         http_call_cancel(watching);
+}
+
+/* What comes into her sight and leaves it, without being made or removed. */
+static void watch_tells_what_leaves_the_scope(void **data)
+{
+        struct state *state = *data;
+        struct seen seen = {};
+        struct http_call *watching;
+
+        watching = watch_as_carol(state, scope_east(), "vm,host", &seen);
+        /* Not hers before and after. */
+        label_host(state, 1, "north");
+        /* Hers no more, with "web" on it. */
+        label_host(state, 0, "west");
+        wait_seen(state, &seen, "event: reset");
+        assert_null(strstr(seen.text, "host2"));
+        memset(&seen, 0, sizeof(seen));
+        label_host(state, 0, "east");
+        wait_seen(state, &seen, "event: reset");
+        http_call_cancel(watching);
+}
+
+/* A scope of hosts alone: a virtual machine leaves it when it moves. */
+static void watch_tells_of_a_machine_that_moves_out_of_the_scope(void **data)
+{
+        struct state *state = *data;
+        struct seen seen = {};
+        struct http_call *watching;
+        char path[128];
+
+        watching = watch_as_carol(state, json_pack("{s:{s:s}}", "hosts", "pool", "east"), "vm", &seen);
+        begin_migration(state, path);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        wait_seen(state, &seen, "\"op\":\"delete\"");
+        assert_non_null(strstr(seen.text, "\"name\":\"web\""));
+        assert_null(strstr(seen.text, "other"));
+        http_call_cancel(watching);
+}
+
+static void one_caller_does_not_take_all_watches(void **data)
+{
+        enum { OF_ONE = 250 };
+        struct state *state = *data;
+        struct http_call *watching[OF_ONE];
+        struct seen *seen = calloc(OF_ONE, sizeof(*seen));
+
+        make_user(state, "zoe", "operator", NULL);
+        set_password(state, "zoe");
+        for (int i = 0; i < OF_ONE; i++) {
+                watching[i] = watch(state, "/api/v1/events", &seen[i]);
+                wait_seen(state, &seen[i], "id: ");
+        }
+        assert_int_equal(call(state, "GET", "/api/v1/events", NULL), 429);
+        become(state, "zoe");
+        {
+                struct seen others = {};
+                struct http_call *of_zoe = watch(state, "/api/v1/events", &others);
+
+                wait_seen(state, &others, "id: ");
+                http_call_cancel(of_zoe);
+        }
+        for (int i = 0; i < OF_ONE; i++)
+                http_call_cancel(watching[i]);
+        free(seen);
 }
 
 /* --- Users, passwords, sessions ---------------------------------------------------------------------------------------- */
@@ -748,6 +945,67 @@ static void record_of_a_key_tells_no_password(void **data)
         *state->headers[1] = '\0';
 }
 
+static void key_is_of_one_query_and_one_caller(void **data)
+{
+        struct state *state = *data;
+        char secret[AUTH_SECRET_SIZE];
+
+        set_key(state, "once");
+        assert_int_equal(call(state, "POST", "/api/v1/tokens?for=a",
+                                 json_pack("{s:s, s:s}", "name", "t", "role", "admin")),
+                201);
+        snprintf(secret, sizeof(secret), "%s", json_text(state->body, "secret"));
+        assert_int_equal(call(state, "POST", "/api/v1/tokens?for=a",
+                                 json_pack("{s:s, s:s}", "name", "t", "role", "admin")),
+                201);
+        assert_string_equal(json_text(state->body, "secret"), secret);
+        assert_int_equal(call(state, "POST", "/api/v1/tokens?for=b",
+                                 json_pack("{s:s, s:s}", "name", "t", "role", "admin")),
+                409);
+        assert_string_equal(state->code, "conflict");
+        /* To another caller, with the same key and request, it tells nothing. */
+        as(state, secret);
+        assert_int_equal(call(state, "POST", "/api/v1/tokens?for=a",
+                                 json_pack("{s:s, s:s}", "name", "t", "role", "admin")),
+                409);
+        assert_string_equal(state->code, "exists");
+        *state->headers[1] = '\0';
+}
+
+static void user_has_so_many_tokens_and_a_new_password_can_end_them(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *user = NULL;
+
+        make_user(state, "alice", "admin", NULL);
+        set_password(state, "alice");
+        assert_int_equal(store_get(state->manager->store, "user", "alice", &user, NULL), 0);
+        for (int i = 0; i < 100; i++) {
+                char name[16], secret[AUTH_SECRET_SIZE];
+                json_t *token = NULL;
+
+                snprintf(name, sizeof(name), "t%d", i);
+                assert_int_equal(
+                        auth_token_new(state->manager->clock, &batch,
+                                &(struct auth_token_spec){.name = name, .role = "read-only", .owner = user},
+                                secret, &token, NULL),
+                        0);
+                json_decref(token);
+        }
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        become(state, "alice");
+        assert_int_equal(
+                call(state, "POST", "/api/v1/tokens", json_pack("{s:s, s:s}", "name", "x", "role", "admin")),
+                413);
+        assert_int_equal(call(state, "PUT", "/api/v1/password",
+                                 json_pack("{s:s, s:s, s:b}", "current", PASSWORD, "password",
+                                         "another one, longer", "revoke_tokens", 1)),
+                204);
+        as_admin(state);
+        assert_int_equal(n_items(state, "/api/v1/tokens"), 1);
+}
+
 static void fields_are_selected(void **data)
 {
         struct state *state = *data;
@@ -821,6 +1079,10 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(role_that_may_only_migrate_can_do_nothing_else),
+                TEST(scope_of_one_half_is_closed_on_the_other),
+                TEST(task_is_not_of_whoever_has_its_users_name_later),
+                TEST(key_is_of_one_query_and_one_caller),
+                TEST(user_has_so_many_tokens_and_a_new_password_can_end_them),
                 TEST(migration_stays_within_the_pool),
                 TEST(expired_and_revoked_credentials_open_no_route),
                 TEST(lists_have_what_is_in_the_scope),
@@ -830,6 +1092,9 @@ int main(void)
                 TEST(token_makes_no_tokens),
                 TEST(record_of_a_key_tells_no_password),
                 TEST(watch_tells_what_is_in_the_scope_until_that_changes),
+                TEST(watch_tells_what_leaves_the_scope),
+                TEST(watch_tells_of_a_machine_that_moves_out_of_the_scope),
+                TEST(one_caller_does_not_take_all_watches),
                 TEST(nobody_gives_more_than_they_have),
                 TEST(built_in_role_stays_as_it_is),
                 TEST(role_in_use_is_not_removed),

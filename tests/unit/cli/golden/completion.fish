@@ -216,6 +216,7 @@ complete -c drover -n '__drover_at "user enable"' -a '(drover names users 2>/dev
 complete -c drover -n '__drover_at "user password"' -a '(drover names users 2>/dev/null)'
 complete -c drover -n '__drover_in "user password"' -l password-file -r -F -d 'its first line is the new password; - is standard input'
 complete -c drover -n '__drover_in "user password"' -l current-file -r -F -d 'likewise the current one, when it is one\'s own'
+complete -c drover -n '__drover_in "user password"' -l revoke-tokens -d 'end the user\'s tokens, too'
 complete -c drover -n '__drover_at "user delete"' -a '(drover names users 2>/dev/null)'
 complete -c drover -n '__drover_at "role show"' -a '(drover names roles 2>/dev/null)'
 complete -c drover -n '__drover_in "role create"' -l permission -x -d 'such as vm.migrate, vm.* or *.read; may be repeated'

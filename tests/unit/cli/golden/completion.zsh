@@ -51,7 +51,7 @@ _drover_options() {
     'login') echo '--password-file ' ;;
     'user create') echo '--full-name --role --pool --folder --label --host-label ' ;;
     'user grant') echo '--pool --folder --label --host-label ' ;;
-    'user password') echo '--password-file --current-file ' ;;
+    'user password') echo '--password-file --current-file --revoke-tokens ' ;;
     'role create') echo '--permission --description ' ;;
     'role set') echo '--permission --description ' ;;
     'token create') echo '--role --pool --folder --label --host-label --expires ' ;;

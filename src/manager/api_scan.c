@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/api_scan.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "io/http_server.h"
+#include "io/loop.h"
+#include "manager/api.h"
+#include "manager/manager.h"
+
+#define SCANS_MAX 8
+#define SCANS_PER_CALLER (SCANS_MAX / 2) /* nobody alone takes them from all others */
+#define SLICE_MS 4
+#define BETWEEN_MS 2
+
+void api_scans_init(struct api_scans *scans)
+{
+        scans->n = 0;
+        list_init(&scans->scans);
+}
+
+void api_scan_end(struct api_scan *scan)
+{
+        list_remove(&scan->link);
+        scan->manager->scans.n--;
+        loop_source_free(scan->timer);
+        scan->free(scan);
+}
+
+void api_scan_fail(struct api_scan *scan, struct error *error)
+{
+        if (scan->request)
+                http_request_reply_error(scan->request, error);
+        else
+                error_free(error);
+        api_scan_end(scan);
+}
+
+void api_scans_deinit(struct api_scans *scans)
+{
+        struct api_scan *scan, *spare;
+
+        list_for_each_safe (scan, spare, &scans->scans, link) {
+                struct error *error = NULL;
+
+                error_set(&error, ERROR_CANCELLED, "Try again.", "the manager ends");
+                api_scan_fail(scan, error);
+        }
+}
+
+static void on_timer(void *userdata)
+{
+        struct api_scan *scan = userdata;
+        const struct clock *clock = scan->manager->clock;
+        uint64_t until_ms = clock_now_ms(clock) + SLICE_MS;
+        struct error *error = NULL;
+        int r = 1;
+
+        scan->wait_ms = 0;
+        if (scan->aborted)
+                r = error_set(&error, ERROR_CANCELLED, NULL, "the client is gone");
+        while (r > 0 && !scan->wait_ms && clock_now_ms(clock) < until_ms)
+                r = scan->step(scan, &error);
+        if (r < 0)
+                api_scan_fail(scan, error);
+        else if (r == 0)
+                api_scan_end(scan);
+        else
+                loop_source_rearm(scan->timer, MAX(scan->wait_ms, (uint64_t)BETWEEN_MS));
+}
+
+static void on_abort(void *userdata)
+{
+        struct api_scan *scan = userdata;
+
+        scan->aborted = true;
+}
+
+static size_t n_of(const struct api_scans *scans, const char *person)
+{
+        struct api_scan *scan;
+        size_t n = 0;
+
+        list_for_each (scan, &scans->scans, link)
+                n += !strcmp(scan->person, person);
+        return n;
+}
+
+int api_scan_begin(struct api_scan *scan, struct http_request *request, struct manager *manager,
+        struct error **ret_error)
+{
+        const char *person = auth_caller_person(api_caller(request));
+        struct api_scans *scans = &manager->scans;
+
+        if (scans->n >= SCANS_MAX || n_of(scans, person) >= SCANS_PER_CALLER)
+                return error_set(ret_error, ERROR_RATE_LIMITED, "Try again when they have ended.",
+                        "%zu requests of this kind are under way already", scans->n);
+        if (loop_add_timer(manager->loop, 0, on_timer, scan, &scan->timer) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        scan->manager = manager;
+        scan->request = request;
+        snprintf(scan->person, sizeof(scan->person), "%s", person);
+        list_append(&scans->scans, &scan->link);
+        scans->n++;
+        http_request_on_abort(request, on_abort, scan);
+        return 0;
+}

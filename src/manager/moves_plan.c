@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "manager/moves_plan.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "cluster/checks.h"
+#include "cluster/evacuation.h"
+#include "manager/api_scan.h"
+#include "manager/json.h"
+#include "manager/manager.h"
+#include "manager/moves.h"
+#include "manager/operations.h"
+
+#define CLOSED_MS 5 /* others have the loop's time at the moment */
+
+struct moves_plan {
+        struct api_scan base;
+        char *to; /* NULL: the best ones */
+        struct evacuation_policy policy;
+        json_t *vms; /* documents, in their order */
+        size_t n_done;
+        json_t *lines, *settled, *reserved;
+};
+
+/* What the policy would come to for one that fits nowhere now. */
+static const char *planned_fallback(const struct evacuation_policy *policy)
+{
+        static const char *const planned[N_EVACUATION_FALLBACKS] = {[EVACUATION_WAIT] = "would-wait",
+                [EVACUATION_STOP] = "would-stop",
+                [EVACUATION_POWER_OFF] = "would-power-off"};
+
+        for (size_t i = 0; i < policy->n; i++)
+                if (planned[policy->steps[i].fallback])
+                        return planned[policy->steps[i].fallback];
+        return "would-stay";
+}
+
+/* So that the next one is judged with this one there. */
+static int reserve(json_t *reserved, const json_t *host, const json_t *vm)
+{
+        const char *uid = json_text(host, "uid");
+        json_t *sums = json_object_get(reserved, uid);
+        json_int_t bytes = json_integer_value(json_object_get(sums, "memory_bytes")) + checks_memory_need(vm),
+                   cpus = json_integer_value(json_object_get(sums, "cpus")) +
+                          MAX(json_integer_value(json_object_get(json_spec(vm), "cpus")), 1);
+
+        return json_object_set_new(
+                reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus));
+}
+
+static void plan_free(struct api_scan *base)
+{
+        struct moves_plan *plan = CONTAINER_OF(base, struct moves_plan, base);
+
+        free(plan->to);
+        json_decref(plan->vms);
+        json_decref(plan->lines);
+        json_decref(plan->settled);
+        json_decref(plan->reserved);
+        free(plan);
+}
+
+void moves_plan_free(struct moves_plan *plan)
+{
+        if (plan)
+                plan_free(&plan->base);
+}
+
+static int no_memory(struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
+static json_t *line_of(const json_t *vm, const char *outcome, const char *to, const char *why)
+{
+        return json_pack("{s:s, s:s, s:s?, s:s?, s:[]}", "vm", json_text(vm, "name"), "outcome", outcome,
+                "to", to, "why", why, "tries");
+}
+
+static int plan_one(struct moves_plan *plan, const json_t *vm, struct error **ret_error)
+{
+        struct manager *manager = plan->base.manager;
+        _cleanup_json_ json_t *report = NULL;
+        const char *outcome = "would-move", *why = NULL, *to = NULL;
+        const json_t *target;
+        bool ok;
+        int r = 0;
+
+        if (moves_is_off(vm))
+                outcome = "off";
+        else if (plan->to && !strcmp(json_text(json_status(vm), "host"), plan->to))
+                outcome = "there";
+        else {
+                r = operation_migrate_plan(manager, vm, plan->to, plan->reserved, &report, ret_error);
+                if (r < 0)
+                        return r;
+                ok = json_is_true(json_object_get(report, "ok"));
+                to = ok ? json_text(report, "to") : NULL;
+                why = ok ? NULL : moves_first_cause(json_object_get(report, "checks"));
+                outcome = ok ? outcome : planned_fallback(&plan->policy);
+                if (!ok && !strcmp(json_text(json_status(vm), "power"), "unknown"))
+                        outcome = "would-stay";
+                target = to ? inventory_host(manager->inventory, to) : NULL;
+                if (target && reserve(plan->reserved, target, vm) < 0)
+                        r = -ENOMEM;
+        }
+        r |= json_array_append_new(plan->lines, line_of(vm, outcome, to, why));
+        return r < 0 ? no_memory(ret_error) : 0;
+}
+
+static int step(struct api_scan *base, struct error **ret_error)
+{
+        struct moves_plan *plan = CONTAINER_OF(base, struct moves_plan, base);
+        struct loop_share *share = &base->manager->share;
+        uint64_t began_ns = clock_monotonic_ns();
+        int r;
+
+        if (plan->n_done < json_array_size(plan->vms)) {
+                if (!loop_share_open(share, plan)) {
+                        base->wait_ms = CLOSED_MS;
+                        return 1;
+                }
+                r = plan_one(plan, json_array_get(plan->vms, plan->n_done++), ret_error);
+                loop_share_spend(share, clock_monotonic_ns() - began_ns);
+                return r < 0 ? r : 1;
+        }
+        if (json_array_extend(plan->lines, plan->settled) < 0)
+                return no_memory(ret_error);
+        http_request_reply_json(
+                TAKE_PTR(base->request), 200, json_pack("{s:b, s:O}", "dry_run", 1, "vms", plan->lines));
+        return 0;
+}
+
+int moves_plan_new(const json_t **vms, size_t n, const char *to, const json_t *policy,
+        struct moves_plan **ret_plan, struct error **ret_error)
+{
+        _cleanup_(moves_plan_freep) struct moves_plan *plan = ALLOC(struct moves_plan);
+        int r;
+
+        if (!plan)
+                return no_memory(ret_error);
+        plan->base.step = step;
+        plan->base.free = plan_free;
+        plan->to = to ? alloc_strdup(to) : NULL;
+        plan->vms = json_array();
+        plan->lines = json_array();
+        plan->settled = json_array();
+        plan->reserved = json_object();
+        r = evacuation_policy_read(policy, true, &plan->policy, ret_error);
+        if (r < 0)
+                return r;
+        if ((to && !plan->to) || !plan->vms || !plan->lines || !plan->settled || !plan->reserved)
+                return no_memory(ret_error);
+        evacuation_sort(vms, n);
+        for (size_t i = 0; i < n; i++)
+                if (json_array_append(plan->vms, (json_t *)vms[i]) < 0)
+                        return no_memory(ret_error);
+        *ret_plan = TAKE_PTR(plan);
+        return 0;
+}
+
+int moves_plan_add_settled(struct moves_plan *plan, const json_t *vm, const char *outcome, const char *to)
+{
+        return json_array_append_new(plan->settled, line_of(vm, outcome, to, NULL)) < 0 ? -ENOMEM : 0;
+}
+
+void moves_plan_reply(struct moves_plan *plan, struct http_request *request, struct manager *manager)
+{
+        struct error *error = NULL;
+
+        if (api_scan_begin(&plan->base, request, manager, &error) >= 0)
+                return;
+        moves_plan_free(plan);
+        http_request_reply_error(request, error);
+}
