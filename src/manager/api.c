@@ -163,11 +163,19 @@ static int show_items(struct http_request *request, struct manager *manager,
         return 0;
 }
 
+/* A client that watches from *ret_revision on misses nothing: the list is of this moment or later. What is in memory is that of the
+ * revision up to which it has followed, whatever the store's is (another manager may lead by now); while it is known to lag behind,
+ * the store is asked. */
 static int read_list(struct manager *manager, const struct api_listing *listing,
-        const struct store_query *query, json_t **ret_docs, bool *ret_more, struct error **ret_error)
+        const struct store_query *query, json_t **ret_docs, bool *ret_more, uint64_t *ret_revision,
+        struct error **ret_error)
 {
-        if (!listing->in_memory)
-                return store_list(manager->store, query, ret_docs, ret_more, ret_error);
+        if (!listing->in_memory || !inventory_is_current(manager->inventory)) {
+                int r = store_revision(manager->store, ret_revision, ret_error);
+
+                return r < 0 ? r : store_list(manager->store, query, ret_docs, ret_more, ret_error);
+        }
+        *ret_revision = inventory_followed(manager->inventory);
         return inventory_list(manager->inventory, query, ret_docs, ret_more) < 0
                        ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
                        : 0;
@@ -188,9 +196,7 @@ static int make_list(struct http_request *request, struct manager *manager, cons
         query.match = passes;
         query.userdata = &filter;
         if (r >= 0)
-                r = store_revision(manager->store, &revision, ret_error);
-        if (r >= 0)
-                r = read_list(manager, listing, &query, &docs, &more, ret_error);
+                r = read_list(manager, listing, &query, &docs, &more, &revision, ret_error);
         if (r < 0)
                 return r;
         if (more)

@@ -104,18 +104,43 @@ static int load_wanted(struct manager *manager, struct check_facts *facts, struc
         return r;
 }
 
-/* What is the same for all VMs. */
+static int add_host(struct manager *manager, const char *name_or_uid, json_t *cpus, json_t *hosts)
+{
+        const json_t *host = inventory_live(manager->inventory, name_or_uid);
+        const json_t *cpu = host ? inventory_cpu(manager->inventory, json_text(host, "uid")) : NULL;
+
+        if (cpu && json_object_set(cpus, json_text(host, "uid"), (json_t *)cpu) < 0)
+                return -ENOMEM;
+        return hosts && host && json_array_append(hosts, (json_t *)host) < 0 ? -ENOMEM : 0;
+}
+
+/* Of two hosts, of which `hosts` gets only the one that is gone to; false without memory. */
+static bool load_two_hosts(
+        struct manager *manager, const char *from, const char *to, struct check_facts *facts)
+{
+        facts->hosts = json_array();
+        facts->cpus = json_object();
+        return facts->hosts && facts->cpus && add_host(manager, to, facts->cpus, facts->hosts) >= 0 &&
+               add_host(manager, from, facts->cpus, NULL) >= 0;
+}
+
+static bool load_all_hosts(struct manager *manager, struct check_facts *facts)
+{
+        facts->hosts = inventory_live_hosts(manager->inventory);
+        facts->cpus = inventory_cpus(manager->inventory);
+        return facts->hosts && facts->cpus;
+}
+
+/* What is the same for all VMs, beside the hosts. */
 static int load_cluster(struct manager *manager, const struct task *asking, struct check_facts *facts,
         struct error **ret_error)
 {
         struct collection collection = {.manager = manager, .asking = asking};
 
-        facts->hosts = inventory_live_hosts(manager->inventory);
         facts->tasks = collection.tasks = json_array();
         facts->reserved = collection.reserved = json_object();
-        facts->cpus = inventory_cpus(manager->inventory);
         facts->nowhere = json_object();
-        if (!facts->hosts || !facts->tasks || !facts->reserved || !facts->cpus || !facts->nowhere)
+        if (!facts->tasks || !facts->reserved || !facts->nowhere)
                 return no_memory(ret_error);
         task_each(manager->tasks, collect_task, &collection);
         return collection.result < 0 ? no_memory(ret_error) : load_wanted(manager, facts, ret_error);
@@ -179,12 +204,17 @@ static int load_vm(struct manager *manager, const json_t *vm, bool moves, struct
         return 0;
 }
 
-int check_facts_load(struct manager *manager, const json_t *vm, bool moves, const struct task *asking,
-        struct check_facts *ret_facts, struct error **ret_error)
+/* to: the only host that it may go to; NULL: any. */
+static int load_facts(struct manager *manager, const json_t *vm, bool moves, const char *to,
+        const struct task *asking, struct check_facts *ret_facts, struct error **ret_error)
 {
         _cleanup_check_facts_ struct check_facts facts = {};
-        int r = load_cluster(manager, asking, &facts, ret_error);
+        const char *from = json_text(json_status(vm), "host");
+        int r;
 
+        if (to ? !load_two_hosts(manager, from, to, &facts) : !load_all_hosts(manager, &facts))
+                return no_memory(ret_error);
+        r = load_cluster(manager, asking, &facts, ret_error);
         if (r >= 0)
                 r = load_vm(manager, vm, moves, &facts, ret_error);
         if (r < 0)
@@ -195,11 +225,26 @@ int check_facts_load(struct manager *manager, const json_t *vm, bool moves, cons
         return 0;
 }
 
+int check_facts_load(struct manager *manager, const json_t *vm, bool moves, const struct task *asking,
+        struct check_facts *ret_facts, struct error **ret_error)
+{
+        return load_facts(manager, vm, moves, NULL, asking, ret_facts, ret_error);
+}
+
+int check_facts_load_move(struct manager *manager, const json_t *vm, const char *to,
+        const struct task *asking, struct check_facts *ret_facts, struct error **ret_error)
+{
+        return load_facts(manager, vm, true, to, asking, ret_facts, ret_error);
+}
+
 int check_facts_load_cluster(struct manager *manager, struct check_facts *ret_facts, struct error **ret_error)
 {
         _cleanup_check_facts_ struct check_facts facts = {};
-        int r = load_cluster(manager, NULL, &facts, ret_error);
+        int r;
 
+        if (!load_all_hosts(manager, &facts))
+                return no_memory(ret_error);
+        r = load_cluster(manager, NULL, &facts, ret_error);
         if (r < 0)
                 return r;
         *ret_facts = facts;

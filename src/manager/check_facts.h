@@ -27,6 +27,10 @@ struct check_facts {
  * nobody's way; may be NULL. */
 int check_facts_load(struct manager *manager, const json_t *vm, bool moves, const struct task *asking,
         struct check_facts *ret_facts, struct error **ret_error);
+/* The same of a move to one host, by name or uid: `hosts` has only that one, or nothing when there is none; of processors only those
+ * of both hosts are known. Its cost does not grow with the number of hosts. */
+int check_facts_load_move(struct manager *manager, const json_t *vm, const char *to,
+        const struct task *asking, struct check_facts *ret_facts, struct error **ret_error);
 /* For many VMs, one after the other: what is the same for all of them is collected once, with check_facts_of() for each one that is
  * to leave its host. What was collected holds until the next event; `asking` must be queued, so that it brings nothing anywhere yet. */
 int check_facts_load_cluster(

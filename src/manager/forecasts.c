@@ -29,7 +29,9 @@
 #define DEVICE_SPREAD 0.5
 #define SCORED_MAX 1000
 #define COSTS_PAST_MAX 500
-#define HISTORY_MAX 2000 /* migrations that are remembered; more than any question asks for */
+/* So many migrations are remembered, the newest of all: of a VM, or a pair of hosts, that has not been among them lately, nothing is
+ * known from before. */
+#define HISTORY_MAX 2000
 
 struct forecasts {
         struct manager *manager;
@@ -164,13 +166,19 @@ static json_t *past_tasks(
         struct forecasts *forecasts = manager->forecasts;
         _cleanup_json_ json_t *docs = json_array();
 
+        if (!docs) {
+                error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                return NULL;
+        }
         if (need_history(forecasts, ret_error) < 0)
                 return NULL;
         for (size_t i = json_array_size(forecasts->history); i-- > 0 && json_array_size(docs) < limit;) {
                 json_t *task = json_array_get(forecasts->history, i);
 
-                if (answers(&past, task) && json_array_append(docs, task) < 0)
+                if (answers(&past, task) && json_array_append(docs, task) < 0) {
+                        error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
                         return NULL;
+                }
         }
         return TAKE_PTR(docs);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "manager/inventory.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@
 
 #define CONNECT_TIMEOUT_MS UINT64_C(5000)
 #define FOLLOW_AT_ONCE 1000
+#define FOLLOW_AGAIN_MS 250u /* after a failure */
 
 int agent_call(struct manager *manager, const struct agent_request *request, http_reply_fn reply,
         void *userdata, struct http_call **ret_call, struct error **ret_error)
@@ -253,6 +255,13 @@ static int load_cpus(struct inventory *inventory, struct error **ret_error)
                                          : store_commit(inventory->manager->store, &batch, NULL, ret_error);
 }
 
+const json_t *inventory_cpu(const struct inventory *inventory, const char *host_uid)
+{
+        const struct host *host = map_get(&inventory->hosts, host_uid);
+
+        return host ? map_get(&inventory->cpus, host_cpu_id(host)) : NULL;
+}
+
 json_t *inventory_cpus(const struct inventory *inventory)
 {
         _cleanup_json_ json_t *out = json_object();
@@ -483,6 +492,7 @@ void host_record(struct host *host, const char *state, const char *message)
                 log_warning("host %s: cannot record its state: %s", host_name_of(host), error_message(error));
 }
 
+/* Each of the following can be repeated after a failure half way. */
 static int host_put(struct inventory *inventory, const char *uid, const json_t *doc)
 {
         _cleanup_(host_freep) struct host *host = NULL;
@@ -494,12 +504,13 @@ static int host_put(struct inventory *inventory, const char *uid, const json_t *
                                      json_text(json_spec(doc), "address")) ||
                              !strcmp(json_text(json_status(known->doc), "state"), "enrolling");
 
+                assert(!strcmp(host_name_of(known), json_text(doc, "name"))); /* no host is renamed */
                 json_decref(known->doc);
                 known->doc = json_incref((json_t *)doc);
                 host_touched(known);
                 if (moved)
                         host_poll_soon(known);
-                return 0;
+                return index_host_put(inventory, known);
         }
         host = ALLOC(struct host);
         if (!host)
@@ -515,13 +526,15 @@ static int host_put(struct inventory *inventory, const char *uid, const json_t *
                 r = map_put(&inventory->hosts, uid, host, NULL);
         if (r < 0)
                 return r;
-        return index_host_added(inventory, TAKE_PTR(host));
+        return index_host_put(inventory, TAKE_PTR(host));
 }
 
 static void vm_entry_free(struct vm_entry *entry)
 {
-        if (entry)
-                json_decref(entry->doc);
+        if (!entry)
+                return;
+        json_decref(entry->doc);
+        json_decref(entry->keys);
         free(entry);
 }
 
@@ -588,11 +601,9 @@ static int list_change(struct inventory *inventory, enum host_list_kind kind, co
         return 0;
 }
 
-static int follow_one(void *userdata, const struct store_event *event)
+/* Takes one change up; not counted as followed when it fails. 0 or -ENOMEM. */
+static int apply(struct inventory *inventory, const struct store_event *event)
 {
-        struct inventory *inventory = userdata;
-
-        inventory->followed = event->seq;
         if (!strcmp(event->kind, "host")) {
                 int r = 0;
 
@@ -618,19 +629,51 @@ static int follow_one(void *userdata, const struct store_event *event)
         return 0;
 }
 
+static int follow_one(void *userdata, const struct store_event *event)
+{
+        struct inventory *inventory = userdata;
+        int r = apply(inventory, event);
+
+        if (r >= 0)
+                inventory->followed = event->seq;
+        return r;
+}
+
 void inventory_follow(struct inventory *inventory)
 {
         _cleanup_error_ struct error *error = NULL;
         uint64_t before;
+        int r;
 
         do {
                 before = inventory->followed;
-                if (store_changes(inventory->manager->store, before, FOLLOW_AT_ONCE, follow_one, inventory,
-                            &error) < 0) {
-                        log_error("cannot follow the store: %s", error_message(error));
-                        return;
-                }
-        } while (inventory->followed > before);
+                r = store_changes(
+                        inventory->manager->store, before, FOLLOW_AT_ONCE, follow_one, inventory, &error);
+        } while (r >= 0 && inventory->followed > before);
+        if (r < 0 && !inventory->lags)
+                log_error("cannot follow the store, and try again: %s",
+                        error ? error_message(error) : strerror(-r));
+        inventory->lags = r < 0;
+        if (r < 0)
+                loop_source_rearm(inventory->follow_again, FOLLOW_AGAIN_MS);
+}
+
+uint64_t inventory_followed(const struct inventory *inventory)
+{
+        return inventory->followed;
+}
+
+bool inventory_is_current(const struct inventory *inventory)
+{
+        return !inventory->lags;
+}
+
+static void on_follow_again(void *userdata)
+{
+        struct inventory *inventory = userdata;
+
+        if (inventory->lags)
+                inventory_follow(inventory);
 }
 
 static int load_kind(struct inventory *inventory, const char *kind, struct error **ret_error)
@@ -648,7 +691,7 @@ static int load_kind(struct inventory *inventory, const char *kind, struct error
                 struct store_event event = {
                         .seq = inventory->followed, .kind = kind, .uid = json_text(doc, "uid"), .doc = doc};
 
-                r = follow_one(inventory, &event);
+                r = apply(inventory, &event);
                 if (r < 0)
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
@@ -679,8 +722,10 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
         map_init(&inventory->suspects);
         list_init(&inventory->waiting);
         index_init(inventory);
-        r = lists_init(inventory) < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
-                                      : store_revision(manager->store, &inventory->followed, ret_error);
+        r = lists_init(inventory) < 0 || loop_add_timer(manager->loop, FOLLOW_AGAIN_MS, on_follow_again,
+                                                 inventory, &inventory->follow_again) < 0
+                    ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
+                    : store_revision(manager->store, &inventory->followed, ret_error);
         if (r >= 0)
                 r = load_kind(inventory, "removed-host", ret_error);
         if (r >= 0)
@@ -705,12 +750,12 @@ void inventory_free(struct inventory *inventory)
 
         if (!inventory)
                 return;
+        loop_source_free(inventory->follow_again);
         map_for_each (item, spare, &inventory->hosts)
                 host_free(item->value);
         map_for_each (item, spare, &inventory->vms) {
                 struct vm_entry *entry = item->value;
 
-                json_decref(entry->keys);
                 vm_entry_free(entry);
         }
         index_deinit(inventory);

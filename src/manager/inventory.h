@@ -26,8 +26,13 @@ struct manager;
 int inventory_new(struct manager *manager, struct inventory **ret_inventory, struct error **ret_error);
 void inventory_free(struct inventory *inventory);
 
-/* Follows the store: hosts and VMs that were added, changed or removed. Called after each commit. */
+/* Follows the store: hosts and VMs that were added, changed or removed. Called after each commit. When that fails it is tried again
+ * by itself until it succeeds; each change is counted as followed only when all that it changes here has been changed. */
 void inventory_follow(struct inventory *inventory);
+/* The change of the store up to which what is in memory is followed: the revision of inventory_list(). */
+uint64_t inventory_followed(const struct inventory *inventory);
+/* False: a change is known that could not be followed yet. */
+bool inventory_is_current(const struct inventory *inventory);
 
 /* The host's document with live facts in place of recorded ones; new, the caller's. */
 json_t *inventory_live_host(const struct inventory *inventory, const json_t *host);
@@ -36,17 +41,22 @@ json_t *inventory_live_hosts(const struct inventory *inventory);
 /* {host uid: what its agent says of the processors that guests can have there (docs/internals/agent-api.md)} of the hosts of which
  * it is known; the caller's (its items are shared: read only). */
 json_t *inventory_cpus(const struct inventory *inventory);
+/* The same of one host, borrowed; NULL: it is not known. */
+const json_t *inventory_cpu(const struct inventory *inventory, const char *host_uid);
 /* Array of all VM documents; the caller's (its items are shared: read only). */
 json_t *inventory_vms(const struct inventory *inventory);
 
 /* Live document of one host, by uid or name; borrowed until the next event. NULL: there is none, or no memory. */
 const json_t *inventory_live(const struct inventory *inventory, const char *name_or_uid);
-/* Array of the other VMs that have a MAC address or a disk image of this one (document); the caller's (its items are shared). */
+/* Array of the other VMs that have a MAC address of this one (document), or a disk image of it that one of the two may write to; the
+ * caller's (its items are shared). */
 json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm);
-/* Lists VMs or hosts (kind "vm" or "host") as store_list() does, from memory; the items are shared: read only. 0 or -ENOMEM. */
+/* Lists VMs or hosts (kind "vm" or "host") as store_list() does, from memory, as of inventory_followed(); the items are shared: read
+ * only. 0 or -ENOMEM. */
 int inventory_list(
         struct inventory *inventory, const struct store_query *query, json_t **ret_docs, bool *ret_more);
-/* Array of all objects of the kind "datastore", "switch", "port-group" or "affinity-rule", by name; the caller's, shared as well. */
+/* Array of all objects of the kind "datastore", "switch", "port-group" or "affinity-rule" (no other), by name. The reference is the
+ * caller's; the array and its items are what others get too, and must not be changed. */
 int inventory_objects(
         struct inventory *inventory, const char *kind, json_t **ret_docs, struct error **ret_error);
 

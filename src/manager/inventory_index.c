@@ -23,10 +23,12 @@ static struct list *place_of(struct inventory *inventory, const struct vm_entry 
         return host ? &host->vms : &inventory->elsewhere;
 }
 
-int index_host_added(struct inventory *inventory, struct host *host)
+int index_host_put(struct inventory *inventory, struct host *host)
 {
         struct vm_entry *vm, *spare;
 
+        if (map_get(&inventory->hosts_by_name, host_name_of(host)) == host)
+                return 0;
         inventory->hosts_sorted.good = false;
         if (map_put(&inventory->hosts_by_name, host_name_of(host), host, NULL) < 0)
                 return -ENOMEM;
@@ -55,9 +57,11 @@ void index_host_removed(struct inventory *inventory, struct host *host)
 
 /* --- Who uses what -------------------------------------------------------------------------------------------------- */
 
+/* Keys are "mac/ADDRESS", "image/DATASTORE:PATH" of those that may write to it, "reads/DATASTORE:PATH" of those that only read: such
+ * as an installation medium, which thousands may have, and which is nobody's alone. */
 struct users {
         struct vm_entry **vms;
-        size_t n_vms;
+        size_t n_vms, room;
 };
 
 static void users_free(struct users *users)
@@ -70,6 +74,7 @@ static int add_user(struct inventory *inventory, const char *key, struct vm_entr
 {
         struct users *users = map_get(&inventory->users, key);
         struct vm_entry **grown;
+        size_t room;
 
         if (!users) {
                 users = ALLOC(struct users);
@@ -78,10 +83,14 @@ static int add_user(struct inventory *inventory, const char *key, struct vm_entr
                         return -ENOMEM;
                 }
         }
-        grown = alloc_resize(users->vms, users->n_vms + 1, sizeof(struct vm_entry *));
-        if (!grown)
-                return -ENOMEM;
-        users->vms = grown;
+        if (users->n_vms == users->room) {
+                room = users->room ? 2 * users->room : 1;
+                grown = alloc_resize(users->vms, room, sizeof(struct vm_entry *));
+                if (!grown)
+                        return -ENOMEM;
+                users->vms = grown;
+                users->room = room;
+        }
         users->vms[users->n_vms++] = vm;
         return 0;
 }
@@ -119,7 +128,9 @@ static json_t *keys_of(const json_t *spec)
                         r |= add_key(keys, "mac", mac_format(mac, text), "");
         json_array_foreach (json_object_get(spec, "disks"), i, item)
                 if (*json_text(item, "path"))
-                        r |= add_key(keys, "image", json_text(item, "datastore"), json_text(item, "path"));
+                        r |= add_key(keys,
+                                json_is_true(json_object_get(item, "read_only")) ? "reads" : "image",
+                                json_text(item, "datastore"), json_text(item, "path"));
         return keys && r == 0 ? TAKE_PTR(keys) : NULL;
 }
 
@@ -143,8 +154,10 @@ static int take_keys(struct inventory *inventory, struct vm_entry *vm)
         if (!vm->keys)
                 return -ENOMEM;
         json_array_foreach (vm->keys, i, key)
-                if (add_user(inventory, json_string_value(key), vm) < 0)
+                if (add_user(inventory, json_string_value(key), vm) < 0) {
+                        drop_keys(inventory, vm);
                         return -ENOMEM;
+                }
         return 0;
 }
 
@@ -153,21 +166,21 @@ static int take_keys(struct inventory *inventory, struct vm_entry *vm)
 int index_vm_put(struct inventory *inventory, struct vm_entry *vm, const json_t *before)
 {
         struct list *place = place_of(inventory, vm);
-        bool renamed = !before || strcmp(json_text(before, "name"), json_text(vm->doc, "name"));
+        const char *name = json_text(vm->doc, "name");
 
         if (vm->at != place) {
                 list_remove(&vm->at_host);
                 list_append(place, &vm->at_host);
         }
         vm->at = place;
-        if (renamed) {
+        if (map_get(&inventory->vms_by_name, name) != vm) { /* it is new, or has another name */
                 if (before && map_get(&inventory->vms_by_name, json_text(before, "name")) == vm)
                         map_remove(&inventory->vms_by_name, json_text(before, "name"));
                 inventory->vms_sorted.good = false;
-                if (map_put(&inventory->vms_by_name, json_text(vm->doc, "name"), vm, NULL) < 0)
+                if (map_put(&inventory->vms_by_name, name, vm, NULL) < 0)
                         return -ENOMEM;
         }
-        return before && json_equal(json_spec(before), json_spec(vm->doc)) ? 0 : take_keys(inventory, vm);
+        return vm->keys && json_equal(json_spec(before), json_spec(vm->doc)) ? 0 : take_keys(inventory, vm);
 }
 
 void index_vm_removed(struct inventory *inventory, struct vm_entry *vm)
@@ -186,6 +199,34 @@ const json_t *inventory_vm_named(const struct inventory *inventory, const char *
         return vm ? vm->doc : NULL;
 }
 
+static int others_under(const struct inventory *inventory, const char *key, const json_t *vm, json_t *out)
+{
+        const struct users *users = map_get(&inventory->users, key);
+
+        for (size_t i = 0; users && i < users->n_vms; i++)
+                if (strcmp(json_text(users->vms[i]->doc, "uid"), json_text(vm, "uid")) &&
+                        json_array_append(out, users->vms[i]->doc) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+/* The other users of what is under the key: who only reads looks for those that write, who writes for both. */
+static int add_beside(const struct inventory *inventory, const char *key, const json_t *vm, json_t *out)
+{
+        static const char image[] = "image/", reads[] = "reads/";
+        _cleanup_free_ char *other = NULL;
+        bool only_reads = !strncmp(key, reads, strlen(reads));
+        int r;
+
+        if (!only_reads && strncmp(key, image, strlen(image)) != 0)
+                return others_under(inventory, key, vm, out);
+        other = alloc_printf("%s%s", only_reads ? image : reads, strchr(key, '/') + 1);
+        if (!other)
+                return -ENOMEM;
+        r = others_under(inventory, other, vm, out);
+        return r < 0 || only_reads ? r : others_under(inventory, key, vm, out);
+}
+
 json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm)
 {
         _cleanup_json_ json_t *keys = keys_of(json_spec(vm)), *out = json_array();
@@ -194,14 +235,9 @@ json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm
 
         if (!keys || !out)
                 return NULL;
-        json_array_foreach (keys, i, key) {
-                const struct users *users = map_get(&inventory->users, json_string_value(key));
-
-                for (size_t k = 0; users && k < users->n_vms; k++)
-                        if (strcmp(json_text(users->vms[k]->doc, "uid"), json_text(vm, "uid")) &&
-                                json_array_append(out, users->vms[k]->doc) < 0)
-                                return NULL;
-        }
+        json_array_foreach (keys, i, key)
+                if (add_beside(inventory, json_string_value(key), vm, out) < 0)
+                        return NULL;
         return TAKE_PTR(out);
 }
 
@@ -255,7 +291,7 @@ static int compare(const void *a, const void *b)
                 json_text(doc_of(*(const void *const *)b), "name"));
 }
 
-/* In the order of names. Items stay where they are while their documents change; names never do. */
+/* In the order of names; made anew after one came, went or was renamed. */
 static const struct sorted *sorted_of(struct inventory *inventory, const char *kind)
 {
         bool vms = !strcmp(kind, "vm");
@@ -344,8 +380,9 @@ int inventory_objects(
         size_t i = 0;
         int r = 0;
 
-        while (strcmp(kept_kinds[i], kind))
+        while (i < INVENTORY_N_KEPT && strcmp(kept_kinds[i], kind) != 0)
                 i++;
+        assert(i < INVENTORY_N_KEPT);
         if (!inventory->kept[i])
                 r = store_list(inventory->manager->store, &query, &inventory->kept[i], NULL, ret_error);
         if (r >= 0)

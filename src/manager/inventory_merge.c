@@ -499,8 +499,6 @@ static void adopt(struct inventory *inventory, const char *uid, struct store_bat
                 "uid", uid, "spec", json_spec(reports.report), "status", status);
         if (!doc)
                 return;
-        log_notice("host %s runs the virtual machine %s, which was not in the inventory",
-                host_name_of(reports.best), json_text(reports.report, "name"));
         store_batch_put(batch, STORE_ABSENT, doc);
 }
 
@@ -534,13 +532,30 @@ static void merge_vm(struct inventory *inventory, const char *uid, struct store_
         store_batch_put(batch, json_revision(vm->doc), TAKE_PTR(doc));
 }
 
+/* 0 also when there is nothing to be changed. */
+static int merge_commit(
+        struct inventory *inventory, const struct store_batch *batch, struct error **ret_error)
+{
+        int r = batch->n_changes ? store_commit(inventory->manager->store, batch, NULL, ret_error)
+                                 : batch->result;
+
+        for (size_t i = 0; r >= 0 && i < batch->n_changes; i++) {
+                const struct store_change *change = &batch->changes[i];
+
+                if (change->expected == STORE_ABSENT)
+                        log_notice("host %s runs the virtual machine %s, which was not in the inventory",
+                                json_text(json_status(change->doc), "host"), change->name);
+        }
+        return r;
+}
+
 void inventory_merge_vm(struct inventory *inventory, const char *uid)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_error_ struct error *error = NULL;
 
         merge_vm(inventory, uid, &batch);
-        if (batch.n_changes && store_commit(inventory->manager->store, &batch, NULL, &error) < 0)
+        if (merge_commit(inventory, &batch, &error) < 0)
                 log_debug("vm %s: status not recorded: %s", uid, error_message(error));
 }
 
@@ -562,6 +577,7 @@ static bool is_known(const struct inventory *inventory, const struct host *host,
 static void merge_all(struct inventory *inventory, const json_t *uids)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
         json_t *uid;
         size_t i;
 
@@ -569,8 +585,10 @@ static void merge_all(struct inventory *inventory, const json_t *uids)
          * other from being made. */
         json_array_foreach ((json_t *)uids, i, uid)
                 merge_vm(inventory, json_string_value(uid), &batch);
-        if (!batch.n_changes || store_commit(inventory->manager->store, &batch, NULL, NULL) >= 0)
+        if (merge_commit(inventory, &batch, &error) >= 0)
                 return;
+        log_debug("%zu changes of virtual machines are recorded one by one: %s", batch.n_changes,
+                error_message(error));
         json_array_foreach ((json_t *)uids, i, uid)
                 inventory_merge_vm(inventory, json_string_value(uid));
 }
@@ -589,7 +607,7 @@ void inventory_merge_host(struct host *host)
                 if (!map_get(&host->reports, json_text(vm->doc, "uid")))
                         json_array_append_new(uids, json_string(json_text(vm->doc, "uid")));
         map_for_each (item, spare, &inventory->suspects)
-                if (!map_get(&inventory->vms, item->key))
+                if (!map_get(&inventory->vms, item->key) && !map_get(&host->reports, item->key))
                         json_array_append_new(uids, json_string(item->key));
         merge_all(inventory, uids);
 }

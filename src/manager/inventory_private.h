@@ -93,7 +93,7 @@ struct vm_entry {
         json_t *doc;         /* as recorded; first, see inventory_index.c */
         struct list at_host; /* in the VMs of its host, or `elsewhere` */
         struct list *at;     /* which of the lists that is */
-        json_t *keys;        /* under which it is in `users` */
+        json_t *keys;        /* under which it is in `users`; NULL: not yet */
         uint64_t
                 changed_ms; /* when this process learned of it: lists asked for before do not prove absence */
 };
@@ -113,7 +113,7 @@ struct inventory {
         struct map vms;   /* uid -> struct vm_entry */
         /* inventory_index.c */
         struct map hosts_by_name, vms_by_name;
-        struct map users;      /* "mac/..." or "image/..." -> struct users */
+        struct map users;      /* "mac/...", "image/..." or "reads/..." -> struct users */
         struct map reported;   /* VM uid -> struct reported */
         struct list elsewhere; /* VMs on no host, or on one that is not known */
         struct sorted hosts_sorted, vms_sorted;
@@ -128,6 +128,8 @@ struct inventory {
         double window_busy_s;
         bool saturated;    /* most of the loop's time was used in the last window */
         uint64_t followed; /* change log position */
+        bool lags;         /* the newest try to follow failed */
+        struct loop_source *follow_again;
 };
 
 static inline const char *host_uid_of(const struct host *host)
@@ -168,10 +170,10 @@ void host_came_back(struct host *host);
 extern const char *const inventory_live_keys[];
 extern const size_t inventory_n_live_keys;
 
-/* inventory_index.c: each is told what came, changed or went; 0 or -ENOMEM. */
+/* inventory_index.c: each is told what came, changed or went; 0 or -ENOMEM, then it is to be told again. */
 void index_init(struct inventory *inventory);
 void index_deinit(struct inventory *inventory);
-int index_host_added(struct inventory *inventory, struct host *host);
+int index_host_put(struct inventory *inventory, struct host *host);
 void index_host_removed(struct inventory *inventory, struct host *host);
 /* before: its document until now; NULL: it is new. */
 int index_vm_put(struct inventory *inventory, struct vm_entry *vm, const json_t *before);

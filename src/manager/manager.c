@@ -166,7 +166,8 @@ static void on_housekeeping(void *userdata)
                 r = expire(manager, "session", AUTH_SESSION_MS, &error);
         if (r >= 0)
                 r = expire(manager, "removed-host", REMOVED_HOST_MS, &error);
-        if (r >= 0)
+        /* What the inventory could not follow yet stays in the log. */
+        if (r >= 0 && inventory_is_current(manager->inventory))
                 r = store_trim_log(manager->store, CHANGE_LOG_KEEP, &error);
         if (r < 0)
                 log_warning("housekeeping failed: %s", error_message(error));

@@ -28,8 +28,6 @@
 #define RANKING_AGE_MS 10000
 #define RANKING_BUDGET_MS 20
 #define RANKING_AGAIN_MS 50 /* not all had their turn */
-/* A host reports what its guests have each second; from the copy's beginning on, the guest is among them. */
-#define REPORT_LAG_MS 3000
 
 /* The places that a queued task may go to: the choices of its job. */
 struct places {
@@ -361,11 +359,14 @@ static struct places *places_entry(struct migration_queue *queue, const struct t
         return places;
 }
 
-static bool has_time(const struct planning *p)
+/* From the first that is to be ranked on. */
+static bool has_time(struct planning *p)
 {
-        if (p->queue->ranking_budget_ms < 0)
-                return false;
-        return !p->rank_until_ms || clock_now_ms(p->queue->manager->clock) < p->rank_until_ms;
+        uint64_t now_ms = clock_now_ms(p->queue->manager->clock);
+
+        if (!p->rank_until_ms)
+                p->rank_until_ms = now_ms + p->queue->ranking_budget_ms;
+        return now_ms < p->rank_until_ms;
 }
 
 /* Finds out where the task may go, if that is not known (or, in the second round, was found out a while ago) and there is time.
@@ -383,11 +384,10 @@ static int look_for_places(struct planning *p, const struct task *task, bool aga
         if (places->hosts && (!again || now_ms < places->ranked_ms + RANKING_AGE_MS))
                 return 0;
         if (ranks && !has_time(p)) {
-                queue->behind = true;
+                /* An older ranking does meanwhile; with very many in the queue there are always some. */
+                queue->behind |= !places->hosts;
                 return 0;
         }
-        if (ranks && !p->rank_until_ms)
-                p->rank_until_ms = now_ms + (uint64_t)p->queue->ranking_budget_ms;
         hosts = find_places(p, task);
         if (!hosts)
                 return -ENOMEM;
@@ -587,7 +587,7 @@ static bool is_still_fit(const struct migration_queue *queue, const struct task 
         struct checks_input input;
         const json_t *target;
 
-        if (!vm || check_facts_load(queue->manager, vm, true, task, &facts, NULL) < 0)
+        if (!vm || check_facts_load_move(queue->manager, vm, place, task, &facts, NULL) < 0)
                 return false;
         target = check_facts_host(&facts, place);
         input = check_facts_input(&facts);

@@ -17,9 +17,9 @@ struct migration_queue {
         struct map places;  /* task uid -> struct places */
         uint64_t n_plans;
         uint64_t planned_ms;
-        int64_t ranking_budget_ms; /* that a plan takes over ranking; below 0: no time at all */
-        bool behind;               /* not all that have no destination were ranked */
-        bool changed;              /* the plan does not hold any more */
+        uint64_t ranking_budget_ms; /* that a plan takes over ranking */
+        bool behind;                /* some were never ranked, so that nobody knows a place for them */
+        bool changed;               /* the plan does not hold any more */
         uint64_t
                 again_ms; /* a plan is wanted at this moment, whether anybody waits by the last one or not; 0: no */
         size_t n_waiting;

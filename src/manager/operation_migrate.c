@@ -95,14 +95,15 @@ static int check(struct manager *manager, const json_t *vm, const char *to, cons
         json_t *report;
         int r;
 
-        r = check_facts_load(manager, vm, true, asking, &facts, ret_error);
+        /* A task that knows where it goes has no use for the others. */
+        r = asking && to ? check_facts_load_move(manager, vm, to, asking, &facts, ret_error)
+                         : check_facts_load(manager, vm, true, asking, &facts, ret_error);
         if (r < 0)
                 return r;
         if (add_reserved(facts.reserved, reserved) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         input = check_facts_input(&facts);
         input.min_bandwidth_bps = operation_min_bandwidth_bps(options);
-        /* A task that knows where it goes has no use for the others. */
         costs = asking && to ? json_object() : forecasts_costs(manager, vm);
         ranking = asking && to ? json_array() : costs ? placement_rank(&input, facts.hosts, costs) : NULL;
         if (!ranking)

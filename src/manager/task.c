@@ -20,6 +20,7 @@
 #define PROGRESS_RETRY_MS \
         10000 /* of a task whose record cannot be written: it would keep those of others from going together */
 #define RECORD_RETRY_MS 1000
+#define RUN_MAX_MS 20 /* then others have their turn on the loop: each step recorded waits for the disk */
 #define POKE_INTERVAL_MS 100 /* a step is not woken from outside more often */
 
 enum phase {
@@ -41,6 +42,7 @@ struct task {
         json_t *internal;
         uint64_t revision;
         enum phase phase;
+        uint64_t round; /* of the engine, the last in which it had its turn */
         size_t step;
         bool undoing;
         bool cancel_told; /* the step's cancel function was called */
@@ -66,6 +68,11 @@ struct task_engine {
         struct map holders; /* object -> task */
         bool running;       /* inside task_engine_run() */
         bool dead;          /* stopped by the crash hook */
+        uint64_t round;     /* over all tasks, the one under way */
+        bool moved;         /* some task in it */
+        bool interrupted;   /* it is to go on */
+        uint64_t run_until_ms;
+        size_t n_turns; /* in this run */
 };
 
 static const char *const state_names[] = {
@@ -639,27 +646,47 @@ static void forget(struct task *task)
 
 static const char *const priorities[] = {"critical", "high", "normal", "low"};
 
-/* One round over all tasks; queued ones of higher priority get their chance first. */
+/* False: the time is over, and the round goes on in the next run with those that have not had their turn. */
+static bool advance_all(struct task_engine *engine)
+{
+        struct task *task;
+
+        for (size_t i = 0; i < ARRAY_SIZE(priorities); i++)
+                list_for_each (task, &engine->tasks, link) {
+                        if (engine->dead)
+                                return true;
+                        if (task->round == engine->round || strcmp(task_priority(task), priorities[i]) != 0)
+                                continue;
+                        if (engine->n_turns++ && now_ms(engine) >= engine->run_until_ms)
+                                return false;
+                        task->round = engine->round;
+                        engine->moved |= advance(task);
+                }
+        return true;
+}
+
+/* One round over all tasks; queued ones of higher priority get their chance first. Whether there may be more to do at once. */
 static bool run_round(struct task_engine *engine)
 {
         struct task *task, *spare;
         bool moved = false;
 
-        for (size_t i = 0; i < ARRAY_SIZE(priorities); i++)
-                list_for_each (task, &engine->tasks, link) {
-                        if (engine->dead)
-                                return false;
-                        if (!strcmp(task_priority(task), priorities[i]))
-                                moved |= advance(task);
-                }
-        if (!engine->dead)
+        engine->interrupted = !advance_all(engine);
+        if (engine->dead)
+                return false;
+        if (!engine->interrupted) {
+                moved = engine->moved;
+                engine->moved = false;
+                engine->round++;
                 flush_progress(engine);
+        }
+        /* Before anybody else has a turn: who reads that a task has ended may ask for the next one about its objects. */
         list_for_each_safe (task, spare, &engine->tasks, link) {
                 if (engine->dead)
                         return false;
                 if (task->phase == PHASE_ENDED) {
                         forget(task);
-                        moved = true; /* others may start now */
+                        moved = !engine->interrupted; /* others may start now */
                 }
         }
         return moved;
@@ -670,6 +697,8 @@ void task_engine_run(struct task_engine *engine)
         if (engine->running || engine->dead)
                 return;
         engine->running = true;
+        engine->run_until_ms = now_ms(engine) + RUN_MAX_MS;
+        engine->n_turns = 0;
         while (run_round(engine))
                 ;
         engine->running = false;
@@ -680,6 +709,8 @@ uint64_t task_engine_next_ms(const struct task_engine *engine)
         uint64_t now = now_ms(engine), next = UINT64_MAX;
         struct task *task;
 
+        if (engine->interrupted)
+                return 0;
         list_for_each (task, &engine->tasks, link) {
                 if (task->retry_at_ms > now)
                         next = MIN(next, task->retry_at_ms - now);
@@ -824,6 +855,7 @@ int task_engine_new(
         if (!engine)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         engine->config = *config;
+        engine->round = 1;
         list_init(&engine->tasks);
         map_init(&engine->by_uid);
         map_init(&engine->holders);

@@ -121,6 +121,8 @@ const struct task *task_find(const struct task_engine *engine, const char *uid);
 void task_each(const struct task_engine *engine, void (*fn)(void *userdata, const struct task *task),
         void *userdata);
 
+/* Lets each task go on until all wait for something, or for 20 ms: then task_engine_next_ms() is 0, and the next run goes on with
+ * those that have not had their turn. */
 void task_engine_run(struct task_engine *engine);
 /* Milliseconds until task_engine_run() is needed; UINT64_MAX: not before the next wake. */
 uint64_t task_engine_next_ms(const struct task_engine *engine);

@@ -279,7 +279,7 @@ static void one_without_a_place_keeps_nothing_free(void **data)
         set_the_stage(state);
         add_vm(state, "db");
         state->config.queue_limits.host = 1;
-        state->manager->queue->ranking_budget_ms = -1;
+        state->manager->queue->ranking_budget_ms = 0;
         migrate(state, "web", json_pack("{s:s}", "priority", "critical"), web);
         migrate(state, "db", json_pack("{s:s}", "to", "host2"), db);
         wait_status(state, db, "state", "running");

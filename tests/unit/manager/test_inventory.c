@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* What the inventory has in memory is what the store has: after any changes, when following them fails, and when memory runs out
+ * half way. No agent is called: the loop's timers for them never fire here. */
+
+#include "fixture.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "io/loop.h"
+#include "manager/inventory_private.h"
+#include "manager/store_backend.h"
+#include "../torture_loop.h"
+
+#define WAIT_MS 20000
+
+struct state {
+        struct folder folder;
+        struct manager manager;
+        struct store_ops ops; /* the store's, of which some fail */
+        const struct store_ops *real;
+};
+
+static void on_commit(void *userdata)
+{
+        struct state *state = userdata;
+
+        if (state->manager.inventory)
+                inventory_follow(state->manager.inventory);
+}
+
+static int setup(void **ret)
+{
+        struct state *state = calloc(1, sizeof(*state));
+
+        log_init("test", LOG_LEVEL_ERROR);
+        folder_make(&state->folder);
+        assert_int_equal(loop_new(&state->manager.loop), 0);
+        state->manager.clock = loop_clock(state->manager.loop);
+        state->manager.store = store_open_in(&state->folder);
+        state->real = state->manager.store->ops;
+        state->ops = *state->real;
+        state->manager.store->ops = &state->ops;
+        store_on_commit(state->manager.store, on_commit, state);
+        assert_int_equal(inventory_new(&state->manager, &state->manager.inventory, NULL), 0);
+        *ret = state;
+        return 0;
+}
+
+static int teardown(void **data)
+{
+        struct state *state = *data;
+
+        inventory_free(state->manager.inventory);
+        store_close(state->manager.store);
+        loop_free(state->manager.loop);
+        folder_remove(&state->folder);
+        free(state);
+        return 0;
+}
+
+static int no_changes(struct store *store, uint64_t after, size_t limit,
+        int (*fn)(void *userdata, const struct store_row_event *event), void *userdata,
+        struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_INTERNAL, NULL, "the change log cannot be read");
+}
+
+/* `disks` and `nics` as JSON. */
+static json_t *vm(const char *uid, const char *name, const char *host, const char *disks, const char *nics)
+{
+        return json_pack("{s:s, s:s, s:s, s:{s:o, s:o}, s:{s:s, s:s}}", "kind", "vm", "uid", uid, "name",
+                name, "spec", "disks", json_loads(disks, 0, NULL), "nics", json_loads(nics, 0, NULL),
+                "status", "host", host, "power", "running");
+}
+
+static json_t *plain(const char *uid, const char *name)
+{
+        return vm(uid, name, "host1", "[]", "[]");
+}
+
+static json_t *host(const char *name)
+{
+        return json_pack("{s:s, s:s+, s:s, s:{s:s}, s:{s:s}}", "kind", "host", "uid", "uid-", name, "name",
+                name, "spec", "address", "127.0.0.1:1", "status", "state", "connecting");
+}
+
+/* Takes the document over. */
+static int put(struct state *state, json_t *doc)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_put(&batch, STORE_ANY, doc);
+        return store_commit(state->manager.store, &batch, NULL, NULL);
+}
+
+static int drop(struct state *state, const char *kind, const char *uid)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_remove(&batch, kind, uid, STORE_ANY);
+        return store_commit(state->manager.store, &batch, NULL, NULL);
+}
+
+/* --- Lists ------------------------------------------------------------------------------------------------------------ */
+
+/* All pages of `limit`, as one array; NULL without memory. */
+static json_t *pages(struct state *state, bool memory, struct store_query query)
+{
+        _cleanup_json_ json_t *all = json_array();
+        char after[64] = "";
+        bool more = true;
+
+        while (more) {
+                _cleanup_json_ json_t *page = NULL;
+
+                query.after = *after ? after : NULL;
+                if ((memory ? inventory_list(state->manager.inventory, &query, &page, &more)
+                            : store_list(state->manager.store, &query, &page, &more, NULL)) < 0 ||
+                        json_array_extend(all, page) < 0)
+                        return NULL;
+                if (more)
+                        snprintf(after, sizeof(after), "%s",
+                                json_string_value(json_object_get(
+                                        json_array_get(page, json_array_size(page) - 1), "name")));
+        }
+        return TAKE_PTR(all);
+}
+
+static bool is_odd(void *userdata, const json_t *doc)
+{
+        return json_integer_value(json_object_get(doc, "revision")) % 2;
+}
+
+/* Memory and store list the same: both ways, filtered, in pages and at once. */
+static bool is_same(struct state *state, const char *kind)
+{
+        for (int way = 0; way < 8; way++) {
+                struct store_query query = {.kind = kind,
+                        .descending = way & 1,
+                        .limit = way & 2 ? 3 : STORE_LIMIT_NONE,
+                        .match = way & 4 ? is_odd : NULL};
+                _cleanup_json_ json_t *memory = pages(state, true, query),
+                                      *store = pages(state, false, query);
+
+                if (!memory || !store || !json_equal(memory, store))
+                        return false;
+        }
+        return true;
+}
+
+static void lists_from_memory_are_the_stores(void **data)
+{
+        struct state *state = *data;
+        unsigned int seed = 20261127;
+        char uid[16], name[16];
+
+        for (int i = 0; i < 400; i++) {
+                int which = rand_r(&seed) % 20, what = rand_r(&seed) % 4;
+                uint64_t revision = 0;
+
+                snprintf(uid, sizeof(uid), "u%d", which);
+                snprintf(name, sizeof(name), "n%d", rand_r(&seed) % 30);
+                if (what == 0)
+                        assert_int_equal(drop(state, "vm", uid), 0);
+                else if (what == 1)
+                        put(state, host(name));
+                else /* new, changed or renamed; a name that is taken is refused */
+                        put(state, vm(uid, name, "n3", "[]", "[]"));
+                assert_int_equal(store_revision(state->manager.store, &revision, NULL), 0);
+                assert_true(inventory_followed(state->manager.inventory) == revision);
+                if (i % 20 == 0) {
+                        assert_true(is_same(state, "vm"));
+                        assert_true(is_same(state, "host"));
+                }
+        }
+        assert_true(is_same(state, "vm"));
+        assert_true(is_same(state, "host"));
+}
+
+/* --- Names and users ---------------------------------------------------------------------------------------------------- */
+
+static void names_are_found_after_renaming_and_reuse(void **data)
+{
+        struct state *state = *data;
+        const struct inventory *inventory = state->manager.inventory;
+
+        put(state, plain("a", "web"));
+        put(state, plain("a", "www"));
+        assert_null(inventory_vm_named(inventory, "web"));
+        assert_string_equal(json_text(inventory_vm_named(inventory, "www"), "uid"), "a");
+        put(state, plain("b", "web"));
+        assert_string_equal(json_text(inventory_vm_named(inventory, "web"), "uid"), "b");
+        drop(state, "vm", "b");
+        put(state, plain("c", "web"));
+        assert_string_equal(json_text(inventory_vm_named(inventory, "web"), "uid"), "c");
+}
+
+/* Names of the VMs beside that of the uid, with spaces between. */
+static const char *beside(struct state *state, const char *uid, char ret[static 64])
+{
+        _cleanup_json_ json_t *vms =
+                inventory_vms_beside(state->manager.inventory, inventory_vm(state->manager.inventory, uid));
+        json_t *item;
+        size_t i;
+
+        if (!vms) /* without memory, once */
+                vms = inventory_vms_beside(
+                        state->manager.inventory, inventory_vm(state->manager.inventory, uid));
+        assert_non_null(vms);
+        *ret = '\0';
+        json_array_foreach (vms, i, item)
+                snprintf(ret + strlen(ret), 64 - strlen(ret), "%s", json_text(item, "name"));
+        return ret;
+}
+
+static void address_belongs_to_who_has_it_now(void **data)
+{
+        static const char *const one = "[{\"mac\": \"52:54:00:00:00:0a\"}]",
+                                 *const upper = "[{\"mac\": \"52:54:00:00:00:0A\"}]";
+        struct state *state = *data;
+        char text[64];
+
+        put(state, vm("a", "a", "host1", "[]", one));
+        put(state, vm("b", "b", "host1", "[]", one));
+        assert_string_equal(beside(state, "a", text), "b");
+        put(state, vm("b", "b", "host1", "[]", "[]"));
+        assert_string_equal(beside(state, "a", text), "");
+        put(state, vm("c", "c", "host1", "[]", one));
+        assert_string_equal(beside(state, "a", text), "c");
+        drop(state, "vm", "c");
+        assert_string_equal(beside(state, "a", text), "");
+        put(state, vm("c", "c", "host1", "[]", upper));
+        assert_string_equal(beside(state, "c", text), "a");
+}
+
+static void image_that_both_only_read_is_nobodys(void **data)
+{
+        static const char
+                *const reads = "[{\"datastore\": \"d\", \"path\": \"cd.iso\", \"read_only\": true}]",
+                       *const writes = "[{\"datastore\": \"d\", \"path\": \"cd.iso\"}]";
+        struct state *state = *data;
+        char text[64];
+
+        put(state, vm("a", "a", "host1", reads, "[]"));
+        put(state, vm("b", "b", "host1", reads, "[]"));
+        assert_string_equal(beside(state, "a", text), "");
+        put(state, vm("c", "c", "host1", writes, "[]"));
+        assert_string_equal(beside(state, "a", text), "c");
+        assert_int_equal(strlen(beside(state, "c", text)), 2);
+        put(state, vm("d", "d", "host1", writes, "[]"));
+        assert_int_equal(strlen(beside(state, "c", text)), 3);
+}
+
+/* --- Following ---------------------------------------------------------------------------------------------------------- */
+
+static void what_could_not_be_followed_is_followed_later(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory = state->manager.inventory;
+        uint64_t before, revision = 0;
+
+        put(state, plain("a", "a"));
+        before = inventory_followed(inventory);
+        state->ops.changes = no_changes;
+        assert_int_equal(put(state, plain("b", "b")), 0);
+        assert_false(inventory_is_current(inventory));
+        assert_true(inventory_followed(inventory) == before); /* what the list is of */
+        assert_null(inventory_vm(inventory, "b"));
+        state->ops = *state->real;
+        /* By itself: nothing is committed any more. */
+        for (uint64_t end = clock_now_ms(state->manager.clock) + WAIT_MS; !inventory_is_current(inventory);) {
+                assert_true(clock_now_ms(state->manager.clock) < end);
+                loop_iterate(state->manager.loop, 20);
+        }
+        assert_int_equal(store_revision(state->manager.store, &revision, NULL), 0);
+        assert_true(inventory_followed(inventory) == revision);
+        assert_true(is_same(state, "vm"));
+}
+
+/* One call fails, once: what is asked for again succeeds. */
+#define SURELY(condition) assert_true((condition) || (condition))
+
+static void arm_again(void)
+{
+#ifdef DROVER_TORTURE
+        torture_arm(torture_nth);
+#endif
+}
+
+static void disarm(void)
+{
+#ifdef DROVER_TORTURE
+        torture_arm(0);
+#endif
+}
+
+static void change_and_look(void *arg)
+{
+        static const char
+                *const image = "[{\"datastore\": \"d\", \"path\": \"p\"}]",
+                       *const nics = "[{\"mac\": \"52:54:00:00:00:01\"}, {\"mac\": \"52:54:00:00:00:02\"}]";
+        struct inventory *inventory;
+        struct state *state;
+        void *data = NULL;
+        char text[64];
+
+        (void)arg;
+        disarm();
+        setup(&data);
+        arm_again();
+        state = data;
+        inventory = state->manager.inventory;
+        SURELY(put(state, host("host1")) >= 0);
+        SURELY(put(state, vm("a", "a", "host1", image, nics)) >= 0);
+        SURELY(put(state, vm("b", "b", "host1", image, nics)) >= 0);
+        SURELY(put(state, vm("a", "c", "host1", image, "[]")) >= 0);
+        while (!inventory_is_current(inventory))
+                inventory_follow(inventory);
+        SURELY(is_same(state, "vm") && is_same(state, "host"));
+        assert_string_equal(json_text(inventory_vm_named(inventory, "c"), "uid"), "a");
+        assert_null(inventory_vm_named(inventory, "a"));
+        assert_string_equal(beside(state, "b", text), "c");
+        assert_string_equal(beside(state, "a", text), "b");
+        SURELY(inventory_live(inventory, "host1"));
+        teardown(&data);
+}
+
+static void failure_half_way_loses_nothing(void **data)
+{
+        torture_loop(change_and_look, NULL);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(lists_from_memory_are_the_stores),
+                TEST(names_are_found_after_renaming_and_reuse),
+                TEST(address_belongs_to_who_has_it_now),
+                TEST(image_that_both_only_read_is_nobodys),
+                TEST(what_could_not_be_followed_is_followed_later),
+                cmocka_unit_test(failure_half_way_loses_nothing),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
