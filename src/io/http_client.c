@@ -96,6 +96,14 @@ void http_call_cancel(struct http_call *call)
                 call_end(call);
 }
 
+bool http_call_connected(const struct http_call *call)
+{
+        long port = 0; /* of the peer; libcurl knows it from the moment of the connection on */
+
+        (void)curl_easy_getinfo(call->easy, CURLINFO_PRIMARY_PORT, &port);
+        return port != 0;
+}
+
 /* ---- curl's callbacks ---- */
 
 static long status_of(const struct http_call *call)

@@ -47,5 +47,7 @@ DEFINE_CLEANUP(struct http_client *, http_client_free)
  * until then. */
 int http_client_call(struct http_client *client, const struct http_call_spec *spec, http_reply_fn reply,
         void *userdata, struct http_call **ret_call, struct error **ret_error);
+/* Whether its connection stands: until then the peer has cost nothing but a packet, and may not be there at all. */
+bool http_call_connected(const struct http_call *call);
 /* Ends the call without calling reply. Accepts NULL. */
 void http_call_cancel(struct http_call *call);

@@ -720,7 +720,8 @@ int inventory_new(struct manager *manager, struct inventory **ret_inventory, str
         map_init(&inventory->vms);
         map_init(&inventory->cpus);
         map_init(&inventory->suspects);
-        list_init(&inventory->waiting);
+        list_init(&inventory->waiting[0]);
+        list_init(&inventory->waiting[1]);
         index_init(inventory);
         r = lists_init(inventory) < 0 || loop_add_timer(manager->loop, FOLLOW_AGAIN_MS, on_follow_again,
                                                  inventory, &inventory->follow_again) < 0

@@ -20,10 +20,12 @@
 #define SECOND_TIMEOUT_MS 1500u
 #define FAILURES_UNTIL_UNREACHABLE 2
 #define AGAIN_MS 250u /* after a failure */
-/* A call that was not answered in time while our own loop was busy for this part of it says nothing of the host; so many in a row are
- * not counted. */
+/* A call that was not answered in time says nothing of the host if our own loop was busy for this part of it, and until just now. So
+ * many in a row are not counted, and one more after a failure: a host that is gone is found out at most 2 * (FIRST + AGAIN) + SECOND +
+ * AGAIN later for it, 7.25 s. */
 #define BUSY_SHARE 0.7
-#define EXCUSED_MAX 4
+#define EXCUSED_MAX 2
+#define EXCUSED_AFTER_FAILURE_MAX 1
 #define FULL_ROUND_EVERY 10
 
 /* While unreachable: a connection attempt repeats its first packet after 1 s, so that one of 2 s notices a network that is
@@ -32,7 +34,9 @@
 #define RETURN_TIMEOUT_MS 8000u
 
 /* Connecting costs both sides milliseconds of processor time. When all hosts are to be connected to, after a start or when our own network
- * is back, each gets its turn: else all of them would run out of time together, again and again. */
+ * is back, each gets its turn: else all of them would run out of time together, again and again. One that has not even taken the
+ * connection after a moment costs nothing, and does not keep others waiting: its call goes on without a place. */
+#define PLACE_MS 300u
 #define RETURNING_MAX 128
 #define RETURNING_MAX_SATURATED 16
 #define SATURATION_WINDOW_MS 500
@@ -146,7 +150,8 @@ static void stream_open(struct host *host)
 
 /* --- Turns ------------------------------------------------------------------------------------------------------- */
 
-static size_t returning_max(struct inventory *inventory)
+/* Most of the loop's time was used until just now. */
+static bool is_saturated(struct inventory *inventory)
 {
         uint64_t now_ms = inventory_now_ms(inventory), window_ms = now_ms - inventory->window_ms;
         double busy_s = inventory->manager->metrics.loop_seconds.sum;
@@ -157,22 +162,32 @@ static size_t returning_max(struct inventory *inventory)
                 inventory->window_ms = now_ms;
                 inventory->window_busy_s = busy_s;
         }
-        return inventory->saturated ? RETURNING_MAX_SATURATED : RETURNING_MAX;
+        return inventory->saturated;
+}
+
+/* Those that were tried in vain leave room for those that were not tried yet. */
+static bool has_room(struct inventory *inventory, bool again)
+{
+        size_t max = is_saturated(inventory) ? RETURNING_MAX_SATURATED : RETURNING_MAX;
+
+        return inventory->n_returning < max && (!again || list_empty(&inventory->waiting[0]));
 }
 
 /* False: later; it is called again. */
 static bool take_turn(struct host *host)
 {
         struct inventory *inventory = host->inventory;
+        bool again = host->n_failures > 0;
 
-        list_remove(&host->waiting);
         if (host->connected || host->returning)
                 return true;
-        if (inventory->n_returning >= returning_max(inventory)) {
-                list_append(&inventory->waiting, &host->waiting);
+        if (!has_room(inventory, again)) {
+                if (list_empty(&host->waiting)) /* else it keeps its place in the line */
+                        list_append(&inventory->waiting[again], &host->waiting);
                 loop_source_rearm(host->timer, WAITING_AGAIN_MS);
                 return false;
         }
+        list_remove(&host->waiting);
         host->returning = true;
         inventory->n_returning++;
         return true;
@@ -181,10 +196,12 @@ static bool take_turn(struct host *host)
 static void end_turn(struct host *host)
 {
         struct inventory *inventory = host->inventory;
-        struct host *next = LIST_FIRST(&inventory->waiting, struct host, waiting);
+        struct host *next = LIST_FIRST(&inventory->waiting[0], struct host, waiting);
 
         if (!host->returning)
                 return;
+        if (!next)
+                next = LIST_FIRST(&inventory->waiting[1], struct host, waiting);
         host->returning = false;
         inventory->n_returning--;
         if (next)
@@ -212,6 +229,7 @@ static void round_failed(struct host *host, const char *why)
         bool was_connected = host->connected;
 
         host->n_failures++;
+        host->n_excused = 0;
         log_debug("host %s: no answer (%u): %s", host_name_of(host), host->n_failures, why);
         host->inventory->manager->metrics.agent_call_failures++;
         if (was_connected && host->n_failures < FAILURES_UNTIL_UNREACHABLE) {
@@ -238,12 +256,19 @@ static void round_failed(struct host *host, const char *why)
  * then have all of them to connect to again. */
 static bool we_were_late(const struct host *host, const struct error *error)
 {
-        const struct inventory *inventory = host->inventory;
+        struct inventory *inventory = host->inventory;
         double took_s = (double)(inventory_now_ms(inventory) - host->call_began_ms) / 1000;
         double busy_s = inventory->manager->metrics.loop_seconds.sum - host->busy_s;
 
-        return host->connected && error->code == ERROR_TIMED_OUT && busy_s > BUSY_SHARE * took_s &&
-               host->n_excused < EXCUSED_MAX;
+        return error->code == ERROR_TIMED_OUT && took_s > 0 &&
+               inventory_excuses(host, busy_s / took_s, is_saturated(inventory));
+}
+
+bool inventory_excuses(const struct host *host, double busy_share, bool saturated)
+{
+        unsigned int max = host->n_failures ? EXCUSED_AFTER_FAILURE_MAX : EXCUSED_MAX;
+
+        return host->connected && host->n_excused < max && busy_share > BUSY_SHARE && saturated;
 }
 
 static void round_done(struct host *host)
@@ -424,6 +449,8 @@ static void on_timer(void *userdata)
 {
         struct host *host = userdata;
 
+        if (host->call && !http_call_connected(host->call))
+                end_turn(host); /* PLACE_MS are over */
         /* Until its agent has a certificate there is nobody to ask. */
         if (is_enrolling(host) || host->call || !take_turn(host))
                 return;
@@ -432,6 +459,8 @@ static void on_timer(void *userdata)
         host->n_rounds++;
         host->step = POLL_HOST;
         host->round_began_ms = inventory_now_ms(host->inventory);
+        if (host->returning)
+                loop_source_rearm(host->timer, PLACE_MS);
         round_next(host);
 }
 

@@ -69,7 +69,7 @@ struct host {
         enum poll_step step;
         unsigned int n_rounds;
         unsigned int n_failures; /* since the last round that ended well */
-        unsigned int n_excused;  /* likewise, calls that failed while we were too busy to hear an answer */
+        unsigned int n_excused;  /* since then or the last failure, calls for which inventory_excuses() */
         double busy_s;           /* metrics.loop_seconds.sum when the call under way began */
         uint64_t call_began_ms;
         uint64_t round_began_ms;
@@ -122,7 +122,7 @@ struct inventory {
         struct map suspects;            /* VM uid -> struct suspicion */
         struct host_list lists[N_HOST_LISTS];
         /* inventory_poll.c: hosts that are being connected to, and those that wait for their turn */
-        struct list waiting;
+        struct list waiting[2]; /* [1]: those that were tried before, in vain */
         size_t n_returning;
         uint64_t window_ms; /* since when this is measured: */
         double window_busy_s;
@@ -193,6 +193,9 @@ static inline void host_touched(struct host *host)
 }
 
 /* inventory_poll.c */
+/* Whether a call of a host that was not answered in time counts for nothing, because its answer may be waiting in the socket.
+ * busy_share: which part of the call's time our loop was busy; saturated: it was until just now. */
+bool inventory_excuses(const struct host *host, double busy_share, bool saturated);
 int host_poll_init(struct host *host);
 void host_poll_deinit(struct host *host);
 /* It was asked again after it had not answered, in vain, and does not answer now either. */

@@ -3,7 +3,11 @@
 /* A host that does not come back: it is confirmed down, its machines start elsewhere, the migrations that waited for it end;
  * and what follows when it comes back all the same. */
 
+#include <unistd.h>
+
 #include "manager_rig.h"
+
+#include "manager/inventory_private.h"
 
 static json_t *status_of_vm(struct state *state)
 {
@@ -593,6 +597,102 @@ static void migration_between_two_dead_hosts_ends(void **data)
         assert_string_equal(power(state), "crashed");
 }
 
+#define N_SILENT 4
+
+/* Addresses where no connection is taken: the kernel drops what comes once the line of those not yet accepted is full. */
+struct silent {
+        int fds[N_SILENT];
+        char address[64];
+};
+
+static void silent_init(struct silent *silent)
+{
+        struct sock_address address;
+
+        assert_int_equal(sock_address_parse("127.0.0.1:0", 0, false, &address, NULL), 0);
+        assert_int_equal(sock_listen_tcp(&address, 0, &silent->fds[0], NULL), 0);
+        assert_int_equal(sock_local_address(silent->fds[0], &address), 0);
+        sock_address_format(&address, silent->address);
+        for (size_t i = 1; i < N_SILENT; i++)
+                assert_int_equal(sock_connect_tcp_start(&address, &silent->fds[i]), 0);
+}
+
+static void silent_deinit(struct silent *silent)
+{
+        for (size_t i = 0; i < N_SILENT; i++)
+                close(silent->fds[i]);
+}
+
+/* As an earlier start has recorded it. */
+static void record_host(struct state *state, const char *name, const char *address)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+        store_batch_put(&batch, STORE_ABSENT,
+                json_pack("{s:s, s:s, s:s, s:{s:s}, s:{s:s}}", "kind", "host", "uid", name, "name", name,
+                        "spec", "address", address, "status", "state", "connected"));
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+}
+
+static const struct host *host_named(struct state *state, const char *name)
+{
+        return map_get(&state->manager->inventory->hosts_by_name, name);
+}
+
+static bool is_tried_without_a_place(struct state *state)
+{
+        const struct host *host = host_named(state, "silent");
+
+        return host->call && !host->returning && !state->manager->inventory->n_returning;
+}
+
+/* What does not even take a connection costs nothing: it must not keep others waiting that are there. */
+static void host_that_takes_no_connection_keeps_no_place(void **data)
+{
+        struct state *state = *data;
+        struct silent silent;
+
+        silent_init(&silent);
+        record_host(state, "silent", silent.address);
+        wait_until(state, is_tried_without_a_place);
+        silent_deinit(&silent);
+}
+
+static bool is_in_line(struct state *state)
+{
+        return !list_empty(&host_named(state, "tried")->waiting);
+}
+
+static bool is_out_of_line(struct state *state)
+{
+        return !is_in_line(state);
+}
+
+static void nothing(void *userdata)
+{
+}
+
+/* One that was tried in vain lets those go first that were not tried yet. */
+static void host_that_failed_waits_for_those_not_yet_tried(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory = state->manager->inventory;
+        struct host new = {.inventory = inventory};
+
+        record_host(state, "tried", "127.0.0.1:1"); /* nobody listens */
+        wait_status(state, "/api/v1/hosts/tried", "state", "unreachable");
+        assert_int_equal(loop_add_timer(state->loop, WAIT_MS, nothing, NULL, &new.timer), 0);
+        list_append(&inventory->waiting[0], &new.waiting);
+        wait_until(state, is_in_line);
+        for (int i = 0; i < 20; i++) {
+                loop_iterate(state->loop, 20);
+                assert_true(is_in_line(state) && !host_named(state, "tried")->call);
+        }
+        list_remove(&new.waiting);
+        wait_until(state, is_out_of_line);
+        loop_source_free(new.timer);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -618,6 +718,8 @@ int main(void)
                 TEST(machine_that_died_with_its_source_can_be_started),
                 TEST(migration_that_its_dead_source_may_have_begun_is_settled),
                 TEST(migration_between_two_dead_hosts_ends),
+                TEST(host_that_takes_no_connection_keeps_no_place),
+                TEST(host_that_failed_waits_for_those_not_yet_tried),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

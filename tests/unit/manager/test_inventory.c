@@ -5,6 +5,7 @@
 
 #include "fixture.h"
 
+#include "../torture_loop.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/doc.h"
@@ -12,7 +13,6 @@
 #include "io/loop.h"
 #include "manager/inventory_private.h"
 #include "manager/store_backend.h"
-#include "../torture_loop.h"
 
 #define WAIT_MS 20000
 
@@ -333,6 +333,33 @@ static void failure_half_way_loses_nothing(void **data)
         torture_loop(change_and_look, NULL);
 }
 
+/* --- Excuses ------------------------------------------------------------------------------------------------------------ */
+
+static void silence_is_excused_only_while_nobody_could_hear(void **data)
+{
+        struct host host = {.connected = true}, away = {};
+
+        assert_true(inventory_excuses(&host, 0.9, true));
+        assert_false(inventory_excuses(&host, 0.5, true));
+        assert_false(inventory_excuses(&host, 0.9, false)); /* there was time to read an answer */
+        assert_false(inventory_excuses(&away, 0.9, true));
+}
+
+static void excuses_end(void **data)
+{
+        struct host host = {.connected = true};
+        unsigned int before = 0, after = 0;
+
+        while (inventory_excuses(&host, 1, true) && before < 100)
+                host.n_excused = ++before;
+        host.n_failures = 1;
+        host.n_excused = 0;
+        while (inventory_excuses(&host, 1, true) && after < 100)
+                host.n_excused = ++after;
+        assert_int_equal(before, 2);
+        assert_int_equal(after, 1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -344,6 +371,8 @@ int main(void)
                 TEST(image_that_both_only_read_is_nobodys),
                 TEST(what_could_not_be_followed_is_followed_later),
                 cmocka_unit_test(failure_half_way_loses_nothing),
+                cmocka_unit_test(silence_is_excused_only_while_nobody_could_hear),
+                cmocka_unit_test(excuses_end),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
