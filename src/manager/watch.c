@@ -26,8 +26,9 @@
 #define BEHIND_MS 25
 #define GATHER_MS \
         50 /* events of so long go to a client in one piece: each piece costs more than what is in it */
-#define WATCHERS_AT_ONCE 25 /* then others have their turn on the loop */
+#define TURN_MAX_MS 20 /* then others have their turn on the loop */
 #define RECENT_MAX_BYTES (4u << 20)
+#define READ_MAX_BYTES (RECENT_MAX_BYTES / 2) /* of changes, before those are served that were read */
 #define HEARTBEAT_MS 15000
 #define KINDS_MAX 256
 
@@ -62,6 +63,7 @@ struct watch {
         struct loop_source *wake;
         bool round;        /* a round over all watchers has begun */
         bool poked;        /* during that round */
+        bool more;         /* there are changes that were not read yet */
         uint64_t round_ms; /* when the last one ended */
         struct loop_source *heartbeat;
         bool access_changed; /* somebody's: see whose */
@@ -205,6 +207,18 @@ static int find_before(struct watch *watch, const struct store_event *event, jso
         return note_seen_by(watch, event->kind, event->doc);
 }
 
+/* Makes room, but not by what was read in this round, which nobody has got yet. */
+static void forget_oldest(struct watch *watch, uint64_t served)
+{
+        size_t n = 0, bytes = watch->recent_bytes;
+
+        if (watch->recent_bytes <= RECENT_MAX_BYTES)
+                return;
+        while (n < watch->n_recent && bytes > RECENT_MAX_BYTES / 2 && watch->recent[n].seq <= served)
+                bytes -= watch->recent[n++].len;
+        forget_recent(watch, n);
+}
+
 static int remember(struct watch *watch, const char *kind, const struct store_event *event)
 {
         struct event *grown, recent = {.seq = event->seq, .kind = kind};
@@ -226,8 +240,6 @@ static int remember(struct watch *watch, const char *kind, const struct store_ev
         recent.doc = json_incref((json_t *)event->doc);
         watch->recent[watch->n_recent++] = recent;
         watch->recent_bytes += recent.len;
-        if (watch->recent_bytes > RECENT_MAX_BYTES)
-                forget_recent(watch, watch->n_recent / 2);
         return 0;
 }
 
@@ -260,16 +272,24 @@ static int begin_anew(struct watch *watch)
         return r;
 }
 
-/* Reads what is new in the log, once for all watchers. */
-static int read_changes(struct watch *watch)
+static uint64_t now_ms(const struct watch *watch)
 {
-        uint64_t before;
+        return clock_now_ms(loop_clock(watch->loop));
+}
+
+/* Reads what is new in the log, once for all watchers: not more than is remembered, and not for longer than a turn. */
+static int read_changes(struct watch *watch, uint64_t until_ms)
+{
+        uint64_t before, served = watch->read;
+        size_t bytes = watch->recent_bytes;
         int r;
 
         do {
                 before = watch->read;
                 r = store_changes(watch->store, before, EVENTS_AT_ONCE, take_change, watch, NULL);
-        } while (r >= 0 && watch->read > before);
+                watch->more = r >= 0 && watch->read > before;
+        } while (watch->more && watch->recent_bytes - bytes < READ_MAX_BYTES && now_ms(watch) < until_ms);
+        forget_oldest(watch, served);
         return r == -ESTALE ? begin_anew(watch) : r;
 }
 
@@ -325,19 +345,18 @@ static int send_reset(struct watcher *watcher)
         return send_text(watcher, text, (size_t)n);
 }
 
+/* Some of the log; what it wants none of takes time as well. */
 static int pump_log(struct watcher *watcher)
 {
         const struct watch *watch = watcher->watch;
-        uint64_t before;
+        uint64_t before = watcher->seen;
         int r;
 
-        do {
-                before = watcher->seen;
-                r = store_changes(watch->store, before, EVENTS_AT_ONCE, send_event, watcher, NULL);
-                if (r == -ESTALE || watcher->lost)
-                        r = send_reset(watcher);
-                watcher->lost = false;
-        } while (r >= 0 && !watcher->behind && watcher->seen > before && watcher->seen < watch->recent_after);
+        r = store_changes(watch->store, before, EVENTS_AT_ONCE, send_event, watcher, NULL);
+        if (r == -ESTALE || watcher->lost)
+                r = send_reset(watcher);
+        watcher->lost = false;
+        watcher->behind |= r >= 0 && watcher->seen > before && watcher->seen < watch->recent_after;
         return r;
 }
 
@@ -453,27 +472,30 @@ static void round_ended(struct watch *watch)
         bool behind = false;
 
         watch->round = false;
-        watch->round_ms = clock_now_ms(loop_clock(watch->loop));
+        watch->round_ms = now_ms(watch);
         if (watch->access_changed)
                 end_unauthorised(watch);
         list_for_each (watcher, &watch->watchers, link)
                 behind |= watcher->behind && !watcher->failed;
-        if (behind || watch->poked)
+        if (watch->more)
+                loop_source_rearm(watch->wake, 0);
+        else if (behind || watch->poked)
                 loop_source_rearm(watch->wake, behind ? BEHIND_MS : GATHER_MS);
 }
 
-/* Each watcher has its turn once in a round, a few at a time: hundreds of them would hold the loop for too long. */
+/* Each watcher has its turn once in a round; hundreds of them, one after the other, could hold the loop for too long. */
 static void on_wake(void *userdata)
 {
         struct watch *watch = userdata;
         struct watcher *watcher, *spare;
+        uint64_t until_ms = now_ms(watch) + TURN_MAX_MS;
         size_t n = 0;
         int r = 0;
 
         if (!watch->round) {
                 watch->round = true;
                 watch->poked = false;
-                r = read_changes(watch);
+                r = read_changes(watch, until_ms);
                 /* Nothing of this round is shown by what somebody might see before. */
                 if (watch->access_changed)
                         end_unauthorised(watch);
@@ -483,7 +505,7 @@ static void on_wake(void *userdata)
         list_for_each_safe (watcher, spare, &watch->watchers, link) {
                 if (!watcher->due)
                         continue;
-                if (n++ == WATCHERS_AT_ONCE) {
+                if (n++ && now_ms(watch) >= until_ms) {
                         loop_source_rearm(watch->wake, 0);
                         return;
                 }
@@ -556,13 +578,13 @@ void watch_free(struct watch *watch)
 
 void watch_poke(struct watch *watch)
 {
-        uint64_t now_ms = clock_now_ms(loop_clock(watch->loop)), next_ms = watch->round_ms + GATHER_MS;
+        uint64_t now = now_ms(watch), next_ms = watch->round_ms + GATHER_MS;
 
         if (!watch->n_watchers || watch->poked)
                 return;
         watch->poked = true;
         if (!watch->round)
-                loop_source_rearm(watch->wake, next_ms > now_ms ? next_ms - now_ms : 0);
+                loop_source_rearm(watch->wake, next_ms > now ? next_ms - now : 0);
 }
 
 static size_t n_watchers_of(const struct watch *watch, const struct auth_caller *caller)

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* What clients hear that watch: each change once, in order, wherever they begin and however much there is at once. */
+
+#include <stdlib.h>
+
+#include "manager_rig.h"
+
+struct heard {
+        struct http_call *call;
+        unsigned long long id;
+        bool begun; /* the first id says where it would resume */
+        unsigned int n_vms, n_resets;
+        bool out_of_order;
+};
+
+static void on_line(void *userdata, const char *line)
+{
+        struct heard *heard = userdata;
+
+        if (!strncmp(line, "id: ", 4)) {
+                unsigned long long id = strtoull(line + 4, NULL, 10);
+
+                heard->out_of_order |= heard->begun && id <= heard->id;
+                heard->id = id;
+                heard->begun = true;
+        }
+        heard->n_vms += !strcmp(line, "event: vm");
+        heard->n_resets += !strcmp(line, "event: reset");
+}
+
+static void ignore_end(void *userdata, int status, json_t *body, struct error *error)
+{
+}
+
+static void begin(struct state *state, const char *path, struct heard *heard)
+{
+        *heard = (struct heard){};
+        assert_int_equal(http_client_call(state->client,
+                                 &(struct http_call_spec){.method = "GET",
+                                         .address = state->address,
+                                         .peer_name = "manager.drover",
+                                         .path = path,
+                                         .headers = (const char *const[]){state->headers[0], NULL},
+                                         .timeout_ms = 4 * WAIT_MS,
+                                         .line = on_line},
+                                 ignore_end, heard, &heard->call, NULL),
+                0);
+}
+
+/* Until it has heard so much; then a little longer, for what it should not hear. */
+static void wait_heard(
+        struct state *state, const struct heard *heard, const unsigned int *n, unsigned int wanted)
+{
+        uint64_t end = clock_now_ms(loop_clock(state->loop)) + 3 * WAIT_MS;
+
+        while (!heard->begun || *n < wanted) {
+                assert_true(clock_now_ms(loop_clock(state->loop)) < end);
+                loop_iterate(state->loop, 20);
+        }
+        for (int i = 0; i < 10; i++)
+                loop_iterate(state->loop, 10);
+        assert_int_equal(*n, wanted);
+        assert_false(heard->out_of_order);
+}
+
+/* Machines number `from` to `to` - 1, each of about 2 KB, in one transaction. */
+static void commit_vms(struct state *state, unsigned int from, unsigned int to)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char name[32], filler[2001];
+
+        memset(filler, 'x', sizeof(filler) - 1);
+        filler[sizeof(filler) - 1] = '\0';
+        for (unsigned int i = from; i < to; i++) {
+                snprintf(name, sizeof(name), "vm%05u", i);
+                store_batch_put(&batch, STORE_ANY,
+                        json_pack("{s:s, s:s, s:s, s:{s:s}, s:{s:s}}", "kind", "vm", "uid", name, "name",
+                                name, "spec", "filler", filler, "status", "power", "stopped"));
+        }
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+}
+
+static uint64_t revision(struct state *state)
+{
+        uint64_t revision = 0;
+
+        assert_int_equal(store_revision(state->manager->store, &revision, NULL), 0);
+        return revision;
+}
+
+/* The first watcher after a start, which has heard all up to some change before it. */
+static void client_resumes_where_it_was(void **data)
+{
+        struct state *state = *data;
+        struct heard first, second;
+        char path[64];
+
+        commit_vms(state, 0, 5);
+        snprintf(path, sizeof(path), "/api/v1/events?since=%llu", (unsigned long long)revision(state) - 2);
+        begin(state, path, &first);
+        wait_heard(state, &first, &first.n_vms, 2);
+        commit_vms(state, 5, 8);
+        wait_heard(state, &first, &first.n_vms, 5);
+        begin(state, "/api/v1/events?since=0", &second); /* from before what is remembered, perhaps */
+        wait_heard(state, &second, &second.n_vms, 8);
+        http_call_cancel(first.call);
+        http_call_cancel(second.call);
+}
+
+/* Far more than is remembered, in one moment: nothing is left out, neither of what is new nor of what was. */
+static void flood_is_heard_whole(void **data)
+{
+        struct state *state = *data;
+        struct heard watching, late, filtered;
+
+        begin(state, "/api/v1/events", &watching);
+        wait_heard(state, &watching, &watching.n_vms, 0);
+        for (unsigned int i = 0; i < 5000; i += 1000)
+                commit_vms(state, i, i + 1000);
+        wait_heard(state, &watching, &watching.n_vms, 5000);
+        begin(state, "/api/v1/events?since=0", &late);
+        begin(state, "/api/v1/events?since=0&kinds=host", &filtered);
+        wait_heard(state, &late, &late.n_vms, 5000);
+        assert_int_equal(filtered.n_vms, 0);
+        /* It has come through all that it does not want. */
+        commit_vms(state, 0, 1);
+        wait_heard(state, &late, &late.n_vms, 5001);
+        wait_heard(state, &filtered, &filtered.n_vms, 0);
+        http_call_cancel(watching.call);
+        http_call_cancel(late.call);
+        http_call_cancel(filtered.call);
+}
+
+static void client_that_missed_what_is_forgotten_lists_again(void **data)
+{
+        struct state *state = *data;
+        struct heard late;
+
+        commit_vms(state, 0, 50);
+        assert_int_equal(store_trim_log(state->manager->store, 10, NULL), 0);
+        begin(state, "/api/v1/events?since=1", &late);
+        wait_heard(state, &late, &late.n_resets, 1);
+        assert_int_equal(late.n_vms, 0);
+        commit_vms(state, 0, 3);
+        wait_heard(state, &late, &late.n_vms, 3);
+        http_call_cancel(late.call);
+}
+
+/* Changes that come while clients are being served are heard without another one. */
+static void change_during_a_round_is_heard(void **data)
+{
+        struct state *state = *data;
+        struct heard watching;
+
+        begin(state, "/api/v1/events", &watching);
+        wait_heard(state, &watching, &watching.n_vms, 0);
+        for (unsigned int i = 0; i < 100; i++) {
+                commit_vms(state, i, i + 1);
+                loop_iterate(state->loop, 0);
+        }
+        wait_heard(state, &watching, &watching.n_vms, 100);
+        http_call_cancel(watching.call);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(client_resumes_where_it_was),
+                TEST(flood_is_heard_whole),
+                TEST(client_that_missed_what_is_forgotten_lists_again),
+                TEST(change_during_a_round_is_heard),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
