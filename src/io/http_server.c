@@ -24,6 +24,7 @@
 #define IDLE_TIMEOUT_DEFAULT_S 60
 #define CONNECTION_MEMORY_BYTES 32768       /* request line and headers; MHD's own default */
 #define DISCARD_MAX_BYTES (4 * 1024 * 1024) /* read of a body that is refused, so that the 413 can be seen */
+#define RUN_MAX_MS 5                        /* of MHD's rounds in one turn of the loop */
 #define TLS_PRIORITIES "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
 #define NO_MEMORY_TEXT \
@@ -332,12 +333,21 @@ static void on_epoll(void *userdata, int fd _unused_, uint32_t events _unused_)
         run_mhd(userdata);
 }
 
+/* MHD_run() sends at most one TLS record, 16 KiB, on each connection. An answer of a megabyte would be sent in as many turns of the
+ * loop as it has records, each with all that others do in a turn: where more can be sent at once, it is, for a moment. */
 static void run_mhd(struct http_server *server)
 {
+        const struct clock *clock = loop_clock(server->loop);
+        uint64_t until_ms = clock_now_ms(clock) + RUN_MAX_MS;
         MHD_UNSIGNED_LONG_LONG timeout_ms;
+        bool again;
 
-        server->round_wanted = false;
-        (void)MHD_run(server->daemon);
+        do {
+                server->round_wanted = false;
+                (void)MHD_run(server->daemon);
+                again = server->round_wanted ||
+                        (MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES && timeout_ms == 0);
+        } while (again && clock_now_ms(clock) < until_ms);
         if (server->round_wanted) /* a handler resumed something; MHD's own time limit does not know */
                 (void)loop_source_rearm(server->timer, 0);
         else if (MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES)
