@@ -5,7 +5,7 @@
  *
  * Each host has a heartbeat (its facts, every second), a round with all its lists every ten seconds, and the agent's
  * event stream, which tells of VMs and migrations at once; while the stream is down the VMs are asked for with each
- * heartbeat. Two heartbeats that fail make a host unreachable (within 5 s, at once when its agent refuses; up to 7.3 s later while
+ * heartbeat. Two heartbeats that fail make a host unreachable (within 5 s, at once when its agent refuses; up to 13 s later while
  * the manager itself is too busy to hear answers); one round that ends well makes it connected again.
  *
  * The status of a VM is merged from all reports. A VM is where an agent says it runs; a host that cannot be asked makes

@@ -21,10 +21,11 @@
 #define FAILURES_UNTIL_UNREACHABLE 2
 #define AGAIN_MS 250u /* after a failure */
 /* A call that was not answered in time says nothing of the host if our own loop was busy for this part of it, and until just now. So
- * many in a row are not counted, and one more after a failure: a host that is gone is found out at most 2 * (FIRST + AGAIN) + SECOND +
- * AGAIN later for it, 7.25 s. */
+ * many in a row are not counted, and one more after a failure: a host that is gone is found out at most 4 * (FIRST + AGAIN) + SECOND +
+ * AGAIN later for it, 12.75 s, and only while we are saturated. The other way round, a manager that loses hosts because it is busy
+ * has all their machines to record, and then all of them to connect to: it would not get out of that again. */
 #define BUSY_SHARE 0.7
-#define EXCUSED_MAX 2
+#define EXCUSED_MAX 4
 #define EXCUSED_AFTER_FAILURE_MAX 1
 #define FULL_ROUND_EVERY 10
 

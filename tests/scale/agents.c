@@ -205,7 +205,7 @@ static int usage(void)
 {
         fputs("Usage: scale-agents --manager A:P --ca FILE --token FILE [--hosts N] [--vms N] [--datastores "
               "N]\n"
-              "                    [--copy-ms MIN-MAX]\n",
+              "                    [--copy-ms MIN-MAX] [--at-once N]\n",
                 stderr);
         return 2;
 }
@@ -251,9 +251,11 @@ static int take_option(struct sim_options *options, int option)
         case 'h':
         case 'v':
         case 'd':
+        case 'a':
                 r = text_parse_u64(optarg, 1, 5000, &n);
                 *(option == 'h'         ? &options->n_hosts
                         : option == 'v' ? &options->n_vms
+                        : option == 'a' ? &options->at_once
                                         : &options->n_datastores) = n;
                 break;
         case 'C':
@@ -270,7 +272,8 @@ int main(int argc, char **argv)
         static const struct option long_options[] = {{"manager", required_argument, NULL, 'm'},
                 {"ca", required_argument, NULL, 'c'}, {"token", required_argument, NULL, 't'},
                 {"hosts", required_argument, NULL, 'h'}, {"vms", required_argument, NULL, 'v'},
-                {"datastores", required_argument, NULL, 'd'}, {"copy-ms", required_argument, NULL, 'C'}, {}};
+                {"datastores", required_argument, NULL, 'd'}, {"copy-ms", required_argument, NULL, 'C'},
+                {"at-once", required_argument, NULL, 'a'}, {}};
         struct sim sim = {.random = 1,
                 .options = {.n_hosts = 10,
                         .n_vms = 20,

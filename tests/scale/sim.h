@@ -31,6 +31,7 @@ struct sim_options {
         size_t n_hosts, n_vms;             /* VMs of each host */
         size_t n_datastores;               /* VMs are spread over shared1, shared2, ... */
         uint64_t copy_min_ms, copy_max_ms; /* how long a migration copies */
+        size_t at_once;                    /* no copy ends before so many migrations were under way at once */
 };
 
 /* What happened here, whatever the manager's records say. */

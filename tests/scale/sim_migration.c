@@ -188,7 +188,9 @@ static void begin_pause(struct sim_migration *m, const char *permit)
 
 static void copy_on(struct sim_migration *m)
 {
-        if (now_ms(m) < m->phase_began_ms + m->copy_ms) {
+        const struct sim *sim = m->sim;
+
+        if (now_ms(m) < m->phase_began_ms + m->copy_ms || sim->counts.most_at_once < sim->options.at_once) {
                 publish(m);
                 loop_source_rearm(m->timer, TICK_MS);
                 return;

@@ -17,7 +17,7 @@ HOSTS, VMS, WATCHERS, PROBES, MIGRATIONS = 50, 20, 20, 10, 40
 def run_of_dev_scale(tmp_path_factory):
     file = tmp_path_factory.mktemp("scale") / "scale.json"
     words = {"hosts": HOSTS, "vms": VMS, "datastores": 4, "watchers": WATCHERS, "probes": PROBES, "migrations": MIGRATIONS,
-             "repeats": 3, "idle": 1, "timeout": 240}
+             "repeats": 3, "idle": 1}
     done = subprocess.run([ROOT / "dev/scale", *(f"--{name}={value}" for name, value in words.items()), "--copy", "1000", "4000",
                            "--out", file], env=os.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           check=False)
@@ -42,7 +42,8 @@ def test_migrations_end_well_and_never_exceed_a_limit(run):
     assert agents["most_on_a_host"] <= 8
     assert agents["memory_exceeded"] == 0
     assert agents["most_pauses_on_a_link"] == 1
-    assert agents["most_at_once"] > 8, "they did not run at the same time"
+    # No copy ends before, however long it takes until they have started.
+    assert agents["most_at_once"] >= MIGRATIONS
 
 
 def test_each_watcher_hears_of_each_change(run):

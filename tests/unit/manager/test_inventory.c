@@ -356,7 +356,7 @@ static void excuses_end(void **data)
         host.n_excused = 0;
         while (inventory_excuses(&host, 1, true) && after < 100)
                 host.n_excused = ++after;
-        assert_int_equal(before, 2);
+        assert_int_equal(before, 4);
         assert_int_equal(after, 1);
 }
 
