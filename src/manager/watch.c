@@ -492,6 +492,11 @@ static void on_wake(void *userdata)
         size_t n = 0;
         int r = 0;
 
+        if (list_empty(
+                    &watch->watchers)) { /* the log is long, and the first to come decides from where it is read */
+                watch->round = watch->poked = false;
+                return;
+        }
         if (!watch->round) {
                 watch->round = true;
                 watch->poked = false;

@@ -6,6 +6,8 @@
 
 #include "manager_rig.h"
 
+#include "manager/store_backend.h"
+
 struct heard {
         struct http_call *call;
         unsigned long long id;
@@ -163,6 +165,37 @@ static void change_during_a_round_is_heard(void **data)
         http_call_cancel(watching.call);
 }
 
+static const struct store_ops *real_ops;
+static unsigned int n_reads;
+
+static int count_reads(struct store *store, uint64_t after, size_t limit,
+        int (*fn)(void *userdata, const struct store_row_event *event), void *userdata,
+        struct error **ret_error)
+{
+        n_reads++;
+        return real_ops->changes(store, after, limit, fn, userdata, ret_error);
+}
+
+/* A log of thousands of changes would hold the loop for long when a manager starts. */
+static void nothing_is_read_while_nobody_watches(void **data)
+{
+        struct state *state = *data;
+        struct store_ops ops;
+
+        commit_vms(state, 0, 10);
+        stop_manager(state);
+        start_manager(state);
+        real_ops = state->manager->store->ops;
+        ops = *real_ops;
+        ops.changes = count_reads;
+        state->manager->store->ops = &ops;
+        n_reads = 0;
+        for (int i = 0; i < 20; i++)
+                loop_iterate(state->loop, 10);
+        state->manager->store->ops = real_ops;
+        assert_int_equal(n_reads, 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -170,6 +203,7 @@ int main(void)
                 TEST(flood_is_heard_whole),
                 TEST(client_that_missed_what_is_forgotten_lists_again),
                 TEST(change_during_a_round_is_heard),
+                TEST(nothing_is_read_while_nobody_watches),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
