@@ -360,8 +360,12 @@ static struct MHD_Response *text_response(char *text, const char *content_type)
 void http_request_reply_json(struct http_request *request, int status, json_t *json)
 {
         _cleanup_json_ json_t *owned = json;
-        char *text = owned ? doc_to_text(owned) : NULL;
 
+        http_request_reply_json_text(request, status, owned ? doc_to_text(owned) : NULL);
+}
+
+void http_request_reply_json_text(struct http_request *request, int status, char *text)
+{
         tell_answer(request, status, text);
         http_request_finish(request, status, text_response(text, "application/json"));
 }

@@ -88,6 +88,8 @@ int http_request_add_header(struct http_request *request, const char *name, cons
 /* Answers: exactly one of these, once; the request is gone afterwards. `json` and `error` are taken over
  * (either may be NULL for lack of memory: a fixed 503 then). */
 void http_request_reply_json(struct http_request *request, int status, json_t *json);
+/* The same of a document that is text already (taken over, NULL: as above). */
+void http_request_reply_json_text(struct http_request *request, int status, char *text);
 void http_request_reply_error(struct http_request *request, struct error *error);
 void http_request_reply_text(
         struct http_request *request, int status, const char *content_type, const char *text);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/buf.h"
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -18,6 +19,7 @@
 
 #define LIMIT_DEFAULT 500
 #define LIMIT_MAX 1000
+#define PAGE_MAX_BYTES (64u << 20) /* of one that is put together from texts */
 #define KEY_MAX 128
 #define REASON_MAX 512
 #define AUDITED_BODY_MAX_BYTES (64u << 10)
@@ -181,9 +183,37 @@ static int read_list(struct manager *manager, const struct api_listing *listing,
                        : 0;
 }
 
-static int make_list(struct http_request *request, struct manager *manager, const struct api_listing *listing,
-        json_t **ret_list, struct error **ret_error)
+/* A page of thousands of VMs is put together from texts that are there, where it shows them whole. NULL: it cannot be. */
+static char *page_text(struct http_request *request, struct manager *manager,
+        const struct api_listing *listing, const json_t *docs, const char *next, uint64_t revision)
 {
+        _cleanup_json_ json_t *name = next ? json_string(next) : json_null();
+        _cleanup_free_ char *next_text = name ? doc_to_text(name) : NULL;
+        _cleanup_buf_ struct buf out;
+        const char *text;
+        json_t *doc;
+        size_t i;
+
+        buf_init(&out, PAGE_MAX_BYTES);
+        if (!next_text || strcmp(listing->kind, "vm") || !listing->in_memory || listing->live ||
+                http_request_query(request, "fields") || buf_append_string(&out, "{\"items\":[") < 0)
+                return NULL;
+        json_array_foreach ((json_t *)docs, i, doc) {
+                text = inventory_vm_text(manager->inventory, doc);
+                if (!text || (i && buf_append(&out, ",", 1) < 0) || buf_append_string(&out, text) < 0)
+                        return NULL;
+        }
+        if (buf_printf(&out, "],\"continue\":%s,\"revision\":%llu}", next_text,
+                    (unsigned long long)revision) < 0)
+                return NULL;
+        return buf_take_string(&out);
+}
+
+/* *ret_text is the caller's. */
+static int make_list(struct http_request *request, struct manager *manager, const struct api_listing *listing,
+        char **ret_text, struct error **ret_error)
+{
+        _cleanup_json_ json_t *list = NULL;
         _cleanup_free_ char *next = NULL;
         struct filter filter = {manager, api_caller(request), listing};
         _cleanup_json_ json_t *docs = NULL;
@@ -201,23 +231,29 @@ static int make_list(struct http_request *request, struct manager *manager, cons
                 return r;
         if (more)
                 next = alloc_strdup(json_text(json_array_get(docs, json_array_size(docs) - 1), "name"));
+        if (more && !next)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        *ret_text = page_text(request, manager, listing, docs, next, revision);
+        if (*ret_text)
+                return 0;
         r = show_items(request, manager, listing, docs, ret_error);
         if (r < 0)
                 return r;
-        *ret_list = json_pack(
+        list = json_pack(
                 "{s:O, s:s?, s:I}", "items", docs, "continue", next, "revision", (json_int_t)revision);
-        return *ret_list ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        *ret_text = list ? doc_to_text(list) : NULL;
+        return *ret_text ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
 void api_reply_list(struct http_request *request, struct manager *manager, const struct api_listing *listing)
 {
         struct error *error = NULL;
-        json_t *list = NULL;
+        char *text = NULL;
 
-        if (make_list(request, manager, listing, &list, &error) < 0)
+        if (make_list(request, manager, listing, &text, &error) < 0)
                 http_request_reply_error(request, error);
         else
-                http_request_reply_json(request, 200, list);
+                http_request_reply_json_text(request, 200, text);
 }
 
 int api_check_if_match(struct http_request *request, const json_t *doc, struct error **ret_error)

@@ -308,6 +308,20 @@ const json_t *inventory_vm(const struct inventory *inventory, const char *uid)
         return entry ? entry->doc : NULL;
 }
 
+const char *inventory_vm_text(struct inventory *inventory, const json_t *vm)
+{
+        struct vm_entry *entry = map_get(&inventory->vms, json_text(vm, "uid"));
+        _cleanup_json_ json_t *public = NULL;
+
+        if (!entry || entry->doc != vm)
+                return NULL;
+        if (entry->text)
+                return entry->text;
+        public = task_public(vm);
+        entry->text = public ? doc_to_text(public) : NULL;
+        return entry->text;
+}
+
 const json_t *inventory_report(const struct inventory *inventory, const char *host_uid, const char *vm_uid)
 {
         const struct host *host = map_get(&inventory->hosts, host_uid);
@@ -535,6 +549,7 @@ static void vm_entry_free(struct vm_entry *entry)
                 return;
         json_decref(entry->doc);
         json_decref(entry->keys);
+        free(entry->text);
         free(entry);
 }
 
@@ -556,6 +571,7 @@ static int vm_put(struct inventory *inventory, const char *uid, const json_t *do
         }
         before = entry->doc;
         entry->doc = json_incref((json_t *)doc);
+        free(TAKE_PTR(entry->text));
         entry->changed_ms = inventory_now_ms(inventory);
         return index_vm_put(inventory, entry, before);
 }

@@ -55,6 +55,9 @@ json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm
  * only. 0 or -ENOMEM. */
 int inventory_list(
         struct inventory *inventory, const struct store_query *query, json_t **ret_docs, bool *ret_more);
+/* The document of a VM as it is in memory now (borrowed from here), as text without what is internal; borrowed until the next event. It is
+ * written once for each document. NULL: it is another document, or no memory. */
+const char *inventory_vm_text(struct inventory *inventory, const json_t *vm);
 /* Array of all objects of the kind "datastore", "switch", "port-group" or "affinity-rule" (no other), by name. The reference is the
  * caller's; the array and its items are what others get too, and must not be changed. */
 int inventory_objects(

@@ -91,6 +91,7 @@ struct host {
 
 struct vm_entry {
         json_t *doc;         /* as recorded; first, see inventory_index.c */
+        char *text;          /* of `doc`, inventory_vm_text(); NULL: nobody has asked for it */
         struct list at_host; /* in the VMs of its host, or `elsewhere` */
         struct list *at;     /* which of the lists that is */
         json_t *keys;        /* under which it is in `users`; NULL: not yet */

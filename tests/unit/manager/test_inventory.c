@@ -254,6 +254,29 @@ static void image_that_both_only_read_is_nobodys(void **data)
         assert_int_equal(strlen(beside(state, "c", text)), 3);
 }
 
+static void text_of_a_machine_is_that_of_its_newest_document(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory = state->manager.inventory;
+
+        for (int i = 0; i < 3; i++) {
+                _cleanup_json_ json_t *old = json_incref((json_t *)inventory_vm(inventory, "a")),
+                                      *parsed = NULL, *doc = plain("a", i % 2 ? "web" : "www");
+                const char *text;
+
+                json_object_set_new(doc, "internal", json_true());
+                put(state, TAKE_PTR(doc));
+                assert_true(!old || !inventory_vm_text(inventory, old));
+                text = inventory_vm_text(inventory, inventory_vm(inventory, "a"));
+                assert_non_null(text);
+                assert_ptr_equal(text, inventory_vm_text(inventory, inventory_vm(inventory, "a")));
+                parsed = json_loads(text, 0, NULL);
+                assert_string_equal(json_text(parsed, "name"), i % 2 ? "web" : "www");
+                assert_int_equal(json_revision(parsed), inventory_followed(inventory));
+                assert_null(json_object_get(parsed, "internal"));
+        }
+}
+
 /* --- Following ---------------------------------------------------------------------------------------------------------- */
 
 static void what_could_not_be_followed_is_followed_later(void **data)
@@ -369,6 +392,7 @@ int main(void)
                 TEST(names_are_found_after_renaming_and_reuse),
                 TEST(address_belongs_to_who_has_it_now),
                 TEST(image_that_both_only_read_is_nobodys),
+                TEST(text_of_a_machine_is_that_of_its_newest_document),
                 TEST(what_could_not_be_followed_is_followed_later),
                 cmocka_unit_test(failure_half_way_loses_nothing),
                 cmocka_unit_test(silence_is_excused_only_while_nobody_could_hear),

@@ -4,6 +4,8 @@
 
 #include "manager_rig.h"
 
+#include "base/doc.h"
+
 static void request_without_token_is_refused(void **data)
 {
         struct state *state = *data;
@@ -552,6 +554,7 @@ static void host_is_not_lost_while_the_manager_is_busy(void **data)
 /* The same answer as from the store, in both directions and from any place on. */
 static void hosts_and_vms_are_listed_in_pages_by_name(void **data)
 {
+        _cleanup_json_ json_t *listed = NULL;
         struct state *state = *data;
 
         set_the_stage(state);
@@ -567,6 +570,13 @@ static void hosts_and_vms_are_listed_in_pages_by_name(void **data)
         assert_int_equal(json_array_size(json_object_get(state->body, "items")), 1);
         assert_int_equal(call(state, "GET", "/api/v1/vms?host=host1&power=running", NULL), 200);
         assert_int_equal(json_array_size(json_object_get(state->body, "items")), 1);
+        listed = json_incref(json_array_get(json_object_get(state->body, "items"), 0));
+        assert_true(json_is_null(json_object_get(state->body, "continue")));
+        assert_true(json_is_integer(json_object_get(state->body, "revision")));
+        assert_int_equal(call(state, "GET", "/api/v1/vms/web", NULL), 200);
+        assert_true(json_equal(state->body, listed));
+        assert_int_equal(call(state, "GET", "/api/v1/vms?fields=name", NULL), 200);
+        assert_int_equal(json_object_size(json_array_get(json_object_get(state->body, "items"), 0)), 1);
         assert_int_equal(call(state, "GET", "/api/v1/vms?host=host2", NULL), 200);
         assert_int_equal(json_array_size(json_object_get(state->body, "items")), 0);
 }
