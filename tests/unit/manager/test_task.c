@@ -146,8 +146,19 @@ static const struct task_step refused_steps[] = {
         {.name = "refused", .run = run_refused}, {.name = "one", .run = run_one}};
 static const struct task_kind refused = {"refused", refused_steps, 2, 60000, NULL};
 
+static void run_slow(struct task *task, void *userdata)
+{
+        struct state *state = userdata;
+
+        clock_manual_advance(&state->clock, 15);
+        note(state, task_name(task));
+        task_step_done(task);
+}
+static const struct task_step slow_steps[] = {{.name = "slow", .run = run_slow}};
+static const struct task_kind slow = {"slow", slow_steps, 1, 60000, NULL};
+
 static const struct task_kind *const kinds[] = {
-        &triple, &polite, &keep, &gated, &later, &busy, &refused, NULL};
+        &triple, &polite, &keep, &gated, &later, &busy, &refused, &slow, NULL};
 
 static bool crash(void *userdata, const struct task *task, const char *point)
 {
@@ -644,6 +655,31 @@ static void progress_does_not_tell_of_a_step_that_was_refused(void **data)
         assert_string_equal(state->trace, "refused refused refused ");
 }
 
+/* Each has its turn, whoever could go on at once; and one that has ended holds nothing any more when others have a turn. */
+static void run_ends_in_time_and_the_next_one_goes_on(void **data)
+{
+        static const char *const objects[] = {"vm/a", "vm/b", "vm/c", "vm/d", "vm/e"};
+        struct state *state = *data;
+        char uids[ARRAY_SIZE(objects)][64];
+        uint64_t began_ms, longest_ms = 0;
+        size_t n_runs = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(objects); i++)
+                assert_int_equal(submit_as(state, "slow", objects[i], NULL, uids[i], NULL), 0);
+        do {
+                began_ms = clock_now_ms(&state->clock.clock);
+                task_engine_run(state->engine);
+                longest_ms = MAX(longest_ms, clock_now_ms(&state->clock.clock) - began_ms);
+                n_runs++;
+        } while (task_engine_next_ms(state->engine) == 0 && n_runs < 100);
+        assert_true(n_runs > 1);
+        assert_true(longest_ms <= 30); /* the second step that takes 15 ms began before 20 were over */
+        for (size_t i = 0; i < ARRAY_SIZE(objects); i++) {
+                assert_state(state, uids[i], "succeeded");
+                assert_null(task_holding(state->engine, objects[i]));
+        }
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -657,6 +693,7 @@ int main(void)
                 TEST(locks_are_held_again_after_a_restart),
                 TEST(request_id_is_the_same_after_a_restart),
                 TEST(cancel_stops_the_step_and_undoes),
+                TEST(run_ends_in_time_and_the_next_one_goes_on),
                 TEST(cancel_request_survives_a_crash),
                 TEST(step_with_its_own_end_is_asked),
                 TEST(ended_task_cannot_be_cancelled),
