@@ -43,6 +43,7 @@ struct nic_proof {
         char nonce[2 * FRAME_NONCE_SIZE + 1];
         struct network_proof_nic facts;
         struct guest_neighbour gateways[GUEST_GATEWAYS_MAX];
+        uint8_t gateway_macs[GUEST_GATEWAYS_MAX][MAC_SIZE]; /* that answered for them at the destination */
         char problem[PROBLEM_MAX];
 };
 
@@ -153,6 +154,25 @@ static void finish(struct migration *m)
         migration_publish(m);
 }
 
+bool migration_network_answered(const struct migration *m, size_t *ret_nic, uint8_t ret_mac[static MAC_SIZE],
+        struct ip_address *ret_address)
+{
+        const struct migration_network *network = m->source.network;
+
+        for (size_t i = 0; network && network->over && i < network->n_nics; i++)
+                for (size_t k = 0; k < network->nics[i].facts.n_addresses; k++) {
+                        const struct network_proof_address *a = &network->nics[i].facts.addresses[k];
+
+                        if (a->n_guest == 0)
+                                continue;
+                        *ret_nic = network->nics[i].facts.nic;
+                        memcpy(ret_mac, network->nics[i].facts.mac, MAC_SIZE);
+                        *ret_address = a->address;
+                        return true;
+                }
+        return false;
+}
+
 /* Nothing came of any of them. */
 static void give_up(struct migration *m, const char *problem)
 {
@@ -183,15 +203,28 @@ static void take_control(struct nic_proof *nic)
 
                         if (!ip_address_equal(&a->address, &answers[k].address))
                                 continue;
-                        a->at_source |= is_mac(&answers[k], facts->mac);
-                        a->other_at_source |= a->other_there && is_mac(&answers[k], a->other_mac);
+                        if (is_mac(&answers[k], facts->mac))
+                                a->n_here = answers[k].n;
+                        for (size_t o = 0; o < a->n_others; o++)
+                                a->others[o].at_source |= is_mac(&answers[k], a->others[o].mac);
                 }
-                for (size_t i = 0; i < facts->n_gateways; i++)
-                        facts->gateways[i].at_source |=
-                                ip_address_equal(&facts->gateways[i].address, &answers[k].address);
+                for (size_t i = 0; i < facts->n_gateways; i++) {
+                        if (!ip_address_equal(&facts->gateways[i].address, &answers[k].address))
+                                continue;
+                        facts->gateways[i].at_source = true;
+                        facts->gateways[i].same |=
+                                facts->gateways[i].there && is_mac(&answers[k], nic->gateway_macs[i]);
+                }
         }
 }
 
+static void take_other(struct network_proof_address *a, const uint8_t *mac)
+{
+        if (a->n_others < NETWORK_PROOF_OTHERS_MAX)
+                memcpy(a->others[a->n_others++].mac, mac, MAC_SIZE);
+}
+
+/* One item for each pair of IP and MAC address. */
 static void take_answer(struct nic_proof *nic, const json_t *item)
 {
         struct network_proof_nic *facts = &nic->facts;
@@ -205,18 +238,19 @@ static void take_answer(struct nic_proof *nic, const json_t *item)
                 n < 1)
                 return;
         for (size_t i = 0; i < facts->n_gateways; i++)
-                facts->gateways[i].there |= ip_address_equal(&facts->gateways[i].address, &address);
+                if (ip_address_equal(&facts->gateways[i].address, &address)) {
+                        facts->gateways[i].there = true;
+                        memcpy(nic->gateway_macs[i], mac, MAC_SIZE);
+                }
         for (size_t i = 0; i < facts->n_addresses; i++) {
                 struct network_proof_address *a = &facts->addresses[i];
 
                 if (!ip_address_equal(&a->address, &address))
                         continue;
-                if (!memcmp(mac, facts->mac, MAC_SIZE)) {
+                if (!memcmp(mac, facts->mac, MAC_SIZE))
                         a->n_there = (unsigned int)MIN(n, (json_int_t)1000);
-                } else {
-                        a->other_there = true;
-                        memcpy(a->other_mac, mac, MAC_SIZE);
-                }
+                else
+                        take_other(a, mac);
         }
 }
 
@@ -240,11 +274,15 @@ static void take_report(struct nic_proof *nic, const json_t *report)
         facts->large = json_is_true(json_object_get(report, "large"));
         facts->mtu = MIN(nic->mtu, (uint32_t)json_integer_value(json_object_get(report, "mtu")));
         facts->local_port = json_string_value(json_object_get(report, "local_port"));
-        for (i = 0; i < facts->n_addresses; i++)
-                facts->addresses[i].unsure =
-                        !nic->watch || !guest_watch_n_answers(nic->watch, their_mac,
-                                               &facts->addresses[i].address, &facts->addresses[i].n_guest);
-        take_control(nic);
+        take_control(nic); /* before what the guest gave is counted */
+        for (i = 0; i < facts->n_addresses; i++) {
+                struct network_proof_address *a = &facts->addresses[i];
+
+                a->unsure =
+                        !nic->watch ||
+                        !guest_watch_n_answers(nic->watch, nic->bridge_mac, &a->address, &a->n_guest_here) ||
+                        !guest_watch_n_answers(nic->watch, their_mac, &a->address, &a->n_guest);
+        }
 }
 
 static struct guest_watch *watch_of(const struct vm *vm, size_t nic)
