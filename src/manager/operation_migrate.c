@@ -307,14 +307,15 @@ static json_t *specification(struct task *task, struct manager *manager, const j
 static int remember_spec(
         struct task *task, struct manager *manager, const json_t *vm, struct error **ret_error)
 {
-        bool both = host_can(task, manager, "to_uid", "signed_spec");
+        bool destination = host_can(task, manager, "to_uid", "signed_spec");
+        bool source = source_can(task, manager, "signed_spec");
         json_t *signed_spec = NULL;
         int r;
 
         json_object_del(task_data(task), "signed");
-        if (!both && !source_can(task, manager, "signed_spec"))
+        if (!destination && !source)
                 return 0;
-        r = migration_spec_sign(&manager->ca, specification(task, manager, vm), both,
+        r = migration_spec_sign(&manager->ca, specification(task, manager, vm), destination && source,
                 (int64_t)clock_unix_ms(manager->clock), &signed_spec, ret_error);
         if (r >= 0 && json_object_set_new(task_data(task), "signed", signed_spec) < 0)
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
