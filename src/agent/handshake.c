@@ -93,7 +93,7 @@ bool handshake_is_needed(const struct handshake *handshake)
         return handshake->signs && handshake->signs_epoch >= handshake->agent->manager_epoch;
 }
 
-int handshake_refuse(const struct handshake *handshake, struct error **ret_error)
+int(handshake_refuse)(const struct handshake *handshake, struct error **ret_error)
 {
         return error_set(ret_error, ERROR_UNAUTHENTICATED,
                 "Begin the migration again, with a source whose agent is of this version.",

@@ -42,6 +42,7 @@ int handshake_open(struct handshake *handshake, const json_t *signed_spec, bool 
 bool handshake_is_needed(const struct handshake *handshake);
 /* The error for that. */
 int handshake_refuse(const struct handshake *handshake, struct error **ret_error);
+#define handshake_refuse(...) error_is_negative(handshake_refuse(__VA_ARGS__)) /* see base/error.h */
 
 /* The destination is told by the manager itself what will come from the source. Kept for HANDSHAKE_FRESH_MS, or until the agent ends. */
 int handshake_expect(

@@ -26,6 +26,7 @@
 #define LISTEN_MS 200 /* for a second answer */
 #define LIMIT_MS 1000
 #define CALL_TIMEOUT_MS 2000
+#define ASK_AGAIN_MS 600 /* in doubt, as long as no more time has passed */
 #define NAME_MAX_BYTES 64
 #define ACCEPTED_MAX 16
 #define NEIGHBOURS_MAX 4 /* that the destination is told of */
@@ -290,6 +291,20 @@ static struct guest_watch *watch_of(const struct vm *vm, size_t nic)
         return vm && vm->watches && nic < vm->n_taps ? vm->watches[nic] : NULL;
 }
 
+static void ask_again(struct migration *m);
+
+/* What came there in the guest's name was not its own answer, up to now: a guest on a busy host may only be slow. */
+static bool is_doubtful(const struct nic_proof *nic)
+{
+        for (size_t i = 0; !*nic->problem && i < nic->facts.n_addresses; i++) {
+                const struct network_proof_address *a = &nic->facts.addresses[i];
+
+                if (a->address.family == 4 && !a->unsure && a->n_there > 0 && a->n_guest == 0)
+                        return true;
+        }
+        return false;
+}
+
 static void on_reports(void *userdata, int status, json_t *body, struct error *error)
 {
         struct migration *m = userdata;
@@ -316,6 +331,9 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
         }
         if (json_array_size(reports) < network->n_asked)
                 return give_up(m, "the destination's answer is not understood");
+        for (i = 0; i < network->n_nics; i++)
+                if (is_doubtful(&network->nics[i]) && now_ms(m) - network->started_ms < ASK_AGAIN_MS)
+                        return ask_again(m);
         finish(m);
 }
 
@@ -435,18 +453,13 @@ static int ask_destination(struct migration *m, json_t *nics, struct error **ret
         return http_client_call(m->agent->client, &spec, on_reports, m, &m->source.network->call, ret_error);
 }
 
-void migration_network_begin(struct migration *m)
+static void ask_all(struct migration *m)
 {
         struct migration_network *network = m->source.network;
         const struct vm *vm = migration_vm(m);
         _cleanup_error_ struct error *e = NULL;
         json_t *nics = json_array();
 
-        if (!network || network->over || network->call) {
-                json_decref(nics);
-                return;
-        }
-        network->started_ms = now_ms(m);
         network->n_nics = vm ? MIN(vm->n_taps, vm->config->n_nics) : 0;
         for (size_t i = 0; i < network->n_nics; i++) {
                 struct error *why = NULL;
@@ -466,6 +479,22 @@ void migration_network_begin(struct migration *m)
                 give_up(m, error_message(e));
 }
 
+static void ask_again(struct migration *m)
+{
+        end_probes(m->source.network);
+        ask_all(m);
+}
+
+void migration_network_begin(struct migration *m)
+{
+        struct migration_network *network = m->source.network;
+
+        if (!network || network->over || network->call)
+                return;
+        network->started_ms = now_ms(m);
+        ask_all(m);
+}
+
 json_t *migration_network_document(const struct migration *m)
 {
         const struct migration_network *network = m->role == MIGRATION_SOURCE_SIDE ? m->source.network : NULL;
@@ -483,8 +512,9 @@ struct nic_answer {
         unsigned int nic;
         uint8_t mac[MAC_SIZE], bridge_mac[MAC_SIZE];
         uint32_t mtu;
-        char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ];
-        bool distributed; /* the bridge is one of Open vSwitch */
+        char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ], tap[IFNAMSIZ]; /* the guest's */
+        bool distributed;          /* the bridge is one of Open vSwitch */
+        char local_port[IFNAMSIZ]; /* of another with its address; "": none */
         char problem[PROBLEM_MAX];
         bool over;
 };
@@ -513,25 +543,32 @@ void migration_network_answer_free(struct network_answer *all)
         free(all);
 }
 
-/* The port of this host at which the switch has seen the guest's address, though it is not the guest's; "": none. */
-static void find_local_port(struct agent *agent, const struct nic_answer *nic, char ret[static IFNAMSIZ])
+static void find_ovs_port(struct agent *agent, struct nic_answer *nic)
 {
-        _cleanup_(foreign_macs_freep) struct foreign_macs *macs = NULL;
-        const char *const bridges[] = {nic->bridge};
         _cleanup_json_ json_t *list = NULL;
         json_t *item;
         char mac[MAC_STRING_SIZE];
         size_t i;
 
-        ret[0] = '\0';
-        if (nic->distributed)
-                (void)ovs_foreign_macs(agent->ovs, nic->bridge, &list, NULL);
-        else if (foreign_macs_read(agent->netlink, &macs) == 0)
-                list = foreign_macs_on(macs, bridges, 1, nic->switch_uplink);
+        (void)ovs_foreign_macs(agent->ovs, nic->bridge, &list, NULL);
         mac_format(nic->mac, mac);
         json_array_foreach (list, i, item)
                 if (!strcmp(json_string_value(json_object_get(item, "mac")) ?: "", mac))
-                        snprintf(ret, IFNAMSIZ, "%s", json_string_value(json_object_get(item, "port")) ?: "");
+                        snprintf(nic->local_port, IFNAMSIZ, "%s",
+                                json_string_value(json_object_get(item, "port")) ?: "");
+}
+
+/* Where on this host the guest's address is, though it is not the guest's. Who is at a port is seen when it speaks, and the guest's own answers
+ * come in at the uplink: so it is looked before the first question, and after the last. */
+static void find_local_port(struct agent *agent, struct nic_answer *nic)
+{
+        if (*nic->local_port)
+                return;
+        if (nic->distributed)
+                find_ovs_port(agent, nic);
+        else
+                (void)foreign_macs_find_port(
+                        agent->netlink, nic->bridge, nic->mac, nic->tap, nic->switch_uplink, nic->local_port);
 }
 
 static json_t *answers_json(const struct network_probe *probe)
@@ -549,17 +586,18 @@ static json_t *answers_json(const struct network_probe *probe)
         return list;
 }
 
-static json_t *report_of(struct agent *agent, const struct nic_answer *nic)
+static json_t *report_of(struct agent *agent, struct nic_answer *nic)
 {
-        char bridge_mac[MAC_STRING_SIZE], port[IFNAMSIZ];
+        char bridge_mac[MAC_STRING_SIZE];
 
         if (!nic->probe)
                 return json_pack("{s:i, s:s}", "nic", (int)nic->nic, "problem", nic->problem);
-        find_local_port(agent, nic, port);
+        find_local_port(agent, nic);
         return json_pack("{s:i, s:s, s:I, s:o, s:b, s:b, s:s*}", "nic", (int)nic->nic, "mac",
                 mac_format(nic->bridge_mac, bridge_mac), "mtu", (json_int_t)nic->mtu, "answers",
                 answers_json(nic->probe), "small", network_probe_came_back(nic->probe, false), "large",
-                network_probe_came_back(nic->probe, true), "local_port", *port ? port : NULL);
+                network_probe_came_back(nic->probe, true), "local_port",
+                *nic->local_port ? nic->local_port : NULL);
 }
 
 static void on_reply(void *userdata)
@@ -699,7 +737,10 @@ static int begin_nic(
                 spec.bridge = group.station;
                 snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.bridge);
                 nic->distributed = group.ovs != NULL;
+                snprintf(nic->tap, sizeof(nic->tap), "%s", vm->taps[index].name);
                 note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);
+                if (!nic->distributed) /* ovs-vswitchd is asked once */
+                        find_local_port(all->m->agent, nic);
                 (void)network_probe_start(all->m->agent->loop, &spec, on_probed, nic, &nic->probe, ret_error);
         }
         if (nic->probe)
