@@ -3,7 +3,7 @@
 /* The network proof of a migration (docs/decisions/0021-network-proof.md). When the destination has prepared, its taps are plugged in. Then, beside the
  * copy, both hosts ask on each port group for the guest's addresses and gateways, the destination sends test frames to the
  * source's bridge, which sends them back, and the source counts what its guest answered. network_proof.c judges. The guest is not paused
- * before this is over (migration_switchover.c), which it is after a second at the latest. Nothing of it is durable: an agent that starts again ends its migrations. */
+ * before this is over (migration_switchover.c): after TOTAL_MS at the latest, and what was not answered by then is a warning. Nothing of it is durable: an agent that starts again ends its migrations. */
 
 #include <errno.h>
 #include <string.h>
@@ -23,9 +23,9 @@
 #include "fabric/ovs.h"
 #include "fabric/vswitch.h"
 
-#define LISTEN_MS 200 /* for a second answer */
-#define LIMIT_MS 1000
-#define CALL_TIMEOUT_MS 2000
+#define LISTEN_MS 200    /* for a second answer; what answers nobody ends it after 600 (network_probe.c) */
+#define LIMIT_MS 1000    /* of the destination, should its timers be late */
+#define TOTAL_MS 2000    /* a destination that does not answer is not waited for any longer */
 #define ASK_AGAIN_MS 600 /* in doubt, as long as no more time has passed */
 #define NAME_MAX_BYTES 64
 #define ACCEPTED_MAX 16
@@ -41,7 +41,7 @@ struct nic_proof {
         struct guest_watch *watch; /* of the VM; NULL: nothing is known of the guest */
         uint8_t bridge_mac[MAC_SIZE];
         uint32_t mtu;
-        char nonce[2 * FRAME_NONCE_SIZE + 1];
+        char nonce[2 * FRAME_NONCE_SIZE + 1], echo_nonce[2 * FRAME_NONCE_SIZE + 1];
         struct network_proof_nic facts;
         struct guest_neighbour gateways[GUEST_GATEWAYS_MAX];
         uint8_t gateway_macs[GUEST_GATEWAYS_MAX][MAC_SIZE]; /* that answered for them at the destination */
@@ -389,9 +389,11 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
         spec.mtu = nic->mtu = group.mtu;
         if (mac_parse(config->mac, nic->facts.mac) < 0 ||
                 getrandom(spec.nonce, sizeof(spec.nonce), 0) != sizeof(spec.nonce) ||
+                getrandom(spec.echo_nonce, sizeof(spec.echo_nonce), 0) != sizeof(spec.echo_nonce) ||
                 network_probe_interface(group.station, nic->bridge_mac, &nic->mtu) < 0)
                 return error_from_errno(ret_error, EIO, "the port group %s", config->port_group);
         text_hex_encode(spec.nonce, sizeof(spec.nonce), nic->nonce);
+        text_hex_encode(spec.echo_nonce, sizeof(spec.echo_nonce), nic->echo_nonce);
         return network_probe_start(m->agent->loop, &spec, NULL, NULL, &nic->probe, ret_error);
 }
 
@@ -422,10 +424,10 @@ static json_t *question(const struct nic_proof *nic)
         for (size_t i = 0; r == 0 && i < nic->facts.n_addresses; i++)
                 r = json_array_append_new(
                         addresses, json_string(ip_address_format(&nic->facts.addresses[i].address, text)));
-        out = json_pack("{s:i, s:s, s:s, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
-                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "mtu", (json_int_t)nic->mtu,
-                "addresses", addresses, "gateways", neighbours_json(nic->gateways, nic->facts.n_gateways),
-                "neighbours",
+        out = json_pack("{s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
+                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "echo_nonce", nic->echo_nonce,
+                "mtu", (json_int_t)nic->mtu, "addresses", addresses, "gateways",
+                neighbours_json(nic->gateways, nic->facts.n_gateways), "neighbours",
                 neighbours_json(known ? known->neighbours : NULL,
                         known ? MIN(known->n_neighbours, (size_t)NEIGHBOURS_MAX) : 0));
         if (r < 0) {
@@ -445,7 +447,8 @@ static int ask_destination(struct migration *m, json_t *nics, struct error **ret
                 .peer_name = name,
                 .path = path,
                 .body = body,
-                .timeout_ms = CALL_TIMEOUT_MS};
+                .timeout_ms =
+                        TOTAL_MS - MIN(now_ms(m) - m->source.network->started_ms, (uint64_t)ASK_AGAIN_MS)};
 
         if (!body || !path)
                 return error_from_errno(ret_error, ENOMEM, "no question");
@@ -696,11 +699,11 @@ static int begin_nic(
         struct network_answer *all, const struct vm *vm, const json_t *question, struct error **ret_error)
 {
         static const char *const keys[] = {
-                "nic", "addresses", "gateways", "neighbours", "peer_mac", "nonce", "mtu", NULL};
+                "nic", "addresses", "gateways", "neighbours", "peer_mac", "nonce", "echo_nonce", "mtu", NULL};
         struct nic_answer *nic = &all->nics[all->n_nics];
         struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
         struct network_probe_spec spec = {.targets = targets, .listen_ms = LISTEN_MS, .limit_ms = LIMIT_MS};
-        const char *peer_mac = "", *nonce = "";
+        const char *peer_mac = "", *nonce = "", *echo_nonce = NULL;
         struct vswitch_port_group group;
         uint64_t index = 0, mtu = 0;
         uint8_t mac[MAC_SIZE];
@@ -715,9 +718,14 @@ static int begin_nic(
                 r = doc_need_string(question, "nics[]", "peer_mac", MAC_STRING_SIZE, &peer_mac, ret_error);
         if (r == 0)
                 r = doc_need_string(question, "nics[]", "nonce", 2 * FRAME_NONCE_SIZE, &nonce, ret_error);
+        if (r == 0)
+                r = doc_opt_string(
+                        question, "nics[]", "echo_nonce", 2 * FRAME_NONCE_SIZE, &echo_nonce, ret_error);
+        echo_nonce = echo_nonce ?: nonce; /* of a source of an earlier version */
         if (r == 0 &&
                 (index >= vm->n_taps || index >= vm->config->n_nics || mac_parse(peer_mac, mac) < 0 ||
-                        !mac_is_unicast(mac) || text_hex_decode(nonce, spec.nonce, FRAME_NONCE_SIZE) < 0))
+                        !mac_is_unicast(mac) || text_hex_decode(nonce, spec.nonce, FRAME_NONCE_SIZE) < 0 ||
+                        text_hex_decode(echo_nonce, spec.echo_nonce, FRAME_NONCE_SIZE) < 0))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[%zu] is not valid", all->n_nics);
         if (r == 0)
                 r = read_targets(question,
