@@ -26,12 +26,14 @@
 #define LISTEN_MS 200    /* for a second answer; what answers nobody ends it after 600 (network_probe.c) */
 #define LIMIT_MS 1000    /* of the destination, should its timers be late */
 #define TOTAL_MS 2000    /* a destination that does not answer is not waited for any longer */
+#define STALE_MS 60000   /* a copy may take hours, and a network changes meanwhile */
 #define ASK_AGAIN_MS 600 /* in doubt, as long as no more time has passed */
 #define NAME_MAX_BYTES 64
 #define ACCEPTED_MAX 16
 #define NEIGHBOURS_MAX 4 /* that the destination is told of */
 #define STATUS_NOT_FOUND 404
 #define PROBLEM_MAX 256
+#define MOVED "the address of the bridge %s changed meanwhile"
 
 /* --- The source ------------------------------------------------------------------------------------------ */
 
@@ -39,6 +41,7 @@ struct nic_proof {
         struct network_probe *
                 probe; /* the same questions here, and test frames are sent back; NULL: it could not be made */
         struct guest_watch *watch; /* of the VM; NULL: nothing is known of the guest */
+        char bridge[IFNAMSIZ];
         uint8_t bridge_mac[MAC_SIZE];
         uint32_t mtu;
         char nonce[2 * FRAME_NONCE_SIZE + 1], echo_nonce[2 * FRAME_NONCE_SIZE + 1];
@@ -52,7 +55,7 @@ struct migration_network {
         struct http_call *call;
         struct nic_proof nics[VM_NICS_MAX];
         size_t n_nics, n_asked; /* of those the destination is asked about */
-        uint64_t started_ms, ms;
+        uint64_t started_ms, ended_ms, ms;
         bool over;
         json_t *checks;
         const char *source, *destination; /* names of the hosts, of the spec */
@@ -140,7 +143,8 @@ static void finish(struct migration *m)
         end_probes(network);
         end_counting(m);
         network->over = true;
-        network->ms = now_ms(m) - network->started_ms;
+        network->ended_ms = now_ms(m);
+        network->ms = network->ended_ms - network->started_ms;
         if (r == 0)
                 r = network_proof_error(network->checks, &e);
         else
@@ -205,7 +209,7 @@ static void take_control(struct nic_proof *nic)
                         if (!ip_address_equal(&a->address, &answers[k].address))
                                 continue;
                         if (is_mac(&answers[k], facts->mac))
-                                a->n_here = answers[k].n;
+                                a->n_here += answers[k].n;
                         for (size_t o = 0; o < a->n_others; o++)
                                 a->others[o].at_source |= is_mac(&answers[k], a->others[o].mac);
                 }
@@ -249,7 +253,7 @@ static void take_answer(struct nic_proof *nic, const json_t *item)
                 if (!ip_address_equal(&a->address, &address))
                         continue;
                 if (!memcmp(mac, facts->mac, MAC_SIZE))
-                        a->n_there = (unsigned int)MIN(n, (json_int_t)1000);
+                        a->n_there += (unsigned int)MIN(n, (json_int_t)1000);
                 else
                         take_other(a, mac);
         }
@@ -293,6 +297,15 @@ static struct guest_watch *watch_of(const struct vm *vm, size_t nic)
 
 static void ask_again(struct migration *m);
 
+/* A bridge that was given no address has the lowest of its ports': another one when a port comes or goes. Frames to the one before were lost. */
+static bool has_moved(const char *bridge, const uint8_t *mac)
+{
+        uint8_t now[MAC_SIZE];
+        uint32_t mtu;
+
+        return network_probe_interface(bridge, now, &mtu) == 0 && memcmp(now, mac, MAC_SIZE) != 0;
+}
+
 /* What came there in the guest's name was not its own answer, up to now: a guest on a busy host may only be slow. */
 static bool is_doubtful(const struct nic_proof *nic)
 {
@@ -331,14 +344,20 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
         }
         if (json_array_size(reports) < network->n_asked)
                 return give_up(m, "the destination's answer is not understood");
-        for (i = 0; i < network->n_nics; i++)
-                if (is_doubtful(&network->nics[i]) && now_ms(m) - network->started_ms < ASK_AGAIN_MS)
+        for (i = 0; i < network->n_nics; i++) {
+                struct nic_proof *nic = &network->nics[i];
+
+                if (is_doubtful(nic) && now_ms(m) - network->started_ms < ASK_AGAIN_MS)
                         return ask_again(m);
+                if (!*nic->problem && has_moved(nic->bridge, nic->bridge_mac))
+                        snprintf(nic->problem, sizeof(nic->problem), MOVED, nic->bridge);
+        }
         finish(m);
 }
 
-/* What is known of the guest. */
-static void take_guest(struct nic_proof *nic)
+/* What is known of the guest. `before`: when it was asked the last time; what came then goes on to be counted, there and here, since an answer may
+ * be under way from one to the next. */
+static void take_guest(struct nic_proof *nic, const struct network_proof_nic *before)
 {
         const struct guest_addresses *known;
         struct network_proof_nic *facts = &nic->facts;
@@ -346,10 +365,19 @@ static void take_guest(struct nic_proof *nic)
         if (!nic->watch)
                 return;
         known = guest_watch_addresses(nic->watch);
-        guest_watch_count(nic->watch, known->own, known->n_own);
-        facts->n_addresses = known->n_own;
-        for (size_t i = 0; i < known->n_own; i++)
-                facts->addresses[i].address = known->own[i];
+        if (before->n_addresses) {
+                facts->n_addresses = before->n_addresses;
+                for (size_t i = 0; i < before->n_addresses; i++)
+                        facts->addresses[i] =
+                                (struct network_proof_address){.address = before->addresses[i].address,
+                                        .n_there = before->addresses[i].n_there,
+                                        .n_here = before->addresses[i].n_here};
+        } else {
+                guest_watch_count(nic->watch, known->own, known->n_own);
+                facts->n_addresses = known->n_own;
+                for (size_t i = 0; i < known->n_own; i++)
+                        facts->addresses[i].address = known->own[i];
+        }
         facts->n_gateways = guest_addresses_gateways(known, nic->gateways);
         for (size_t i = 0; i < facts->n_gateways; i++)
                 facts->gateways[i].address = nic->gateways[i].address;
@@ -374,6 +402,7 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
         struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
         struct network_probe_spec spec = {.targets = targets};
         struct vswitch_port_group group;
+        const struct network_proof_nic before = nic->facts; /* no addresses: it is the first time */
         int r = vswitch_set_find_port_group(vm->agent->switches, config->port_group, &group, ret_error);
 
         *nic = (struct nic_proof){.watch = vm->watches ? vm->watches[index] : NULL,
@@ -383,8 +412,9 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
                         .destination = network->destination}};
         if (r < 0)
                 return r;
-        take_guest(nic);
+        take_guest(nic, &before);
         spec.bridge = group.station;
+        snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.station);
         spec.n_targets = targets_of(&nic->facts, targets);
         spec.mtu = nic->mtu = group.mtu;
         if (mac_parse(config->mac, nic->facts.mac) < 0 ||
@@ -498,6 +528,20 @@ void migration_network_begin(struct migration *m)
         ask_all(m);
 }
 
+void migration_network_refresh(struct migration *m)
+{
+        struct migration_network *network = m->source.network;
+
+        if (!network || !network->over || m->stop_wanted || now_ms(m) - network->ended_ms < STALE_MS)
+                return;
+        log_debug("migration %s: the network is tried again before the pause", m->id);
+        (void)json_array_clear(network->checks);
+        for (size_t i = 0; i < network->n_nics; i++)
+                network->nics[i].facts.n_addresses = 0; /* nothing of then counts */
+        network->over = false;
+        migration_network_begin(m);
+}
+
 json_t *migration_network_document(const struct migration *m)
 {
         const struct migration_network *network = m->role == MIGRATION_SOURCE_SIDE ? m->source.network : NULL;
@@ -516,6 +560,7 @@ struct nic_answer {
         uint8_t mac[MAC_SIZE], bridge_mac[MAC_SIZE];
         uint32_t mtu;
         char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ], tap[IFNAMSIZ]; /* the guest's */
+        char station[IFNAMSIZ];    /* where frames are sent and heard */
         bool distributed;          /* the bridge is one of Open vSwitch */
         char local_port[IFNAMSIZ]; /* of another with its address; "": none */
         char problem[PROBLEM_MAX];
@@ -593,6 +638,10 @@ static json_t *report_of(struct agent *agent, struct nic_answer *nic)
 {
         char bridge_mac[MAC_STRING_SIZE];
 
+        if (nic->probe && has_moved(nic->station, nic->bridge_mac)) {
+                network_probe_free(TAKE_PTR(nic->probe));
+                snprintf(nic->problem, sizeof(nic->problem), MOVED, nic->station);
+        }
         if (!nic->probe)
                 return json_pack("{s:i, s:s}", "nic", (int)nic->nic, "problem", nic->problem);
         find_local_port(agent, nic);
@@ -744,6 +793,7 @@ static int begin_nic(
                 spec.mtu = nic->mtu;
                 spec.bridge = group.station;
                 snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.bridge);
+                snprintf(nic->station, sizeof(nic->station), "%s", group.station);
                 nic->distributed = group.ovs != NULL;
                 snprintf(nic->tap, sizeof(nic->tap), "%s", vm->taps[index].name);
                 note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);

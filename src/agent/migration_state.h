@@ -383,6 +383,8 @@ int migration_network_init(struct migration *m, struct error **ret_error);
 void migration_network_free(struct migration_network *network);
 /* The destination has prepared. What is found stops the migration, or is recorded. */
 void migration_network_begin(struct migration *m);
+/* The pause is near: what was found more than a minute ago is tried again (migration_network_pending() then). */
+void migration_network_refresh(struct migration *m);
 /* An IPv4 address that the guest itself was seen to answer for when the destination asked: NIC, its MAC address. False: none. */
 bool migration_network_answered(const struct migration *m, size_t *ret_nic, uint8_t ret_mac[static MAC_SIZE],
         struct ip_address *ret_address);
