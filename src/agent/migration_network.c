@@ -3,7 +3,7 @@
 /* The network proof of a migration (docs/decisions/0021-network-proof.md). When the destination has prepared, its taps are plugged in. Then, beside the
  * copy, both hosts ask on each port group for the guest's addresses and gateways, the destination sends test frames to the
  * source's bridge, which sends them back, and the source counts what its guest answered. network_proof.c judges. The guest is not paused
- * before this is over (migration_switchover.c): after TOTAL_MS at the latest, and what was not answered by then is a warning. Nothing of it is durable: an agent that starts again ends its migrations. */
+ * before this is over (migration_switchover.c): after UNHEARD_MS and CALL_TIMEOUT_MS at the latest, and what was not answered by then is a warning. Nothing of it is durable: an agent that starts again ends its migrations. */
 
 #include <errno.h>
 #include <string.h>
@@ -26,6 +26,7 @@
 #define LISTEN_MS 200    /* for a second answer; what answers nobody ends it after 600 (network_probe.c) */
 #define LIMIT_MS 1000    /* of the destination, should its timers be late */
 #define TOTAL_MS 2000    /* a destination that does not answer is not waited for any longer */
+#define UNHEARD_MS 3000  /* likewise */
 #define STALE_MS 60000   /* a copy may take hours, and a network changes meanwhile */
 #define ASK_AGAIN_MS 600 /* in doubt, as long as no more time has passed */
 #define NAME_MAX_BYTES 64
@@ -318,6 +319,29 @@ static bool is_doubtful(const struct nic_proof *nic)
         return false;
 }
 
+/* Neither test frames nor the guest were heard, at the source either: without an answer of the guest no wrong segment would be noticed. */
+static bool is_unheard(const struct nic_proof *nic)
+{
+        if (*nic->problem || nic->facts.small || nic->facts.n_addresses == 0)
+                return false;
+        for (size_t i = 0; i < nic->facts.n_addresses; i++)
+                if (nic->facts.addresses[i].n_there > 0 || nic->facts.addresses[i].n_here > 0)
+                        return false;
+        return true;
+}
+
+static bool is_to_be_asked_again(const struct migration *m)
+{
+        const struct migration_network *network = m->source.network;
+        uint64_t ms = now_ms(m) - network->started_ms;
+
+        for (size_t i = 0; i < network->n_nics; i++)
+                if ((ms < ASK_AGAIN_MS && is_doubtful(&network->nics[i])) ||
+                        (ms < UNHEARD_MS && is_unheard(&network->nics[i])))
+                        return true;
+        return false;
+}
+
 static void on_reports(void *userdata, int status, json_t *body, struct error *error)
 {
         struct migration *m = userdata;
@@ -344,11 +368,11 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
         }
         if (json_array_size(reports) < network->n_asked)
                 return give_up(m, "the destination's answer is not understood");
+        if (is_to_be_asked_again(m))
+                return ask_again(m);
         for (i = 0; i < network->n_nics; i++) {
                 struct nic_proof *nic = &network->nics[i];
 
-                if (is_doubtful(nic) && now_ms(m) - network->started_ms < ASK_AGAIN_MS)
-                        return ask_again(m);
                 if (!*nic->problem && has_moved(nic->bridge, nic->bridge_mac))
                         snprintf(nic->problem, sizeof(nic->problem), MOVED, nic->bridge);
         }
