@@ -21,6 +21,7 @@
 #define NONCE_MAX 64
 #define EXPECTED_MAX 256
 #define FLAG_FILE "manager-signs"
+#define FLAG_MAX_BYTES 32
 #define FORMAT 1
 
 struct expected {
@@ -31,9 +32,20 @@ struct expected {
 struct handshake {
         struct agent *agent;
         char *flag_path;
-        bool needed;
-        struct map expected; /* id to struct expected */
+        bool signs;           /* a manager signed, */
+        uint64_t signs_epoch; /* which led in this epoch */
+        struct map expected;  /* id to struct expected */
 };
+
+/* What cannot be read was not written by us: as if nobody had signed. */
+static void read_flag(struct handshake *h)
+{
+        _cleanup_free_ char *text = NULL;
+        size_t len;
+
+        if (file_read(h->flag_path, FLAG_MAX_BYTES, &text, &len) == 0)
+                h->signs = text_parse_u64(text, 0, INT64_MAX, &h->signs_epoch) == 0;
+}
 
 int handshake_new(struct agent *agent, struct handshake **ret_handshake, struct error **ret_error)
 {
@@ -46,7 +58,7 @@ int handshake_new(struct agent *agent, struct handshake **ret_handshake, struct 
         h->flag_path = alloc_printf("%s/" FLAG_FILE, agent->config.state_dir);
         if (!h->flag_path)
                 return error_from_errno(ret_error, ENOMEM, "agent");
-        h->needed = access(h->flag_path, F_OK) == 0;
+        read_flag(h);
         *ret_handshake = TAKE_PTR(h);
         return 0;
 }
@@ -78,36 +90,52 @@ void handshake_free(struct handshake *handshake)
 
 bool handshake_is_needed(const struct handshake *handshake)
 {
-        return handshake->needed;
+        return handshake->signs && handshake->signs_epoch >= handshake->agent->manager_epoch;
 }
 
-int handshake_refuse(const struct handshake *handshake, struct error **ret_error)
+int(handshake_refuse)(const struct handshake *handshake, struct error **ret_error)
 {
         return error_set(ret_error, ERROR_UNAUTHENTICATED,
-                "Let the manager begin the migration. If an earlier version of it is in use again, remove "
-                "the file "
-                "manager-signs from the agents' state directories and restart them.",
+                "Begin the migration again, with a source whose agent is of this version.",
                 "the migration's specification is not signed, and the manager of this cluster signs them");
 }
 
-static void note_needed(struct handshake *handshake)
+/* Of the leader that this agent obeys: one that came after it may be of an earlier version. */
+static void note_signs(struct handshake *handshake)
 {
+        uint64_t epoch = handshake->agent->manager_epoch;
+        char text[FLAG_MAX_BYTES];
         int r;
 
-        if (handshake->needed)
+        if (handshake->signs && handshake->signs_epoch == epoch)
                 return;
-        r = file_write_atomic(handshake->flag_path, "", 0, 0600);
+        snprintf(text, sizeof(text), "%" PRIu64, epoch);
+        r = file_write_atomic(handshake->flag_path, text, strlen(text), 0600);
         if (r < 0)
                 log_warning("%s cannot be written: %s", handshake->flag_path, strerror(-r));
-        else
-                handshake->needed = true;
+        handshake->signs = true;
+        handshake->signs_epoch = epoch;
 }
 
-/* Not older than agents wait for each other, and not from a future that would make it valid for longer. */
-static int check_fresh(struct handshake *h, const json_t *about, struct error **ret_error)
+/* Not older than agents wait for each other, and not from a future that would make it valid for longer. What the manager brings
+ * itself, or told before, needs no clock: it may have waited in a queue for hours. */
+static int check_fresh(struct handshake *h, int64_t issued, struct error **ret_error)
 {
-        static const char *const keys[] = {"format", "issued_unix_ms", "nonce", "both", NULL};
         int64_t now = (int64_t)clock_unix_ms(loop_clock(h->agent->loop));
+
+        if (issued >= now - HANDSHAKE_FRESH_MS && issued <= now + HANDSHAKE_FRESH_MS)
+                return 0;
+        return error_set(ret_error, ERROR_UNAUTHENTICATED,
+                "Begin the migration again; if that does not help, set the clocks of manager and hosts "
+                "(NTP).",
+                "the migration's specification was signed %" PRId64 " s %s by this host's clock",
+                (now > issued ? now - issued : issued - now) / 1000, now > issued ? "ago" : "ahead");
+}
+
+static int read_about(const json_t *about, int64_t *ret_issued_unix_ms, struct error **ret_error)
+{
+        static const char *const keys[] = {"format", "purpose", "issued_unix_ms", "nonce", "both", NULL};
+        const char *purpose = NULL;
         uint64_t format = 0, issued = 0;
         const char *nonce = NULL;
         int r = doc_only_keys(about, "handshake", keys, ret_error);
@@ -118,23 +146,33 @@ static int check_fresh(struct handshake *h, const json_t *about, struct error **
                 r = doc_need_u64(about, "handshake", "issued_unix_ms", 0, INT64_MAX, &issued, ret_error);
         if (r == 0)
                 r = doc_need_string(about, "handshake", "nonce", NONCE_MAX, &nonce, ret_error);
+        if (r == 0)
+                r = doc_need_string(about, "handshake", "purpose", NONCE_MAX, &purpose, ret_error);
+        if (r == 0 && strcmp(purpose, HANDSHAKE_PURPOSE) != 0)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "handshake.purpose is not %s",
+                        HANDSHAKE_PURPOSE);
         if (r < 0)
                 return -EINVAL;
-        if ((int64_t)issued < now - HANDSHAKE_FRESH_MS || (int64_t)issued > now + HANDSHAKE_FRESH_MS)
-                return error_set(ret_error, ERROR_UNAUTHENTICATED,
-                        "Set the clocks of manager and hosts (NTP), and begin the migration again.",
-                        "the migration's specification was signed %" PRId64 " s %s by this host's clock",
-                        (now > (int64_t)issued ? now - (int64_t)issued : (int64_t)issued - now) / 1000,
-                        now > (int64_t)issued ? "ago" : "ahead");
+        *ret_issued_unix_ms = (int64_t)issued;
         return 0;
 }
 
-int handshake_open(struct handshake *handshake, const json_t *signed_spec, struct handshake_spec *ret_spec,
-        struct error **ret_error)
+/* Told by the manager, just before. */
+static bool is_expected(struct handshake *h, const struct handshake_spec *spec)
+{
+        const char *id = json_string_value(json_object_get(spec->spec, "id"));
+        const struct handshake_spec *expected = id ? handshake_expected(h, id) : NULL;
+
+        return expected && pki_equal(expected->digest, spec->digest);
+}
+
+int handshake_open(struct handshake *handshake, const json_t *signed_spec, bool by_manager,
+        struct handshake_spec *ret_spec, struct error **ret_error)
 {
         static const char *const keys[] = {"spec", "signature", "certificate", NULL};
         const char *text = NULL, *signature = NULL, *certificate = NULL;
         _cleanup_handshake_spec_ struct handshake_spec out = {0};
+        int64_t issued_unix_ms = 0;
         json_t *about = NULL;
         int r = doc_only_keys(signed_spec, "signed", keys, ret_error);
 
@@ -154,14 +192,17 @@ int handshake_open(struct handshake *handshake, const json_t *signed_spec, struc
         if (r == 0)
                 r = doc_opt_object(out.spec, "", "handshake", &about, ret_error);
         if (r == 0)
-                r = check_fresh(handshake, about, ret_error);
+                r = read_about(about, &issued_unix_ms, ret_error);
         if (r < 0)
                 return r;
         if (pki_sha256_hex(text, strlen(text), out.digest) < 0)
                 return error_from_errno(ret_error, ENOMEM, "the migration's specification");
         out.both = json_is_true(json_object_get(about, "both"));
         json_object_del(out.spec, "handshake");
-        note_needed(handshake);
+        if (by_manager)
+                note_signs(handshake);
+        else if (!is_expected(handshake, &out) && (r = check_fresh(handshake, issued_unix_ms, ret_error)) < 0)
+                return r;
         *ret_spec = out;
         out.spec = NULL;
         return 0;
@@ -197,7 +238,7 @@ int handshake_expect(
         struct expected *it = ALLOC(struct expected);
         void *old = NULL;
         const char *named;
-        int r = it ? handshake_open(handshake, signed_spec, &it->spec, ret_error)
+        int r = it ? handshake_open(handshake, signed_spec, true, &it->spec, ret_error)
                    : error_from_errno(ret_error, ENOMEM, "the migration's specification");
 
         named = r < 0 ? "" : json_string_value(json_object_get(it->spec.spec, "id")) ?: "";

@@ -14,6 +14,8 @@ struct agent;
 struct handshake;
 
 /* How old a signature may be, and how far ahead by another clock. */
+#define HANDSHAKE_PURPOSE \
+        "drover migration specification" /* signed with it: the key signs nothing else for this */
 #define HANDSHAKE_FRESH_MS (10 * 60000)
 
 int handshake_new(struct agent *agent, struct handshake **ret_handshake, struct error **ret_error);
@@ -29,15 +31,18 @@ struct handshake_spec {
 void handshake_spec_deinit(struct handshake_spec *spec);
 #define _cleanup_handshake_spec_ _cleanup_(handshake_spec_deinit)
 
-/* `signed_spec` is {"spec": text, "signature": hex, "certificate": PEM}. UNAUTHENTICATED for another signer, other bytes, or a signature
- * that is not fresh; BAD_DOCUMENT. From the first one that was right on, the agent knows, durably, that its manager signs. */
-int handshake_open(struct handshake *handshake, const json_t *signed_spec, struct handshake_spec *ret_spec,
-        struct error **ret_error);
+/* `signed_spec` is {"spec": text, "signature": hex, "certificate": PEM}. UNAUTHENTICATED for another signer, other bytes, or,
+ * where it was not the manager that brought it or told of it, a signature that is not fresh; BAD_DOCUMENT. From the first one that the manager brought
+ * on, the agent knows, durably, that the manager that leads signs. */
+int handshake_open(struct handshake *handshake, const json_t *signed_spec, bool by_manager,
+        struct handshake_spec *ret_spec, struct error **ret_error);
 
-/* True once a manager signed: what is not signed is refused then. */
+/* True once the manager that leads now has signed: of another host, what is not signed is refused then. (The manager itself is known by its
+ * certificate: what it brings unsigned is taken.) A leader that comes after it may be of an earlier version, and begins anew. */
 bool handshake_is_needed(const struct handshake *handshake);
 /* The error for that. */
 int handshake_refuse(const struct handshake *handshake, struct error **ret_error);
+#define handshake_refuse(...) error_is_negative(handshake_refuse(__VA_ARGS__)) /* see base/error.h */
 
 /* The destination is told by the manager itself what will come from the source. Kept for HANDSHAKE_FRESH_MS, or until the agent ends. */
 int handshake_expect(

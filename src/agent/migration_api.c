@@ -106,12 +106,10 @@ static int new_from_manager(
                 return r;
         signed_spec = json_object_get(body, "signed");
         if (!signed_spec)
-                return handshake_is_needed(agent->handshake)
-                               ? error_is_negative(handshake_refuse(agent->handshake, ret_error))
-                               : migration_new(agent, MIGRATION_SOURCE_SIDE, body, ret, ret_error);
+                return migration_new(agent, MIGRATION_SOURCE_SIDE, body, ret, ret_error);
         r = doc_only_keys(body, "", keys, ret_error);
         if (r == 0)
-                r = handshake_open(agent->handshake, signed_spec, &opened, ret_error);
+                r = handshake_open(agent->handshake, signed_spec, true, &opened, ret_error);
         if (r == 0)
                 r = migration_new(agent, MIGRATION_SOURCE_SIDE, opened.spec, ret, ret_error);
         if (r == 0 && opened.both) {

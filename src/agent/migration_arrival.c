@@ -11,29 +11,27 @@
 #include "agent/vm.h"
 #include "base/log.h"
 #include "fabric/gap_meter.h"
-#include "fabric/guest_watch.h"
 #include "fabric/vswitch.h"
 
 #define WAIT_MS 6000 /* a little more than the destination watches */
 
-/* The first NIC of which an IPv4 address is known. */
+/* Asked is for what the guest itself answered for just before: an address that it had once may be another's now, and one that it is about to
+ * take is not answered for yet, so that no question is a conflict to it (RFC 5227). */
 void migration_arrival_stopped(struct migration *m)
 {
         const struct vm *vm = migration_vm(m);
+        struct vswitch_port_group group;
+        struct ip_address address;
+        uint8_t mac[MAC_SIZE];
+        size_t nic;
 
-        if (!m->source.network || m->source.gap || !vm || !vm->watches)
+        if (m->source.gap || !vm || !migration_network_answered(m, &nic, mac, &address) ||
+                nic >= vm->config->n_nics ||
+                vswitch_set_look_up_port_group(m->agent->switches, vm->config->nics[nic].port_group, &group) <
+                        0)
                 return;
-        for (size_t i = 0; i < vm->n_taps && i < vm->config->n_nics && !m->source.gap; i++) {
-                const struct guest_addresses *known =
-                        vm->watches[i] ? guest_watch_addresses(vm->watches[i]) : NULL;
-                struct vswitch_port_group group;
-
-                for (size_t k = 0; known && k < known->n_own && !m->source.gap; k++)
-                        if (known->own[k].family == 4 && vswitch_set_look_up_port_group(m->agent->switches,
-                                                                 vm->config->nics[i].port_group, &group) == 0)
-                                (void)gap_meter_start(m->agent->loop, group.station, known->mac,
-                                        &known->own[k], m->source.stopped_unix_us * 1000, &m->source.gap);
-        }
+        (void)gap_meter_start(m->agent->loop, group.station, mac, &address, m->source.stopped_unix_us * 1000,
+                &m->source.gap);
 }
 
 void migration_arrival_take(struct migration *m, const json_t *body)

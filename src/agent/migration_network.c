@@ -3,7 +3,7 @@
 /* The network proof of a migration (docs/decisions/0021-network-proof.md). When the destination has prepared, its taps are plugged in. Then, beside the
  * copy, both hosts ask on each port group for the guest's addresses and gateways, the destination sends test frames to the
  * source's bridge, which sends them back, and the source counts what its guest answered. network_proof.c judges. The guest is not paused
- * before this is over (migration_switchover.c), which it is after a second at the latest. Nothing of it is durable: an agent that starts again ends its migrations. */
+ * before this is over (migration_switchover.c): after UNHEARD_MS and CALL_TIMEOUT_MS at the latest, and what was not answered by then is a warning. Nothing of it is durable: an agent that starts again ends its migrations. */
 
 #include <errno.h>
 #include <string.h>
@@ -23,14 +23,18 @@
 #include "fabric/ovs.h"
 #include "fabric/vswitch.h"
 
-#define LISTEN_MS 200 /* for a second answer */
-#define LIMIT_MS 1000
-#define CALL_TIMEOUT_MS 2000
+#define LISTEN_MS 200    /* for a second answer; what answers nobody ends it after 600 (network_probe.c) */
+#define LIMIT_MS 1000    /* of the destination, should its timers be late */
+#define TOTAL_MS 2000    /* a destination that does not answer is not waited for any longer */
+#define UNHEARD_MS 3000  /* likewise */
+#define STALE_MS 60000   /* a copy may take hours, and a network changes meanwhile */
+#define ASK_AGAIN_MS 600 /* in doubt, as long as no more time has passed */
 #define NAME_MAX_BYTES 64
 #define ACCEPTED_MAX 16
 #define NEIGHBOURS_MAX 4 /* that the destination is told of */
 #define STATUS_NOT_FOUND 404
 #define PROBLEM_MAX 256
+#define MOVED "the address of the bridge %s changed meanwhile"
 
 /* --- The source ------------------------------------------------------------------------------------------ */
 
@@ -38,11 +42,13 @@ struct nic_proof {
         struct network_probe *
                 probe; /* the same questions here, and test frames are sent back; NULL: it could not be made */
         struct guest_watch *watch; /* of the VM; NULL: nothing is known of the guest */
+        char bridge[IFNAMSIZ];
         uint8_t bridge_mac[MAC_SIZE];
         uint32_t mtu;
-        char nonce[2 * FRAME_NONCE_SIZE + 1];
+        char nonce[2 * FRAME_NONCE_SIZE + 1], echo_nonce[2 * FRAME_NONCE_SIZE + 1];
         struct network_proof_nic facts;
         struct guest_neighbour gateways[GUEST_GATEWAYS_MAX];
+        uint8_t gateway_macs[GUEST_GATEWAYS_MAX][MAC_SIZE]; /* that answered for them at the destination */
         char problem[PROBLEM_MAX];
 };
 
@@ -50,7 +56,7 @@ struct migration_network {
         struct http_call *call;
         struct nic_proof nics[VM_NICS_MAX];
         size_t n_nics, n_asked; /* of those the destination is asked about */
-        uint64_t started_ms, ms;
+        uint64_t started_ms, ended_ms, ms;
         bool over;
         json_t *checks;
         const char *source, *destination; /* names of the hosts, of the spec */
@@ -138,7 +144,8 @@ static void finish(struct migration *m)
         end_probes(network);
         end_counting(m);
         network->over = true;
-        network->ms = now_ms(m) - network->started_ms;
+        network->ended_ms = now_ms(m);
+        network->ms = network->ended_ms - network->started_ms;
         if (r == 0)
                 r = network_proof_error(network->checks, &e);
         else
@@ -151,6 +158,25 @@ static void finish(struct migration *m)
                 loop_source_rearm(m->source.poll, 0); /* the guest's pause may wait for this */
         migration_kick(m);
         migration_publish(m);
+}
+
+bool migration_network_answered(const struct migration *m, size_t *ret_nic, uint8_t ret_mac[static MAC_SIZE],
+        struct ip_address *ret_address)
+{
+        const struct migration_network *network = m->source.network;
+
+        for (size_t i = 0; network && network->over && i < network->n_nics; i++)
+                for (size_t k = 0; k < network->nics[i].facts.n_addresses; k++) {
+                        const struct network_proof_address *a = &network->nics[i].facts.addresses[k];
+
+                        if (a->n_guest == 0)
+                                continue;
+                        *ret_nic = network->nics[i].facts.nic;
+                        memcpy(ret_mac, network->nics[i].facts.mac, MAC_SIZE);
+                        *ret_address = a->address;
+                        return true;
+                }
+        return false;
 }
 
 /* Nothing came of any of them. */
@@ -183,15 +209,28 @@ static void take_control(struct nic_proof *nic)
 
                         if (!ip_address_equal(&a->address, &answers[k].address))
                                 continue;
-                        a->at_source |= is_mac(&answers[k], facts->mac);
-                        a->other_at_source |= a->other_there && is_mac(&answers[k], a->other_mac);
+                        if (is_mac(&answers[k], facts->mac))
+                                a->n_here += answers[k].n;
+                        for (size_t o = 0; o < a->n_others; o++)
+                                a->others[o].at_source |= is_mac(&answers[k], a->others[o].mac);
                 }
-                for (size_t i = 0; i < facts->n_gateways; i++)
-                        facts->gateways[i].at_source |=
-                                ip_address_equal(&facts->gateways[i].address, &answers[k].address);
+                for (size_t i = 0; i < facts->n_gateways; i++) {
+                        if (!ip_address_equal(&facts->gateways[i].address, &answers[k].address))
+                                continue;
+                        facts->gateways[i].at_source = true;
+                        facts->gateways[i].same |=
+                                facts->gateways[i].there && is_mac(&answers[k], nic->gateway_macs[i]);
+                }
         }
 }
 
+static void take_other(struct network_proof_address *a, const uint8_t *mac)
+{
+        if (a->n_others < NETWORK_PROOF_OTHERS_MAX)
+                memcpy(a->others[a->n_others++].mac, mac, MAC_SIZE);
+}
+
+/* One item for each pair of IP and MAC address. */
 static void take_answer(struct nic_proof *nic, const json_t *item)
 {
         struct network_proof_nic *facts = &nic->facts;
@@ -205,18 +244,19 @@ static void take_answer(struct nic_proof *nic, const json_t *item)
                 n < 1)
                 return;
         for (size_t i = 0; i < facts->n_gateways; i++)
-                facts->gateways[i].there |= ip_address_equal(&facts->gateways[i].address, &address);
+                if (ip_address_equal(&facts->gateways[i].address, &address)) {
+                        facts->gateways[i].there = true;
+                        memcpy(nic->gateway_macs[i], mac, MAC_SIZE);
+                }
         for (size_t i = 0; i < facts->n_addresses; i++) {
                 struct network_proof_address *a = &facts->addresses[i];
 
                 if (!ip_address_equal(&a->address, &address))
                         continue;
-                if (!memcmp(mac, facts->mac, MAC_SIZE)) {
-                        a->n_there = (unsigned int)MIN(n, (json_int_t)1000);
-                } else {
-                        a->other_there = true;
-                        memcpy(a->other_mac, mac, MAC_SIZE);
-                }
+                if (!memcmp(mac, facts->mac, MAC_SIZE))
+                        a->n_there += (unsigned int)MIN(n, (json_int_t)1000);
+                else
+                        take_other(a, mac);
         }
 }
 
@@ -240,16 +280,66 @@ static void take_report(struct nic_proof *nic, const json_t *report)
         facts->large = json_is_true(json_object_get(report, "large"));
         facts->mtu = MIN(nic->mtu, (uint32_t)json_integer_value(json_object_get(report, "mtu")));
         facts->local_port = json_string_value(json_object_get(report, "local_port"));
-        for (i = 0; i < facts->n_addresses; i++)
-                facts->addresses[i].unsure =
-                        !nic->watch || !guest_watch_n_answers(nic->watch, their_mac,
-                                               &facts->addresses[i].address, &facts->addresses[i].n_guest);
-        take_control(nic);
+        take_control(nic); /* before what the guest gave is counted */
+        for (i = 0; i < facts->n_addresses; i++) {
+                struct network_proof_address *a = &facts->addresses[i];
+
+                a->unsure =
+                        !nic->watch ||
+                        !guest_watch_n_answers(nic->watch, nic->bridge_mac, &a->address, &a->n_guest_here) ||
+                        !guest_watch_n_answers(nic->watch, their_mac, &a->address, &a->n_guest);
+        }
 }
 
 static struct guest_watch *watch_of(const struct vm *vm, size_t nic)
 {
         return vm && vm->watches && nic < vm->n_taps ? vm->watches[nic] : NULL;
+}
+
+static void ask_again(struct migration *m);
+
+/* A bridge that was given no address has the lowest of its ports': another one when a port comes or goes. Frames to the one before were lost. */
+static bool has_moved(const char *bridge, const uint8_t *mac)
+{
+        uint8_t now[MAC_SIZE];
+        uint32_t mtu;
+
+        return network_probe_interface(bridge, now, &mtu) == 0 && memcmp(now, mac, MAC_SIZE) != 0;
+}
+
+/* What came there in the guest's name was not its own answer, up to now: a guest on a busy host may only be slow. */
+static bool is_doubtful(const struct nic_proof *nic)
+{
+        for (size_t i = 0; !*nic->problem && i < nic->facts.n_addresses; i++) {
+                const struct network_proof_address *a = &nic->facts.addresses[i];
+
+                if (a->address.family == 4 && !a->unsure && a->n_there > 0 && a->n_guest == 0)
+                        return true;
+        }
+        return false;
+}
+
+/* Neither test frames nor the guest were heard, at the source either: without an answer of the guest no wrong segment would be noticed. */
+static bool is_unheard(const struct nic_proof *nic)
+{
+        if (*nic->problem || nic->facts.small || nic->facts.n_addresses == 0)
+                return false;
+        for (size_t i = 0; i < nic->facts.n_addresses; i++)
+                if (nic->facts.addresses[i].n_there > 0 || nic->facts.addresses[i].n_here > 0)
+                        return false;
+        return true;
+}
+
+static bool is_to_be_asked_again(const struct migration *m)
+{
+        const struct migration_network *network = m->source.network;
+        uint64_t ms = now_ms(m) - network->started_ms;
+
+        for (size_t i = 0; i < network->n_nics; i++)
+                if ((ms < ASK_AGAIN_MS && is_doubtful(&network->nics[i])) ||
+                        (ms < UNHEARD_MS && is_unheard(&network->nics[i])))
+                        return true;
+        return false;
 }
 
 static void on_reports(void *userdata, int status, json_t *body, struct error *error)
@@ -278,11 +368,20 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
         }
         if (json_array_size(reports) < network->n_asked)
                 return give_up(m, "the destination's answer is not understood");
+        if (is_to_be_asked_again(m))
+                return ask_again(m);
+        for (i = 0; i < network->n_nics; i++) {
+                struct nic_proof *nic = &network->nics[i];
+
+                if (!*nic->problem && has_moved(nic->bridge, nic->bridge_mac))
+                        snprintf(nic->problem, sizeof(nic->problem), MOVED, nic->bridge);
+        }
         finish(m);
 }
 
-/* What is known of the guest. */
-static void take_guest(struct nic_proof *nic)
+/* What is known of the guest. `before`: when it was asked the last time; what came then goes on to be counted, there and here, since an answer may
+ * be under way from one to the next. */
+static void take_guest(struct nic_proof *nic, const struct network_proof_nic *before)
 {
         const struct guest_addresses *known;
         struct network_proof_nic *facts = &nic->facts;
@@ -290,10 +389,19 @@ static void take_guest(struct nic_proof *nic)
         if (!nic->watch)
                 return;
         known = guest_watch_addresses(nic->watch);
-        guest_watch_count(nic->watch, known->own, known->n_own);
-        facts->n_addresses = known->n_own;
-        for (size_t i = 0; i < known->n_own; i++)
-                facts->addresses[i].address = known->own[i];
+        if (before->n_addresses) {
+                facts->n_addresses = before->n_addresses;
+                for (size_t i = 0; i < before->n_addresses; i++)
+                        facts->addresses[i] =
+                                (struct network_proof_address){.address = before->addresses[i].address,
+                                        .n_there = before->addresses[i].n_there,
+                                        .n_here = before->addresses[i].n_here};
+        } else {
+                guest_watch_count(nic->watch, known->own, known->n_own);
+                facts->n_addresses = known->n_own;
+                for (size_t i = 0; i < known->n_own; i++)
+                        facts->addresses[i].address = known->own[i];
+        }
         facts->n_gateways = guest_addresses_gateways(known, nic->gateways);
         for (size_t i = 0; i < facts->n_gateways; i++)
                 facts->gateways[i].address = nic->gateways[i].address;
@@ -318,6 +426,7 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
         struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
         struct network_probe_spec spec = {.targets = targets};
         struct vswitch_port_group group;
+        const struct network_proof_nic before = nic->facts; /* no addresses: it is the first time */
         int r = vswitch_set_find_port_group(vm->agent->switches, config->port_group, &group, ret_error);
 
         *nic = (struct nic_proof){.watch = vm->watches ? vm->watches[index] : NULL,
@@ -327,15 +436,18 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
                         .destination = network->destination}};
         if (r < 0)
                 return r;
-        take_guest(nic);
+        take_guest(nic, &before);
         spec.bridge = group.station;
+        snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.station);
         spec.n_targets = targets_of(&nic->facts, targets);
         spec.mtu = nic->mtu = group.mtu;
         if (mac_parse(config->mac, nic->facts.mac) < 0 ||
                 getrandom(spec.nonce, sizeof(spec.nonce), 0) != sizeof(spec.nonce) ||
+                getrandom(spec.echo_nonce, sizeof(spec.echo_nonce), 0) != sizeof(spec.echo_nonce) ||
                 network_probe_interface(group.station, nic->bridge_mac, &nic->mtu) < 0)
                 return error_from_errno(ret_error, EIO, "the port group %s", config->port_group);
         text_hex_encode(spec.nonce, sizeof(spec.nonce), nic->nonce);
+        text_hex_encode(spec.echo_nonce, sizeof(spec.echo_nonce), nic->echo_nonce);
         return network_probe_start(m->agent->loop, &spec, NULL, NULL, &nic->probe, ret_error);
 }
 
@@ -366,10 +478,10 @@ static json_t *question(const struct nic_proof *nic)
         for (size_t i = 0; r == 0 && i < nic->facts.n_addresses; i++)
                 r = json_array_append_new(
                         addresses, json_string(ip_address_format(&nic->facts.addresses[i].address, text)));
-        out = json_pack("{s:i, s:s, s:s, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
-                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "mtu", (json_int_t)nic->mtu,
-                "addresses", addresses, "gateways", neighbours_json(nic->gateways, nic->facts.n_gateways),
-                "neighbours",
+        out = json_pack("{s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
+                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "echo_nonce", nic->echo_nonce,
+                "mtu", (json_int_t)nic->mtu, "addresses", addresses, "gateways",
+                neighbours_json(nic->gateways, nic->facts.n_gateways), "neighbours",
                 neighbours_json(known ? known->neighbours : NULL,
                         known ? MIN(known->n_neighbours, (size_t)NEIGHBOURS_MAX) : 0));
         if (r < 0) {
@@ -389,7 +501,8 @@ static int ask_destination(struct migration *m, json_t *nics, struct error **ret
                 .peer_name = name,
                 .path = path,
                 .body = body,
-                .timeout_ms = CALL_TIMEOUT_MS};
+                .timeout_ms =
+                        TOTAL_MS - MIN(now_ms(m) - m->source.network->started_ms, (uint64_t)ASK_AGAIN_MS)};
 
         if (!body || !path)
                 return error_from_errno(ret_error, ENOMEM, "no question");
@@ -397,18 +510,13 @@ static int ask_destination(struct migration *m, json_t *nics, struct error **ret
         return http_client_call(m->agent->client, &spec, on_reports, m, &m->source.network->call, ret_error);
 }
 
-void migration_network_begin(struct migration *m)
+static void ask_all(struct migration *m)
 {
         struct migration_network *network = m->source.network;
         const struct vm *vm = migration_vm(m);
         _cleanup_error_ struct error *e = NULL;
         json_t *nics = json_array();
 
-        if (!network || network->over || network->call) {
-                json_decref(nics);
-                return;
-        }
-        network->started_ms = now_ms(m);
         network->n_nics = vm ? MIN(vm->n_taps, vm->config->n_nics) : 0;
         for (size_t i = 0; i < network->n_nics; i++) {
                 struct error *why = NULL;
@@ -428,6 +536,36 @@ void migration_network_begin(struct migration *m)
                 give_up(m, error_message(e));
 }
 
+static void ask_again(struct migration *m)
+{
+        end_probes(m->source.network);
+        ask_all(m);
+}
+
+void migration_network_begin(struct migration *m)
+{
+        struct migration_network *network = m->source.network;
+
+        if (!network || network->over || network->call)
+                return;
+        network->started_ms = now_ms(m);
+        ask_all(m);
+}
+
+void migration_network_refresh(struct migration *m)
+{
+        struct migration_network *network = m->source.network;
+
+        if (!network || !network->over || m->stop_wanted || now_ms(m) - network->ended_ms < STALE_MS)
+                return;
+        log_debug("migration %s: the network is tried again before the pause", m->id);
+        (void)json_array_clear(network->checks);
+        for (size_t i = 0; i < network->n_nics; i++)
+                network->nics[i].facts.n_addresses = 0; /* nothing of then counts */
+        network->over = false;
+        migration_network_begin(m);
+}
+
 json_t *migration_network_document(const struct migration *m)
 {
         const struct migration_network *network = m->role == MIGRATION_SOURCE_SIDE ? m->source.network : NULL;
@@ -445,8 +583,10 @@ struct nic_answer {
         unsigned int nic;
         uint8_t mac[MAC_SIZE], bridge_mac[MAC_SIZE];
         uint32_t mtu;
-        char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ];
-        bool distributed; /* the bridge is one of Open vSwitch */
+        char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ], tap[IFNAMSIZ]; /* the guest's */
+        char station[IFNAMSIZ];    /* where frames are sent and heard */
+        bool distributed;          /* the bridge is one of Open vSwitch */
+        char local_port[IFNAMSIZ]; /* of another with its address; "": none */
         char problem[PROBLEM_MAX];
         bool over;
 };
@@ -475,25 +615,32 @@ void migration_network_answer_free(struct network_answer *all)
         free(all);
 }
 
-/* The port of this host at which the switch has seen the guest's address, though it is not the guest's; "": none. */
-static void find_local_port(struct agent *agent, const struct nic_answer *nic, char ret[static IFNAMSIZ])
+static void find_ovs_port(struct agent *agent, struct nic_answer *nic)
 {
-        _cleanup_(foreign_macs_freep) struct foreign_macs *macs = NULL;
-        const char *const bridges[] = {nic->bridge};
         _cleanup_json_ json_t *list = NULL;
         json_t *item;
         char mac[MAC_STRING_SIZE];
         size_t i;
 
-        ret[0] = '\0';
-        if (nic->distributed)
-                (void)ovs_foreign_macs(agent->ovs, nic->bridge, &list, NULL);
-        else if (foreign_macs_read(agent->netlink, &macs) == 0)
-                list = foreign_macs_on(macs, bridges, 1, nic->switch_uplink);
+        (void)ovs_foreign_macs(agent->ovs, nic->bridge, &list, NULL);
         mac_format(nic->mac, mac);
         json_array_foreach (list, i, item)
                 if (!strcmp(json_string_value(json_object_get(item, "mac")) ?: "", mac))
-                        snprintf(ret, IFNAMSIZ, "%s", json_string_value(json_object_get(item, "port")) ?: "");
+                        snprintf(nic->local_port, IFNAMSIZ, "%s",
+                                json_string_value(json_object_get(item, "port")) ?: "");
+}
+
+/* Where on this host the guest's address is, though it is not the guest's. Who is at a port is seen when it speaks, and the guest's own answers
+ * come in at the uplink: so it is looked before the first question, and after the last. */
+static void find_local_port(struct agent *agent, struct nic_answer *nic)
+{
+        if (*nic->local_port)
+                return;
+        if (nic->distributed)
+                find_ovs_port(agent, nic);
+        else
+                (void)foreign_macs_find_port(
+                        agent->netlink, nic->bridge, nic->mac, nic->tap, nic->switch_uplink, nic->local_port);
 }
 
 static json_t *answers_json(const struct network_probe *probe)
@@ -511,17 +658,22 @@ static json_t *answers_json(const struct network_probe *probe)
         return list;
 }
 
-static json_t *report_of(struct agent *agent, const struct nic_answer *nic)
+static json_t *report_of(struct agent *agent, struct nic_answer *nic)
 {
-        char bridge_mac[MAC_STRING_SIZE], port[IFNAMSIZ];
+        char bridge_mac[MAC_STRING_SIZE];
 
+        if (nic->probe && has_moved(nic->station, nic->bridge_mac)) {
+                network_probe_free(TAKE_PTR(nic->probe));
+                snprintf(nic->problem, sizeof(nic->problem), MOVED, nic->station);
+        }
         if (!nic->probe)
                 return json_pack("{s:i, s:s}", "nic", (int)nic->nic, "problem", nic->problem);
-        find_local_port(agent, nic, port);
+        find_local_port(agent, nic);
         return json_pack("{s:i, s:s, s:I, s:o, s:b, s:b, s:s*}", "nic", (int)nic->nic, "mac",
                 mac_format(nic->bridge_mac, bridge_mac), "mtu", (json_int_t)nic->mtu, "answers",
                 answers_json(nic->probe), "small", network_probe_came_back(nic->probe, false), "large",
-                network_probe_came_back(nic->probe, true), "local_port", *port ? port : NULL);
+                network_probe_came_back(nic->probe, true), "local_port",
+                *nic->local_port ? nic->local_port : NULL);
 }
 
 static void on_reply(void *userdata)
@@ -620,11 +772,11 @@ static int begin_nic(
         struct network_answer *all, const struct vm *vm, const json_t *question, struct error **ret_error)
 {
         static const char *const keys[] = {
-                "nic", "addresses", "gateways", "neighbours", "peer_mac", "nonce", "mtu", NULL};
+                "nic", "addresses", "gateways", "neighbours", "peer_mac", "nonce", "echo_nonce", "mtu", NULL};
         struct nic_answer *nic = &all->nics[all->n_nics];
         struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
         struct network_probe_spec spec = {.targets = targets, .listen_ms = LISTEN_MS, .limit_ms = LIMIT_MS};
-        const char *peer_mac = "", *nonce = "";
+        const char *peer_mac = "", *nonce = "", *echo_nonce = NULL;
         struct vswitch_port_group group;
         uint64_t index = 0, mtu = 0;
         uint8_t mac[MAC_SIZE];
@@ -639,9 +791,14 @@ static int begin_nic(
                 r = doc_need_string(question, "nics[]", "peer_mac", MAC_STRING_SIZE, &peer_mac, ret_error);
         if (r == 0)
                 r = doc_need_string(question, "nics[]", "nonce", 2 * FRAME_NONCE_SIZE, &nonce, ret_error);
+        if (r == 0)
+                r = doc_opt_string(
+                        question, "nics[]", "echo_nonce", 2 * FRAME_NONCE_SIZE, &echo_nonce, ret_error);
+        echo_nonce = echo_nonce ?: nonce; /* of a source of an earlier version */
         if (r == 0 &&
                 (index >= vm->n_taps || index >= vm->config->n_nics || mac_parse(peer_mac, mac) < 0 ||
-                        !mac_is_unicast(mac) || text_hex_decode(nonce, spec.nonce, FRAME_NONCE_SIZE) < 0))
+                        !mac_is_unicast(mac) || text_hex_decode(nonce, spec.nonce, FRAME_NONCE_SIZE) < 0 ||
+                        text_hex_decode(echo_nonce, spec.echo_nonce, FRAME_NONCE_SIZE) < 0))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "nics[%zu] is not valid", all->n_nics);
         if (r == 0)
                 r = read_targets(question,
@@ -660,8 +817,12 @@ static int begin_nic(
                 spec.mtu = nic->mtu;
                 spec.bridge = group.station;
                 snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.bridge);
+                snprintf(nic->station, sizeof(nic->station), "%s", group.station);
                 nic->distributed = group.ovs != NULL;
+                snprintf(nic->tap, sizeof(nic->tap), "%s", vm->taps[index].name);
                 note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);
+                if (!nic->distributed) /* ovs-vswitchd is asked once */
+                        find_local_port(all->m->agent, nic);
                 (void)network_probe_start(all->m->agent->loop, &spec, on_probed, nic, &nic->probe, ret_error);
         }
         if (nic->probe)

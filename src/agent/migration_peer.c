@@ -322,7 +322,8 @@ static int new_from_signed(
         int r = doc_only_keys(body, "", keys, ret_error);
 
         if (r == 0)
-                r = handshake_open(agent->handshake, json_object_get(body, "signed"), &opened, ret_error);
+                r = handshake_open(
+                        agent->handshake, json_object_get(body, "signed"), false, &opened, ret_error);
         if (r == 0)
                 r = check_same_vm(json_object_get(opened.spec, "vm"), json_object_get(body, "vm"), ret_error);
         if (r < 0)
@@ -364,6 +365,8 @@ static int check_expected(
         if (!expected)
                 return handshake_is_needed(agent->handshake) ? handshake_refuse(agent->handshake, ret_error)
                                                              : 0;
+        if (expected->both)
+                return handshake_refuse(agent->handshake, ret_error);
         if (!same_number(expected->spec, body, "epoch") ||
                 strcmp(text_in(expected->spec, "source", "host"), text_in(body, "source", "host")) != 0 ||
                 strcmp(text_in(expected->spec, "destination", "host"),

@@ -1033,6 +1033,7 @@ static void fail(struct migration *m)
         struct vm *vm = migration_vm(m);
 
         end_keeping(m, false);
+        gap_meter_free(TAKE_PTR(m->source.gap)); /* nobody asks a guest that stays */
         if (migration_is_serving(m) && m->record == HANDOFF_TAKEN_BACK && m->qemu == HANDOFF_QEMU_GONE)
                 migration_post_copy_say_lost(m);
         if (m->mover || m->path_alive)

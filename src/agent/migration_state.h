@@ -14,6 +14,7 @@
 #include "agent/journal.h"
 #include "agent/siblings.h"
 #include "base/error.h"
+#include "base/mac.h"
 #include "base/map.h"
 #include "base/text.h"
 #include "io/http_client.h"
@@ -25,6 +26,7 @@
 struct agent;
 struct crash_hold;
 struct gap_meter;
+struct ip_address;
 struct migration_network;
 struct network_answer;
 struct data_connections;
@@ -381,6 +383,11 @@ int migration_network_init(struct migration *m, struct error **ret_error);
 void migration_network_free(struct migration_network *network);
 /* The destination has prepared. What is found stops the migration, or is recorded. */
 void migration_network_begin(struct migration *m);
+/* The pause is near: what was found more than a minute ago is tried again (migration_network_pending() then). */
+void migration_network_refresh(struct migration *m);
+/* An IPv4 address that the guest itself was seen to answer for when the destination asked: NIC, its MAC address. False: none. */
+bool migration_network_answered(const struct migration *m, size_t *ret_nic, uint8_t ret_mac[static MAC_SIZE],
+        struct ip_address *ret_address);
 /* It is not known yet whether the guest may go there: it is not paused before. */
 bool migration_network_pending(const struct migration *m);
 /* {"ms", "checks"}, the caller's; NULL: nothing was tried, or not to the end. */

@@ -166,6 +166,7 @@ static void ask(struct migration *m)
 {
         struct switchover_gate *gate = gate_of(m);
 
+        migration_network_refresh(m);
         if (migration_network_pending(m))
                 return; /* it comes again, at the latest with the next poll */
         gate->state = SWITCHOVER_ASKED;

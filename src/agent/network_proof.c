@@ -69,10 +69,18 @@ static void broken(struct judge *j, enum network_proof_code code, bool forbids, 
         put(j, code, false, forbids, cause ?: "out of memory");
 }
 
-/* The guest's own answer came there. Of neighbour advertisements, which go to all, it is not known who asked. */
+/* The guest's own answer came there. Neighbour advertisements go to all, so of those it is not known who gave them: they prove nothing. */
 static bool guest_answered(const struct network_proof_address *a)
 {
-        return a->n_there > 0 && (a->n_guest > 0 || a->unsure || a->address.family == 6);
+        return a->address.family == 4 && a->n_there > 0 && (a->n_guest > 0 || a->unsure);
+}
+
+/* It answers at the source, so it would answer there; and what came there in its name was not its answer. */
+static bool is_missed(const struct network_proof_address *a)
+{
+        if (a->address.family == 6)
+                return a->n_here > 0 && a->n_there == 0;
+        return (a->n_guest_here > 0 || (a->unsure && a->n_here > 0)) && !guest_answered(a);
 }
 
 static bool reaches(const struct network_proof_nic *nic)
@@ -84,31 +92,49 @@ static bool reaches(const struct network_proof_nic *nic)
         return any;
 }
 
-static void judge_segment(struct judge *j)
+/* Hosts that a private VLAN keeps apart have the way out in common. */
+static bool shares_gateway(const struct network_proof_nic *nic)
+{
+        for (size_t i = 0; i < nic->n_gateways; i++)
+                if (nic->gateways[i].same)
+                        return true;
+        return false;
+}
+
+/* True: nothing more has to be looked at. */
+static bool judge_segment(struct judge *j)
 {
         const struct network_proof_nic *nic = j->nic;
         char address[IP_ADDRESS_STRING_SIZE] = "";
 
         for (size_t i = 0; i < nic->n_addresses; i++) /* people know it by that of IPv4, if it has one */
-                if (nic->addresses[i].at_source && (!*address || nic->addresses[i].address.family == 4))
+                if (is_missed(&nic->addresses[i]) && (!*address || nic->addresses[i].address.family == 4))
                         ip_address_format(&nic->addresses[i].address, address);
-        if (reaches(nic))
+        if (reaches(nic)) {
                 met(j, NETWORK_PROOF_SEGMENT);
-        else if (*address)
+                return false;
+        }
+        if (*address && !shares_gateway(nic)) {
                 broken(j, NETWORK_PROOF_SEGMENT, true,
                         "the port group %s on host %s leads to another network segment: the virtual "
                         "machine's own "
                         "address %s answers on host %s and not there, and test frames between the two hosts "
                         "are lost",
                         nic->port_group, nic->destination, address, nic->source);
-        else
-                broken(j, NETWORK_PROOF_SEGMENT, true,
-                        "the port group %s on host %s leads to another network segment: test frames between "
-                        "it and "
-                        "the same port group on host %s are lost",
-                        nic->port_group, nic->destination, nic->source);
+                return true;
+        }
+        broken(j, NETWORK_PROOF_SEGMENT, false,
+                "it is not known whether the port group %s on host %s leads to the same network segment as "
+                "on "
+                "host %s: test frames between them are lost, and %s",
+                nic->port_group, nic->destination, nic->source,
+                *address ? "the virtual machine does not answer there, but its gateway does"
+                         : "the virtual machine answers at none of its addresses that are known");
+        return false;
 }
 
+/* Who has the guest's MAC address there, too. Where the fabric answers in the guest's stead (ARP suppression), the guest is not asked at all, or
+ * the same happens at the source. */
 static void judge_mac(struct judge *j)
 {
         const struct network_proof_nic *nic = j->nic;
@@ -123,15 +149,19 @@ static void judge_mac(struct judge *j)
         }
         for (size_t i = 0; i < nic->n_addresses; i++) {
                 const struct network_proof_address *a = &nic->addresses[i];
+                bool here = a->n_here > a->n_guest_here;
 
                 if (a->address.family != 4 || a->unsure || a->n_there <= a->n_guest)
                         continue;
-                broken(j, NETWORK_PROOF_MAC, true,
+                broken(j, NETWORK_PROOF_MAC, a->n_guest > 0 && !here,
                         "the MAC address %s is taken in the network of port group %s at host %s: %u answers "
                         "for %s "
-                        "came from it there, and the virtual machine gave %u",
+                        "came from it there, and the virtual machine gave %u%s",
                         mac, nic->port_group, nic->destination, a->n_there,
-                        ip_address_format(&a->address, address), a->n_guest);
+                        ip_address_format(&a->address, address), a->n_guest,
+                        here              ? "; it is so at the source too"
+                        : a->n_guest == 0 ? ", so the network may have answered in its stead"
+                                          : "");
                 return;
         }
         met(j, NETWORK_PROOF_MAC);
@@ -146,16 +176,15 @@ static void judge_addresses(struct judge *j)
         for (size_t i = 0; i < nic->n_addresses; i++) {
                 const struct network_proof_address *a = &nic->addresses[i];
 
-                if (!a->other_there)
-                        continue;
-                any = true;
-                broken(j, NETWORK_PROOF_ADDRESS, !a->other_at_source,
-                        "the virtual machine's address %s is taken in the network of port group %s at host "
-                        "%s: %s "
-                        "answers for it%s",
-                        ip_address_format(&a->address, address), nic->port_group, nic->destination,
-                        mac_format(a->other_mac, mac),
-                        a->other_at_source ? ", as it does at the source" : "");
+                for (size_t k = 0; k < a->n_others; k++) {
+                        any = true;
+                        broken(j, NETWORK_PROOF_ADDRESS, !a->others[k].at_source,
+                                "the virtual machine's address %s is taken in the network of port group %s "
+                                "at host %s: %s answers for it%s",
+                                ip_address_format(&a->address, address), nic->port_group, nic->destination,
+                                mac_format(a->others[k].mac, mac),
+                                a->others[k].at_source ? ", as it does at the source" : "");
+                }
         }
         if (!any)
                 met(j, NETWORK_PROOF_ADDRESS);
@@ -212,6 +241,7 @@ static void judge_mtu(struct judge *j)
 int network_proof_judge(const struct network_proof_nic *nic, const json_t *accepted, json_t *checks)
 {
         struct judge j = {.nic = nic, .accepted = accepted, .checks = checks};
+        bool other_segment;
 
         if (nic->problem) {
                 broken(&j, NETWORK_PROOF_MADE, false,
@@ -219,10 +249,10 @@ int network_proof_judge(const struct network_proof_nic *nic, const json_t *accep
                         nic->destination, nic->problem);
                 return j.result;
         }
-        judge_segment(&j);
+        other_segment = judge_segment(&j);
         judge_mac(&j);
         judge_addresses(&j);
-        if (reaches(nic)) { /* else both would only follow from that */
+        if (!other_segment) { /* else both would only follow from that */
                 judge_gateways(&j);
                 judge_mtu(&j);
         }

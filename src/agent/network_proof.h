@@ -5,12 +5,15 @@
  *
  * The guest runs at the source while its future port at the destination is tried. So its own answer is no sign of a conflict but the proof that
  * the port is on its segment: it must come, and the source, which sees the guest's port, must have seen the guest give it. What answers at the
- * destination and not from there is somebody else. And what does not answer there counts only if it answers at the source. */
+ * destination and not from there is somebody else. And what does not answer there counts only if it answers at the source: what can have another
+ * reason is a warning. */
 
 #include <jansson.h>
 
 #include "base/error.h"
 #include "fabric/guest_addresses.h"
+
+#define NETWORK_PROOF_OTHERS_MAX 8
 
 struct network_proof_address {
         struct ip_address address;
@@ -18,15 +21,18 @@ struct network_proof_address {
                 n_guest; /* answers that the guest was seen to give to the destination's questions (ARP) */
         unsigned int n_there; /* answers that came there from the guest's MAC address */
         bool unsure;          /* n_guest may be too small: the guest's answers could not all be seen */
-        bool at_source;       /* it answers there */
-        bool other_there;     /* another MAC address answers for it at the destination */
-        bool other_at_source; /* the same one does at the source */
-        uint8_t other_mac[MAC_SIZE];
+        unsigned int n_guest_here, n_here; /* likewise for the source's own questions: the control */
+        struct network_proof_other {
+                uint8_t mac[MAC_SIZE];
+                bool at_source;             /* it answers there too */
+        } others[NETWORK_PROOF_OTHERS_MAX]; /* other MAC addresses that answer for it at the destination */
+        size_t n_others;
 };
 
 struct network_proof_gateway {
         struct ip_address address;
         bool there, at_source;
+        bool same; /* from one MAC address at both */
 };
 
 struct network_proof_nic {

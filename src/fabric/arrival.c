@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fabric/arrival.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <net/ethernet.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -14,6 +16,7 @@
 #define ROUND_FRAMES 32
 
 struct arrival {
+        struct loop *loop;
         struct loop_source *io, *asks, *end;
         int tap_fd, bridge_fd;
         struct arrival_spec spec;
@@ -22,9 +25,13 @@ struct arrival {
         void *userdata;
 };
 
-/* Frames from the guest's address and to it. */
-static void make_filter(const uint8_t *mac, struct sock_filter ret[static 10])
+#define N_FILTER 14
+
+/* Frames from the guest's address and to it, up to the first of each, and the answers of ARP to it: what a busy guest is sent for as long as its
+ * arrival is watched fills nothing and wakes nobody. */
+static void make_filter(const struct arrival *a, struct sock_filter ret[static N_FILTER])
 {
+        const uint8_t *mac = a->spec.mac;
         uint32_t high4 = (uint32_t)mac[0] << 24 | (uint32_t)mac[1] << 16 | (uint32_t)mac[2] << 8 | mac[3];
         uint32_t low2 = (uint32_t)mac[4] << 8 | mac[5], high2 = (uint32_t)mac[0] << 8 | mac[1];
         uint32_t low4 = (uint32_t)mac[2] << 24 | (uint32_t)mac[3] << 16 | (uint32_t)mac[4] << 8 | mac[5];
@@ -32,16 +39,30 @@ static void make_filter(const uint8_t *mac, struct sock_filter ret[static 10])
                 BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
                 BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, high4, 0, 2),
                 BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 4),
-                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, low2, 5, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, low2, 6, 0),
                 BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 6),
-                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, high2, 0, 2),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, high2, 0, 3),
                 BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 8),
-                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, low4, 1, 0),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, low4, 0, 1),
+                BPF_STMT(BPF_RET | BPF_K, a->result.from_guest_ns ? 0 : WANTED_BYTES),
                 BPF_STMT(BPF_RET | BPF_K, 0),
+                BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETHERTYPE_ARP, 1, 0),
+                BPF_STMT(BPF_RET | BPF_K, a->result.to_guest_ns ? 0 : WANTED_BYTES),
                 BPF_STMT(BPF_RET | BPF_K, WANTED_BYTES),
         };
 
+        static_assert(ARRAY_SIZE(filter) == N_FILTER, "room for the filter");
         memcpy(ret, filter, sizeof(filter));
+}
+
+static void narrow(struct arrival *a)
+{
+        struct sock_filter filter[N_FILTER];
+
+        make_filter(a, filter);
+        (void)packet_socket_set_filter(
+                a->tap_fd, filter, ARRAY_SIZE(filter)); /* else more comes in than is needed */
 }
 
 /* Sends only. */
@@ -62,8 +83,8 @@ static void finish(void *userdata)
         loop_source_free(TAKE_PTR(a->io));
         loop_source_free(TAKE_PTR(a->asks));
         loop_source_free(TAKE_PTR(a->end));
-        fd_closep(&a->tap_fd);
-        fd_closep(&a->bridge_fd);
+        packet_socket_close(a->loop, &a->tap_fd);
+        packet_socket_close(a->loop, &a->bridge_fd);
         if (a->done)
                 a->done(a->userdata); /* may free us */
 }
@@ -85,6 +106,8 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
 {
         struct arrival *a = userdata;
 
+        bool from_guest = a->result.from_guest_ns, to_guest = a->result.to_guest_ns;
+
         for (unsigned int i = 0; i < ROUND_FRAMES; i++) {
                 uint8_t data[WANTED_BYTES];
                 struct packet_info info;
@@ -100,6 +123,8 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
                 if (asks(a) ? a->result.answer_ns : a->result.to_guest_ns)
                         return finish(a);
         }
+        if (from_guest != (a->result.from_guest_ns != 0) || to_guest != (a->result.to_guest_ns != 0))
+                narrow(a);
 }
 
 static void ask(struct arrival *a)
@@ -125,18 +150,23 @@ int arrival_start(struct loop *loop, const struct arrival_spec *spec, loop_fn do
         struct arrival **ret_arrival, struct error **ret_error)
 {
         _cleanup_(arrival_freep) struct arrival *a = ALLOC(struct arrival);
-        struct sock_filter filter[10];
+        struct sock_filter filter[N_FILTER];
         int r;
 
         if (!a) {
                 ovs_speaker_free(spec->speaker);
                 return error_from_errno(ret_error, ENOMEM, "the guest's arrival");
         }
-        *a = (struct arrival){
-                .tap_fd = -1, .bridge_fd = -1, .spec = *spec, .done = done, .userdata = userdata};
+        *a = (struct arrival){.loop = loop,
+                .tap_fd = -1,
+                .bridge_fd = -1,
+                .spec = *spec,
+                .done = done,
+                .userdata = userdata};
         a->spec.bridge = a->spec.tap = NULL; /* borrowed */
-        make_filter(spec->mac, filter);
-        r = packet_socket_open(spec->tap, PACKET_BOTH, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &a->tap_fd);
+        make_filter(a, filter);
+        r = packet_socket_open(spec->tap, PACKET_OUTGOING_TOO | PACKET_TIMES, filter, ARRAY_SIZE(filter),
+                BUFFER_BYTES, &a->tap_fd);
         if (r == 0 && asks(a) && !a->spec.speaker)
                 r = packet_socket_open(spec->bridge, PACKET_INCOMING, no_filter, ARRAY_SIZE(no_filter),
                         BUFFER_BYTES, &a->bridge_fd);
@@ -166,8 +196,8 @@ void arrival_free(struct arrival *arrival)
         loop_source_free(arrival->io);
         loop_source_free(arrival->asks);
         loop_source_free(arrival->end);
-        fd_closep(&arrival->tap_fd);
-        fd_closep(&arrival->bridge_fd);
+        packet_socket_close(arrival->loop, &arrival->tap_fd);
+        packet_socket_close(arrival->loop, &arrival->bridge_fd);
         ovs_speaker_free(arrival->spec.speaker);
         free(arrival);
 }

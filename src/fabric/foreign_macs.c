@@ -108,3 +108,18 @@ json_t *foreign_macs_on(
         }
         return out;
 }
+
+bool foreign_macs_find_port(struct netlink *netlink, const char *bridge, const uint8_t mac[static 6],
+        const char *own_port, const char *uplink, char ret_port[static IFNAMSIZ])
+{
+        struct netlink_link port;
+        char name[IFNAMSIZ];
+
+        if (netlink_fdb_find(netlink, bridge, mac, name) < 0 || !strcmp(name, own_port ?: "") ||
+                netlink_get_link(netlink, name, &port) < 0)
+                return false;
+        if (!is_local_port(&port, uplink) && memcmp(port.mac, mac, sizeof(port.mac)) != 0)
+                return false;
+        memcpy(ret_port, name, IFNAMSIZ);
+        return true;
+}

@@ -6,6 +6,7 @@
  * learned on the way out of the host (the uplink, or another interface that is no local port) is not of this host. */
 
 #include <jansson.h>
+#include <net/if.h>
 
 #include "base/macros.h"
 
@@ -23,3 +24,8 @@ DEFINE_CLEANUP(struct foreign_macs *, foreign_macs_free)
 /* Array of {"mac", "port"} on these bridges, by port and address, the caller's; NULL without memory. uplink: NULL for none. */
 json_t *foreign_macs_on(
         const struct foreign_macs *macs, const char *const *bridges, size_t n_bridges, const char *uplink);
+
+/* The port of `bridge` behind which somebody on this host has that MAC address, by one look at the bridge's table: any tap (of another guest of
+ * drover too), end of a cable, or interface whose own address it is, but `own_port` and `uplink` (either may be NULL). False: none. */
+bool foreign_macs_find_port(struct netlink *netlink, const char *bridge, const uint8_t mac[static 6],
+        const char *own_port, const char *uplink, char ret_port[static IFNAMSIZ]);

@@ -16,6 +16,7 @@
 #define ROUND_FRAMES 32
 
 struct gap_meter {
+        struct loop *loop;
         struct loop_source *io, *asks;
         int fd;
         char bridge[IFNAMSIZ];
@@ -100,13 +101,13 @@ int gap_meter_start(struct loop *loop, const char *bridge, const uint8_t mac[sta
 
         if (!meter)
                 return -ENOMEM;
-        *meter = (struct gap_meter){.fd = -1, .address = *address, .stopped_ns = stopped_ns};
+        *meter = (struct gap_meter){.loop = loop, .fd = -1, .address = *address, .stopped_ns = stopped_ns};
         memcpy(meter->mac, mac, MAC_SIZE);
         snprintf(meter->bridge, sizeof(meter->bridge), "%s", bridge);
         r = make_question(meter);
         if (r == 0)
-                r = packet_socket_open(
-                        bridge, PACKET_INCOMING, filter, ARRAY_SIZE(filter), BUFFER_BYTES, &meter->fd);
+                r = packet_socket_open(bridge, PACKET_INCOMING | PACKET_TIMES, filter, ARRAY_SIZE(filter),
+                        BUFFER_BYTES, &meter->fd);
         if (r == 0)
                 r = loop_add_io(loop, meter->fd, EPOLLIN, on_frames, meter, &meter->io);
         if (r == 0)
@@ -136,6 +137,6 @@ void gap_meter_free(struct gap_meter *meter)
                 return;
         loop_source_free(meter->io);
         loop_source_free(meter->asks);
-        fd_closep(&meter->fd);
+        packet_socket_close(meter->loop, &meter->fd);
         free(meter);
 }

@@ -28,6 +28,7 @@ struct asker {
 };
 
 struct guest_watch {
+        struct loop *loop;
         struct loop_source *io, *rest;
         int fd;
         struct guest_addresses addresses;
@@ -150,6 +151,7 @@ int guest_watch_new(
 
         if (!watch)
                 return -ENOMEM;
+        watch->loop = loop;
         watch->fd = watch->count_fd = -1;
         snprintf(watch->tap, sizeof(watch->tap), "%s", tap);
         guest_addresses_init(&watch->addresses, mac);
@@ -170,8 +172,8 @@ void guest_watch_free(struct guest_watch *watch)
                 return;
         loop_source_free(watch->io);
         loop_source_free(watch->rest);
-        fd_closep(&watch->fd);
-        fd_closep(&watch->count_fd);
+        packet_socket_close(watch->loop, &watch->fd);
+        packet_socket_close(watch->loop, &watch->count_fd);
         free(watch);
 }
 
@@ -223,5 +225,5 @@ bool guest_watch_n_answers(struct guest_watch *watch, const uint8_t asker[static
 
 void guest_watch_stop_counting(struct guest_watch *watch)
 {
-        fd_closep(&watch->count_fd);
+        packet_socket_close(watch->loop, &watch->count_fd);
 }

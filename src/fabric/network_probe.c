@@ -25,7 +25,7 @@ struct network_probe {
         struct loop *loop;
         struct loop_source *io, *rounds, *end;
         int fd;
-        uint8_t mac[MAC_SIZE], peer_mac[MAC_SIZE], nonce[FRAME_NONCE_SIZE];
+        uint8_t mac[MAC_SIZE], peer_mac[MAC_SIZE], nonce[FRAME_NONCE_SIZE], echo_nonce[FRAME_NONCE_SIZE];
         bool tests;
         uint32_t mtu;
         struct ip_address targets[NETWORK_PROBE_TARGETS_MAX];
@@ -80,7 +80,7 @@ static void send_test(struct network_probe *p, const uint8_t *to, bool echo, boo
         frame = alloc_zero(size);
         if (!frame)
                 return;
-        frame_make_test(p->mac, to, p->nonce, echo, is_large, frame);
+        frame_make_test(p->mac, to, echo ? p->echo_nonce : p->nonce, echo, is_large, frame);
         (void)packet_socket_send(p->fd, frame, size); /* what cannot leave does not come back */
 }
 
@@ -111,8 +111,12 @@ static void finish(struct network_probe *p)
                 p->done(p->userdata); /* may free us */
 }
 
+static void take_all(struct network_probe *p);
+
+/* On a busy host it may be late, and answers wait to be read. */
 static void on_end(void *userdata)
 {
+        take_all(userdata);
         finish(userdata);
 }
 
@@ -137,13 +141,19 @@ static void on_round(void *userdata)
 {
         struct network_probe *p = userdata;
 
+        take_all(p);
         if (is_complete(p) && clock_now_ms(loop_clock(p->loop)) - p->started_ms >= p->listen_ms) {
                 finish(p);
                 return;
         }
-        if (p->n_rounds < ROUNDS_MAX)
-                send_round(p);
-        (void)loop_source_rearm(p->rounds, ROUND_MS);
+        if (p->n_rounds == ROUNDS_MAX) {
+                finish(p);
+                return;
+        }
+        send_round(p);
+        /* The last question is listened for as long as the first at least. */
+        (void)loop_source_rearm(
+                p->rounds, p->n_rounds == ROUNDS_MAX ? MAX(ROUND_MS, p->listen_ms) : (uint64_t)ROUND_MS);
 }
 
 static void take_answer(struct network_probe *p, const struct frame *f)
@@ -169,36 +179,41 @@ static void take_answer(struct network_probe *p, const struct frame *f)
 
 static void take_frame(struct network_probe *p, const struct frame *f, size_t size)
 {
-        bool ours = (f->kind == FRAME_TEST || f->kind == FRAME_TEST_ECHO) &&
-                    !memcmp(f->nonce, p->nonce, FRAME_NONCE_SIZE) && !memcmp(f->to, p->mac, MAC_SIZE);
+        bool to_us = !memcmp(f->to, p->mac, MAC_SIZE);
 
         if (f->kind == FRAME_ANSWER)
                 take_answer(p, f);
-        else if (ours && f->kind == FRAME_TEST && p->n_echoes++ < ECHOES_MAX)
+        else if (f->kind == FRAME_TEST && to_us && !memcmp(f->nonce, p->nonce, FRAME_NONCE_SIZE) &&
+                 p->n_echoes++ < ECHOES_MAX)
                 send_test(p, f->from, true, f->is_large, size);
-        else if (ours && f->kind == FRAME_TEST_ECHO && p->tests) {
+        else if (f->kind == FRAME_TEST_ECHO && to_us && p->tests &&
+                 !memcmp(f->nonce, p->echo_nonce, FRAME_NONCE_SIZE) &&
+                 !memcmp(f->from, p->peer_mac, MAC_SIZE)) {
                 p->small |= !f->is_large;
                 p->large |= f->is_large && size >= p->mtu + (size_t)FRAME_HEADER_SIZE;
         }
 }
 
-static void on_frames(void *userdata, int fd, uint32_t events _unused_)
+static void take_all(struct network_probe *p)
 {
-        struct network_probe *p = userdata;
-
         for (unsigned int i = 0; i < ROUND_FRAMES; i++) {
                 uint8_t data[WANTED_BYTES];
                 struct packet_info info;
                 struct frame f;
                 size_t len;
 
-                if (packet_socket_receive(fd, data, sizeof(data), &len, &info) < 0)
+                if (packet_socket_receive(p->fd, data, sizeof(data), &len, &info) < 0)
                         break;
                 if (info.outgoing || info.tagged)
                         continue;
                 frame_parse(data, len, &f);
                 take_frame(p, &f, info.size_bytes);
         }
+}
+
+static void on_frames(void *userdata, int fd _unused_, uint32_t events _unused_)
+{
+        take_all(userdata);
 }
 
 static int arm(struct network_probe *p, uint64_t limit_ms)
@@ -230,6 +245,7 @@ int network_probe_start(struct loop *loop, const struct network_probe_spec *spec
                 .done = done,
                 .userdata = userdata};
         memcpy(p->nonce, spec->nonce, FRAME_NONCE_SIZE);
+        memcpy(p->echo_nonce, spec->echo_nonce, FRAME_NONCE_SIZE);
         for (size_t i = 0; i < p->n_targets; i++)
                 p->targets[i] = spec->targets[i];
         if (spec->peer_mac)
@@ -256,7 +272,7 @@ void network_probe_free(struct network_probe *probe)
         loop_source_free(probe->io);
         loop_source_free(probe->rounds);
         loop_source_free(probe->end);
-        fd_closep(&probe->fd);
+        packet_socket_close(probe->loop, &probe->fd);
         free(probe);
 }
 

@@ -18,30 +18,29 @@
 
 /* Bound only once the filter stands: nothing comes in that was not asked for. What an interface sends is cloned for each socket that
  * would see it, before any filter; so whoever does not want that says so to the kernel. */
-static int set_up(int fd, const char *interface, enum packet_direction direction,
-        const struct sock_filter *filter, size_t n_filter, size_t buffer_bytes)
+static int set_up(int fd, const char *interface, unsigned int wanted, const struct sock_filter *filter,
+        size_t n_filter, size_t buffer_bytes)
 {
-        const struct sock_fprog program = {
-                .len = (unsigned short)n_filter, .filter = (struct sock_filter *)(uintptr_t)filter};
         const int on = 1, room = (int)buffer_bytes;
         struct sockaddr_ll where = {.sll_family = AF_PACKET,
                 .sll_protocol = htons(ETH_P_ALL),
                 .sll_ifindex = (int)if_nametoindex(interface)};
+        int r = where.sll_ifindex ? packet_socket_set_filter(fd, filter, n_filter) : -ENODEV;
 
-        if (!where.sll_ifindex)
-                return -ENODEV;
-        if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) < 0 ||
-                setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)) < 0 ||
-                setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) < 0 ||
+        if (r < 0)
+                return r;
+        if (setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)) < 0 ||
                 setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &on, sizeof(on)) < 0)
                 return -errno;
-        if (direction == PACKET_INCOMING)
+        if ((wanted & PACKET_TIMES) && setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) < 0)
+                return -errno;
+        if (!(wanted & PACKET_OUTGOING_TOO))
                 (void)setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)); /* else below */
         return bind(fd, (struct sockaddr *)&where, sizeof(where)) < 0 ? -errno : 0;
 }
 
-int packet_socket_open(const char *interface, enum packet_direction direction,
-        const struct sock_filter *filter, size_t n_filter, size_t buffer_bytes, int *ret_fd)
+int packet_socket_open(const char *interface, unsigned int wanted, const struct sock_filter *filter,
+        size_t n_filter, size_t buffer_bytes, int *ret_fd)
 {
         _cleanup_fd_ int fd =
                 torture_point() ? -1 : socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -49,11 +48,30 @@ int packet_socket_open(const char *interface, enum packet_direction direction,
 
         if (fd < 0)
                 return -(errno ?: EIO);
-        r = set_up(fd, interface, direction, filter, n_filter, buffer_bytes);
+        r = set_up(fd, interface, wanted, filter, n_filter, buffer_bytes);
         if (r < 0)
                 return r;
         *ret_fd = TAKE_FD(fd);
         return 0;
+}
+
+int packet_socket_set_filter(int fd, const struct sock_filter *filter, size_t n_filter)
+{
+        const struct sock_fprog program = {
+                .len = (unsigned short)n_filter, .filter = (struct sock_filter *)(uintptr_t)filter};
+
+        return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) < 0 ? -errno : 0;
+}
+
+void packet_socket_close(struct loop *loop, int *fd)
+{
+        static const struct sock_filter nothing[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
+
+        if (*fd < 0)
+                return;
+        (void)packet_socket_set_filter(*fd, nothing, ARRAY_SIZE(nothing));
+        loop_close_later(loop, *fd);
+        *fd = -1;
 }
 
 int packet_socket_receive(int fd, void *data, size_t size, size_t *ret_len, struct packet_info *ret_info)

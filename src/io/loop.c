@@ -4,17 +4,22 @@
 #include <errno.h>
 #include <signal.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/torture.h"
 
 #define TIMER_ACCURACY_US 1000 /* sd-event's default of 250 ms would merge wake-ups that we time */
+#define CLOSE_REST_MS 20       /* about as long as a close takes: half of the time is others' */
 #define DELAY_MAX_MS (UINT64_C(365) * 24 * 3600 * 1000)
 
 struct loop {
         sd_event *event;
         void (*busy)(void *userdata, uint64_t ns);
         void *busy_userdata;
+        struct loop_source *close_timer;
+        int *to_close;
+        size_t n_to_close, room_to_close;
 };
 
 /* One struct for all kinds. It is not touched after its handler ran, because the handler may have freed it;
@@ -49,6 +54,10 @@ void loop_free(struct loop *loop)
 {
         if (!loop)
                 return;
+        loop_source_free(loop->close_timer);
+        for (size_t i = 0; i < loop->n_to_close; i++)
+                (void)close(loop->to_close[i]);
+        free(loop->to_close);
         sd_event_unref(loop->event);
         free(loop);
 }
@@ -226,6 +235,50 @@ int loop_add_defer(struct loop *loop, loop_fn fn, void *userdata, struct loop_so
                 return -ENOMEM;
         s->fn = fn;
         return source_finish(s, sd_event_add_defer(loop->event, &s->source, on_defer, s), ret);
+}
+
+static void on_close(void *userdata)
+{
+        struct loop *loop = userdata;
+
+        if (loop->n_to_close)
+                (void)close(loop->to_close[--loop->n_to_close]);
+        if (loop->n_to_close)
+                (void)loop_source_rearm(loop->close_timer, CLOSE_REST_MS);
+}
+
+/* False: no memory. */
+static bool keep_to_close(struct loop *loop, int fd)
+{
+        if (loop->n_to_close == loop->room_to_close) {
+                size_t room = loop->room_to_close ? 2 * loop->room_to_close : 8;
+                int *fds = alloc_resize(loop->to_close, room, sizeof(*fds));
+
+                if (!fds)
+                        return false;
+                loop->to_close = fds;
+                loop->room_to_close = room;
+        }
+        loop->to_close[loop->n_to_close++] = fd;
+        return true;
+}
+
+void loop_close_later(struct loop *loop, int fd)
+{
+        int r = 0;
+
+        if (fd < 0)
+                return;
+        if (!keep_to_close(loop, fd)) {
+                (void)close(fd);
+                return;
+        }
+        if (!loop->close_timer)
+                r = loop_add_timer(loop, CLOSE_REST_MS, on_close, loop, &loop->close_timer);
+        else if (loop->n_to_close == 1)
+                r = loop_source_rearm(loop->close_timer, CLOSE_REST_MS);
+        if (r < 0)
+                (void)close(loop->to_close[--loop->n_to_close]);
 }
 
 static int on_signal(

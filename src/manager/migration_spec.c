@@ -10,6 +10,7 @@
 #include "manager/ca.h"
 
 #define FORMAT 1
+#define PURPOSE "drover migration specification"
 #define NONCE_BYTES 16
 
 int migration_spec_sign(const struct ca *ca, json_t *spec, bool both, int64_t now_unix_ms,
@@ -23,9 +24,10 @@ int migration_spec_sign(const struct ca *ca, json_t *spec, bool both, int64_t no
 
         if (r < 0)
                 return error_from_errno(ret_error, r, "the migration's specification");
-        if (!owned || json_object_set_new(owned, "handshake",
-                              json_pack("{s:i, s:I, s:s, s:b}", "format", FORMAT, "issued_unix_ms",
-                                      (json_int_t)now_unix_ms, "nonce", nonce, "both", both)) < 0)
+        if (!owned ||
+                json_object_set_new(owned, "handshake",
+                        json_pack("{s:i, s:s, s:I, s:s, s:b}", "format", FORMAT, "purpose", PURPOSE,
+                                "issued_unix_ms", (json_int_t)now_unix_ms, "nonce", nonce, "both", both)) < 0)
                 return error_from_errno(ret_error, ENOMEM, "the migration's specification");
         text = doc_to_text(owned);
         if (!text)

@@ -10,7 +10,7 @@
 struct ca;
 
 /* {"spec": TEXT, "signature": HEX, "certificate": PEM}, the caller's, of a specification (taken over; NULL: no memory). TEXT is what is signed, byte by
- * byte, with the manager's own key. both: the destination's agent takes such a document too. */
+ * byte, with the manager's own key. both: both hosts' agents take such a document, so neither has to take the other's word for less. */
 int migration_spec_sign(const struct ca *ca, json_t *spec, bool both, int64_t now_unix_ms,
         json_t **ret_signed, struct error **ret_error);
 /* SHA-256 of its TEXT, in hex. 0 or -ENOMEM. */

@@ -264,21 +264,12 @@ static json_int_t told_share(struct task *task, struct manager *manager)
         return share_bps;
 }
 
-/* Not of one that may come to post-copy: it would have to wait for the proof, and what that does to it is not known yet. */
-static bool may_be_post_copy(const struct task *task)
-{
-        const json_t *converge = json_object_get(task_input(task), "converge");
-        _cleanup_free_ char *text = converge ? json_dumps(converge, JSON_ENCODE_ANY) : NULL;
-
-        return text && strstr(text, "post-copy");
-}
-
 /* What the source finds out about the destination's network before the guest is paused; not asked of it: NULL. */
 static json_t *network_proof_of(const struct task *task, struct manager *manager)
 {
         const json_t *data = task_data(task);
 
-        if (json_is_false(json_object_get(task_input(task), "network_proof")) || may_be_post_copy(task) ||
+        if (json_is_false(json_object_get(task_input(task), "network_proof")) ||
                 !source_can(task, manager, "network_proof"))
                 return NULL;
         return json_pack("{s:s, s:s, s:O*}", "source", json_text(data, "from"), "destination",
@@ -308,14 +299,15 @@ static json_t *specification(struct task *task, struct manager *manager, const j
 static int remember_spec(
         struct task *task, struct manager *manager, const json_t *vm, struct error **ret_error)
 {
-        bool both = host_can(task, manager, "to_uid", "signed_spec");
+        bool destination = host_can(task, manager, "to_uid", "signed_spec");
+        bool source = source_can(task, manager, "signed_spec");
         json_t *signed_spec = NULL;
         int r;
 
         json_object_del(task_data(task), "signed");
-        if (!both && !source_can(task, manager, "signed_spec"))
+        if (!destination && !source)
                 return 0;
-        r = migration_spec_sign(&manager->ca, specification(task, manager, vm), both,
+        r = migration_spec_sign(&manager->ca, specification(task, manager, vm), destination && source,
                 (int64_t)clock_unix_ms(manager->clock), &signed_spec, ret_error);
         if (r >= 0 && json_object_set_new(task_data(task), "signed", signed_spec) < 0)
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

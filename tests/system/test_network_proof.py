@@ -6,14 +6,11 @@ import contextlib
 import hashlib
 import json
 import re
-import socket
-import struct
 import subprocess
-import threading
 import time
 
 import pytest
-from labkit import netns, network
+from labkit import network
 from labkit.lab import wait_for
 from labkit.machines import FABRIC
 from labkit.workload import Workload
@@ -90,10 +87,10 @@ def test_a_good_network_is_proven_and_the_arrival_verified(at_home, lab):
     print(f"gap: {arrival['gap_ms']:.1f} ms ({arrival['gap_between']}; {arrival['gap_clock']}); "
           f"ping from outside: {seen['longest_gap_ms']:.1f} ms; pause: {result['pause_ms']:.1f} ms; "
           f"gateway's answer {arrival['nics'][0]['answer_ms']:.1f} ms after the stop; proof: {result['network']['ms']} ms of {result['total_ms']} ms")
-    # Both see the same absence, from two places of one network; on a busy machine either may be late once.
-    slack_ms = 150
-    assert arrival["gap_ms"] >= result["pause_ms"] * 0.8 - slack_ms
-    assert abs(arrival["gap_ms"] - seen["longest_gap_ms"]) <= max(arrival["gap_ms"], seen["longest_gap_ms"]) / 2 + slack_ms
+    # Both see the same absence, from two places of one network. On a busy machine the ping may also see another, longer one, when nothing of the
+    # guest ran, and the last question of the source's host may be late.
+    assert arrival["gap_ms"] >= result["pause_ms"] * 0.8 - 150
+    assert arrival["gap_ms"] <= seen["longest_gap_ms"] + 1000
 
 
 def test_no_switch_learns_the_guest_at_the_destination_before_it_runs_there(at_home, lab):
@@ -110,8 +107,8 @@ def test_no_switch_learns_the_guest_at_the_destination_before_it_runs_there(at_h
 def other_segment(lab):
     fabric(lab, "ip", "link", "add", "other", "type", "bridge", "stp_state", "0", "forward_delay", "0")
     fabric(lab, "ip", "link", "set", "other", "up")
-    fabric(lab, "ip", "link", "set", "host2-v", "master", "other")
     try:
+        fabric(lab, "ip", "link", "set", "host2-v", "master", "other")
         yield
     finally:
         fabric(lab, "ip", "link", "set", "host2-v", "master", network.VMNET)
@@ -127,21 +124,9 @@ def test_port_group_on_the_wrong_segment(at_home, lab):
     assert "--accept network-segment" in way_out
 
 
-@contextlib.contextmanager
-def gateway_away(lab):
-    """The switch carries between any two of its ports but these."""
-    for port in ("client-v", "host2-v"):
-        fabric(lab, "bridge", "link", "set", "dev", port, "isolated", "on")
-    try:
-        yield
-    finally:
-        for port in ("client-v", "host2-v"):
-            fabric(lab, "bridge", "link", "set", "dev", port, "isolated", "off")
-
-
 def test_gateway_is_away(at_home, lab):
     teach_gateway(lab, at_home)
-    with gateway_away(lab):
+    with apart(lab, FABRIC, "client-v", "host2-v"):
         cause, way_out = refused(lab, at_home)
         assert cause == f"network-gateway: the gateway {GATEWAY} answers in port group default on host host1 and not on host host2"
         assert "--accept network-gateway" in way_out
@@ -152,48 +137,46 @@ def test_gateway_is_away(at_home, lab):
     at_home.wait_ready()
 
 
-class Twin:
-    """Another station with the guest's MAC address (or one of its own) that says nothing until it is asked for the guest's IP address."""
+@contextlib.contextmanager
+def station(lab, machine, switch, mac, address):
+    """A station with that MAC and IP address at a new port, ct0, of a switch of that machine. Its kernel answers whoever asks for the address, at
+    once, and it says nothing else."""
+    quiet = "sysctl -q -w net.ipv6.conf.default.disable_ipv6=1 net.ipv6.conf.all.disable_ipv6=1 && echo ready && exec cat"
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", quiet], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as its:
+        def run(pid, *words):
+            subprocess.run(["nsenter", "--target", str(pid), "--net", "--", *map(str, words)], check=True)
 
-    def __init__(self, pid, interface, mac, address):
-        self.mac, self.address = bytes.fromhex(mac.replace(":", "")), socket.inet_aton(address)
-        self._socket = netns.packet_socket(pid, interface)
-        self._socket.settimeout(0.1)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self):
-        while not self._stop.is_set():
-            try:
-                frame = self._socket.recv(2048)
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1" and frame[38:42] == self.address:
-                asker = frame[22:28]
-                self._socket.send(asker + self.mac + struct.pack(">HHHBBH", 0x806, 1, 0x800, 6, 4, 2) + self.mac + self.address +
-                                  asker + frame[28:32] + bytes(18))
-
-    def close(self):
-        self._stop.set()
-        self._thread.join()
-        self._socket.close()
+        outside = lab.machines.pid(machine)
+        try:
+            assert its.stdout.readline() == "ready\n"
+            run(outside, "ip", "link", "add", "ct0", "type", "veth", "peer", "name", "ct1", "netns", its.pid)
+            run(its.pid, "ip", "link", "set", "ct1", "address", mac, "up")
+            run(its.pid, "ip", "address", "add", f"{address}/32", "dev", "ct1")
+            run(outside, "ip", "link", "set", "ct0", "master", switch, "up")
+            yield
+        finally:
+            subprocess.run(["nsenter", "--target", str(outside), "--net", "--", "ip", "link", "delete", "ct0"], check=False)
+            its.stdin.close()
 
 
 @contextlib.contextmanager
-def twin(lab, machine, switch, mac, address):
-    """At a port of a switch of that machine."""
-    lab.machines.run(machine, "ip", "link", "add", "ct0", "type", "veth", "peer", "name", "ct1")
-    lab.machines.run(machine, "ip", "link", "set", "ct0", "master", switch, "up")
-    lab.machines.run(machine, "ip", "link", "set", "ct1", "up")
-    made = Twin(lab.machines.pid(machine), "ct1", mac, address)
+def apart(lab, machine, *ports):
+    """The switch carries between any two of its ports but these."""
     try:
+        for port in ports:
+            lab.machines.run(machine, "bridge", "link", "set", "dev", port, "isolated", "on")
         yield
     finally:
-        made.close()
-        lab.machines.run(machine, "ip", "link", "delete", "ct0")
+        for port in ports:
+            lab.machines.run(machine, "bridge", "link", "set", "dev", port, "isolated", "off")
+
+
+@contextlib.contextmanager
+def heard_by_destination_alone(lab, mac, address):
+    """A station of the network between the hosts that the source does not see: what it saw itself would be a warning."""
+    with apart(lab, FABRIC, "host1-v"), station(lab, FABRIC, network.VMNET, mac, address):
+        fabric(lab, "bridge", "link", "set", "dev", "ct0", "isolated", "on")
+        yield
 
 
 def answers_too_often(mac, address):
@@ -203,7 +186,9 @@ def answers_too_often(mac, address):
 
 def test_mac_address_is_taken_on_the_host(at_home, lab):
     mac = at_home.document()["spec"]["nics"][0]["mac"]
-    with twin(lab, "host2", "dv-default", mac, at_home.address):
+    # Seen from the host itself alone, as above.
+    with apart(lab, "host2", "vm0"), station(lab, "host2", "dv-default", mac, at_home.address):
+        lab.machines.run("host2", "bridge", "link", "set", "dev", "ct0", "isolated", "on")
         cause, _ = refused(lab, at_home)
     # The switch's table says so if the twin spoke last.
     assert (cause == f"network-mac: the MAC address {mac} is taken on host host2: something at its port ct0 uses it"
@@ -213,34 +198,17 @@ def test_mac_address_is_taken_on_the_host(at_home, lab):
 
 def test_mac_address_is_taken_elsewhere_in_the_network(at_home, lab):
     mac = at_home.document()["spec"]["nics"][0]["mac"]
-    with twin(lab, FABRIC, network.VMNET, mac, at_home.address):
+    with heard_by_destination_alone(lab, mac, at_home.address):
         cause, _ = refused(lab, at_home)
     assert re.fullmatch(answers_too_often(mac, at_home.address), cause), cause
     at_home.wait_ready()
 
 
 def test_ip_address_is_taken_at_the_destination(at_home, lab):
-    with other_answers_at_destination(lab, at_home):
+    with heard_by_destination_alone(lab, "02:00:00:00:07:07", at_home.address):
         cause, _ = refused(lab, at_home)
     assert cause == (f"network-address: the virtual machine's address {at_home.address} is taken in the network of port group default "
                      "at host host2: 02:00:00:00:07:07 answers for it")
-
-
-@contextlib.contextmanager
-def other_answers_at_destination(lab, guest):
-    """Reached from host2 alone: its port does not carry to the others of the switch."""
-    fabric(lab, "bridge", "link", "set", "dev", "host1-v", "isolated", "on")
-    lab.machines.run(FABRIC, "ip", "link", "add", "ct0", "type", "veth", "peer", "name", "ct1")
-    lab.machines.run(FABRIC, "ip", "link", "set", "ct0", "master", network.VMNET, "up")
-    lab.machines.run(FABRIC, "ip", "link", "set", "ct1", "up")
-    fabric(lab, "bridge", "link", "set", "dev", "ct0", "isolated", "on")
-    made = Twin(lab.machines.pid(FABRIC), "ct1", "02:00:00:00:07:07", guest.address)
-    try:
-        yield
-    finally:
-        made.close()
-        fabric(lab, "bridge", "link", "set", "dev", "host1-v", "isolated", "off")
-        lab.machines.run(FABRIC, "ip", "link", "delete", "ct0")
 
 
 def test_switch_between_the_hosts_carries_too_small_packets(at_home, lab):

@@ -64,11 +64,11 @@ static int group_teardown(void **state)
 /* of the two hosts, this one is the source */
 static json_t *make_spec(const char *source, const char *destination, int64_t age_ms)
 {
-        return json_pack("{s:s, s:o, s:i, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:i, s:I, s:s, s:b}}", "id", ID,
+        return json_pack("{s:s, s:o, s:i, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:i, s:s, s:I, s:s, s:b}}", "id", ID,
                 "vm", rig_vm_document(), "epoch", 1, "source", "host", source, "address", "127.0.0.1:1",
                 "destination", "host", destination, "address", "127.0.0.1:1", "handshake", "format", 1,
-                "issued_unix_ms", (json_int_t)(clock_realtime_ns() / 1000000) - age_ms, "nonce", "00", "both",
-                1);
+                "purpose", "drover migration specification", "issued_unix_ms",
+                (json_int_t)(clock_realtime_ns() / 1000000) - age_ms, "nonce", "00", "both", 1);
 }
 
 static json_t *sign(const struct signer *by, json_t *spec)
@@ -112,8 +112,8 @@ static json_t *there_to_here(void)
         return make_spec(RIG_OTHER_UID, RIG_HOST_UID, 0);
 }
 
-/* Before any signature was seen, a manager of an earlier version is obeyed. */
-static void an_unsigned_specification_is_taken_until_the_manager_signs(void **state)
+/* It is known by its certificate; an earlier version of it may lead again at any time. */
+static void what_the_manager_itself_brings_unsigned_is_taken(void **state)
 {
         _cleanup_json_ json_t *spec = here_to_there(0), *answer = NULL, *again = NULL;
 
@@ -124,7 +124,7 @@ static void an_unsigned_specification_is_taken_until_the_manager_signs(void **st
         assert_string_equal(json_string_value(json_object_get(answer, "code")), "not-found");
         assert_string_equal(start(sign(&manager, here_to_there(0))), "not-found");
         (void)rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", json_incref(spec), &again);
-        assert_string_equal(json_string_value(json_object_get(again, "code")), "unauthenticated");
+        assert_string_equal(json_string_value(json_object_get(again, "code")), "not-found");
 }
 
 static void that_the_manager_signs_is_known_after_a_restart(void **state)
@@ -162,13 +162,66 @@ static void each_byte_is_signed(void **state)
         assert_string_equal(start(signed_spec), "unauthenticated");
 }
 
-static void a_signature_ages(void **state)
+static const char *prepare_signed(int64_t age_ms)
+{
+        json_t *signed_spec = sign(&manager, make_spec(RIG_OTHER_UID, RIG_HOST_UID, age_ms));
+
+        return prepare(json_pack("{s:o, s:o}", "signed", signed_spec, "vm", rig_vm_document()));
+}
+
+static void a_signature_that_a_host_brings_ages(void **state)
 {
         if (!possible)
                 skip();
-        assert_string_equal(start(sign(&manager, here_to_there(5 * MINUTE_MS))), "not-found");
-        assert_string_equal(start(sign(&manager, here_to_there(11 * MINUTE_MS))), "unauthenticated");
-        assert_string_equal(start(sign(&manager, here_to_there(-11 * MINUTE_MS))), "unauthenticated");
+        assert_string_not_equal(prepare_signed(5 * MINUTE_MS), "unauthenticated");
+        assert_string_equal(prepare_signed(11 * MINUTE_MS), "unauthenticated");
+        assert_string_equal(prepare_signed(-11 * MINUTE_MS), "unauthenticated");
+}
+
+/* It was signed with the check, and may have waited in the queue since. */
+static void what_the_manager_brings_or_told_may_be_old(void **state)
+{
+        _cleanup_json_ json_t *told = NULL, *answer = NULL;
+
+        if (!possible)
+                skip();
+        assert_string_not_equal(start(sign(&manager, here_to_there(300 * MINUTE_MS))), "unauthenticated");
+        told = sign(&manager, make_spec(RIG_OTHER_UID, RIG_HOST_UID, 300 * MINUTE_MS));
+        assert_int_equal(rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/spec",
+                                 json_incref(told), &answer),
+                200);
+        assert_string_not_equal(
+                prepare(json_pack("{s:O, s:o}", "signed", told, "vm", rig_vm_document())), "unauthenticated");
+}
+
+/* What is signed for something else is no specification. */
+static void another_purpose_is_refused(void **state)
+{
+        json_t *spec = here_to_there(0);
+
+        json_object_set_new(json_object_get(spec, "handshake"), "purpose", json_string("backup"));
+        if (!possible)
+                skip();
+        assert_string_equal(start(sign(&manager, spec)), "bad-document");
+}
+
+/* A leader that comes after the one that signed may be of an earlier version: it begins anew. */
+static void a_newer_leader_that_does_not_sign_is_not_held_up(void **state)
+{
+        _cleanup_json_ json_t *answer = NULL, *spec = make_spec(RIG_OTHER_UID, RIG_HOST_UID, 0);
+
+        if (!possible)
+                skip();
+        json_object_del(spec, "handshake");
+        json_object_set_new(spec, "id", json_string("66666666-6666-4666-8666-666666666666"));
+        assert_string_not_equal(start(sign(&manager, here_to_there(0))), "unauthenticated");
+        assert_string_equal(prepare(json_incref(spec)), "unauthenticated");
+        rig.epoch = "2";
+        (void)rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", here_to_there(0), &answer);
+        assert_string_not_equal(prepare(json_incref(spec)), "unauthenticated");
+        /* Until it signs itself. */
+        assert_string_not_equal(start(sign(&manager, here_to_there(0))), "unauthenticated");
+        assert_string_equal(prepare(json_incref(spec)), "unauthenticated");
 }
 
 static void it_has_to_name_this_host(void **state)
@@ -225,11 +278,24 @@ static void the_source_has_to_bring_what_the_manager_told(void **state)
         assert_string_equal(
                 prepare(json_pack("{s:o, s:o}", "signed", sign(&manager, other), "vm", rig_vm_document())),
                 "unauthenticated");
-        /* A source of an earlier version brings the document alone: another epoch than the manager told. */
+        /* The very document, without its signature: a source that takes it signed passes it on signed. */
+        other = there_to_here();
+        json_object_del(other, "handshake");
+        assert_string_equal(prepare(other), "unauthenticated");
+        /* One of an earlier version brings the document alone: another epoch than the manager told. */
+        other = there_to_here();
+        json_object_set_new(json_object_get(other, "handshake"), "both", json_false());
+        json_decref(TAKE_PTR(answer));
+        assert_int_equal(rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/spec",
+                                 sign(&manager, other), &answer),
+                200);
         other = there_to_here();
         json_object_del(other, "handshake");
         json_object_set_new(other, "epoch", json_integer(7));
         assert_string_equal(prepare(other), "unauthenticated");
+        other = there_to_here();
+        json_object_del(other, "handshake");
+        assert_string_not_equal(prepare(other), "unauthenticated");
 }
 
 static void a_told_specification_has_to_be_of_that_migration(void **state)
@@ -247,16 +313,19 @@ static void a_told_specification_has_to_be_of_that_migration(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(an_unsigned_specification_is_taken_until_the_manager_signs),
+                cmocka_unit_test(what_the_manager_itself_brings_unsigned_is_taken),
                 cmocka_unit_test(that_the_manager_signs_is_known_after_a_restart),
                 cmocka_unit_test(only_the_clusters_manager_signs),
                 cmocka_unit_test(each_byte_is_signed),
-                cmocka_unit_test(a_signature_ages),
+                cmocka_unit_test(a_signature_that_a_host_brings_ages),
+                cmocka_unit_test(what_the_manager_brings_or_told_may_be_old),
+                cmocka_unit_test(another_purpose_is_refused),
                 cmocka_unit_test(it_has_to_name_this_host),
                 cmocka_unit_test(unknown_fields_are_refused),
                 cmocka_unit_test(the_source_cannot_give_another_vm_than_was_signed),
                 cmocka_unit_test(the_source_has_to_bring_what_the_manager_told),
                 cmocka_unit_test(a_told_specification_has_to_be_of_that_migration),
+                cmocka_unit_test(a_newer_leader_that_does_not_sign_is_not_held_up),
         };
 
         return cmocka_run_group_tests(tests, group_setup, group_teardown);

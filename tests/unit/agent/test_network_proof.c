@@ -27,9 +27,13 @@ static struct network_proof_nic good(void)
         struct network_proof_nic nic = {.port_group = "lan",
                 .source = "host1",
                 .destination = "host2",
-                .addresses = {{.address = ip("192.0.2.7"), .n_guest = 3, .n_there = 3, .at_source = true}},
+                .addresses = {{.address = ip("192.0.2.7"),
+                        .n_guest = 3,
+                        .n_there = 3,
+                        .n_guest_here = 3,
+                        .n_here = 3}},
                 .n_addresses = 1,
-                .gateways = {{.address = ip("192.0.2.1"), .there = true, .at_source = true}},
+                .gateways = {{.address = ip("192.0.2.1"), .there = true, .at_source = true, .same = true}},
                 .n_gateways = 1,
                 .small = true,
                 .large = true,
@@ -86,7 +90,7 @@ static void without_the_guests_answer_the_segment_is_the_wrong_one(void **state)
 {
         struct network_proof_nic nic = good();
 
-        nic.small = nic.large = nic.gateways[0].there = false;
+        nic.small = nic.large = nic.gateways[0].there = nic.gateways[0].same = false;
         nic.addresses[0].n_guest = nic.addresses[0].n_there = 0;
         assert_string_equal(broken(&nic, NULL, cause), "network-segment error");
         assert_string_equal(cause, "the port group lan on host host2 leads to another network segment: the "
@@ -100,9 +104,9 @@ static void an_answer_that_the_guest_did_not_give_is_no_proof(void **state)
         struct network_proof_nic nic = good();
 
         /* A copy of the guest on another segment, with the same addresses. */
-        nic.small = nic.large = nic.gateways[0].there = false;
+        nic.small = nic.large = nic.gateways[0].there = nic.gateways[0].same = false;
         nic.addresses[0].n_guest = 0;
-        assert_string_equal(broken(&nic, NULL, cause), "network-segment error, network-mac error");
+        assert_string_equal(broken(&nic, NULL, cause), "network-segment error, network-mac warning");
 }
 
 static void a_guest_without_an_address_is_judged_by_test_frames(void **state)
@@ -111,8 +115,54 @@ static void a_guest_without_an_address_is_judged_by_test_frames(void **state)
 
         nic.n_addresses = nic.n_gateways = 0;
         assert_string_equal(broken(&nic, NULL, cause), "network-gateway warning");
+        /* It may be that switches do not pass them on: nothing else was heard that could be missed. */
         nic.small = nic.large = false;
+        assert_string_equal(broken(&nic, NULL, cause),
+                "network-segment warning, network-gateway warning, network-mtu warning");
+        assert_non_null(strstr(cause, "is not known"));
+}
+
+/* A private VLAN: the hosts' ports do not reach each other, and both reach the gateway. */
+static void hosts_that_reach_one_gateway_may_be_kept_apart(void **state)
+{
+        struct network_proof_nic nic = good();
+
+        nic.small = nic.large = false;
+        nic.addresses[0].n_guest = nic.addresses[0].n_there = 0;
+        assert_string_equal(broken(&nic, NULL, cause), "network-segment warning, network-mtu warning");
+        nic.gateways[0].same = false; /* another router with that address, in another segment */
         assert_string_equal(broken(&nic, NULL, cause), "network-segment error");
+}
+
+/* Their answers go to all: whose they are is not known. */
+static void answers_of_ipv6_prove_no_segment(void **state)
+{
+        struct network_proof_nic nic = good();
+
+        nic.n_gateways = 0;
+        nic.addresses[0] =
+                (struct network_proof_address){.address = ip("2001:db8::7"), .n_there = 3, .n_here = 3};
+        assert_string_equal(broken(&nic, NULL, cause), "network-gateway warning");
+        nic.small = nic.large = false;
+        assert_string_equal(broken(&nic, NULL, cause),
+                "network-segment warning, network-gateway warning, network-mtu warning");
+        nic.addresses[0].n_there = 0;
+        assert_string_equal(broken(&nic, NULL, cause), "network-segment error");
+}
+
+/* A fabric that knows all addresses answers by itself; the guest is asked by nobody (EVPN, RFC 7432, section 10). */
+static void a_network_that_answers_in_the_guests_stead_is_no_conflict(void **state)
+{
+        struct network_proof_nic nic = good();
+
+        nic.addresses[0].n_guest = 0;
+        assert_string_equal(broken(&nic, NULL, cause), "network-mac warning");
+        nic = good();
+        nic.addresses[0].n_there = 6; /* beside the guest, at both hosts */
+        nic.addresses[0].n_here = 6;
+        assert_string_equal(broken(&nic, NULL, cause), "network-mac warning");
+        nic.addresses[0].n_here = 3;
+        assert_string_equal(broken(&nic, NULL, cause), "network-mac error");
 }
 
 static void a_guest_that_is_silent_for_good_is_not_held_against_the_port(void **state)
@@ -150,12 +200,25 @@ static void an_address_that_others_have_there_alone_is_taken(void **state)
 {
         struct network_proof_nic nic = good();
 
-        nic.addresses[0].other_there = true;
-        memcpy(nic.addresses[0].other_mac, other, MAC_SIZE);
+        nic.addresses[0].n_others = 1;
+        memcpy(nic.addresses[0].others[0].mac, other, MAC_SIZE);
         assert_string_equal(broken(&nic, NULL, cause), "network-address error");
-        nic.addresses[0].other_at_source =
-                true; /* a router that answers for all, or a conflict that was there before */
+        /* A router that answers for all, or a conflict that was there before. */
+        nic.addresses[0].others[0].at_source = true;
         assert_string_equal(broken(&nic, NULL, cause), "network-address warning");
+}
+
+static void each_other_holder_of_an_address_is_judged_by_itself(void **state)
+{
+        struct network_proof_nic nic = good();
+
+        nic.addresses[0].n_others = 2;
+        memcpy(nic.addresses[0].others[0].mac, other, MAC_SIZE);
+        nic.addresses[0].others[1].at_source = true;
+        assert_string_equal(broken(&nic, NULL, cause), "network-address error, network-address warning");
+        nic.addresses[0].others[0].at_source = true;
+        nic.addresses[0].others[1].at_source = false;
+        assert_string_equal(broken(&nic, NULL, cause), "network-address warning, network-address error");
 }
 
 static void a_gateway_counts_only_if_it_answers_at_the_source(void **state)
@@ -222,6 +285,10 @@ int main(void)
                 cmocka_unit_test(without_the_guests_answer_the_segment_is_the_wrong_one),
                 cmocka_unit_test(an_answer_that_the_guest_did_not_give_is_no_proof),
                 cmocka_unit_test(a_guest_without_an_address_is_judged_by_test_frames),
+                cmocka_unit_test(hosts_that_reach_one_gateway_may_be_kept_apart),
+                cmocka_unit_test(answers_of_ipv6_prove_no_segment),
+                cmocka_unit_test(a_network_that_answers_in_the_guests_stead_is_no_conflict),
+                cmocka_unit_test(each_other_holder_of_an_address_is_judged_by_itself),
                 cmocka_unit_test(a_guest_that_is_silent_for_good_is_not_held_against_the_port),
                 cmocka_unit_test(more_answers_than_the_guest_gave_are_anothers),
                 cmocka_unit_test(a_mac_at_a_port_of_the_destination_is_taken),

@@ -12,6 +12,7 @@
 #include "fabric/gap_meter.h"
 #include "fabric/guest_watch.h"
 #include "fabric/network_probe.h"
+#include "fabric/packet_socket.h"
 #include "fabric/tap.h"
 
 #define UID "6f1cb2a4-0d5e-4c8f-9a55-0c5b6a1f2e3d"
@@ -23,13 +24,17 @@ static const uint8_t forged[MAC_SIZE] = {0x02, 0, 0, 0, 0, 0x66};
 struct fixture {
         struct netlink *netlink;
         struct loop *loop;
-        struct loop_source *guest;
+        struct loop_source *guest, *forger;
+        int forger_fd;
+        uint8_t forgers_nonce[FRAME_NONCE_SIZE], forges_as[MAC_SIZE];
+        bool knows_nonce; /* else the forger sends back what it saw */
+        unsigned int n_forged;
         int tap_fd;
         char tap[IFNAMSIZ];
-        struct ip_address own, gateway;
+        struct ip_address own, own6, gateway;
         unsigned int copies; /* of each answer that the guest gives */
         bool lies;           /* it answers for everybody, too */
-        bool mute;
+        bool mute, tags;     /* what it sends has a VLAN tag */
         bool done;
         unsigned int n_asked; /* questions that came to the guest */
         struct frame last;
@@ -47,7 +52,16 @@ static void guest_sends(struct fixture *f, const uint8_t *frame, size_t len)
 {
         uint8_t data[VNET_HEADER + 2048] = {0};
 
-        memcpy(data + VNET_HEADER, frame, len);
+        if (f->tags) {
+                static const uint8_t tag[] = {0x81, 0, 0, 5};
+
+                memcpy(data + VNET_HEADER, frame, 12);
+                memcpy(data + VNET_HEADER + 12, tag, sizeof(tag));
+                memcpy(data + VNET_HEADER + 16, frame + 12, len - 12);
+                len += sizeof(tag);
+        } else {
+                memcpy(data + VNET_HEADER, frame, len);
+        }
         assert_int_equal(write(f->tap_fd, data, VNET_HEADER + len), VNET_HEADER + len);
 }
 
@@ -62,6 +76,21 @@ static void guest_answers(
         guest_sends(f, frame, len);
 }
 
+/* To all: the question came from nobody (RFC 4862). */
+static void guest_advertises(struct fixture *f)
+{
+        static const uint8_t all_mac[MAC_SIZE] = {0x33, 0x33, 0, 0, 0, 1};
+        static const uint8_t all_nodes[16] = {0xff, 2, [15] = 1};
+        uint8_t frame[FRAME_ASK_SIZE];
+        size_t len = frame_make_ask(mac, all_mac, &f->own6, &f->own6, frame);
+
+        frame[54] = 136; /* neighbour advertisement */
+        memcpy(frame + 38, all_nodes, sizeof(all_nodes));
+        frame[58] = 0x20; /* override */
+        frame[78] = 2;    /* target link-layer address */
+        guest_sends(f, frame, len);
+}
+
 static void on_guest(void *userdata, int fd, uint32_t events _unused_)
 {
         struct fixture *f = userdata;
@@ -72,6 +101,8 @@ static void on_guest(void *userdata, int fd, uint32_t events _unused_)
                 struct frame q;
 
                 frame_parse(data + VNET_HEADER, (size_t)len - VNET_HEADER, &q);
+                if (q.kind == FRAME_ASK && ip_address_equal(&q.target, &f->own6))
+                        guest_advertises(f);
                 if (q.kind != FRAME_ASK || q.target.family != 4)
                         continue;
                 f->last = q;
@@ -101,6 +132,8 @@ static int set_up(void **state)
         assert_int_equal(tap_open(f->netlink, &spec, &f->tap_fd, f->tap, NULL), 0);
         assert_int_equal(loop_add_io(f->loop, f->tap_fd, EPOLLIN, on_guest, f, &f->guest), 0);
         f->own = ip("192.0.2.7");
+        f->own6 = ip("2001:db8::7");
+        f->forger_fd = -1;
         f->gateway = ip("192.0.2.1");
         f->copies = 1;
         *state = f;
@@ -112,6 +145,8 @@ static int tear_down(void **state)
         struct fixture *f = *state;
 
         loop_source_free(f->guest);
+        loop_source_free(f->forger);
+        packet_socket_close(f->loop, &f->forger_fd);
         close(f->tap_fd);
         loop_free(f->loop);
         netlink_free(f->netlink);
@@ -127,14 +162,15 @@ static void on_done(void *userdata)
 /* Asks on br2 for the guest's address and sends test frames to br1, where a probe sends them back. */
 static struct network_probe *probe(struct fixture *f, const struct ip_address *targets, size_t n)
 {
-        struct network_probe_spec echo = {.bridge = "br1", .nonce = {7}, .mtu = 1500};
+        struct network_probe_spec echo = {.bridge = "br1", .nonce = {7}, .echo_nonce = {9}, .mtu = 1500};
         struct network_probe_spec spec = {.bridge = "br2",
                 .targets = targets,
                 .n_targets = n,
                 .nonce = {7},
+                .echo_nonce = {9},
                 .mtu = 1500,
                 .listen_ms = 100,
-                .limit_ms = 600};
+                .limit_ms = 60000}; /* it ends with its last question */
         struct network_probe *here = NULL, *there = NULL;
         uint8_t peer[MAC_SIZE];
         uint32_t mtu;
@@ -143,7 +179,7 @@ static struct network_probe *probe(struct fixture *f, const struct ip_address *t
         spec.peer_mac = peer;
         assert_int_equal(network_probe_start(f->loop, &echo, NULL, NULL, &here, NULL), 0);
         assert_int_equal(network_probe_start(f->loop, &spec, on_done, f, &there, NULL), 0);
-        assert_int_equal(loop_wait(f->loop, &f->done, 5000), 0);
+        assert_int_equal(loop_wait(f->loop, &f->done, 120000), 0);
         network_probe_free(here);
         return there;
 }
@@ -211,9 +247,10 @@ static void nothing_comes_back_from_another_segment(void **state)
 static void test_frames_with_another_nonce_are_not_sent_back(void **state)
 {
         struct fixture *f = *state;
-        struct network_probe_spec echo = {.bridge = "br1", .nonce = {8}, .mtu = 1500};
+        struct network_probe_spec echo = {.bridge = "br1", .nonce = {8}, .echo_nonce = {9}, .mtu = 1500};
         _cleanup_(network_probe_freep) struct network_probe *here = NULL, *there = NULL;
-        struct network_probe_spec spec = {.bridge = "br2", .nonce = {7}, .mtu = 1500, .limit_ms = 300};
+        struct network_probe_spec spec = {
+                .bridge = "br2", .nonce = {7}, .echo_nonce = {9}, .mtu = 1500, .limit_ms = 60000};
         uint8_t peer[MAC_SIZE];
         uint32_t mtu;
 
@@ -221,8 +258,133 @@ static void test_frames_with_another_nonce_are_not_sent_back(void **state)
         spec.peer_mac = peer;
         assert_int_equal(network_probe_start(f->loop, &echo, NULL, NULL, &here, NULL), 0);
         assert_int_equal(network_probe_start(f->loop, &spec, on_done, f, &there, NULL), 0);
-        assert_int_equal(loop_wait(f->loop, &f->done, 5000), 0);
+        assert_int_equal(loop_wait(f->loop, &f->done, 120000), 0);
         assert_false(network_probe_came_back(there, false));
+}
+
+/* A station of the wrong segment, which sees the test frames. */
+static void on_forger(void *userdata, int fd, uint32_t events _unused_)
+{
+        struct fixture *f = userdata;
+        uint8_t data[128];
+        struct packet_info info;
+        size_t len;
+
+        while (packet_socket_receive(fd, data, sizeof(data), &len, &info) == 0) {
+                uint8_t echo[1514] = {0};
+                struct frame it;
+
+                frame_parse(data, len, &it);
+                if (it.kind != FRAME_TEST)
+                        continue;
+                frame_make_test(f->forges_as, it.from, f->knows_nonce ? f->forgers_nonce : it.nonce, true,
+                        it.is_large, echo);
+                assert_int_equal(
+                        packet_socket_send(fd, echo, it.is_large ? sizeof(echo) : (size_t)FRAME_MIN_SIZE), 0);
+                f->n_forged++;
+        }
+}
+
+static void begin_to_forge(struct fixture *f)
+{
+        static const struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, 128)};
+        uint32_t mtu;
+
+        netns_run("ip link set up1 nomaster"); /* may change the bridge's address */
+        assert_int_equal(network_probe_interface("br1", f->forges_as, &mtu), 0);
+        assert_int_equal(
+                packet_socket_open("up1", PACKET_INCOMING, all, ARRAY_SIZE(all), 65536, &f->forger_fd), 0);
+        assert_int_equal(loop_add_io(f->loop, f->forger_fd, EPOLLIN, on_forger, f, &f->forger), 0);
+}
+
+static void an_echo_of_one_that_only_saw_the_test_frame_does_not_count(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_(network_probe_freep) struct network_probe *p = NULL;
+
+        begin_to_forge(f);
+        p = probe(f, &f->own, 1);
+        assert_true(f->n_forged > 0);
+        assert_false(network_probe_came_back(p, false) || network_probe_came_back(p, true));
+}
+
+/* The test above would see one that is taken. */
+static void an_echo_with_the_other_nonce_counts_from_the_other_bridge_alone(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_(network_probe_freep) struct network_probe *p = NULL, *other = NULL;
+
+        f->knows_nonce = true;
+        f->forgers_nonce[0] = 9;
+        begin_to_forge(f);
+        p = probe(f, &f->own, 1);
+        assert_true(network_probe_came_back(p, false) && network_probe_came_back(p, true));
+        memcpy(f->forges_as, forged, MAC_SIZE);
+        f->n_forged = 0;
+        f->done = false;
+        other = probe(f, &f->own, 1);
+        assert_true(f->n_forged > 0);
+        assert_false(network_probe_came_back(other, false) || network_probe_came_back(other, true));
+}
+
+/* Addresses of IPv6 alone: the guest's advertisements come to both bridges, each counts them, and the guest's watch knows the address. */
+static void a_guest_with_ipv6_alone_answers_both(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
+        _cleanup_(network_probe_freep) struct network_probe *p = NULL;
+        unsigned int n = 0;
+        uint8_t asker[MAC_SIZE];
+        uint32_t mtu;
+
+        assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
+        guest_watch_count(watch, &f->own6, 1);
+        p = probe(f, &f->own6, 1);
+        assert_true(n_answers(p, mac) >= 1);
+        assert_true(network_probe_came_back(p, false));
+        assert_int_equal(guest_watch_addresses(watch)->n_own, 1);
+        assert_true(ip_address_equal(&guest_watch_addresses(watch)->own[0], &f->own6));
+        /* Whom they were for is not known: they are not counted. */
+        assert_int_equal(network_probe_interface("br2", asker, &mtu), 0);
+        assert_true(guest_watch_n_answers(watch, asker, &f->own6, &n));
+        assert_int_equal(n, 0);
+}
+
+/* It is in another network then, of which nothing is tried. */
+static void tagged_frames_of_a_guest_are_left_alone(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
+        _cleanup_(network_probe_freep) struct network_probe *p = NULL;
+        uint8_t asker[MAC_SIZE];
+        unsigned int n = 0;
+        uint32_t mtu;
+
+        f->tags = true;
+        assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
+        guest_watch_count(watch, &f->own, 1);
+        p = probe(f, &f->own, 1);
+        assert_true(f->n_asked > 0);
+        assert_int_equal(n_answers(p, mac), 0);
+        assert_true(network_probe_came_back(p, false));
+        assert_int_equal(network_probe_interface("br2", asker, &mtu), 0);
+        assert_true(guest_watch_n_answers(watch, asker, &f->own, &n));
+        assert_int_equal(n, 0);
+        assert_int_equal(guest_watch_addresses(watch)->n_own, 0);
+}
+
+/* An address that nobody answers for ends the probe soon after the last question, long before its limit. */
+static void silence_ends_with_the_last_question(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_(network_probe_freep) struct network_probe *p = NULL;
+        struct network_probe_spec spec = {
+                .bridge = "br2", .targets = &f->gateway, .n_targets = 1, .mtu = 1500, .limit_ms = 3600000};
+
+        f->mute = true;
+        assert_int_equal(network_probe_start(f->loop, &spec, on_done, f, &p, NULL), 0);
+        assert_int_equal(loop_wait(f->loop, &f->done, 60000), 0);
+        assert_int_equal(network_probe_n_rounds(p), 6);
 }
 
 static void what_the_guest_answers_is_counted_where_it_is(void **state)
@@ -303,10 +465,16 @@ static void arrival_is_the_answer_at_the_guests_new_port(void **state)
                   "ip link set ct1 up && ip address add 192.0.2.7/24 dev ct1");
         f->mute = true;
         assert_int_equal(arrival_start(f->loop, &spec, on_done, f, &arrival, NULL), 0);
-        assert_int_equal(loop_wait(f->loop, &f->done, 5000), 0);
+        assert_int_equal(loop_wait(f->loop, &f->done, 120000), 0);
         assert_true(arrival_result(arrival)->answer_ns > 0);
         assert_true(arrival_result(arrival)->n_asked >= 1);
         assert_int_equal(arrival_result(arrival)->from_guest_ns, 0); /* the questions were not its own */
+        /* What a third station hears of it, which has the address that was asked for, too: nothing that it could write down. */
+        for (int i = 0; i < 50 && f->n_asked == 0; i++)
+                (void)loop_iterate(f->loop, 20);
+        assert_true(f->n_asked > 0);
+        assert_int_equal(f->last.sender.family, 0);
+        assert_memory_equal(f->last.from, moved, MAC_SIZE);
 }
 
 static void without_an_answer_arrival_ends_with_its_time(void **state)
@@ -317,7 +485,7 @@ static void without_an_answer_arrival_ends_with_its_time(void **state)
 
         memcpy(spec.mac, mac, MAC_SIZE);
         assert_int_equal(arrival_start(f->loop, &spec, on_done, f, &arrival, NULL), 0);
-        assert_int_equal(loop_wait(f->loop, &f->done, 5000), 0);
+        assert_int_equal(loop_wait(f->loop, &f->done, 120000), 0);
         assert_true(arrival_result(arrival)->over);
         assert_int_equal(arrival_result(arrival)->answer_ns, 0);
 }
@@ -409,6 +577,11 @@ int main(void)
                 CASE(frames_that_are_too_large_for_the_way_do_not_come_back),
                 CASE(nothing_comes_back_from_another_segment),
                 CASE(test_frames_with_another_nonce_are_not_sent_back),
+                CASE(an_echo_of_one_that_only_saw_the_test_frame_does_not_count),
+                CASE(an_echo_with_the_other_nonce_counts_from_the_other_bridge_alone),
+                CASE(a_guest_with_ipv6_alone_answers_both),
+                CASE(tagged_frames_of_a_guest_are_left_alone),
+                CASE(silence_ends_with_the_last_question),
                 CASE(what_the_guest_answers_is_counted_where_it_is),
                 CASE(a_guest_that_forges_answers_harms_itself_at_most),
                 CASE(a_flood_does_not_stop_the_watch),

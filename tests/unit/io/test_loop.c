@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 
 #include "io/loop.h"
@@ -207,6 +208,62 @@ static void making_sources_survives_failing_calls(void **state _unused_)
         torture_loop(sources_body, NULL);
 }
 
+#define N_CLOSED 3
+
+/* How many of the pipes have no writer any more. */
+static size_t n_ended(const int *readers)
+{
+        size_t n = 0;
+        char byte;
+
+        for (size_t i = 0; i < N_CLOSED; i++)
+                n += read(readers[i], &byte, 1) == 0;
+        return n;
+}
+
+static void what_is_closed_later_is_closed_one_a_round(void **state _unused_)
+{
+        _cleanup_(loop_freep) struct loop *loop = NULL;
+        int readers[N_CLOSED], ends[2];
+        size_t n = 0;
+
+        assert_int_equal(loop_new(&loop), 0);
+        loop_close_later(loop, -1);
+        for (size_t i = 0; i < N_CLOSED; i++) {
+                assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+                readers[i] = ends[0];
+                loop_close_later(loop, ends[1]);
+        }
+        assert_int_equal(n_ended(readers), 0);
+        for (int i = 0; i < 10000 && n < N_CLOSED; i++) {
+                size_t before = n;
+
+                assert_int_equal(loop_iterate(loop, 100), 0);
+                n = n_ended(readers);
+                assert_true(n <= before + 1);
+        }
+        assert_int_equal(n, N_CLOSED);
+        for (size_t i = 0; i < N_CLOSED; i++)
+                close(readers[i]);
+}
+
+static void a_loop_that_ends_closes_the_rest(void **state _unused_)
+{
+        struct loop *loop = NULL;
+        int readers[N_CLOSED], ends[2];
+
+        assert_int_equal(loop_new(&loop), 0);
+        for (size_t i = 0; i < N_CLOSED; i++) {
+                assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+                readers[i] = ends[0];
+                loop_close_later(loop, ends[1]);
+        }
+        loop_free(loop);
+        assert_int_equal(n_ended(readers), N_CLOSED);
+        for (size_t i = 0; i < N_CLOSED; i++)
+                close(readers[i]);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -218,6 +275,8 @@ int main(void)
                 cmocka_unit_test(a_source_may_free_itself_and_others),
                 cmocka_unit_test(a_signal_calls_the_handler),
                 cmocka_unit_test(run_returns_the_exit_code),
+                cmocka_unit_test(what_is_closed_later_is_closed_one_a_round),
+                cmocka_unit_test(a_loop_that_ends_closes_the_rest),
                 cmocka_unit_test(making_sources_survives_failing_calls),
         };
 
