@@ -98,7 +98,7 @@ static json_t *new_interface(
         json_t *operations, const char *name, const char *type, uint32_t mtu, size_t number)
 {
         _cleanup_free_ char *named = alloc_printf("i%zu", number);
-        json_t *requested = mtu ? json_integer(mtu) : NULL;
+        json_t *requested = named && mtu ? json_integer(mtu) : NULL;
         json_t *operation = named ? json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:o*}}", "op", "insert", "table",
                                             "Interface", "uuid-name", named, "row", "name", name, "type",
                                             type, "mtu_request", requested)

@@ -7,12 +7,12 @@
 #include <glob.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "netns.h"
 
 #include "base/alloc.h"
+#include "io/sock.h"
 
 struct openvswitch {
         char root[512], folder[64], socket[96];
@@ -104,17 +104,19 @@ static inline void openvswitch_end(pid_t *pid)
         *pid = 0;
 }
 
+/* Returns when it takes connections: its socket is there some moments before it listens. */
 static inline void openvswitch_start_database(struct openvswitch *ovs)
 {
-        struct stat st;
+        int fd = -1;
 
         unlink(ovs->socket);
         ovs->database =
                 openvswitch_spawn("exec $ROOT/usr/sbin/ovsdb-server $FOLDER/conf.db --remote=p$SOCKET "
                                   "--pidfile=$FOLDER/ovsdb-server.pid --overwrite-pidfile -vconsole:off");
-        for (int i = 0; i < 2000 && stat(ovs->socket, &st) < 0; i++)
+        for (int i = 0; i < 12000 && sock_connect_unix(ovs->socket, SOCK_STREAM, &fd) < 0; i++)
                 usleep(5000);
-        assert_int_equal(stat(ovs->socket, &st), 0);
+        assert_true(fd >= 0);
+        close(fd);
 }
 
 static inline void openvswitch_start_vswitch(struct openvswitch *ovs)

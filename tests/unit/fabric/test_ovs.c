@@ -137,6 +137,14 @@ static int open_tap(struct fixture *f, const char *uid, const char *group, char 
         return fd;
 }
 
+/* A guest in VLAN 10 of version 1: its tap, and the tap's name. */
+static int make_one_port(struct fixture *f, char name[IFNAMSIZ])
+{
+        put_switch(f, BODY(1, ONE_NIC));
+        put_group(f, "blue", 10);
+        return open_tap(f, "vm-1", "blue", name);
+}
+
 static void assert_answer(const char *question, const char *wanted)
 {
         char answer[256];
@@ -308,9 +316,7 @@ static void drift_is_mended(void **state)
         char name[IFNAMSIZ], words[128];
         int fd;
 
-        put_switch(f, BODY(1, ONE_NIC));
-        put_group(f, "blue", 10);
-        fd = open_tap(f, "vm-1", "blue", name);
+        fd = make_one_port(f, name);
         assert_port(name, "tag", "10");
         assert_port(name, "vlan_mode", "access");
         assert_mended(f, 0, NULL, 0);
@@ -413,9 +419,7 @@ static void a_nic_that_somebody_gave_an_address_is_not_taken_back(void **state)
         char name[IFNAMSIZ];
         int fd;
 
-        put_switch(f, BODY(1, ONE_NIC));
-        put_group(f, "blue", 10);
-        fd = open_tap(f, "vm-1", "blue", name);
+        fd = make_one_port(f, name);
         openvswitch_vsctl("del-port nic0");
         netns_run("ip address add 192.0.2.1/24 dev nic0");
         spoil_tag(name);
@@ -455,9 +459,7 @@ static void what_something_changes_again_and_again_is_told(void **state)
         char name[IFNAMSIZ];
         int fd;
 
-        put_switch(f, BODY(1, ONE_NIC));
-        put_group(f, "blue", 10);
-        fd = open_tap(f, "vm-1", "blue", name);
+        fd = make_one_port(f, name);
         for (int i = 1; i <= 3; i++) {
                 spoil_tag(name);
                 clock_manual_advance(&clock_now, 5000);
@@ -618,9 +620,7 @@ static void what_is_in_use_is_not_removed(void **state)
         char name[IFNAMSIZ];
         int fd;
 
-        put_switch(f, BODY(1, ONE_NIC));
-        put_group(f, "blue", 10);
-        fd = open_tap(f, "vm-1", "blue", name);
+        fd = make_one_port(f, name);
         assert_true(vswitch_set_remove_port_group(f->set, "blue", &error) < 0);
         close(fd);
         assert_int_equal(vswitch_set_remove_port_group(f->set, "blue", NULL), 0);
@@ -917,9 +917,7 @@ static void each_call_may_fail(void **state)
         char name[IFNAMSIZ];
         int fd;
 
-        put_switch(f, BODY(1, ONE_NIC));
-        put_group(f, "blue", 10);
-        fd = open_tap(f, "vm-1", "blue", name);
+        fd = make_one_port(f, name);
         torture_loop(look_after_the_switch, f);
         assert_port(name, "tag", "10");
         assert_mended(f, 0, NULL, 0);
