@@ -1006,6 +1006,18 @@ static void user_has_so_many_tokens_and_a_new_password_can_end_them(void **data)
         assert_int_equal(n_items(state, "/api/v1/tokens"), 1);
 }
 
+static void token_made_on_the_server_is_not_called_like_a_user(void **data)
+{
+        struct state *state = *data;
+        _cleanup_error_ struct error *error = NULL;
+        char secret[AUTH_SECRET_SIZE];
+
+        make_user(state, "alice", "operator", NULL);
+        assert_true(manager_create_token(&state->config, "alice", "admin", 1, secret, &error) < 0);
+        assert_int_equal(error->code, ERROR_EXISTS);
+        assert_int_equal(manager_create_token(&state->config, "rescue", "admin", 1, secret, NULL), 0);
+}
+
 static void fields_are_selected(void **data)
 {
         struct state *state = *data;
@@ -1083,6 +1095,7 @@ int main(void)
                 TEST(task_is_not_of_whoever_has_its_users_name_later),
                 TEST(key_is_of_one_query_and_one_caller),
                 TEST(user_has_so_many_tokens_and_a_new_password_can_end_them),
+                TEST(token_made_on_the_server_is_not_called_like_a_user),
                 TEST(migration_stays_within_the_pool),
                 TEST(expired_and_revoked_credentials_open_no_route),
                 TEST(lists_have_what_is_in_the_scope),
