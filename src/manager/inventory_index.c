@@ -149,7 +149,6 @@ static int take_keys(struct inventory *inventory, struct vm_entry *vm)
         json_t *key;
         size_t i;
 
-        drop_keys(inventory, vm);
         vm->keys = keys_of(json_spec(vm->doc));
         if (!vm->keys)
                 return -ENOMEM;
@@ -168,6 +167,9 @@ int index_vm_put(struct inventory *inventory, struct vm_entry *vm, const json_t 
         struct list *place = place_of(inventory, vm);
         const char *name = json_text(vm->doc, "name");
 
+        /* Before anything can fail: when this is told again, `before` is the new document. */
+        if (vm->keys && !json_equal(json_spec(before), json_spec(vm->doc)))
+                drop_keys(inventory, vm);
         if (vm->at != place) {
                 list_remove(&vm->at_host);
                 list_append(place, &vm->at_host);
@@ -180,7 +182,7 @@ int index_vm_put(struct inventory *inventory, struct vm_entry *vm, const json_t 
                 if (map_put(&inventory->vms_by_name, name, vm, NULL) < 0)
                         return -ENOMEM;
         }
-        return vm->keys && json_equal(json_spec(before), json_spec(vm->doc)) ? 0 : take_keys(inventory, vm);
+        return vm->keys ? 0 : take_keys(inventory, vm);
 }
 
 void index_vm_removed(struct inventory *inventory, struct vm_entry *vm)
