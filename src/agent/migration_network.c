@@ -23,12 +23,12 @@
 #include "fabric/ovs.h"
 #include "fabric/vswitch.h"
 
-#define LISTEN_MS 200    /* for a second answer; what answers nobody ends it after 600 (network_probe.c) */
-#define LIMIT_MS 1000    /* of the destination, should its timers be late */
-#define TOTAL_MS 2000    /* a destination that does not answer is not waited for any longer */
-#define UNHEARD_MS 3000  /* likewise */
-#define STALE_MS 60000   /* a copy may take hours, and a network changes meanwhile */
-#define ASK_AGAIN_MS 600 /* in doubt, as long as no more time has passed */
+#define LISTEN_MS 200 /* for a second answer; what answers nobody ends it after 600 (network_probe.c) */
+#define LIMIT_MS 1000 /* of the destination, should its timers be late */
+#define CALL_TIMEOUT_MS 2000 /* a destination that does not answer is not waited for any longer */
+#define UNHEARD_MS 3000      /* likewise */
+#define STALE_MS 60000       /* a copy may take hours, and a network changes meanwhile */
+#define ASK_AGAIN_MS 600     /* in doubt, as long as no more time has passed */
 #define NAME_MAX_BYTES 64
 #define ACCEPTED_MAX 16
 #define NEIGHBOURS_MAX 4 /* that the destination is told of */
@@ -501,8 +501,7 @@ static int ask_destination(struct migration *m, json_t *nics, struct error **ret
                 .peer_name = name,
                 .path = path,
                 .body = body,
-                .timeout_ms =
-                        TOTAL_MS - MIN(now_ms(m) - m->source.network->started_ms, (uint64_t)ASK_AGAIN_MS)};
+                .timeout_ms = CALL_TIMEOUT_MS};
 
         if (!body || !path)
                 return error_from_errno(ret_error, ENOMEM, "no question");
@@ -584,8 +583,8 @@ struct nic_answer {
         uint8_t mac[MAC_SIZE], bridge_mac[MAC_SIZE];
         uint32_t mtu;
         char bridge[IFNAMSIZ], switch_uplink[IFNAMSIZ], tap[IFNAMSIZ]; /* the guest's */
-        char station[IFNAMSIZ];    /* where frames are sent and heard */
-        bool distributed;          /* the bridge is one of Open vSwitch */
+        char station[IFNAMSIZ];                                        /* where frames are sent and heard */
+        bool distributed;                                              /* the bridge is one of Open vSwitch */
         char local_port[IFNAMSIZ]; /* of another with its address; "": none */
         char problem[PROBLEM_MAX];
         bool over;
