@@ -345,7 +345,7 @@ static void stop_of_a_person_ends_at_once_when_it_is_cancelled(void **data)
         ask_to_cancel(state, path);
         resume_following(state, path);
         assert_string_equal(finish(state), "cancelled");
-        state->agents[0].held = NULL; /* it went with the call */
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
 }
 
 /* The document of the kind as the store has it, without its revision, to be put back with put_stored(). */
