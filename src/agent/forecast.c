@@ -32,6 +32,10 @@
 #define DESTINATIONS_MAX 8 /* in one request */
 #define SAMPLE_LIMIT_MS 30000
 #define PROBE_LIMIT_MS 10000
+/* Of a peer's comparison with its checkpoint, which reads at most 64 MiB: with eight destinations all of it fits into the manager's limit. */
+#define COMPARE_LIMIT_MS 3000
+#define COMPARE_CALL_MS 4000
+#define COMPARED_PAGES_MAX 1000000
 #define CONNECT_LIMIT_MS 3000
 /* What a probe may cost a link that others use: a third of a second, never more than 32 MiB. */
 #define PROBE_MS 350
@@ -324,8 +328,8 @@ static void on_peer_listens(void *userdata, int status _unused_, json_t *body, s
 }
 
 /* `body` is taken over; NULL: no memory. */
-static int call_peer(
-        struct job *job, const char *path, json_t *body, http_reply_fn answered, struct error **ret_error)
+static int call_peer(struct job *job, const char *path, json_t *body, uint64_t limit_ms,
+        http_reply_fn answered, struct error **ret_error)
 {
         _cleanup_json_ json_t *owned = body;
         const json_t *to = destination_of(job);
@@ -340,7 +344,7 @@ static int call_peer(
                         .peer_name = name,
                         .path = path,
                         .body = body,
-                        .timeout_ms = PROBE_LIMIT_MS},
+                        .timeout_ms = limit_ms},
                 answered, job, &job->call, ret_error);
 }
 
@@ -356,22 +360,29 @@ static void ask_to_listen(struct job *job)
                         json_pack("{s:s, s:O, s:O*}", "source_fingerprint", fingerprint, "address",
                                 json_object_get(to, "address"), "migration_address",
                                 json_object_get(to, "migration_address")),
-                        on_peer_listens, &e);
+                        PROBE_LIMIT_MS, on_peer_listens, &e);
         if (r < 0)
                 path_done(job, e);
 }
 
 static void on_peer_compared(void *userdata, int status _unused_, json_t *body, struct error *error)
 {
+        uint64_t pages = 0, equal = 0;
+        struct error *e = NULL;
         struct job *job = userdata;
+        int r = error ? -EHOSTUNREACH
+                      : doc_need_u64(body, "comparison", "pages", 0, COMPARED_PAGES_MAX, &pages, &e);
 
         job->call = NULL;
-        if (!error)
-                job->held = json_incref(body);
+        if (r >= 0)
+                r = doc_need_u64(body, "comparison", "equal", 0, pages, &equal, &e);
+        if (r >= 0)
+                job->held = json_pack("{s:I, s:I}", "pages", (json_int_t)pages, "equal", (json_int_t)equal);
         else /* it may keep nothing any more, or be of a version that cannot tell: the forecast is of all of the guest */
                 log_debug("what host %s keeps of the guest is not known: %s",
                         json_string_value(json_object_get(destination_of(job), "host")),
-                        error_message(error));
+                        error_message(error ?: e));
+        error_free(e);
         ask_to_listen(job);
 }
 
@@ -382,7 +393,7 @@ static void ask_what_is_held(struct job *job, const json_t *key)
         if (call_peer(job, "/agent/v1/peer/comparisons",
                     json_pack("{s:s, s:O, s:O, s:O}", "vm", job->vm_uid, "key", key, "ram_bytes",
                             json_object_get(job->sample, "ram_bytes"), "digests", job->digests),
-                    on_peer_compared, &e) < 0)
+                    COMPARE_CALL_MS, on_peer_compared, &e) < 0)
                 ask_to_listen(job);
 }
 
@@ -638,7 +649,7 @@ static int begin_comparison(struct agent *agent, struct job *job, struct error *
                 r = error_set(ret_error, ERROR_NOT_FOUND, NULL, "nothing is kept of VM %.64s here", vm);
         if (r < 0)
                 return r;
-        return start_mover(job, MOVER_COMPARE, PROBE_LIMIT_MS,
+        return start_mover(job, MOVER_COMPARE, COMPARE_LIMIT_MS,
                 json_pack("{s:s, s:s, s:I, s:O*}", "op", "compare", "key", key, "ram_bytes",
                         (json_int_t)ram_bytes, "digests", digests),
                 checkpoint, on_comparison_ended, ret_error);

@@ -41,6 +41,7 @@
 #define STATS_TO_FIT 3 /* two a second */
 #define CLOCK_SAMPLES 5
 #define FIRST_ASK_AFTER_COMMIT_MS 1000
+#define COMPLETES_ALONE_MS 30000 /* of a destination, after the path ended */
 #define STREAM_NAME "drover-migration"
 #define CERTIFICATE_HOURS (8 * 24)
 #define KEEP_LIMIT_MS 120000 /* for writing the guest's memory to a file, once it has left */
@@ -632,16 +633,18 @@ static void take_result(struct migration *m, const json_t *message)
         }
 }
 
-/* 0 bytes: it did not work out. */
 /* `reason` is taken over. Once COMMIT was sent the end of the path decides nothing: the destination completes by itself if it has
- * everything, and only it knows. Told to end, it would give the guest back instead, or not, whichever it hears first. */
-static void path_failed(struct migration *m, struct error *reason)
+ * everything, and only it knows. Told to end, it would give the guest back instead, or not, whichever it hears first. One that has not
+ * done so in COMPLETES_ALONE_MS (its mover may hang) is told all the same: the guest is stopped meanwhile. */
+static void take_path_failure(struct migration *m, struct error *reason)
 {
         if (!m->source.commit_sent || migration_is_serving(m))
                 return migration_stop(m, reason);
         log_notice("migration %s of vm %s: the destination is asked what became of it: %s", m->id, m->vm_uid,
                 error_message(reason));
         m->ask_not_before_ms = 0;
+        if (!m->source.path_failed_ms)
+                m->source.path_failed_ms = clock_now_ms(loop_clock(m->agent->loop));
         if (m->stop_reason)
                 error_free(reason);
         else
@@ -649,6 +652,7 @@ static void path_failed(struct migration *m, struct error *reason)
         migration_kick(m);
 }
 
+/* 0 bytes: it did not work out. */
 static void take_checkpoint(struct migration *m, const json_t *message)
 {
         json_int_t bytes = json_integer_value(json_object_get(message, "bytes"));
@@ -668,7 +672,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 return;
         }
         if (!strcmp(event, "failed"))
-                return path_failed(m, migration_mover_error(message));
+                return take_path_failure(m, migration_mover_error(message));
         if (!strcmp(event, "ready") && m->source.stage == STAGE_MOVER) {
                 if (!m->progress)
                         m->progress = json_object();
@@ -709,7 +713,7 @@ static void on_mover_ended(void *userdata, struct error *failure)
 
                 error_set(&e, ERROR_MOVER_FAILED, "Start the migration again.",
                         "the data path at the source ended: %s", error_message(failure));
-                path_failed(m, e);
+                take_path_failure(m, e);
         }
         migration_refresh_qemu(m);
         migration_kick(m);
@@ -1076,6 +1080,12 @@ static void finish(struct migration *m)
         migration_settle(m, MIGRATION_DONE);
 }
 
+static bool destination_is_late(const struct migration *m)
+{
+        return m->source.path_failed_ms &&
+               clock_now_ms(loop_clock(m->agent->loop)) - m->source.path_failed_ms >= COMPLETES_ALONE_MS;
+}
+
 static struct handoff_source_facts facts_of(const struct migration *m)
 {
         return (struct handoff_source_facts){
@@ -1083,7 +1093,7 @@ static struct handoff_source_facts facts_of(const struct migration *m)
                 .qemu = m->qemu,
                 .completed = m->source.completed,
                 .mover_alive = m->path_alive,
-                .stop_wanted = m->stop_wanted,
+                .stop_wanted = m->stop_wanted || destination_is_late(m),
                 .loaded = m->source.loaded,
                 .commit_sent = m->source.commit_sent,
                 .result_running = m->source.result_running,

@@ -140,10 +140,11 @@ struct migration_source_state {
         struct qmp_call *poll_call;
         struct qmp_call *stage_call;
 
-        bool device_state; /* the mover saw the first byte of it */
-        bool completed;    /* see handoff.h */
-        bool voted;        /* op handed-off is sent */
-        bool commit_sent;  /* or may have been sent before a restart */
+        bool device_state;       /* the mover saw the first byte of it */
+        bool completed;          /* see handoff.h */
+        bool voted;              /* op handed-off is sent */
+        bool commit_sent;        /* or may have been sent before a restart */
+        uint64_t path_failed_ms; /* after COMMIT was sent; 0: it did not */
         bool result_running;
         bool result_abandoned;
         bool continuing;       /* cont, or the release, is under way */

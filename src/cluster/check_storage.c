@@ -14,6 +14,18 @@ static const json_t *datastore_of(const json_t *host_status, const char *name)
         return check_named(json_object_get(host_status, "datastores"), name);
 }
 
+/* Its id on the host that has the files. A host that is down since before the manager began says nothing any more; of a shared
+ * datastore the manager has kept the id. */
+static const char *id_at_home(const struct check *check, const json_t *home, const char *name)
+{
+        const char *id = check_text(datastore_of(check_status(home), name), "id");
+        const json_t *known = check_named(check->input->datastores, name);
+
+        return *id || json_is_false(json_object_get(json_object_get(known, "spec"), "shared"))
+                       ? id
+                       : check_text(json_object_get(known, "status"), "id");
+}
+
 /* Whether the VM's files in that datastore cannot be had there; *ret_cause (the caller's) says why, or is NULL without
  * memory. */
 static bool cannot_have(const struct check *check, const char *name, char **ret_cause)
@@ -31,7 +43,7 @@ static bool cannot_have(const struct check *check, const char *name, char **ret_
                         check->host_name, *message ? message : "no reason given");
                 return true;
         }
-        id_here = check_text(datastore_of(check_status(home), name), "id");
+        id_here = id_at_home(check, home, name);
         if (!home || (*id && !strcmp(id, id_here)))
                 return false;
         *ret_cause = alloc_printf(

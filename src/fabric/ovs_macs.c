@@ -101,7 +101,9 @@ static int add_learned(
 
 int ovs_macs_foreign(const struct ovs_view *view, const char *bridge, const char *table, json_t **ret_macs)
 {
-        const json_t *ports = json_object_get(ovs_view_bridge(view, bridge), "ports");
+        const json_t *row = ovs_view_bridge(view, bridge), *ports = json_object_get(row, "ports");
+        /* Which port of an adopted bridge is its way out is not known: what was learned there may be anywhere in the network. */
+        bool adopted = !*ovs_row_id(row, OVS_ID_SWITCH);
         _cleanup_json_ json_t *macs = json_array();
 
         for (size_t i = 0; macs && i < json_array_size(ports); i++) {
@@ -111,7 +113,7 @@ int ovs_macs_foreign(const struct ovs_view *view, const char *bridge, const char
                         continue;
                 if (append(macs, ovs_view_link(view, ovs_row_text(port, "name"))->mac,
                             ovs_row_text(port, "name")) < 0 ||
-                        add_learned(view, port, bridge, table, macs) < 0)
+                        (!adopted && add_learned(view, port, bridge, table, macs) < 0))
                         return -ENOMEM;
         }
         *ret_macs = TAKE_PTR(macs);

@@ -16,9 +16,10 @@ bool loop_share_open(struct loop_share *share, const void *who)
                 share->next = NULL;
         if (now_ms >= share->closed_until_ms && (!share->next || share->next == who)) {
                 share->next = NULL;
+                share->last = who;
                 return true;
         }
-        if (!share->next)
+        if (!share->next && who != share->last)
                 share->next = who;
         if (share->next == who)
                 share->next_until_ms = now_ms + LOOP_SHARE_TURN_MS;

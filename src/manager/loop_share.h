@@ -14,7 +14,8 @@ struct loop_share {
         const struct clock *clock;
         uint64_t spent_ns; /* since the last pause */
         uint64_t closed_until_ms;
-        const void *next; /* who was refused first: its turn is the next one; compared only */
+        const void *last; /* who was served last: refused, it reserves no turn; compared only */
+        const void *next; /* who else was refused first: its turn is the next one; compared only */
         uint64_t next_until_ms;
 };
 void loop_share_init(struct loop_share *share, const struct clock *clock);

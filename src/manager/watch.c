@@ -444,7 +444,10 @@ static void pump(struct watcher *watcher)
         const struct watch *watch = watcher->watch;
         int r = 0;
 
-        watcher->behind = false;
+        /* Before anything is read that it could not be sent. */
+        watcher->behind = http_stream_unsent(watcher->stream) >= BUFFER_ENOUGH_BYTES;
+        if (watcher->behind)
+                return;
         /* One that has seen more than there is asks for nonsense, which the log tells it. */
         if (watcher->seen < watch->recent_after || watcher->seen > watch->read)
                 r = pump_log(watcher);

@@ -157,10 +157,13 @@ static void compare(struct comparison *c)
                 uint64_t stripe = c->pages.first[i] / WIRE_STRIPE_PAGES;
                 const uint8_t *data = c->stripe + c->pages.first[i] % WIRE_STRIPE_PAGES * WIRE_PAGE_SIZE;
 
-                if (stripe != at && checkpoint_has(c->checkpoint, stripe) &&
-                        checkpoint_read(c->checkpoint, c->codec, stripe, c->packed, c->stripe,
-                                ram_stripe_len(&c->ram, stripe)) >= 0)
-                        at = stripe;
+                if (stripe != at) {
+                        at = UINT64_MAX; /* what is in the buffer after a failure is of no stripe */
+                        if (checkpoint_has(c->checkpoint, stripe) &&
+                                checkpoint_read(c->checkpoint, c->codec, stripe, c->packed, c->stripe,
+                                        ram_stripe_len(&c->ram, stripe)) >= 0)
+                                at = stripe;
+                }
                 for (size_t j = 0; j < COMPARE_RUN_PAGES; j++, data += WIRE_PAGE_SIZE) {
                         uint64_t digest = c->pages.digests[i * COMPARE_RUN_PAGES + j];
 

@@ -454,7 +454,7 @@ static void tell_source(struct receiver *receiver)
         struct sink *sink = receiver->sink;
 
         pthread_mutex_lock(&sink->lock);
-        if (sink->aborted)
+        if (sink->aborted && !sink->committed) /* COMMIT may have been read since */
                 channel_send_abort(&receiver->channel, sink->abort_code, sink->abort_text);
         pthread_mutex_unlock(&sink->lock);
 }

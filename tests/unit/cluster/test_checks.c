@@ -529,6 +529,24 @@ static void datastore_must_be_the_same_one(void **data)
                 "the datastore shared on host b is another one (id id-9) than on host a (id id-1)");
 }
 
+static void id_of_a_shared_datastore_is_known_though_its_host_says_nothing_any_more(void **data)
+{
+        struct state *state = *data;
+        json_t *known = json_array_get(state->datastores, 0);
+        _cleanup_json_ json_t *report = NULL;
+
+        json_object_del(first(status(state->source), "datastores"), "id");
+        json_object_set_new(known, "status", json_pack("{s:s}", "id", "id-1"));
+        report = run(state);
+        assert_true(checks_ok(report));
+        set_text(json_object_get(known, "status"), "id", "id-7");
+        assert_broken(state, "error", "datastore",
+                "the datastore shared on host b is another one (id id-1) than on host a (id id-7)");
+        set_false(spec(known), "shared");
+        assert_broken(state, "error", "datastore",
+                "the datastore shared on host b is another one (id id-1) than on host a (id none)");
+}
+
 static void datastore_must_work(void **data)
 {
         struct state *state = *data;
@@ -941,6 +959,7 @@ int main(void)
                 TEST(memory_of_those_on_their_way_is_not_room),
                 TEST(datastore_must_be_there),
                 TEST(datastore_must_be_the_same_one),
+                TEST(id_of_a_shared_datastore_is_known_though_its_host_says_nothing_any_more),
                 TEST(datastore_must_work),
                 TEST(local_cdrom_ties_it_to_its_host),
                 TEST(locks_must_pass_between_hosts),

@@ -49,6 +49,27 @@ static void who_was_refused_comes_next(void **data)
         assert_true(loop_share_open(&share, &a));
 }
 
+static void who_was_just_served_reserves_nothing(void **data)
+{
+        struct clock_manual clock;
+        struct loop_share share;
+        int a, b;
+
+        clock_manual_init(&clock, 0);
+        loop_share_init(&share, &clock.clock);
+        assert_true(loop_share_open(&share, &a));
+        loop_share_spend(&share, 20 * MS);
+        assert_false(loop_share_open(&share, &a));
+        assert_false(loop_share_open(&share, &b));
+        clock_manual_advance(&clock, 20);
+        assert_false(loop_share_open(&share, &a));
+        assert_true(loop_share_open(&share, &b));
+        loop_share_spend(&share, 20 * MS);
+        assert_false(loop_share_open(&share, &b));
+        clock_manual_advance(&clock, 20);
+        assert_true(loop_share_open(&share, &a));
+}
+
 static void turn_is_lost_by_who_does_not_come_back(void **data)
 {
         struct clock_manual clock;
@@ -70,6 +91,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(after_so_much_work_there_is_a_pause_as_long),
                 cmocka_unit_test(who_was_refused_comes_next),
+                cmocka_unit_test(who_was_just_served_reserves_nothing),
                 cmocka_unit_test(turn_is_lost_by_who_does_not_come_back),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
