@@ -351,7 +351,6 @@ void storage_move_stop(struct storage_move *m, struct error *error)
                 return;
         leave_waits(m);
         offload_free(TAKE_PTR(m->offload));
-        m->reading = false;
         undo(m);
 }
 
