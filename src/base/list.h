@@ -45,6 +45,17 @@ static inline void list_remove(struct list *link)
         list_init(link);
 }
 
+/* Unlinks the first one of a list that is not empty. */
+static inline struct list *list_pop(struct list *head)
+{
+        struct list *first = head->next;
+
+        head->next = first->next;
+        head->next->prev = head;
+        list_init(first);
+        return first;
+}
+
 #define LIST_FIRST(head, type, member) (list_empty(head) ? NULL : CONTAINER_OF((head)->next, type, member))
 
 #define list_for_each(item, head, member) \

@@ -43,7 +43,8 @@ struct job {
 struct password_pool {
         struct loop *loop;
         const char *program;
-        struct list jobs; /* in order of arrival */
+        struct list waiting; /* in order of arrival */
+        struct list running; /* at most AT_ONCE */
         size_t n_jobs, n_running;
         bool ending; /* takes no jobs any more */
 };
@@ -67,7 +68,8 @@ int password_pool_new(struct loop *loop, const char *program, struct password_po
                 return -ENOMEM;
         pool->loop = loop;
         pool->program = program;
-        list_init(&pool->jobs);
+        list_init(&pool->waiting);
+        list_init(&pool->running);
         *ret_pool = pool;
         return 0;
 }
@@ -87,19 +89,25 @@ static void end(struct job *job, const char *output, struct error *error)
         explicit_bzero(text, sizeof(text));
 }
 
-void password_pool_free(struct password_pool *pool)
+static void cancel_all(struct list *jobs)
 {
         struct job *job, *spare;
 
-        if (!pool)
-                return;
-        pool->ending = true;
-        list_for_each_safe (job, spare, &pool->jobs, link) {
+        list_for_each_safe (job, spare, jobs, link) {
                 _cleanup_error_ struct error *error = NULL;
 
                 error_set(&error, ERROR_CANCELLED, "Try again.", "the manager ends");
                 end(job, "", error);
         }
+}
+
+void password_pool_free(struct password_pool *pool)
+{
+        if (!pool)
+                return;
+        pool->ending = true;
+        cancel_all(&pool->running);
+        cancel_all(&pool->waiting);
         free(pool);
 }
 
@@ -120,6 +128,7 @@ static void on_worker_exit(void *userdata, const struct child_result *result)
         start_waiting(pool);
 }
 
+/* Of a job that is in neither list. */
 static int start(struct job *job, struct error **ret_error)
 {
         struct child_spec spec = CHILD_SPEC_INIT;
@@ -130,27 +139,18 @@ static int start(struct job *job, struct error **ret_error)
         spec.timeout_ms = TIMEOUT_MS;
         int r = child_start(job->pool->loop, &spec, on_worker_exit, job, &job->child, ret_error);
 
-        if (r >= 0)
-                job->pool->n_running++;
-        return r;
-}
-
-static struct job *first_waiting(struct password_pool *pool)
-{
-        struct job *job;
-
-        list_for_each (job, &pool->jobs, link)
-                if (!job->child)
-                        return job;
-        return NULL;
+        if (r < 0)
+                return r;
+        list_append(&job->pool->running, &job->link);
+        job->pool->n_running++;
+        return 0;
 }
 
 static void start_waiting(struct password_pool *pool)
 {
-        struct job *job = first_waiting(pool);
-
         /* From the front again each time: what end() calls may have ended others. */
-        for (; job && pool->n_running < AT_ONCE; job = first_waiting(pool)) {
+        while (!list_empty(&pool->waiting) && pool->n_running < AT_ONCE) {
+                struct job *job = CONTAINER_OF(list_pop(&pool->waiting), struct job, link);
                 _cleanup_error_ struct error *error = NULL;
 
                 if (start(job, &error) < 0)
@@ -193,14 +193,15 @@ static int submit(struct password_pool *pool, const char *hash, const char *pass
         *job = *wanted;
         job->pool = pool;
         job->input_fd = fd;
-        list_append(&pool->jobs, &job->link);
         pool->n_jobs++;
-        if (pool->n_running < AT_ONCE) {
-                r = start(job, ret_error);
-                if (r < 0)
-                        job_free(job);
+        if (pool->n_running >= AT_ONCE) {
+                list_append(&pool->waiting, &job->link);
+                return 0;
         }
-        return MIN(r, 0);
+        r = start(job, ret_error);
+        if (r < 0)
+                job_free(job);
+        return r;
 }
 
 int password_hash(struct password_pool *pool, const char *password, password_hash_fn fn, void *userdata,
