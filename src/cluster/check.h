@@ -31,6 +31,8 @@ struct checks {
         json_t *mac_owners;  /* {MAC of one of its NICs, lower case: name of the other VM that has it} */
         json_t *image_users; /* {"DATASTORE:PATH": [{"vm", "host"}]}: live VMs that use one of its images */
         json_t *affinity;    /* affinity_of_vm() */
+        json_int_t pools_unused_bytes,
+                room_bytes; /* pool_unused_bytes() of the pools, pool_room_bytes() of the hosts */
 };
 
 /* One run. */
@@ -59,6 +61,7 @@ void check_tell(struct check *check, const char *object, bool broken, const char
 int check_network_prepare(struct checks *checks);
 int check_storage_prepare(struct checks *checks);
 int check_affinity_prepare(struct checks *checks);
+void check_pool_prepare(struct checks *checks);
 
 /* "" when absent or no string. */
 const char *check_text(const json_t *object, const char *key);
@@ -66,8 +69,6 @@ const char *check_text(const json_t *object, const char *key);
 const json_t *check_status(const json_t *document);
 /* The item of an array whose "name" it is, or NULL. */
 const json_t *check_named(const json_t *array, const char *name);
-/* The VM occupies a host: it runs there, or may. */
-bool check_is_live(const json_t *vm);
 
 /* The rules, in the order of the table. */
 #define CHECK_RULES(X) \
@@ -88,6 +89,8 @@ bool check_is_live(const json_t *vm);
         X(machine_cpus) \
         X(machine_load) \
         X(machine_memory) \
+        X(pool_limit) \
+        X(pool_reservation) \
         X(storage_datastores) \
         X(storage_cdrom) \
         X(storage_locks) \

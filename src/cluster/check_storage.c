@@ -173,7 +173,8 @@ int check_storage_prepare(struct checks *checks)
                 return -ENOMEM;
         json_object_del(checks->spec_without_cdrom, "cdrom");
         json_array_foreach ((json_t *)checks->input.vms, i, vm) {
-                if (!check_is_live(vm) || !strcmp(check_text(vm, "uid"), check_text(checks->input.vm, "uid")))
+                if (!checks_is_live(vm) ||
+                        !strcmp(check_text(vm, "uid"), check_text(checks->input.vm, "uid")))
                         continue;
                 if (note_images(checks, vm) < 0)
                         return -ENOMEM;

@@ -43,6 +43,10 @@ static const struct check_rule rules[] = {
                 "Choose a host with more processors, or give the virtual machine fewer."},
         {"cpu-load", W, false, check_machine_load, "Choose a host with less to do; --check ranks them."},
         {"memory", E, false, check_machine_memory, "Free memory on that host, or choose another one."},
+        {"pool-limit", E, false, check_pool_limit,
+                "Stop another virtual machine of the pool, or raise its limit (`drover pool set`)."},
+        {"pool-reservation", E, false, check_pool_reservation,
+                "Free memory, add a host, or lower a reservation (`drover pool list`)."},
         {"datastore", E, false, check_storage_datastores,
                 "Mount the shared datastore on that host, or move the disks to one that both hosts share."},
         {"cdrom", E, false, check_storage_cdrom,
@@ -103,7 +107,7 @@ const json_t *check_named(const json_t *array, const char *name)
         return NULL;
 }
 
-bool check_is_live(const json_t *vm)
+bool checks_is_live(const json_t *vm)
 {
         const char *power = check_text(check_status(vm), "power");
 
@@ -175,6 +179,7 @@ struct checks *checks_new(const struct checks_input *input)
         if (check_network_prepare(checks) < 0 || check_storage_prepare(checks) < 0 ||
                 check_affinity_prepare(checks) < 0)
                 return NULL;
+        check_pool_prepare(checks);
         return TAKE_PTR(checks);
 }
 

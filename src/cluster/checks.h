@@ -34,7 +34,10 @@ struct checks_input {
         /* Arrays of the documents that say what the hosts should have. */
         const json_t *datastores, *switches, *port_groups;
         const json_t *affinity_rules; /* array of documents */
-        uint64_t min_bandwidth_bps;   /* that the migration was to be promised; 0: nothing */
+        const json_t *
+                pools; /* array of documents with their use but for this VM (pool.h): its own, and those that reserve */
+        const json_t *hosts;        /* array of all host documents, whose memory pools reserve */
+        uint64_t min_bandwidth_bps; /* that the migration was to be promised; 0: nothing */
         const json_t *cpus; /* {host uid: document of GET /agent/v1/cpu (docs/internals/agent-api.md)} */
 };
 
@@ -64,6 +67,9 @@ size_t checks_n_warnings(const json_t *report);
 
 /* 0, or sets CHECK_FAILED naming the first error and how many there are. */
 int checks_to_error(const json_t *report, struct error **ret_error);
+
+/* The VM (document) occupies a host: it runs there, or may. */
+bool checks_is_live(const json_t *vm);
 
 /* Memory, in bytes, that a VM takes at its host, and that a host (by its status) has room for: what is free now, but never more
  * than what is not promised, for guests touch their memory long after they started. */

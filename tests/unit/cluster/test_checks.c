@@ -19,7 +19,8 @@
 
 struct state {
         json_t *vm, *source, *target;
-        json_t *vms, *jobs, *tasks, *reserved, *datastores, *switches, *port_groups, *cpus, *rules;
+        json_t *vms, *jobs, *tasks, *reserved, *datastores, *switches, *port_groups, *cpus, *rules, *pools,
+                *hosts;
 };
 
 static json_t *host(const char *name)
@@ -92,6 +93,8 @@ static int teardown(void **data)
         json_decref(state->port_groups);
         json_decref(state->cpus);
         json_decref(state->rules);
+        json_decref(state->pools);
+        json_decref(state->hosts);
         free(state);
         return 0;
 }
@@ -108,6 +111,8 @@ static struct checks_input input_of(const struct state *state)
                 .switches = state->switches,
                 .port_groups = state->port_groups,
                 .affinity_rules = state->rules,
+                .pools = state->pools,
+                .hosts = state->hosts,
                 .cpus = state->cpus};
 }
 
@@ -871,6 +876,155 @@ static void rule_that_should_be_kept_warns(void **data)
         assert_broken(state, "warning", "affinity-preference", "rule prefer lets it run on c only");
 }
 
+/* The VM, which has 2 processors and 1 GiB, is of this pool. */
+static void join_pool(struct state *state, json_int_t cpus, json_int_t memory_bytes, json_int_t vms)
+{
+        json_object_set_new(spec(state->vm), "labels", json_pack("{s:s}", "pool", "sales"));
+        state->pools = json_pack("[{s:s, s:{s:{s:I, s:I, s:I}}, s:{s:{s:i, s:I, s:i}}}]", "name", "sales",
+                "spec", "limits", "cpus", cpus, "memory_bytes", memory_bytes, "vms", vms, "status", "used",
+                "cpus", 6, "memory_bytes", 3 * GIB, "vms", 2);
+        assert_non_null(state->pools);
+}
+
+static void assert_start_broken(const struct state *state, const char *code, const char *cause)
+{
+        _cleanup_json_ json_t *report = run_start(state);
+
+        assert_only(report, "error", code, cause);
+}
+
+static void start_within_the_limits_of_the_pool_is_told_as_met(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+        size_t i, n = 0;
+        json_t *item;
+
+        join_pool(state, 8, 4 * GIB, 3);
+        /* QEMU took a page more when it ran last: that is not the user's matter. */
+        set_number(status(state->vm), "memory_effective_bytes", GIB + 4096);
+        report = run_start(state);
+        assert_true(checks_ok(report));
+        json_array_foreach (report, i, item)
+                if (!strcmp(text(item, "code"), "pool-limit")) {
+                        assert_string_equal(text(item, "object"), "sales");
+                        n++;
+                }
+        assert_int_equal(n, 1);
+}
+
+static void pool_limits_processors(void **data)
+{
+        join_pool(*data, 7, 4 * GIB, 3);
+        assert_start_broken(*data, "pool-limit",
+                "pool sales may use 7 virtual processors, 6 are in use, and the virtual machine has 2");
+}
+
+static void pool_limits_memory(void **data)
+{
+        join_pool(*data, 8, 4 * GIB - 1, 3);
+        assert_start_broken(*data, "pool-limit",
+                "pool sales may use 4.0 GiB of memory, 3.0 GiB are in use, and the virtual machine has 1.0 "
+                "GiB");
+}
+
+static void pool_limits_machines(void **data)
+{
+        join_pool(*data, 8, 4 * GIB, 2);
+        assert_start_broken(*data, "pool-limit", "at most 2 of pool sales may run at once, and 2 do");
+}
+
+static void what_a_pool_does_not_limit_is_free(void **data)
+{
+        struct state *state = *data;
+        json_t *limits;
+        _cleanup_json_ json_t *report = NULL;
+
+        join_pool(state, 0, 4 * GIB, 3);
+        limits = json_object_get(spec(json_array_get(state->pools, 0)), "limits");
+        json_object_set_new(limits, "cpus", json_null());
+        report = run_start(state);
+        assert_true(checks_ok(report));
+}
+
+static void pool_that_is_over_its_limits_lets_its_machines_move(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        join_pool(state, 0, 0, 0);
+        report = run(state);
+        assert_true(checks_ok(report));
+}
+
+static void label_that_names_no_pool_limits_nothing(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        join_pool(state, 0, 0, 0);
+        json_object_set_new(spec(state->vm), "labels", json_pack("{s:s}", "pool", "other"));
+        report = run_start(state);
+        assert_true(checks_ok(report));
+}
+
+/* The hosts have 16 GiB free, of which `kept` GiB are reserved for a pool that uses 3 of them. */
+static void reserve(struct state *state, json_int_t kept)
+{
+        join_pool(state, 100, 100 * GIB, 100);
+        json_object_set_new(spec(json_array_get(state->pools, 0)), "reservation",
+                json_pack("{s:I}", "memory_bytes", kept * GIB));
+        state->hosts = json_pack("[O, O]", state->source, state->target);
+}
+
+static void memory_that_a_pool_reserves_is_not_for_others(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        reserve(state, 18);
+        json_object_set_new(spec(state->vm), "labels", json_object());
+        report = run_start(state);
+        assert_true(checks_ok(report)); /* the last GiB */
+        json_object_set_new(state->reserved, "b", json_pack("{s:I}", "memory_bytes", GIB));
+        assert_start_broken(state, "pool-reservation",
+                "the virtual machine takes 1.0 GiB of memory that no resource pool reserves, and of that the "
+                "hosts have 0 B (15 GiB free, 15 GiB reserved)");
+}
+
+static void memory_of_a_host_in_maintenance_keeps_no_reservation(void **data)
+{
+        struct state *state = *data;
+
+        reserve(state, 18);
+        json_object_set_new(spec(state->vm), "labels", json_object());
+        json_object_set_new(status(state->source), "maintenance", json_pack("{s:s}", "state", "on"));
+        assert_start_broken(state, "pool-reservation",
+                "the virtual machine takes 1.0 GiB of memory that no resource pool reserves, and of that the "
+                "hosts have 0 B (8.0 GiB free, 15 GiB reserved)");
+}
+
+static void memory_that_its_own_pool_reserves_is_for_the_machine(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        reserve(state, 100);
+        report = run_start(state);
+        assert_true(checks_ok(report));
+}
+
+static void reservation_does_not_keep_machines_from_moving(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *report = NULL;
+
+        reserve(state, 100);
+        json_object_set_new(spec(state->vm), "labels", json_object());
+        report = run(state);
+        assert_true(checks_ok(report));
+}
+
 static void all_that_is_wrong_is_told_at_once(void **data)
 {
         struct state *state = *data;
@@ -987,6 +1141,17 @@ int main(void)
                 TEST(mac_address_must_be_free_at_the_destination),
                 TEST(rule_that_must_be_kept_forbids),
                 TEST(rule_that_should_be_kept_warns),
+                TEST(start_within_the_limits_of_the_pool_is_told_as_met),
+                TEST(pool_limits_processors),
+                TEST(pool_limits_memory),
+                TEST(pool_limits_machines),
+                TEST(what_a_pool_does_not_limit_is_free),
+                TEST(pool_that_is_over_its_limits_lets_its_machines_move),
+                TEST(label_that_names_no_pool_limits_nothing),
+                TEST(memory_that_a_pool_reserves_is_not_for_others),
+                TEST(memory_of_a_host_in_maintenance_keeps_no_reservation),
+                TEST(memory_that_its_own_pool_reserves_is_for_the_machine),
+                TEST(reservation_does_not_keep_machines_from_moving),
                 TEST(all_that_is_wrong_is_told_at_once),
                 TEST(warnings_forbid_nothing),
                 TEST(start_does_not_ask_for_a_running_machine),
