@@ -38,6 +38,8 @@
         X(NETWORK_MANAGE, "network.manage", "add, change and remove switches and port groups") \
         X(AFFINITY_READ, "affinity.read", "see affinity rules") \
         X(AFFINITY_MANAGE, "affinity.manage", "make, change and remove affinity rules") \
+        X(POOL_READ, "pool.read", "see resource pools, and what is used of them") \
+        X(POOL_MANAGE, "pool.manage", "make, change and remove resource pools") \
         X(CLUSTER_READ, "cluster.read", "see the cluster's settings") \
         X(CLUSTER_MANAGE, "cluster.manage", "change the cluster's settings") \
         X(ACCESS_READ, "access.read", "see users, roles and everybody's tokens") \

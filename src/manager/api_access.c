@@ -14,6 +14,7 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "cluster/pool.h"
 #include "io/http_path.h"
 #include "io/pki.h"
 #include "manager/api.h"
@@ -45,6 +46,7 @@ enum scope {
         SCOPE_VM,
         SCOPE_VM_HOST,
         SCOPE_VM_NEW,
+        SCOPE_POOL,
         SCOPE_TASK
 };
 #define PERMISSION_NONE N_PERMISSIONS
@@ -83,6 +85,7 @@ static const struct {
         {"port-group", PERMISSION_NETWORK_READ},
         {"schedule", PERMISSION_SCHEDULE_READ},
         {"affinity-rule", PERMISSION_AFFINITY_READ},
+        {"pool", PERMISSION_POOL_READ},
         {"cluster-cpu", PERMISSION_CLUSTER_READ},
         {"user", PERMISSION_ACCESS_READ},
         {"role", PERMISSION_ACCESS_READ},
@@ -324,6 +327,15 @@ const char *api_public_kind(const char *kind)
         return NULL;
 }
 
+/* Who may see all virtual machines that bear the pool's label may see the pool, whatever other labels those have. */
+static bool may_pool(const struct auth_caller *caller, enum permission permission, const json_t *pool)
+{
+        _cleanup_json_ json_t *labels = json_pack("{s:s}", POOL_LABEL, json_text(pool, "name"));
+        struct access_target target = {.has_vm = true, .vm_labels = labels};
+
+        return labels && auth_may(caller, permission, &target);
+}
+
 bool api_shows(struct manager *manager, const struct auth_caller *caller, const char *kind, const json_t *doc)
 {
         struct access_target target = {};
@@ -341,6 +353,8 @@ bool api_shows(struct manager *manager, const struct auth_caller *caller, const 
                 return may_task(manager, caller, PERMISSION_TASK_READ, doc);
         if (!strcmp(kind, "token"))
                 return api_own_token(caller, doc);
+        if (!strcmp(kind, "pool"))
+                return may_pool(caller, PERMISSION_POOL_READ, doc);
         if (!strcmp(kind, "vm")) {
                 target = vm_target(manager, doc);
         } else if (!strcmp(kind, "host")) {
@@ -437,6 +451,7 @@ static bool may_here(struct http_request *request, struct manager *manager, cons
         _cleanup_json_ json_t *doc = NULL;
         struct access_target target = {};
         bool vm = context->rule->scope == SCOPE_VM || context->rule->scope == SCOPE_VM_HOST;
+        bool pool = context->rule->scope == SCOPE_POOL;
 
         if (context->rule->scope <= SCOPE_OWN ||
                 auth_may_everywhere(context->caller, context->rule->permission))
@@ -449,12 +464,14 @@ static bool may_here(struct http_request *request, struct manager *manager, cons
                 add_host(manager, name, &target);
                 return auth_may(context->caller, context->rule->permission, &target);
         }
-        if (store_get(manager->store, vm ? "vm" : "task", name, &doc, &error) < 0) {
+        if (store_get(manager->store, vm ? "vm" : pool ? "pool" : "task", name, &doc, &error) < 0) {
                 /* What is not there is refused like what is elsewhere: names are nobody's business. */
                 if (error && error->code != ERROR_NOT_FOUND)
                         error_propagate(ret_error, TAKE_PTR(error));
                 return false;
         }
+        if (pool)
+                return may_pool(context->caller, context->rule->permission, doc);
         return vm ? may_with_vm(request, manager, context, doc)
                   : may_task(manager, context->caller, context->rule->permission, doc);
 }

@@ -18,6 +18,7 @@
  *   VM_HOST   these, and the host that the body's `to` (`host` for a start) names
  *   VM_NEW    the virtual machine in the body, and the host that it names; its labels may be those alone that the scope selects by. What it names on
  *             datastores and networks needs datastore.use and network.use, everywhere
+ *   POOL      the pool {name}: in the scopes that have all virtual machines of it
  *   TASK      what the task {name} is about; one's own tasks in any scope
  *
  * Where a host is left to the manager's choice, a scope that restricts hosts does not do: see api_access.c. */
@@ -73,6 +74,11 @@
         X("GET", V1 "/affinity-rules/{name}", affinity_rule_get, AFFINITY_READ, ALL) \
         X("PUT", V1 "/affinity-rules/{name}", affinity_rule_update, AFFINITY_MANAGE, ALL) \
         X("DELETE", V1 "/affinity-rules/{name}", affinity_rule_delete, AFFINITY_MANAGE, ALL) \
+        X("GET", V1 "/pools", pool_list, POOL_READ, LIST) \
+        X("POST", V1 "/pools", pool_create, POOL_MANAGE, ALL) \
+        X("GET", V1 "/pools/{name}", pool_get, POOL_READ, POOL) \
+        X("PUT", V1 "/pools/{name}", pool_update, POOL_MANAGE, ALL) \
+        X("DELETE", V1 "/pools/{name}", pool_delete, POOL_MANAGE, ALL) \
         X("GET", V1 "/schedules", schedule_list, SCHEDULE_READ, ALL) \
         X("POST", V1 "/schedules", schedule_create, SCHEDULE_MANAGE, ALL) \
         X("GET", V1 "/schedules/{name}", schedule_get, SCHEDULE_READ, ALL) \

@@ -7,6 +7,7 @@
 #include "base/doc.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/pools.h"
 
 struct collection {
         struct manager *manager;
@@ -201,7 +202,7 @@ static int load_vm(struct manager *manager, const json_t *vm, bool moves, struct
         facts->jobs = json_object_get(
                 inventory_report(manager->inventory, json_text(its_host, "uid"), json_text(vm, "uid")),
                 "jobs");
-        return 0;
+        return moves ? 0 : pools_about(manager, vm, &facts->pools, ret_error);
 }
 
 /* to: the only host that it may go to; NULL: any. */
@@ -285,6 +286,7 @@ void check_facts_deinit(struct check_facts *facts)
         json_decref(facts->switches);
         json_decref(facts->port_groups);
         json_decref(facts->affinity_rules);
+        json_decref(facts->pools);
         json_decref(facts->cpus);
         json_decref(facts->nowhere);
         json_decref(facts->its_host);
@@ -304,6 +306,8 @@ struct checks_input check_facts_input(const struct check_facts *facts)
                 .switches = facts->switches,
                 .port_groups = facts->port_groups,
                 .affinity_rules = facts->affinity_rules,
+                .pools = facts->pools,
+                .hosts = facts->hosts,
                 .cpus = facts->cpus};
 }
 

@@ -16,6 +16,7 @@ struct check_facts {
         json_t *its_host;
         json_t *vms; /* those that the checks could find something about */
         json_t *hosts, *tasks, *reserved, *datastores, *switches, *port_groups, *affinity_rules, *cpus;
+        json_t *pools;               /* NULL for a move */
         const json_t *source, *home; /* as in struct checks_input; `its_host`, or `nowhere` */
         json_t *nowhere;
         const char *asking; /* name of the task that asks, its own; NULL: none */

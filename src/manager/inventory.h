@@ -51,6 +51,8 @@ const json_t *inventory_live(const struct inventory *inventory, const char *name
 /* Array of the other VMs that have a MAC address of this one (document), or a disk image of it that one of the two may write to; the
  * caller's (its items are shared). */
 json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm);
+/* Array of the VMs that bear that name as their label "pool", the caller's (its items are shared: read only); NULL without memory. */
+json_t *inventory_vms_of_pool(const struct inventory *inventory, const char *pool);
 /* Lists VMs or hosts (kind "vm" or "host") as store_list() does, from memory, as of inventory_followed(); the items are shared: read
  * only. 0 or -ENOMEM. */
 int inventory_list(
@@ -58,7 +60,7 @@ int inventory_list(
 /* The document of a VM as it is in memory now (borrowed from here), as text without what is internal; borrowed until the next event. It is
  * written once for each document. NULL: it is another document, or no memory. */
 const char *inventory_vm_text(struct inventory *inventory, const json_t *vm);
-/* Array of all objects of the kind "datastore", "switch", "port-group" or "affinity-rule" (no other), by name. The reference is the
+/* Array of all objects of the kind "datastore", "switch", "port-group", "affinity-rule" or "pool" (no other), by name. The reference is the
  * caller's; the array and its items are what others get too, and must not be changed. */
 int inventory_objects(
         struct inventory *inventory, const char *kind, json_t **ret_docs, struct error **ret_error);

@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/mac.h"
+#include "cluster/pool.h"
 #include "manager/inventory_private.h"
 #include "manager/json.h"
 
@@ -58,7 +59,7 @@ void index_host_removed(struct inventory *inventory, struct host *host)
 /* --- Who uses what -------------------------------------------------------------------------------------------------- */
 
 /* Keys are "mac/ADDRESS", "image/DATASTORE:PATH" of those that may write to it, "reads/DATASTORE:PATH" of those that only read: such
- * as an installation medium, which thousands may have, and which is nobody's alone. */
+ * as an installation medium, which thousands may have, and which is nobody's alone; and "pool/NAME" of those that bear its label. */
 struct users {
         struct vm_entry **vms;
         size_t n_vms, room;
@@ -113,9 +114,10 @@ static int add_key(json_t *keys, const char *kind, const char *first, const char
         return json_array_append_new(keys, json_sprintf("%s/%s:%s", kind, first, second)) < 0 ? -ENOMEM : 0;
 }
 
-/* What the VM of that spec has for itself: its addresses and images. The caller's; NULL without memory. */
-static json_t *keys_of(const json_t *spec)
+/* What the VM has for itself, its addresses and images, and what it has a part in, its pool. The caller's; NULL without memory. */
+static json_t *keys_of(const json_t *vm)
 {
+        const json_t *spec = json_spec(vm);
         _cleanup_json_ json_t *keys = json_array();
         char text[MAC_STRING_SIZE];
         uint8_t mac[MAC_SIZE];
@@ -131,6 +133,8 @@ static json_t *keys_of(const json_t *spec)
                         r |= add_key(keys,
                                 json_is_true(json_object_get(item, "read_only")) ? "reads" : "image",
                                 json_text(item, "datastore"), json_text(item, "path"));
+        if (*pool_of(vm))
+                r |= add_key(keys, "pool", pool_of(vm), "");
         return keys && r == 0 ? TAKE_PTR(keys) : NULL;
 }
 
@@ -149,7 +153,7 @@ static int take_keys(struct inventory *inventory, struct vm_entry *vm)
         json_t *key;
         size_t i;
 
-        vm->keys = keys_of(json_spec(vm->doc));
+        vm->keys = keys_of(vm->doc);
         if (!vm->keys)
                 return -ENOMEM;
         json_array_foreach (vm->keys, i, key)
@@ -215,11 +219,13 @@ static int others_under(const struct inventory *inventory, const char *key, cons
 /* The other users of what is under the key: who only reads looks for those that write, who writes for both. */
 static int add_beside(const struct inventory *inventory, const char *key, const json_t *vm, json_t *out)
 {
-        static const char image[] = "image/", reads[] = "reads/";
+        static const char image[] = "image/", reads[] = "reads/", pool[] = "pool/";
         _cleanup_free_ char *other = NULL;
         bool only_reads = !strncmp(key, reads, strlen(reads));
         int r;
 
+        if (!strncmp(key, pool, strlen(pool)))
+                return 0;
         if (!only_reads && strncmp(key, image, strlen(image)) != 0)
                 return others_under(inventory, key, vm, out);
         other = alloc_printf("%s%s", only_reads ? image : reads, strchr(key, '/') + 1);
@@ -231,7 +237,7 @@ static int add_beside(const struct inventory *inventory, const char *key, const 
 
 json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm)
 {
-        _cleanup_json_ json_t *keys = keys_of(json_spec(vm)), *out = json_array();
+        _cleanup_json_ json_t *keys = keys_of(vm), *out = json_array();
         json_t *key;
         size_t i;
 
@@ -239,6 +245,18 @@ json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm
                 return NULL;
         json_array_foreach (keys, i, key)
                 if (add_beside(inventory, json_string_value(key), vm, out) < 0)
+                        return NULL;
+        return TAKE_PTR(out);
+}
+
+json_t *inventory_vms_of_pool(const struct inventory *inventory, const char *pool)
+{
+        _cleanup_free_ char *key = alloc_printf("pool/%s:", pool);
+        const struct users *users = key ? map_get(&inventory->users, key) : NULL;
+        _cleanup_json_ json_t *out = key ? json_array() : NULL;
+
+        for (size_t i = 0; users && i < users->n_vms; i++)
+                if (json_array_append(out, users->vms[i]->doc) < 0)
                         return NULL;
         return TAKE_PTR(out);
 }
@@ -365,7 +383,7 @@ int inventory_list(
 
 /* --- Documents of other kinds ------------------------------------------------------------------------------------------ */
 
-static const char *const kept_kinds[] = {"datastore", "switch", "port-group", "affinity-rule"};
+static const char *const kept_kinds[] = {"datastore", "switch", "port-group", "affinity-rule", "pool"};
 static_assert(ARRAY_SIZE(kept_kinds) == INVENTORY_N_KEPT, "one list a kind");
 
 void index_changed(struct inventory *inventory, const char *kind)

@@ -106,7 +106,7 @@ struct sorted {
         bool good;
 };
 
-#define INVENTORY_N_KEPT 4
+#define INVENTORY_N_KEPT 5
 
 struct inventory {
         struct manager *manager;

@@ -15,6 +15,7 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_queue.h"
+#include "manager/pools.h"
 #include "manager/version.h"
 
 #define STATM_MAX_BYTES 256
@@ -193,6 +194,56 @@ static int write_vms(struct manager *manager, struct buf *out, struct error **re
         json_array_foreach (vms, i, vm)
                 count_word(&gauge, json_text(json_status(vm), "power"));
         write_gauge(out, &gauge);
+        return 0;
+}
+
+/* At most POOLS_MAX of them, whose names are names and need no quoting. */
+static void write_pool_gauge(struct buf *out, const json_t *pools, const char *name, const char *help,
+        const char *part, const char *group, const char *key)
+{
+        json_t *pool;
+        size_t i;
+
+        write_head(out, name, help, "gauge");
+        json_array_foreach ((json_t *)pools, i, pool) {
+                const json_t *value =
+                        json_object_get(json_object_get(json_object_get(pool, part), group), key);
+
+                if (json_is_integer(value))
+                        buf_printf(out, "%s{pool=\"%s\"} %" JSON_INTEGER_FORMAT "\n", name,
+                                json_text(pool, "name"), json_integer_value(value));
+        }
+}
+
+static int write_pools(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        static const struct {
+                const char *name, *help, *part, *group, *key;
+        } gauges[] = {
+                {"drover_pool_vms", "Virtual machines of a resource pool that run.", "status", "used", "vms"},
+                {"drover_pool_cpus", "Their virtual processors.", "status", "used", "cpus"},
+                {"drover_pool_memory_bytes", "Their memory.", "status", "used", "memory_bytes"},
+                {"drover_pool_vms_limit", "How many may run.", "spec", "limits", "vms"},
+                {"drover_pool_cpus_limit", "How many virtual processors they may have.", "spec", "limits",
+                        "cpus"},
+                {"drover_pool_memory_limit_bytes", "How much memory they may have.", "spec", "limits",
+                        "memory_bytes"},
+                {"drover_pool_memory_reserved_bytes", "Memory of the hosts that is kept for them.", "spec",
+                        "reservation", "memory_bytes"},
+        };
+        _cleanup_json_ json_t *docs = NULL, *pools = json_array();
+        json_t *doc;
+        size_t i;
+        int r = inventory_objects(manager->inventory, "pool", &docs, ret_error);
+
+        if (r < 0)
+                return r;
+        json_array_foreach (docs, i, doc)
+                if (!pools || json_array_append_new(pools, pools_with_use(manager, doc, NULL)) < 0)
+                        return no_memory(ret_error);
+        for (i = 0; i < ARRAY_SIZE(gauges); i++)
+                write_pool_gauge(out, pools, gauges[i].name, gauges[i].help, gauges[i].part, gauges[i].group,
+                        gauges[i].key);
         return 0;
 }
 
@@ -378,6 +429,8 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
         r = write_hosts(manager, out, ret_error);
         if (r >= 0)
                 r = write_vms(manager, out, ret_error);
+        if (r >= 0)
+                r = write_pools(manager, out, ret_error);
         if (r >= 0)
                 r = write_tasks(manager, out, ret_error);
         if (r >= 0)

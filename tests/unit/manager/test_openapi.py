@@ -213,6 +213,27 @@ class Answers(unittest.TestCase):
         status, problem = self.call("POST", "/api/v1/affinity-rules", rule)
         self.assertEqual((status, problem["detail"]), (422, "there is no virtual machine nobody"))
 
+    def test_pool(self):
+        route, name = "/api/v1/pools/{name}", {"name": "sales"}
+        spec = {"limits": {"cpus": 8, "memory_bytes": 1 << 34}}
+        status, pool = self.call("POST", "/api/v1/pools", {"name": "sales", "spec": spec})
+        self.assertEqual((status, pool["spec"], pool["status"]["used"]), (201, spec, {"cpus": 0, "memory_bytes": 0, "vms": 0}))
+        self.assertEqual(self.call("POST", "/api/v1/pools", {"name": "sales", "spec": {}})[0], 409)
+        self.assertEqual(self.call("GET", route, **name), (200, pool))
+        self.assertEqual(self.call("GET", "/api/v1/pools")[1]["items"], [pool])
+        status, pool = self.call("PUT", route, {"spec": {"limits": {"vms": 3, "cpus": None}}}, **name)
+        self.assertEqual((status, pool["spec"]["limits"]["vms"]), (200, 3))
+        status, problem = self.call("PUT", route, {"spec": {"reservation": {"memory_bytes": 1 << 50}}}, **name)
+        self.assertEqual((status, problem["code"]), (422, "no-resources"))
+        self.assertRegex(problem["detail"], "^the hosts have 0 B of free memory, and resource pools would reserve 1.0 PiB of it$")
+        status, problem = self.call("PUT", route, {"spec": {"limits": {"memory_bytes": 1}, "reservation": {"memory_bytes": 2}}}, **name)
+        self.assertEqual(problem["detail"], "the pool would reserve 2 B of memory, of which its limit allows 1 B")
+        for odd in ({"limits": {"disks": 1}}, {"limits": {"cpus": -1}}, {"limits": {"vms": "2"}}, {"shares": 1}):
+            self.assertEqual(self.call("PUT", route, {"spec": odd}, **name)[0], 422)
+        with self.open("GET", "/metrics") as answer:
+            self.assertIn(b'drover_pool_vms_limit{pool="sales"} 3\n', answer.read())
+        self.assertEqual(self.call("DELETE", route, **name)[0], 204)
+
     def test_maintenance(self):
         self.call("POST", "/api/v1/hosts", {"name": "h3", "address": "127.0.0.1:9"})
         route = "/api/v1/hosts/{name}/maintenance"

@@ -255,6 +255,128 @@ static void model_of_the_cluster_is_what_the_agent_is_told(void **data)
         assert_string_equal(json_text(json_spec(state->body), "cpu_model"), "auto");
 }
 
+/* A machine of the pool that does not run. */
+static void make_in_pool(struct state *state, const char *name)
+{
+        json_t *vm = vm_document(name);
+
+        json_object_set_new(json_spec(vm), "labels", json_pack("{s:s}", "pool", "sales"));
+        json_object_del(vm, "start");
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void make_pool(struct state *state, const char *part, const char *key, json_int_t number)
+{
+        assert_int_equal(call(state, "POST", "/api/v1/pools",
+                                 json_pack("{s:s, s:{s:{s:I}}}", "name", "sales", "spec", part, key, number)),
+                201);
+}
+
+static json_int_t used(struct state *state, const char *key)
+{
+        assert_int_equal(call(state, "GET", "/api/v1/pools/sales", NULL), 200);
+        return json_integer_value(json_object_get(json_object_get(json_status(state->body), "used"), key));
+}
+
+static const char *failure(struct state *state)
+{
+        const json_t *error = json_object_get(json_status(state->body), "error");
+
+        assert_string_equal(json_text(error, "code"), "check-failed");
+        return json_text(error, "detail");
+}
+
+static bool create_is_held(struct state *state)
+{
+        return state->agents[0].held;
+}
+
+/* What is being made does not run yet by its document: the task that will start it counts. */
+static void two_starts_at_once_do_not_both_take_the_last_place(void **data)
+{
+        struct state *state = *data;
+        json_t *vm = vm_document("a");
+
+        set_the_stage(state);
+        make_in_pool(state, "b");
+        make_pool(state, "limits", "vms", 1);
+        assert_int_equal(used(state, "vms"), 0);
+        state->agents[0].hold = "create";
+        json_object_set_new(json_spec(vm), "labels", json_pack("{s:s}", "pool", "sales"));
+        json_object_set_new(vm, "host", json_string("host1"));
+        call(state, "POST", "/api/v1/vms", vm);
+        wait_until(state, create_is_held);
+        assert_int_equal(call(state, "GET", "/api/v1/vms/a", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "power"), "stopped");
+        assert_int_equal(used(state, "vms"), 1);
+        assert_int_equal(used(state, "memory_bytes"), (json_int_t)64 << 20);
+        call(state, "POST", "/api/v1/vms/b/start", json_pack("{s:s}", "host", "host2"));
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(failure(state), "pool-limit: at most 1 of pool sales may run at once, and 1 do");
+        /* Once it has failed, its place is free again. */
+        state->agents[0].hold = NULL;
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
+        for (int i = 0; i < 500 && used(state, "vms"); i++)
+                loop_iterate(state->loop, 20);
+        call(state, "POST", "/api/v1/vms/b/start", json_pack("{s:s}", "host", "host2"));
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(used(state, "vms"), 1);
+        call(state, "POST", "/api/v1/vms/b/pause", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(used(state, "vms"), 1);
+        call(state, "POST", "/api/v1/vms/b/stop", json_pack("{s:b}", "force", 1));
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(used(state, "vms"), 0);
+}
+
+static void advice_for_a_machine_beyond_the_limits_says_so_of_each_host(void **data)
+{
+        struct state *state = *data;
+        json_t *host;
+        size_t i;
+
+        set_the_stage(state);
+        make_in_pool(state, "b");
+        make_pool(state, "limits", "memory_bytes", (json_int_t)32 << 20);
+        assert_int_equal(call(state, "GET", "/api/v1/vms/b/advice", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "ranking")), 2);
+        json_array_foreach (json_object_get(state->body, "ranking"), i, host)
+                assert_string_equal(
+                        json_text(json_array_get(json_object_get(host, "checks"), 0), "code"), "pool-limit");
+}
+
+/* Each host has 6 GiB free. */
+static void what_is_reserved_is_there_and_not_for_others(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        make_in_pool(state, "b");
+        assert_int_equal(call(state, "POST", "/api/v1/pools",
+                                 json_pack("{s:s, s:{s:{s:I}}}", "name", "sales", "spec", "reservation",
+                                         "memory_bytes", (json_int_t)13 << 30)),
+                422);
+        assert_string_equal(json_text(state->body, "detail"),
+                "the hosts have 12 GiB of free memory, and resource pools would reserve 13 GiB of it");
+        make_pool(state, "reservation", "memory_bytes", ((json_int_t)12 << 30) - ((json_int_t)32 << 20));
+        call(state, "POST", "/api/v1/vms/web/stop", json_pack("{s:b}", "force", 1));
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms/web/start", json_pack("{s:s}", "host", "host1"));
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(failure(state),
+                "pool-reservation: the virtual machine takes 64 MiB of memory that no resource pool "
+                "reserves, and of that the hosts have 32 MiB (12 GiB free, 12 GiB reserved)");
+        call(state, "POST", "/api/v1/vms/b/start", json_pack("{s:s}", "host", "host1"));
+        assert_string_equal(finish(state), "succeeded");
+        /* Less may be reserved, whatever is free. */
+        assert_int_equal(call(state, "PUT", "/api/v1/pools/sales",
+                                 json_pack("{s:{s:{s:i}}}", "spec", "reservation", "memory_bytes", 1 << 30)),
+                200);
+        call(state, "POST", "/api/v1/vms/web/start", json_pack("{s:s}", "host", "host1"));
+        assert_string_equal(finish(state), "succeeded");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -270,6 +392,9 @@ int main(void)
                 TEST(machines_on_their_way_count_at_their_destination),
                 TEST(policy_of_the_cluster_without_hosts_that_tell_is_refused),
                 TEST(model_of_the_cluster_is_what_the_agent_is_told),
+                TEST(two_starts_at_once_do_not_both_take_the_last_place),
+                TEST(advice_for_a_machine_beyond_the_limits_says_so_of_each_host),
+                TEST(what_is_reserved_is_there_and_not_for_others),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

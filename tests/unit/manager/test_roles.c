@@ -516,6 +516,49 @@ static void assert_not_made_with(struct state *state, const char *key, const cha
         assert_int_equal(call(state, "POST", "/api/v1/vms", vm), 403);
 }
 
+static void make_pool(struct state *state, const char *name)
+{
+        assert_int_equal(call(state, "POST", "/api/v1/pools",
+                                 json_pack("{s:s, s:{s:{s:i}}}", "name", name, "spec", "limits", "vms", 5)),
+                201);
+}
+
+/* Also a role that may change pools does not, within a scope: what a pool may use is the others' loss. */
+static void scope_of_a_pool_reads_its_own_limits_and_changes_none(void **data)
+{
+        static const char *const changes[] = {"PUT", "DELETE"};
+        struct state *state = *data;
+        char by_uid[96];
+
+        set_up_pools(state);
+        make_pool(state, "west");
+        make_pool(state, "east");
+        snprintf(by_uid, sizeof(by_uid), "/api/v1/pools/%s", json_text(state->body, "uid"));
+        become_all_within(state, "east", scope_east());
+        assert_int_equal(n_items(state, "/api/v1/pools"), 1);
+        assert_int_equal(call(state, "GET", by_uid, NULL), 200);
+        assert_string_equal(json_text(state->body, "name"), "east");
+        assert_int_equal(
+                json_integer_value(json_object_get(json_object_get(json_status(state->body), "used"), "vms")),
+                1);
+        assert_int_equal(call(state, "GET", "/api/v1/pools/west", NULL), 403);
+        assert_int_equal(call(state, "GET", "/api/v1/pools/nobody", NULL), 403);
+        for (size_t i = 0; i < ARRAY_SIZE(changes); i++)
+                assert_int_equal(call(state, changes[i], "/api/v1/pools/east", json_object()), 403);
+        assert_int_equal(
+                call(state, "POST", "/api/v1/pools", json_pack("{s:s, s:{}}", "name", "new", "spec")), 403);
+        /* Who sees some of its machines only does not see what all of them use. */
+        become_all_within(
+                state, "some", json_pack("{s:{s:s, s:s}}", "vms", "pool", "east", "tenant", "acme"));
+        assert_int_equal(n_items(state, "/api/v1/pools"), 0);
+        assert_int_equal(call(state, "GET", "/api/v1/pools/east", NULL), 403);
+        as_admin(state);
+        make_user(state, "vera", "vm-user", scope_east());
+        set_password(state, "vera");
+        become(state, "vera");
+        assert_int_equal(n_items(state, "/api/v1/pools"), 1);
+}
+
 static void machine_of_a_pool_names_nobody_elses_files(void **data)
 {
         struct state *state = *data;
@@ -1100,6 +1143,7 @@ int main(void)
                 TEST(expired_and_revoked_credentials_open_no_route),
                 TEST(lists_have_what_is_in_the_scope),
                 TEST(machine_is_made_within_the_scope_only),
+                TEST(scope_of_a_pool_reads_its_own_limits_and_changes_none),
                 TEST(machine_of_a_pool_names_nobody_elses_files),
                 TEST(permission_of_each_route_is_needed_and_enough),
                 TEST(token_makes_no_tokens),
