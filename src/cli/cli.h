@@ -84,6 +84,11 @@ struct cli {
         X(affinity_show) \
         X(affinity_add) \
         X(affinity_remove) \
+        X(pool_list) \
+        X(pool_show) \
+        X(pool_create) \
+        X(pool_set) \
+        X(pool_delete) \
         X(cluster_cpu) \
         X(login) \
         X(logout) \

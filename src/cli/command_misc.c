@@ -138,7 +138,7 @@ int command_help(struct cli *cli, const struct arguments *arguments, struct erro
 int command_names(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
         static const char *const collections[] = {"hosts", "vms", "tasks", "datastores", "switches",
-                "port-groups", "affinity-rules", "schedules", "tokens", "users", "roles"};
+                "port-groups", "affinity-rules", "pools", "schedules", "tokens", "users", "roles"};
         const char *wanted = arguments_operand(arguments, 0);
 
         for (size_t i = 0; i < ARRAY_SIZE(collections); i++) {

@@ -3,6 +3,7 @@
 
 #include "cli/cli.h"
 #include "cli/network_options.h"
+#include "cli/pool_options.h"
 
 #define END \
         { \
@@ -924,6 +925,34 @@ const struct command command_table[] = {
                 .summary = "remove an affinity rule",
                 .operands = {OPERAND("RULE", "affinity-rules")},
                 .run = command_affinity_remove},
+
+        {.words = "pool list",
+                .summary = "list the resource pools, with what they use and may use",
+                .run = command_pool_list},
+        {.words = "pool show",
+                .summary = "show a resource pool, and what is used of it now",
+                .operands = {OPERAND("POOL", "pools")},
+                .run = command_pool_show},
+        {.words = "pool create",
+                .summary = "limit what the virtual machines with the label pool=NAME use together",
+                .details = "A virtual machine of the pool is started only where it fits in: those count that "
+                           "run, are paused or are being started. What runs already is not touched, and may "
+                           "always move. Memory that is reserved is kept free on the hosts, all taken "
+                           "together, for the pool's own; other virtual machines are not started with it.",
+                .operands = {OPERAND("NAME", NULL)},
+                .options = pool_create_options,
+                .run = command_pool_create},
+        {.words = "pool set",
+                .summary = "change limits and reservation of a resource pool",
+                .details = "What is not named stays as it is. A limit below what is used already keeps "
+                           "others from being started.",
+                .operands = {OPERAND("POOL", "pools")},
+                .options = pool_set_options,
+                .run = command_pool_set},
+        {.words = "pool delete",
+                .summary = "remove a resource pool; its virtual machines keep their label and have no limits",
+                .operands = {OPERAND("POOL", "pools")},
+                .run = command_pool_delete},
 
         {.words = "cluster cpu",
                 .summary = "show or set the CPU model that virtual machines get, so that they can move to "

@@ -18,8 +18,8 @@ from labkit.lab import AGENT_PORT, wait_for
 
 LAB = {"hosts": 3, "qemu_versions": {"host1": "7.2", "host2": "7.2", "host3": "10.0"}}
 
-# What has nothing to say of a VM without a CD-ROM, disks, rules and distributed switches.
-SILENT = {"cdrom", "disk-in-use", "switch-version", "switch-drift", "affinity", "affinity-preference"}
+# What has nothing to say of a VM without a CD-ROM, disks, rules, a pool and distributed switches.
+SILENT = {"pool-limit", "pool-reservation", "cdrom", "disk-in-use", "switch-version", "switch-drift", "affinity", "affinity-preference"}
 CODES = {"host-connected", "same-host", "host-maintenance", "host-task", "host-version", "vm-running", "disks-active", "backup", "vm-task",
          "machine-type", "qemu-version", "accelerator", "cpu-model", "cpus", "cpu-load", "memory", "datastore", "disk-lock",
          "port-group", "switch", "uplink", "network-applied", "mtu", "switch-type", "mac", "mac-on-host"}
@@ -406,6 +406,83 @@ def test_affinity_that_should_be_kept(still, rule, lab):
     assert (broken["severity"], broken["cause"]) == ("warning", "rule prefer lets it run on host1 and host3 only")
     ranking = lab.drover_json("vm", "advise", "still")["ranking"]
     assert [host["host"] for host in ranking] == ["host3", "host2"]
+
+
+@pytest.fixture
+def pool(lab):
+    """Makes a resource pool; gone before its machines are."""
+    made = []
+
+    def make(*options):
+        made.append(f"p{uuid.uuid4().hex[:6]}")
+        lab.drover("pool", "create", made[-1], *options)
+        return made[-1]
+    yield make
+    for name in made:
+        lab.run_drover("pool", "delete", name)
+
+
+def used(lab, name):
+    return lab.drover_json("pool", "show", name)["status"]["used"]
+
+
+def test_pool_limit(machine, pool, lab):
+    sales = pool("--memory", "128M", "--vms", "5")
+    label = ("--label", f"pool={sales}")
+    first, second = machine(*label), machine(*label, host="host2")
+    assert used(lab, sales) == {"cpus": 2, "memory_bytes": 128 << 20, "vms": 2}
+    full = f"pool-limit: pool {sales} may use 128 MiB of memory, 128 MiB are in use, and the virtual machine has 64 MiB"
+    done = lab.run_drover("vm", "create", "onemore", "--memory", "64M", "--datastore", "shared", "--host", "host1", *label, "--start")
+    assert done.returncode == 1 and full in done.stderr and "drover pool set" in done.stderr
+    # A paused one keeps its memory, so that it can always be resumed; a stopped one gives its place to the next.
+    lab.drover("vm", "pause", second.name)
+    assert used(lab, sales)["vms"] == 2
+    lab.drover("pool", "set", sales, "--memory", "64M", "--lift", "vms")
+    lab.drover("vm", "resume", second.name)
+    lab.drover("vm", "stop", second.name, "--force")
+    assert used(lab, sales) == {"cpus": 1, "memory_bytes": 64 << 20, "vms": 1}
+    assert lab.run_drover("pool", "set", sales, "--vms", "3", "--lift", "vms").returncode == 2
+    # What runs moves, also where the pool is over its limits.
+    lab.drover("pool", "set", sales, "--vms", "0")
+    assert first.check("host2") == {}
+    lab.drover("vm", "migrate", first.name, "--to", "host2")
+    done = lab.run_drover("vm", "start", second.name, "--host", "host2")
+    assert done.returncode == 1 and f"pool-limit: pool {sales} may use 64 MiB" in done.stderr and "and 1 more" in done.stderr
+    done = lab.run_drover("vm", "advise", second.name)
+    assert done.returncode == 1 and done.stdout.count("UNFIT") == 3
+    assert done.stdout.count(f"pool-limit: at most 0 of pool {sales} may run at once, and 1 do") == 3
+    lab.drover("pool", "set", sales, "--memory", "128M", "--lift", "vms")
+    lab.drover("vm", "start", second.name, "--host", "host2")
+    assert second.document()["status"]["power"] == "running"
+
+
+def test_two_starts_at_once_share_what_the_pool_has_left(machine, pool, lab):
+    sales = pool("--vms", "1")
+    names = [machine("--label", f"pool={sales}", start=False).name for _ in range(3)]
+    tasks = [lab.drover_json("--no-wait", "vm", "start", name)["name"] for name in names]
+
+    def states():
+        return [lab.drover_json("task", "show", task)["status"]["state"] for task in tasks]
+    wait_for("the tasks to end", lambda: not {"queued", "running", "undoing"} & set(states()), 120, 0.5)
+    assert sorted(states()) == ["failed", "failed", "succeeded"]
+    assert used(lab, sales)["vms"] == 1
+
+
+def test_pool_reservation(pool, lab):
+    """A quarter of what is free fits on each of three hosts, and not beside four fifths of it."""
+    free = sum(host["status"]["memory_free_bytes"] for host in lab.drover_json("host", "list")["items"]) >> 20
+    ours = pool("--reserve-memory", f"{free * 4 // 5}M")
+    quarter = ("--memory", f"{free // 4}M", "--datastore", "shared", "--host", "host1")
+    done = lab.run_drover("vm", "create", "theirs", *quarter)
+    assert done.returncode == 1
+    assert "pool-reservation: the virtual machine takes " in done.stderr and " of memory that no resource pool reserves" in done.stderr
+    lab.drover("vm", "create", "ours", *quarter, "--label", f"pool={ours}")
+    lab.drover("vm", "delete", "ours")
+    done = lab.run_drover("pool", "set", ours, "--reserve-memory", f"{free * 2}M")
+    assert done.returncode == 1 and "resource pools would reserve " in done.stderr
+    lab.drover("pool", "set", ours, "--lift", "reserve-memory")
+    lab.drover("vm", "create", "theirs", *quarter)
+    lab.drover("vm", "delete", "theirs")
 
 
 def test_all_that_is_wrong_is_told_at_once(machine, lab):

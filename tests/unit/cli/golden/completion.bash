@@ -2,7 +2,7 @@
 
 _drover_words() {
     case "$1" in
-    '') echo 'host vm task queue schedule datastore network affinity cluster login logout whoami user role token audit api events version completion help' ;;
+    '') echo 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down label maintenance remove' ;;
     'vm') echo 'list show create start stop pause resume delete console advise forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
@@ -13,6 +13,7 @@ _drover_words() {
     'network switch') echo 'list add show set upgrade remove' ;;
     'network port-group') echo 'list add remove' ;;
     'affinity') echo 'list show add remove' ;;
+    'pool') echo 'list show create set delete' ;;
     'cluster') echo 'cpu' ;;
     'user') echo 'list show create grant revoke disable enable password delete' ;;
     'role') echo 'list show permissions create set delete' ;;
@@ -46,6 +47,8 @@ _drover_options() {
     'network switch upgrade') echo '--host --to-version ' ;;
     'network port-group add') echo '--switch --vlan --switch-on --allow-standard ' ;;
     'affinity add') echo '--type --vm --host --should ' ;;
+    'pool create') echo '--cpus --memory --vms --reserve-memory ' ;;
+    'pool set') echo '--cpus --memory --vms --reserve-memory --lift ' ;;
     'cluster cpu') echo '--set --plan ' ;;
     'login') echo '--password-file ' ;;
     'user create') echo '--full-name --role --pool --folder --label --host-label ' ;;
@@ -98,6 +101,9 @@ _drover_operand() {
     'network port-group remove 0') echo 'names port-groups' ;;
     'affinity show 0') echo 'names affinity-rules' ;;
     'affinity remove 0') echo 'names affinity-rules' ;;
+    'pool show 0') echo 'names pools' ;;
+    'pool set 0') echo 'names pools' ;;
+    'pool delete 0') echo 'names pools' ;;
     'user show 0') echo 'names users' ;;
     'user grant 0') echo 'names users' ;;
     'user grant 1') echo 'names roles' ;;
@@ -145,6 +151,7 @@ _drover_value() {
     'affinity add --type') echo 'keep-together keep-apart run-on keep-off' ;;
     'affinity add --vm') echo 'names vms' ;;
     'affinity add --host') echo 'names hosts' ;;
+    'pool set --lift') echo 'cpus memory vms reserve-memory' ;;
     'login --password-file') echo 'file' ;;
     'user create --role') echo 'names roles' ;;
     'user password --password-file') echo 'file' ;;
@@ -159,7 +166,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

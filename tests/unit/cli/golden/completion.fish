@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -28,7 +28,7 @@ function __drover_in
 end
 
 complete -c drover -f
-complete -c drover -n '__drover_at ""' -a 'host vm task queue schedule datastore network affinity cluster login logout whoami user role token audit api events version completion help'
+complete -c drover -n '__drover_at ""' -a 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help'
 complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down label maintenance remove'
 complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console advise forecast migrate'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
@@ -39,6 +39,7 @@ complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
 complete -c drover -n '__drover_at "network switch"' -a 'list add show set upgrade remove'
 complete -c drover -n '__drover_at "network port-group"' -a 'list add remove'
 complete -c drover -n '__drover_at "affinity"' -a 'list show add remove'
+complete -c drover -n '__drover_at "pool"' -a 'list show create set delete'
 complete -c drover -n '__drover_at "cluster"' -a 'cpu'
 complete -c drover -n '__drover_at "user"' -a 'list show create grant revoke disable enable password delete'
 complete -c drover -n '__drover_at "role"' -a 'list show permissions create set delete'
@@ -195,6 +196,18 @@ complete -c drover -n '__drover_in "affinity add"' -l vm -x -a '(drover names vm
 complete -c drover -n '__drover_in "affinity add"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'a host of run-on or keep-off; may be repeated'
 complete -c drover -n '__drover_in "affinity add"' -l should -d 'only prefer what keeps it; default: what breaks it is refused'
 complete -c drover -n '__drover_at "affinity remove"' -a '(drover names affinity-rules 2>/dev/null)'
+complete -c drover -n '__drover_at "pool show"' -a '(drover names pools 2>/dev/null)'
+complete -c drover -n '__drover_in "pool create"' -l cpus -x -d 'virtual processors of those that run'
+complete -c drover -n '__drover_in "pool create"' -l memory -x -d 'memory of those that run'
+complete -c drover -n '__drover_in "pool create"' -l vms -x -d 'virtual machines that run'
+complete -c drover -n '__drover_in "pool create"' -l reserve-memory -x -d 'memory of the hosts that is kept for the pool'
+complete -c drover -n '__drover_at "pool set"' -a '(drover names pools 2>/dev/null)'
+complete -c drover -n '__drover_in "pool set"' -l cpus -x -d 'virtual processors of those that run'
+complete -c drover -n '__drover_in "pool set"' -l memory -x -d 'memory of those that run'
+complete -c drover -n '__drover_in "pool set"' -l vms -x -d 'virtual machines that run'
+complete -c drover -n '__drover_in "pool set"' -l reserve-memory -x -d 'memory of the hosts that is kept for the pool'
+complete -c drover -n '__drover_in "pool set"' -l lift -x -a 'cpus memory vms reserve-memory' -d 'no such limit or reservation any more; may be repeated'
+complete -c drover -n '__drover_at "pool delete"' -a '(drover names pools 2>/dev/null)'
 complete -c drover -n '__drover_in "cluster cpu"' -l set -x -d 'none, auto, or a model: MODEL[,+FEATURE|,-FEATURE]...'
 complete -c drover -n '__drover_in "cluster cpu"' -l plan -x -d 'only say what it would need'
 complete -c drover -n '__drover_in "login"' -l password-file -r -F -d 'its first line is the password; - is standard input'
