@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,6 +35,8 @@ struct loop_source {
         void *userdata;
 };
 
+static void close_first(struct loop *loop, size_t n);
+
 int loop_new(struct loop **ret_loop)
 {
         _cleanup_(loop_freep) struct loop *loop = ALLOC(struct loop);
@@ -55,8 +58,7 @@ void loop_free(struct loop *loop)
         if (!loop)
                 return;
         loop_source_free(loop->close_timer);
-        for (size_t i = 0; i < loop->n_to_close; i++)
-                (void)close(loop->to_close[i]);
+        close_first(loop, loop->n_to_close);
         free(loop->to_close);
         sd_event_unref(loop->event);
         free(loop);
@@ -237,14 +239,24 @@ int loop_add_defer(struct loop *loop, loop_fn fn, void *userdata, struct loop_so
         return source_finish(s, sd_event_add_defer(loop->event, &s->source, on_defer, s), ret);
 }
 
+/* The first `n` of them, the oldest first. */
+static void close_first(struct loop *loop, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                (void)close(loop->to_close[i]);
+        loop->n_to_close -= n;
+        if (loop->n_to_close)
+                memmove(loop->to_close, loop->to_close + n, loop->n_to_close * sizeof(*loop->to_close));
+}
+
 static void on_close(void *userdata)
 {
         struct loop *loop = userdata;
 
-        if (loop->n_to_close)
-                (void)close(loop->to_close[--loop->n_to_close]);
-        if (loop->n_to_close)
-                (void)loop_source_rearm(loop->close_timer, CLOSE_REST_MS);
+        close_first(loop, MIN(loop->n_to_close, (size_t)1));
+        /* Without a timer nobody would come for the rest. */
+        if (loop->n_to_close && loop_source_rearm(loop->close_timer, CLOSE_REST_MS) < 0)
+                close_first(loop, loop->n_to_close);
 }
 
 /* False: no memory. */
@@ -278,7 +290,7 @@ void loop_close_later(struct loop *loop, int fd)
         else if (loop->n_to_close == 1)
                 r = loop_source_rearm(loop->close_timer, CLOSE_REST_MS);
         if (r < 0)
-                (void)close(loop->to_close[--loop->n_to_close]);
+                close_first(loop, loop->n_to_close);
 }
 
 static int on_signal(

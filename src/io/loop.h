@@ -52,7 +52,7 @@ int loop_source_disarm(struct loop_source *timer);
 int loop_add_defer(struct loop *loop, loop_fn fn, void *userdata, struct loop_source **ret);
 
 /* Closes a descriptor of which the kernel lets nobody go on until it is closed (a bound packet socket: a grace period of RCU, 12 to 19 ms where it
- * was measured): from a later round, one a round, with others' events in between. What is left when the loop is freed is closed then. -1 is nothing. */
+ * was measured): from a later round, one a round, the oldest first, with others' events in between; at once where that cannot be arranged. What is left when the loop is freed is closed then. -1 is nothing. */
 void loop_close_later(struct loop *loop, int fd);
 
 /* Blocks the signal for the process and calls fn for each arrival. */

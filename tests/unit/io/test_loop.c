@@ -210,30 +210,44 @@ static void making_sources_survives_failing_calls(void **state _unused_)
 
 #define N_CLOSED 3
 
+static bool is_ended(int reader)
+{
+        char byte;
+
+        return read(reader, &byte, 1) == 0;
+}
+
 /* How many of the pipes have no writer any more. */
 static size_t n_ended(const int *readers)
 {
         size_t n = 0;
-        char byte;
 
         for (size_t i = 0; i < N_CLOSED; i++)
-                n += read(readers[i], &byte, 1) == 0;
+                n += is_ended(readers[i]);
         return n;
 }
 
-static void what_is_closed_later_is_closed_one_a_round(void **state _unused_)
+/* Their writers are to be closed later. */
+static void make_pipes(struct loop *loop, int readers[static N_CLOSED])
 {
-        _cleanup_(loop_freep) struct loop *loop = NULL;
-        int readers[N_CLOSED], ends[2];
-        size_t n = 0;
+        int ends[2];
 
-        assert_int_equal(loop_new(&loop), 0);
-        loop_close_later(loop, -1);
         for (size_t i = 0; i < N_CLOSED; i++) {
                 assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
                 readers[i] = ends[0];
                 loop_close_later(loop, ends[1]);
         }
+}
+
+static void what_is_closed_later_is_closed_one_a_round_in_its_order(void **state _unused_)
+{
+        _cleanup_(loop_freep) struct loop *loop = NULL;
+        int readers[N_CLOSED];
+        size_t n = 0;
+
+        assert_int_equal(loop_new(&loop), 0);
+        loop_close_later(loop, -1);
+        make_pipes(loop, readers);
         assert_int_equal(n_ended(readers), 0);
         for (int i = 0; i < 10000 && n < N_CLOSED; i++) {
                 size_t before = n;
@@ -241,23 +255,42 @@ static void what_is_closed_later_is_closed_one_a_round(void **state _unused_)
                 assert_int_equal(loop_iterate(loop, 100), 0);
                 n = n_ended(readers);
                 assert_true(n <= before + 1);
+                for (size_t k = 0; k < n; k++)
+                        assert_true(is_ended(readers[k]));
         }
         assert_int_equal(n, N_CLOSED);
         for (size_t i = 0; i < N_CLOSED; i++)
                 close(readers[i]);
 }
 
+/* Whatever fails on the way, nothing is left open that nobody comes for. */
+static void close_later_body(void *arg _unused_)
+{
+        _cleanup_(loop_freep) struct loop *loop = NULL;
+        int readers[N_CLOSED];
+
+        if (torture_failed(loop_new(&loop) < 0))
+                return;
+        make_pipes(loop, readers);
+        for (int i = 0; i < 10000 && n_ended(readers) < N_CLOSED; i++)
+                (void)loop_iterate(loop, 100);
+        assert_int_equal(n_ended(readers), N_CLOSED);
+        for (size_t i = 0; i < N_CLOSED; i++)
+                close(readers[i]);
+}
+
+static void closing_later_survives_failing_calls(void **state _unused_)
+{
+        torture_loop(close_later_body, NULL);
+}
+
 static void a_loop_that_ends_closes_the_rest(void **state _unused_)
 {
         struct loop *loop = NULL;
-        int readers[N_CLOSED], ends[2];
+        int readers[N_CLOSED];
 
         assert_int_equal(loop_new(&loop), 0);
-        for (size_t i = 0; i < N_CLOSED; i++) {
-                assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
-                readers[i] = ends[0];
-                loop_close_later(loop, ends[1]);
-        }
+        make_pipes(loop, readers);
         loop_free(loop);
         assert_int_equal(n_ended(readers), N_CLOSED);
         for (size_t i = 0; i < N_CLOSED; i++)
@@ -275,7 +308,8 @@ int main(void)
                 cmocka_unit_test(a_source_may_free_itself_and_others),
                 cmocka_unit_test(a_signal_calls_the_handler),
                 cmocka_unit_test(run_returns_the_exit_code),
-                cmocka_unit_test(what_is_closed_later_is_closed_one_a_round),
+                cmocka_unit_test(what_is_closed_later_is_closed_one_a_round_in_its_order),
+                cmocka_unit_test(closing_later_survives_failing_calls),
                 cmocka_unit_test(a_loop_that_ends_closes_the_rest),
                 cmocka_unit_test(making_sources_survives_failing_calls),
         };
