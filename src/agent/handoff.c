@@ -133,6 +133,8 @@ static enum handoff_source_action decide_serving(const struct handoff_source_fac
 
 static enum handoff_source_action decide_handed_off(const struct handoff_source_facts *f)
 {
+        bool may_still;
+
         switch (f->qemu) {
         case HANDOFF_QEMU_RUNNING: /* it resumed by itself, so it never completed, so COMMIT was never sent */
                 return HANDOFF_SOURCE_TAKE_BACK;
@@ -146,8 +148,12 @@ static enum handoff_source_action decide_handed_off(const struct handoff_source_
                 if (f->mover_alive && !f->commit_sent)
                         return f->completed ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_ABORT;
                 return decide_unsure(f);
-        default: /* it will either complete or resume by itself */
-                return f->mover_alive && !f->stop_wanted ? HANDOFF_SOURCE_WAIT : HANDOFF_SOURCE_ABORT;
+        default:
+                /* It will either complete or resume by itself. COMMIT may have been sent where QEMU says nothing (as after a restart), and
+                 * the destination complete by itself: a monitor that is silent for a moment is no reason to have it abandon. QEMU is
+                 * asked again; the caller's time limit turns one that stays silent into stop_wanted. */
+                may_still = f->mover_alive || (f->qemu == HANDOFF_QEMU_UNKNOWN && f->commit_sent);
+                return may_still && !f->stop_wanted ? HANDOFF_SOURCE_WAIT : HANDOFF_SOURCE_ABORT;
         }
 }
 

@@ -921,6 +921,8 @@ static void restore_side(struct migration *m)
         if (m->role == MIGRATION_SOURCE_SIDE) {
                 m->source.stage = STAGE_RUNNING;
                 m->source.commit_sent = true; /* not known: so it may have been */
+                if (m->record == HANDOFF_HANDED_OFF)
+                        m->source.path_failed_ms = clock_now_ms(loop_clock(m->agent->loop));
                 migration_post_copy_restore(m);
                 m->source.completed |= power == VM_POWER_OUTGOING_DONE && !migration_is_serving(m);
         } else {

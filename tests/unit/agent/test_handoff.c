@@ -33,6 +33,24 @@ static void silence_is_no_answer(void **state _unused_)
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK_ABORT);
 }
 
+/* As after a restart of the source's agent, which cannot know whether COMMIT was sent. */
+static void a_monitor_that_is_silent_after_commit_is_waited_for(void **state _unused_)
+{
+        struct handoff_source_facts f = {
+                .record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_UNKNOWN, .commit_sent = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_WAIT);
+        f.stop_wanted = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ABORT);
+        /* Before COMMIT it resumes by itself. */
+        f.stop_wanted = f.commit_sent = false;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ABORT);
+        /* And one that is known to go on migrating has not completed. */
+        f.commit_sent = true;
+        f.qemu = HANDOFF_QEMU_MIGRATING;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ABORT);
+}
+
 static void self_resumed_source_takes_back(void **state _unused_)
 {
         struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_RUNNING};
@@ -679,6 +697,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(commit_waits_until_qemu_completed),
                 cmocka_unit_test(silence_is_no_answer),
+                cmocka_unit_test(a_monitor_that_is_silent_after_commit_is_waited_for),
                 cmocka_unit_test(self_resumed_source_takes_back),
                 cmocka_unit_test(cancel_before_the_record_aborts),
                 cmocka_unit_test(source_qemu_that_completed_and_ended_is_committed),
