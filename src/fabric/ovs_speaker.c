@@ -38,20 +38,28 @@ static_assert(offsetof(struct packet_out, frame) == 24, "ofp_packet_out with one
 struct ovs_speaker {
         int fd;
         uint16_t port;
+        struct packet_out message; /* the last one; of it the socket has no room yet for: */
+        size_t sent, size;
 };
 
-static int send_all(int fd, const void *data, size_t len)
+/* What is left of the message. -EAGAIN: some still is; it goes before the next one, or ovs-vswitchd would take that for its end. */
+static int send_rest(struct ovs_speaker *speaker)
 {
-        ssize_t n = send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        while (speaker->sent < speaker->size) {
+                ssize_t n = send(speaker->fd, (const uint8_t *)&speaker->message + speaker->sent,
+                        speaker->size - speaker->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-        if (n < 0)
-                return -errno;
-        return (size_t)n == len ? 0 : -EAGAIN;
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return -errno;
+                speaker->sent += (size_t)n;
+        }
+        return 0;
 }
 
 int ovs_speaker_new(const char *db_path, const char *bridge, uint16_t port, struct ovs_speaker **ret_speaker)
 {
-        const struct header hello = {.version = VERSION, .type = HELLO, .length = htobe16(sizeof(hello))};
         const char *slash = strrchr(db_path, '/');
         _cleanup_(ovs_speaker_freep) struct ovs_speaker *speaker = NULL;
         _cleanup_free_ char *path = NULL;
@@ -63,10 +71,12 @@ int ovs_speaker_new(const char *db_path, const char *bridge, uint16_t port, stru
         speaker = ALLOC(struct ovs_speaker);
         if (!path || !speaker)
                 return -ENOMEM;
-        *speaker = (struct ovs_speaker){.fd = -1, .port = port};
+        *speaker = (struct ovs_speaker){.fd = -1, .port = port, .size = sizeof(struct header)};
+        speaker->message.header =
+                (struct header){.version = VERSION, .type = HELLO, .length = htobe16(sizeof(struct header))};
         r = sock_connect_unix(path, SOCK_STREAM, &speaker->fd);
         if (r == 0)
-                r = send_all(speaker->fd, &hello, sizeof(hello));
+                r = send_rest(speaker);
         if (r < 0)
                 return r;
         *ret_speaker = TAKE_PTR(speaker);
@@ -101,7 +111,16 @@ static int discard(int fd)
 int ovs_speaker_say(struct ovs_speaker *speaker, const void *frame, size_t len)
 {
         size_t size = offsetof(struct packet_out, frame) + len;
-        struct packet_out message = {
+        int r;
+
+        if (len > sizeof(speaker->message.frame))
+                return -EMSGSIZE;
+        r = discard(speaker->fd);
+        if (r == 0)
+                r = send_rest(speaker);
+        if (r < 0)
+                return r;
+        speaker->message = (struct packet_out){
                 .header = {.version = VERSION, .type = PACKET_OUT, .length = htobe16((uint16_t)size)},
                 .buffer_id = NO_BUFFER,
                 .in_port = htobe16(speaker->port),
@@ -109,12 +128,8 @@ int ovs_speaker_say(struct ovs_speaker *speaker, const void *frame, size_t len)
                 .action_type = htobe16(ACTION_OUTPUT),
                 .action_len = htobe16(8),
                 .action_port = htobe16(PORT_NORMAL)};
-        int r = discard(speaker->fd);
-
-        if (r < 0)
-                return r;
-        if (len > sizeof(message.frame))
-                return -EMSGSIZE;
-        memcpy(message.frame, frame, len);
-        return send_all(speaker->fd, &message, size);
+        memcpy(speaker->message.frame, frame, len);
+        speaker->sent = 0;
+        speaker->size = size;
+        return send_rest(speaker);
 }

@@ -20,6 +20,7 @@ int ovs_speaker_new(const char *db_path, const char *bridge, uint16_t port, stru
 void ovs_speaker_free(struct ovs_speaker *speaker);
 DEFINE_CLEANUP(struct ovs_speaker *, ovs_speaker_free)
 
-/* An Ethernet frame without checksum, at most OVS_SPEAKER_FRAME_MAX bytes. 0 or a negative errno. */
+/* An Ethernet frame without checksum, at most OVS_SPEAKER_FRAME_MAX bytes. 0 or a negative errno. -EAGAIN: ovs-vswitchd reads nothing just now; the frame,
+ * or the rest of it, goes before the next one, or the next one is lost. */
 #define OVS_SPEAKER_FRAME_MAX 1514
 int ovs_speaker_say(struct ovs_speaker *speaker, const void *frame, size_t len);
