@@ -59,11 +59,13 @@ static int read_runs(const json_t *json, uint64_t n_pages, struct compared_pages
         for (size_t i = 0; r >= 0 && i < json_array_size(runs); i++) {
                 json_int_t first = json_integer_value(json_array_get(runs, i));
 
+                /* Rising, so that no stripe is read twice, however long the list. */
                 if (!json_is_integer(json_array_get(runs, i)) || first < 0 ||
+                        (i > 0 && (uint64_t)first <= p->first[i - 1]) ||
                         (uint64_t)first % COMPARE_RUN_PAGES || (uint64_t)first >= n_pages ||
                         COMPARE_RUN_PAGES > n_pages - (uint64_t)first)
                         return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                                "digests.runs[%zu] is no page at which a run begins", i);
+                                "digests.runs[%zu] is no page at which a run begins, above those before", i);
                 p->first[p->n_runs++] = (uint64_t)first;
         }
         return r;

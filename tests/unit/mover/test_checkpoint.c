@@ -340,7 +340,8 @@ static void test_comparison_with_what_it_cannot_read_or_understand_fails(void **
 {
         static const char *const bad[] = {"{}", "{'secret': '', 'runs': [], 'pages': ''}",
                 "{'secret': %S, 'runs': [4], 'pages': %P}", "{'secret': %S, 'runs': [264], 'pages': %P}",
-                "{'secret': %S, 'runs': [-8], 'pages': %P}", "{'secret': %S, 'runs': [0], 'pages': 'ab'}",
+                "{'secret': %S, 'runs': [-8], 'pages': %P}", "{'secret': %S, 'runs': [8, 8], 'pages': %PP}",
+                "{'secret': %S, 'runs': [16, 8], 'pages': %PP}", "{'secret': %S, 'runs': [0], 'pages': 'ab'}",
                 "{'secret': %S, 'runs': [0], 'pages': %P, 'more': 1}"};
         struct compared_pages *pages = ALLOC(struct compared_pages);
         struct kept *kept = keep();
@@ -356,9 +357,11 @@ static void test_comparison_with_what_it_cannot_read_or_understand_fails(void **
                 while ((at = strchr(text, '\'')))
                         *at = '"';
                 while ((at = strchr(text, '%'))) {
-                        char *longer = alloc_printf("%.*s\"%s\"%s", (int)(at - text), text,
-                                json_string_value(json_object_get(good, at[1] == 'S' ? "secret" : "pages")),
-                                at + 2);
+                        const char *value =
+                                json_string_value(json_object_get(good, at[1] == 'S' ? "secret" : "pages"));
+                        bool twice = at[1] == 'P' && at[2] == 'P';
+                        char *longer = alloc_printf("%.*s\"%s%s\"%s", (int)(at - text), text, value,
+                                twice ? value : "", at + 2 + twice);
 
                         free(text);
                         text = longer;
