@@ -570,6 +570,8 @@ static void start_migrate(struct migration *m)
 
         (void)idle_meter_read(&m->source.idle, &ignored); /* the first poll tells what was idle since */
         migration_switchover_begin(m);
+        if (m->stop_wanted) /* the network was tried again, and is not what it was */
+                return;
         if (!vm->qmp || qmp_command(vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" STREAM_NAME), -1,
                                 QMP_TIMEOUT_MS, on_migrate_answer, m, &m->source.stage_call, &e) < 0)
                 return stage_failed(m, e);

@@ -167,8 +167,9 @@ static void ask(struct migration *m)
         struct switchover_gate *gate = gate_of(m);
 
         migration_network_refresh(m);
-        if (migration_network_pending(m))
-                return; /* it comes again, at the latest with the next poll */
+        /* It comes again, at the latest with the next poll; unless what was found at once ends the migration. */
+        if (migration_network_pending(m) || m->stop_wanted)
+                return;
         gate->state = SWITCHOVER_ASKED;
         gate->asked_ms = now_ms(m);
         set_timer(m, gate->patience_ms);
