@@ -17,6 +17,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "fabric/answer_count.h"
 #include "fabric/foreign_macs.h"
 #include "fabric/guest_watch.h"
 #include "fabric/network_probe.h"
@@ -41,7 +42,8 @@
 struct nic_proof {
         struct network_probe *
                 probe; /* the same questions here, and test frames are sent back; NULL: it could not be made */
-        struct guest_watch *watch; /* of the VM; NULL: nothing is known of the guest */
+        struct guest_watch *watch;  /* of the VM; NULL: nothing is known of the guest */
+        struct answer_count *count; /* of what the guest answers; NULL: it is not known */
         char bridge[IFNAMSIZ];
         uint8_t bridge_mac[MAC_SIZE];
         uint32_t mtu;
@@ -58,6 +60,7 @@ struct migration_network {
         size_t n_nics, n_asked; /* of those the destination is asked about */
         uint64_t started_ms, ended_ms, ms;
         bool over;
+        bool one_nonce; /* the destination is of a version that knows of one alone */
         json_t *checks;
         const char *source, *destination; /* names of the hosts, of the spec */
         const json_t *accepted;           /* of the spec */
@@ -101,14 +104,10 @@ static void end_probes(struct migration_network *network)
                 network_probe_free(TAKE_PTR(network->nics[i].probe));
 }
 
-/* The watches are the VM's, and go with its QEMU. */
-static void end_counting(const struct migration *m)
+static void end_counting(struct migration_network *network)
 {
-        const struct vm *vm = migration_vm(m);
-
-        for (size_t i = 0; vm && vm->watches && i < vm->n_taps; i++)
-                if (vm->watches[i])
-                        guest_watch_stop_counting(vm->watches[i]);
+        for (size_t i = 0; i < network->n_nics; i++)
+                answer_count_free(TAKE_PTR(network->nics[i].count));
 }
 
 void migration_network_free(struct migration_network *network)
@@ -117,6 +116,7 @@ void migration_network_free(struct migration_network *network)
                 return;
         http_call_cancel(network->call);
         end_probes(network);
+        end_counting(network);
         json_decref(network->checks);
         free(network);
 }
@@ -142,7 +142,7 @@ static void finish(struct migration *m)
                 r = network_proof_judge(&network->nics[i].facts, network->accepted, network->checks);
         }
         end_probes(network);
-        end_counting(m);
+        end_counting(network);
         network->over = true;
         network->ended_ms = now_ms(m);
         network->ms = network->ended_ms - network->started_ms;
@@ -284,10 +284,9 @@ static void take_report(struct nic_proof *nic, const json_t *report)
         for (i = 0; i < facts->n_addresses; i++) {
                 struct network_proof_address *a = &facts->addresses[i];
 
-                a->unsure =
-                        !nic->watch ||
-                        !guest_watch_n_answers(nic->watch, nic->bridge_mac, &a->address, &a->n_guest_here) ||
-                        !guest_watch_n_answers(nic->watch, their_mac, &a->address, &a->n_guest);
+                a->unsure = !nic->watch || !nic->count ||
+                            !answer_count_read(nic->count, nic->bridge_mac, &a->address, &a->n_guest_here) ||
+                            !answer_count_read(nic->count, their_mac, &a->address, &a->n_guest);
         }
 }
 
@@ -354,6 +353,11 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
                 return give_up(m, "the migration ends");
         if (status == STATUS_NOT_FOUND)
                 return give_up(m, "the destination's version of drover cannot do that");
+        /* It may be of a version that sends test frames back with the nonce that they had: then that is how it is tried. */
+        if (error && error->code == ERROR_BAD_DOCUMENT && !network->one_nonce) {
+                network->one_nonce = true;
+                return ask_again(m);
+        }
         if (error)
                 return give_up(m, error_message(error));
         /* The guest's QEMU may have ended, and its ports with it. */
@@ -381,7 +385,8 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
 
 /* What is known of the guest. `before`: when it was asked the last time; what came then goes on to be counted, there and here, since an answer may
  * be under way from one to the next. */
-static void take_guest(struct nic_proof *nic, const struct network_proof_nic *before)
+static void take_guest(
+        struct migration *m, struct nic_proof *nic, const char *tap, const struct network_proof_nic *before)
 {
         const struct guest_addresses *known;
         struct network_proof_nic *facts = &nic->facts;
@@ -397,7 +402,9 @@ static void take_guest(struct nic_proof *nic, const struct network_proof_nic *be
                                         .n_there = before->addresses[i].n_there,
                                         .n_here = before->addresses[i].n_here};
         } else {
-                guest_watch_count(nic->watch, known->own, known->n_own);
+                answer_count_free(TAKE_PTR(nic->count));
+                (void)answer_count_new(m->agent->loop, tap, nic->facts.mac, known->own, known->n_own,
+                        &nic->count); /* without it nothing is concluded from what came */
                 facts->n_addresses = known->n_own;
                 for (size_t i = 0; i < known->n_own; i++)
                         facts->addresses[i].address = known->own[i];
@@ -427,25 +434,30 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
         struct network_probe_spec spec = {.targets = targets};
         struct vswitch_port_group group;
         const struct network_proof_nic before = nic->facts; /* no addresses: it is the first time */
-        int r = vswitch_set_find_port_group(vm->agent->switches, config->port_group, &group, ret_error);
 
         *nic = (struct nic_proof){.watch = vm->watches ? vm->watches[index] : NULL,
+                .count = nic->count,
                 .facts = {.nic = (unsigned int)index,
                         .port_group = config->port_group,
                         .source = network->source,
                         .destination = network->destination}};
-        if (r < 0)
-                return r;
-        take_guest(nic, &before);
+        /* As it was seen last: whoever is asked now may keep the loop waiting, and other guests may be paused. */
+        if (vswitch_set_look_up_port_group(vm->agent->switches, config->port_group, &group) < 0)
+                return error_set(ret_error, ERROR_NOT_FOUND, NULL, "the port group %s is not there",
+                        config->port_group);
+        if (mac_parse(config->mac, nic->facts.mac) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "NIC %zu has no MAC address", index);
+        take_guest(m, nic, vm->taps[index].name, &before);
         spec.bridge = group.station;
         snprintf(nic->bridge, sizeof(nic->bridge), "%s", group.station);
         spec.n_targets = targets_of(&nic->facts, targets);
         spec.mtu = nic->mtu = group.mtu;
-        if (mac_parse(config->mac, nic->facts.mac) < 0 ||
-                getrandom(spec.nonce, sizeof(spec.nonce), 0) != sizeof(spec.nonce) ||
+        if (getrandom(spec.nonce, sizeof(spec.nonce), 0) != sizeof(spec.nonce) ||
                 getrandom(spec.echo_nonce, sizeof(spec.echo_nonce), 0) != sizeof(spec.echo_nonce) ||
                 network_probe_interface(group.station, nic->bridge_mac, &nic->mtu) < 0)
                 return error_from_errno(ret_error, EIO, "the port group %s", config->port_group);
+        if (m->source.network->one_nonce)
+                memcpy(spec.echo_nonce, spec.nonce, sizeof(spec.nonce));
         text_hex_encode(spec.nonce, sizeof(spec.nonce), nic->nonce);
         text_hex_encode(spec.echo_nonce, sizeof(spec.echo_nonce), nic->echo_nonce);
         return network_probe_start(m->agent->loop, &spec, NULL, NULL, &nic->probe, ret_error);
@@ -478,10 +490,11 @@ static json_t *question(const struct nic_proof *nic)
         for (size_t i = 0; r == 0 && i < nic->facts.n_addresses; i++)
                 r = json_array_append_new(
                         addresses, json_string(ip_address_format(&nic->facts.addresses[i].address, text)));
-        out = json_pack("{s:i, s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
-                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "echo_nonce", nic->echo_nonce,
-                "mtu", (json_int_t)nic->mtu, "addresses", addresses, "gateways",
-                neighbours_json(nic->gateways, nic->facts.n_gateways), "neighbours",
+        out = json_pack("{s:i, s:s, s:s, s:s*, s:I, s:o, s:o, s:o}", "nic", (int)nic->facts.nic, "peer_mac",
+                mac_format(nic->bridge_mac, bridge_mac), "nonce", nic->nonce, "echo_nonce",
+                strcmp(nic->echo_nonce, nic->nonce) ? nic->echo_nonce : NULL, "mtu", (json_int_t)nic->mtu,
+                "addresses", addresses, "gateways", neighbours_json(nic->gateways, nic->facts.n_gateways),
+                "neighbours",
                 neighbours_json(known ? known->neighbours : NULL,
                         known ? MIN(known->n_neighbours, (size_t)NEIGHBOURS_MAX) : 0));
         if (r < 0) {
@@ -579,6 +592,7 @@ json_t *migration_network_document(const struct migration *m)
 struct nic_answer {
         struct network_answer *all;
         struct network_probe *probe;
+        struct ovs_find *find;
         unsigned int nic;
         uint8_t mac[MAC_SIZE], bridge_mac[MAC_SIZE];
         uint32_t mtu;
@@ -608,36 +622,19 @@ void migration_network_answer_free(struct network_answer *all)
                 error_set(&e, ERROR_CANCELLED, NULL, "the migration ends at the destination");
                 http_request_reply_error(TAKE_PTR(all->request), e);
         }
-        for (size_t i = 0; i < all->n_nics; i++)
+        for (size_t i = 0; i < all->n_nics; i++) {
                 network_probe_free(all->nics[i].probe);
+                ovs_find_free(all->nics[i].find);
+        }
         loop_source_free(all->reply);
         free(all);
 }
 
-static void find_ovs_port(struct agent *agent, struct nic_answer *nic)
-{
-        _cleanup_json_ json_t *list = NULL;
-        json_t *item;
-        char mac[MAC_STRING_SIZE];
-        size_t i;
-
-        (void)ovs_foreign_macs(agent->ovs, nic->bridge, &list, NULL);
-        mac_format(nic->mac, mac);
-        json_array_foreach (list, i, item)
-                if (!strcmp(json_string_value(json_object_get(item, "mac")) ?: "", mac))
-                        snprintf(nic->local_port, IFNAMSIZ, "%s",
-                                json_string_value(json_object_get(item, "port")) ?: "");
-}
-
 /* Where on this host the guest's address is, though it is not the guest's. Who is at a port is seen when it speaks, and the guest's own answers
- * come in at the uplink: so it is looked before the first question, and after the last. */
+ * come in at the uplink: so it is looked before the first question, and after the last. ovs-vswitchd is asked once, see on_probed(). */
 static void find_local_port(struct agent *agent, struct nic_answer *nic)
 {
-        if (*nic->local_port)
-                return;
-        if (nic->distributed)
-                find_ovs_port(agent, nic);
-        else
+        if (!*nic->local_port && !nic->distributed)
                 (void)foreign_macs_find_port(
                         agent->netlink, nic->bridge, nic->mac, nic->tap, nic->switch_uplink, nic->local_port);
 }
@@ -696,12 +693,29 @@ static void reply_when_over(struct network_answer *all)
                 migration_network_answer_free(TAKE_PTR(all->m->destination.network));
 }
 
-static void on_probed(void *userdata)
+static void nic_is_over(struct nic_answer *nic)
+{
+        nic->over = true;
+        reply_when_over(nic->all);
+}
+
+static void on_found(void *userdata, const char *port)
 {
         struct nic_answer *nic = userdata;
 
-        nic->over = true;
-        reply_when_over(nic->all);
+        ovs_find_free(TAKE_PTR(nic->find));
+        snprintf(nic->local_port, sizeof(nic->local_port), "%s", port);
+        nic_is_over(nic);
+}
+
+static void on_probed(void *userdata)
+{
+        struct nic_answer *nic = userdata;
+        struct agent *agent = nic->all->m->agent;
+
+        if (!nic->distributed ||
+                ovs_find_port(agent->ovs, agent->loop, nic->bridge, nic->mac, on_found, nic, &nic->find) < 0)
+                nic_is_over(nic);
 }
 
 static int read_neighbour(
@@ -808,8 +822,8 @@ static int begin_nic(
         *nic = (struct nic_answer){.all = all, .nic = (unsigned int)index};
         all->n_nics++;
         spec.peer_mac = mac;
-        if (vswitch_set_find_port_group(
-                    all->m->agent->switches, vm->config->nics[index].port_group, &group, ret_error) == 0 &&
+        if (vswitch_set_look_up_port_group(
+                    all->m->agent->switches, vm->config->nics[index].port_group, &group) == 0 &&
                 mac_parse(vm->config->nics[index].mac, nic->mac) == 0 &&
                 network_probe_interface(group.station, nic->bridge_mac, &nic->mtu) == 0) {
                 nic->mtu = MIN(nic->mtu, (uint32_t)mtu);
@@ -819,9 +833,9 @@ static int begin_nic(
                 snprintf(nic->station, sizeof(nic->station), "%s", group.station);
                 nic->distributed = group.ovs != NULL;
                 snprintf(nic->tap, sizeof(nic->tap), "%s", vm->taps[index].name);
-                note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);
-                if (!nic->distributed) /* ovs-vswitchd is asked once */
-                        find_local_port(all->m->agent, nic);
+                if (!nic->distributed)
+                        note_uplink(all->m->agent, vm->config->nics[index].port_group, nic);
+                find_local_port(all->m->agent, nic);
                 (void)network_probe_start(all->m->agent->loop, &spec, on_probed, nic, &nic->probe, ret_error);
         }
         if (nic->probe)

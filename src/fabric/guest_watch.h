@@ -18,12 +18,3 @@ DEFINE_CLEANUP(struct guest_watch *, guest_watch_free)
 
 /* Borrowed; what was sent up to now is in it. */
 struct guest_addresses *guest_watch_addresses(struct guest_watch *watch);
-
-/* From now on the answers of ARP that the guest gives for these addresses are counted, by who asked, with a socket that nothing else goes through;
- * forgets what was counted before. */
-void guest_watch_count(struct guest_watch *watch, const struct ip_address *addresses, size_t n);
-/* Up to now. False: some may have been missed. */
-bool guest_watch_n_answers(struct guest_watch *watch, const uint8_t asker[static MAC_SIZE],
-        const struct ip_address *address, unsigned int *ret_n);
-/* Ends that. */
-void guest_watch_stop_counting(struct guest_watch *watch);

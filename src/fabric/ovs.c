@@ -22,7 +22,7 @@ struct ovs {
         struct netlink *netlink;
         const struct clock *clock;
         struct ovsdb *control; /* ovs-vswitchd's, of the process that runs now; NULL: none yet */
-        json_t *numbers;       /* {TAP: OpenFlow's number of its port}, as seen last */
+        struct ovs_view seen;  /* last; empty: never */
 };
 
 static const char *const policy_names[N_OVS_UPLINK_POLICIES] = {
@@ -55,9 +55,6 @@ int ovs_new(const char *db_path, struct netlink *netlink, const struct clock *cl
                 return -ENOMEM;
         ovs->netlink = netlink;
         ovs->clock = clock;
-        ovs->numbers = json_object();
-        if (!ovs->numbers)
-                return -ENOMEM;
         r = ovsdb_new(db_path, clock, &ovs->db);
         if (r < 0)
                 return r;
@@ -71,32 +68,27 @@ void ovs_free(struct ovs *ovs)
                 return;
         ovsdb_free(ovs->db);
         ovsdb_free(ovs->control);
-        json_decref(ovs->numbers);
+        ovs_view_deinit(&ovs->seen);
         free(ovs);
 }
 
-/* What is there now; the numbers of guests' ports are kept. Without memory some are not: nobody speaks for those guests. */
-static int read_view(struct ovs *ovs, struct ovs_view *view, struct error **ret_error)
+/* What is there now; on failure what was seen before stays. */
+static int look(struct ovs *ovs, struct error **ret_error)
 {
-        int r = ovs_view_init(view, ovs->db, ovs->netlink, ret_error);
-        json_t *interface;
-        const char *name;
+        struct ovs_view now = {0};
+        int r = ovs_view_init(&now, ovs->db, ovs->netlink, ret_error);
 
         if (r < 0)
                 return r;
-        json_object_clear(ovs->numbers);
-        json_object_foreach (view->interfaces_by_name, name, interface) {
-                json_t *number = json_array_get(json_object_get(interface, "ofport"), 0);
-
-                if (!strncmp(name, IFNAME_TAP_PREFIX, strlen(IFNAME_TAP_PREFIX)) && number)
-                        (void)json_object_set(ovs->numbers, name, number);
-        }
+        ovs_view_deinit(&ovs->seen);
+        ovs->seen = now;
         return 0;
 }
 
 int ovs_speak_for(struct ovs *ovs, const char *bridge, const char *tap, struct ovs_speaker **ret_speaker)
 {
-        json_int_t number = json_integer_value(json_object_get(ovs->numbers, tap));
+        const json_t *interface = ovs_view_interface(&ovs->seen, tap);
+        json_int_t number = json_integer_value(json_array_get(json_object_get(interface, "ofport"), 0));
 
         if (number <= 0 || number > UINT16_MAX)
                 return -ENOENT;
@@ -153,21 +145,20 @@ static int follow_links(struct ovs *ovs, const struct ovs_view *view, const stru
         return r;
 }
 
-/* After Open vSwitch has made them. They take no part in the network: the host's kernel says nothing there. -ENOMEM. */
-static int follow_stations(struct ovs *ovs, const struct ovs_view *view, const struct ovs_spec *spec,
-        json_t *differences, json_t *left)
+/* After Open vSwitch has made them: drover's own alone. They take no part in the network: the host's kernel says nothing there. -ENOMEM. */
+static int follow_stations(struct ovs *ovs, const json_t *stations, json_t *differences, json_t *left)
 {
+        json_t *station;
         int r = 0;
+        size_t i;
 
-        for (size_t i = 0; r == 0 && i < spec->n_groups; i++) {
+        json_array_foreach ((json_t *)stations, i, station) {
                 _cleanup_error_ struct error *error = NULL;
-                const struct netlink_link *link;
-                char name[IFNAMSIZ];
+                const char *name = json_string_value(station);
+                const struct netlink_link *link = ovs_view_link(&ovs->seen, name);
                 int s;
 
-                ifname_station(spec->vswitch, spec->groups[i].vlan, name);
-                link = ovs_view_link(view, name);
-                if (link && link->up)
+                if (r < 0 || (link && link->up))
                         continue;
                 (void)netlink_set_no_ipv6(ovs->netlink, name); /* nothing to do on a kernel without IPv6 */
                 s = netlink_set_no_arp(ovs->netlink, name, &error);
@@ -223,12 +214,11 @@ static int make_plan(struct ovs *ovs, const struct ovs_view *view, const struct 
 static int look_again(
         struct ovs *ovs, const struct ovs_spec *spec, json_t *differences, struct error **ret_error)
 {
-        _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_ovs_plan_ struct ovs_plan plan = {0};
-        int r = read_view(ovs, &view, ret_error);
+        int r = look(ovs, ret_error);
 
         if (r == 0)
-                r = make_plan(ovs, &view, spec, &plan, ret_error);
+                r = make_plan(ovs, &ovs->seen, spec, &plan, ret_error);
         if (r == 0 && json_array_extend(differences, plan.differences) < 0)
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         return r;
@@ -237,18 +227,17 @@ static int look_again(
 int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differences, json_t **ret_left,
         struct error **ret_error)
 {
-        _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_ovs_plan_ struct ovs_plan plan = {0};
         _cleanup_json_ json_t *left = json_array();
-        int r = read_view(ovs, &view, ret_error);
+        int r = look(ovs, ret_error);
 
         if (r == 0)
-                r = make_plan(ovs, &view, spec, &plan, ret_error);
-        if (r == 0 && (!left || follow_links(ovs, &view, spec, plan.differences, left) < 0))
+                r = make_plan(ovs, &ovs->seen, spec, &plan, ret_error);
+        if (r == 0 && (!left || follow_links(ovs, &ovs->seen, spec, plan.differences, left) < 0))
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r == 0 && json_array_size(plan.operations))
                 r = ovsdb_apply(ovs->db, json_incref(plan.operations), NULL, ret_error);
-        if (r == 0 && follow_stations(ovs, &view, spec, plan.differences, left) < 0)
+        if (r == 0 && follow_stations(ovs, plan.stations, plan.differences, left) < 0)
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (r == 0 && json_array_size(plan.differences))
                 r = look_again(ovs, spec, left, ret_error);
@@ -297,19 +286,18 @@ static json_t *expect_ports(const json_t *bridge)
 
 int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error)
 {
-        _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_json_ json_t *operations = json_array();
         json_t *bridge;
-        int r = read_view(ovs, &view, ret_error);
+        int r = look(ovs, ret_error);
 
         if (r < 0)
                 return r;
-        bridge = ovs_view_bridge(&view, spec->bridge);
+        bridge = ovs_view_bridge(&ovs->seen, spec->bridge);
         if (!bridge || (!spec->adopted && strcmp(ovs_row_id(bridge, OVS_ID_SWITCH), spec->vswitch)))
                 return 0; /* another's, or gone */
         if (json_array_append_new(operations, expect_ports(bridge)) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        r = check_unused(&view, bridge, spec->adopted, operations, ret_error);
+        r = check_unused(&ovs->seen, bridge, spec->adopted, operations, ret_error);
         if (r < 0)
                 return r;
         if (!spec->adopted && json_array_append_new(operations,
@@ -340,13 +328,12 @@ static int drop_port(struct ovs *ovs, const struct ovs_view *view, const char *t
 int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char *port_group, uint16_t vlan,
         struct error **ret_error)
 {
-        _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_json_ json_t *operations = json_array();
         const json_t *interface;
-        int r = read_view(ovs, &view, ret_error);
+        int r = look(ovs, ret_error);
 
         if (r == 0)
-                r = drop_port(ovs, &view, tap, ret_error);
+                r = drop_port(ovs, &ovs->seen, tap, ret_error);
         if (r < 0)
                 return r;
         if (ovs_plan_add_tap(operations, bridge, tap, port_group, vlan) < 0)
@@ -354,11 +341,10 @@ int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char 
         r = ovsdb_apply(ovs->db, TAKE_PTR(operations), NULL, ret_error);
         if (r < 0)
                 return r;
-        ovs_view_deinit(&view);
-        r = read_view(ovs, &view, ret_error);
+        r = look(ovs, ret_error);
         if (r < 0)
                 return r;
-        interface = ovs_view_interface(&view, tap);
+        interface = ovs_view_interface(&ovs->seen, tap);
         if (!interface || *ovs_row_optional(interface, "error"))
                 return error_set(ret_error, ERROR_PEER_FAILED, "See the log of ovs-vswitchd.",
                         "Open vSwitch cannot use the network port %s: %s", tap,
@@ -386,19 +372,28 @@ static int find_control(struct ovs *ovs, struct error **ret_error)
         return r < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory") : 0;
 }
 
+int ovs_find_port(struct ovs *ovs, struct loop *loop, const char *bridge, const uint8_t mac[static MAC_SIZE],
+        ovs_found_fn found, void *userdata, struct ovs_find **ret_find)
+{
+        int r = find_control(ovs, NULL);
+
+        return r < 0 ? r
+                     : ovs_find_new(loop, ovsdb_path(ovs->control), &ovs->seen, bridge, mac, found, userdata,
+                               ret_find);
+}
+
 int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, struct error **ret_error)
 {
-        _cleanup_ovs_view_ struct ovs_view view = {0};
         _cleanup_free_ char *table = NULL;
         int r = find_control(ovs, ret_error);
 
         if (r == 0)
                 r = ovsdb_command(ovs->control, "fdb/show", json_pack("[s]", bridge), &table, ret_error);
         if (r == 0)
-                r = read_view(ovs, &view, ret_error);
+                r = look(ovs, ret_error);
         if (r < 0)
                 return r;
-        return ovs_macs_foreign(&view, bridge, table, ret_macs) < 0
+        return ovs_macs_foreign(&ovs->seen, bridge, table, ret_macs) < 0
                        ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
                        : 0;
 }

@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "fabric/ovs_find.h"
 #include "io/netlink.h"
 
 struct ovs;
@@ -75,6 +76,11 @@ int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_
 /* Array of {"mac", "port"}, the caller's: addresses that the bridge has learned on this host, at ports that are neither drover's nor lead out of
  * it (compare foreign_macs.h), and those of such ports themselves. At most FOREIGN_MACS_MAX. */
 int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, struct error **ret_error);
+
+/* At which of those ports the bridge has learned one address. ovs-vswitchd is asked and not waited for, and what ports there are is as it was seen last:
+ * it may be called while a guest is paused. See ovs_find.h; negative errno: there is no ovs-vswitchd to ask. */
+int ovs_find_port(struct ovs *ovs, struct loop *loop, const char *bridge, const uint8_t mac[static MAC_SIZE],
+        ovs_found_fn found, void *userdata, struct ovs_find **ret_find);
 
 /* Makes the tap a port of the bridge in that VLAN. One that it is already, also of a tap that had this name before, goes first. */
 int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char *port_group, uint16_t vlan,

@@ -119,3 +119,23 @@ int ovs_macs_foreign(const struct ovs_view *view, const char *bridge, const char
         *ret_macs = TAKE_PTR(macs);
         return *ret_macs ? 0 : -ENOMEM;
 }
+
+bool ovs_macs_find_port(const struct ovs_view *view, const char *bridge, const char *table,
+        const uint8_t mac[static 6], char ret_port[static IFNAMSIZ])
+{
+        _cleanup_json_ json_t *macs = NULL;
+        char wanted[MAC_STRING_SIZE];
+        json_t *item;
+        size_t i;
+
+        if (ovs_macs_foreign(view, bridge, table, &macs) < 0)
+                return false;
+        mac_format(mac, wanted);
+        json_array_foreach (macs, i, item) {
+                if (strcmp(json_string_value(json_object_get(item, "mac")), wanted) != 0)
+                        continue;
+                snprintf(ret_port, IFNAMSIZ, "%s", json_string_value(json_object_get(item, "port")));
+                return true;
+        }
+        return false;
+}

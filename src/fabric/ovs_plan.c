@@ -527,13 +527,18 @@ static void plan_station(struct making *making, const struct ovs_group *group)
 
         ifname_station(spec->vswitch, group->vlan, name);
         port = ovs_view_port(making->view, name, &on);
+        if (port && !*ovs_row_id(port, OVS_ID_STATION)) {
+                differs(making, "the port %s of the bridge %s is not drover's, and the name is needed", name,
+                        ovs_row_text(on, "name"));
+                return;
+        }
+        if (!port && ovs_view_link(making->view, name)) {
+                differs(making, "the interface %s is not drover's, and the name is needed", name);
+                return;
+        }
+        if (json_array_append_new(making->plan->stations, json_string(name)) < 0)
+                making->starved = true;
         if (port && on != making->bridge) {
-                if (!*ovs_row_id(port, OVS_ID_STATION)) {
-                        differs(making,
-                                "the port %s of the bridge %s is not drover's, and the name is needed", name,
-                                ovs_row_text(on, "name"));
-                        return;
-                }
                 add(making, ovs_plan_remove_port(on, port));
                 port = NULL;
         }
@@ -639,12 +644,13 @@ static void tell_lost_checksums(struct making *making)
 int ovs_plan_init(struct ovs_plan *plan, const struct ovs_view *view, const struct ovs_spec *spec,
         bool uplinks_as_found, struct error **ret_error)
 {
-        _cleanup_ovs_plan_ struct ovs_plan fresh = {.operations = json_array(), .differences = json_array()};
+        _cleanup_ovs_plan_ struct ovs_plan fresh = {
+                .operations = json_array(), .differences = json_array(), .stations = json_array()};
         struct making making = {.plan = &fresh,
                 .view = view,
                 .spec = spec,
                 .bridge = ovs_view_bridge(view, spec->bridge),
-                .starved = !fresh.operations || !fresh.differences,
+                .starved = !fresh.operations || !fresh.differences || !fresh.stations,
                 .ret_error = ret_error};
         int r = making.starved ? 0 : plan_bridge(&making);
 
@@ -670,5 +676,6 @@ void ovs_plan_deinit(struct ovs_plan *plan)
 {
         json_decref(plan->operations);
         json_decref(plan->differences);
+        json_decref(plan->stations);
         *plan = (struct ovs_plan){0};
 }

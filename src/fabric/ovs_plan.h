@@ -15,6 +15,7 @@
 struct ovs_plan {
         json_t *operations;  /* of the database; none: nothing to do */
         json_t *differences; /* sentences */
+        json_t *stations;    /* names: what is there is drover's, or is about to be made */
         bool takes_uplinks;  /* NICs come to the bridge that are not on it */
 };
 

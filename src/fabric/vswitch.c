@@ -29,7 +29,8 @@ struct vswitch {
         uint32_t mtu;
         bool adopted; /* the uplink is a foreign bridge and is used as it is */
         char bridge[IFNAMSIZ];
-        char *problem; /* why it is not realised; NULL: it is */
+        bool realised; /* at some time, as above */
+        char *problem; /* why it is not now; NULL: it is */
 };
 
 struct port_group {
@@ -37,6 +38,7 @@ struct port_group {
         char *vswitch;
         uint16_t vlan;
         char bridge[IFNAMSIZ];
+        bool realised;
         char *problem;
 };
 
@@ -383,6 +385,7 @@ static int apply_switch(struct vswitch_set *set, struct vswitch *sw, struct erro
 
         error_about(&error, "switch/%s", sw->name);
         note_problem(&sw->problem, r, error);
+        sw->realised |= r == 0;
         if (r < 0)
                 (void)error_propagate(ret_error, TAKE_PTR(error));
         return r;
@@ -437,6 +440,7 @@ static int apply_port_group(struct vswitch_set *set, struct port_group *group, s
 
         error_about(&error, "port-group/%s", group->name);
         note_problem(&group->problem, r, error);
+        group->realised |= r == 0;
         if (r < 0)
                 (void)error_propagate(ret_error, TAKE_PTR(error));
         return r;
@@ -448,6 +452,7 @@ static void follow_switch(const struct vswitch *sw, struct port_group *group)
         free(group->problem);
         group->problem = sw->problem ? alloc_strdup(sw->problem) : NULL;
         memcpy(group->bridge, sw->bridge, sizeof(group->bridge));
+        group->realised = sw->realised;
 }
 
 static void apply_groups_of(struct vswitch_set *set, const char *vswitch)
@@ -779,13 +784,11 @@ static bool has_carrier(struct vswitch_set *set, const struct vswitch *sw)
         return !json_array_size(uplinks) && (!sw->uplink || is_running(set, sw->uplink));
 }
 
-static void fill_port_group(struct vswitch_set *set, const struct port_group *group, const struct vswitch *sw,
-        struct vswitch_port_group *ret_port_group)
+static void fill_port_group(const struct vswitch_set *set, const struct port_group *group,
+        const struct vswitch *sw, struct vswitch_port_group *ret_port_group)
 {
-        *ret_port_group = (struct vswitch_port_group){.mtu = sw->mtu,
-                .vlan = group->vlan,
-                .carrier = has_carrier(set, sw),
-                .ovs = sw->distributed ? set->ovs : NULL};
+        *ret_port_group = (struct vswitch_port_group){
+                .mtu = sw->mtu, .vlan = group->vlan, .ovs = sw->distributed ? set->ovs : NULL};
         memcpy(ret_port_group->bridge, group->bridge, sizeof(ret_port_group->bridge));
         memcpy(ret_port_group->station, group->bridge, sizeof(ret_port_group->station));
         if (sw->distributed)
@@ -808,12 +811,12 @@ int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
 }
 
 int vswitch_set_look_up_port_group(
-        struct vswitch_set *set, const char *name, struct vswitch_port_group *ret_port_group)
+        const struct vswitch_set *set, const char *name, struct vswitch_port_group *ret_port_group)
 {
         const struct port_group *group = map_get(&set->port_groups, name);
         const struct vswitch *sw = group ? map_get(&set->switches, group->vswitch) : NULL;
 
-        if (!sw || group->problem || !group->bridge[0])
+        if (!sw || !group->realised)
                 return -ENOENT;
         fill_port_group(set, group, sw, ret_port_group);
         return 0;

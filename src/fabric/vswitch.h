@@ -83,13 +83,12 @@ struct vswitch_port_group {
                 [IFNAMSIZ]; /* where this host itself is on the port group's network: the bridge, or a port of its own (ovs.h) */
         uint32_t mtu;
         uint16_t vlan;
-        bool carrier;    /* of an uplink; true without one */
         struct ovs *ovs; /* it is on a distributed switch; borrowed. NULL: a standard one */
 };
 /* NOT_FOUND for an unknown group; CONFLICT with the cause if it is not realised (tried once more here). */
 int vswitch_set_find_port_group(struct vswitch_set *set, const char *name,
         struct vswitch_port_group *ret_port_group, struct error **ret_error);
-/* The same as it was when it was looked at last: nothing is asked of anybody, so that it may be called while a guest is paused. -ENOENT: it is unknown,
- * or was not realised. */
+/* The same as it was when it was realised last, whatever the last look found, if anything: that a switch was not looked at in time takes nothing away from
+ * it. Nothing is asked of anybody, so that it may be called while a guest is paused. -ENOENT: it is unknown, or was never realised. */
 int vswitch_set_look_up_port_group(
-        struct vswitch_set *set, const char *name, struct vswitch_port_group *ret_port_group);
+        const struct vswitch_set *set, const char *name, struct vswitch_port_group *ret_port_group);

@@ -8,6 +8,7 @@
 #include <poll.h>
 
 #include "fabric/announce.h"
+#include "fabric/answer_count.h"
 #include "fabric/arrival.h"
 #include "fabric/gap_meter.h"
 #include "fabric/guest_watch.h"
@@ -331,6 +332,7 @@ static void an_echo_with_the_other_nonce_counts_from_the_other_bridge_alone(void
 static void a_guest_with_ipv6_alone_answers_both(void **state)
 {
         struct fixture *f = *state;
+        _cleanup_(answer_count_freep) struct answer_count *count = NULL;
         _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
         _cleanup_(network_probe_freep) struct network_probe *p = NULL;
         unsigned int n = 0;
@@ -338,7 +340,7 @@ static void a_guest_with_ipv6_alone_answers_both(void **state)
         uint32_t mtu;
 
         assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
-        guest_watch_count(watch, &f->own6, 1);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own6, 1, &count), 0);
         p = probe(f, &f->own6, 1);
         assert_true(n_answers(p, mac) >= 1);
         assert_true(network_probe_came_back(p, false));
@@ -346,7 +348,7 @@ static void a_guest_with_ipv6_alone_answers_both(void **state)
         assert_true(ip_address_equal(&guest_watch_addresses(watch)->own[0], &f->own6));
         /* Whom they were for is not known: they are not counted. */
         assert_int_equal(network_probe_interface("br2", asker, &mtu), 0);
-        assert_true(guest_watch_n_answers(watch, asker, &f->own6, &n));
+        assert_true(answer_count_read(count, asker, &f->own6, &n));
         assert_int_equal(n, 0);
 }
 
@@ -354,6 +356,7 @@ static void a_guest_with_ipv6_alone_answers_both(void **state)
 static void tagged_frames_of_a_guest_are_left_alone(void **state)
 {
         struct fixture *f = *state;
+        _cleanup_(answer_count_freep) struct answer_count *count = NULL;
         _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
         _cleanup_(network_probe_freep) struct network_probe *p = NULL;
         uint8_t asker[MAC_SIZE];
@@ -362,13 +365,13 @@ static void tagged_frames_of_a_guest_are_left_alone(void **state)
 
         f->tags = true;
         assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
-        guest_watch_count(watch, &f->own, 1);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own, 1, &count), 0);
         p = probe(f, &f->own, 1);
         assert_true(f->n_asked > 0);
         assert_int_equal(n_answers(p, mac), 0);
         assert_true(network_probe_came_back(p, false));
         assert_int_equal(network_probe_interface("br2", asker, &mtu), 0);
-        assert_true(guest_watch_n_answers(watch, asker, &f->own, &n));
+        assert_true(answer_count_read(count, asker, &f->own, &n));
         assert_int_equal(n, 0);
         assert_int_equal(guest_watch_addresses(watch)->n_own, 0);
 }
@@ -390,6 +393,7 @@ static void silence_ends_with_the_last_question(void **state)
 static void what_the_guest_answers_is_counted_where_it_is(void **state)
 {
         struct fixture *f = *state;
+        _cleanup_(answer_count_freep) struct answer_count *count = NULL;
         _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
         _cleanup_(network_probe_freep) struct network_probe *p = NULL;
         uint8_t asker[MAC_SIZE];
@@ -397,10 +401,10 @@ static void what_the_guest_answers_is_counted_where_it_is(void **state)
         uint32_t mtu;
 
         assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
-        guest_watch_count(watch, &f->own, 1);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own, 1, &count), 0);
         p = probe(f, &f->own, 1);
         assert_int_equal(network_probe_interface("br2", asker, &mtu), 0);
-        assert_true(guest_watch_n_answers(watch, asker, &f->own, &n));
+        assert_true(answer_count_read(count, asker, &f->own, &n));
         assert_int_equal(n, n_answers(p, mac));
         assert_int_equal(guest_watch_addresses(watch)->n_own, 1);
 }
@@ -409,6 +413,7 @@ static void what_the_guest_answers_is_counted_where_it_is(void **state)
 static void a_guest_that_forges_answers_harms_itself_at_most(void **state)
 {
         struct fixture *f = *state;
+        _cleanup_(answer_count_freep) struct answer_count *count = NULL;
         struct ip_address targets[] = {f->own, f->gateway};
         _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
         _cleanup_(network_probe_freep) struct network_probe *p = NULL;
@@ -419,10 +424,10 @@ static void a_guest_that_forges_answers_harms_itself_at_most(void **state)
         f->copies = 40;
         f->lies = true;
         assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
-        guest_watch_count(watch, &f->own, 1);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own, 1, &count), 0);
         p = probe(f, targets, 2);
         assert_int_equal(network_probe_interface("br2", asker, &mtu), 0);
-        assert_true(!guest_watch_n_answers(watch, asker, &f->own, &n) || n >= n_answers(p, mac));
+        assert_true(!answer_count_read(count, asker, &f->own, &n) || n >= n_answers(p, mac));
         assert_true(n_answers(p, forged) > 0);
         assert_int_equal(guest_watch_addresses(watch)->n_own, 1);
         assert_int_equal(guest_watch_addresses(watch)->n_routers, 0);
@@ -494,6 +499,7 @@ static void without_an_answer_arrival_ends_with_its_time(void **state)
 static void a_busy_guests_answers_are_counted(void **state)
 {
         struct fixture *f = *state;
+        _cleanup_(answer_count_freep) struct answer_count *count = NULL;
         _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
         uint8_t frame[1514] = {0}, asker[MAC_SIZE];
         struct frame q = {.kind = FRAME_ASK};
@@ -506,13 +512,13 @@ static void a_busy_guests_answers_are_counted(void **state)
         memcpy(asker, forged, MAC_SIZE);
         memcpy(q.from, asker, MAC_SIZE);
         assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
-        guest_watch_count(watch, &f->own, 1);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own, 1, &count), 0);
         for (int i = 0; i < 3000; i++) {
                 guest_sends(f, frame, sizeof(frame));
                 if (i % 1000 == 999)
                         guest_answers(f, mac, &f->own, &q);
         }
-        assert_true(guest_watch_n_answers(watch, asker, &f->own, &n));
+        assert_true(answer_count_read(count, asker, &f->own, &n));
         assert_int_equal(n, 3);
 }
 
@@ -520,16 +526,36 @@ static void a_busy_guests_answers_are_counted(void **state)
 static void answers_that_were_missed_are_told(void **state)
 {
         struct fixture *f = *state;
+        _cleanup_(answer_count_freep) struct answer_count *count = NULL;
         _cleanup_(guest_watch_freep) struct guest_watch *watch = NULL;
         struct frame q = {.kind = FRAME_ASK};
         unsigned int n = 0;
 
         memcpy(q.from, forged, MAC_SIZE);
         assert_int_equal(guest_watch_new(f->loop, f->tap, mac, &watch), 0);
-        guest_watch_count(watch, &f->own, 1);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own, 1, &count), 0);
         for (int i = 0; i < 5000; i++)
                 guest_answers(f, mac, &f->own, &q);
-        assert_false(guest_watch_n_answers(watch, forged, &f->own, &n));
+        assert_false(answer_count_read(count, forged, &f->own, &n));
+}
+
+/* As of a proof that is over late, when the next one of the same guest has begun. */
+static void two_counts_do_not_touch_each_other(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_(answer_count_freep) struct answer_count *count = NULL;
+        struct answer_count *late = NULL;
+        struct frame q = {.kind = FRAME_ASK};
+        unsigned int n = 0;
+
+        memcpy(q.from, forged, MAC_SIZE);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own, 1, &late), 0);
+        guest_answers(f, mac, &f->own, &q);
+        assert_int_equal(answer_count_new(f->loop, f->tap, mac, &f->own, 1, &count), 0);
+        answer_count_free(late);
+        guest_answers(f, mac, &f->own, &q);
+        assert_true(answer_count_read(count, forged, &f->own, &n));
+        assert_int_equal(n, 1);
 }
 
 static void the_gap_ends_with_the_first_answer_after_the_stop(void **state)
@@ -589,6 +615,7 @@ int main(void)
                 CASE(without_an_answer_arrival_ends_with_its_time),
                 CASE(a_busy_guests_answers_are_counted),
                 CASE(answers_that_were_missed_are_told),
+                CASE(two_counts_do_not_touch_each_other),
                 CASE(the_gap_ends_with_the_first_answer_after_the_stop),
                 CASE(a_guest_that_never_answers_is_not_asked_for_ever),
         };

@@ -559,6 +559,8 @@ static void looking_a_port_group_up_asks_nobody(void **state)
 {
         struct fixture *f = *state;
         struct vswitch_port_group found;
+        _cleanup_(vswitch_set_freep) struct vswitch_set *never = NULL;
+        _cleanup_json_ json_t *desired = NULL;
         struct ovs *away = NULL;
 
         put_switch(f, BODY(1, ONE_NIC));
@@ -569,8 +571,14 @@ static void looking_a_port_group_up_asks_nobody(void **state)
         assert_string_equal(found.bridge, "dv-d1");
         assert_int_equal(found.vlan, 10);
         assert_true(vswitch_set_find_port_group(f->set, "blue", &found, NULL) < 0);
-        assert_int_equal(
-                vswitch_set_look_up_port_group(f->set, "blue", &found), -ENOENT); /* known not to work */
+        found = (struct vswitch_port_group){0};
+        assert_int_equal(vswitch_set_look_up_port_group(f->set, "blue", &found), 0); /* it is there still */
+        assert_string_equal(found.bridge, "dv-d1");
+        desired = vswitch_set_to_json(f->set);
+        assert_int_equal(vswitch_set_new(f->netlink, &never), 0);
+        vswitch_set_use_ovs(never, away, &clock_now.clock);
+        assert_int_equal(vswitch_set_load(never, desired, NULL), 0);
+        assert_int_equal(vswitch_set_look_up_port_group(never, "blue", &found), -ENOENT);
         assert_int_equal(vswitch_set_look_up_port_group(f->set, "green", &found), -ENOENT);
         ovs_free(away);
 }
@@ -777,6 +785,89 @@ static void the_host_has_a_station_in_each_vlan(void **state)
         close(blue_tap);
 }
 
+/* A port of that name, or an interface, that somebody else made stays as it is, and is told. */
+static void what_has_a_stations_name_and_no_mark_is_left_alone(void **state)
+{
+        struct fixture *f = *state;
+        char blue[IFNAMSIZ], green[IFNAMSIZ], words[256];
+
+        put_switch(f, BODY(1, ""));
+        ifname_station("d1", 10, blue);
+        ifname_station("d1", 20, green);
+        snprintf(words, sizeof(words),
+                "add-port dv-d1 %s tag=30 -- set Interface %s type=internal mtu_request=1400", blue, blue);
+        openvswitch_vsctl(words);
+        snprintf(words, sizeof(words), "ip link add %s type veth peer name far1", green);
+        netns_run(words);
+        put_group(f, "blue", 10);
+        put_group(f, "green", 20);
+        vswitch_set_tend(f->set);
+        assert_port(blue, "tag", "30");
+        snprintf(words, sizeof(words), "get Interface %s mtu_request", blue);
+        assert_answer(words, "1400");
+        snprintf(words, sizeof(words), "! ip link show %s | grep -q NOARP", blue);
+        netns_run(words);
+        snprintf(words, sizeof(words), "! ip link show %s | grep -q '<.*[,<]UP'", green);
+        netns_run(words);
+        assert_mended(f, 0, NULL, 2);
+        snprintf(words, sizeof(words), "ip link delete %s", green);
+        netns_run(words);
+}
+
+struct found {
+        bool done;
+        char port[IFNAMSIZ];
+};
+
+static void on_found(void *userdata, const char *port)
+{
+        struct found *found = userdata;
+
+        snprintf(found->port, sizeof(found->port), "%s", port);
+        found->done = true;
+}
+
+static void find(struct fixture *f, struct loop *loop, const uint8_t *mac, struct found *found)
+{
+        struct ovs_find *question = NULL;
+
+        *found = (struct found){0};
+        assert_int_equal(ovs_find_port(f->ovs, loop, "dv-d1", mac, on_found, found, &question), 0);
+        assert_int_equal(loop_wait(loop, &found->done, 10000), 0);
+        ovs_find_free(question);
+}
+
+static void where_an_address_is_can_be_asked_without_waiting(void **state)
+{
+        static const uint8_t theirs[] = {2, 0, 0, 0, 0x77, 1}, nobodys[] = {2, 0, 0, 0, 0x77, 2};
+        struct fixture *f = *state;
+        struct loop *loop = NULL;
+        struct found found;
+
+        assert_int_equal(loop_new(&loop), 0);
+        put_switch(f, BODY(1, ONE_NIC));
+        put_group(f, "blue", 10);
+        netns_run("ip link add other0 type veth peer name other1 && ip link set other0 up && "
+                  "ip link set other1 address 02:00:00:00:77:01 up && ip link set other1 arp on");
+        openvswitch_vsctl("add-port dv-d1 other0 tag=10");
+        vswitch_set_tend(f->set);
+        find(f, loop, nobodys, &found);
+        assert_string_equal(found.port, "");
+        for (int i = 0; i < 1000 && !*found.port; i++) {
+                netns_run("ip address replace 192.0.2.9/24 dev other1; ping -n -c 1 -W 1 192.0.2.10 > "
+                          "/dev/null; true");
+                find(f, loop, theirs, &found);
+        }
+        assert_string_equal(found.port, "other0");
+        /* Nobody reads what is asked: the loop goes on, and the answer is that nothing is known. */
+        assert_int_equal(kill(ovs.vswitch, SIGSTOP), 0);
+        find(f, loop, theirs, &found);
+        assert_string_equal(found.port, "");
+        assert_int_equal(kill(ovs.vswitch, SIGCONT), 0);
+        netns_run("ip link delete other0");
+        loop_free(loop);
+}
+
 /* A frame of an experimental type with a number in it, to one station. */
 static void make_number(uint8_t to, uint8_t from, uint8_t number, uint8_t ret_frame[static FRAME_SIZE])
 {
@@ -965,6 +1056,8 @@ int main(void)
                 TEST(an_agent_that_starts_again_knows_its_switch),
                 TEST(ports_of_one_vlan_reach_each_other_and_no_others),
                 TEST(the_host_has_a_station_in_each_vlan),
+                TEST(what_has_a_stations_name_and_no_mark_is_left_alone),
+                TEST(where_an_address_is_can_be_asked_without_waiting),
                 TEST(a_frame_in_the_name_of_a_guest_is_of_its_port),
                 TEST(macs_of_others_on_this_host_are_told),
                 TEST(a_tap_that_comes_again_works),

@@ -256,14 +256,11 @@ static void test_a_foreign_bridge_is_used_and_left_alone(void **state)
 static void test_lost_carrier_of_the_uplink_is_reported(void **state)
 {
         struct fixture *f = *state;
-        struct vswitch_port_group where;
 
         put_switch(f, "lan", "{\"uplink\": \"nic0\"}");
         put_group(f, "default", "{\"switch\": \"lan\"}");
         netns_run("ip link set cable0 down");
         assert_status(vswitch_set_switch_status(f->set, "lan"), false, "nic0 has no carrier");
-        assert_int_equal(vswitch_set_find_port_group(f->set, "default", &where, NULL), 0);
-        assert_false(where.carrier);
         netns_run("ip link set cable0 up");
         assert_status(vswitch_set_switch_status(f->set, "lan"), true, NULL);
 }
