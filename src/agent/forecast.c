@@ -70,6 +70,18 @@ struct job {
         struct idle_meter idle;
 };
 
+/* No key of a checkpoint stays in memory that others get. */
+static void wipe_keys(json_t *keys)
+{
+        const char *host;
+        json_t *key;
+
+        json_object_foreach (keys, host, key)
+                if (json_is_string(key))
+                        explicit_bzero((char *)(uintptr_t)json_string_value(key), json_string_length(key));
+        json_decref(keys);
+}
+
 static void job_free(struct job *job)
 {
         if (!job)
@@ -83,7 +95,7 @@ static void job_free(struct job *job)
         json_decref(job->sample);
         json_decref(job->destinations);
         json_decref(job->paths);
-        json_decref(job->keys);
+        wipe_keys(job->keys);
         json_decref(job->digests);
         json_decref(job->held);
         json_decref(job->measured);

@@ -147,6 +147,7 @@ static int set_up(struct comparison *c, const struct control_message *message, s
         r = fstat(message->fds[0], &st) < 0 ? -errno
                                             : checkpoint_open(message->fds[0], (uint64_t)st.st_size, key,
                                                       c->ram.bytes, &c->checkpoint);
+        explicit_bzero(key, sizeof(key));
         return r < 0 ? error_from_errno(ret_error, r, "Cannot read what is kept of the guest") : 0;
 }
 
