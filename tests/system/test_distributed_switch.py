@@ -150,6 +150,47 @@ def test_vlan_that_leads_elsewhere_ends_a_migration_before_the_pause(lab, blue):
     blue.status()
 
 
+def refused(lab, blue):
+    """Why a migration to host2 ended; the guest was never paused for it."""
+    task = blue.wait_task(blue.begin_migration("host2"))["status"]
+    assert task["state"] == "failed" and task["error"]["code"] == "check-failed", task
+    assert blue.host() == "host1" and blue.power() == "running"
+    wait_for("the destination to be clean", lambda: lab.find("host2", "qemu:blue") == [], 30)
+    return task["error"]["detail"]
+
+
+def test_gateway_is_away(lab, blue):
+    if blue.host() != "host1":
+        blue.migrate("host1")
+    lab.machines.run("client", "ping", "-q", "-c", "200", "-i", "0.01", "-I", lab_network.CLIENT_ADDRESS, blue.address)
+    ports = ("client-v", "host2-v")
+    try:
+        for port in ports:
+            lab.machines.run(FABRIC, "bridge", "link", "set", "dev", port, "isolated", "on")
+        cause = refused(lab, blue)
+    finally:
+        for port in ports:
+            lab.machines.run(FABRIC, "bridge", "link", "set", "dev", port, "isolated", "off")
+    assert cause == f"network-gateway: the gateway {GATEWAY} answers in port group default on host host1 and not on host host2"
+    blue.status()
+
+
+def test_mac_address_is_taken_on_the_host(lab, blue):
+    """Something else on host2, in blue's VLAN, that the source cannot hear."""
+    if blue.host() != "host1":
+        blue.migrate("host1")
+    mac, vswitch = blue.document()["spec"]["nics"][0]["mac"], lab.openvswitch("host2")
+    vswitch.vsctl("add-port", "dv-d1", "twin", "tag=10", "--", "set", "Interface", "twin", "type=internal", f'mac="{mac}"')
+    try:
+        lab.machines.run("host2", "ip", "address", "add", f"{blue.address}/32", "dev", "twin")
+        lab.machines.run("host2", "ip", "link", "set", "twin", "up")
+        cause = refused(lab, blue)
+    finally:
+        vswitch.vsctl("--if-exists", "del-port", "twin")
+    assert cause.startswith(f"network-mac: the MAC address {mac} is taken "), cause
+    blue.wait_ready()
+
+
 def test_drift_is_noticed_and_mended(lab, blue):
     vswitch, tap, before = lab.openvswitch("host1"), tap_of(lab, "host1"), switch_on(lab, "host1")
     vswitch.vsctl("clear", "Port", tap, "tag")

@@ -5,6 +5,7 @@ hears of its end, but the guest there is as free as any other meanwhile, and not
 import contextlib
 import ctypes
 import os
+import signal
 import time
 
 import pytest
@@ -81,6 +82,25 @@ def test_qemu_that_neither_loads_nor_ends_is_ended(cell, victim):
         cell.guest.wait_task(cell.task, 60)
         wait_for("its end", lambda: not cell.lab.find(cell.destination, f"qemu:{cell.guest.name}"), 60)
         look(cell, STAYS, session)
+
+
+def test_destination_that_does_not_complete_alone_is_told_to_abandon(cell):
+    """Its mover hangs before it has read COMMIT: the source gives up on the path, and the destination would wait for ever, with the guest stopped."""
+    session = cell.guest.session(patience_s=PATIENCE_S)
+    cell.begin("completed")
+    mover, = cell.lab.find(cell.destination, "mover")
+    os.kill(mover, signal.SIGSTOP)
+    logs = {side: cell.lab.log_of(cell.host(side), "agent") for side in ("source", "destination")}
+    before = {side: log.stat().st_size for side, log in logs.items()}
+
+    def says(side, words):
+        with open(logs[side], encoding="utf-8") as text:
+            text.seek(before[side])
+            return words in text.read()
+    cell.gate.touch()
+    wait_for("the source to ask", lambda: says("source", "the destination is asked what became of it"), 90)
+    wait_for("the destination to be told", lambda: says("destination", "the source ended the migration"), 90)
+    look(cell, STAYS, session)
 
 
 @contextlib.contextmanager
