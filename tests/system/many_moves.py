@@ -4,7 +4,7 @@
 import collections
 import datetime
 
-from labkit.lab import wait_for
+from labkit.lab import LabError, wait_for
 from manager_faults import Request, restart_to_die_at, wait_dead_at
 
 # src/manager/operation_maintenance.c, operation_schedule.c; before and after each of them is recorded
@@ -28,9 +28,12 @@ def places(lab, names):
 
 
 def wait_ended(lab, task, timeout_s=TASK_TIMEOUT_S):
-    return wait_for(f"task {task} to end",
-                    lambda: (document := lab.drover_json("task", "show", task))["status"]["finished"] and document,
-                    timeout_s, 0.3)
+    try:
+        return wait_for(f"task {task} to end",
+                        lambda: (document := lab.drover_json("task", "show", task))["status"]["finished"] and document,
+                        timeout_s, 0.3)
+    except LabError as error:
+        raise LabError(f"{error}: {lab.drover_json('task', 'show', task)['status']}") from None
 
 
 def children(lab, since):

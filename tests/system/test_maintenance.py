@@ -98,13 +98,13 @@ def test_maintenance_that_is_cancelled_leaves_the_host_open(lab, idle):
 def test_schedule_that_recurs_runs_at_its_times(lab, few):
     before = newest_task(lab)
     lab.drover("schedule", "create", "rounds", "--calendar", "*:*:0/5", "--time-zone", "Europe/Berlin", "--label", "tier=web")
-    coming = lab.drover_json("schedule", "next", "rounds", "--count", 2)["items"]
+    coming = lab.drover_json("schedule", "next", "rounds", "--count", 20)["items"]
     runs = wait_for("three runs", lambda: len(found := [
         run for run in lab.drover_json("schedule", "show", "rounds")["status"]["runs"] if run["outcome"] == "run"]) >= 3 and found,
         90, 0.5)
     lab.drover("schedule", "pause", "rounds")
-    assert runs[-1]["due"] in [item["time"] for item in coming]
     due = [run["due"] for run in runs]
+    assert {item["time"] for item in coming} & set(due), (coming, due)
     assert len(set(due)) == len(due) and all(datetime.datetime.fromisoformat(time[:-1]).second % 5 == 0 for time in due)
     for run in runs:
         task = wait_ended(lab, run["task"])
