@@ -116,10 +116,11 @@ def test_each_route_about_guests_answers_as_described(pools, api, east):
     assert api.call("POST", one + "/forecast", {}, **name)[0] == 200
     assert api.call("POST", one + "/migrate", {"to": "host2", "check": True}, **name)[1]["to"] == "host2"
     api.call("POST", "/api/v1/queue/drain")
-    status, task = api.call("POST", one + "/migrate", {"to": "host2"}, **name)
-    assert status == 202
-    assert api.call("POST", "/api/v1/tasks/{name}/cancel", name=task["name"])[0] == 202
-    assert api.finish(task)["status"]["state"] == "cancelled"
+    for action, body in (("migrate", {"to": "host2"}), ("migrate-disks", {"to_datastore": "local"})):
+        status, task = api.call("POST", f"{one}/{action}", body, **name)
+        assert status == 202
+        assert api.call("POST", "/api/v1/tasks/{name}/cancel", name=task["name"])[0] == 202
+        assert api.finish(task)["status"]["state"] == "cancelled"
     api.call("POST", "/api/v1/queue/resume")
     for action in ("pause", "resume"):
         assert ended(api, "POST", f"{one}/{action}", {}, **name) == "succeeded"
