@@ -17,6 +17,7 @@
 #include "agent/migration.h"
 #include "agent/request_cache.h"
 #include "agent/siblings.h"
+#include "agent/storage_move.h"
 #include "agent/stores.h"
 #include "agent/vm_adopt.h"
 #include "agent/vm_create.h"
@@ -174,6 +175,8 @@ static int make_parts(struct agent *agent, struct error **ret_error)
                 r = make_networks(agent, ret_error);
         if (r == 0)
                 r = stores_new(agent->loop, agent->config.state_dir, &agent->stores, ret_error);
+        if (r == 0)
+                r = storage_moves_new(agent, &agent->storage_moves, ret_error);
         if (r < 0)
                 return r;
         r = events_new(agent->loop, &agent->events);
@@ -231,6 +234,8 @@ static void on_adopted(void *userdata)
         free(TAKE_PTR(agent->startup));
         agent->adopted = true;
         r = migration_recover_all(agent);
+        if (r == 0)
+                r = storage_move_recover_all(agent);
         if (r < 0)
                 (void)error_from_errno(&error, r, "migrations of the run before cannot be taken up");
         else
@@ -278,6 +283,8 @@ void agent_free(struct agent *agent)
         free(agent->startup);
         migration_free_all(agent);
         vm_create_cancel_all(agent);
+        storage_moves_free(agent->storage_moves);
+        agent->storage_moves = NULL;
         map_for_each (item, spare, &agent->vms)
                 vm_free(item->value);
         map_deinit(&agent->vms);

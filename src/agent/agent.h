@@ -29,6 +29,7 @@ struct netlink;
 struct ovs;
 struct host_list;
 struct request_cache;
+struct storage_moves;
 struct stores;
 struct vswitch_set;
 
@@ -60,7 +61,8 @@ struct agent {
         struct forecasts *forecasts;     /* forecast.h: samples and probes under way */
         struct handshake *handshake;     /* handshake.h: signed specifications of migrations */
         uint64_t manager_epoch;          /* highest seen, durable before it is acted on; api.c */
-        struct migrations *migrations;   /* migration.c's own state; NULL until migration_recover_all() */
+        struct storage_moves *storage_moves; /* storage_move.h: disks that go to other datastores */
+        struct migrations *migrations;       /* migration.c's own state; NULL until migration_recover_all() */
 
         struct agent_startup *startup; /* agent.c: what agent_start() has to do still; NULL afterwards */
         int lock_fd;                   /* STATE-DIR/lock: one agent at a time */

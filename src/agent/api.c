@@ -11,6 +11,7 @@
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/request_cache.h"
+#include "agent/storage_move.h"
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
@@ -84,6 +85,12 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations/{id}/switchover", route_switchover},
         {"POST", "/agent/v1/migrations/{id}/limits", route_limits},
         {"DELETE", "/agent/v1/migrations/{id}", route_forget},
+        {"POST", "/agent/v1/storage-moves", storage_move_api_start},
+        {"GET", "/agent/v1/storage-moves", storage_move_api_list},
+        {"GET", "/agent/v1/storage-moves/{id}", storage_move_api_get},
+        {"POST", "/agent/v1/storage-moves/{id}/cancel", storage_move_api_cancel},
+        {"POST", "/agent/v1/storage-moves/{id}/settle", storage_move_api_settle},
+        {"DELETE", "/agent/v1/storage-moves/{id}", storage_move_api_forget},
         {"POST", "/agent/v1/peer/migrations", route_peer_prepare},
         {"POST", PEER_PROBE, api_peer_probe},
         {"POST", PEER_COMPARE, api_peer_compare},

@@ -11,6 +11,7 @@
 #include "agent/migration.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
+#include "agent/storage_move.h"
 #include "agent/vm.h"
 #include "base/doc.h"
 #include "base/log.h"
@@ -73,6 +74,9 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
         if (migration_vm_busy(agent, m->vm_uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
                         "another migration of %s is under way", vm->name);
+        if (storage_move_busy(agent, m->vm_uid))
+                return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
+                        "the disks of %s are being moved to another datastore", vm->name);
         if (migration_peer_fenced(m))
                 return error_set(ret_error, ERROR_CONFLICT, "Choose another destination.",
                         "the destination is known to be down");

@@ -2,12 +2,15 @@
 #include "agent/vm_create.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent/agent.h"
 #include "agent/checkpoints.h"
 #include "agent/migration.h"
+#include "agent/storage_move.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
@@ -15,6 +18,7 @@
 #include "base/log.h"
 #include "storage/beneath.h"
 #include "storage/image.h"
+#include "storage/move_record.h"
 #include "storage/offload.h"
 #include "storage/vm_folder.h"
 
@@ -47,6 +51,8 @@ struct delete_args {
         const char *uid;
         const char *host_uid;
         uint64_t known_epoch;
+        const struct vm_config *config;
+        struct stores *stores; /* for names, paths and ids alone */
 };
 
 static void next_disk(struct creation *creation);
@@ -293,13 +299,59 @@ int vm_create(struct agent *agent, const json_t *document, vm_create_fn done, vo
 
 /* --- Delete -------------------------------------------------------------------------------------------------- */
 
+static int remove_copy(
+        const struct delete_args *args, const char *store_name, const char *path, struct error **ret_error)
+{
+        _cleanup_(datastore_freep) struct datastore *store = NULL;
+        const struct datastore *known;
+        _cleanup_error_ struct error *error = NULL;
+        int r = stores_get(args->stores, store_name, &known, &error);
+
+        if (r < 0 && error && error->code == ERROR_NOT_FOUND)
+                return 0; /* this host has no such datastore any more */
+        if (r < 0)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        r = datastore_open(known->name, known->path, known->id, &store, ret_error);
+        if (r >= 0)
+                r = move_record_remove_image(store, path, ret_error);
+        if (r >= 0)
+                (void)unlinkat(store->fd, args->name, AT_REMOVEDIR); /* while it is empty */
+        return r;
+}
+
+/* Images that storage migrations made are nobody else's: those in the folder go with it, those elsewhere here, while the folder,
+ * and in it the record that lists them, still stands. */
+static int remove_copies(
+        const struct delete_args *args, const struct vm_folder *folder, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        int r = move_record_read(folder, &record, ret_error);
+
+        for (size_t i = 0; r >= 0 && i < args->config->n_disks; i++)
+                if (move_record_is_made_path(args->name, args->config->disks[i].path))
+                        r = remove_copy(args, args->config->disks[i].datastore, args->config->disks[i].path,
+                                ret_error);
+        for (size_t i = 0; r >= 0 && record && i < record->n_disks; i++)
+                r = remove_copy(args, record->disks[i].to.datastore, record->disks[i].to.path, ret_error);
+        return r;
+}
+
 /* In a child process, where every descriptor of the agent is closed: see offload.h. */
 static int delete_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct delete_args *args = arg;
         _cleanup_(datastore_freep) struct datastore *store = NULL;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         int r = datastore_open(args->store_name, args->store_path, args->store_id, &store, ret_error);
 
+        if (r < 0)
+                return r;
+        /* A folder that cannot be opened so is one that a deletion before has begun to remove, or none of ours. */
+        if (vm_folder_open(store, args->name, args->uid, &folder, NULL) >= 0) {
+                r = vm_folder_check_owner(folder, args->host_uid, args->known_epoch, ret_error);
+                if (r >= 0)
+                        r = remove_copies(args, folder, ret_error);
+        }
         return r < 0 ? r
                      : vm_folder_delete(
                                store, args->name, args->uid, args->host_uid, args->known_epoch, ret_error);
@@ -338,7 +390,8 @@ static void on_delete_stores(void *userdata, struct error *error)
         r = stores_get(creation->agent->stores, config->datastore, &store, &failure);
         if (r == 0) {
                 args = (struct delete_args){store->name, store->path, store->id, config->name, config->uid,
-                        agent_host_uid(creation->agent), config->status.owner_epoch};
+                        agent_host_uid(creation->agent), config->status.owner_epoch, config,
+                        creation->agent->stores};
                 r = offload_start(creation->agent->loop, "deletion of a VM's folder", delete_in_child, &args,
                         DELETE_TIMEOUT_MS, on_deleted, creation, &creation->offload, &failure);
         }
@@ -355,6 +408,9 @@ int vm_delete(struct agent *agent, const json_t *document, vm_create_fn done, vo
         if (uid && migration_vm_busy(agent, uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
                         "VM %s is being migrated", uid);
+        if (uid && storage_move_busy(agent, uid))
+                return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
+                        "the disks of VM %s are being moved", uid);
         if (vm && (vm_has_qemu(vm) || vm->job))
                 return error_set(ret_error, ERROR_CONFLICT, "Stop it first.", "VM %s is %s", vm->name,
                         vm_power_to_string(vm_power(vm)));

@@ -70,6 +70,8 @@ char *vm_runtime_path(const struct vm *vm, const char *file_or_null);
 /* vm_resources.c */
 int vm_spawn(struct vm *vm, bool incoming, struct error **ret_error);
 int vm_open_folder(struct vm *vm, struct error **ret_error);
+/* The file's file system takes O_DIRECT. */
+bool vm_takes_direct(int fd);
 /* Names of the datastores that it uses, each once; the array is the caller's, the names are the config's. */
 int vm_store_names(const struct vm_config *config, const char ***ret_names, size_t *ret_n_names);
 /* Closes and removes all that belonged to a QEMU that is gone. */

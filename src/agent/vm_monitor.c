@@ -10,6 +10,7 @@
 #include "agent/agent.h"
 #include "agent/cgroup.h"
 #include "agent/migration.h"
+#include "agent/storage_move.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -49,7 +50,8 @@ static void apply_status(struct vm *vm, const char *status)
         enum vm_power power = vm_power(vm);
 
         set_qemu_status(vm, status);
-        if (vm->job || migration_vm_busy(vm->agent, vm->uid) || power == VM_POWER_OUTGOING_DONE)
+        if (vm->job || migration_vm_busy(vm->agent, vm->uid) || power == VM_POWER_OUTGOING_DONE ||
+                storage_move_stops_guest(vm->agent, vm->uid))
                 return;
         if (power == VM_POWER_STARTING && strcmp(status, "running") != 0)
                 (void)vm_kill(vm); /* adopted: the old agent ended before it could continue the guest */
@@ -247,6 +249,7 @@ static void on_lost(void *userdata, const struct error *error)
         bool again = vm->qmp_failed;
 
         migration_vm_leave_monitor(vm->agent, vm); /* nobody may use it any more */
+        storage_move_vm_leave_monitor(vm->agent, vm);
         vm->qmp_failed = true;
         if (vm->exited) {
                 settle_exit(vm);
@@ -384,6 +387,7 @@ static void settle_exit(struct vm *vm)
         }
         settle_power(vm, orderly, how);
         migration_vm_gone(vm->agent, vm);
+        storage_move_vm_gone(vm->agent, vm);
         if (!job || vm->job != job)
                 return;
         if (job->kind != VM_JOB_STOP)

@@ -15,6 +15,7 @@
 #include "agent/host.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
+#include "agent/storage_move.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
@@ -78,7 +79,7 @@ static const char *spawn_fd_path(struct spawn *spawn, int fd)
 }
 
 /* O_DIRECT is refused at open() by file systems that lack it. */
-static bool takes_direct(int fd)
+bool vm_takes_direct(int fd)
 {
         char path[32];
         _cleanup_fd_ int direct = -1;
@@ -100,7 +101,7 @@ static int open_on_store(struct spawn *spawn, const char *store_name, const char
         if (r < 0)
                 return r;
         if (ret_direct)
-                *ret_direct = takes_direct(fd);
+                *ret_direct = vm_takes_direct(fd);
         *ret_path = spawn_fd_path(spawn, fd);
         return *ret_path ? 0 : error_from_errno(ret_error, ENOMEM, "file %s", path);
 }
@@ -391,6 +392,7 @@ void vm_clear_process(struct vm *vm)
         loop_source_free(TAKE_PTR(vm->reconnect));
         vm_job_leave_monitor(vm);
         migration_vm_leave_monitor(vm->agent, vm);
+        storage_move_vm_leave_monitor(vm->agent, vm);
         qmp_free(TAKE_PTR(vm->qmp));
         child_free(TAKE_PTR(vm->qemu));
         vm->ram_address = 0;

@@ -8,6 +8,7 @@
 
 #include "agent/agent.h"
 #include "agent/migration.h"
+#include "agent/storage_move.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
 #include "base/log.h"
@@ -27,6 +28,9 @@ static int check_may_act(struct vm *vm, const char *what, unsigned int powers, s
         if (migration_vm_busy(vm->agent, vm->uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
                         "VM %s is being migrated: it cannot be %s now", vm->name, what);
+        if (storage_move_busy(vm->agent, vm->uid))
+                return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
+                        "the disks of VM %s are being moved: it cannot be %s now", vm->name, what);
         if (!vm->qemu || !(powers & (1U << vm_power(vm))))
                 return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is %s: it cannot be %s", vm->name,
                         vm_power_to_string(vm_power(vm)), what);

@@ -16,6 +16,7 @@
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/owner_record.h"
+#include "agent/storage_move.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
@@ -192,6 +193,9 @@ int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void 
         if (r == 0 && migration_vm_busy(agent, config->uid))
                 r = error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
                         "VM %s is being migrated", config->name);
+        if (r == 0 && storage_move_busy(agent, config->uid))
+                r = error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
+                        "the disks of VM %s are being moved", config->name);
         if (r == 0)
                 r = resolve_for_start(agent, config, ret_error);
         if (r < 0)
@@ -229,6 +233,8 @@ static void on_stores_ready(void *userdata, struct error *error)
                 return;
         }
         r = vm_open_folder(vm, &cause);
+        if (r == 0 && vm->job->kind == VM_JOB_START)
+                r = storage_move_apply_record(vm, &cause);
         if (r == 0)
                 r = vm_spawn(vm, vm->job->kind == VM_JOB_INCOMING, &cause);
         if (r == 0)

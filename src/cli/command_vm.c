@@ -187,7 +187,7 @@ static int print_checks(struct cli *cli, const json_t *report, struct error **re
         return report_checks(cli, report, ret_error);
 }
 
-int command_vm_migrate(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+static int migrate_vm(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
         _cleanup_json_ json_t *body = migration_request(arguments), *report = NULL;
         _cleanup_free_ char *path = alloc_printf("/vms/%s/migrate", arguments_operand(arguments, 0));
@@ -202,6 +202,90 @@ int command_vm_migrate(struct cli *cli, const struct arguments *arguments, struc
                 return task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
         r = api_call(cli->api, "POST", path, body, &report, NULL, ret_error);
         return r < 0 ? r : print_checks(cli, report, ret_error);
+}
+
+/* Options of the other kind of migration than the one that is asked for, or NULL. */
+static const char *misplaced(const struct arguments *arguments, bool of_disks)
+{
+        static const char *const of_vm_texts[] = {"to", "converge", "accept", "codec"},
+                                 *const of_vm_numbers[] = {"max-pause", "channels", "min-bandwidth"},
+                                 *const of_vm_flags[] = {"check", "verify", "no-verify", "no-network-proof"};
+        uint64_t number;
+        size_t position = 0;
+
+        if (!of_disks)
+                return arguments_text(arguments, "format")            ? "format"
+                       : arguments_next(arguments, "disk", &position) ? "disk"
+                                                                      : NULL;
+        for (size_t i = 0; i < ARRAY_SIZE(of_vm_texts); i++)
+                if (arguments_text(arguments, of_vm_texts[i]))
+                        return of_vm_texts[i];
+        for (size_t i = 0; i < ARRAY_SIZE(of_vm_numbers); i++)
+                if (arguments_number(arguments, of_vm_numbers[i], &number))
+                        return of_vm_numbers[i];
+        for (size_t i = 0; i < ARRAY_SIZE(of_vm_flags); i++)
+                if (arguments_flag(arguments, of_vm_flags[i]))
+                        return of_vm_flags[i];
+        return NULL;
+}
+
+static json_t *disks_request(const struct arguments *arguments)
+{
+        _cleanup_json_ json_t *disks = json_array(), *body = NULL;
+        size_t position = 0;
+        uint64_t number;
+        int r = disks ? 0 : -ENOMEM;
+
+        for (const char *name; r == 0 && (name = arguments_next(arguments, "disk", &position));)
+                r = json_array_append_new(disks, json_string(name));
+        if (r == 0)
+                body = json_pack("{s:s, s:s*, s:s*, s:O*}", "to_datastore",
+                        arguments_text(arguments, "to-datastore"), "format",
+                        arguments_text(arguments, "format"), "priority",
+                        arguments_text(arguments, "priority"), "disks",
+                        json_array_size(disks) ? disks : NULL);
+        r = body ? 0 : -ENOMEM;
+        if (r == 0 && arguments_number(arguments, "rate-limit", &number))
+                r = json_object_set_new(body, "rate_limit_bps", json_integer((json_int_t)number));
+        if (r == 0 && arguments_number(arguments, "give-up", &number))
+                r = json_object_set_new(body, "timeout_ms", json_integer((json_int_t)number));
+        return r < 0 ? NULL : TAKE_PTR(body);
+}
+
+static int migrate_disks(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        _cleanup_free_ char *path = alloc_printf("/vms/%s/migrate-disks", arguments_operand(arguments, 0));
+        json_t *body = disks_request(arguments);
+
+        if (path && body)
+                return task_request(cli, "POST", path, body, ret_error);
+        json_decref(body);
+        return no_memory(ret_error);
+}
+
+static int check_combination(const struct arguments *arguments, bool of_disks, struct error **ret_error)
+{
+        const char *option = misplaced(arguments, of_disks);
+
+        if (!option)
+                return 0;
+        if (!of_disks)
+                return error_set(ret_error, ERROR_BAD_REQUEST, "Name a datastore with --to-datastore.",
+                        "--%s is of no use without --to-datastore", option);
+        return error_set(ret_error, ERROR_BAD_REQUEST,
+                "Move the disks to a datastore that both hosts have, and then the virtual machine, or the "
+                "other way round.",
+                "--%s and --to-datastore do not go together: the virtual machine stays on its host", option);
+}
+
+int command_vm_migrate(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        bool of_disks = arguments_text(arguments, "to-datastore") != NULL;
+        int r = check_combination(arguments, of_disks, ret_error);
+
+        if (r < 0)
+                return r;
+        return of_disks ? migrate_disks(cli, arguments, ret_error) : migrate_vm(cli, arguments, ret_error);
 }
 
 #define ADVISE_LIMIT_DEFAULT 20

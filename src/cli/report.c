@@ -276,6 +276,47 @@ static void print_left_out(const struct cli *cli, const json_t *left_out)
                 fputc('\n', cli->out);
 }
 
+/* "disk disk0  shared:web1/disk0.raw -> fast:web1/disk0-0123abcd4567.qcow2" */
+static void print_disk(const struct cli *cli, const json_t *disk)
+{
+        static const char *const ends[] = {"from", "to"};
+
+        label(cli, text_of(disk, "name") ?: "?");
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+                const json_t *place = json_object_get(disk, ends[i]);
+
+                fputs(i ? " -> " : "", cli->out);
+                output_text(cli->out, text_of(place, "datastore") ?: "?", false);
+                fputc(':', cli->out);
+                output_text(cli->out, text_of(place, "path") ?: "?", false);
+        }
+        fputc('\n', cli->out);
+}
+
+static int report_disks(
+        const struct cli *cli, const char *object, const json_t *result, struct error **ret_error)
+{
+        double total_ms = number_of(result, "total_ms"), pause_ms = number_of(result, "pause_ms");
+        json_t *disk;
+        char text[24];
+        size_t i;
+
+        output_text(cli->out, strchr(object, '/') ? strchr(object, '/') + 1 : object, false);
+        fputs(": disks moved", cli->out);
+        if (total_ms >= 0)
+                fprintf(cli->out, " in %s", text_format_duration_ms((uint64_t)total_ms, text));
+        if (pause_ms >= 0)
+                fprintf(cli->out, ", paused for %s", pause_text(pause_ms, text));
+        fputc('\n', cli->out);
+        json_array_foreach (json_object_get(result, "disks"), i, disk) {
+                print_disk(cli, disk);
+        }
+        label(cli, "copied");
+        fprintf(cli->out, "%s\n", size_text(number_of(result, "bytes_copied"), text));
+        field(cli, result, "left", "left over");
+        return flushed(cli, ret_error);
+}
+
 int report_task(const struct cli *cli, const json_t *task, struct error **ret_error)
 {
         const char *action = json_string_value(output_lookup(task, "spec.action")) ?: "task",
@@ -287,6 +328,8 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
                         cli, strchr(object, '/') ? strchr(object, '/') + 1 : object, result, ret_error);
         if (report_has_moves(result))
                 return report_moves(cli, result, ret_error);
+        if (!strcmp(action, "vm.migrate-disks") && json_is_object(result))
+                return report_disks(cli, object, result, ret_error);
         output_text(cli->out, object, false);
         fputs(": ", cli->out);
         output_text(cli->out, action, false);

@@ -112,6 +112,9 @@ static void task_ended(void *userdata, const struct task *task, enum task_state 
                         json_text(json_spec(doc), "object"), task_state_to_string(state),
                         json_text(json_object_get(status, "error"), "detail"));
         forecasts_task_changed(manager->forecasts, doc);
+        if (!strcmp(task_action(task), "vm.migrate-disks"))
+                metrics_storage_migration(
+                        &manager->metrics, state == TASK_SUCCEEDED, json_object_get(status, "result"));
         if (!strcmp(task_action(task), "vm.migrate"))
                 metrics_migration(
                         &manager->metrics, state == TASK_SUCCEEDED, json_object_get(status, "result"));

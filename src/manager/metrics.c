@@ -14,6 +14,7 @@
 #include "io/file.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_costs.h"
 #include "manager/migration_queue.h"
 #include "manager/pools.h"
 #include "manager/version.h"
@@ -77,6 +78,16 @@ void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *re
         if (json_is_number(json_object_get(result, "pause_ms")))
                 observe(&metrics->pause_seconds, pause_bounds,
                         json_number_value(json_object_get(result, "pause_ms")) / 1000.0);
+}
+
+void metrics_storage_migration(struct metrics *metrics, bool succeeded, const json_t *result)
+{
+        if (!succeeded) {
+                metrics->storage_migrations_failed++;
+                return;
+        }
+        metrics->storage_migrations_succeeded++;
+        metrics->bytes_disks += count_of(result, "bytes_copied");
 }
 
 void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint64_t waited_ms)
@@ -336,7 +347,7 @@ static void count_queued(void *userdata, const struct task *task)
         enum queue_priority priority = QUEUE_NORMAL;
         uint64_t *counts = userdata;
 
-        if (!task_queued(task) || strcmp(task_action(task), "vm.migrate"))
+        if (!task_queued(task) || !migration_is_queued(task))
                 return;
         (void)queue_priority_from_string(task_priority(task), &priority);
         counts[priority]++;
@@ -442,6 +453,14 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
                 "drover_migrations_total{result=\"succeeded\"} %" PRIu64 "\n"
                 "drover_migrations_total{result=\"failed\"} %" PRIu64 "\n",
                 metrics->migrations_succeeded, metrics->migrations_failed);
+        buf_printf(out,
+                "# HELP drover_storage_migrations_total Ended migrations of disks to other datastores.\n"
+                "# TYPE drover_storage_migrations_total counter\n"
+                "drover_storage_migrations_total{result=\"succeeded\"} %" PRIu64 "\n"
+                "drover_storage_migrations_total{result=\"failed\"} %" PRIu64 "\n",
+                metrics->storage_migrations_succeeded, metrics->storage_migrations_failed);
+        write_counter(out, "drover_storage_migration_bytes_total",
+                "Bytes on disk that such migrations wrote.", metrics->bytes_disks);
         write_queue(manager, out);
         write_counter(out, "drover_migration_ram_bytes_total", "Guest memory read by migrations.",
                 metrics->bytes_ram);

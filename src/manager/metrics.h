@@ -41,6 +41,9 @@ struct metrics {
         uint64_t switchovers[METRICS_N_PERMITS];
         uint64_t migrations_succeeded;
         uint64_t migrations_failed;
+        uint64_t storage_migrations_succeeded;
+        uint64_t storage_migrations_failed;
+        uint64_t bytes_disks;
         uint64_t bytes_ram;
         uint64_t bytes_wire;
         uint64_t agent_calls;
@@ -61,6 +64,8 @@ void metrics_task(struct metrics *metrics, const char *uid, const char *state);
 /* Counts an ended migration; `result` is the result document or NULL. */
 void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result);
 
+/* The same for one of disks alone. */
+void metrics_storage_migration(struct metrics *metrics, bool succeeded, const json_t *result);
 /* Counts a migration that starts after it has waited in the queue. */
 void metrics_queued(struct metrics *metrics, enum queue_priority priority, uint64_t waited_ms);
 

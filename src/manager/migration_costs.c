@@ -8,6 +8,17 @@
 #include "cluster/checks.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/operations.h"
+
+static bool moves_disks(const struct task *task)
+{
+        return !strcmp(task_action(task), "vm.migrate-disks");
+}
+
+bool migration_is_queued(const struct task *task)
+{
+        return !strcmp(task_action(task), "vm.migrate") || moves_disks(task);
+}
 
 uint64_t migration_limit(const struct queue_limits *limits, enum queue_kind kind, const json_t *host)
 {
@@ -86,10 +97,48 @@ const char *migration_source(struct manager *manager, const struct task *task)
         return *recorded ? recorded : json_text(json_status(vm_of(manager, task)), "host");
 }
 
+static int add_moved(json_t *list, const char *name)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach (list, i, item)
+                if (migration_cost_kind(item) == QUEUE_DATASTORE && !strcmp(json_text(item, "name"), name))
+                        return 0;
+        return add(list, QUEUE_DATASTORE, name, queue_cost(QUEUE_DATASTORE, true));
+}
+
+/* The host, the datastores that disks come from, and the one that they go to. */
+static json_t *costs_of_disks(struct manager *manager, const struct task *task)
+{
+        const json_t *vm = vm_of(manager, task);
+        _cleanup_json_ json_t *list = json_array(), *moved = NULL;
+        json_t *disk, *item;
+        size_t i, k;
+
+        if (!list ||
+                add(list, QUEUE_HOST, migration_source(manager, task), queue_cost(QUEUE_HOST, true)) < 0 ||
+                add_moved(list, json_text(task_input(task), "to_datastore")) < 0)
+                return NULL;
+        if (operation_storage_disks(vm, task_input(task), &moved, NULL) < 0)
+                return TAKE_PTR(list); /* which its check will explain */
+        json_array_foreach (moved, i, item) {
+                json_array_foreach (json_object_get(json_spec(vm), "disks"), k, disk) {
+                        if (!strcmp(json_text(disk, "name"), json_text(item, "name")) &&
+                                add_moved(list, json_text(disk, "datastore")) < 0)
+                                return NULL;
+                }
+        }
+        return TAKE_PTR(list);
+}
+
 json_t *migration_costs_source(struct manager *manager, const struct task *task)
 {
-        _cleanup_json_ json_t *list = json_array();
+        _cleanup_json_ json_t *list = NULL;
 
+        if (moves_disks(task))
+                return costs_of_disks(manager, task);
+        list = json_array();
         if (!list || add_host(list, task, migration_source(manager, task)) < 0 ||
                 checks_each_datastore(json_spec(vm_of(manager, task)), add_datastore, list) < 0)
                 return NULL;
@@ -100,6 +149,8 @@ void migration_units_destination(
         struct manager *manager, const struct task *task, uint64_t ret_units[static N_QUEUE_KINDS])
 {
         memset(ret_units, 0, N_QUEUE_KINDS * sizeof(*ret_units));
+        if (moves_disks(task))
+                return;
         ret_units[QUEUE_HOST] = queue_cost(QUEUE_HOST, false);
         ret_units[QUEUE_NETWORK] = queue_cost(QUEUE_NETWORK, false);
         ret_units[QUEUE_BANDWIDTH] = promised_bps(task);

@@ -11,6 +11,10 @@
 struct manager;
 struct task;
 
+/* The task waits in the queue of migrations until there is room for what it takes: vm.migrate, and vm.migrate-disks, which takes of
+ * host and datastores what a migration with disks does, and of no other host anything. */
+bool migration_is_queued(const struct task *task);
+
 /* How much of a kind there is: units of cost, bytes, or bit/s. `host`: live document of the host that the resource is of; NULL for a
  * datastore. */
 uint64_t migration_limit(const struct queue_limits *limits, enum queue_kind kind, const json_t *host);

@@ -201,7 +201,7 @@ static int append(const struct task ***tasks, size_t *n, size_t *room, const str
 static void collect(void *userdata, const struct task *task)
 {
         struct planning *p = userdata;
-        bool migrates = !strcmp(task_action(task), "vm.migrate");
+        bool migrates = migration_is_queued(task);
         const char *host_uid;
         const json_t *vm;
 

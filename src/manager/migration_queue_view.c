@@ -124,7 +124,7 @@ static void list_one(void *userdata, const struct task *task)
 {
         struct listing *l = userdata;
         const struct queue_verdict *verdict =
-                strcmp(task_action(task), "vm.migrate") ? NULL : queue_verdict(l->plan, task_uid(task));
+                migration_is_queued(task) ? queue_verdict(l->plan, task_uid(task)) : NULL;
         json_t *line = verdict ? line_of(l, task) : NULL;
 
         if (!line)

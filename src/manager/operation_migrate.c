@@ -177,21 +177,6 @@ int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_adv
         return 0;
 }
 
-/* How many may be under way at once is the queue's matter. */
-static bool may_start(const struct task *task, void *userdata)
-{
-        const struct manager *manager = userdata;
-
-        return migration_queue_may_start(manager->queue, task);
-}
-
-static int starting(struct task *task, void *userdata)
-{
-        const struct manager *manager = userdata;
-
-        return migration_queue_starting(manager->queue, task);
-}
-
 static json_int_t number_or(const json_t *object, const char *key, json_int_t otherwise)
 {
         const json_t *value = json_object_get(object, key);
@@ -974,6 +959,6 @@ const struct task_kind operation_vm_migrate = {
         .steps = steps,
         .n_steps = ARRAY_SIZE(steps),
         .timeout_ms = 60000,
-        .may_start = may_start,
-        .starting = starting,
+        .may_start = operation_may_start,
+        .starting = operation_starting,
 };

@@ -11,6 +11,7 @@
 #include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_queue.h"
 
 #define RETRY_MS 1000
 #define REFRESH_AGAIN_MS 50
@@ -27,6 +28,7 @@ const struct task_kind *const operation_kinds[] = {
         &operation_vm_resume,
         &operation_vm_delete,
         &operation_vm_migrate,
+        &operation_vm_migrate_disks,
         &operation_host_add,
         &operation_host_sync,
         &operation_host_remove,
@@ -40,6 +42,20 @@ const struct task_kind *const operation_kinds[] = {
         &operation_network_upgrade,
         NULL,
 };
+
+bool operation_may_start(const struct task *task, void *userdata)
+{
+        const struct manager *manager = userdata;
+
+        return migration_queue_may_start(manager->queue, task);
+}
+
+int operation_starting(struct task *task, void *userdata)
+{
+        const struct manager *manager = userdata;
+
+        return migration_queue_starting(manager->queue, task);
+}
 
 /* A call to an agent that a task waits for. Freed by its answer, or by the task when it is stopped. */
 struct step_call {

@@ -19,6 +19,7 @@ extern const struct task_kind operation_vm_pause;
 extern const struct task_kind operation_vm_resume;
 extern const struct task_kind operation_vm_delete;
 extern const struct task_kind operation_vm_migrate;
+extern const struct task_kind operation_vm_migrate_disks;
 extern const struct task_kind operation_host_add;
 extern const struct task_kind operation_host_sync;
 extern const struct task_kind operation_host_remove;
@@ -74,9 +75,21 @@ int operation_migrate_check_request(struct manager *manager, const json_t *vm, c
 /* What a migration (MigrateRequest) is to be promised, in bit/s; 0: nothing. */
 uint64_t operation_min_bandwidth_bps(const json_t *input);
 
+/* Disks of a VM that a request (VmMigrateDisks) moves, as the agent is asked for them: array of {"name", "datastore", "format"}, the
+ * caller's. NOT_FOUND, NOT_SUPPORTED, CONFLICT: there is none, or one that cannot be. */
+int operation_storage_disks(
+        const json_t *vm, const json_t *input, json_t **ret_disks, struct error **ret_error);
+/* The same with what is known of the VM's host and of other VMs; *ret_host (borrowed): where it is. */
+int operation_storage_check(struct manager *manager, const json_t *vm, const json_t *input,
+        const json_t **ret_host, json_t **ret_disks, struct error **ret_error);
+
 /* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
 int operation_advise(
         struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error);
+
+/* For kinds whose tasks wait in the queue of migrations: how many may be under way at once is its matter. See struct task_kind. */
+bool operation_may_start(const struct task *task, void *userdata);
+int operation_starting(struct task *task, void *userdata);
 
 /* Called for an agent's answer; both are borrowed and one of them is NULL. */
 typedef void (*step_reply_fn)(struct task *task, struct manager *manager, json_t *body, struct error *error);

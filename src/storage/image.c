@@ -18,6 +18,8 @@
 
 #define CHILD_FD 3
 #define CHILD_PATH "/proc/self/fd/3"
+#define CHILD_TARGET_FD 4 /* of a copy */
+#define CHILD_TARGET_PATH "/proc/self/fd/4"
 #define OUTPUT_MAX_BYTES (64 * 1024)
 #define READ_TIMEOUT_MS 30000
 #define CREATE_TIMEOUT_MS 600000
@@ -31,7 +33,7 @@
 static const char *const format_names[] = {[IMAGE_RAW] = "raw", [IMAGE_QCOW2] = "qcow2"};
 static_assert(ARRAY_SIZE(format_names) == N_IMAGE_FORMATS, "every format has a name");
 
-enum step { STEP_CREATE, STEP_INFO, STEP_CHECK };
+enum step { STEP_CREATE, STEP_INFO, STEP_CHECK, STEP_COPY };
 
 struct image_job {
         struct loop *loop;
@@ -44,6 +46,9 @@ struct image_job {
         char *path;
         int datastore_fd;
         int fd;
+        int target_fd; /* of a copy; -1 */
+        enum image_format target_format;
+        uint64_t rate_bytes_per_s;
         uint64_t size_bytes;
         uint64_t timeout_ms;
         struct image_info info;
@@ -112,6 +117,8 @@ static void finish(struct image_job *job, struct error *error)
                         info.allocated_bytes = (uint64_t)st.st_blocks * 512;
                 job->size_bytes = 0; /* whole: freeing the job leaves it */
         }
+        if (job->step == STEP_COPY && !fstat(job->target_fd, &st))
+                info.allocated_bytes = (uint64_t)st.st_blocks * 512;
         image_job_free(job);
         done(userdata, error ? NULL : &info, error);
 }
@@ -221,7 +228,10 @@ static int start_tool(struct image_job *job, struct error **ret_error)
 {
         static const char *const env[] = {"LC_ALL=C", NULL};
         const char *format = format_names[job->format];
-        char size[24];
+        const char *copy[] = {"qemu-img", "convert", "-q", "-n", "--target-is-zero", "-t", "writeback", "-f",
+                format, "-O", format_names[job->target_format], CHILD_PATH, CHILD_TARGET_PATH, NULL, NULL,
+                NULL};
+        char size[24], rate[24];
         /* `-U` shares the image with a QEMU that runs; a check wants to know about that one instead. */
         const char *create[] = {"qemu-img", "create", "-q", "-f", format, "-o",
                 job->thick ? "preallocation=falloc" : "preallocation=off", CHILD_PATH, size, NULL};
@@ -229,17 +239,26 @@ static int start_tool(struct image_job *job, struct error **ret_error)
         const char *info_shared[] = {
                 "qemu-img", "info", "-U", "--output=json", "-f", format, CHILD_PATH, NULL};
         const char *check[] = {"qemu-img", "check", "--output=json", "-f", format, CHILD_PATH, NULL};
-        const struct child_fd fds[] = {{.fd = job->fd, .target = CHILD_FD}};
+        const struct child_fd fds[] = {
+                {.fd = job->fd, .target = CHILD_FD}, {.fd = job->target_fd, .target = CHILD_TARGET_FD}};
         struct child_spec spec = CHILD_SPEC_INIT;
 
+        snprintf(rate, sizeof(rate), "%" PRIu64, job->rate_bytes_per_s);
+        if (job->rate_bytes_per_s) {
+                copy[11] = "-r";
+                copy[12] = rate;
+                copy[13] = CHILD_PATH;
+                copy[14] = CHILD_TARGET_PATH;
+        }
         snprintf(size, sizeof(size), "%" PRIu64, job->size_bytes);
         spec.argv = job->step == STEP_CREATE  ? create
                     : job->step == STEP_CHECK ? check
+                    : job->step == STEP_COPY  ? copy
                     : job->check              ? info
                                               : info_shared;
         spec.env = env;
         spec.fds = fds;
-        spec.n_fds = ARRAY_SIZE(fds);
+        spec.n_fds = job->target_fd >= 0 ? 2 : 1;
         spec.output_max = OUTPUT_MAX_BYTES;
         spec.timeout_ms = job->timeout_ms;
         return child_start(job->loop, &spec, on_tool_exit, job, &job->child, ret_error);
@@ -255,7 +274,7 @@ static int new_job(struct loop *loop, const struct datastore *datastore, const c
                 return error_from_errno(ret_error, ENOMEM, "%s: %s", datastore->name, path);
         job->loop = loop;
         job->format = job->info.format = format;
-        job->fd = job->datastore_fd = -1;
+        job->fd = job->target_fd = job->datastore_fd = -1;
         job->done = done;
         job->userdata = userdata;
         job->step = STEP_INFO;
@@ -353,6 +372,33 @@ int image_check_start(struct loop *loop, const struct datastore *datastore, cons
                 loop, datastore, path, format, true, timeout_ms, done, userdata, ret_job, ret_error);
 }
 
+int image_copy_start(struct loop *loop, const struct datastore *from, const char *path,
+        enum image_format format, const struct datastore *to, const char *to_path,
+        enum image_format to_format, uint64_t rate_bytes_per_s, uint64_t timeout_ms, image_done_fn done,
+        void *userdata, struct image_job **ret_job, struct error **ret_error)
+{
+        _cleanup_(image_job_freep) struct image_job *job = NULL;
+        int r = new_job(loop, from, path, format, done, userdata, &job, ret_error);
+
+        if (r < 0)
+                return r;
+        job->step = STEP_COPY;
+        job->target_format = to_format;
+        job->rate_bytes_per_s = rate_bytes_per_s;
+        job->timeout_ms = timeout_ms;
+        r = datastore_open_file(from, path, O_RDONLY, &job->fd, ret_error);
+        if (!r && format == IMAGE_QCOW2)
+                r = check_qcow2_header(job->fd, job->name, ret_error);
+        if (!r)
+                r = datastore_open_file(to, to_path, O_RDWR, &job->target_fd, ret_error);
+        if (!r)
+                r = start_tool(job, ret_error);
+        if (r < 0)
+                return r;
+        *ret_job = TAKE_PTR(job);
+        return 0;
+}
+
 void image_job_free(struct image_job *job)
 {
         int r;
@@ -367,6 +413,7 @@ void image_job_free(struct image_job *job)
                                 "%s: the unfinished image could not be removed: %s", job->name, strerror(-r));
         }
         fd_closep(&job->fd);
+        fd_closep(&job->target_fd);
         fd_closep(&job->datastore_fd);
         free(job->name);
         free(job->path);

@@ -58,6 +58,15 @@ int image_check_start(struct loop *loop, const struct datastore *datastore, cons
         enum image_format format, uint64_t timeout_ms, image_done_fn done, void *userdata,
         struct image_job **ret_job, struct error **ret_error);
 
+/* Copies the content of an image that nobody writes into one that image_create_start() has just made, of the same virtual
+ * size: data only, what is not allocated or zero stays so. Flushed when it is done. The source is locked against writers
+ * meanwhile (LOCKED). rate_bytes_per_s 0: as fast as it goes; timeout_ms 0: no limit. `info` is what it was given with
+ * the target's allocated_bytes. A failed one leaves the target half written: it is the caller's to remove. */
+int image_copy_start(struct loop *loop, const struct datastore *from, const char *path,
+        enum image_format format, const struct datastore *to, const char *to_path,
+        enum image_format to_format, uint64_t rate_bytes_per_s, uint64_t timeout_ms, image_done_fn done,
+        void *userdata, struct image_job **ret_job, struct error **ret_error);
+
 /* Kills qemu-img (and removes a half-made new image); `done` is not called. Accepts NULL. */
 void image_job_free(struct image_job *job);
 DEFINE_CLEANUP(struct image_job *, image_job_free)

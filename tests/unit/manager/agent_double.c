@@ -30,13 +30,13 @@ static void on_host(struct http_request *request, void *userdata)
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
-                          "s:b}, s:i, s:[{s:s, s:I}]}",
+                          "s:b, s:b}, s:i, s:[{s:s, s:I}]}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
-                        "n_vms", (int)json_object_size(agent->vms), "links", "address", "127.0.0.1",
-                        "speed_bps", agent->link_bps));
+                        "storage_moves", 1, "n_vms", (int)json_object_size(agent->vms), "links", "address",
+                        "127.0.0.1", "speed_bps", agent->link_bps));
 }
 
 static void on_vms(struct http_request *request, void *userdata)
@@ -316,6 +316,43 @@ static void on_migration_delete(struct http_request *request, void *userdata)
         http_request_reply_empty(request, 204);
 }
 
+static void on_storage_move_start(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *body = NULL;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        if (!agent->storage_move)
+                agent->storage_move = json_pack("{s:O, s:s, s:b, s:[], s:{s:i, s:i}, s:n, s:n, s:O}", "id",
+                        json_object_get(body, "id"), "phase", "copying", "live", 1, "disks", "progress",
+                        "copied_bytes", 1, "total_bytes", 4, "result", "error", "request", body);
+        http_request_reply_json(request, 202, json_deep_copy(agent->storage_move));
+}
+
+static void on_storage_move(struct http_request *request, void *userdata)
+{
+        const struct agent_double *agent = userdata;
+
+        reply_or_not_found(request, agent->storage_move);
+}
+
+static void on_storage_move_verb(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        bool settles = !strcmp(http_request_param(request, "verb"), "settle");
+
+        if (agent->hold && !strcmp(agent->hold, "settle") && settles) {
+                agent->held = request;
+                return;
+        }
+        json_object_set_new(agent->storage_move, "phase", json_string(settles ? "done" : "cancelled"));
+        if (!settles)
+                json_object_set_new(agent->storage_move, "error",
+                        json_pack("{s:s, s:s}", "code", "cancelled", "detail",
+                                "the storage migration was cancelled"));
+        http_request_reply_json(request, 202, json_deep_copy(agent->storage_move));
+}
+
 static bool on_any(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
@@ -351,6 +388,10 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations/{id}/switchover", on_switchover},
         {"POST", "/agent/v1/migrations/{id}/limits", on_limits},
         {"DELETE", "/agent/v1/migrations/{id}", on_migration_delete},
+        {"POST", "/agent/v1/storage-moves", on_storage_move_start},
+        {"GET", "/agent/v1/storage-moves/{id}", on_storage_move},
+        {"POST", "/agent/v1/storage-moves/{id}/{verb}", on_storage_move_verb},
+        {"DELETE", "/agent/v1/storage-moves/{id}", on_migration_delete},
 };
 
 void agent_double_init(struct agent_double *agent, struct loop *loop)
@@ -426,6 +467,7 @@ void agent_double_deinit(struct agent_double *agent)
         json_decref(agent->datastores);
         json_decref(agent->networks);
         json_decref(agent->migration);
+        json_decref(agent->storage_move);
         json_decref(agent->seen);
 }
 

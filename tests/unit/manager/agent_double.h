@@ -21,6 +21,7 @@ struct agent_double {
         json_t *datastores;         /* name -> document */
         json_t *networks;           /* "switches/NAME", "port-groups/NAME" -> document */
         json_t *migration;          /* status document; NULL: none */
+        json_t *storage_move;       /* status document of a storage migration; NULL: none */
         json_t *seen;               /* "METHOD PATH" -> number of calls */
         char epoch[32];             /* of the last call */
         char peer[64];              /* certificate name of the last caller */

@@ -296,6 +296,46 @@ static void test_the_time_limit_ends_it(void **state)
         assert_false(scratch_exists(s, "store/disk0.raw"));
 }
 
+static struct outcome copy(struct scratch *s, const char *from, enum image_format format, const char *to,
+        enum image_format to_format)
+{
+        struct outcome outcome = {};
+        struct error *error = NULL;
+        struct image_job *job;
+        int r = image_copy_start(s->loop, s->datastore, from, format, s->datastore, to, to_format, 0, 0,
+                on_done, &outcome, &job, &error);
+
+        return ended(s, r, error, &outcome);
+}
+
+static void test_a_copy_has_the_same_content_and_stays_sparse(void **state)
+{
+        struct scratch *s = *state;
+        struct outcome outcome;
+
+        assert_ok(create(s, "a.raw", IMAGE_RAW, 64 * MIB, IMAGE_THIN));
+        run("qemu-io -f raw -c 'write -P 7 5M 1M' a.raw >/dev/null", s);
+        assert_ok(create(s, "b.qcow2", IMAGE_QCOW2, 64 * MIB, IMAGE_THIN));
+        outcome = copy(s, "a.raw", IMAGE_RAW, "b.qcow2", IMAGE_QCOW2);
+        assert_ok(outcome);
+        assert_in_range(outcome.info.allocated_bytes, MIB, 3 * MIB);
+        assert_ok(create(s, "c.raw", IMAGE_RAW, 64 * MIB, IMAGE_THIN));
+        outcome = copy(s, "b.qcow2", IMAGE_QCOW2, "c.raw", IMAGE_RAW);
+        assert_ok(outcome);
+        assert_in_range(outcome.info.allocated_bytes, MIB, 3 * MIB);
+        run("cmp a.raw c.raw", s);
+}
+
+static void test_a_copy_of_what_refers_elsewhere_is_refused(void **state)
+{
+        struct scratch *s = *state;
+
+        run("qemu-img create -q -f raw base.raw 1M && qemu-img create -q -f qcow2 -F raw -b base.raw a.qcow2",
+                s);
+        assert_ok(create(s, "b.raw", IMAGE_RAW, MIB, IMAGE_THIN));
+        assert_fails(copy(s, "a.qcow2", IMAGE_QCOW2, "b.raw", IMAGE_RAW), ERROR_CHECK_FAILED, "backing file");
+}
+
 static void test_formats_have_names(void **state)
 {
         enum image_format format;
@@ -328,6 +368,8 @@ int main(void)
                 SCRATCH_TEST(test_an_image_in_use_is_locked_but_readable),
                 SCRATCH_TEST(test_giving_up_removes_the_half_made_image),
                 SCRATCH_TEST(test_the_time_limit_ends_it),
+                SCRATCH_TEST(test_a_copy_has_the_same_content_and_stays_sparse),
+                SCRATCH_TEST(test_a_copy_of_what_refers_elsewhere_is_refused),
                 SCRATCH_TEST(test_formats_have_names),
         };
 

@@ -37,7 +37,7 @@ _drover_options() {
     'vm console') echo '--tail ' ;;
     'vm advise') echo '--limit --all ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
-    'vm migrate') echo '--to --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
+    'vm migrate') echo '--to --to-datastore --format --disk --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'schedule create') echo '--calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --return --policy --tries --priority --max-pause --give-up ' ;;
     'schedule next') echo '--count ' ;;
@@ -134,6 +134,8 @@ _drover_value() {
     'vm start --host') echo 'names hosts' ;;
     'vm forecast --to') echo 'names hosts' ;;
     'vm migrate --to') echo 'names hosts' ;;
+    'vm migrate --to-datastore') echo 'names datastores' ;;
+    'vm migrate --format') echo 'raw qcow2' ;;
     'vm migrate --priority') echo 'low normal high critical' ;;
     'vm migrate --codec') echo 'auto none lz4 zstd' ;;
     'schedule create --missed') echo 'skip run-once' ;;
@@ -167,7 +169,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Storage migrations on this host: disks of a VM go to other datastores while it runs (storage_move_live.c), or are copied
+ * while it is off (storage_move_cold.c). Which image counts at each moment is decided by the record in the VM's folder
+ * (storage/move_record.h, docs/decisions/0029); storage_move.c keeps the migrations, their journals and their ends.
+ *
+ * docs/storage-migration.md tells the story, docs/internals/agent-api.md has the documents. */
+
+#include <jansson.h>
+
+#include "base/error.h"
+#include "base/macros.h"
+
+struct agent;
+struct http_request;
+struct storage_moves;
+struct vm;
+
+int storage_moves_new(struct agent *agent, struct storage_moves **ret_moves, struct error **ret_error);
+/* Leaves journals, and what QEMU does for them. Accepts NULL. */
+void storage_moves_free(struct storage_moves *moves);
+
+/* Takes up every journal; after the VMs of an earlier run were adopted and before the API is open. 0 or negative errno (a
+ * journal that cannot be read is logged and left alone: its record still counts at the next start). */
+int storage_move_recover_all(struct agent *agent);
+
+/* True while a migration that has not switched its disks holds the VM: nothing else may be done with it. */
+bool storage_move_busy(struct agent *agent, const char *vm_uid);
+/* True while the guest is stopped for the switch: its VM's power does not follow. */
+bool storage_move_stops_guest(struct agent *agent, const char *vm_uid);
+/* The VM's QEMU process has ended. */
+void storage_move_vm_gone(struct agent *agent, struct vm *vm);
+/* The monitor connection of its QEMU is about to be freed. */
+void storage_move_vm_leave_monitor(struct agent *agent, const struct vm *vm);
+
+/* For a start, when the VM's folder is open: where the document still names an image that a copy has taken over from, it names
+ * the copy afterwards; and what is left over is removed as soon as the document names none of it. May block (datastore.h).
+ * CONFLICT: the record is damaged. */
+int storage_move_apply_record(struct vm *vm, struct error **ret_error);
+
+/* Routes for the manager. */
+void storage_move_api_start(struct http_request *request, void *agent);
+void storage_move_api_list(struct http_request *request, void *agent);
+void storage_move_api_get(struct http_request *request, void *agent);
+void storage_move_api_cancel(struct http_request *request, void *agent);
+void storage_move_api_settle(struct http_request *request, void *agent);
+void storage_move_api_forget(struct http_request *request, void *agent);

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* A storage migration of a VM that is off: qemu-img copies one disk after the other, with the source locked against every QEMU, then
+ * the record is replaced. A copy that broke off is made anew. */
+
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/storage_move_state.h"
+#include "agent/stores.h"
+#include "agent/vm_job.h"
+#include "base/log.h"
+
+static void copy_next(struct storage_move *m);
+
+/* Whoever starts the VM is told by the record; an agent that knew it tells the manager where its disks are. */
+static void on_commit(struct storage_move *m)
+{
+        struct vm *vm = storage_move_vm(m);
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                if (vm && storage_move_take_place(vm->config, &m->record->disks[i]) < 0)
+                        log_error("VM %s: out of memory for its disks' names; its record in the folder has "
+                                  "them",
+                                vm->name);
+        if (vm)
+                vm_changed(vm);
+        storage_move_conclude(m);
+}
+
+static void on_copied(void *userdata, const struct image_info *info, struct error *error)
+{
+        struct storage_move *m = userdata;
+
+        m->image = NULL;
+        if (error) {
+                storage_move_stop_copy(m, error);
+                return;
+        }
+        m->disks[m->at].copied_bytes = m->disks[m->at].total_bytes;
+        m->at++;
+        copy_next(m);
+}
+
+static void commit(struct storage_move *m)
+{
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->record->disks[i].switched = true;
+        storage_move_enter(m, STORAGE_MOVE_SWITCHING);
+        storage_move_commit(m, on_commit);
+}
+
+/* What is left of the time limit; 1 when there is nothing. */
+static uint64_t time_left_ms(const struct storage_move *m)
+{
+        uint64_t spent_ms = clock_now_ms(loop_clock(m->agent->loop)) - m->started_ms;
+
+        return !m->timeout_ms ? 0 : spent_ms < m->timeout_ms ? m->timeout_ms - spent_ms : 1;
+}
+
+static void copy_next(struct storage_move *m)
+{
+        const struct move_disk *disk;
+        const struct datastore *from, *to;
+        struct error *error = NULL;
+        int r;
+
+        if (m->at == m->record->n_disks) {
+                storage_move_point(m, "storage-move-ready", commit);
+                return;
+        }
+        disk = &m->record->disks[m->at];
+        r = stores_get(m->agent->stores, disk->from.datastore, &from, &error);
+        if (r >= 0)
+                r = stores_get(m->agent->stores, disk->to.datastore, &to, &error);
+        if (r >= 0)
+                r = image_copy_start(m->agent->loop, from, disk->from.path, disk->from.format, to,
+                        disk->to.path, disk->to.format, m->rate_bytes_per_s, time_left_ms(m), on_copied, m,
+                        &m->image, &error);
+        if (r < 0)
+                storage_move_stop(m, error);
+}
+
+static void begin(struct storage_move *m)
+{
+        m->at = 0;
+        copy_next(m);
+}
+
+void storage_move_cold_begin(struct storage_move *m)
+{
+        storage_move_enter(m, STORAGE_MOVE_COPYING);
+        storage_move_point(m, "storage-move-copying", begin);
+}

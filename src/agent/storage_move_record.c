@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* What a storage migration does to files that may hang: in a child process (storage/offload.h), which has the agent's memory
+ * as it was when it was forked, but opens the datastores anew. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/agent.h"
+#include "agent/storage_move_state.h"
+#include "agent/stores.h"
+#include "base/doc.h"
+
+#define WORK_TIMEOUT_MS 60000
+
+struct work {
+        const struct storage_move *m;
+        enum storage_move_work work;
+        const char *id;
+        struct stores *stores; /* for names, paths and ids alone */
+        const struct datastore *folder;
+};
+
+static int open_again(const struct datastore *known, struct datastore **ret, struct error **ret_error)
+{
+        return datastore_open(known->name, known->path, known->id, ret, ret_error);
+}
+
+/* In the child, where stores_get() finds what was opened before. */
+static int open_store(
+        const struct work *work, const char *name, struct datastore **ret, struct error **ret_error)
+{
+        const struct datastore *known;
+        int r = stores_get(work->stores, name, &known, ret_error);
+
+        return r < 0 ? r : open_again(known, ret, ret_error);
+}
+
+static int sync_copies(const struct work *work, struct error **ret_error)
+{
+        const struct move_record *record = work->m->record;
+        int r = 0;
+
+        for (size_t i = 0; i < record->n_disks && r >= 0; i++) {
+                _cleanup_(datastore_freep) struct datastore *store = NULL;
+
+                r = open_store(work, record->disks[i].to.datastore, &store, ret_error);
+                if (r >= 0)
+                        r = move_record_sync_image(store, record->disks[i].to.path, ret_error);
+        }
+        return r;
+}
+
+/* What the copies take on their datastores: {"allocated_bytes": [N, ...]}; nothing depends on it. */
+static json_t *measure_copies(const struct work *work)
+{
+        const struct move_record *record = work->m->record;
+        json_t *list = json_array();
+
+        for (size_t i = 0; list && i < record->n_disks; i++) {
+                const struct move_place *to = &record->disks[i].to;
+                _cleanup_(datastore_freep) struct datastore *store = NULL;
+                _cleanup_fd_ int fd = -1;
+                struct stat st;
+
+                if (open_store(work, to->datastore, &store, NULL) < 0 ||
+                        datastore_open_file(store, to->path, O_RDONLY, &fd, NULL) < 0 || fstat(fd, &st) < 0)
+                        st.st_blocks = 0;
+                (void)json_array_append_new(list, json_integer((json_int_t)st.st_blocks * 512));
+        }
+        return json_pack("{s:o}", "allocated_bytes", list);
+}
+
+static int clear(const struct work *work, const struct vm_folder *folder, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        int r = move_record_read(folder, &record, ret_error);
+
+        if (r < 0 || !record || strcmp(record->id, work->id) != 0)
+                return r;
+        for (size_t i = 0; i < record->n_disks; i++) {
+                const struct move_disk *disk = &record->disks[i];
+                const struct move_place *unused = disk->switched ? &disk->from : &disk->to;
+                _cleanup_(datastore_freep) struct datastore *store = NULL;
+
+                r = open_store(work, unused->datastore, &store, ret_error);
+                if (r >= 0)
+                        r = move_record_remove_image(store, unused->path, ret_error);
+                if (r < 0)
+                        return r;
+                /* The folder that was made for it, while it is empty. */
+                if (move_record_is_made_path(work->m->config->name, unused->path))
+                        (void)unlinkat(store->fd, work->m->config->name, AT_REMOVEDIR);
+        }
+        return move_record_remove(folder, ret_error);
+}
+
+static int read_record(const struct vm_folder *folder, json_t **ret_result, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        int r = move_record_read(folder, &record, ret_error);
+
+        if (r < 0 || !record)
+                return r;
+        *ret_result = move_record_to_json(record);
+        return *ret_result ? 0 : error_from_errno(ret_error, ENOMEM, "storage migration");
+}
+
+static int work_in_child(void *arg, json_t **ret_result, struct error **ret_error)
+{
+        const struct work *work = arg;
+        const struct storage_move *m = work->m;
+        _cleanup_(datastore_freep) struct datastore *store = NULL;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        int r = open_again(work->folder, &store, ret_error);
+
+        if (r >= 0)
+                r = vm_folder_open(store, m->config->name, m->config->uid, &folder, ret_error);
+        if (r >= 0 && (work->work == STORAGE_MOVE_SYNC || work->work == STORAGE_MOVE_COMMIT))
+                r = sync_copies(work, ret_error);
+        if (r < 0)
+                return r;
+        /* Off here, as the manager says; that no other host has taken it meanwhile, its record says. */
+        if (work->work == STORAGE_MOVE_WRITE && !m->live)
+                r = vm_folder_check_owner(
+                        folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_error);
+        if (r < 0)
+                return r;
+        switch (work->work) {
+        case STORAGE_MOVE_READ:
+                return read_record(folder, ret_result, ret_error);
+        case STORAGE_MOVE_WRITE:
+        case STORAGE_MOVE_COMMIT:
+                if (move_record_any_switched(m->record))
+                        *ret_result = measure_copies(work);
+                return move_record_write(folder, m->record, ret_error);
+        case STORAGE_MOVE_CLEAR:
+                return clear(work, folder, ret_error);
+        case STORAGE_MOVE_SYNC:
+                break;
+        }
+        return 0;
+}
+
+int storage_move_work(struct storage_move *m, enum storage_move_work kind, const char *id,
+        offload_done_fn done, struct error **ret_error)
+{
+        struct work work = {.m = m, .work = kind, .id = id, .stores = m->agent->stores};
+        const struct datastore *store;
+        int r = stores_get(m->agent->stores, m->config->datastore, &work.folder, ret_error);
+
+        /* Opened here, so that the child finds them. */
+        for (size_t i = 0; i < m->record->n_disks && r >= 0 && kind != STORAGE_MOVE_READ; i++) {
+                r = stores_get(m->agent->stores, m->record->disks[i].to.datastore, &store, ret_error);
+                if (r >= 0)
+                        r = stores_get(
+                                m->agent->stores, m->record->disks[i].from.datastore, &store, ret_error);
+        }
+        return r < 0 ? r
+                     : offload_start(m->agent->loop, "storage migration", work_in_child, &work,
+                               WORK_TIMEOUT_MS, done, m, &m->offload, ret_error);
+}

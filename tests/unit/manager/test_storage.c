@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Disks go to another datastore, through the public API: what is refused, what it takes of the queue, and that the document names a
+ * copy before the agent may remove what it was copied from. */
+
+#include "manager_rig.h"
+
+#include "base/doc.h"
+
+#define PATH "/api/v1/vms/store/migrate-disks"
+
+/* The stage, the datastore "fast", and a VM "store" with one disk on "shared". */
+static void set_disks(struct state *state)
+{
+        json_t *vm = vm_document("store");
+
+        set_the_stage(state);
+        call(state, "POST", "/api/v1/datastores",
+                json_pack("{s:s, s:{s:s}}", "name", "fast", "spec", "path", "/fast"));
+        assert_string_equal(finish(state), "succeeded");
+        json_object_set_new(vm, "host", json_string("host1"));
+        json_object_set_new(json_object_get(vm, "spec"), "disks",
+                json_pack("[{s:s, s:s, s:s, s:s, s:I}]", "name", "disk0", "datastore", "shared", "path",
+                        "store/disk0.raw", "format", "raw", "size_bytes", (json_int_t)1 << 20));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void begin(struct state *state, char ret_path[static 128])
+{
+        assert_int_equal(
+                call(state, "POST", PATH, json_pack("{s:s, s:s}", "to_datastore", "fast", "format", "qcow2")),
+                202);
+        snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
+        state->path = ret_path;
+        wait_status(state, ret_path, "step", "follow");
+}
+
+static const json_t *disk_of(struct state *state)
+{
+        assert_int_equal(call(state, "GET", "/api/v1/vms/store", NULL), 200);
+        return json_array_get(json_object_get(json_spec(state->body), "disks"), 0);
+}
+
+static void switch_disks(struct state *state)
+{
+        struct agent_double *agent = &state->agents[0];
+
+        json_object_set_new(agent->storage_move, "disks",
+                json_pack("[{s:s, s:{s:s, s:s, s:s}, s:{s:s, s:s, s:s}, s:b}]", "name", "disk0", "from",
+                        "datastore", "shared", "path", "store/disk0.raw", "format", "raw", "to", "datastore",
+                        "fast", "path", "store/disk0-0123abcd4567.qcow2", "format", "qcow2", "switched", 1));
+        json_object_set_new(
+                agent->storage_move, "result", json_pack("{s:i, s:i}", "total_ms", 10, "pause_ms", 2));
+        json_object_set_new(agent->storage_move, "phase", json_string("switched"));
+}
+
+static bool settle_is_asked(struct state *state)
+{
+        return state->agents[0].held != NULL;
+}
+
+static void document_names_the_copy_before_the_old_image_may_go(void **data)
+{
+        struct state *state = *data;
+        struct agent_double *agent = &state->agents[0];
+        const json_t *asked;
+        char path[128];
+
+        set_disks(state);
+        begin(state, path);
+        asked = json_array_get(json_object_get(json_object_get(agent->storage_move, "request"), "disks"), 0);
+        assert_string_equal(json_text(asked, "datastore"), "fast");
+        assert_string_equal(json_text(asked, "format"), "qcow2");
+        assert_string_equal(json_text(disk_of(state), "datastore"), "shared");
+        agent->hold = "settle";
+        switch_disks(state);
+        wait_until(state, settle_is_asked);
+        assert_string_equal(json_text(disk_of(state), "datastore"), "fast");
+        assert_string_equal(json_text(disk_of(state), "path"), "store/disk0-0123abcd4567.qcow2");
+        assert_string_equal(json_text(disk_of(state), "format"), "qcow2");
+        agent->hold = NULL;
+        http_request_reply_json(TAKE_PTR(agent->held), 202, json_deep_copy(agent->storage_move));
+        wait_status(state, path, "state", "succeeded");
+        assert_int_equal(json_integer_value(json_object_get(
+                                 json_object_get(json_status(state->body), "result"), "pause_ms")),
+                2);
+}
+
+static void manager_that_is_restarted_takes_it_up(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        begin(state, path);
+        stop_manager(state);
+        switch_disks(state);
+        start_manager(state);
+        wait_status(state, path, "state", "succeeded");
+        assert_string_equal(json_text(disk_of(state), "datastore"), "fast");
+}
+
+static void cancel_is_passed_on_and_the_document_stays(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[144];
+
+        set_disks(state);
+        begin(state, path);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        call(state, "POST", cancel, NULL);
+        wait_status(state, path, "state", "cancelled");
+        assert_string_equal(json_text(disk_of(state), "datastore"), "shared");
+}
+
+static void it_takes_of_host_and_datastores_what_disks_cost(void **data)
+{
+        static const char *const wanted[] = {"host/host1", "datastore/fast", "datastore/shared"};
+        static const json_int_t units[] = {4, 16, 16};
+        struct state *state = *data;
+        const json_t *costs;
+        char path[128];
+
+        set_disks(state);
+        begin(state, path);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        costs = json_object_get(json_object_get(json_status(state->body), "queue"), "costs");
+        assert_int_equal(json_array_size(costs), ARRAY_SIZE(wanted));
+        for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+                assert_string_equal(json_text(json_array_get(costs, i), "resource"), wanted[i]);
+                assert_int_equal(
+                        json_integer_value(json_object_get(json_array_get(costs, i), "units")), units[i]);
+        }
+        /* And one that would need more than there is waits. */
+        assert_int_equal(call(state, "POST", PATH, json_pack("{s:s}", "to_datastore", "fast")), 409);
+        assert_string_equal(state->code, "busy");
+}
+
+static void datastore_that_is_busy_is_waited_for(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        state->config.queue_limits.datastore = 16;
+        call(state, "POST", "/api/v1/vms",
+                json_pack("{s:s, s:s, s:{s:I, s:s, s:[{s:s, s:s, s:s, s:s, s:I}]}, s:b}", "name", "other",
+                        "host", "host1", "spec", "memory_bytes", (json_int_t)64 << 20, "datastore", "shared",
+                        "disks", "name", "disk0", "datastore", "shared", "path", "other/disk0.raw", "format",
+                        "raw", "size_bytes", (json_int_t)1 << 20, "start", 1));
+        assert_string_equal(finish(state), "succeeded");
+        begin(state, path);
+        assert_int_equal(call(state, "POST", "/api/v1/vms/other/migrate-disks",
+                                 json_pack("{s:s}", "to_datastore", "fast")),
+                202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        for (int i = 0; i < 20; i++)
+                assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "queued");
+        assert_int_equal(call(state, "GET", "/api/v1/queue", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "waiting")), 1);
+        switch_disks(state);
+        wait_status(state, path, "state", "running");
+}
+
+static void refused(struct state *state, json_t *body, int status, const char *code, const char *words)
+{
+        assert_int_equal(call(state, "POST", PATH, body), status);
+        assert_string_equal(state->code, code);
+        if (!strstr(json_text(state->body, "detail"), words))
+                fail_msg("unexpected: %s", json_text(state->body, "detail"));
+}
+
+static void what_cannot_be_is_refused_with_its_cause(void **data)
+{
+        struct state *state = *data;
+
+        set_disks(state);
+        refused(state, json_object(), 422, "bad-document", "to_datastore");
+        refused(state, json_pack("{s:s}", "to_datastore", "../fast"), 422, "bad-document", "to_datastore");
+        refused(state, json_pack("{s:s}", "to_datastore", "nowhere"), 404, "not-found", "nowhere");
+        refused(state, json_pack("{s:s}", "to_datastore", "shared"), 409, "conflict", "there already");
+        refused(state, json_pack("{s:s, s:s}", "to_datastore", "fast", "format", "vmdk"), 422,
+                "not-supported", "vmdk");
+        refused(state, json_pack("{s:s, s:[s]}", "to_datastore", "fast", "disks", "disk7"), 404, "not-found",
+                "disk7");
+        refused(state, json_pack("{s:s, s:[s]}", "to_datastore", "fast", "disks", "../d"), 422,
+                "bad-document", "disks[0]");
+        refused(state, json_pack("{s:s, s:i}", "to_datastore", "fast", "speed", 1), 422, "bad-document",
+                "speed");
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/migrate-disks",
+                                 json_pack("{s:s}", "to_datastore", "fast")),
+                409);
+}
+
+static void image_of_two_virtual_machines_stays(void **data)
+{
+        struct state *state = *data;
+
+        set_disks(state);
+        call(state, "POST", "/api/v1/vms/store/stop",
+                NULL); /* beside a running one, no other could be made of its image */
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms",
+                json_pack("{s:s, s:s, s:{s:I, s:s, s:[{s:s, s:s, s:s, s:s}]}}", "name", "twin", "host",
+                        "host1", "spec", "memory_bytes", (json_int_t)64 << 20, "datastore", "shared", "disks",
+                        "name", "disk0", "datastore", "shared", "path", "store/disk0.raw", "format", "raw"));
+        assert_string_equal(finish(state), "succeeded");
+        refused(state, json_pack("{s:s}", "to_datastore", "fast"), 409, "conflict", "twin");
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(document_names_the_copy_before_the_old_image_may_go),
+                TEST(manager_that_is_restarted_takes_it_up),
+                TEST(cancel_is_passed_on_and_the_document_stays),
+                TEST(it_takes_of_host_and_datastores_what_disks_cost),
+                TEST(datastore_that_is_busy_is_waited_for),
+                TEST(what_cannot_be_is_refused_with_its_cause),
+                TEST(image_of_two_virtual_machines_stays),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
