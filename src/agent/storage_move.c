@@ -366,11 +366,37 @@ void storage_move_stop_copy(struct storage_move *m, const struct error *error)
 
 static void try_commit(void *userdata);
 
+/* The VM is another host's, which started it from where the disks were: nothing was written. False: its QEMU cannot be ended. */
+static bool give_up(struct storage_move *m, const struct error *error)
+{
+        _cleanup_error_ struct error *failure = NULL;
+        struct vm *vm = storage_move_vm(m);
+
+        if (m->live && vm && vm_has_qemu(vm) && vm_end_lost(vm, error_message(error), &failure) < 0) {
+                log_error("VM %s: %s", m->config->name, error_message(failure));
+                return false;
+        }
+        m->committing = false;
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->record->disks[i].switched = false;
+        if (!m->error)
+                (void)error_set(&m->error, error->code, error->hint, "%s", error_message(error));
+        if (m->live && vm && vm_has_qemu(vm))
+                return true; /* its end goes on with it */
+        if (m->phase == STORAGE_MOVE_UNDOING)
+                storage_move_conclude(m);
+        else
+                storage_move_stop(m, NULL);
+        return true;
+}
+
 static void on_committed(void *userdata, json_t *result, struct error *error)
 {
         struct storage_move *m = userdata;
 
         m->offload = NULL;
+        if (error && error->code == ERROR_STALE_EPOCH && give_up(m, error))
+                return;
         if (error) { /* it may have been written nevertheless: only a success is an answer */
                 log_error("storage migration %s of VM %s: its record cannot be written, which is tried "
                           "again: %s",
@@ -390,8 +416,7 @@ static void try_commit(void *userdata)
         struct storage_move *m = userdata;
         _cleanup_error_ struct error *error = NULL;
 
-        if (storage_move_work(
-                    m, m->live ? STORAGE_MOVE_WRITE : STORAGE_MOVE_COMMIT, NULL, on_committed, &error) < 0)
+        if (storage_move_work(m, STORAGE_MOVE_WRITE, NULL, on_committed, &error) < 0)
                 on_committed(m, NULL, error);
 }
 
@@ -405,6 +430,7 @@ void storage_move_commit(struct storage_move *m, void (*then)(struct storage_mov
 /* --- End ----------------------------------------------------------------------------------------------------- */
 
 static void try_clear(void *userdata);
+static int take_place(struct vm_config *config, const struct move_disk *moved);
 
 static void end(struct storage_move *m)
 {
@@ -464,8 +490,26 @@ void storage_move_clear(struct storage_move *m)
         try_clear(m);
 }
 
+/* The record names the copies: so does everything else from now on. */
+static void take_places(struct storage_move *m)
+{
+        struct vm *vm = storage_move_vm(m);
+        int r = 0;
+
+        for (size_t i = 0; vm && i < m->record->n_disks && r >= 0; i++)
+                if (m->record->disks[i].switched)
+                        r = take_place(vm->config, &m->record->disks[i]);
+        if (r < 0)
+                log_error("VM %s: out of memory for its disks' names; its record in the folder has them",
+                        m->config->name);
+        if (vm)
+                vm_changed(vm);
+}
+
 void storage_move_conclude(struct storage_move *m)
 {
+        if (move_record_any_switched(m->record))
+                take_places(m);
         m->committing = false;
         if (!m->result)
                 make_result(m);
@@ -520,6 +564,7 @@ static void on_record_read(void *userdata, json_t *result, struct error *error)
         struct storage_move *m = userdata;
 
         m->offload = NULL;
+        m->reading = error != NULL;
         if (error) {
                 log_warning("storage migration %s: its record cannot be read, which is tried again: %s",
                         m->id, error_message(error));
@@ -556,6 +601,7 @@ static void ask_stores(void *userdata)
 
 static void recover(struct storage_move *m)
 {
+        m->reading = true;
         ask_stores(m);
 }
 
@@ -567,8 +613,8 @@ void storage_move_vm_gone(struct agent *agent, struct vm *vm)
                 return;
         m->guest_stopped = false;
         qmp_call_cancel(TAKE_PTR(m->call));
-        if (m->committing && !m->committed)
-                return; /* QEMU had switched; the record's answer is on its way */
+        if (m->reading || (m->committing && !m->committed))
+                return; /* QEMU may have, or had, switched; the record's answer is on its way */
         loop_source_free(TAKE_PTR(m->timer));
         crash_hold_free(TAKE_PTR(m->hold));
         if (m->committed) {
@@ -611,7 +657,8 @@ static struct vm_disk *disk_of(struct vm_config *config, const char *name)
         return NULL;
 }
 
-int storage_move_take_place(struct vm_config *config, const struct move_disk *moved)
+/* Makes the document name the copy of this disk. -ENOMEM. */
+static int take_place(struct vm_config *config, const struct move_disk *moved)
 {
         struct vm_disk *disk = disk_of(config, moved->name);
 
@@ -625,7 +672,7 @@ int storage_move_take_place(struct vm_config *config, const struct move_disk *mo
 }
 
 /* The manager knows where its disks are: what the record has besides is of no use any more. */
-static void clear_in_background(struct vm *vm, const struct move_record *record)
+void storage_move_clear_record(struct vm *vm, const struct move_record *record)
 {
         _cleanup_json_ json_t *document = vm_document(vm), *json = move_record_to_json(record);
         struct storage_move *m = NULL;
@@ -640,7 +687,7 @@ static void clear_in_background(struct vm *vm, const struct move_record *record)
         try_clear(m);
 }
 
-int storage_move_apply_record(struct vm *vm, struct error **ret_error)
+int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, struct error **ret_error)
 {
         _cleanup_(move_record_freep) struct move_record *record = NULL;
         bool known = true;
@@ -656,11 +703,11 @@ int storage_move_apply_record(struct vm *vm, struct error **ret_error)
                            "has not "
                            "heard of",
                         vm->name, disk->name, record->disks[i].to.datastore, record->disks[i].to.path);
-                r = storage_move_take_place(vm->config, &record->disks[i]);
+                r = take_place(vm->config, &record->disks[i]);
                 if (r < 0)
                         return error_from_errno(ret_error, r, "VM %s", vm->name);
         }
-        if (r >= 0 && record && known)
-                clear_in_background(vm, record);
+        if (r >= 0)
+                *ret_left = known ? TAKE_PTR(record) : NULL;
         return r;
 }

@@ -14,6 +14,7 @@
 
 struct agent;
 struct http_request;
+struct move_record;
 struct storage_moves;
 struct vm;
 
@@ -35,9 +36,12 @@ void storage_move_vm_gone(struct agent *agent, struct vm *vm);
 void storage_move_vm_leave_monitor(struct agent *agent, const struct vm *vm);
 
 /* For a start, when the VM's folder is open: where the document still names an image that a copy has taken over from, it names
- * the copy afterwards; and what is left over is removed as soon as the document names none of it. May block (datastore.h).
- * CONFLICT: the record is damaged. */
-int storage_move_apply_record(struct vm *vm, struct error **ret_error);
+ * the copy afterwards. May block (datastore.h). *ret_left is the record when the document names nothing of what it has left
+ * over, else NULL; the caller's. CONFLICT: the record is damaged. */
+int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, struct error **ret_error);
+/* Removes that from a child process. Only once the VM is this host's by its owner record: before, a host that was taken for dead
+ * may still copy. */
+void storage_move_clear_record(struct vm *vm, const struct move_record *record);
 
 /* Routes for the manager. */
 void storage_move_api_start(struct http_request *request, void *agent);

@@ -13,21 +13,6 @@
 
 static void copy_next(struct storage_move *m);
 
-/* Whoever starts the VM is told by the record; an agent that knew it tells the manager where its disks are. */
-static void on_commit(struct storage_move *m)
-{
-        struct vm *vm = storage_move_vm(m);
-
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                if (vm && storage_move_take_place(vm->config, &m->record->disks[i]) < 0)
-                        log_error("VM %s: out of memory for its disks' names; its record in the folder has "
-                                  "them",
-                                vm->name);
-        if (vm)
-                vm_changed(vm);
-        storage_move_conclude(m);
-}
-
 static void on_copied(void *userdata, const struct image_info *info, struct error *error)
 {
         struct storage_move *m = userdata;
@@ -42,12 +27,28 @@ static void on_copied(void *userdata, const struct image_info *info, struct erro
         copy_next(m);
 }
 
-static void commit(struct storage_move *m)
+static void on_synced(void *userdata, json_t *result, struct error *error)
 {
+        struct storage_move *m = userdata;
+
+        m->offload = NULL;
+        if (error) {
+                storage_move_stop_copy(m, error);
+                return;
+        }
         for (size_t i = 0; i < m->record->n_disks; i++)
                 m->record->disks[i].switched = true;
         storage_move_enter(m, STORAGE_MOVE_SWITCHING);
-        storage_move_commit(m, on_commit);
+        storage_move_commit(m, storage_move_conclude);
+}
+
+/* Flushed once: a failed flush is told once by the kernel, and the next one succeeds without the data. */
+static void commit(struct storage_move *m)
+{
+        struct error *error = NULL;
+
+        if (storage_move_work(m, STORAGE_MOVE_SYNC, NULL, on_synced, &error) < 0)
+                storage_move_stop(m, error);
 }
 
 /* What is left of the time limit; 1 when there is nothing. */

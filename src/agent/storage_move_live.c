@@ -395,6 +395,9 @@ static void on_continued(void *userdata, const json_t *result, const struct erro
         if (error)
                 log_error(
                         "VM %s: QEMU does not continue the guest: %s", m->config->name, error_message(error));
+        if (error && !m->error)
+                (void)error_set(&m->error, ERROR_QEMU_FAILED, "Look at the guest, and resume it.",
+                        "the disks moved, but QEMU does not continue the guest: %s", error_message(error));
         storage_move_measure(m);
         m->guest_stopped = false;
         if (vm)
@@ -410,20 +413,10 @@ static void continue_guest(struct storage_move *m)
                 finish(m);
 }
 
-/* The record names the copies: so does everything else from now on. */
 static void on_commit(struct storage_move *m)
 {
-        struct vm *vm = storage_move_vm(m);
-        int r = 0;
+        const struct vm *vm = storage_move_vm(m);
 
-        for (size_t i = 0; i < m->record->n_disks && r >= 0; i++)
-                if (m->record->disks[i].switched)
-                        r = vm ? storage_move_take_place(vm->config, &m->record->disks[i]) : 0;
-        if (r < 0)
-                log_error("VM %s: out of memory for its disks' names; its record in the folder has them",
-                        m->config->name);
-        if (vm)
-                vm_changed(vm);
         if (vm && vm_has_qemu(vm))
                 continue_guest(m);
         else
@@ -561,12 +554,15 @@ static void stop_guest(struct storage_move *m)
         send(m, "stop", NULL, on_stopped);
 }
 
-static void begin_switch(struct storage_move *m)
+static void on_status(void *userdata, const json_t *result, const struct error *reply_error)
 {
-        const struct vm *vm = storage_move_vm(m);
+        struct storage_move *m = userdata;
         struct error *error = NULL;
 
-        m->was_running = vm && vm_power(vm) == VM_POWER_RUNNING;
+        m->call = NULL;
+        if (failed(m, "QEMU does not tell whether the guest runs", reply_error))
+                return;
+        m->was_running = json_is_true(json_object_get(result, "running"));
         m->phase = STORAGE_MOVE_SWITCHING;
         if (storage_move_journal(m, &error) < 0) {
                 m->phase = STORAGE_MOVE_COPYING;
@@ -574,6 +570,12 @@ static void begin_switch(struct storage_move *m)
                 return;
         }
         stop_guest(m);
+}
+
+/* Asked of QEMU: what we last heard may be old, and a guest that runs during the switch writes to the copy alone. */
+static void begin_switch(struct storage_move *m)
+{
+        send(m, "query-status", NULL, on_status);
 }
 
 /* --- Letting go ---------------------------------------------------------------------------------------------- */
@@ -791,7 +793,7 @@ void storage_move_live_resume(struct storage_move *m)
                 storage_move_again(m, AGAIN_MS, storage_move_on_resume);
                 return;
         }
-        if (m->phase == STORAGE_MOVE_SWITCHING)
+        if (m->phase == STORAGE_MOVE_SWITCHING || m->phase == STORAGE_MOVE_UNDOING)
                 m->guest_stopped = m->was_running;
         if (m->committing && !m->committed)
                 return; /* the record's answer is on its way */

@@ -81,6 +81,12 @@ static int clear(const struct work *work, const struct vm_folder *folder, struct
 
         if (r < 0 || !record || strcmp(record->id, work->id) != 0)
                 return r;
+        if (move_record_is_behind(work->m->record, record))
+                return error_set(ret_error, ERROR_CONFLICT,
+                        "Start the virtual machine: the start goes by the record.",
+                        "the record in the folder of VM %s says that a copy has taken over; nothing is "
+                        "removed",
+                        work->m->config->name);
         for (size_t i = 0; i < record->n_disks; i++) {
                 const struct move_disk *disk = &record->disks[i];
                 const struct move_place *unused = disk->switched ? &disk->from : &disk->to;
@@ -119,12 +125,12 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
 
         if (r >= 0)
                 r = vm_folder_open(store, m->config->name, m->config->uid, &folder, ret_error);
-        if (r >= 0 && (work->work == STORAGE_MOVE_SYNC || work->work == STORAGE_MOVE_COMMIT))
+        if (r >= 0 && work->work == STORAGE_MOVE_SYNC)
                 r = sync_copies(work, ret_error);
         if (r < 0)
                 return r;
-        /* Off here, as the manager says; that no other host has taken it meanwhile, its record says. */
-        if (work->work == STORAGE_MOVE_WRITE && !m->live)
+        /* Ours, as the manager says; that no other host has taken it meanwhile, its record says. */
+        if (work->work == STORAGE_MOVE_WRITE)
                 r = vm_folder_check_owner(
                         folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_error);
         if (r < 0)
@@ -133,10 +139,10 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_WRITE:
-        case STORAGE_MOVE_COMMIT:
-                if (move_record_any_switched(m->record))
+                r = move_record_write(folder, m->record, ret_error);
+                if (r >= 0 && move_record_any_switched(m->record))
                         *ret_result = measure_copies(work);
-                return move_record_write(folder, m->record, ret_error);
+                return r;
         case STORAGE_MOVE_CLEAR:
                 return clear(work, folder, ret_error);
         case STORAGE_MOVE_SYNC:
@@ -152,8 +158,11 @@ int storage_move_work(struct storage_move *m, enum storage_move_work kind, const
         const struct datastore *store;
         int r = stores_get(m->agent->stores, m->config->datastore, &work.folder, ret_error);
 
-        /* Opened here, so that the child finds them. */
-        for (size_t i = 0; i < m->record->n_disks && r >= 0 && kind != STORAGE_MOVE_READ; i++) {
+        /* Opened here, so that the child finds them. The record alone is in the folder: it is written, also while the guest waits
+         * for it, whatever is the matter with the other datastores. */
+        for (size_t i = 0;
+                i < m->record->n_disks && r >= 0 && (kind == STORAGE_MOVE_SYNC || kind == STORAGE_MOVE_CLEAR);
+                i++) {
                 r = stores_get(m->agent->stores, m->record->disks[i].to.datastore, &store, ret_error);
                 if (r >= 0)
                         r = stores_get(

@@ -60,6 +60,7 @@ struct storage_move {
         bool committing;    /* the record is being replaced: there is no way back */
         bool committed;     /* and was */
         bool recorded;      /* there is, or may be, a record of it in the VM's folder */
+        bool reading;       /* an agent before us may have replaced the record: it was not read yet */
         bool in_background; /* only removes what is left of a migration of before */
         bool cancelled;
         struct error *error; /* why it did not switch, or not all disks */
@@ -91,8 +92,6 @@ bool storage_move_has_ended(const struct storage_move *m);
 const char *storage_move_phase_to_string(enum storage_move_phase phase);
 char *storage_move_journal_path(const struct storage_move *m); /* the caller's */
 json_t *storage_move_documents(struct agent *agent);
-/* Makes the document name the copy of this disk. -ENOMEM. */
-int storage_move_take_place(struct vm_config *config, const struct move_disk *moved);
 /* What it took so far, as its result; before the phase changes to the one that ends it. */
 void storage_move_measure(struct storage_move *m);
 /* Removes what is not used, then it has ended. */
@@ -129,10 +128,9 @@ void storage_move_begin(struct storage_move *m);
 
 /* storage_move_record.c: work on record and images in a child process; `done` as in offload.h. */
 enum storage_move_work {
-        STORAGE_MOVE_READ,   /* result: the record, or null */
-        STORAGE_MOVE_WRITE,  /* the record as it is here */
-        STORAGE_MOVE_SYNC,   /* the copies */
-        STORAGE_MOVE_COMMIT, /* both */
+        STORAGE_MOVE_READ, /* result: the record, or null */
+        STORAGE_MOVE_WRITE, /* the record as it is here. STALE_EPOCH: the VM is another host's, nothing was written */
+        STORAGE_MOVE_SYNC, /* the copies */
         STORAGE_MOVE_CLEAR, /* removes, by the record of migration `id` in the folder, what is not used; then the record */
 };
 int storage_move_work(struct storage_move *m, enum storage_move_work work, const char *id,

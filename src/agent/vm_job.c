@@ -8,6 +8,7 @@
 #include "agent/owner_record.h"
 #include "agent/stores.h"
 #include "base/alloc.h"
+#include "storage/move_record.h"
 #include "vmm/migration_params.h"
 #include "vmm/qmp.h"
 
@@ -72,6 +73,7 @@ static void job_free(struct vm_job *job)
                 return;
         fd_closep(&job->stream_fd);
         fd_closep(&job->qemu_fd);
+        move_record_free(job->left_record);
         free(job);
 }
 

@@ -37,6 +37,9 @@ struct vm_job {
         struct stores_wait *wait;
         struct owner_record_change *owner;
 
+        struct move_record
+                *left_record; /* of a storage migration: to be cleared when the VM is ours; or NULL */
+
         bool force;
         bool post_copy;       /* of VM_JOB_INCOMING */
         bool ending;          /* QEMU is being killed; when it is gone the job ends with `error` */

@@ -234,7 +234,7 @@ static void on_stores_ready(void *userdata, struct error *error)
         }
         r = vm_open_folder(vm, &cause);
         if (r == 0 && vm->job->kind == VM_JOB_START)
-                r = storage_move_apply_record(vm, &cause);
+                r = storage_move_apply_record(vm, &vm->job->left_record, &cause);
         if (r == 0)
                 r = vm_spawn(vm, vm->job->kind == VM_JOB_INCOMING, &cause);
         if (r == 0)
@@ -339,6 +339,8 @@ static void on_owner_taken(void *userdata, uint64_t epoch, struct error *error)
                         vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, &vm->job->call, &cause);
         if (r < 0)
                 vm_start_failed(vm, cause);
+        else if (vm->job->left_record)
+                storage_move_clear_record(vm, vm->job->left_record);
 }
 
 static void finish_start(struct vm *vm)

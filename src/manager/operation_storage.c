@@ -106,6 +106,9 @@ static int check_alone(
         json_t *other, *disk;
         size_t i, k;
 
+        if (!vms)
+                return error_from_errno(
+                        ret_error, ENOMEM, "virtual machines beside %s", json_text(vm, "name"));
         json_array_foreach (vms, i, other) {
                 if (!strcmp(json_text(other, "uid"), json_text(vm, "uid")))
                         continue;

@@ -228,9 +228,10 @@ static int start_tool(struct image_job *job, struct error **ret_error)
 {
         static const char *const env[] = {"LC_ALL=C", NULL};
         const char *format = format_names[job->format];
-        const char *copy[] = {"qemu-img", "convert", "-q", "-n", "--target-is-zero", "-t", "writeback", "-f",
-                format, "-O", format_names[job->target_format], CHILD_PATH, CHILD_TARGET_PATH, NULL, NULL,
-                NULL};
+        /* Written through: convert ignores a failure of the flush with which it closes a target that is written back. */
+        const char *copy[] = {"qemu-img", "convert", "-q", "-n", "--target-is-zero", "-t", "writethrough",
+                "-f", format, "-O", format_names[job->target_format], CHILD_PATH, CHILD_TARGET_PATH, NULL,
+                NULL, NULL};
         char size[24], rate[24];
         /* `-U` shares the image with a QEMU that runs; a check wants to know about that one instead. */
         const char *create[] = {"qemu-img", "create", "-q", "-f", format, "-o",

@@ -59,7 +59,7 @@ int image_check_start(struct loop *loop, const struct datastore *datastore, cons
         struct image_job **ret_job, struct error **ret_error);
 
 /* Copies the content of an image that nobody writes into one that image_create_start() has just made, of the same virtual
- * size: data only, what is not allocated or zero stays so. Flushed when it is done. The source is locked against writers
+ * size: data only, what is not allocated or zero stays so. Written through: what could not be written is an error. The source is locked against writers
  * meanwhile (LOCKED). rate_bytes_per_s 0: as fast as it goes; timeout_ms 0: no limit. `info` is what it was given with
  * the target's allocated_bytes. A failed one leaves the target half written: it is the caller's to remove. */
 int image_copy_start(struct loop *loop, const struct datastore *from, const char *path,

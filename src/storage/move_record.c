@@ -138,6 +138,16 @@ bool move_record_any_switched(const struct move_record *record)
         return false;
 }
 
+bool move_record_is_behind(const struct move_record *known, const struct move_record *written)
+{
+        if (strcmp(known->id, written->id) != 0)
+                return false;
+        for (size_t i = 0; i < written->n_disks; i++)
+                if (written->disks[i].switched && (i >= known->n_disks || !known->disks[i].switched))
+                        return true;
+        return false;
+}
+
 /* --- Names --------------------------------------------------------------------------------------------------- */
 
 char *move_record_path(const char *vm_name, const char *disk_name, const char *id, enum image_format format)

@@ -42,6 +42,8 @@ DEFINE_CLEANUP(struct move_record *, move_record_free)
 
 /* True if the copy of a disk has taken over. */
 bool move_record_any_switched(const struct move_record *record);
+/* True if `written` is of the same migration and says of a disk that its copy has taken over, which `known` does not say. */
+bool move_record_is_behind(const struct move_record *known, const struct move_record *written);
 
 /* The image that a storage migration makes of a disk: "VM/DISK-IDENTIFIER.FORMAT" with the first 12 digits of its id. The
  * caller's; NULL without memory. Nobody else makes such names, so a file of this name is the migration's. */

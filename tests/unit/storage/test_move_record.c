@@ -45,6 +45,21 @@ static void test_a_record_is_read_back_as_it_was_written(void **state)
         assert_false(scratch_exists(*state, "store/web1/" MOVE_RECORD_FILE));
 }
 
+static void test_a_record_that_says_less_than_the_written_one_is_behind(void **state)
+{
+        _cleanup_(move_record_freep) struct move_record *known = NULL, *written = NULL;
+        _cleanup_json_ json_t *json = document("web1/disk0-0123abcd4567.qcow2");
+
+        assert_int_equal(move_record_from_json(json, &known, NULL), 0);
+        assert_int_equal(move_record_from_json(json, &written, NULL), 0);
+        assert_false(move_record_is_behind(known, written));
+        known->disks[0].switched = false;
+        assert_true(move_record_is_behind(known, written));
+        assert_false(move_record_is_behind(written, known));
+        known->id[0] = '1'; /* of another migration: says nothing of this one */
+        assert_false(move_record_is_behind(known, written));
+}
+
 static void test_paths_that_leave_the_datastore_are_no_images(void **state)
 {
         static const char *const paths[] = {"../disk0.raw", "/etc/passwd", "web1/../../x", "", "a//b"};
@@ -159,6 +174,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 SCRATCH_TEST(test_a_record_is_read_back_as_it_was_written),
+                SCRATCH_TEST(test_a_record_that_says_less_than_the_written_one_is_behind),
                 SCRATCH_TEST(test_paths_that_leave_the_datastore_are_no_images),
                 SCRATCH_TEST(test_a_damaged_record_is_never_taken_for_none),
                 SCRATCH_TEST(test_names_of_copies_are_told_from_others),
