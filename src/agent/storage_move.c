@@ -351,6 +351,7 @@ void storage_move_stop(struct storage_move *m, struct error *error)
                 return;
         leave_waits(m);
         offload_free(TAKE_PTR(m->offload));
+        m->reading = false;
         undo(m);
 }
 
