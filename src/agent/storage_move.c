@@ -85,6 +85,7 @@ void storage_move_free(struct storage_move *m)
         error_free(m->error);
         free(m->left);
         json_decref(m->result);
+        json_decref(m->wanted);
         free(m);
 }
 
@@ -186,11 +187,12 @@ char *storage_move_journal_path(const struct storage_move *m)
 
 static json_t *journal_json(const struct storage_move *m)
 {
-        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?}", "format", 1, "phase",
-                phases[m->phase], "vm", vm_config_to_json(m->config), "record",
+        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?}", "format", 1,
+                "phase", phases[m->phase], "vm", vm_config_to_json(m->config), "record",
                 move_record_to_json(m->record), "live", m->live, "was_running", m->was_running,
                 "rate_bytes_per_s", (json_int_t)m->rate_bytes_per_s, "timeout_ms", (json_int_t)m->timeout_ms,
-                "error", m->error ? error_to_json(m->error) : NULL, "result", m->result, "left", m->left);
+                "error", m->error ? error_to_json(m->error) : NULL, "result", m->result, "left", m->left,
+                "wanted", m->wanted);
 }
 
 int storage_move_journal(const struct storage_move *m, struct error **ret_error)
@@ -237,8 +239,8 @@ static int from_journal(
         _cleanup_(storage_move_freep) struct storage_move *m = NULL;
         const json_t *problem = json_object_get(json, "error");
         enum storage_move_phase phase;
-        int r = storage_move_make(
-                agent, json_object_get(json, "vm"), json_object_get(json, "record"), &m, ret_error);
+        int r = storage_move_make(agent, json_object_get(json, "vm"), json_object_get(json, "record"),
+                json_object_get(json, "wanted") ?: json, &m, ret_error);
 
         if (r >= 0)
                 r = doc_need_u64(
@@ -252,6 +254,7 @@ static int from_journal(
         m->phase = phase;
         m->recorded = true;
         m->live = json_is_true(json_object_get(json, "live"));
+        m->throttled = m->live; /* it may be: nobody wrote that down */
         m->was_running = json_is_true(json_object_get(json, "was_running"));
         m->error = json_is_object(problem) ? error_from_json(problem) : NULL;
         m->result = json_incref(json_object_get(json, "result"));
@@ -368,7 +371,7 @@ void storage_move_stop_copy(struct storage_move *m, const struct error *error)
 static void try_commit(void *userdata);
 
 /* The VM is another host's, which started it from where the disks were: nothing was written. False: its QEMU cannot be ended. */
-static bool give_up(struct storage_move *m, const struct error *error)
+bool storage_move_lost(struct storage_move *m, const struct error *error)
 {
         _cleanup_error_ struct error *failure = NULL;
         struct vm *vm = storage_move_vm(m);
@@ -396,7 +399,7 @@ static void on_committed(void *userdata, json_t *result, struct error *error)
         struct storage_move *m = userdata;
 
         m->offload = NULL;
-        if (error && error->code == ERROR_STALE_EPOCH && give_up(m, error))
+        if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
                 return;
         if (error) { /* it may have been written nevertheless: only a success is an answer */
                 log_error("storage migration %s of VM %s: its record cannot be written, which is tried "
@@ -484,6 +487,13 @@ static void make_result(struct storage_move *m)
         json_decref(m->result);
         m->result = json_pack("{s:o, s:o, s:I, s:b}", "total_ms", total, "pause_ms", pause, "bytes_copied",
                 (json_int_t)bytes, "live", m->live);
+        if (m->result && m->live) {
+                (void)json_object_set_new(
+                        m->result, "converged_by", json_string(disk_convergence_by(&m->convergence)));
+                (void)json_object_set_new(m->result, "convergence", disk_convergence_record(&m->convergence));
+                (void)json_object_set_new(
+                        m->result, "max_pause_ms", json_integer((json_int_t)m->convergence.max_pause_ms));
+        }
 }
 
 void storage_move_clear(struct storage_move *m)
@@ -679,7 +689,7 @@ void storage_move_clear_record(struct vm *vm, const struct move_record *record)
         struct storage_move *m = NULL;
 
         if (storage_move_of_vm(vm->agent, vm->uid) || !document || !json ||
-                storage_move_make(vm->agent, document, json, &m, NULL) < 0)
+                storage_move_make(vm->agent, document, json, json, &m, NULL) < 0)
                 return;
         m->in_background = true;
         m->phase = STORAGE_MOVE_SETTLING;

@@ -19,6 +19,7 @@
 
 /* Room beyond what is copied: for the copy's own metadata, and for what the guest writes meanwhile. */
 #define SPARE_BYTES (UINT64_C(16) << 20)
+#define STORAGE_MOVE_MAX_PAUSE_MS 300
 #define TIMEOUT_MAX_MS (UINT64_C(7) * 24 * 3600 * 1000)
 
 static void next_image(struct storage_move *m);
@@ -41,7 +42,30 @@ static int find_disk(const struct vm_config *config, const char *name, size_t *r
         return -ENOENT;
 }
 
-int storage_move_make(struct agent *agent, const json_t *document, const json_t *record,
+/* Post-copy is of memory alone. */
+static int read_wanted(struct storage_move *m, const json_t *wanted, struct error **ret_error)
+{
+        struct converge_policy policy;
+        uint64_t max_pause_ms = STORAGE_MOVE_MAX_PAUSE_MS;
+        int r = doc_opt_u64(wanted, "", "max_pause_ms", 1, 600000, &max_pause_ms, ret_error);
+
+        if (r >= 0)
+                r = converge_policy_read(wanted, max_pause_ms, &policy, ret_error);
+        if (r < 0)
+                return r;
+        if (converge_policy_has(&policy, CONVERGE_POST_COPY))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED, "Leave post-copy out of --converge.",
+                        "disks are copied before they are switched: there is no post-copy of disks");
+        m->wanted = json_pack("{s:I, s:O*}", "max_pause_ms", (json_int_t)max_pause_ms, "converge",
+                json_object_get(wanted, "converge"));
+        if (!m->wanted)
+                return error_from_errno(ret_error, ENOMEM, "storage migration");
+        disk_convergence_init(
+                &m->convergence, &policy, max_pause_ms, clock_now_ms(loop_clock(m->agent->loop)));
+        return 0;
+}
+
+int storage_move_make(struct agent *agent, const json_t *document, const json_t *record, const json_t *wanted,
         struct storage_move **ret, struct error **ret_error)
 {
         _cleanup_(storage_move_freep) struct storage_move *m = ALLOC(struct storage_move);
@@ -54,6 +78,8 @@ int storage_move_make(struct agent *agent, const json_t *document, const json_t 
         r = vm_config_from_json(document, &m->config, ret_error);
         if (r >= 0)
                 r = move_record_from_json(record, &m->record, ret_error);
+        if (r >= 0)
+                r = read_wanted(m, wanted, ret_error);
         if (r < 0)
                 return r;
         if (!m->config->uid || !m->config->datastore)
@@ -186,7 +212,8 @@ static int check_vm(struct storage_move *m, struct error **ret_error)
 int storage_move_read_request(
         struct agent *agent, const json_t *body, struct storage_move **ret, struct error **ret_error)
 {
-        static const char *const keys[] = {"id", "vm", "disks", "rate_limit_bps", "timeout_ms", NULL};
+        static const char *const keys[] = {
+                "id", "vm", "disks", "rate_limit_bps", "timeout_ms", "max_pause_ms", "converge", NULL};
         _cleanup_(storage_move_freep) struct storage_move *m = NULL;
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         _cleanup_json_ json_t *record = NULL;
@@ -208,7 +235,7 @@ int storage_move_read_request(
         if (r >= 0)
                 r = make_record(config, body, id, &record, ret_error);
         if (r >= 0)
-                r = storage_move_make(agent, json_object_get(body, "vm"), record, &m, ret_error);
+                r = storage_move_make(agent, json_object_get(body, "vm"), record, body, &m, ret_error);
         if (r >= 0)
                 r = check_vm(m, ret_error);
         if (r < 0)

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* A storage migration of a VM that has a QEMU. The copies are opened in QEMU beside the disks, as descriptors that QEMU is
- * given (add-fd; a path could be made to mean another file), and a mirror job each keeps them up to date: what the guest writes, it
- * writes to both. When all of them have nothing left to copy the guest is stopped, the jobs are completed, QEMU is asked which
- * node each device has, the record is replaced and the guest goes on.
+ * given (add-fd; a path could be made to mean another file), and a mirror job each follows in the background what the guest writes. When what remains to
+ * be copied fits into the pause (disk_convergence.h), the guest is stopped, the rest is copied, the jobs are completed, QEMU is asked
+ * which node each device has, the record is replaced and the guest goes on. A rest that takes too long lets the guest go on where it
+ * was, and the copy with it.
+ *
+ * Not copy-mode write-blocking, in which the guest's own writes go to both: in QEMU 7.2 to 10.0 a job that fails, or is cancelled, frees its
+ * bitmap of writes under way before those of the guest have ended (block/mirror.c, mirror_run() and active_write_settle()), which
+ * corrupts the heap and ends the guest.
  *
  * How far it is, is asked of QEMU (query-jobs, query-block) at every turn and not kept: so an agent that starts again, or lost the
  * monitor for a while, goes on by the phase alone. */
@@ -26,13 +31,17 @@
 #define QMP_TIMEOUT_MS 30000
 #define FOLLOW_MS 200
 #define SWITCH_POLL_MS 5
-#define SWITCH_PATIENCE_MS 30000 /* for what is left to copy, once the guest is stopped */
+#define SETTLE_SPARE_MS \
+        2000 /* beyond the bound on the pause, for what is left to copy once the guest is stopped */
+#define COMPLETE_PATIENCE_MS 15000 /* for QEMU to put the copies in place */
+#define UNDO_PATIENCE_MS 30000     /* for writes to the copy that were under way */
 #define AGAIN_MS 500
 #define ID_SIZE 32
 
 static void attach_next(struct storage_move *m);
 static void follow(void *userdata);
 static void begin_switch(struct storage_move *m);
+static void throttle_next(struct storage_move *m);
 static void look_for_nodes(struct storage_move *m, qmp_reply_fn reply);
 static void let_go_next(struct storage_move *m);
 static void undo_jobs(void *userdata);
@@ -41,7 +50,7 @@ static void undo_jobs(void *userdata);
 
 static char *job_id(const struct storage_move *m, size_t disk, char ret[static ID_SIZE])
 {
-        snprintf(ret, ID_SIZE, "move-disk%zu", m->disks[disk].index);
+        snprintf(ret, ID_SIZE, "move-%.8s-disk%zu", m->id, m->disks[disk].index);
         return ret;
 }
 
@@ -159,8 +168,10 @@ static bool take_nodes(struct storage_move *m, const json_t *result)
                                 json_object_get(json_object_get(device, "inserted"), "node-name"));
 
                         if (qdev && node && is_device(qdev, m->disks[i].index) &&
-                                strlen(node) < sizeof(m->disks[i].node))
+                                strlen(node) < sizeof(m->disks[i].node)) {
                                 memcpy(m->disks[i].node, node, strlen(node) + 1);
+                                snprintf(m->disks[i].device, sizeof(m->disks[i].device), "%s", qdev);
+                        }
                 }
                 if (!m->disks[i].node[0])
                         return false;
@@ -207,6 +218,8 @@ static bool failed(struct storage_move *m, const char *what, const struct error 
 
 static void start_following(struct storage_move *m)
 {
+        disk_convergence_init(&m->convergence, &m->convergence.policy, m->convergence.max_pause_ms,
+                clock_now_ms(loop_clock(m->agent->loop)));
         follow(m);
 }
 
@@ -233,7 +246,7 @@ static void on_copy_opened(void *userdata, const json_t *result, const struct er
         send(m, "blockdev-mirror",
                 json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b}", "job-id", job_id(m, m->at, id),
                         "device", m->disks[m->at].source_node, "target", copy_node(m, m->at, node), "sync",
-                        "full", "copy-mode", "write-blocking", "speed",
+                        "full", "copy-mode", "background", "speed",
                         (json_int_t)(m->rate_bytes_per_s
                                              ? MAX(m->rate_bytes_per_s / m->record->n_disks, (uint64_t)1)
                                              : 0),
@@ -345,27 +358,118 @@ static bool is_late(struct storage_move *m)
         return true;
 }
 
+/* What remains, and whether that is known. False: a job is gone, of which *ret_problem tells. */
+static bool take_status(struct storage_move *m, const json_t *jobs, struct disk_convergence_status *ret,
+        const char **ret_problem)
+{
+        struct disk_convergence_status status = {
+                .now_ms = clock_now_ms(loop_clock(m->agent->loop)), .counted = true, .whole = true};
+
+        take_jobs(m, jobs, ret_problem);
+        for (size_t i = 0; i < m->record->n_disks; i++) {
+                struct storage_move_disk *disk = &m->disks[i];
+
+                if (!disk->job_runs)
+                        return false;
+                disk->was_ready = disk->was_ready || disk->job_ready;
+                status.copied_bytes += disk->copied_bytes;
+                status.remaining_bytes += disk->total_bytes - MIN(disk->total_bytes, disk->copied_bytes);
+                status.counted = status.counted && (disk->was_ready || disk->total_bytes > 0);
+                status.whole = status.whole && disk->was_ready;
+        }
+        *ret = status;
+        return true;
+}
+
+static void on_throttled(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+
+        m->call = NULL;
+        if (is_silent(m, error))
+                return;
+        if (error)
+                log_warning(
+                        "VM %s: QEMU does not throttle a disk: %s", m->config->name, error_message(error));
+        m->at++;
+        throttle_next(m);
+}
+
+/* The guest's writes to each of the disks, or with nothing in force no longer; then `then`. */
+static void throttle_next(struct storage_move *m)
+{
+        uint64_t limit =
+                m->convergence.throttle_percent && m->phase == STORAGE_MOVE_COPYING
+                        ? MAX(disk_convergence_write_limit(&m->convergence) / m->record->n_disks, (uint64_t)1)
+                        : 0;
+
+        if (m->at == m->record->n_disks) {
+                m->throttled = limit != 0;
+                m->after_throttle(m);
+                return;
+        }
+        send(m, "block_set_io_throttle",
+                json_pack("{s:s, s:i, s:i, s:I, s:i, s:i, s:i}", "id", m->disks[m->at].device, "bps", 0,
+                        "bps_rd", 0, "bps_wr", (json_int_t)limit, "iops", 0, "iops_rd", 0, "iops_wr", 0),
+                on_throttled);
+}
+
+static void set_throttle(struct storage_move *m, void (*then)(struct storage_move *m))
+{
+        m->at = 0;
+        m->after_throttle = then;
+        m->throttled = true;
+        throttle_next(m);
+}
+
+static void follow_on(struct storage_move *m)
+{
+        storage_move_again(m, FOLLOW_MS, follow);
+}
+
+static void say_help(const struct storage_move *m)
+{
+        const struct disk_convergence_entry *e = &m->convergence.entries[m->convergence.n_entries - 1];
+
+        log_notice("VM %s writes to its disks faster than they are copied: %s (%s), pause of up to %" PRIu64
+                   " ms, throttle %u %%",
+                m->config->name, converge_step_to_string(e->step), e->why, e->max_pause_ms,
+                e->throttle_percent);
+}
+
 static void on_followed(void *userdata, const json_t *result, const struct error *error)
 {
         struct storage_move *m = userdata;
+        struct disk_convergence_status status;
+        size_t n_entries = m->convergence.n_entries;
+        enum disk_convergence_action action;
         const char *problem;
-        bool ready = true;
 
         m->call = NULL;
         if (failed(m, "QEMU does not tell how far the copy is", error))
                 return;
-        take_jobs(m, result, &problem);
-        for (size_t i = 0; i < m->record->n_disks; i++) {
-                if (!m->disks[i].job_runs) {
-                        stop_for(m, "the copy of a disk failed", problem ?: "QEMU has given it up");
-                        return;
-                }
-                ready = ready && m->disks[i].job_ready;
+        if (!take_status(m, result, &status, &problem)) {
+                stop_for(m, "the copy of a disk failed", problem ?: "QEMU has given it up");
+                return;
         }
-        if (ready)
+        if (is_late(m))
+                return;
+        action = disk_convergence_update(&m->convergence, &status);
+        if (m->convergence.n_entries > n_entries)
+                say_help(m);
+        switch (action) {
+        case DISK_CONVERGENCE_GO_ON:
+                follow_on(m);
+                break;
+        case DISK_CONVERGENCE_SWITCH:
                 storage_move_point(m, "storage-move-ready", begin_switch);
-        else if (!is_late(m))
-                storage_move_again(m, FOLLOW_MS, follow);
+                break;
+        case DISK_CONVERGENCE_THROTTLE:
+                set_throttle(m, follow_on);
+                break;
+        case DISK_CONVERGENCE_GIVE_UP:
+                storage_move_stop(m, disk_convergence_error(&m->convergence));
+        }
 }
 
 static void follow(void *userdata)
@@ -378,10 +482,31 @@ static void follow(void *userdata)
 static void poll_before(void *userdata);
 static void poll_after(void *userdata);
 
-static void finish(struct storage_move *m)
+static void begin_letting_go(struct storage_move *m)
 {
         m->at = 0;
         let_go_next(m);
+}
+
+static void on_throttled_nodes(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+
+        m->call = NULL;
+        if (is_silent(m, error))
+                return;
+        if (!error && take_nodes(m, result))
+                set_throttle(m, begin_letting_go);
+        else
+                begin_letting_go(m);
+}
+
+static void finish(struct storage_move *m)
+{
+        if (m->throttled) /* an agent that has just started does not know the devices */
+                look_for_nodes(m, on_throttled_nodes);
+        else
+                begin_letting_go(m);
 }
 
 static void on_continued(void *userdata, const json_t *result, const struct error *error)
@@ -398,7 +523,8 @@ static void on_continued(void *userdata, const json_t *result, const struct erro
         if (error && !m->error)
                 (void)error_set(&m->error, ERROR_QEMU_FAILED, "Look at the guest, and resume it.",
                         "the disks moved, but QEMU does not continue the guest: %s", error_message(error));
-        storage_move_measure(m);
+        if (!m->result) /* else measured when the guest went on */
+                storage_move_measure(m);
         m->guest_stopped = false;
         if (vm)
                 vm_refresh(vm);
@@ -468,7 +594,7 @@ static void on_polled_after(void *userdata, const json_t *result, const struct e
                         &m->error, ERROR_QEMU_FAILED, NULL, "the switch to the copy failed: %s", problem);
         if (!error && !any_job_runs(m))
                 look_for_nodes(m, on_nodes_after);
-        else if (clock_now_ms(loop_clock(m->agent->loop)) - m->stopped_ms > 2 * SWITCH_PATIENCE_MS)
+        else if (clock_now_ms(loop_clock(m->agent->loop)) - m->completing_ms > COMPLETE_PATIENCE_MS)
                 stop_for(m, "the switch to the copy failed", "QEMU does not complete it");
         else
                 storage_move_again(m, SWITCH_POLL_MS, poll_after);
@@ -500,11 +626,42 @@ static void on_completed(void *userdata, const json_t *result, const struct erro
 
 static void complete_jobs(struct storage_move *m)
 {
+        m->completing_ms = clock_now_ms(loop_clock(m->agent->loop));
         m->at = 0;
         on_completed(m, NULL, NULL);
 }
 
-/* The guest is stopped: only what was under way is left to copy. Jobs that have ended were completed by an agent before us. */
+static void on_going_on(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+        struct vm *vm = storage_move_vm(m);
+
+        m->call = NULL;
+        if (failed(m, "QEMU does not continue the guest", error))
+                return;
+        m->guest_stopped = false;
+        if (vm)
+                vm_refresh(vm);
+        if (disk_convergence_unsettled(&m->convergence, clock_now_ms(loop_clock(m->agent->loop))))
+                follow_on(m);
+        else
+                storage_move_stop(m, disk_convergence_error(&m->convergence));
+}
+
+/* The rest takes longer than it may: nothing was switched, so the guest goes on where it was, and the copy with it. */
+static void go_on_copying(struct storage_move *m)
+{
+        log_warning("storage migration %s of VM %s: the rest was not copied in time; the guest goes on where "
+                    "it was",
+                m->id, m->config->name);
+        storage_move_enter(m, STORAGE_MOVE_COPYING);
+        if (m->was_running)
+                send(m, "cont", NULL, on_going_on);
+        else
+                on_going_on(m, NULL, NULL);
+}
+
+/* The guest is stopped: only the rest is left to copy. Jobs that have ended were completed by an agent before us. */
 static void on_polled_before(void *userdata, const json_t *result, const struct error *error)
 {
         struct storage_move *m = userdata;
@@ -522,8 +679,8 @@ static void on_polled_before(void *userdata, const json_t *result, const struct 
                 stop_for(m, "the copy of a disk failed", problem);
         else if (ready)
                 storage_move_point(m, "storage-move-stopped", complete_jobs);
-        else if (now_ms - m->stopped_ms > SWITCH_PATIENCE_MS)
-                stop_for(m, "the copy of a disk failed", "its last writes do not end");
+        else if (now_ms - m->stopped_ms > m->convergence.max_pause_ms + SETTLE_SPARE_MS)
+                go_on_copying(m);
         else
                 storage_move_again(m, SWITCH_POLL_MS, poll_before);
 }
@@ -572,10 +729,46 @@ static void on_status(void *userdata, const json_t *result, const struct error *
         stop_guest(m);
 }
 
-/* Asked of QEMU: what we last heard may be old, and a guest that runs during the switch writes to the copy alone. */
+/* Asked of QEMU: what we last heard may be old, and a guest that runs during the switch writes to the copy alone. What was written
+ * while the copies were flushed may be too much again. */
+static void on_rest(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+        struct disk_convergence_status status;
+        const char *problem;
+
+        m->call = NULL;
+        if (failed(m, "QEMU does not tell how far the copy is", error))
+                return;
+        if (!take_status(m, result, &status, &problem))
+                stop_for(m, "the copy of a disk failed", problem ?: "QEMU has given it up");
+        else if (disk_convergence_fits(&m->convergence, &status))
+                send(m, "query-status", NULL, on_status);
+        else
+                follow_on(m);
+}
+
+static void on_tried(void *userdata, json_t *result, struct error *error)
+{
+        struct storage_move *m = userdata;
+
+        m->offload = NULL;
+        if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
+                return;
+        if (error)
+                storage_move_stop_copy(m, error);
+        else
+                send(m, "query-jobs", NULL, on_rest);
+}
+
+/* What the switch needs is tried while the guest runs: the copies take a flush, the record can be written, and the VM is ours. What fails
+ * or hangs here costs the guest nothing. */
 static void begin_switch(struct storage_move *m)
 {
-        send(m, "query-status", NULL, on_status);
+        struct error *error = NULL;
+
+        if (storage_move_work(m, STORAGE_MOVE_READY, NULL, on_tried, &error) < 0)
+                storage_move_stop(m, error);
 }
 
 /* --- Letting go ---------------------------------------------------------------------------------------------- */
@@ -699,6 +892,18 @@ static void on_undo_nodes(void *userdata, const json_t *result, const struct err
                 finish(m);
 }
 
+/* A job ends only when its writes have, and those to a datastore that hangs do not. It was told to end and will; the guest runs on its
+ * disks meanwhile. */
+static void leave_jobs(struct storage_move *m)
+{
+        if (alloc_replace(&m->left, "QEMU still waits for writes to the copy, which does not answer; what it "
+                                    "has is removed by the next "
+                                    "start of the virtual machine") < 0)
+                log_error("storage migration %s: out of memory", m->id);
+        m->recorded = false; /* as far as this migration goes */
+        storage_move_conclude(m);
+}
+
 static void on_undo_jobs(void *userdata, const json_t *result, const struct error *error)
 {
         struct storage_move *m = userdata;
@@ -708,7 +913,10 @@ static void on_undo_jobs(void *userdata, const json_t *result, const struct erro
         if (is_silent(m, error))
                 return;
         take_jobs(m, result, &problem);
-        if (error || any_job_runs(m))
+        if (!error && any_job_runs(m) && !m->guest_stopped &&
+                clock_now_ms(loop_clock(m->agent->loop)) - m->undoing_ms > UNDO_PATIENCE_MS)
+                leave_jobs(m);
+        else if (error || any_job_runs(m))
                 storage_move_again(m, SWITCH_POLL_MS * 4, undo_jobs);
         else
                 look_for_nodes(m, on_undo_nodes);
@@ -744,6 +952,7 @@ void storage_move_live_undo(struct storage_move *m)
                 return;
         }
         m->at = 0;
+        m->undoing_ms = clock_now_ms(loop_clock(m->agent->loop));
         on_job_cancelled(m, NULL, NULL);
 }
 

@@ -125,12 +125,12 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
 
         if (r >= 0)
                 r = vm_folder_open(store, m->config->name, m->config->uid, &folder, ret_error);
-        if (r >= 0 && work->work == STORAGE_MOVE_SYNC)
+        if (r >= 0 && (work->work == STORAGE_MOVE_SYNC || work->work == STORAGE_MOVE_READY))
                 r = sync_copies(work, ret_error);
         if (r < 0)
                 return r;
         /* Ours, as the manager says; that no other host has taken it meanwhile, its record says. */
-        if (work->work == STORAGE_MOVE_WRITE)
+        if (work->work == STORAGE_MOVE_WRITE || work->work == STORAGE_MOVE_READY)
                 r = vm_folder_check_owner(
                         folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_error);
         if (r < 0)
@@ -139,6 +139,7 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_WRITE:
+        case STORAGE_MOVE_READY:
                 r = move_record_write(folder, m->record, ret_error);
                 if (r >= 0 && move_record_any_switched(m->record))
                         *ret_result = measure_copies(work);
@@ -161,7 +162,8 @@ int storage_move_work(struct storage_move *m, enum storage_move_work kind, const
         /* Opened here, so that the child finds them. The record alone is in the folder: it is written, also while the guest waits
          * for it, whatever is the matter with the other datastores. */
         for (size_t i = 0;
-                i < m->record->n_disks && r >= 0 && (kind == STORAGE_MOVE_SYNC || kind == STORAGE_MOVE_CLEAR);
+                i < m->record->n_disks && r >= 0 &&
+                (kind == STORAGE_MOVE_SYNC || kind == STORAGE_MOVE_READY || kind == STORAGE_MOVE_CLEAR);
                 i++) {
                 r = stores_get(m->agent->stores, m->record->disks[i].to.datastore, &store, ret_error);
                 if (r >= 0)

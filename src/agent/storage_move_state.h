@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "agent/disk_convergence.h"
 #include "agent/storage_move.h"
 #include "base/list.h"
 #include "io/loop.h"
@@ -38,9 +39,11 @@ struct storage_move_disk {
         uint64_t copied_bytes, total_bytes;
         char source_node[COMMAND_LINE_NODE_SIZE]; /* that its device had when it began */
         char node[COMMAND_LINE_NODE_SIZE];        /* that its device has, as last asked */
+        char device[128];                         /* as QEMU names it in query-block */
         bool direct;                              /* the copy's datastore takes O_DIRECT */
         bool job_runs, job_ended;                 /* as last asked; neither: QEMU has no such job */
         bool job_ready;                           /* and has nothing left to copy */
+        bool was_ready;                           /* and once had, since the copy began */
 };
 
 struct storage_move {
@@ -53,10 +56,13 @@ struct storage_move {
         bool live;
         uint64_t rate_bytes_per_s; /* 0: none */
         uint64_t timeout_ms;       /* from the start to the switch; 0: none */
+        json_t *wanted;            /* {"max_pause_ms", "converge"}, of the request */
+        struct disk_convergence convergence;
 
         enum storage_move_phase phase;
         bool was_running;   /* the guest, before it was stopped for the switch */
         bool guest_stopped; /* by us, as far as is known */
+        bool throttled;     /* what the guest writes may be limited by us */
         bool committing;    /* the record is being replaced: there is no way back */
         bool committed;     /* and was */
         bool recorded;      /* there is, or may be, a record of it in the VM's folder */
@@ -67,6 +73,8 @@ struct storage_move {
         char *left;          /* why something could not be removed */
 
         uint64_t started_ms, stopped_ms; /* of the loop's clock; 0: not in this process */
+        uint64_t completing_ms, undoing_ms,
+                waiting_ms; /* likewise: since when it waits for QEMU, or for the record */
         json_t *result;
 
         /* Whatever it waits for. */
@@ -77,7 +85,8 @@ struct storage_move {
         struct loop_source *timer;
         struct crash_hold *hold;
         void (*then)(struct storage_move *m); /* after the hold */
-        size_t at;                            /* disk that is worked on */
+        void (*after_throttle)(struct storage_move *m);
+        size_t at; /* disk that is worked on */
         unsigned int n_tries;
 };
 
@@ -108,6 +117,8 @@ void storage_move_stop_copy(struct storage_move *m, const struct error *error);
 void storage_move_again(struct storage_move *m, uint64_t delay_ms, loop_fn fn);
 /* A named point for tests; then `then`. */
 void storage_move_point(struct storage_move *m, const char *name, void (*then)(struct storage_move *m));
+/* The VM is another host's. False: its QEMU cannot be ended. */
+bool storage_move_lost(struct storage_move *m, const struct error *error);
 /* The copies are ready, QEMU uses them or nobody does: replaces the record until it is known to be, then calls `then`. */
 void storage_move_commit(struct storage_move *m, void (*then)(struct storage_move *m));
 /* QEMU is done with it, whichever way: removes the copies that did not take over, and ends; or waits for the manager. */
@@ -118,9 +129,9 @@ json_t *storage_move_document(const struct storage_move *m);
 
 /* storage_move_begin.c */
 /* Of a VM's document and a record, as JSON. BAD_DOCUMENT. */
-int storage_move_make(struct agent *agent, const json_t *document, const json_t *record,
+int storage_move_make(struct agent *agent, const json_t *document, const json_t *record, const json_t *wanted,
         struct storage_move **ret, struct error **ret_error);
-/* {"id", "vm": document, "disks": [{"name", "datastore", "format"}], "rate_limit_bps", "timeout_ms"}. Refuses what this host can see
+/* {"id", "vm": document, "disks": [{"name", "datastore", "format"}], "rate_limit_bps", "timeout_ms", "max_pause_ms", "converge"}. Refuses what this host can see
  * that is not possible. */
 int storage_move_read_request(
         struct agent *agent, const json_t *body, struct storage_move **ret, struct error **ret_error);
@@ -130,7 +141,8 @@ void storage_move_begin(struct storage_move *m);
 enum storage_move_work {
         STORAGE_MOVE_READ, /* result: the record, or null */
         STORAGE_MOVE_WRITE, /* the record as it is here. STALE_EPOCH: the VM is another host's, nothing was written */
-        STORAGE_MOVE_SYNC, /* the copies */
+        STORAGE_MOVE_SYNC,  /* the copies */
+        STORAGE_MOVE_READY, /* is it ours still, the copies flushed, the record written as it is: what the commit needs, tried before the guest is stopped for it */
         STORAGE_MOVE_CLEAR, /* removes, by the record of migration `id` in the folder, what is not used; then the record */
 };
 int storage_move_work(struct storage_move *m, enum storage_move_work work, const char *id,

@@ -788,8 +788,10 @@ const struct command command_table[] = {
                         "what "
                         "is allocated is copied. A running guest is stopped for a moment at the end; until "
                         "then everything can be cancelled, and whatever fails leaves the disks where they "
-                        "were. The old images are removed. --rate-limit, --give-up (default 24h) and "
-                        "--priority apply.",
+                        "were. The old images are removed. --max-pause bounds how long what remains may take "
+                        "then, --converge what is "
+                        "done when the guest writes too fast (throttle: its writes to these disks; without "
+                        "post-copy). --rate-limit, --give-up (default 24h) and --priority apply.",
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_migrate_options,
                 .run = command_vm_migrate},

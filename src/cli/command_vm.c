@@ -207,8 +207,8 @@ static int migrate_vm(struct cli *cli, const struct arguments *arguments, struct
 /* Options of the other kind of migration than the one that is asked for, or NULL. */
 static const char *misplaced(const struct arguments *arguments, bool of_disks)
 {
-        static const char *const of_vm_texts[] = {"to", "converge", "accept", "codec"},
-                                 *const of_vm_numbers[] = {"max-pause", "channels", "min-bandwidth"},
+        static const char *const of_vm_texts[] = {"to", "accept", "codec"},
+                                 *const of_vm_numbers[] = {"channels", "min-bandwidth"},
                                  *const of_vm_flags[] = {"check", "verify", "no-verify", "no-network-proof"};
         uint64_t number;
         size_t position = 0;
@@ -249,18 +249,21 @@ static json_t *disks_request(const struct arguments *arguments)
                 r = json_object_set_new(body, "rate_limit_bps", json_integer((json_int_t)number));
         if (r == 0 && arguments_number(arguments, "give-up", &number))
                 r = json_object_set_new(body, "timeout_ms", json_integer((json_int_t)number));
+        if (r == 0 && arguments_number(arguments, "max-pause", &number))
+                r = json_object_set_new(body, "max_pause_ms", json_integer((json_int_t)number));
         return r < 0 ? NULL : TAKE_PTR(body);
 }
 
 static int migrate_disks(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
         _cleanup_free_ char *path = alloc_printf("/vms/%s/migrate-disks", arguments_operand(arguments, 0));
-        json_t *body = disks_request(arguments);
+        _cleanup_json_ json_t *body = disks_request(arguments);
+        int r;
 
-        if (path && body)
-                return task_request(cli, "POST", path, body, ret_error);
-        json_decref(body);
-        return no_memory(ret_error);
+        if (!path || !body)
+                return no_memory(ret_error);
+        r = add_converge(body, arguments, ret_error);
+        return r < 0 ? r : task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
 }
 
 static int check_combination(const struct arguments *arguments, bool of_disks, struct error **ret_error)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/converge.h"
 #include "base/doc.h"
 #include "base/text.h"
 #include "manager/api.h"
@@ -45,13 +46,14 @@ static int check_names(const json_t *body, struct error **ret_error)
 
 static int read_request(struct http_request *request, json_t **ret_body, struct error **ret_error)
 {
-        static const char *const keys[] = {
-                "to_datastore", "format", "disks", "rate_limit_bps", "timeout_ms", "priority", NULL};
+        static const char *const keys[] = {"to_datastore", "format", "disks", "rate_limit_bps", "timeout_ms",
+                "priority", "max_pause_ms", "converge", NULL};
         static const char *const formats[] = {"raw", "qcow2", NULL};
         static const char *const priorities[] = {"low", "normal", "high", "critical", NULL};
         const char *datastore = NULL;
         json_t *body = NULL;
-        uint64_t number;
+        uint64_t number, max_pause_ms = OPERATION_MAX_PAUSE_MS_DEFAULT;
+        struct converge_policy policy;
         int r = api_body(request, keys, &body, ret_error);
 
         if (r >= 0)
@@ -68,6 +70,13 @@ static int read_request(struct http_request *request, json_t **ret_body, struct 
                 r = doc_opt_u64(body, "", "rate_limit_bps", 0, INT64_MAX, &number, ret_error);
         if (r >= 0)
                 r = doc_opt_u64(body, "", "timeout_ms", 0, TIMEOUT_MAX_MS, &number, ret_error);
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "max_pause_ms", 1, 600000, &max_pause_ms, ret_error);
+        if (r >= 0)
+                r = converge_policy_read(body, max_pause_ms, &policy, ret_error);
+        if (r >= 0 && converge_policy_has(&policy, CONVERGE_POST_COPY))
+                r = error_set(ret_error, ERROR_NOT_SUPPORTED, "Leave post-copy out of --converge.",
+                        "disks are copied before they are switched: there is no post-copy of disks");
         if (r >= 0)
                 r = check_word(body, "priority", priorities, "See /api/openapi.json for what is allowed.",
                         ret_error);

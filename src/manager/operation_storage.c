@@ -246,10 +246,11 @@ static void run_start(struct task *task, void *userdata)
                 return;
         }
         say_phase(task, "preparing", NULL);
-        body = json_pack("{s:s, s:o, s:O, s:I, s:I}", "id", task_uid(task), "vm", vm_for_agent(vm), "disks",
-                json_object_get(task_data(task), "disks"), "rate_limit_bps",
+        body = json_pack("{s:s, s:o, s:O, s:I, s:I, s:O*, s:O*}", "id", task_uid(task), "vm",
+                vm_for_agent(vm), "disks", json_object_get(task_data(task), "disks"), "rate_limit_bps",
                 number_or(input, "rate_limit_bps", 0), "timeout_ms",
-                number_or(input, "timeout_ms", TIMEOUT_DEFAULT_MS));
+                number_or(input, "timeout_ms", TIMEOUT_DEFAULT_MS), "max_pause_ms",
+                json_object_get(input, "max_pause_ms"), "converge", json_object_get(input, "converge"));
         task_request_id(task, id);
         if (!body)
                 task_step_failed(task, NULL);
