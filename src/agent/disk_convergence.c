@@ -10,6 +10,8 @@
 #define LOW_PART 20
 /* How long without a new low before the next step is taken. */
 #define STALL_MS 10000
+#define BACKLOG_S 2
+#define DRAIN_RATIO 0.9
 #define WAIT_DEFAULT_MS 30000
 #define LEVEL_MS 5000
 #define THROTTLE_FIRST_PERCENT 50
@@ -49,7 +51,10 @@ static void take_sample(struct disk_convergence *c, const struct disk_convergenc
                                 c->path_bytes_per_s ? (3 * c->path_bytes_per_s + rate) / 4 : rate;
                 if (copied + s->remaining_bytes >= c->sample_remaining_bytes)
                         c->written_bytes_per_s =
-                                per_second(copied + s->remaining_bytes - c->sample_remaining_bytes, ms);
+                                (3 * c->written_bytes_per_s +
+                                        per_second(copied + s->remaining_bytes - c->sample_remaining_bytes,
+                                                ms)) /
+                                4;
         }
         c->started = true;
         c->sample_ms = s->now_ms;
@@ -70,10 +75,18 @@ bool disk_convergence_fits(const struct disk_convergence *c, const struct disk_c
         return (double)s->remaining_bytes * 1000 <= (double)path_rate(c, s) * (double)c->max_pause_ms;
 }
 
+/* Seconds of work, of which less is added than is done: that ends by itself. */
+static bool is_worked_off(const struct disk_convergence *c, const struct disk_convergence_status *s)
+{
+        return c->path_bytes_per_s && s->remaining_bytes / BACKLOG_S > c->path_bytes_per_s &&
+               (double)c->written_bytes_per_s < DRAIN_RATIO * (double)c->path_bytes_per_s;
+}
+
 static void note(struct disk_convergence *c, const struct disk_convergence_status *s, enum converge_step step,
         const char *why)
 {
         c->level_ms = s->now_ms;
+        c->low_bytes = s->remaining_bytes;
         if (c->n_entries == DISK_CONVERGENCE_MAX_ENTRIES)
                 return;
         c->entries[c->n_entries++] = (struct disk_convergence_entry){.step = step,
@@ -160,8 +173,9 @@ enum disk_convergence_action disk_convergence_update(
         /* Until all was copied once the target's caches still fill, and a rate says little; a copy that got help may never come to it. */
         if ((s->whole || c->n_begun) && disk_convergence_fits(c, s))
                 return DISK_CONVERGENCE_SWITCH;
-        if (c->low_bytes == UINT64_MAX || s->remaining_bytes < c->low_bytes - c->low_bytes / LOW_PART) {
-                c->low_bytes = s->remaining_bytes;
+        if (c->low_bytes == UINT64_MAX || s->remaining_bytes < c->low_bytes - c->low_bytes / LOW_PART ||
+                is_worked_off(c, s)) {
+                c->low_bytes = MIN(c->low_bytes, s->remaining_bytes);
                 c->low_ms = s->now_ms;
                 return DISK_CONVERGENCE_GO_ON;
         }

@@ -5,8 +5,8 @@
  * does not come that far. Pure: numbers in, decision out; storage_move_live.c gathers the numbers and carries out.
  *
  * The guest is stopped while the rest is copied, so the copies may be switched to when what remains, at the rate that was measured
- * last, fits into the bound on the pause. While what remains reaches new lows every few seconds, that is waited for. When it does
- * not, the steps of the policy (base/converge.h) are taken one after the other: wait, raise the bound, throttle what the guest writes
+ * last, fits into the bound on the pause. While what remains reaches new lows every few seconds, or is seconds of work of which less is added than
+ * done, that is waited for. When not, the steps of the policy (base/converge.h) are taken one after the other: wait, raise the bound, throttle what the guest writes
  * to those disks to a smaller and smaller part of the copy's rate. A step that brings a new low goes on; after the last one the
  * migration gives up. */
 

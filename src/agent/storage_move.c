@@ -29,6 +29,7 @@
 #define CLEAR_AGAIN_MS 2000
 #define CLEAR_TRIES 5
 #define RECOVER_AGAIN_MS 2000
+#define RECORD_PATIENCE_MS 60000 /* for a record that cannot be read, or an owner that is not known */
 
 struct storage_moves {
         struct agent *agent;
@@ -394,6 +395,16 @@ bool storage_move_lost(struct storage_move *m, const struct error *error)
         return true;
 }
 
+static bool is_waiting_for_long(struct storage_move *m)
+{
+        uint64_t now_ms = clock_now_ms(loop_clock(m->agent->loop));
+
+        m->waiting_ms = m->waiting_ms ?: now_ms;
+        return now_ms - m->waiting_ms > RECORD_PATIENCE_MS;
+}
+
+/* Who owns the VM is asked before anything is written, so one whose owner stays unknown was not switched. It must not run on: another host
+ * may have it. */
 static void on_committed(void *userdata, json_t *result, struct error *error)
 {
         struct storage_move *m = userdata;
@@ -402,6 +413,9 @@ static void on_committed(void *userdata, json_t *result, struct error *error)
         if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
                 return;
         if (error) { /* it may have been written nevertheless: only a success is an answer */
+                if (error->code == ERROR_OWNER_UNKNOWN && is_waiting_for_long(m) &&
+                        storage_move_lost(m, error))
+                        return;
                 log_error("storage migration %s of VM %s: its record cannot be written, which is tried "
                           "again: %s",
                         m->id, m->config->name, error_message(error));
@@ -450,16 +464,30 @@ static void end(struct storage_move *m)
                                              : STORAGE_MOVE_FAILED);
 }
 
+static int set_kept(struct storage_move *m, const char *kept)
+{
+        free(m->left);
+        m->left = alloc_printf(
+                "%s stays: it is outside the virtual machine's folder, or another one uses it", kept);
+        return m->left ? 0 : -ENOMEM;
+}
+
 static void on_cleared(void *userdata, json_t *result, struct error *error)
 {
+        const char *kept = json_string_value(json_object_get(result, "kept"));
         struct storage_move *m = userdata;
+        int r = 0;
 
         m->offload = NULL;
         if (error && ++m->n_tries < CLEAR_TRIES) {
                 storage_move_again(m, CLEAR_AGAIN_MS, try_clear);
                 return;
         }
-        if (error && alloc_replace(&m->left, error_message(error)) < 0)
+        if (error)
+                r = alloc_replace(&m->left, error_message(error));
+        else if (kept)
+                r = set_kept(m, kept);
+        if (r < 0)
                 log_error("storage migration %s: out of memory", m->id);
         end(m);
 }
@@ -569,6 +597,32 @@ static void go_on(struct storage_move *m)
                 interrupted(m, "the agent ended during the copy; the disks are where they were");
 }
 
+/* A QEMU that lives tells by itself which images it has, and the record is written anew; else the record alone says it, to the next
+ * start: this migration ends without a word about it, and removes nothing. */
+static void on_record_unread(struct storage_move *m, const struct error *error)
+{
+        if (error->code != ERROR_CONFLICT && !is_waiting_for_long(m)) {
+                log_warning("storage migration %s: its record cannot be read, which is tried again: %s",
+                        m->id, error_message(error));
+                storage_move_again(m, RECOVER_AGAIN_MS, ask_stores);
+                return;
+        }
+        m->reading = false;
+        m->waiting_ms = 0;
+        if (has_qemu(m)) {
+                storage_move_live_resume(m);
+                return;
+        }
+        if (!m->error)
+                (void)error_set(&m->error, error->code, error->hint, "%s", error_message(error));
+        if (alloc_replace(&m->left,
+                    "which images are of no use any more, the record in the virtual machine's folder says") <
+                0)
+                log_error("storage migration %s: out of memory", m->id);
+        m->recorded = false;
+        storage_move_conclude(m);
+}
+
 static void on_record_read(void *userdata, json_t *result, struct error *error)
 {
         _cleanup_(move_record_freep) struct move_record *record = NULL;
@@ -577,9 +631,7 @@ static void on_record_read(void *userdata, json_t *result, struct error *error)
         m->offload = NULL;
         m->reading = error != NULL;
         if (error) {
-                log_warning("storage migration %s: its record cannot be read, which is tried again: %s",
-                        m->id, error_message(error));
-                storage_move_again(m, RECOVER_AGAIN_MS, ask_stores);
+                on_record_unread(m, error);
                 return;
         }
         if (json_is_object(result) && move_record_from_json(result, &record, NULL) >= 0 &&
@@ -597,8 +649,10 @@ static void on_recovery_stores(void *userdata, struct error *error)
         struct storage_move *m = userdata;
 
         m->wait = NULL;
-        if (error || storage_move_work(m, STORAGE_MOVE_READ, NULL, on_record_read, &failure) < 0)
-                storage_move_again(m, RECOVER_AGAIN_MS, ask_stores);
+        if (error)
+                on_record_unread(m, error);
+        else if (storage_move_work(m, STORAGE_MOVE_READ, NULL, on_record_read, &failure) < 0)
+                on_record_unread(m, failure);
 }
 
 static void ask_stores(void *userdata)

@@ -142,6 +142,22 @@ void storage_move_api_cancel(struct http_request *request, void *agent)
         api_reply_json(request, 202, storage_move_document(m));
 }
 
+/* {"keep": [NAME, ...]}: of these disks the old image stays. */
+static int read_keep(struct http_request *request, struct storage_move *m, struct error **ret_error)
+{
+        static const char *const keys[] = {"keep", NULL};
+        json_t *body = NULL, *names = NULL;
+        int r = http_request_json(request, &body, ret_error);
+
+        if (r >= 0)
+                r = doc_only_keys(body, "", keys, ret_error);
+        if (r >= 0)
+                r = doc_opt_array(body, "", "keep", MOVE_RECORD_DISKS_MAX, &names, ret_error);
+        for (size_t i = 0; r >= 0 && i < m->record->n_disks; i++)
+                m->disks[i].keep = names && doc_has_string(names, m->record->disks[i].name);
+        return r < 0 ? r : 0;
+}
+
 void storage_move_api_settle(struct http_request *request, void *agent)
 {
         struct storage_move *m = request_move(request);
@@ -155,6 +171,8 @@ void storage_move_api_settle(struct http_request *request, void *agent)
                 return api_reply_error(request, error);
         }
         if (m->phase == STORAGE_MOVE_SWITCHED) {
+                if (read_keep(request, m, &error) < 0)
+                        return api_reply_error(request, error);
                 storage_move_enter(m, STORAGE_MOVE_SETTLING);
                 m->n_tries = 0;
                 storage_move_point(m, "storage-move-settling", storage_move_clear);

@@ -42,6 +42,7 @@ static void attach_next(struct storage_move *m);
 static void follow(void *userdata);
 static void begin_switch(struct storage_move *m);
 static void throttle_next(struct storage_move *m);
+static void speed_next(struct storage_move *m);
 static void look_for_nodes(struct storage_move *m, qmp_reply_fn reply);
 static void let_go_next(struct storage_move *m);
 static void undo_jobs(void *userdata);
@@ -65,6 +66,12 @@ static char *file_node(const char *node, char ret[static COMMAND_LINE_NODE_SIZE 
 {
         snprintf(ret, COMMAND_LINE_NODE_SIZE + 8, "%s-file", node);
         return ret;
+}
+
+/* The limit is that of all together. */
+static uint64_t job_speed(const struct storage_move *m)
+{
+        return m->rate_bytes_per_s ? MAX(m->rate_bytes_per_s / m->record->n_disks, (uint64_t)1) : 0;
 }
 
 static int command(struct storage_move *m, const char *name, json_t *arguments, int fd, qmp_reply_fn reply,
@@ -242,14 +249,10 @@ static void on_copy_opened(void *userdata, const json_t *result, const struct er
         m->call = NULL;
         if (failed(m, "QEMU cannot open the copy", error))
                 return;
-        /* The limit is that of all together. */
         send(m, "blockdev-mirror",
                 json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:b}", "job-id", job_id(m, m->at, id),
                         "device", m->disks[m->at].source_node, "target", copy_node(m, m->at, node), "sync",
-                        "full", "copy-mode", "background", "speed",
-                        (json_int_t)(m->rate_bytes_per_s
-                                             ? MAX(m->rate_bytes_per_s / m->record->n_disks, (uint64_t)1)
-                                             : 0),
+                        "full", "copy-mode", "background", "speed", (json_int_t)job_speed(m),
                         "on-source-error", "report", "on-target-error", "report", "auto-dismiss", 0),
                 on_mirror);
 }
@@ -425,6 +428,39 @@ static void set_throttle(struct storage_move *m, void (*then)(struct storage_mov
 static void follow_on(struct storage_move *m)
 {
         storage_move_again(m, FOLLOW_MS, follow);
+}
+
+static void on_speed_set(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+
+        m->call = NULL;
+        if (failed(m, "QEMU does not take the copy's rate", error))
+                return;
+        m->at++;
+        speed_next(m);
+}
+
+static void speed_next(struct storage_move *m)
+{
+        char id[ID_SIZE];
+
+        if (m->at == m->record->n_disks)
+                m->after_throttle(m);
+        else
+                send(m, "block-job-set-speed",
+                        json_pack(
+                                "{s:s, s:I}", "device", job_id(m, m->at, id), "speed", (json_int_t)m->speed),
+                        on_speed_set);
+}
+
+/* Of each job, in bytes a second, 0: no limit; then `then`. */
+static void set_speed(struct storage_move *m, uint64_t speed, void (*then)(struct storage_move *m))
+{
+        m->at = m->rate_bytes_per_s ? 0 : m->record->n_disks;
+        m->speed = speed;
+        m->after_throttle = then;
+        speed_next(m);
 }
 
 static void say_help(const struct storage_move *m)
@@ -643,7 +679,7 @@ static void on_going_on(void *userdata, const json_t *result, const struct error
         if (vm)
                 vm_refresh(vm);
         if (disk_convergence_unsettled(&m->convergence, clock_now_ms(loop_clock(m->agent->loop))))
-                follow_on(m);
+                set_speed(m, job_speed(m), follow_on);
         else
                 storage_move_stop(m, disk_convergence_error(&m->convergence));
 }
@@ -729,6 +765,11 @@ static void on_status(void *userdata, const json_t *result, const struct error *
         stop_guest(m);
 }
 
+static void ask_status(struct storage_move *m)
+{
+        send(m, "query-status", NULL, on_status);
+}
+
 /* Asked of QEMU: what we last heard may be old, and a guest that runs during the switch writes to the copy alone. What was written
  * while the copies were flushed may be too much again. */
 static void on_rest(void *userdata, const json_t *result, const struct error *error)
@@ -743,7 +784,7 @@ static void on_rest(void *userdata, const json_t *result, const struct error *er
         if (!take_status(m, result, &status, &problem))
                 stop_for(m, "the copy of a disk failed", problem ?: "QEMU has given it up");
         else if (disk_convergence_fits(&m->convergence, &status))
-                send(m, "query-status", NULL, on_status);
+                set_speed(m, 0, ask_status); /* the guest does not wait for the rate limit */
         else
                 follow_on(m);
 }

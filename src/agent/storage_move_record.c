@@ -74,7 +74,36 @@ static json_t *measure_copies(const struct work *work)
         return json_pack("{s:o}", "allocated_bytes", list);
 }
 
-static int clear(const struct work *work, const struct vm_folder *folder, struct error **ret_error)
+static bool is_in_folder(const char *vm_name, const char *path)
+{
+        size_t len = strlen(vm_name);
+
+        return !strncmp(path, vm_name, len) && path[len] == '/';
+}
+
+/* Only what is in the VM's folders is its own: another image may be anybody's. */
+static bool may_remove(const struct storage_move *m, const char *disk, const char *path)
+{
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                if (!strcmp(m->record->disks[i].name, disk) && m->disks[i].keep)
+                        return false;
+        return is_in_folder(m->config->name, path);
+}
+
+/* Adds to the images that stay, {"kept": "D:P, ..."}. */
+static int note_kept(json_t **result, const struct move_place *place)
+{
+        const char *before = json_string_value(json_object_get(*result, "kept"));
+        json_t *text =
+                json_sprintf("%s%s%s:%s", before ?: "", before ? ", " : "", place->datastore, place->path);
+
+        if (!*result)
+                *result = json_object();
+        return json_object_set_new(*result, "kept", text) < 0 ? -ENOMEM : 0;
+}
+
+static int clear(const struct work *work, const struct vm_folder *folder, json_t **ret_result,
+        struct error **ret_error)
 {
         _cleanup_(move_record_freep) struct move_record *record = NULL;
         int r = move_record_read(folder, &record, ret_error);
@@ -92,6 +121,11 @@ static int clear(const struct work *work, const struct vm_folder *folder, struct
                 const struct move_place *unused = disk->switched ? &disk->from : &disk->to;
                 _cleanup_(datastore_freep) struct datastore *store = NULL;
 
+                if (!may_remove(work->m, disk->name, unused->path)) {
+                        if (note_kept(ret_result, unused) < 0)
+                                return error_from_errno(ret_error, ENOMEM, "storage migration");
+                        continue;
+                }
                 r = open_store(work, unused->datastore, &store, ret_error);
                 if (r >= 0)
                         r = move_record_remove_image(store, unused->path, ret_error);
@@ -145,7 +179,7 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
                         *ret_result = measure_copies(work);
                 return r;
         case STORAGE_MOVE_CLEAR:
-                return clear(work, folder, ret_error);
+                return clear(work, folder, ret_result, ret_error);
         case STORAGE_MOVE_SYNC:
                 break;
         }

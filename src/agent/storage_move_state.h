@@ -41,6 +41,7 @@ struct storage_move_disk {
         char node[COMMAND_LINE_NODE_SIZE];        /* that its device has, as last asked */
         char device[128];                         /* as QEMU names it in query-block */
         bool direct;                              /* the copy's datastore takes O_DIRECT */
+        bool keep;                                /* its old image, which another VM uses */
         bool job_runs, job_ended;                 /* as last asked; neither: QEMU has no such job */
         bool job_ready;                           /* and has nothing left to copy */
         bool was_ready;                           /* and once had, since the copy began */
@@ -85,7 +86,9 @@ struct storage_move {
         struct loop_source *timer;
         struct crash_hold *hold;
         void (*then)(struct storage_move *m); /* after the hold */
-        void (*after_throttle)(struct storage_move *m);
+        void (*after_throttle)(
+                struct storage_move *m); /* likewise, after the disks' limits or the jobs' speed */
+        uint64_t speed;
         size_t at; /* disk that is worked on */
         unsigned int n_tries;
 };

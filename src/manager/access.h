@@ -31,7 +31,9 @@
         X(SCHEDULE_READ, "schedule.read", "see schedules") \
         X(SCHEDULE_MANAGE, "schedule.manage", "make, change and remove schedules") \
         X(DATASTORE_READ, "datastore.read", "see datastores") \
-        X(DATASTORE_USE, "datastore.use", "name files that are on datastores: as disks, CD-ROM, kernel") \
+        X(DATASTORE_USE, "datastore.use", \
+                "name files that are on datastores: as disks, CD-ROM, kernel; move disks between " \
+                "datastores") \
         X(DATASTORE_MANAGE, "datastore.manage", "add, change and remove datastores") \
         X(NETWORK_READ, "network.read", "see switches and port groups") \
         X(NETWORK_USE, "network.use", "connect virtual machines to port groups") \

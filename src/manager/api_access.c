@@ -442,6 +442,13 @@ static bool may_make_vm(struct http_request *request, struct manager *manager, c
                        auth_may_everywhere(context->caller, PERMISSION_NETWORK_USE));
 }
 
+/* Moving disks fills a datastore and removes an image, which the permission to migrate does not cover. */
+static bool lacks_datastores(const struct context *context)
+{
+        return context->rule->handler == api_vm_migrate_disks &&
+               !auth_may_everywhere(context->caller, PERMISSION_DATASTORE_USE);
+}
+
 /* About the objects: true when the caller may; else *ret_error is set if that could not be found out. */
 static bool may_here(struct http_request *request, struct manager *manager, const struct context *context,
         struct error **ret_error)
@@ -453,6 +460,8 @@ static bool may_here(struct http_request *request, struct manager *manager, cons
         bool vm = context->rule->scope == SCOPE_VM || context->rule->scope == SCOPE_VM_HOST;
         bool pool = context->rule->scope == SCOPE_POOL;
 
+        if (lacks_datastores(context))
+                return false;
         if (context->rule->scope <= SCOPE_OWN ||
                 auth_may_everywhere(context->caller, context->rule->permission))
                 return true;
@@ -483,6 +492,10 @@ static void set_denied(const struct context *context, struct error **ret_error)
         if (!auth_may_anywhere(context->caller, context->rule->permission))
                 error_set(ret_error, ERROR_DENIED, "Ask for a role that has it: `drover role list`.",
                         "%s has not the permission %s", context->caller->name, permission);
+        else if (lacks_datastores(context))
+                error_set(ret_error, ERROR_DENIED, "Ask for a role that has it: `drover role list`.",
+                        "%s has not the permission %s everywhere, which moving disks takes beside %s",
+                        context->caller->name, permission_to_string(PERMISSION_DATASTORE_USE), permission);
         else if (context->rule->scope == SCOPE_VM_HOST || context->rule->scope == SCOPE_VM_NEW)
                 error_set(ret_error, ERROR_DENIED,
                         "Name a host (--to, --host) within the scope; `drover whoami` tells what that is.",

@@ -114,7 +114,15 @@ static int add_key(json_t *keys, const char *kind, const char *first, const char
         return json_array_append_new(keys, json_sprintf("%s/%s:%s", kind, first, second)) < 0 ? -ENOMEM : 0;
 }
 
-/* What the VM has for itself, its addresses and images, and what it has a part in, its pool. The caller's; NULL without memory. */
+/* A file that only is read: CD-ROM, kernel. */
+static int add_read(json_t *keys, const json_t *file)
+{
+        return *json_text(file, "path")
+                       ? add_key(keys, "reads", json_text(file, "datastore"), json_text(file, "path"))
+                       : 0;
+}
+
+/* What the VM has for itself, its addresses and images, what it reads, and what it has a part in, its pool. The caller's; NULL without memory. */
 static json_t *keys_of(const json_t *vm)
 {
         const json_t *spec = json_spec(vm);
@@ -133,6 +141,9 @@ static json_t *keys_of(const json_t *vm)
                         r |= add_key(keys,
                                 json_is_true(json_object_get(item, "read_only")) ? "reads" : "image",
                                 json_text(item, "datastore"), json_text(item, "path"));
+        r |= add_read(keys, json_object_get(spec, "cdrom"));
+        r |= add_read(keys, json_object_get(json_object_get(spec, "boot"), "kernel"));
+        r |= add_read(keys, json_object_get(json_object_get(spec, "boot"), "initrd"));
         if (*pool_of(vm))
                 r |= add_key(keys, "pool", pool_of(vm), "");
         return keys && r == 0 ? TAKE_PTR(keys) : NULL;

@@ -98,36 +98,82 @@ static const json_t *named(const json_t *list, const char *name)
         return NULL;
 }
 
+static bool same_file(const json_t *a, const json_t *b)
+{
+        return !strcmp(json_text(a, "datastore"), json_text(b, "datastore")) &&
+               !strcmp(json_text(a, "path"), json_text(b, "path"));
+}
+
+static bool names_file(const json_t *vm, const json_t *file)
+{
+        const json_t *spec = json_spec(vm), *boot = json_object_get(spec, "boot");
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach (json_object_get(spec, "disks"), i, disk)
+                if (same_file(disk, file))
+                        return true;
+        return same_file(json_object_get(spec, "cdrom"), file) ||
+               same_file(json_object_get(boot, "kernel"), file) ||
+               same_file(json_object_get(boot, "initrd"), file);
+}
+
+/* Another virtual machine that names the file as a disk, CD-ROM or kernel, or NULL. `vms`: of inventory_vms_beside() with a disk
+ * that is this file. */
+static const json_t *other_user(const json_t *vms, const json_t *vm, const json_t *file)
+{
+        json_t *other;
+        size_t i;
+
+        json_array_foreach ((json_t *)vms, i, other)
+                if (strcmp(json_text(other, "uid"), json_text(vm, "uid")) != 0 && names_file(other, file))
+                        return other;
+        return NULL;
+}
+
 /* The image of a disk that is to be moved must be this VM's alone: it is removed afterwards. */
 static int check_alone(
         struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error)
 {
         _cleanup_json_ json_t *vms = inventory_vms_beside(manager->inventory, vm);
-        json_t *other, *disk;
-        size_t i, k;
+        const json_t *other;
+        json_t *mine;
+        size_t i;
 
         if (!vms)
                 return error_from_errno(
                         ret_error, ENOMEM, "virtual machines beside %s", json_text(vm, "name"));
-        json_array_foreach (vms, i, other) {
-                if (!strcmp(json_text(other, "uid"), json_text(vm, "uid")))
-                        continue;
-                json_array_foreach (json_object_get(json_spec(other), "disks"), k, disk) {
-                        json_t *mine;
-                        size_t m;
-
-                        json_array_foreach (json_object_get(json_spec(vm), "disks"), m, mine)
-                                if (named(wanted, json_text(mine, "name")) &&
-                                        !strcmp(json_text(mine, "datastore"), json_text(disk, "datastore")) &&
-                                        !strcmp(json_text(mine, "path"), json_text(disk, "path")))
-                                        return error_set(ret_error, ERROR_CONFLICT,
-                                                "Name the others with --disk.",
-                                                "the image of disk %s is one of the virtual machine %s as "
-                                                "well",
-                                                json_text(mine, "name"), json_text(other, "name"));
-                }
+        json_array_foreach (json_object_get(json_spec(vm), "disks"), i, mine) {
+                other = named(wanted, json_text(mine, "name")) ? other_user(vms, vm, mine) : NULL;
+                if (other)
+                        return error_set(ret_error, ERROR_CONFLICT, "Name the others with --disk.",
+                                "the image of disk %s is used by the virtual machine %s as well",
+                                json_text(mine, "name"), json_text(other, "name"));
         }
         return 0;
+}
+
+/* Names of the disks whose old image another virtual machine has been given meanwhile: it stays. The caller's; NULL without memory. */
+static json_t *disks_to_keep(struct manager *manager, const struct task *task)
+{
+        _cleanup_json_ json_t *before = json_pack("{s:s, s:{s:[]}}", "uid",
+                                      json_text(task_data(task), "vm_uid"), "spec", "disks"),
+                              *vms = NULL, *keep = json_array();
+        json_t *disks = json_object_get(json_object_get(task_data(task), "outcome"), "disks"), *disk;
+        size_t i;
+
+        json_array_foreach (disks, i, disk)
+                if (json_array_append(
+                            json_object_get(json_spec(before), "disks"), json_object_get(disk, "from")) < 0)
+                        return NULL;
+        vms = before ? inventory_vms_beside(manager->inventory, before) : NULL;
+        if (!vms || !keep)
+                return NULL;
+        json_array_foreach (disks, i, disk)
+                if (other_user(vms, before, json_object_get(disk, "from")) &&
+                        json_array_append(keep, json_object_get(disk, "name")) < 0)
+                        return NULL;
+        return TAKE_PTR(keep);
 }
 
 static int check_host(struct manager *manager, const json_t *vm, const json_t *host, const json_t *input,
@@ -271,9 +317,10 @@ static void cancel_move(struct task *task, void *userdata)
         log_debug("task %s: will be cancelled through the host's agent", task_name(task));
 }
 
-static void call_move(
-        struct task *task, struct manager *manager, const char *method, const char *verb, step_reply_fn fn)
+static void call_move(struct task *task, struct manager *manager, const char *method, const char *verb,
+        json_t *body, step_reply_fn fn)
 {
+        _cleanup_json_ json_t *owned = body;
         _cleanup_free_ char *path = alloc_printf("/agent/v1/storage-moves/%s%s", task_uid(task), verb);
 
         if (!path)
@@ -283,6 +330,7 @@ static void call_move(
                         &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
                                 .method = method,
                                 .path = path,
+                                .body = owned,
                                 .timeout_ms = CALL_TIMEOUT_MS},
                         fn);
 }
@@ -360,15 +408,15 @@ static void on_cancel_sent(struct task *task, struct manager *manager, json_t *b
         if (answered && json_object_set_new(task_data(task), "cancel_sent", json_true()) < 0)
                 task_step_failed(task, NULL);
         else
-                call_move(task, manager, "GET", "", on_status);
+                call_move(task, manager, "GET", "", NULL, on_status);
 }
 
 static void run_follow(struct task *task, void *userdata)
 {
         if (task_cancel_requested(task) && !json_object_get(task_data(task), "cancel_sent"))
-                call_move(task, userdata, "POST", "/cancel", on_cancel_sent);
+                call_move(task, userdata, "POST", "/cancel", NULL, on_cancel_sent);
         else
-                call_move(task, userdata, "GET", "", on_status);
+                call_move(task, userdata, "GET", "", NULL, on_status);
 }
 
 /* The document names the copies of the disks that have switched, from the end of this step on. */
@@ -432,7 +480,12 @@ static void on_settled(struct task *task, struct manager *manager, json_t *body,
 /* Repeated until the host says that it has ended: it stands that. */
 static void run_settle(struct task *task, void *userdata)
 {
-        call_move(task, userdata, "POST", "/settle", on_settled);
+        json_t *keep = disks_to_keep(userdata, task);
+
+        if (keep)
+                call_move(task, userdata, "POST", "/settle", json_pack("{s:o}", "keep", keep), on_settled);
+        else
+                task_step_failed(task, NULL);
 }
 
 static void on_forgotten(struct task *task, struct manager *manager, json_t *body, struct error *error)
@@ -442,7 +495,7 @@ static void on_forgotten(struct task *task, struct manager *manager, json_t *bod
 
 static void run_forget(struct task *task, void *userdata)
 {
-        call_move(task, userdata, "DELETE", "", on_forgotten);
+        call_move(task, userdata, "DELETE", "", NULL, on_forgotten);
 }
 
 static json_t *result_document(struct task *task)

@@ -350,3 +350,72 @@ def test_host_that_dies_before_the_manager_heard_leaves_the_copy_to_the_next(lab
     wait_for("the old image to be removed", lambda: images(lab, guest) == [str(path_of(lab, disk_of(guest)))])
     wait_for("the record to be removed", lambda: not record.exists())
     guest.verify()
+
+
+def test_damaged_record_ends_a_migration_whose_qemu_is_gone(lab, guest):
+    before = disk_of(guest)
+    gate = hold(lab, "host1", "storage-move-stopped")
+    task = begin(lab, guest, "--to-datastore", other(guest))
+    wait_held(gate)
+    record = lab.folder / "shared" / guest.name / "storage-move.json"
+    good = record.read_text(encoding="utf-8")
+    lab.kill("host1", "agent")
+    lab.kill("host1", f"qemu:{guest.name}")
+    record.write_text("{", encoding="utf-8")
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    ended = guest.wait_task(task)
+    assert ended["status"]["state"] == "failed" and "damaged" in str(ended["status"]["error"]), ended["status"]
+    assert disk_of(guest) == before and len(images(lab, guest)) == 2, "nothing is removed"
+    wait_for("the crash to be noticed", lambda: guest.power() == "crashed")
+    assert "damaged" in lab.run_drover("vm", "start", guest.name).stderr
+    record.write_text(good, encoding="utf-8")
+    guest.start("host1")
+    wait_for("what was left to be removed", lambda: images(lab, guest) == [str(path_of(lab, disk_of(guest)))])
+    guest.verify()
+
+
+def test_damaged_record_is_written_anew_while_qemu_lives(lab, guest):
+    there = other(guest)
+    session = guest.session(patience_s=PATIENCE_S)
+    gate = hold(lab, "host1", "storage-move-copying")
+    task = begin(lab, guest, "--to-datastore", there)
+    wait_held(gate)
+    lab.kill("host1", "agent")
+    (lab.folder / "shared" / guest.name / "storage-move.json").write_text("{", encoding="utf-8")
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    assert guest.wait_task(task)["status"]["state"] == "succeeded"
+    assert disk_of(guest)["datastore"] == there
+    check_tidy(lab, guest)
+    guest.verify()
+    session.close()
+
+
+def test_damaged_owner_record_ends_the_migration_before_the_guest_is_stopped(lab, guest):
+    before, owner = disk_of(guest), lab.folder / "shared" / guest.name / "owner.json"
+    qemu, good = lab.find("host1", f"qemu:{guest.name}"), owner.read_text(encoding="utf-8")
+    gate = hold(lab, "host1", "storage-move-ready")
+    task = begin(lab, guest, "--to-datastore", other(guest))
+    wait_held(gate)
+    owner.write_text("{", encoding="utf-8")
+    gate.touch()
+    ended = guest.wait_task(task)
+    owner.write_text(good, encoding="utf-8")
+    assert ended["status"]["state"] == "failed" and ended["status"]["error"]["code"] == "owner-unknown", ended["status"]
+    assert disk_of(guest) == before and lab.find("host1", f"qemu:{guest.name}") == qemu
+    written = guest.status()["records_written"]
+    wait_for("the guest to write on", lambda: guest.status()["records_written"] > written)
+    check_tidy(lab, guest)
+    guest.verify()
+
+
+def test_image_outside_of_the_folder_is_not_removed(lab, vm, second):
+    image = lab.folder / "shared/images/extra.raw"
+    image.parent.mkdir()
+    image.write_bytes(b"somebody else's" + bytes(16 << 20))
+    guest = vm(disks=("shared:64M,format=raw", "shared:images/extra.raw,format=raw"), append="workload.disk=20")
+    result = move(lab, guest, "--to-datastore", "second", "--disk", "disk1")
+    assert disk_of(guest, 1)["datastore"] == "second"
+    assert image.read_bytes().startswith(b"somebody else's") and "shared:images/extra.raw stays" in result["left"]
+    guest.verify()

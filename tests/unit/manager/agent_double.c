@@ -346,6 +346,12 @@ static void on_storage_move_verb(struct http_request *request, void *userdata)
                 return;
         }
         json_object_set_new(agent->storage_move, "phase", json_string(settles ? "done" : "cancelled"));
+        if (settles) {
+                json_t *body = NULL;
+
+                assert_true(http_request_json(request, &body, NULL) >= 0);
+                json_object_set(agent->storage_move, "settled_with", body);
+        }
         if (!settles)
                 json_object_set_new(agent->storage_move, "error",
                         json_pack("{s:s, s:s}", "code", "cancelled", "detail",

@@ -210,6 +210,67 @@ static void image_of_two_virtual_machines_stays(void **data)
         refused(state, json_pack("{s:s}", "to_datastore", "fast"), 409, "conflict", "twin");
 }
 
+/* A VM that is off, and has the file in the part of its document that `key` names. */
+static void add_reader(struct state *state, const char *name, const char *key, const char *inner)
+{
+        json_t *file = json_pack("{s:s, s:s}", "datastore", "shared", "path", "store/disk0.raw");
+        json_t *spec = json_pack("{s:I, s:s, s:o}", "memory_bytes", (json_int_t)64 << 20, "datastore",
+                "shared", key, inner ? json_pack("{s:o}", inner, file) : file);
+
+        call(state, "POST", "/api/v1/vms",
+                json_pack("{s:s, s:s, s:o}", "name", name, "host", "host1", "spec", spec));
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void image_that_another_boots_from_or_has_as_its_cdrom_stays(void **data)
+{
+        struct state *state = *data;
+
+        set_disks(state);
+        call(state, "POST", "/api/v1/vms/store/stop", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        add_reader(state, "viewer", "cdrom", NULL);
+        refused(state, json_pack("{s:s}", "to_datastore", "fast"), 409, "conflict", "viewer");
+        assert_int_equal(call(state, "DELETE", "/api/v1/vms/viewer", NULL), 202);
+        assert_string_equal(finish(state), "succeeded");
+        add_reader(state, "booter", "boot", "kernel");
+        refused(state, json_pack("{s:s}", "to_datastore", "fast"), 409, "conflict", "booter");
+}
+
+static const json_t *kept_by(struct state *state)
+{
+        return json_object_get(json_object_get(state->agents[0].storage_move, "settled_with"), "keep");
+}
+
+static void image_that_was_given_to_another_meanwhile_is_kept(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        call(state, "POST", "/api/v1/vms/store/stop", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        begin(state, path);
+        add_reader(state, "viewer", "cdrom", NULL);
+        switch_disks(state);
+        wait_status(state, path, "state", "succeeded");
+        assert_int_equal(json_array_size(kept_by(state)), 1);
+        assert_string_equal(json_string_value(json_array_get(kept_by(state), 0)), "disk0");
+}
+
+static void image_that_nobody_else_has_is_not_kept(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        begin(state, path);
+        switch_disks(state);
+        wait_status(state, path, "state", "succeeded");
+        assert_true(json_is_array(kept_by(state)));
+        assert_int_equal(json_array_size(kept_by(state)), 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -220,6 +281,9 @@ int main(void)
                 TEST(datastore_that_is_busy_is_waited_for),
                 TEST(what_cannot_be_is_refused_with_its_cause),
                 TEST(image_of_two_virtual_machines_stays),
+                TEST(image_that_another_boots_from_or_has_as_its_cdrom_stays),
+                TEST(image_that_was_given_to_another_meanwhile_is_kept),
+                TEST(image_that_nobody_else_has_is_not_kept),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
