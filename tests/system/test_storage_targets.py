@@ -28,11 +28,14 @@ class FailingDisk:
     def run(self, script):
         return self.lab.machines.run(self.host, "sh", "-c", script)
 
+    def fill(self, folder):
+        self.run(f"cd {folder}; fallocate -l $(($(stat -f -c '%a * %S' .))) filler; dd if=/dev/zero of=filler bs=64k oflag=append conv=notrunc 2>/dev/null; true")
+
     def break_(self, fault):
         if fault == "full":
-            self.run(f"dd if=/dev/zero of={self.path}/filler bs=64k 2>/dev/null; true")
+            self.fill(self.path)
         elif fault == "error":
-            self.run(f"dd if=/dev/zero of={self.memory}/filler bs=64k 2>/dev/null; true")
+            self.fill(self.memory)
         elif fault == "hang":
             self.run(f"fsfreeze --freeze {self.path}")
 
@@ -89,8 +92,9 @@ def test_target_that_fails_ends_the_copy_and_not_the_guest(lab, guest, targets, 
     before = {"host": guest.host(), "disks": guest.document()["spec"]["disks"]}
     disk, qemu = targets[before["host"]], lab.find(before["host"], f"qemu:{guest.name}")
     for number in range(pytestconfig.getoption("fault_rounds")):
-        task = begin(lab, guest, "--rate-limit", "80mbit", "--format", random.choice(("raw", "qcow2")))
-        wait_for("some of it to be copied", lambda: copied(guest, task) > random.randrange(1, 8 * MIB), 60, 0.02)
+        moment = random.randrange(1, 4 * MIB)
+        task = begin(lab, guest, "--rate-limit", "24mbit", "--format", random.choice(("raw", "qcow2")))
+        wait_for("some of it to be copied", lambda: copied(guest, task) > moment, 60, 0.02)
         disk.break_(fault)
         ended = guest.wait_task(task)
         disk.mend()
