@@ -238,6 +238,25 @@ bool access_any_host(
         return false;
 }
 
+bool access_tells_hosts_apart(const struct access *access, const json_t *labels, const json_t *others)
+{
+        for (size_t i = 0; i < access->n_grants; i++) {
+                const json_t *hosts = json_object_get(access->grants[i].scope, "hosts");
+
+                if (selects(hosts, labels) != selects(hosts, others))
+                        return true;
+        }
+        return false;
+}
+
+bool access_looks_at_hosts(const struct access *access)
+{
+        for (size_t i = 0; i < access->n_grants; i++)
+                if (json_object_size(json_object_get(access->grants[i].scope, "hosts")))
+                        return true;
+        return false;
+}
+
 /* Whatever `narrow` selects, `wide` selects too. */
 static bool selectors_cover(const json_t *wide, const json_t *narrow)
 {

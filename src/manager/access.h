@@ -98,6 +98,12 @@ bool access_everywhere(const struct access *access, enum permission permission);
 bool access_any_host(
         const struct access *access, enum permission permission, const struct access_target *target);
 
+/* Whether hosts with these labels and with those are not the same to some grant: a host that got the others, and what is on it, may have
+ * come into sight or left it. */
+bool access_tells_hosts_apart(const struct access *access, const json_t *labels, const json_t *others);
+/* Whether some grant depends on hosts' labels. */
+bool access_looks_at_hosts(const struct access *access);
+
 /* The grant gives nothing that `access` has not. */
 bool access_covers(const struct access *access, const struct access_grant *grant);
 

@@ -26,6 +26,7 @@
 #define PUBLIC_BODY_MAX_BYTES (64u << 10) /* an enrolment: a token and a certificate request */
 #define CALLERS_LIMITED 4096
 #define REQUEST_BURST_S 4
+#define USER_TOKENS_TIMES 2 /* all tokens of a user together may do so many times what one may */
 #define DENIED_BURST 30
 #define DENIED_INTERVAL_MS 10000
 /* A person mistypes a few times; a guesser gets ten a minute of one user, and thirty from one address. From one address nobody can keep
@@ -157,6 +158,10 @@ int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64
         *limits = (struct api_limits){
                 .requests = rate ? rate_limit_new(clock, CALLERS_LIMITED, rate * REQUEST_BURST_S, 1000 / rate)
                                  : NULL,
+                .token_requests = rate ? rate_limit_new(clock, CALLERS_LIMITED,
+                                                 USER_TOKENS_TIMES * rate * REQUEST_BURST_S,
+                                                 MAX(1000 / (USER_TOKENS_TIMES * rate), 1U))
+                                       : NULL,
                 .denied = rate_limit_new(clock, CALLERS_LIMITED, DENIED_BURST, DENIED_INTERVAL_MS),
                 .login_pairs =
                         rate_limit_new(clock, CALLERS_LIMITED, LOGIN_USER_BURST, LOGIN_USER_INTERVAL_MS),
@@ -167,8 +172,9 @@ int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64
                 .login_addresses = rate_limit_new(
                         clock, CALLERS_LIMITED, LOGIN_ADDRESS_BURST, LOGIN_ADDRESS_INTERVAL_MS),
         };
-        return (rate && !limits->requests) || !limits->denied || !limits->login_pairs ||
-                               !limits->login_users || !limits->own_passwords || !limits->login_addresses
+        return (rate && (!limits->requests || !limits->token_requests)) || !limits->denied ||
+                               !limits->login_pairs || !limits->login_users || !limits->own_passwords ||
+                               !limits->login_addresses
                        ? -ENOMEM
                        : 0;
 }
@@ -176,6 +182,7 @@ int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64
 void api_limits_deinit(struct api_limits *limits)
 {
         rate_limit_free(limits->requests);
+        rate_limit_free(limits->token_requests);
         rate_limit_free(limits->denied);
         rate_limit_free(limits->login_pairs);
         rate_limit_free(limits->login_users);
@@ -562,14 +569,25 @@ static int authenticate(
         return r;
 }
 
+/* Each token and session has a rate of its own, and all tokens of a user have one together. A program that runs wild does not keep its
+ * owner's sessions, of which there are few, from getting through. */
+static bool take_request(struct api_limits *limits, const struct auth_caller *caller, uint64_t *ret_wait_ms)
+{
+        if (!limits->requests)
+                return true;
+        if (!rate_limit_take(limits->requests, caller->id, ret_wait_ms))
+                return false;
+        return !caller->owned ||
+               rate_limit_take(limits->token_requests, auth_caller_person(caller), ret_wait_ms);
+}
+
 /* The caller as one who may send this request; false: it has been answered. */
 static bool check_caller(struct http_request *request, struct manager *manager, const struct context *context)
 {
         struct error *error = NULL;
         uint64_t wait_ms = 0;
 
-        if (manager->limits.requests &&
-                !rate_limit_take(manager->limits.requests, auth_caller_person(context->caller), &wait_ms)) {
+        if (!take_request(&manager->limits, context->caller, &wait_ms)) {
                 manager->metrics.requests[METRICS_LIMITED]++;
                 api_reply_limited(request, wait_ms, "the caller sends too many requests");
                 return false;

@@ -13,7 +13,8 @@ struct http_request;
 struct manager;
 
 struct api_limits {
-        struct rate_limit *requests;        /* of each caller; NULL: none */
+        struct rate_limit *requests;        /* of each token or session; NULL: none */
+        struct rate_limit *token_requests;  /* of all tokens of a user together: sessions have their own */
         struct rate_limit *denied;          /* entries in the audit log about what each caller was refused */
         struct rate_limit *login_pairs;     /* attempts to log in, by user and address together ... */
         struct rate_limit *login_users;     /* ... by user ... */
@@ -21,7 +22,7 @@ struct api_limits {
         struct rate_limit *
                 own_passwords; /* attempts to change one's own, by user: others' attempts to log in use it up not */
 };
-/* request_rate: a second for each caller; 0: no limit. */
+/* request_rate: a second for each token or session, and twice that for all tokens of a user; 0: no limit. */
 int api_limits_init(struct api_limits *limits, const struct clock *clock, uint64_t request_rate);
 void api_limits_deinit(struct api_limits *limits);
 

@@ -93,6 +93,18 @@ bool auth_may_on_any_host(
                (!caller->owned || access_any_host(&caller->owner, permission, target));
 }
 
+bool auth_tells_hosts_apart(const struct auth_caller *caller, const json_t *labels, const json_t *others)
+{
+        return access_tells_hosts_apart(&caller->own, labels, others) ||
+               (caller->owned && access_tells_hosts_apart(&caller->owner, labels, others));
+}
+
+bool auth_looks_at_hosts(const struct auth_caller *caller)
+{
+        return access_looks_at_hosts(&caller->own) ||
+               (caller->owned && access_looks_at_hosts(&caller->owner));
+}
+
 int auth_covers(const struct auth_caller *caller, const struct access *access, const char *what,
         struct error **ret_error)
 {

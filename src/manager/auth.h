@@ -58,6 +58,9 @@ bool auth_may_everywhere(const struct auth_caller *caller, enum permission permi
 /* May it, and leave the choice of the host to the manager? */
 bool auth_may_on_any_host(
         const struct auth_caller *caller, enum permission permission, const struct access_target *target);
+/* As access_tells_hosts_apart() and access_looks_at_hosts(), of what the caller may do. */
+bool auth_tells_hosts_apart(const struct auth_caller *caller, const json_t *labels, const json_t *others);
+bool auth_looks_at_hosts(const struct auth_caller *caller);
 /* The caller could do all of this itself. DENIED names what it lacks; `what` is what it would give, such as "the role operator". */
 int auth_covers(const struct auth_caller *caller, const struct access *access, const char *what,
         struct error **ret_error);

@@ -249,8 +249,8 @@ static bool shows(void *userdata, const struct auth_caller *caller, const char *
 }
 
 /* Hosts and virtual machines, for who watches them. */
-static int each_seen(
-        void *userdata, int (*fn)(void *fn_userdata, const char *kind, const json_t *doc), void *fn_userdata)
+static int each_seen(void *userdata, int (*fn)(void *fn_userdata, const char *kind, const json_t *doc),
+        void *fn_userdata, uint64_t *ret_revision)
 {
         static const char *const kinds[] = {"host", "vm"};
         struct manager *manager = userdata;
@@ -269,6 +269,7 @@ static int each_seen(
                         if (r >= 0)
                                 r = fn(fn_userdata, kinds[i], doc);
         }
+        *ret_revision = inventory_followed(manager->inventory);
         return r;
 }
 

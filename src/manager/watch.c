@@ -42,7 +42,8 @@ struct watcher {
         bool due;    /* has not had its turn in this round */
         bool behind; /* has more to get than its buffer takes */
         bool failed;
-        bool lost; /* what it read in the log may have taken something out of its sight: it is to list again */
+        bool lost; /* what it read in the log may have changed what it sees otherwise: it is to list again */
+        bool session_ended; /* its caller's, perhaps */
 };
 
 /* A change as clients get it: written down once, however many there are. */
@@ -102,11 +103,16 @@ static bool wanted(const struct watcher *watcher, const char *public)
         return strstr(watcher->kinds, needle) != NULL;
 }
 
-/* What changes what somebody may do. A session that is used, or begins, does not. */
+/* What changes what somebody may do, and it is not known who. */
 static bool is_about_access(const struct store_event *event)
 {
-        return !strcmp(event->kind, "token") || !strcmp(event->kind, "user") ||
-               !strcmp(event->kind, "role") || (event->removed && !strcmp(event->kind, "session"));
+        return !strcmp(event->kind, "token") || !strcmp(event->kind, "user") || !strcmp(event->kind, "role");
+}
+
+/* The end of the caller's own session; one that is used, or begins, changes nothing. */
+static bool ends_session_of(const struct store_event *event, const struct auth_caller *caller)
+{
+        return event->removed && !strcmp(event->kind, "session") && !strcmp(event->uid, caller->id);
 }
 
 /* A stream that does not take more is about to be closed: on_closed() frees the watcher. */
@@ -232,6 +238,7 @@ static int remember(struct watch *watch, const char *kind, const struct store_ev
         }
         recent.text = event_text(event, &recent.len);
         if (!recent.text || find_before(watch, event, &recent.before) < 0) {
+                json_decref(recent.before);
                 free(recent.text);
                 return -ENOMEM;
         }
@@ -247,26 +254,29 @@ static int take_change(void *userdata, const struct store_event *event)
 {
         struct watch *watch = userdata;
         const char *kind = watch->public_kind(event->kind);
+        struct watcher *watcher;
         int r = kind ? remember(watch, kind, event) : 0;
 
         if (r < 0)
                 return r;
         watch->read = event->seq;
         watch->access_changed |= is_about_access(event);
+        if (event->removed && !strcmp(event->kind, "session"))
+                list_for_each (watcher, &watch->watchers, link)
+                        watcher->session_ended |= ends_session_of(event, watcher->caller);
         return 0;
 }
 
 /* Nothing is remembered from before now: whoever has seen less reads the log. */
 static int begin_anew(struct watch *watch)
 {
-        uint64_t revision;
-        int r = store_revision(watch->store, &revision, NULL);
+        uint64_t revision = 0;
+        int r;
 
         forget_recent(watch, watch->n_recent);
         watch->access_changed = true; /* what was left out may have been about that */
         forget_seen_by(watch);
-        if (r >= 0)
-                r = watch->each(watch->userdata, note_seen_by, watch);
+        r = watch->each(watch->userdata, note_seen_by, watch, &revision);
         if (r >= 0)
                 watch->read = watch->recent_after = revision;
         return r;
@@ -315,11 +325,16 @@ static int send_event(void *userdata, const struct store_event *event)
                 return 1;
         }
         watcher->seen = event->seq;
-        if (is_about_access(event)) {
-                watcher->watch->access_changed = true;
+        if (is_about_access(event) || ends_session_of(event, watcher->caller)) {
+                watcher->session_ended = true;
                 /* What follows is seen with what its caller may do from here on. */
                 if (!auth_still(watcher->watch->store, loop_clock(watcher->watch->loop), &watcher->caller))
                         return 1;
+        }
+        /* Nobody remembers what labels the host had before: with them virtual machines there come and go, too. */
+        if (!strcmp(event->kind, "host") && !event->removed && auth_looks_at_hosts(watcher->caller)) {
+                watcher->lost = true;
+                return 1;
         }
         if (!kind || !wanted(watcher, kind))
                 return 0;
@@ -377,7 +392,7 @@ static size_t first_unseen(const struct watch *watch, uint64_t seen)
 }
 
 /* An object that it cannot see: if it could before, it is gone for it. With a host's labels the virtual machines there, and their tasks,
- * come or go as well: all is to be listed again then. */
+ * come or go as well, also for one who sees no hosts: all is to be listed again then. */
 static int send_of_sight(struct watcher *watcher, const struct event *event, bool shown)
 {
         const struct watch *watch = watcher->watch;
@@ -386,10 +401,13 @@ static int send_of_sight(struct watcher *watcher, const struct event *event, boo
         _cleanup_free_ char *text = NULL;
         size_t len = 0;
 
+        if (event->before && !strcmp(event->kind, "host"))
+                return auth_tells_hosts_apart(
+                               watcher->caller, seen_by("host", event->before), seen_by("host", event->doc))
+                               ? send_reset(watcher)
+                               : 0;
         if (!event->before || was == shown)
                 return 0;
-        if (!strcmp(event->kind, "host"))
-                return send_reset(watcher);
         if (shown)
                 return 0; /* it was told of it just now */
         text = event_text(&(struct store_event){.seq = event->seq,
@@ -457,16 +475,21 @@ static void pump(struct watcher *watcher)
                 watcher->behind = true; /* the store could not be read: again, soon */
 }
 
-static void end_unauthorised(struct watch *watch)
+/* Looks again at what the callers may do: all of them, or those whose sessions have ended. */
+static void end_unauthorised(struct watch *watch, bool all)
 {
         struct watcher *watcher, *spare;
 
         watch->access_changed = false;
-        list_for_each_safe (watcher, spare, &watch->watchers, link)
+        list_for_each_safe (watcher, spare, &watch->watchers, link) {
+                if (!all && !watcher->session_ended)
+                        continue;
+                watcher->session_ended = false;
                 if (!auth_still(watch->store, loop_clock(watch->loop), &watcher->caller)) {
                         http_stream_close(watcher->stream);
                         watcher_free(watcher);
                 }
+        }
 }
 
 static void round_ended(struct watch *watch)
@@ -476,8 +499,7 @@ static void round_ended(struct watch *watch)
 
         watch->round = false;
         watch->round_ms = now_ms(watch);
-        if (watch->access_changed)
-                end_unauthorised(watch);
+        end_unauthorised(watch, watch->access_changed);
         list_for_each (watcher, &watch->watchers, link)
                 behind |= watcher->behind && !watcher->failed;
         if (watch->more)
@@ -505,8 +527,7 @@ static void on_wake(void *userdata)
                 watch->poked = false;
                 r = read_changes(watch, until_ms);
                 /* Nothing of this round is shown by what somebody might see before. */
-                if (watch->access_changed)
-                        end_unauthorised(watch);
+                end_unauthorised(watch, watch->access_changed);
                 list_for_each (watcher, &watch->watchers, link)
                         watcher->due = true;
         }
@@ -530,7 +551,7 @@ static void on_heartbeat(void *userdata)
         struct watch *watch = userdata;
         struct watcher *watcher, *spare;
 
-        end_unauthorised(watch); /* tokens also expire */
+        end_unauthorised(watch, true); /* tokens also expire */
         /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what has ended is off the list */
         list_for_each_safe (watcher, spare, &watch->watchers, link)
                 if (!watcher->failed && http_stream_send(watcher->stream, ":\n\n", 3) < 0)

@@ -18,9 +18,11 @@ typedef bool (*watch_shows_fn)(
         void *userdata, const struct auth_caller *caller, const char *kind, const json_t *doc);
 /* The same text as `kind`, which stays, when there is anybody who may see objects of the kind; else NULL. */
 typedef const char *(*watch_public_kind_fn)(const char *kind);
-/* Calls fn for each host and VM that there is ("host", "vm", documents) until it returns a negative value, which is returned. */
-typedef int (*watch_each_fn)(
-        void *userdata, int (*fn)(void *fn_userdata, const char *kind, const json_t *doc), void *fn_userdata);
+/* Calls fn for each host and VM that there is ("host", "vm", documents) until it returns a negative value, which is returned.
+ * *ret_revision: as of which change they are. */
+typedef int (*watch_each_fn)(void *userdata,
+        int (*fn)(void *fn_userdata, const char *kind, const json_t *doc), void *fn_userdata,
+        uint64_t *ret_revision);
 int watch_new(struct loop *loop, struct store *store, watch_public_kind_fn public_kind, watch_shows_fn shows,
         watch_each_fn each, void *userdata, struct watch **ret_watch, struct error **ret_error);
 /* Ends all streams. */

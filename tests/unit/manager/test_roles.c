@@ -688,13 +688,13 @@ static void remove_vm(struct state *state, const char *name)
 
 /* She watches what there is of the two pools, within the scope (taken over); then calls are the administrator's. */
 static struct http_call *watch_as_carol(
-        struct state *state, json_t *scope, const char *kinds, struct seen *seen)
+        struct state *state, const char *role, json_t *scope, const char *kinds, struct seen *seen)
 {
         struct http_call *watching;
         char path[96];
 
         set_up_pools(state);
-        make_user(state, "carol", "vm-admin", scope);
+        make_user(state, "carol", role, scope);
         set_password(state, "carol");
         become(state, "carol");
         snprintf(path, sizeof(path), "/api/v1/events?kinds=%s", kinds);
@@ -710,7 +710,7 @@ static void watch_tells_what_is_in_the_scope_until_that_changes(void **data)
         struct seen seen = {};
         struct http_call *watching;
 
-        watching = watch_as_carol(state, scope_east(), "vm,token,user", &seen);
+        watching = watch_as_carol(state, "vm-admin", scope_east(), "vm,token,user", &seen);
         remove_vm(state, "other");
         remove_vm(state, "web");
         wait_seen(state, &seen, "\"op\":\"delete\"");
@@ -735,7 +735,7 @@ static void watch_tells_what_leaves_the_scope(void **data)
         struct seen seen = {};
         struct http_call *watching;
 
-        watching = watch_as_carol(state, scope_east(), "vm,host", &seen);
+        watching = watch_as_carol(state, "vm-admin", scope_east(), "vm,host", &seen);
         /* Not hers before and after. */
         label_host(state, 1, "north");
         /* Hers no more, with "web" on it. */
@@ -748,6 +748,32 @@ static void watch_tells_what_leaves_the_scope(void **data)
         http_call_cancel(watching);
 }
 
+/* Its role has no host.read, and it asks for machines only: with the host's label they go and come all the same. */
+static void watch_tells_who_sees_no_hosts_that_machines_come_and_go_with_a_label(void **data)
+{
+        struct state *state = *data;
+        struct seen seen = {}, late = {};
+        struct http_call *watching, *again;
+        char path[96];
+
+        watching = watch_as_carol(state, "vm-user", scope_east(), "vm", &seen);
+        label_host(state, 1, "north");
+        label_host(state, 0, "west");
+        wait_seen(state, &seen, "event: reset");
+        memset(&seen, 0, sizeof(seen));
+        label_host(state, 0, "east");
+        wait_seen(state, &seen, "event: reset");
+        /* Also who was away meanwhile. */
+        assert_non_null(strstr(seen.text, "id: "));
+        snprintf(path, sizeof(path), "/api/v1/events?kinds=vm&since=%llu",
+                (unsigned long long)strtoull(strstr(seen.text, "id: ") + 4, NULL, 10) - 1);
+        become(state, "carol");
+        again = watch(state, path, &late);
+        wait_seen(state, &late, "event: reset");
+        http_call_cancel(again);
+        http_call_cancel(watching);
+}
+
 /* A scope of hosts alone: a virtual machine leaves it when it moves. */
 static void watch_tells_of_a_machine_that_moves_out_of_the_scope(void **data)
 {
@@ -756,7 +782,8 @@ static void watch_tells_of_a_machine_that_moves_out_of_the_scope(void **data)
         struct http_call *watching;
         char path[128];
 
-        watching = watch_as_carol(state, json_pack("{s:{s:s}}", "hosts", "pool", "east"), "vm", &seen);
+        watching = watch_as_carol(
+                state, "vm-admin", json_pack("{s:{s:s}}", "hosts", "pool", "east"), "vm", &seen);
         begin_migration(state, path);
         complete_migration(state);
         resume_following(state, path);
@@ -1179,6 +1206,7 @@ int main(void)
                 TEST(record_of_a_key_tells_no_password),
                 TEST(watch_tells_what_is_in_the_scope_until_that_changes),
                 TEST(watch_tells_what_leaves_the_scope),
+                TEST(watch_tells_who_sees_no_hosts_that_machines_come_and_go_with_a_label),
                 TEST(watch_tells_of_a_machine_that_moves_out_of_the_scope),
                 TEST(one_caller_does_not_take_all_watches),
                 TEST(nobody_gives_more_than_they_have),

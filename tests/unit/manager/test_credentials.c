@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Sessions and tokens of one user, each for itself: what happens to one of them is not felt by the others. */
+
+#include "manager_rig.h"
+
+#include "base/doc.h"
+#include "manager/api.h"
+
+#define PASSWORD "correct horse battery"
+
+struct seen {
+        bool begun, ended;
+};
+
+static void on_line(void *userdata, const char *line)
+{
+        struct seen *seen = userdata;
+
+        seen->begun = true;
+}
+
+static void on_end(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct seen *seen = userdata;
+
+        seen->ended = true;
+}
+
+static struct http_call *watch(struct state *state, const char *path, struct seen *seen)
+{
+        struct http_call *watching = NULL;
+
+        assert_int_equal(http_client_call(state->client,
+                                 &(struct http_call_spec){.method = "GET",
+                                         .address = state->address,
+                                         .peer_name = "manager.drover",
+                                         .path = path,
+                                         .headers = (const char *const[]){state->headers[0], NULL},
+                                         .line = on_line},
+                                 on_end, seen, &watching, NULL),
+                0);
+        return watching;
+}
+
+static void wait_for(struct state *state, const bool *flag)
+{
+        assert_int_equal(loop_wait(state->loop, flag, WAIT_MS), 0);
+}
+
+static void make_user(struct state *state)
+{
+        assert_int_equal(call(state, "POST", "/api/v1/users",
+                                 json_pack("{s:s, s:{s:[{s:s}]}}", "name", "alice", "spec", "bindings",
+                                         "role", "operator")),
+                201);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/users/alice/password", json_pack("{s:s}", "password", PASSWORD)),
+                204);
+}
+
+/* From here on calls are those of a new session. */
+static void become_user(struct state *state)
+{
+        assert_int_equal(call(state, "POST", "/api/v1/login",
+                                 json_pack("{s:s, s:s}", "user", "alice", "password", PASSWORD)),
+                200);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s",
+                json_text(state->body, "secret"));
+}
+
+static void watch_ends_with_its_session_and_no_other(void **data)
+{
+        struct state *state = *data;
+        struct seen first = {}, second = {};
+        struct http_call *other;
+
+        make_user(state);
+        become_user(state);
+        other = watch(state, "/api/v1/events", &second);
+        become_user(state);
+        (void)watch(state, "/api/v1/events", &first);
+        wait_for(state, &first.begun);
+        wait_for(state, &second.begun);
+        assert_int_equal(call(state, "DELETE", "/api/v1/session", NULL), 204);
+        /* Before the heartbeat, which looks at all of them. */
+        wait_for(state, &first.ended);
+        assert_false(second.ended);
+        http_call_cancel(other);
+}
+
+/* Her program runs wild: she can still look what it does, and revoke its token. */
+static void token_that_runs_wild_does_not_keep_its_owner_out(void **data)
+{
+        struct state *state = *data;
+        char session[sizeof(state->headers[0])], secret[AUTH_SECRET_SIZE];
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *user = NULL, *token = NULL;
+        int n = 0;
+
+        make_user(state);
+        become_user(state);
+        snprintf(session, sizeof(session), "%s", state->headers[0]);
+        assert_int_equal(store_get(state->manager->store, "user", "alice", &user, NULL), 0);
+        assert_int_equal(
+                auth_token_new(state->manager->clock, &batch,
+                        &(struct auth_token_spec){.name = "wild", .role = "read-only", .owner = user}, secret,
+                        &token, NULL),
+                0);
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        api_limits_deinit(&state->manager->limits);
+        assert_int_equal(api_limits_init(&state->manager->limits, state->manager->clock, 1), 0);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s", secret);
+        while (call(state, "GET", "/api/v1/whoami", NULL) == 200)
+                assert_true(++n < 1000);
+        assert_int_equal(state->status, 429);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "%s", session);
+        assert_int_equal(call(state, "GET", "/api/v1/whoami", NULL), 200);
+        assert_int_equal(call(state, "DELETE", "/api/v1/tokens/wild", NULL), 204);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(watch_ends_with_its_session_and_no_other),
+                TEST(token_that_runs_wild_does_not_keep_its_owner_out),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
