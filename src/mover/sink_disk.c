@@ -185,9 +185,10 @@ int sink_flush_disk(struct receiver *receiver, struct error **ret_error)
                 return invalid(WIRE_DISK_FLUSH, "there is no such disk", ret_error);
         disk = &sink->disks[number];
         pthread_mutex_lock(&sink->lock);
-        if (serial <= disk->reached[receiver->number]) {
+        /* The same comes again where the connection was lost while it was answered. */
+        if (serial < disk->reached[receiver->number]) {
                 pthread_mutex_unlock(&sink->lock);
-                return invalid(WIRE_DISK_FLUSH, "it came before", ret_error);
+                return invalid(WIRE_DISK_FLUSH, "a newer one came before", ret_error);
         }
         disk->reached[receiver->number] = serial;
         for (unsigned int i = 0; i < sink->n_channels; i++)
