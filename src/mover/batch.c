@@ -47,9 +47,15 @@ struct batch *batch_pool_get(struct batch_pool *pool)
                 batch->next = NULL;
                 batch->n_entries = 0;
                 batch->n_bytes = 0;
-                batch->sent = false;
+                batch->sent = batch->keep_allocated = false;
         }
         return batch;
+}
+
+void batch_pool_return(struct batch_pool *pool, struct batch *batch)
+{
+        batch->n_bytes = 0;
+        batch_pool_put(pool, batch);
 }
 
 void batch_pool_put(struct batch_pool *pool, struct batch *batch)

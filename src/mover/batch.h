@@ -20,19 +20,31 @@ enum batch_kind {
         BATCH_VERIFY,   /* compare this channel's stripes with the guest's memory, then with the sink */
         BATCH_BARRIER,  /* flush, then BARRIER */
         BATCH_HANDED_OFF,
-        BATCH_POST_COPY, /* POST_COPY */
-        BATCH_COMMIT,    /* flush, then COMMIT */
+        BATCH_POST_COPY,  /* POST_COPY */
+        BATCH_COMMIT,     /* flush, then COMMIT */
+        BATCH_DISK_DATA,  /* data: n_bytes of a disk */
+        BATCH_DISK_ZERO,  /* so many bytes of a disk are zero: length */
+        BATCH_DISK_FLUSH, /* offset: its serial number */
 };
 
 struct batch {
         struct batch *next;
         enum batch_kind kind;
         unsigned int n_entries;
-        size_t n_bytes; /* in data */
+        size_t n_bytes;    /* in data */
+        unsigned int disk; /* of the kinds that are about one: which, where and how much */
+        uint64_t offset, length;
+        bool keep_allocated; /* BATCH_DISK_ZERO: no hole shall be made of it */
         bool sent; /* its frame, if it has one of its own, went out or will go again with what was lost */
         uint64_t entries[BATCH_MAX_ENTRIES];
         uint8_t data[BATCH_DATA_BYTES];
 };
+
+static inline bool batch_is_of_disk(const struct batch *batch)
+{
+        return batch->kind == BATCH_DISK_DATA || batch->kind == BATCH_DISK_ZERO ||
+               batch->kind == BATCH_DISK_FLUSH;
+}
 
 struct batch_pool {
         pthread_mutex_t lock; /* guards all below */
@@ -49,6 +61,8 @@ int batch_pool_init(struct batch_pool *pool, unsigned int n_batches);
 void batch_pool_deinit(struct batch_pool *pool);
 /* An empty batch; waits for one, and for the bytes under way to fall below the limit. NULL: stopped. */
 struct batch *batch_pool_get(struct batch_pool *pool);
+/* Gives a batch back that was not queued. */
+void batch_pool_return(struct batch_pool *pool, struct batch *batch);
 /* Gives a batch back that was queued. */
 void batch_pool_put(struct batch_pool *pool, struct batch *batch);
 void batch_pool_set_limit(struct batch_pool *pool, size_t limit_bytes);

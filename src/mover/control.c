@@ -28,6 +28,7 @@ static const char *const op_names[] = {
         [CONTROL_SAMPLE] = "sample",
         [CONTROL_PROBE] = "probe",
         [CONTROL_COMPARE] = "compare",
+        [CONTROL_DISK] = "disk",
 };
 static_assert(ARRAY_SIZE(op_names) == N_CONTROL_OPS, "one name an op");
 
@@ -121,6 +122,29 @@ static int parse_key(const json_t *json, const char *name, uint8_t ret_key[stati
         return 0;
 }
 
+/* Optional: what is known of each disk. */
+static int parse_disks(const json_t *json, struct control_start *start, struct error **ret_error)
+{
+        json_t *disks = NULL, *disk;
+        size_t i;
+        int r = doc_opt_array(json, "start", "disks", WIRE_MAX_DISKS, &disks, ret_error);
+
+        if (r < 0)
+                return r;
+        json_array_foreach (disks, i, disk) {
+                start->disks[i].export = "";
+                r = doc_need_u64(disk, "start.disks", "size_bytes", 1, WIRE_MAX_DISK_BYTES,
+                        &start->disks[i].size_bytes, ret_error);
+                if (r >= 0)
+                        r = doc_opt_string(
+                                disk, "start.disks", "export", 255, &start->disks[i].export, ret_error);
+                if (r < 0)
+                        return r;
+                start->n_disks++;
+        }
+        return 0;
+}
+
 int control_parse_start(
         const struct control_message *message, struct control_start *ret_start, struct error **ret_error)
 {
@@ -167,6 +191,8 @@ int control_parse_start(
                 r = doc_opt_bool(json, "start", "post_copy", &s.post_copy, ret_error);
         if (r >= 0)
                 r = parse_key(json, "checkpoint_key", s.checkpoint_key, &s.has_checkpoint, ret_error);
+        if (r >= 0)
+                r = parse_disks(json, &s, ret_error);
         if (r >= 0)
                 r = parse_key(json, "sibling_key", s.sibling_key, &s.has_siblings, ret_error);
         if (r < 0)

@@ -11,7 +11,7 @@
 #include "mover/wire.h"
 
 #define CONTROL_MAX_PACKET (64 * 1024)
-#define CONTROL_MAX_FDS (4 + WIRE_MAX_CHANNELS)
+#define CONTROL_MAX_FDS (4 + WIRE_MAX_CHANNELS + WIRE_MAX_DISKS)
 
 enum control_op {
         CONTROL_START,
@@ -27,6 +27,7 @@ enum control_op {
         CONTROL_SAMPLE,
         CONTROL_PROBE,
         CONTROL_COMPARE,
+        CONTROL_DISK,
         N_CONTROL_OPS,
 };
 
@@ -47,6 +48,11 @@ void control_send(int fd, json_t *event, bool droppable);
 /* {"event": "failed", ...}; `peer_reason`: the error came from the peer. */
 void control_send_failed(int fd, const struct error *error, bool from_peer);
 
+struct control_disk {
+        uint64_t size_bytes;
+        const char *export; /* sink: its name at QEMU's NBD server */
+};
+
 /* The fields of op start. */
 struct control_start {
         const char *migration, *vm, *block, *cert_pem, *key_pem, *peer_fingerprint, *codec;
@@ -56,6 +62,8 @@ struct control_start {
         bool post_copy;      /* may come to it: both QEMUs are set up for that */
         bool has_checkpoint; /* its file is the last descriptor but for shared memory, its key this one */
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
+        struct control_disk disks[WIRE_MAX_DISKS]; /* that move as well */
+        unsigned int n_disks;
         bool has_siblings; /* memory shared with other guests' movers is the last descriptor; key of the digests */
         uint8_t sibling_key[CONTENT_KEY_SIZE];
 };

@@ -170,6 +170,41 @@ static void print_abort(struct cursor cursor, FILE *out)
         print_text(&cursor, le16toh(h.text_len), out);
 }
 
+static void print_disk_data(struct cursor cursor, FILE *out)
+{
+        struct wire_disk_data_v1 h;
+
+        if (cursor_copy(&cursor, &h, sizeof(h)))
+                fprintf(out, " disk=%u offset=%" PRIu64 " packing=%s raw=%u packed=%zu", le16toh(h.disk),
+                        le64toh(h.offset), packing_name(h.packing), le32toh(h.raw_len), cursor.left);
+}
+
+static void print_disk_zero(struct cursor cursor, FILE *out)
+{
+        struct wire_disk_zero_v1 h;
+
+        if (cursor_copy(&cursor, &h, sizeof(h)))
+                fprintf(out, " disk=%u offset=%" PRIu64 " length=%u flags=%u", le16toh(h.disk),
+                        le64toh(h.offset), le32toh(h.length), h.flags);
+}
+
+static void print_disk_flush(struct cursor cursor, FILE *out)
+{
+        struct wire_disk_flush_v1 h;
+
+        if (cursor_copy(&cursor, &h, sizeof(h)))
+                fprintf(out, " disk=%u serial=%" PRIu64, le16toh(h.disk), le64toh(h.serial));
+}
+
+static void print_disk_state(struct cursor cursor, FILE *out)
+{
+        struct wire_disk_state_v1 h;
+
+        if (cursor_copy(&cursor, &h, sizeof(h)))
+                fprintf(out, " disk=%u flushed=%" PRIu64 " error=%u", le16toh(h.disk), le64toh(h.flushed),
+                        le16toh(h.error));
+}
+
 static void print_nothing(struct cursor cursor, FILE *out)
 {
 }
@@ -198,6 +233,10 @@ static void (*const printers[])(struct cursor cursor, FILE *out) = {
         [WIRE_MISSING] = print_missing,
         [WIRE_RETURN_PATH] = print_return,
         [WIRE_POST_COPY] = print_nothing,
+        [WIRE_DISK_DATA] = print_disk_data,
+        [WIRE_DISK_ZERO] = print_disk_zero,
+        [WIRE_DISK_FLUSH] = print_disk_flush,
+        [WIRE_DISK_STATE] = print_disk_state,
 };
 
 int decode_frames(const uint8_t *data, size_t len, FILE *out, struct error **ret_error)

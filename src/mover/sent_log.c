@@ -10,9 +10,9 @@
 /* The sink acknowledges every 8 MiB and every second; device state is what takes room here. */
 #define MAX_BYTES (32 * 1024 * 1024)
 
-void sent_log_init(struct sent_log *log)
+void sent_log_init(struct sent_log *log, size_t max_bytes)
 {
-        *log = (struct sent_log){0};
+        *log = (struct sent_log){.max_bytes = max_bytes ?: MAX_BYTES};
         list_init(&log->frames);
 }
 
@@ -22,12 +22,12 @@ void sent_log_deinit(struct sent_log *log)
 
         list_for_each_safe (frame, spare, &log->frames, order)
                 free(frame);
-        sent_log_init(log);
+        sent_log_init(log, log->max_bytes);
 }
 
 bool sent_log_is_full(const struct sent_log *log)
 {
-        return log->bytes > MAX_BYTES;
+        return log->bytes > log->max_bytes;
 }
 
 static int new_frame(struct sent_log *log, enum wire_frame type, size_t len, struct sent_frame **ret_frame)

@@ -25,9 +25,11 @@ struct sent_log {
         uint64_t position;  /* behind the last frame sent */
         uint64_t acknowledged;
         size_t bytes; /* of memory */
+        size_t max_bytes;
 };
 
-void sent_log_init(struct sent_log *log);
+/* `max_bytes`: from where on it is full; 0: the usual. */
+void sent_log_init(struct sent_log *log, size_t max_bytes);
 void sent_log_deinit(struct sent_log *log);
 
 /* True when nothing should be added before something is acknowledged. */

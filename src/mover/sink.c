@@ -55,8 +55,8 @@ static int take_descriptors(struct sink *sink, struct error **ret_error)
         struct control_message *message = &sink->start_message;
         struct timeval limit = {.tv_sec = CHANNEL_SILENCE_MS / 1000};
         size_t n_files = (size_t)sink->start.has_checkpoint + sink->start.has_siblings;
-        size_t n_other = 2 + n_files;
-        int flags;
+        size_t n_other = 2 + n_files + sink->start.n_disks;
+        int flags, r;
 
         if (message->n_fds < n_other + 1 || message->n_fds > n_other + WIRE_MAX_PATHS)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
@@ -72,6 +72,9 @@ static int take_descriptors(struct sink *sink, struct error **ret_error)
                 sink->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - n_files]);
         if (sink->start.has_siblings)
                 open_store(sink, message->fds[message->n_fds - 1]);
+        r = sink_disks_init(sink, 2 + sink->n_listen_fds, ret_error);
+        if (r < 0)
+                return r;
         flags = fcntl(sink->qemu_fd, F_GETFL);
         if (flags < 0 || fcntl(sink->qemu_fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ||
                 setsockopt(sink->qemu_fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
@@ -214,15 +217,15 @@ static void send_stats(struct sink *sink, bool droppable)
         json_t *event;
 
         getrusage(RUSAGE_SELF, &usage);
-        event = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "event", "stats", "phase",
+        event = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "event", "stats", "phase",
                 sink->committed                            ? "finishing"
                 : sink->post_copy                          ? "post-copy"
                 : mailbox_has(&sink->mailbox, MAIL_PLACED) ? "switching"
                 : mailbox_has(&sink->mailbox, MAIL_READY)  ? "copying"
                                                            : "connecting",
-                "pages_shared", (json_int_t)sink->pages_shared, "bytes_wire",
-                (json_int_t)sink->bytes_received, "pages_placed", (json_int_t)sink->pages_placed,
-                "bytes_device", (json_int_t)sink->bytes_device, "cpu_ms",
+                "pages_shared", (json_int_t)sink->pages_shared, "bytes_disk", (json_int_t)sink->bytes_disk,
+                "bytes_wire", (json_int_t)sink->bytes_received, "pages_placed",
+                (json_int_t)sink->pages_placed, "bytes_device", (json_int_t)sink->bytes_device, "cpu_ms",
                 (json_int_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
                         (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000);
         pthread_mutex_lock(&sink->lock);
@@ -407,6 +410,9 @@ static void sink_deinit(struct sink *sink)
         for (size_t i = 0; i < ARRAY_SIZE(sink->channels); i++)
                 buf_deinit(&sink->channels[i].missing);
         buf_deinit(&sink->back.kept);
+        sink_disks_deinit(sink);
+        for (size_t i = 0; i < ARRAY_SIZE(sink->disks); i++)
+                pthread_mutex_destroy(&sink->disks[i].lock);
         page_store_close(TAKE_PTR(sink->store));
         checkpoint_free(TAKE_PTR(sink->checkpoint));
         fd_closep(&sink->checkpoint_fd);
@@ -455,6 +461,10 @@ int sink_run(int control_fd, bool sandbox)
                 for (size_t i = 0; i < ARRAY_SIZE(sink->channels); i++)
                         buf_init(&sink->channels[i].missing, MAX_MISSING_BYTES);
                 buf_init(&sink->back.kept, SINK_MAX_RETURN);
+                for (size_t i = 0; i < ARRAY_SIZE(sink->disks); i++) {
+                        sink->disks[i].client.fd = -1;
+                        pthread_mutex_init(&sink->disks[i].lock, NULL);
+                }
                 pthread_mutex_init(&sink->lock, NULL);
                 pthread_cond_init(&sink->changed, NULL);
                 sink->result_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -14,6 +14,7 @@
 #include "mover/codec.h"
 #include "mover/control.h"
 #include "mover/mailbox.h"
+#include "mover/nbd.h"
 #include "mover/page_store.h"
 #include "mover/ram.h"
 #include "vmm/return_path.h"
@@ -68,6 +69,17 @@ struct sink_channel {
                 missing; /* le64, of the channel's thread: pages that SIBLINGS named in vain; they may still be missing */
 };
 
+/* A disk of the guest at the destination; see sink_disk.c. Locks in order: the disk's, the sink's. */
+struct sink_disk {
+        pthread_mutex_t lock; /* guards the client, and is held during a call */
+        struct nbd_client client;
+
+        /* Under the sink's lock; `error` is set under both. */
+        uint64_t reached[WIRE_MAX_CHANNELS]; /* serial of each channel's newest flush */
+        uint64_t flushed;                    /* of the newest that is done */
+        int error;                           /* errno, the first; 0: none */
+};
+
 #define SINK_MAX_RETURN \
         (4 * 1024 * 1024) /* kept for a connection that is replaced: 300,000 pages that were asked for */
 
@@ -91,6 +103,7 @@ struct sink {
         int checkpoint_fd;             /* -1: none */
         struct checkpoint *checkpoint; /* what we hold of the guest from before; NULL: nothing */
         struct page_store *store;      /* shared with the sinks of the tenant's other guests; NULL: none */
+        struct sink_disk disks[WIRE_MAX_DISKS];
         struct tls_context *tls;
         struct mailbox mailbox;
         struct receiver receivers[SINK_MAX_CONNECTIONS];
@@ -122,7 +135,7 @@ struct sink {
         atomic_bool arrived;               /* then: QEMU has all of the memory */
         atomic_bool peer_gone;             /* after that */
         atomic_uint_fast64_t pages_shared; /* taken from the store */
-        atomic_uint_fast64_t bytes_received, pages_placed, bytes_skeleton, bytes_device;
+        atomic_uint_fast64_t bytes_received, bytes_disk, pages_placed, bytes_skeleton, bytes_device;
 };
 
 /* Reports a failure (owned) unless the sink is being stopped anyway. */
@@ -144,6 +157,18 @@ void sink_share(struct receiver *receiver, const uint8_t *page);
 /* Says again which pages were missing: the frame that said so may have been lost with its connection. */
 int sink_repeat_missing(struct receiver *receiver, struct error **ret_error);
 bool sink_page_is_ours(const struct receiver *receiver, uint64_t page);
+/* Unpacks what is left of a payload; plain data stays where it is. -EPROTO. */
+int sink_unpack(struct receiver *receiver, struct cursor *cursor, unsigned int packing, uint32_t raw_len,
+        const uint8_t **ret_raw);
+/* sink_disk.c: greets QEMU's NBD server, whose connections are the start message's from `first_fd` on. */
+int sink_disks_init(struct sink *sink, size_t first_fd, struct error **ret_error);
+void sink_disks_deinit(struct sink *sink);
+/* DISK_DATA, DISK_ZERO and DISK_FLUSH. */
+int sink_write_disk(struct receiver *receiver, struct error **ret_error);
+int sink_zero_disk(struct receiver *receiver, struct error **ret_error);
+int sink_flush_disk(struct receiver *receiver, struct error **ret_error);
+/* Says again how each disk is: the frame that said so may have been lost with its connection. */
+int sink_repeat_disks(struct receiver *receiver, struct error **ret_error);
 /* SKELETON and DEVICE. */
 int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error **ret_error);
 /* Sends ACK after so many bytes or so much time; it also is what keeps the source from taking us for dead. */

@@ -19,8 +19,7 @@ static int invalid(enum wire_frame type, const char *what, struct error **ret_er
                 wire_frame_name(type), what);
 }
 
-/* Unpacks the rest of the payload; plain data stays where it is. */
-static int unpack(struct receiver *receiver, struct cursor *cursor, unsigned int packing, uint32_t raw_len,
+int sink_unpack(struct receiver *receiver, struct cursor *cursor, unsigned int packing, uint32_t raw_len,
         const uint8_t **ret_raw)
 {
         if (raw_len == 0 || raw_len > WIRE_MAX_RAW)
@@ -135,7 +134,7 @@ int sink_place_pages(struct receiver *receiver, struct error **ret_error)
         raw_len = le32toh(head.raw_len);
         if (n_pages == 0 || n_pages > WIRE_MAX_PAGES)
                 return invalid(WIRE_PAGES, "its number of pages is out of bounds", ret_error);
-        if (unpack(receiver, &cursor, head.packing, raw_len, &raw) < 0)
+        if (sink_unpack(receiver, &cursor, head.packing, raw_len, &raw) < 0)
                 return invalid(WIRE_PAGES, "it cannot be unpacked", ret_error);
         if (!entries_are_valid(receiver, raw, n_pages, raw_len))
                 return invalid(WIRE_PAGES, "its page list does not fit", ret_error);
@@ -239,7 +238,7 @@ int sink_feed_qemu(struct receiver *receiver, enum wire_frame type, struct error
         if (type == WIRE_DEVICE && receiver->barriers == 0)
                 return invalid(type, "it came before the barrier", ret_error);
         raw_len = le32toh(head.raw_len);
-        if (unpack(receiver, &cursor, head.packing, raw_len, &raw) < 0)
+        if (sink_unpack(receiver, &cursor, head.packing, raw_len, &raw) < 0)
                 return invalid(type, "it cannot be unpacked", ret_error);
         atomic_fetch_add_explicit(type == WIRE_DEVICE ? &sink->bytes_device : &sink->bytes_skeleton, raw_len,
                 memory_order_relaxed);

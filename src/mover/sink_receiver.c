@@ -17,6 +17,7 @@
 
 #define HANDSHAKE_MS 10000
 #define ACK_BYTES (8 * 1024 * 1024)
+#define ACK_BYTES_DISKS (2 * 1024 * 1024) /* the source keeps all of a disk until it is acknowledged */
 #define ACK_MS 1000
 #define WAIT_MS 500
 
@@ -163,6 +164,8 @@ static int greet(struct receiver *receiver, struct error **ret_error)
                 features &= ~WIRE_FEATURE_CHECKPOINT;
         if (!receiver->sink->store)
                 features &= ~WIRE_FEATURE_SIBLINGS;
+        if (receiver->sink->start.n_disks == 0)
+                features &= ~WIRE_FEATURE_DISKS;
         if (!receiver->sink->start.post_copy)
                 features &= ~WIRE_FEATURE_POST_COPY;
         if (features & WIRE_FEATURE_SIBLINGS &&
@@ -175,6 +178,8 @@ static int greet(struct receiver *receiver, struct error **ret_error)
         r = channel_send(&receiver->channel, WIRE_HELLO_REPLY, &reply, sizeof(reply), NULL, 0, ret_error);
         if (r >= 0 && again)
                 r = sink_repeat_missing(receiver, ret_error);
+        if (r >= 0 && again)
+                r = sink_repeat_disks(receiver, ret_error);
         return r >= 0 && again ? send_ack(receiver, ret_error) : r;
 }
 
@@ -262,17 +267,19 @@ static int answer_verify(struct receiver *receiver, struct error **ret_error)
                 n * sizeof(wire_le64), ret_error);
 }
 
-static bool changes_memory(enum wire_frame type)
+/* Memory or disks, which are the guest's once it runs here. */
+static bool changes_guest(enum wire_frame type)
 {
         return type == WIRE_PAGES || type == WIRE_ZERO || type == WIRE_REFERENCES || type == WIRE_RECALL ||
-               type == WIRE_SIBLINGS;
+               type == WIRE_SIBLINGS || type == WIRE_DISK_DATA || type == WIRE_DISK_ZERO ||
+               type == WIRE_DISK_FLUSH;
 }
 
 static int deal_with(struct receiver *receiver, enum wire_frame type, struct error **ret_error)
 {
         atomic_fetch_add_explicit(&receiver->sink->bytes_received,
                 sizeof(struct wire_header_v1) + receiver->channel.payload_len, memory_order_relaxed);
-        if (receiver->barriers > 0 && changes_memory(type)) /* the guest may run here */
+        if (receiver->barriers > 0 && changes_guest(type)) /* the guest may run here */
                 return error_set(ret_error, ERROR_PROTOCOL, NULL, "The source sent %s at a wrong time",
                         wire_frame_name(type));
         switch (type) {
@@ -286,6 +293,12 @@ static int deal_with(struct receiver *receiver, enum wire_frame type, struct err
                 return sink_place_recalled(receiver, ret_error);
         case WIRE_SIBLINGS:
                 return sink_place_siblings(receiver, ret_error);
+        case WIRE_DISK_DATA:
+                return sink_write_disk(receiver, ret_error);
+        case WIRE_DISK_ZERO:
+                return sink_zero_disk(receiver, ret_error);
+        case WIRE_DISK_FLUSH:
+                return sink_flush_disk(receiver, ret_error);
         case WIRE_SKELETON:
         case WIRE_DEVICE:
                 return sink_feed_qemu(receiver, type, ret_error);
@@ -327,8 +340,9 @@ static int handle_frame(struct receiver *receiver, struct error **ret_error)
 int sink_acknowledge(struct receiver *receiver, struct error **ret_error)
 {
         uint64_t now_ms = clock_now_ms(&clock_system);
+        uint64_t ack_bytes = receiver->sink->start.n_disks > 0 ? ACK_BYTES_DISKS : ACK_BYTES;
 
-        if (!receiver->ack_now && receiver->position - receiver->acked_bytes < ACK_BYTES &&
+        if (!receiver->ack_now && receiver->position - receiver->acked_bytes < ack_bytes &&
                 now_ms - receiver->acked_ms < ACK_MS)
                 return 0;
         return send_ack(receiver, ret_error);

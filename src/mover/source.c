@@ -93,6 +93,8 @@ static int set_up(struct source *source, struct error **ret_error)
         source->fixed_codec = strcmp(source->start.codec, "auto") != 0;
         source->features =
                 source->start.has_siblings ? WIRE_FEATURES_ALL : WIRE_FEATURES_ALL & ~WIRE_FEATURE_SIBLINGS;
+        if (source->start.n_disks == 0)
+                source->features &= ~WIRE_FEATURE_DISKS;
         if (!source->start.post_copy)
                 source->features &= ~WIRE_FEATURE_POST_COPY;
         source->pace_bytes_per_s = source->start.rate_limit_bps / 8;
@@ -110,6 +112,8 @@ static int set_up(struct source *source, struct error **ret_error)
                 if (!source->marks[i])
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the batches");
         }
+        if (source_disks_init(source) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the disks");
         r = take_descriptors(source, ret_error);
         if (r < 0)
                 return r;
@@ -306,6 +310,9 @@ static int handle_control(
         case CONTROL_CHANNEL:
                 r = source_take_connection(source, &message, ret_error);
                 break;
+        case CONTROL_DISK:
+                r = source_take_disk(source, &message, ret_error);
+                break;
         case CONTROL_ABORT:
                 if (!*committed)
                         aborted(source, message.json);
@@ -352,6 +359,7 @@ static void stop_threads(struct source *source)
         (void)eventfd_write(source->reader_fd, 1);
         for (unsigned int i = 0; i < source->n_channels; i++)
                 (void)eventfd_write(source->senders[i].queue.event_fd, 1);
+        source_stop_disks(source);
         if (source->reader_started)
                 pthread_join(source->reader, NULL);
         for (unsigned int i = 0; i < source->n_channels; i++) {
@@ -384,6 +392,7 @@ static void source_deinit(struct source *source)
 {
         for (unsigned int i = 0; i < source->n_channels; i++)
                 sender_deinit(&source->senders[i]);
+        source_disks_deinit(source);
         batch_pool_deinit(&source->pool);
         for (size_t i = 0; i < ARRAY_SIZE(source->marks); i++)
                 free(TAKE_PTR(source->marks[i]));

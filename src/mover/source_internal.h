@@ -25,6 +25,7 @@
 #include "mover/page_index.h"
 #include "mover/ram.h"
 #include "mover/sent_log.h"
+#include "mover/source_disk.h"
 #include "mover/switchover.h"
 #include "vmm/return_path.h"
 
@@ -53,6 +54,7 @@ struct sender_counters {
         counter bytes_referenced; /* guest bytes of pages that went as references */
         counter bytes_recalled;   /* guest bytes of pages that the sink had from before */
         counter bytes_shared;     /* guest bytes of pages that the sink has from other guests */
+        counter bytes_disk_wire;  /* payloads of frames of disks */
         counter pages_verify;     /* resent by verification */
         counter write_ns;
         counter wire_bytes;   /* in write_ns */
@@ -174,6 +176,7 @@ struct source {
         int checkpoint_fd; /* to keep the guest's memory in afterwards; -1: not wanted */
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
         struct sender senders[WIRE_MAX_CHANNELS];
+        struct source_disk disks[WIRE_MAX_DISKS];
         unsigned int n_channels;
         atomic_size_t frame_bytes; /* main: of pages in a batch, and in a frame, at most */
         pthread_t reader;
@@ -246,6 +249,9 @@ int sender_connect(struct sender *sender, uint64_t limit_ms, struct error **ret_
 /* Receives one frame from the sink and handles it. `expected`: a type that the caller waits for (0: none) and handles itself. */
 int sender_handle_frame(
         struct sender *sender, enum wire_frame expected, enum wire_frame *ret_type, struct error **ret_error);
+/* Packs bytes into the sender's output, if they are said to be packable; returns what to send, with headroom, and how it is packed. */
+void *sender_pack_bytes(struct sender *sender, bool packable, const void *data, size_t len, size_t *ret_len,
+        uint8_t *ret_packing);
 /* KEEPALIVE when it is due. */
 int sender_keep_alive(struct sender *sender, struct error **ret_error);
 /* Handles what the sink has sent, without waiting. */

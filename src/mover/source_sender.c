@@ -27,6 +27,8 @@
 #define MAX_PACE_SLEEP_NS (50 * 1000 * 1000)
 /* A page of which fewer blocks changed goes as a delta: looking for its like costs more than that packs to. */
 #define MIN_BLOCKS_TO_REFER 4
+/* What is kept of a channel where all that disks write is kept: the sink then acknowledges more often (sink_receiver.c). */
+#define DISK_LOG_BYTES (8 * 1024 * 1024)
 
 int sender_init(struct sender *sender, struct source *source, unsigned int number, int socket_fd)
 {
@@ -39,7 +41,7 @@ int sender_init(struct sender *sender, struct source *source, unsigned int numbe
         sender->zero.type = WIRE_ZERO;
         sender->recall.type = WIRE_RECALL;
         sender->offered_fd = -1;
-        sent_log_init(&sender->log);
+        sent_log_init(&sender->log, source->start.n_disks > 0 ? DISK_LOG_BYTES : 0);
         buf_init(&sender->lost, MAX_LOST_BYTES);
         buf_init(&sender->missing, MAX_LOST_BYTES);
         list_init(&sender->again);
@@ -506,18 +508,24 @@ static int send_pages(struct sender *sender, const struct batch *batch, struct e
         return r;
 }
 
+void *sender_pack_bytes(struct sender *sender, bool packable, const void *data, size_t len, size_t *ret_len,
+        uint8_t *ret_packing)
+{
+        const void *body = pack(
+                sender, packable ? next_level(sender) : CODEC_NONE, (void *)data, len, ret_len, ret_packing);
+
+        if (body == data) /* no headroom there */
+                memcpy(sender->out + WIRE_HEADROOM, data, len);
+        return sender->out + WIRE_HEADROOM;
+}
+
 static int send_bytes(
         struct sender *sender, enum wire_frame type, struct batch *batch, struct error **ret_error)
 {
         struct wire_bytes_v1 head = {.raw_len = htole32((uint32_t)batch->n_bytes)};
-        void *body;
         size_t len;
+        void *body = sender_pack_bytes(sender, true, batch->data, batch->n_bytes, &len, &head.packing);
 
-        body = pack(sender, next_level(sender), batch->data, batch->n_bytes, &len, &head.packing);
-        if (body == batch->data) { /* no headroom there */
-                memcpy(sender->out + WIRE_HEADROOM, batch->data, len);
-                body = sender->out + WIRE_HEADROOM;
-        }
         batch->sent = true;
         return sender_send_kept(sender, type, &head, sizeof(head), body, len, ret_error);
 }
@@ -529,6 +537,8 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
 
         if (batch->kind == BATCH_PAGES)
                 return send_pages(sender, batch, ret_error);
+        if (batch_is_of_disk(batch)) /* its order among the pages does not matter */
+                return source_send_disk(sender, batch, ret_error);
         r = sender_flush(sender, ret_error);
         if (r >= 0)
                 r = sender_await_room(sender, ret_error);
@@ -567,6 +577,9 @@ static int send_batch(struct sender *sender, struct batch *batch, struct error *
                 sender->source->committed = true;
                 return sender_send(sender, WIRE_COMMIT, NULL, 0, NULL, 0, ret_error);
         case BATCH_PAGES:
+        case BATCH_DISK_DATA:
+        case BATCH_DISK_ZERO:
+        case BATCH_DISK_FLUSH:
                 break;
         }
         return 0;
@@ -618,6 +631,8 @@ int sender_handle_frame(
                 return source_take_held(sender, ret_error);
         case WIRE_MISSING:
                 return source_take_missing(sender, ret_error);
+        case WIRE_DISK_STATE:
+                return source_take_disk_state(sender, ret_error);
         case WIRE_RETURN_PATH:
                 return source_take_return(sender, ret_error);
         case WIRE_KEEPALIVE:
@@ -663,6 +678,9 @@ static int set_up_features(struct sender *sender, uint32_t features, struct erro
                 return error_set(ret_error, ERROR_NOT_SUPPORTED,
                         "Leave post-copy out of --converge, or install the newer drover there too",
                         "The destination's mover does not know post-copy");
+        if (source->start.n_disks > 0 && !(features & WIRE_FEATURE_DISKS))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED, "Install the newer drover there too",
+                        "The destination's mover does not know disks");
         if (features & WIRE_FEATURE_REFERENCES &&
                 duplicates_new(n_stripes * WIRE_STRIPE_PAGES, &sender->duplicates) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for a channel");

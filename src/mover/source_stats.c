@@ -406,10 +406,14 @@ void source_stats_send(struct source_stats *stats, bool droppable)
 {
         struct source *source = stats->source;
         bool verified = source->n_verified == source->n_channels;
+        uint64_t bytes_disk, bytes_disk_zero;
+
+        source_disks_count(source, &bytes_disk, &bytes_disk_zero);
         const struct {
                 const char *name;
                 uint64_t value;
-        } numbers[] = {{"pass", stats->status.dirty_sync_count},
+        } numbers[] = {{"pass", stats->status.dirty_sync_count}, {"bytes_disk", bytes_disk},
+                {"bytes_disk_zero", bytes_disk_zero}, {"bytes_disk_wire", SUM(source, bytes_disk_wire)},
                 {"bytes_ram", counter_get(&source->bytes_ram)},
                 {"bytes_wire", with_tls(SUM(source, wire_bytes))},
                 {"bytes_zero", counter_get(&source->bytes_zero)},

@@ -36,7 +36,11 @@
 #define WIRE_MAX_SIBLINGS 512    /* in one SIBLINGS or MISSING frame */
 #define WIRE_MAX_RETURN 4096     /* bytes in one RETURN_PATH frame */
 #define WIRE_MAX_TEXT 1024
-#define WIRE_SECRET_SIZE 192 /* XXH3 secret */
+#define WIRE_MAX_DISKS 16
+#define WIRE_MAX_DISK_BYTES (UINT64_C(1) << 50)
+#define WIRE_MAX_DISK_DATA WIRE_MAX_PAGE_DATA /* bytes in one DISK_DATA frame, unpacked */
+#define WIRE_DISK_STRIPE_BYTES (1024 * 1024)  /* so many bytes in a row of a disk belong to one channel */
+#define WIRE_SECRET_SIZE 192                  /* XXH3 secret */
 /* Room that a sender keeps in front of a payload for the frame header and the payload's head. */
 #define WIRE_HEADROOM 64
 
@@ -48,7 +52,7 @@ typedef uint64_t wire_le64;
 /* Who may send a frame. */
 enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
 
-/* The frames: NAME, number, sender, smallest and largest payload. Numbers 32 to 47 are kept for disk streams. */
+/* The frames: NAME, number, sender, smallest and largest payload. */
 #define WIRE_FRAMES(X) \
         X(HELLO, 1, WIRE_SOURCE, sizeof(struct wire_hello_v1), sizeof(struct wire_hello_v1)) \
         X(HELLO_REPLY, 2, WIRE_SINK, sizeof(struct wire_hello_reply_v1), sizeof(struct wire_hello_reply_v1)) \
@@ -81,7 +85,12 @@ enum wire_side { WIRE_SOURCE = 1, WIRE_SINK = 2, WIRE_BOTH = 3 };
         X(MISSING, 21, WIRE_SINK, sizeof(wire_le64), WIRE_MAX_SIBLINGS * sizeof(wire_le64)) \
         X(RETURN_PATH, 22, WIRE_SINK, sizeof(struct wire_return_v1) + 1, \
                 sizeof(struct wire_return_v1) + WIRE_MAX_RETURN) \
-        X(POST_COPY, 23, WIRE_SOURCE, 0, 0)
+        X(POST_COPY, 23, WIRE_SOURCE, 0, 0) \
+        X(DISK_DATA, 32, WIRE_SOURCE, sizeof(struct wire_disk_data_v1) + 1, \
+                sizeof(struct wire_disk_data_v1) + WIRE_MAX_DISK_DATA) \
+        X(DISK_ZERO, 33, WIRE_SOURCE, sizeof(struct wire_disk_zero_v1), sizeof(struct wire_disk_zero_v1)) \
+        X(DISK_FLUSH, 34, WIRE_SOURCE, sizeof(struct wire_disk_flush_v1), sizeof(struct wire_disk_flush_v1)) \
+        X(DISK_STATE, 35, WIRE_SINK, sizeof(struct wire_disk_state_v1), sizeof(struct wire_disk_state_v1))
 
 enum wire_frame {
 #define X(name, number, side, min, max) WIRE_##name = (number),
@@ -109,12 +118,13 @@ struct _packed_ wire_header_v1 {
         (1u << 7) /* the sink has a store of pages that it shares with other guests' sinks */
 #define WIRE_FEATURE_POST_COPY \
         (1u << 8) /* the sink hands on what its QEMU says on the return path, and takes POST_COPY */
+#define WIRE_FEATURE_DISKS (1u << 9) /* the guest's disks come, too */
 /* What every version has; a peer without one of these is refused. */
 #define WIRE_FEATURES_BASE \
         (WIRE_FEATURE_LZ4 | WIRE_FEATURE_ZSTD | WIRE_FEATURE_PARTIAL_PAGES | WIRE_FEATURE_VERIFY)
 #define WIRE_FEATURES_ALL \
         (WIRE_FEATURES_BASE | WIRE_FEATURE_REFERENCES | WIRE_FEATURE_RESUME | WIRE_FEATURE_CHECKPOINT | \
-                WIRE_FEATURE_SIBLINGS | WIRE_FEATURE_POST_COPY)
+                WIRE_FEATURE_SIBLINGS | WIRE_FEATURE_POST_COPY | WIRE_FEATURE_DISKS)
 
 /* First frame of each channel. */
 struct _packed_ wire_hello_v1 {
@@ -212,6 +222,40 @@ struct _packed_ wire_ack_v1 {
                 bytes_received; /* of the channel's frames but HELLO, headers and payloads, over all its connections; all is placed */
 };
 
+/* Bytes of a disk, all in one stripe; they follow, packed. */
+struct _packed_ wire_disk_data_v1 {
+        wire_le64 offset;
+        wire_le32 raw_len; /* unpacked, 1 to WIRE_MAX_DISK_DATA */
+        wire_le16 disk;
+        uint8_t packing;
+        uint8_t reserved;
+};
+
+/* Bytes of a disk that become zero, all in one stripe. */
+#define WIRE_DISK_KEEP_ALLOCATED 1 /* flag: the image shall have room for them */
+struct _packed_ wire_disk_zero_v1 {
+        wire_le64 offset;
+        wire_le32 length; /* at least 1 */
+        wire_le16 disk;
+        uint8_t flags;
+        uint8_t reserved;
+};
+
+/* On every channel: once all have reached it, what came before is made durable. */
+struct _packed_ wire_disk_flush_v1 {
+        wire_le64 serial; /* 1, 2, ... for each disk */
+        wire_le16 disk;
+        uint8_t reserved[6];
+};
+
+/* What became of that. */
+struct _packed_ wire_disk_state_v1 {
+        wire_le64 flushed; /* serial of the newest flush that is done; 0: none */
+        wire_le16 disk;
+        wire_le16 error; /* errno on Linux, from there on what comes for the disk is dropped; 0: none */
+        uint8_t reserved[4];
+};
+
 enum wire_outcome { WIRE_RUNNING = 1, WIRE_ABANDONED = 2 };
 struct _packed_ wire_result_v1 {
         wire_le64 resumed_realtime_ns;
@@ -239,6 +283,10 @@ static_assert(sizeof(struct wire_return_v1) == 8, "wire format");
 static_assert(sizeof(struct wire_barrier_v1) == 4, "wire format");
 static_assert(sizeof(struct wire_verify_v1) == 16, "wire format");
 static_assert(sizeof(struct wire_ack_v1) == 8, "wire format");
+static_assert(sizeof(struct wire_disk_data_v1) == 16, "wire format");
+static_assert(sizeof(struct wire_disk_zero_v1) == 16, "wire format");
+static_assert(sizeof(struct wire_disk_flush_v1) == 16, "wire format");
+static_assert(sizeof(struct wire_disk_state_v1) == 16, "wire format");
 static_assert(sizeof(struct wire_result_v1) == 12, "wire format");
 static_assert(sizeof(struct wire_abort_v1) == 4, "wire format");
 static_assert(WIRE_HEADROOM >= sizeof(struct wire_header_v1) + sizeof(struct wire_pages_v1), "wire format");
@@ -274,6 +322,17 @@ static inline uint64_t wire_channel_stripes(uint64_t ram_bytes, unsigned int cha
         uint64_t n = wire_ram_stripes(ram_bytes);
 
         return n > channel ? (n - channel + n_channels - 1) / n_channels : 0;
+}
+
+/* Channel that carries a part of a disk, and in how many stripes it is divided. */
+static inline unsigned int wire_disk_channel(unsigned int disk, uint64_t offset, unsigned int n_channels)
+{
+        return (unsigned int)((offset / WIRE_DISK_STRIPE_BYTES + disk) % n_channels);
+}
+
+static inline uint64_t wire_disk_stripes(uint64_t size_bytes)
+{
+        return (size_bytes + WIRE_DISK_STRIPE_BYTES - 1) / WIRE_DISK_STRIPE_BYTES;
 }
 
 /* Reads a text of len bytes after a head into ret (NUL-terminated, control characters replaced). */

@@ -3,6 +3,7 @@
 /* What a hostile source can send to a sink after HELLO: the input is a sequence of frames. The first byte picks
  * the channel. Guest memory is a mapping of exactly its size, so that a write beyond it is a crash. */
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -10,6 +11,7 @@
 #include "mover/sink_internal.h"
 
 #define RAM_PAGES 200 /* three stripes and a part */
+#define DISK_BYTES (3 * WIRE_DISK_STRIPE_BYTES + 512)
 #define RAM_BYTES (RAM_PAGES * WIRE_PAGE_SIZE)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
@@ -36,6 +38,11 @@ static void set_up(struct sink *sink, struct receiver *receiver)
         keep(sink);
         sink->qemu_fd = -1; /* whatever passes the checks is refused there */
         sink->n_channels = 2;
+        sink->start.n_disks = 1;
+        sink->start.disks[0].size_bytes = DISK_BYTES;
+        sink->disks[0].client.fd = -1;
+        sink->disks[0].error = ENOSPC; /* so that nothing is called */
+        pthread_mutex_init(&sink->disks[0].lock, NULL);
         pthread_mutex_init(&sink->lock, NULL);
         receiver->sink = sink;
         receiver->raw = alloc_zero(WIRE_MAX_RAW + WIRE_HEADROOM);
@@ -61,6 +68,12 @@ static int handle(struct receiver *receiver, enum wire_frame type)
                 return sink_place_siblings(receiver, NULL);
         case WIRE_RECALL:
                 return sink_place_recalled(receiver, NULL);
+        case WIRE_DISK_DATA:
+                return sink_write_disk(receiver, NULL);
+        case WIRE_DISK_ZERO:
+                return sink_zero_disk(receiver, NULL);
+        case WIRE_DISK_FLUSH:
+                return sink_flush_disk(receiver, NULL);
         case WIRE_SKELETON:
         case WIRE_DEVICE:
                 receiver->barriers = 1;

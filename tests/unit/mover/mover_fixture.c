@@ -92,8 +92,12 @@ static json_t *start_message(struct fixture *f, int side)
 {
         const char *pin = side == 1 && f->options.wrong_pin ? f->options.wrong_pin : f->pins[!side];
 
-        return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:s*}", "op", "start", "migration",
-                FIXTURE_MIGRATION, "vm", FIXTURE_VM, "block", "pc.ram", "ram_bytes",
+        json_t *disks = f->options.disk_bytes ? json_pack("[{s:I, s:s}]", "size_bytes",
+                                                        (json_int_t)f->options.disk_bytes, "export", "disk")
+                                              : NULL;
+
+        return json_pack("{s:o*, s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:s*}", "disks", disks, "op",
+                "start", "migration", FIXTURE_MIGRATION, "vm", FIXTURE_VM, "block", "pc.ram", "ram_bytes",
                 (json_int_t)f->options.ram_bytes, "cert_pem", f->certs[side], "key_pem", f->keys[side],
                 "peer_fingerprint", pin, "timeout_ms", 5000, "spec_digest", f->options.digests[side]);
 }
@@ -114,7 +118,7 @@ static void start_sink(struct fixture *f)
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t len = sizeof(f->sink_address);
         json_t *message;
-        int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), stream[2], fds[5];
+        int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), stream[2], fds[6];
         unsigned int n_fds = 3;
 
         assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
@@ -134,6 +138,8 @@ static void start_sink(struct fixture *f)
         fds[1] = f->sink_ram_fd;
         fds[2] = listener;
         json_object_set_new(message, "post_copy", json_boolean(f->options.post_copy));
+        if (f->options.disk_bytes)
+                fds[n_fds++] = f->options.disk_fd;
         if (f->options.held_fd) {
                 json_object_set_new(message, "checkpoint_key", json_string(FIXTURE_KEY));
                 fds[n_fds++] = f->options.held_fd;
@@ -522,6 +528,17 @@ void fixture_reconnect(struct fixture *f, unsigned int channel, bool good)
                 sock_send_fds(f->source.control_fd, text, strlen(text), &f->channel_fds[channel], 1), 0);
         free(text);
         json_decref(message);
+}
+
+int fixture_mirror(struct fixture *f)
+{
+        static const char message[] = "{\"op\": \"disk\", \"disk\": 0}";
+        int pair[2];
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        assert_int_equal(sock_send_fds(f->source.control_fd, message, strlen(message), &pair[1], 1), 0);
+        close(pair[1]);
+        return pair[0];
 }
 
 struct wire_hello_v1 fixture_hello(void)

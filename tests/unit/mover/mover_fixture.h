@@ -41,6 +41,8 @@ struct fixture_options {
         int keep_fd;         /* checkpoint that the source writes; 0: none */
         int held_fd;         /* checkpoint that the sink uses; 0: none */
         int claims_fd;       /* shared with other sources; 0: nothing is shared */
+        uint64_t disk_bytes; /* of the one disk that moves as well; 0: none. Its export is called "disk" */
+        int disk_fd;         /* the sink's connection to the server of it */
         int store_fd;        /* shared with other sinks; 0: nothing is shared */
 };
 
@@ -85,6 +87,9 @@ void fixture_wait_failed(struct fixture_mover *mover, const char *key, const cha
 int fixture_join(struct fixture_mover *mover);
 /* handed-off, stream-end, commit, result: from the device state to the end; both must exit with 0. */
 void fixture_finish(struct fixture *f);
+
+/* Hands the source the connection of a mirror; its other end. */
+int fixture_mirror(struct fixture *f);
 
 /* Destination QEMU: waits until the last that it was fed is this. */
 void fixture_await_fed(struct fixture *f, const void *tail, size_t len);

@@ -174,7 +174,7 @@ static void test_log_keeps_what_was_not_acknowledged_in_order(void **state)
         struct sent_log log;
         struct list again;
 
-        sent_log_init(&log);
+        sent_log_init(&log, 0);
         list_init(&again);
         assert_int_equal(sent_log_add(&log, WIRE_SKELETON, "he", 2, "ad", 2), 0);
         sent_log_sent(&log, 12);
@@ -209,7 +209,7 @@ static void test_log_that_is_full_says_so(void **state)
         static uint8_t body[WIRE_MAX_RAW];
         struct sent_log log;
 
-        sent_log_init(&log);
+        sent_log_init(&log, 0);
         while (!sent_log_is_full(&log)) {
                 assert_int_equal(sent_log_add(&log, WIRE_DEVICE, NULL, 0, body, sizeof(body)), 0);
                 sent_log_sent(&log, sizeof(body));
