@@ -13,12 +13,14 @@
 #include "agent/stores.h"
 #include "agent/vm_create.h"
 #include "agent/vm_job.h"
+#include "agent/vm_suspend.h"
 #include "base/doc.h"
 #include "base/text.h"
 #include "storage/vm_folder.h"
 
 #define CONSOLE_TAIL_DEFAULT 16384
 #define CONSOLE_TAIL_MAX (512 * 1024)
+#define SUSPEND_TIMEOUT_MAX_MS (UINT64_C(86400) * 1000)
 #define STOP_TIMEOUT_MAX_MS (UINT64_C(3600) * 1000)
 
 static struct vm *find_vm(struct http_request *request)
@@ -146,8 +148,75 @@ void api_vm_start(struct http_request *request, void *agent)
         json_t *document;
         struct vm *vm;
 
-        if (read_document(request, &document) && vm_start(agent, document, on_done, request, &vm, &error) < 0)
+        bool discard_state = http_request_query(request, "discard_state") != NULL;
+
+        if (read_document(request, &document) &&
+                vm_start(agent, document, discard_state, on_done, request, &vm, &error) < 0)
                 api_reply_error(request, error);
+}
+
+void api_vm_restore(struct http_request *request, void *agent)
+{
+        struct error *error = NULL;
+        json_t *document;
+        struct vm *vm;
+
+        if (read_document(request, &document) &&
+                vm_restore(agent, document, on_done, request, &vm, &error) < 0)
+                api_reply_error(request, error);
+}
+
+static int read_suspend(struct http_request *request, uint64_t *ret_timeout_ms, struct error **ret_error)
+{
+        static const char *const known[] = {"timeout_ms", NULL};
+        size_t len = 0;
+        json_t *body;
+        int r;
+
+        (void)http_request_body(request, &len);
+        if (len == 0)
+                return 0;
+        r = http_request_json(request, &body, ret_error);
+        if (r == 0)
+                r = doc_only_keys(body, "suspend", known, ret_error);
+        if (r == 0)
+                r = doc_opt_u64(
+                        body, "suspend", "timeout_ms", 0, SUSPEND_TIMEOUT_MAX_MS, ret_timeout_ms, ret_error);
+        return r;
+}
+
+/* Said again, it is no error: one that is under way is not begun anew, but BUSY says so. */
+void api_vm_suspend(struct http_request *request, void *agent)
+{
+        struct vm *vm = find_vm(request);
+        struct error *error = NULL;
+        uint64_t timeout_ms = 0;
+        int r;
+
+        if (!vm)
+                return;
+        r = read_suspend(request, &timeout_ms, &error);
+        if (r == 0 && !vm->job && vm_power(vm) == VM_POWER_SUSPENDED && !vm_has_qemu(vm)) {
+                reply_vm(request);
+                return;
+        }
+        if (r == 0)
+                r = vm_suspend(vm, timeout_ms, on_done, request, &error);
+        if (r < 0)
+                api_reply_error(request, error);
+}
+
+void api_vm_suspend_cancel(struct http_request *request, void *agent)
+{
+        struct vm *vm = find_vm(request);
+        struct error *error = NULL;
+
+        if (!vm)
+                return;
+        if (vm_suspend_cancel(vm, &error) < 0)
+                api_reply_error(request, error);
+        else
+                reply_vm(request);
 }
 
 static int read_stop(

@@ -273,7 +273,8 @@ static int check_prepare(
                         "the destination is still cleaning up an earlier migration of %s", m->vm_uid);
         }
         if (vm && (vm_has_qemu(vm) || vm->job ||
-                          (vm_power(vm) != VM_POWER_STOPPED && vm_power(vm) != VM_POWER_CRASHED)))
+                          (vm_power(vm) != VM_POWER_STOPPED && vm_power(vm) != VM_POWER_CRASHED &&
+                                  vm_power(vm) != VM_POWER_SUSPENDED)))
                 return error_set(ret_error, ERROR_CONFLICT, "Ask the manager which host owns it.",
                         "the destination has virtual machine %s already", m->vm_uid);
         return 0;

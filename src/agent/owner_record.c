@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "storage/offload.h"
+#include "storage/state_file.h"
 #include "storage/vm_folder.h"
 
 /* Another host holds the lock for a few milliseconds. */
@@ -33,10 +34,35 @@ struct args {
         const char *vm_uid;
         const char *host_uid;
         uint64_t known_epoch;
-        uint64_t epoch; /* 0: the next one */
+        uint64_t epoch;  /* 0: the next one */
+        bool from_disks; /* with the next one: whatever state there is */
         int64_t now_unix_ms;
         const json_t *document;
 };
+
+/* Memory and disks must never be of different moments: who starts from the disks while there is a state, does so knowingly. */
+static int settle_state(const struct vm_folder *folder, const struct args *args, struct error **ret_error)
+{
+        _cleanup_json_ json_t *record = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        int r;
+
+        if (args->from_disks)
+                return state_file_remove(folder, ret_error);
+        r = state_file_record(folder, &record, &error);
+        if (r < 0 && error && error->code == ERROR_NOT_FOUND)
+                return 0;
+        if (r < 0 && error && error->code == ERROR_STALE_EPOCH)
+                return state_file_remove(folder, ret_error);
+        if (r < 0) {
+                *ret_error = TAKE_PTR(error);
+                return r;
+        }
+        return error_set(ret_error, ERROR_CONFLICT,
+                "Resume it with `drover vm resume`, or give up what was in its memory: `drover vm start "
+                "--discard-state`.",
+                "the virtual machine is suspended: its memory is in %s", folder->path);
+}
 
 static int take_next(const struct vm_folder *folder, const struct args *args, uint64_t *ret_epoch,
         struct error **ret_error)
@@ -50,6 +76,9 @@ static int take_next(const struct vm_folder *folder, const struct args *args, ui
         if (!strcmp(owner.host, args->host_uid))
                 known = MAX(known, owner.epoch);
         *ret_epoch = known + 1;
+        r = owner.epoch <= known ? settle_state(folder, args, ret_error) : 0; /* it is not ours to touch */
+        if (r < 0)
+                return r;
         return vm_folder_take_owner(folder, args->host_uid, known, *ret_epoch, args->now_unix_ms, ret_error);
 }
 
@@ -181,6 +210,24 @@ int owner_record_take_next(struct vm *vm, uint64_t known_epoch, const json_t *do
         void *userdata, struct owner_record_change **ret_change, struct error **ret_error)
 {
         struct args args = {.known_epoch = known_epoch, .document = document};
+
+        return begin(vm, &args, done, userdata, ret_change, ret_error);
+}
+
+int owner_record_take_next_from_disks(struct vm *vm, uint64_t known_epoch, const json_t *document,
+        owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
+        struct error **ret_error)
+{
+        struct args args = {.known_epoch = known_epoch, .document = document, .from_disks = true};
+
+        return begin(vm, &args, done, userdata, ret_change, ret_error);
+}
+
+int owner_record_take_for_state(struct vm *vm, uint64_t known_epoch, const json_t *document,
+        owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
+        struct error **ret_error)
+{
+        struct args args = {.known_epoch = known_epoch, .epoch = known_epoch + 1, .document = document};
 
         return begin(vm, &args, done, userdata, ret_change, ret_error);
 }

@@ -27,5 +27,14 @@ int owner_record_take(struct vm *vm, uint64_t known_epoch, uint64_t epoch, owner
  * its epoch: that nothing runs here is known. `document` (borrowed) is then written as the VM's, with that epoch in its status. */
 int owner_record_take_next(struct vm *vm, uint64_t known_epoch, const json_t *document, owner_record_fn done,
         void *userdata, struct owner_record_change **ret_change, struct error **ret_error);
+/* The same, and a state that the VM was suspended to (storage/state_file.h) is removed before: the others refuse to let the VM run
+ * beside one that is good (CONFLICT), and remove one that is not. */
+int owner_record_take_next_from_disks(struct vm *vm, uint64_t known_epoch, const json_t *document,
+        owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
+        struct error **ret_error);
+/* For a start from the state that is good for known_epoch: takes the epoch after it, and nothing else. */
+int owner_record_take_for_state(struct vm *vm, uint64_t known_epoch, const json_t *document,
+        owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
+        struct error **ret_error);
 /* Gives up: the child is killed and `done` not called. Accepts NULL. Not for one whose `done` was called: that one is gone. */
 void owner_record_change_free(struct owner_record_change *change);

@@ -18,22 +18,25 @@
 #include "vmm/qmp.h"
 
 #define BIT(power) (1U << VM_POWER_##power)
-#define ALIVE (BIT(RUNNING) | BIT(PAUSED) | BIT(OUTGOING_DONE) | BIT(UNKNOWN))
+#define ALIVE (BIT(RUNNING) | BIT(PAUSED) | BIT(OUTGOING_DONE) | BIT(UNKNOWN) | BIT(SUSPENDING))
 #define ENDED (BIT(STOPPED) | BIT(CRASHED))
 
 /* What each power may become. A change that is not here is a bug of ours: it is logged and refused. */
 static const unsigned int allowed[N_VM_POWERS] = {
         /* QEMU answered again, or ended meanwhile. */
-        [VM_POWER_UNKNOWN] = ALIVE | ENDED | BIT(INCOMING),
+        [VM_POWER_UNKNOWN] = (ALIVE & ~BIT(SUSPENDING)) | ENDED | BIT(INCOMING),
         [VM_POWER_STOPPED] = BIT(STARTING) | BIT(INCOMING),
         [VM_POWER_CRASHED] = BIT(STARTING) | BIT(INCOMING) | BIT(STOPPED),
-        [VM_POWER_STARTING] = BIT(RUNNING) | ENDED,
+        [VM_POWER_STARTING] = BIT(RUNNING) | ENDED | BIT(SUSPENDED),
         [VM_POWER_RUNNING] = ALIVE | ENDED,
         [VM_POWER_PAUSED] = ALIVE | ENDED,
         /* Taken over, as it was at the source; or given up. */
         [VM_POWER_INCOMING] = BIT(RUNNING) | BIT(PAUSED) | BIT(UNKNOWN) | ENDED,
         /* Taken back. It never counts as stopped or crashed here: it may be running at the destination. */
         [VM_POWER_OUTGOING_DONE] = BIT(RUNNING) | BIT(PAUSED),
+        /* Never unknown: what was begun must be undone before the guest may run. */
+        [VM_POWER_SUSPENDING] = BIT(RUNNING) | BIT(PAUSED) | BIT(SUSPENDED) | ENDED,
+        [VM_POWER_SUSPENDED] = BIT(STARTING) | BIT(INCOMING) | ENDED,
 };
 
 bool vm_power_may_change(enum vm_power from, enum vm_power to)
@@ -55,7 +58,8 @@ json_t *vm_report(const struct vm *vm)
 {
         json_t *document = vm_document(vm);
 
-        if (document && json_array_size(vm->jobs) && json_object_set(document, "jobs", vm->jobs) < 0) {
+        if (document && ((json_array_size(vm->jobs) && json_object_set(document, "jobs", vm->jobs) < 0) ||
+                                (vm->transfer && json_object_set(document, "transfer", vm->transfer) < 0))) {
                 json_decref(document);
                 return NULL;
         }
@@ -99,6 +103,7 @@ void vm_free(struct vm *vm)
         vm_clear_process(vm);
         vm_folder_free(vm->folder);
         vm_config_free(vm->config);
+        json_decref(vm->transfer);
         free(vm);
 }
 

@@ -11,7 +11,7 @@
  *
  * Its files: vm.c (table of states, registry, document), vm_job.c (the operation under way), vm_resources.c (what a
  * QEMU process is given), vm_start.c (start, incoming), vm_run.c (stop, pause, resume, the handoff's steps),
- * vm_monitor.c (QMP connection, events, death of QEMU), vm_state.c (runtime file), vm_adopt.c (after a restart of
+ * vm_suspend.c and vm_restore.c (to a file and back), vm_monitor.c (QMP connection, events, death of QEMU), vm_state.c (runtime file), vm_adopt.c (after a restart of
  * the agent), vm_create.c (folder and disks).
  */
 
@@ -67,6 +67,12 @@ struct vm {
         size_t n_taps;
         uint64_t n_resets;   /* guest reboots since the start, as QEMU reported them */
         bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
+        /* Durable in the runtime file: what an agent that starts again must know to go on, or back, in the middle. */
+        bool suspend_paused; /* SUSPENDING: the guest was paused before */
+        uint64_t
+                restore_epoch; /* STARTING from the state of this owner epoch, which was found good; 0: from its disks */
+        bool restore_continuing; /* and its guest may have run since */
+        json_t *transfer;        /* figures of the last suspending or resuming here; NULL */
         json_t *jobs; /* array of {"id", "type"}: what QEMU does with disks besides; NULL: nothing, or not known */
         bool disk_full; /* the last I/O error that QEMU reported was ENOSPC */
 
@@ -103,10 +109,10 @@ bool vm_has_qemu(const struct vm *vm);
 /* --- For the API -------------------------------------------------------------------------------------------
  */
 
-/* Starts the VM of this document (validated inside), taking the next owner epoch; a known VM must be stopped
- * or crashed. *ret_vm is valid at least until `done`. */
-int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void *userdata, struct vm **ret_vm,
-        struct error **ret_error);
+/* Starts the VM of this document (validated inside) from its disks, taking the next owner epoch; a known VM must have no
+ * QEMU. CONFLICT for one that is suspended, unless discard_state: its state is removed then. *ret_vm is valid at least until `done`. */
+int vm_start(struct agent *agent, const json_t *document, bool discard_state, vm_done_fn done, void *userdata,
+        struct vm **ret_vm, struct error **ret_error);
 /* ACPI power button and at most timeout_ms of patience (0: 60 s), then an error and the VM runs on; `force`:
  * kill. */
 int vm_stop(struct vm *vm, bool force, uint64_t timeout_ms, vm_done_fn done, void *userdata,

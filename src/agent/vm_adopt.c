@@ -18,6 +18,7 @@
 #include "agent/agent.h"
 #include "agent/migration.h"
 #include "agent/vm_job.h"
+#include "agent/vm_suspend.h"
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -60,9 +61,9 @@ static void mark_silent(struct agent *agent)
 
                 if (!vm->qemu || vm->qemu_status)
                         continue;
-                if (vm_power(vm) == VM_POWER_STARTING)
+                if (vm_power(vm) == VM_POWER_STARTING && !vm->restore_continuing)
                         (void)vm_kill(vm);
-                else if (vm_power(vm) != VM_POWER_OUTGOING_DONE)
+                else if (vm_power_may_change(vm_power(vm), VM_POWER_UNKNOWN))
                         vm_set_power(vm, VM_POWER_UNKNOWN, "QEMU runs but its monitor does not answer");
         }
 }
@@ -123,8 +124,14 @@ static void settle_ended(struct vm *vm)
         if (power == VM_POWER_INCOMING || power == VM_POWER_STARTING)
                 kill_unnoted(vm);
         vm_clear_process(vm);
-        if (power == VM_POWER_STARTING)
+        if (power == VM_POWER_STARTING && vm->restore_continuing)
+                vm_set_power(vm, VM_POWER_CRASHED, "QEMU ended while the agent did not watch it");
+        else if (power == VM_POWER_STARTING && !vm_restore_keep(vm))
                 vm_start_broke_off(vm);
+        else if (power == VM_POWER_SUSPENDING)
+                vm_set_power(vm, VM_POWER_CRASHED,
+                        "QEMU ended while the VM was being suspended; resume it: that works if its state was "
+                        "complete");
         else if (power == VM_POWER_RUNNING || power == VM_POWER_PAUSED || power == VM_POWER_UNKNOWN)
                 vm_set_power(vm, VM_POWER_CRASHED, "QEMU ended while the agent did not watch it");
         migration_vm_gone(vm->agent, vm);

@@ -7,13 +7,14 @@
 #include "agent/agent.h"
 #include "agent/owner_record.h"
 #include "agent/stores.h"
+#include "agent/vm_suspend.h"
 #include "base/alloc.h"
 #include "storage/move_record.h"
 #include "vmm/migration_params.h"
 #include "vmm/qmp.h"
 
 static const char *const kind_names[] = {"start", "start for a migration", "stop", "pause", "resume",
-        "stream of a migration", "release", "discard"};
+        "stream of a migration", "release", "discard", "suspend", "resume from its state"};
 static_assert(ARRAY_SIZE(kind_names) == N_VM_JOB_KINDS, "a name for each kind of job");
 
 int vm_job_begin(
@@ -63,6 +64,8 @@ static struct vm_job *detach(struct vm *vm)
         loop_source_free(TAKE_PTR(job->timer));
         stores_wait_free(TAKE_PTR(job->wait));
         owner_record_change_free(TAKE_PTR(job->owner));
+        vm_suspend_free(TAKE_PTR(job->suspend));
+        vm_restore_free(TAKE_PTR(job->restore));
         error_free(TAKE_PTR(job->error));
         return job;
 }

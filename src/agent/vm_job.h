@@ -10,6 +10,8 @@ struct migration_setup;
 struct owner_record_change;
 struct qmp_call;
 struct stores_wait;
+struct vm_restore;
+struct vm_suspend;
 
 enum vm_job_kind {
         VM_JOB_START,
@@ -20,6 +22,8 @@ enum vm_job_kind {
         VM_JOB_STREAM,
         VM_JOB_RELEASE,
         VM_JOB_DISCARD,
+        VM_JOB_SUSPEND,
+        VM_JOB_RESTORE,
         N_VM_JOB_KINDS,
 };
 
@@ -36,12 +40,15 @@ struct vm_job {
         struct migration_setup *setup;
         struct stores_wait *wait;
         struct owner_record_change *owner;
+        struct vm_suspend *suspend;
+        struct vm_restore *restore;
 
         struct move_record
                 *left_record; /* of a storage migration: to be cleared when the VM is ours; or NULL */
 
         bool force;
         bool post_copy;       /* of VM_JOB_INCOMING */
+        bool discard_state;   /* of VM_JOB_START: of a VM that is suspended, too */
         bool ending;          /* QEMU is being killed; when it is gone the job ends with `error` */
         struct error *error;  /* why a start is being undone */
         enum vm_power before; /* what to fall back to when a start fails */
@@ -87,7 +94,19 @@ int vm_kill(struct vm *vm);
 
 /* vm_start.c: steps that vm_monitor.c triggers */
 void vm_start_connected(struct vm *vm);
-void vm_start_failed(struct vm *vm, struct error *error); /* taken over */
+void vm_start_failed(struct vm *vm, struct error *error);          /* taken over */
+void vm_start_fail_with(struct vm *vm, const struct error *cause); /* the same, borrowed */
+int vm_start_begin(struct agent *agent, struct vm_config *config, enum vm_job_kind kind, vm_done_fn done,
+        void *userdata, struct vm **ret_vm, struct error **ret_error); /* config is taken over */
+/* The document as a config that may be started here now. */
+int vm_start_parse(
+        struct agent *agent, const json_t *document, struct vm_config **ret_config, struct error **ret_error);
+/* What a guest that comes with its memory needs can be had here. */
+int vm_start_check_incoming(struct agent *agent, struct vm_config *config, struct error **ret_error);
+int vm_start_qemu(struct vm *vm, struct error **ret_error);
+/* All that the guest needs is there: owner record, `cont`. */
+void vm_start_finish(struct vm *vm);
+void vm_start_owner_taken(void *userdata, uint64_t epoch, struct error *error); /* of a `struct vm` */
 /* A start that an earlier agent began and did not finish; no QEMU is left of it. STARTING becomes STOPPED. */
 void vm_start_broke_off(struct vm *vm);
 

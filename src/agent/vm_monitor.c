@@ -12,6 +12,7 @@
 #include "agent/migration.h"
 #include "agent/storage_move.h"
 #include "agent/vm_job.h"
+#include "agent/vm_suspend.h"
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
@@ -27,7 +28,8 @@ static void settle_exit(struct vm *vm);
 
 static bool starting(const struct vm *vm)
 {
-        return vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING);
+        return vm->job && (vm->job->kind == VM_JOB_START || vm->job->kind == VM_JOB_INCOMING ||
+                                  vm->job->kind == VM_JOB_RESTORE);
 }
 
 int vm_kill(struct vm *vm)
@@ -53,7 +55,11 @@ static void apply_status(struct vm *vm, const char *status)
         if (vm->job || migration_vm_busy(vm->agent, vm->uid) || power == VM_POWER_OUTGOING_DONE ||
                 storage_move_stops_guest(vm->agent, vm->uid))
                 return;
-        if (power == VM_POWER_STARTING && strcmp(status, "running") != 0)
+        if (power == VM_POWER_SUSPENDING || power == VM_POWER_SUSPENDED)
+                vm_suspend_recover(vm); /* adopted */
+        else if (power == VM_POWER_STARTING && vm->restore_continuing)
+                vm_restore_continue(vm); /* the same */
+        else if (power == VM_POWER_STARTING && strcmp(status, "running") != 0)
                 (void)vm_kill(vm); /* adopted: the old agent ended before it could continue the guest */
         else if (strcmp(status, "running") == 0 && power != VM_POWER_RUNNING)
                 vm_set_power(vm, VM_POWER_RUNNING, NULL);
@@ -358,8 +364,16 @@ static void settle_power(struct vm *vm, bool orderly, const char *how)
 
         if (power == VM_POWER_OUTGOING_DONE || power == VM_POWER_INCOMING)
                 vm_set_power(vm, power, how); /* what becomes of it is the handoff's business */
-        else if (power == VM_POWER_STARTING)
+        else if (power == VM_POWER_SUSPENDED)
+                vm_set_power(vm, power, NULL);
+        else if (power == VM_POWER_SUSPENDING)
+                vm_set_power(vm, VM_POWER_CRASHED, how);
+        else if (power == VM_POWER_STARTING && vm->restore_continuing)
+                vm_set_power(vm, VM_POWER_CRASHED, how);
+        else if (power == VM_POWER_STARTING && !vm_restore_keep(vm))
                 vm_start_broke_off(vm);
+        else if (power == VM_POWER_STARTING)
+                return;
         else if (orderly)
                 vm_set_power(vm, VM_POWER_STOPPED, NULL);
         else
@@ -390,7 +404,7 @@ static void settle_exit(struct vm *vm)
         storage_move_vm_gone(vm->agent, vm);
         if (!job || vm->job != job)
                 return;
-        if (job->kind != VM_JOB_STOP)
+        if (job->kind != VM_JOB_STOP && vm_power(vm) != VM_POWER_SUSPENDED)
                 (void)error_set(&error, ERROR_QEMU_DIED, NULL, "%s", how);
         vm_job_end(vm, error);
 }

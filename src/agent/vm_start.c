@@ -3,7 +3,7 @@
 /* Starting a VM: (1) its datastores are checked, from a child process; (2) folder, images and taps are opened and QEMU is
  * spawned with stopped vCPUs; (3) once its monitor answers and has told where the guest's RAM is, this host writes itself
  * down as owner under the next epoch and continues the guest. For a migration step 3 is: capabilities are set and QEMU
- * waits on one end of a socket pair; nothing is written. Whatever fails, QEMU is killed first, and the start ends when it
+ * waits on one end of a socket pair; nothing is written. A resumption from a state (vm_restore.c) is both. Whatever fails, QEMU is killed first, and the start ends when it
  * is gone. */
 
 #include <errno.h>
@@ -19,9 +19,11 @@
 #include "agent/storage_move.h"
 #include "agent/stores.h"
 #include "agent/vm_job.h"
+#include "agent/vm_suspend.h"
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "io/crash_point.h"
 #include "storage/vm_folder.h"
 #include "vmm/command_line.h"
 #include "vmm/migration_params.h"
@@ -41,7 +43,8 @@ static int check_idle(struct agent *agent, const struct vm_config *config, struc
         const struct vm *vm = vm_find(agent, config->uid);
 
         if (vm && (vm->job || vm->qemu ||
-                          (vm_power(vm) != VM_POWER_STOPPED && vm_power(vm) != VM_POWER_CRASHED)))
+                          (vm_power(vm) != VM_POWER_STOPPED && vm_power(vm) != VM_POWER_CRASHED &&
+                                  vm_power(vm) != VM_POWER_SUSPENDED)))
                 return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is %s on this host already",
                         config->name, vm_power_to_string(vm_power(vm)));
         return 0;
@@ -101,7 +104,7 @@ static int resolve_for_start(struct agent *agent, struct vm_config *config, stru
 }
 
 /* A migrated guest brings all of that with it; here it only has to be possible. */
-static int check_for_incoming(struct agent *agent, struct vm_config *config, struct error **ret_error)
+int vm_start_check_incoming(struct agent *agent, struct vm_config *config, struct error **ret_error)
 {
         struct vm_status *status = &config->status;
 
@@ -118,7 +121,7 @@ static int check_for_incoming(struct agent *agent, struct vm_config *config, str
         return resolve_machine(agent->host, config, ret_error);
 }
 
-static int parse_document(
+int vm_start_parse(
         struct agent *agent, const json_t *document, struct vm_config **ret_config, struct error **ret_error)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
@@ -156,7 +159,7 @@ static int enter(struct agent *agent, struct vm_config *config, struct vm **ret_
         return 0;
 }
 
-static int begin(struct agent *agent, struct vm_config *config, enum vm_job_kind kind, vm_done_fn done,
+int vm_start_begin(struct agent *agent, struct vm_config *config, enum vm_job_kind kind, vm_done_fn done,
         void *userdata, struct vm **ret_vm, struct error **ret_error)
 {
         _cleanup_free_ const char **names = NULL;
@@ -179,16 +182,16 @@ static int begin(struct agent *agent, struct vm_config *config, enum vm_job_kind
                 vm_free(vm);
                 return r;
         }
-        vm_set_power(vm, kind == VM_JOB_START ? VM_POWER_STARTING : VM_POWER_INCOMING, NULL);
+        vm_set_power(vm, kind == VM_JOB_INCOMING ? VM_POWER_INCOMING : VM_POWER_STARTING, NULL);
         *ret_vm = vm;
         return 0;
 }
 
-int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void *userdata, struct vm **ret_vm,
-        struct error **ret_error)
+int vm_start(struct agent *agent, const json_t *document, bool discard_state, vm_done_fn done, void *userdata,
+        struct vm **ret_vm, struct error **ret_error)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
-        int r = parse_document(agent, document, &config, ret_error);
+        int r = vm_start_parse(agent, document, &config, ret_error);
 
         if (r == 0 && migration_vm_busy(agent, config->uid))
                 r = error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
@@ -200,21 +203,24 @@ int vm_start(struct agent *agent, const json_t *document, vm_done_fn done, void 
                 r = resolve_for_start(agent, config, ret_error);
         if (r < 0)
                 return r;
-        return begin(agent, TAKE_PTR(config), VM_JOB_START, done, userdata, ret_vm, ret_error);
+        r = vm_start_begin(agent, TAKE_PTR(config), VM_JOB_START, done, userdata, ret_vm, ret_error);
+        if (r == 0)
+                (*ret_vm)->job->discard_state = discard_state;
+        return r;
 }
 
 int vm_start_incoming(struct agent *agent, const json_t *document, uint64_t source_epoch, bool post_copy,
         vm_done_fn done, void *userdata, struct vm **ret_vm, struct error **ret_error)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
-        int r = parse_document(agent, document, &config, ret_error);
+        int r = vm_start_parse(agent, document, &config, ret_error);
 
         if (r == 0)
-                r = check_for_incoming(agent, config, ret_error);
+                r = vm_start_check_incoming(agent, config, ret_error);
         if (r < 0)
                 return r;
         config->status.owner_epoch = source_epoch;
-        r = begin(agent, TAKE_PTR(config), VM_JOB_INCOMING, done, userdata, ret_vm, ret_error);
+        r = vm_start_begin(agent, TAKE_PTR(config), VM_JOB_INCOMING, done, userdata, ret_vm, ret_error);
         if (r == 0)
                 (*ret_vm)->job->post_copy = post_copy;
         return r;
@@ -232,15 +238,24 @@ static void on_stores_ready(void *userdata, struct error *error)
                 vm_start_failed(vm, cause);
                 return;
         }
-        r = vm_open_folder(vm, &cause);
-        if (r == 0 && vm->job->kind == VM_JOB_START)
-                r = storage_move_apply_record(vm, &vm->job->left_record, &cause);
-        if (r == 0)
-                r = vm_spawn(vm, vm->job->kind == VM_JOB_INCOMING, &cause);
-        if (r == 0)
-                r = vm_connect(vm, &cause);
+        if (vm->job->kind == VM_JOB_RESTORE) {
+                vm_restore_stores_ready(vm);
+                return;
+        }
+        r = vm_start_qemu(vm, &cause);
         if (r < 0)
                 vm_start_failed(vm, cause);
+}
+
+int vm_start_qemu(struct vm *vm, struct error **ret_error)
+{
+        int r = vm_open_folder(vm, ret_error);
+
+        if (r == 0 && vm->job->kind != VM_JOB_INCOMING)
+                r = storage_move_apply_record(vm, &vm->job->left_record, ret_error);
+        if (r == 0)
+                r = vm_spawn(vm, vm->job->kind != VM_JOB_START, ret_error);
+        return r == 0 ? vm_connect(vm, ret_error) : r;
 }
 
 /* --- Undo --------------------------------------------------------------------------------------------------- */
@@ -275,6 +290,10 @@ void vm_start_failed(struct vm *vm, struct error *error)
                 owner_record_change_free(TAKE_PTR(job->owner));
                 claim_is_unclear(vm);
         }
+        if (job->kind == VM_JOB_RESTORE && vm->restore_continuing)
+                job->before = VM_POWER_CRASHED;
+        else if (job->kind == VM_JOB_RESTORE && vm_restore_keep(vm))
+                return;
         error = TAKE_PTR(job->error);
         if (job->kind == VM_JOB_INCOMING) {
                 struct vm_job mine = *job;
@@ -286,12 +305,14 @@ void vm_start_failed(struct vm *vm, struct error *error)
                 error_free(error);
                 return;
         }
-        vm_set_power(vm, job->before == VM_POWER_CRASHED ? VM_POWER_CRASHED : VM_POWER_STOPPED,
+        vm_set_power(vm,
+                job->before == VM_POWER_CRASHED || job->before == VM_POWER_SUSPENDED ? job->before
+                                                                                     : VM_POWER_STOPPED,
                 error_message(error));
         vm_job_end(vm, error);
 }
 
-static void fail_with(struct vm *vm, const struct error *cause)
+void vm_start_fail_with(struct vm *vm, const struct error *cause)
 {
         struct error *copy = NULL;
 
@@ -307,15 +328,21 @@ static void on_continued(void *userdata, const json_t *result, const struct erro
 
         vm->job->call = NULL;
         if (error) {
-                fail_with(vm, error);
+                /* QEMU itself said no: the guest did not run. */
+                if (error->code == ERROR_QEMU_FAILED && vm->qmp && qmp_is_ready(vm->qmp))
+                        vm->restore_continuing = false;
+                vm_start_fail_with(vm, error);
                 return;
         }
         vm_set_power(vm, VM_POWER_RUNNING, NULL);
         vm_announce(vm);
-        vm_job_end(vm, NULL);
+        if (vm->job->kind == VM_JOB_RESTORE)
+                vm_restore_ran(vm);
+        else
+                vm_job_end(vm, NULL);
 }
 
-static void on_owner_taken(void *userdata, uint64_t epoch, struct error *error)
+void vm_start_owner_taken(void *userdata, uint64_t epoch, struct error *error)
 {
         struct error *cause = NULL;
         struct vm *vm = userdata;
@@ -326,14 +353,17 @@ static void on_owner_taken(void *userdata, uint64_t epoch, struct error *error)
         if (vm->job->ending)
                 return;
         if (error) {
-                fail_with(vm, error);
+                vm_start_fail_with(vm, error);
                 return;
         }
+        crash_point("restore-owner");
+        vm->restore_continuing = vm->restore_epoch != 0;
         if (vm->qmp)
                 r = vm_state_write(vm, &cause); /* an agent that adopts the guest knows its epoch */
         else
                 r = error_set(
                         &cause, ERROR_QEMU_FAILED, NULL, "the monitor of VM %s does not answer", vm->name);
+        crash_point("restore-continuing");
         if (r == 0)
                 r = qmp_command(
                         vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, &vm->job->call, &cause);
@@ -343,13 +373,25 @@ static void on_owner_taken(void *userdata, uint64_t epoch, struct error *error)
                 storage_move_clear_record(vm, vm->job->left_record);
 }
 
-static void finish_start(struct vm *vm)
+static int take_owner(struct vm *vm, const json_t *document, struct error **ret_error)
+{
+        uint64_t known = vm->config->status.owner_epoch;
+
+        if (!document)
+                return error_from_errno(ret_error, ENOMEM, "document of VM %s", vm->name);
+        if (vm->job->kind == VM_JOB_RESTORE)
+                return vm_restore_take_owner(vm, document, ret_error);
+        return vm->job->discard_state ? owner_record_take_next_from_disks(vm, known, document,
+                                                vm_start_owner_taken, vm, &vm->job->owner, ret_error)
+                                      : owner_record_take_next(vm, known, document, vm_start_owner_taken, vm,
+                                                &vm->job->owner, ret_error);
+}
+
+void vm_start_finish(struct vm *vm)
 {
         _cleanup_json_ json_t *document = vm_document(vm);
         struct error *error = NULL;
-        int r = document ? owner_record_take_next(vm, vm->config->status.owner_epoch, document,
-                                   on_owner_taken, vm, &vm->job->owner, &error)
-                         : error_from_errno(&error, ENOMEM, "document of VM %s", vm->name);
+        int r = take_owner(vm, document, &error);
 
         if (r < 0)
                 vm_start_failed(vm, error);
@@ -363,7 +405,11 @@ static void on_waiting(void *userdata, const json_t *result, const struct error 
 
         vm->job->call = NULL;
         if (error) {
-                fail_with(vm, error);
+                vm_start_fail_with(vm, error);
+                return;
+        }
+        if (vm->job->kind == VM_JOB_RESTORE) {
+                vm_restore_waiting(vm);
                 return;
         }
         vm->stream_fd = TAKE_FD(vm->job->stream_fd);
@@ -378,7 +424,7 @@ static void on_incoming_fd(void *userdata, const json_t *result, const struct er
 
         vm->job->call = NULL;
         if (error) {
-                fail_with(vm, error);
+                vm_start_fail_with(vm, error);
                 return;
         }
         if (qmp_command(vm->qmp, "migrate-incoming", json_pack("{s:s}", "uri", "fd:" INCOMING_FDNAME), -1,
@@ -405,7 +451,7 @@ static void on_capabilities(void *userdata, const struct error *error)
         if (error && vm->job->post_copy) /* QEMU tries userfaultfd out when it is told of post-copy */
                 vm_start_failed(vm, no_post_copy(error));
         else if (error)
-                fail_with(vm, error);
+                vm_start_fail_with(vm, error);
         else
                 send_incoming_fd(vm);
 }
@@ -435,7 +481,7 @@ void vm_start_connected(struct vm *vm)
         if (vm->job->ending)
                 return;
         if (vm->job->kind == VM_JOB_START) {
-                finish_start(vm);
+                vm_start_finish(vm);
                 return;
         }
         if (migration_setup_start(vm->qmp, MIGRATION_DESTINATION,

@@ -2,7 +2,7 @@
 
 /* The runtime file RUNTIME-DIR/vms/UID.json: what an agent that starts again needs to find a VM's QEMU. It lives no
  * longer than the processes it names (a tmpfs). {"format": 1, "document": VM document with status, "pid": N (0: none),
- * "start_time": N, "n_resets": N, "taps": [NAME, ...]}. */
+ * "start_time": N, "n_resets": N, "taps": [NAME, ...], "suspend_paused": B, "restore_epoch": N, "restore_continuing": B (see vm.h)}. */
 
 #include <errno.h>
 #include <string.h>
@@ -31,9 +31,10 @@ static json_t *state_to_json(const struct vm *vm)
                 if (json_array_append_new(taps, json_string(vm->taps[i].name)) < 0)
                         return NULL;
         }
-        return json_pack("{s:i, s:O, s:I, s:I, s:I, s:O}", "format", 1, "document", document, "pid",
-                (json_int_t)vm->pid, "start_time", (json_int_t)vm->start_time, "n_resets",
-                (json_int_t)vm->n_resets, "taps", taps);
+        return json_pack("{s:i, s:O, s:I, s:I, s:I, s:O, s:b, s:I, s:b}", "format", 1, "document", document,
+                "pid", (json_int_t)vm->pid, "start_time", (json_int_t)vm->start_time, "n_resets",
+                (json_int_t)vm->n_resets, "taps", taps, "suspend_paused", vm->suspend_paused, "restore_epoch",
+                (json_int_t)vm->restore_epoch, "restore_continuing", vm->restore_continuing);
 }
 
 int vm_state_write(const struct vm *vm, struct error **ret_error)
@@ -82,7 +83,8 @@ static int parse_state(struct agent *agent, const json_t *state, struct vm **ret
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         json_t *document = NULL, *taps = NULL;
-        uint64_t format, pid = 0, start_time = 0, n_resets = 0;
+        uint64_t format, pid = 0, start_time = 0, n_resets = 0, restore_epoch = 0;
+        bool suspend_paused = false, restore_continuing = false;
         struct vm *vm;
         int r = doc_need_u64(state, "state", "format", 1, 1, &format, ret_error);
 
@@ -96,6 +98,12 @@ static int parse_state(struct agent *agent, const json_t *state, struct vm **ret
                 r = doc_need_u64(state, "state", "n_resets", 0, INT64_MAX, &n_resets, ret_error);
         if (r == 0)
                 r = doc_opt_array(state, "state", "taps", VM_NICS_MAX, &taps, ret_error);
+        if (r == 0)
+                r = doc_opt_bool(state, "state", "suspend_paused", &suspend_paused, ret_error);
+        if (r == 0)
+                r = doc_opt_u64(state, "state", "restore_epoch", 0, INT64_MAX, &restore_epoch, ret_error);
+        if (r == 0)
+                r = doc_opt_bool(state, "state", "restore_continuing", &restore_continuing, ret_error);
         if (r < 0)
                 return r;
         if (!document)
@@ -113,6 +121,9 @@ static int parse_state(struct agent *agent, const json_t *state, struct vm **ret
         vm->pid = (pid_t)pid;
         vm->start_time = start_time;
         vm->n_resets = n_resets;
+        vm->suspend_paused = suspend_paused;
+        vm->restore_epoch = restore_epoch;
+        vm->restore_continuing = restore_continuing;
         r = take_taps(vm, taps, ret_error);
         if (r < 0) {
                 vm_free(vm);

@@ -46,6 +46,7 @@ struct cli {
         X(vm_stop) \
         X(vm_pause) \
         X(vm_resume) \
+        X(vm_suspend) \
         X(vm_delete) \
         X(vm_console) \
         X(vm_advise) \

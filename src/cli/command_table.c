@@ -202,6 +202,29 @@ static const struct option_spec vm_start_options[] = {
                 .value = "HOST",
                 .names_of = "hosts",
                 .help = "start it there; default: where it was, else the best one"},
+        {.name = "discard-state",
+                .help = "also if it is suspended: from its disks, as after a power failure; what was in its "
+                        "memory is lost"},
+        END,
+};
+
+static const struct option_spec vm_resume_options[] = {
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "of one that is suspended: resume it there; default: where it was, else the best "
+                        "one"},
+        END,
+};
+
+static const struct option_spec vm_suspend_options[] = {
+        {.name = "patience",
+                .kind = VALUE_DURATION,
+                .value = "TIME",
+                .min = 1000,
+                .max = 86400000,
+                .help = "how long writing its memory may take, then it runs on; default 1h"},
         END,
 };
 
@@ -719,9 +742,17 @@ const struct command command_table[] = {
                 .operands = {OPERAND("VM", "vms")},
                 .run = command_vm_pause},
         {.words = "vm resume",
-                .summary = "let the virtual CPUs run again",
+                .summary = "let a paused or suspended virtual machine run again",
+                .details = WAITS,
                 .operands = {OPERAND("VM", "vms")},
+                .options = vm_resume_options,
                 .run = command_vm_resume},
+        {.words = "vm suspend",
+                .summary = "write the memory to the datastore and free the host",
+                .details = WAITS,
+                .operands = {OPERAND("VM", "vms")},
+                .options = vm_suspend_options,
+                .run = command_vm_suspend},
         {.words = "vm delete",
                 .summary = "delete a stopped virtual machine and its disks",
                 .details = WAITS,

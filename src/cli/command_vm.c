@@ -59,6 +59,11 @@ int command_vm_start(struct cli *cli, const struct arguments *arguments, struct 
 {
         json_t *body = json_pack("{s:s*}", "host", arguments_text(arguments, "host"));
 
+        if (body && arguments_flag(arguments, "discard-state") &&
+                json_object_set_new(body, "discard_state", json_true()) < 0) {
+                json_decref(body);
+                body = NULL;
+        }
         return body ? act(cli, arguments, "/start", body, ret_error) : no_memory(ret_error);
 }
 
@@ -82,7 +87,22 @@ int command_vm_pause(struct cli *cli, const struct arguments *arguments, struct 
 
 int command_vm_resume(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
-        return act(cli, arguments, "/resume", NULL, ret_error);
+        json_t *body = json_pack("{s:s*}", "host", arguments_text(arguments, "host"));
+
+        return body ? act(cli, arguments, "/resume", body, ret_error) : no_memory(ret_error);
+}
+
+int command_vm_suspend(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        json_t *body = json_object();
+        uint64_t patience_ms;
+
+        if (body && arguments_number(arguments, "patience", &patience_ms) &&
+                json_object_set_new(body, "timeout_ms", json_integer((json_int_t)patience_ms)) < 0) {
+                json_decref(body);
+                body = NULL;
+        }
+        return body ? act(cli, arguments, "/suspend", body, ret_error) : no_memory(ret_error);
 }
 
 int command_vm_delete(struct cli *cli, const struct arguments *arguments, struct error **ret_error)

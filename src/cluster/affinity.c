@@ -121,7 +121,7 @@ static bool is_live(const json_t *vm)
 {
         const char *power = text_of(json_object_get(vm, "status"), "power");
 
-        return *power && strcmp(power, "stopped") && strcmp(power, "crashed");
+        return *power && strcmp(power, "stopped") && strcmp(power, "crashed") && strcmp(power, "suspended");
 }
 
 static const char *destination_of(const json_t *tasks, const char *vm_uid)

@@ -111,7 +111,7 @@ bool checks_is_live(const json_t *vm)
 {
         const char *power = check_text(check_status(vm), "power");
 
-        return *power && strcmp(power, "stopped") && strcmp(power, "crashed");
+        return *power && strcmp(power, "stopped") && strcmp(power, "crashed") && strcmp(power, "suspended");
 }
 
 /* cause NULL: the rule is met. */

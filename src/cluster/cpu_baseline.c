@@ -232,8 +232,8 @@ static int plan_vm(json_t *list, const json_t *hosts, const json_t *vm, const ch
         _cleanup_json_ json_t *mine = NULL, *wanted = NULL, *more = NULL;
         bool follows = !*text_of(spec, "cpu_model") || !strcmp(text_of(spec, "cpu_model"), "auto");
 
-        if (!*power || !strcmp(power, "stopped") || !strcmp(power, "crashed") || !cpu || !*has ||
-                !strcmp(has, model))
+        if (!*power || !strcmp(power, "stopped") || !strcmp(power, "suspended") ||
+                !strcmp(power, "crashed") || !cpu || !*has || !strcmp(has, model))
                 return 0;
         if (cpu_model_features(has, cpu, &mine) < 0 || cpu_model_features(model, cpu, &wanted) < 0)
                 return -ENOMEM;

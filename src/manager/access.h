@@ -21,7 +21,7 @@
         X(VM_READ, "vm.read", "see virtual machines, forecasts and advice") \
         X(VM_CREATE, "vm.create", "create virtual machines") \
         X(VM_DELETE, "vm.delete", "delete virtual machines") \
-        X(VM_POWER, "vm.power", "start, stop, pause and resume virtual machines") \
+        X(VM_POWER, "vm.power", "start, stop, pause, suspend and resume virtual machines") \
         X(VM_MIGRATE, "vm.migrate", "migrate virtual machines and their disks, and check migrations") \
         X(VM_CONSOLE, "vm.console", "read consoles of virtual machines") \
         X(TASK_READ, "task.read", "see tasks") \

@@ -41,7 +41,8 @@
         X("POST", V1 "/vms/{name}/start", vm_start, VM_POWER, VM_HOST) \
         X("POST", V1 "/vms/{name}/stop", vm_stop, VM_POWER, VM) \
         X("POST", V1 "/vms/{name}/pause", vm_pause, VM_POWER, VM) \
-        X("POST", V1 "/vms/{name}/resume", vm_resume, VM_POWER, VM) \
+        X("POST", V1 "/vms/{name}/resume", vm_resume, VM_POWER, VM_HOST) \
+        X("POST", V1 "/vms/{name}/suspend", vm_suspend, VM_POWER, VM) \
         X("POST", V1 "/vms/{name}/migrate", vm_migrate, VM_MIGRATE, VM_HOST) \
         X("POST", V1 "/vms/{name}/migrate-disks", vm_migrate_disks, VM_MIGRATE, VM) \
         X("GET", V1 "/vms/{name}/advice", vm_advice, VM_READ, VM) \

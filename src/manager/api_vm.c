@@ -188,8 +188,10 @@ static const char *const no_keys[] = {NULL};
 static int check_start(const json_t *body, struct error **ret_error)
 {
         const char *host = NULL;
+        bool flag;
+        int r = doc_opt_bool(body, "", "discard_state", &flag, ret_error);
 
-        return doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
+        return r < 0 ? r : doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
 }
 
 void api_vm_start(struct http_request *request, void *userdata)
@@ -197,9 +199,26 @@ void api_vm_start(struct http_request *request, void *userdata)
         operate(request, userdata,
                 &(struct operation){.action = "vm.start",
                         .what = "started",
-                        .keys = (const char *const[]){"host", NULL},
-                        .powers = (const char *const[]){"stopped", "crashed", NULL},
+                        .keys = (const char *const[]){"host", "discard_state", NULL},
+                        .powers = (const char *const[]){"stopped", "crashed", "suspended", NULL},
                         .check = check_start});
+}
+
+static int check_suspend(const json_t *body, struct error **ret_error)
+{
+        uint64_t timeout_ms;
+
+        return doc_opt_u64(body, "", "timeout_ms", 1000, 86400000, &timeout_ms, ret_error);
+}
+
+void api_vm_suspend(struct http_request *request, void *userdata)
+{
+        operate(request, userdata,
+                &(struct operation){.action = "vm.suspend",
+                        .what = "suspended",
+                        .keys = (const char *const[]){"timeout_ms", NULL},
+                        .powers = (const char *const[]){"running", "paused", NULL},
+                        .check = check_suspend});
 }
 
 static int check_stop(const json_t *body, struct error **ret_error)
@@ -231,13 +250,22 @@ void api_vm_pause(struct http_request *request, void *userdata)
                         .powers = (const char *const[]){"running", NULL}});
 }
 
+static int check_resume(const json_t *body, struct error **ret_error)
+{
+        const char *host = NULL;
+
+        return doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
+}
+
+/* What crashed, or was found stopped, while it was being suspended may be suspended all the same: its datastore says. */
 void api_vm_resume(struct http_request *request, void *userdata)
 {
         operate(request, userdata,
                 &(struct operation){.action = "vm.resume",
                         .what = "resumed",
-                        .keys = no_keys,
-                        .powers = (const char *const[]){"paused", NULL}});
+                        .keys = (const char *const[]){"host", NULL},
+                        .powers = (const char *const[]){"paused", "suspended", "crashed", "stopped", NULL},
+                        .check = check_resume});
 }
 
 void api_vm_delete(struct http_request *request, void *userdata)
@@ -246,7 +274,7 @@ void api_vm_delete(struct http_request *request, void *userdata)
                 &(struct operation){.action = "vm.delete",
                         .what = "deleted",
                         .keys = no_keys,
-                        .powers = (const char *const[]){"stopped", "crashed", NULL}});
+                        .powers = (const char *const[]){"stopped", "crashed", "suspended", NULL}});
 }
 
 static int check_choice(

@@ -23,7 +23,7 @@ static const char *destination_of(const struct task *task)
 
         if (!strcmp(action, "vm.migrate"))
                 return json_text(task_data(task), "to_uid");
-        if (!strcmp(action, "vm.start") || !strcmp(action, "vm.create"))
+        if (!strcmp(action, "vm.start") || !strcmp(action, "vm.create") || !strcmp(action, "vm.resume"))
                 return json_text(task_data(task), "host_uid");
         return "";
 }

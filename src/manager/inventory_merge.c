@@ -28,7 +28,7 @@ static const struct {
         const char *power;
         int rank;
 } power_ranks[] = {{"running", 8}, {"paused", 7}, {"starting", 6}, {"unknown", 5}, {"outgoing-done", 4},
-        {"incoming", 3}, {"crashed", 2}, {"stopped", 1}};
+        {"incoming", 3}, {"suspending", 7}, {"suspended", 2}, {"crashed", 2}, {"stopped", 1}};
 
 #define RANK_LIVE 6 /* `starting` and more: it is there, whatever a silent host would say */
 #define RANK_QEMU 5 /* a process that has the guest, or may have it */
@@ -74,7 +74,7 @@ static bool has_qemu(const json_t *report)
 {
         const char *power = power_of(report);
 
-        return *power && strcmp(power, "stopped") && strcmp(power, "crashed");
+        return *power && strcmp(power, "stopped") && strcmp(power, "crashed") && strcmp(power, "suspended");
 }
 
 static struct report *report_new(struct host *host, const char *vm_uid)
@@ -461,7 +461,7 @@ static json_t *merged_status(
         const char *power = power_of(vm->doc);
         /* A host goes on telling of the run before until it has begun the new one. */
         bool starts = !strcmp(power, "starting") && is_held(inventory, json_text(vm->doc, "uid"));
-        bool ended = !strcmp(power, "stopped") || !strcmp(power, "crashed");
+        bool ended = !strcmp(power, "stopped") || !strcmp(power, "crashed") || !strcmp(power, "suspended");
 
         if (reports->best && rank_of(reports->report) >= RANK_LIVE &&
                 (ended || !is_outdated(reports, vm->doc)))

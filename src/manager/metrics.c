@@ -194,7 +194,7 @@ static int write_hosts(struct manager *manager, struct buf *out, struct error **
 static int write_vms(struct manager *manager, struct buf *out, struct error **ret_error)
 {
         static const char *const powers[] = {"stopped", "starting", "running", "paused", "incoming",
-                "outgoing-done", "crashed", "unknown", NULL};
+                "outgoing-done", "crashed", "unknown", "suspending", "suspended", NULL};
         struct gauge gauge = {"drover_vms", "Virtual machines by power state.", "power", powers, {}};
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
         json_t *vm;

@@ -94,7 +94,7 @@ bool moves_is_off(const json_t *vm)
 {
         const char *power = json_text(json_status(vm), "power");
 
-        return !strcmp(power, "stopped") || !strcmp(power, "crashed");
+        return !strcmp(power, "stopped") || !strcmp(power, "crashed") || !strcmp(power, "suspended");
 }
 
 static json_t *record_new(const json_t *vm, const char *outcome, const char *to)
@@ -767,7 +767,7 @@ static void count_arrival(void *userdata, const struct task *task)
         struct arrivals *arrivals = userdata;
         const char *action = task_action(task), *key = "to_uid";
 
-        if (!strcmp(action, "vm.start") || !strcmp(action, "vm.create"))
+        if (!strcmp(action, "vm.start") || !strcmp(action, "vm.create") || !strcmp(action, "vm.resume"))
                 key = "host_uid";
         else if (strcmp(action, "vm.migrate"))
                 return;

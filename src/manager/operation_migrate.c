@@ -148,7 +148,7 @@ int operation_migrate_check_request(struct manager *manager, const json_t *vm, c
 int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error)
 {
         const char *power = json_text(json_status(vm), "power");
-        bool moves = strcmp(power, "stopped") && strcmp(power, "crashed");
+        bool moves = strcmp(power, "stopped") && strcmp(power, "crashed") && strcmp(power, "suspended");
         const char *host = json_text_or_null(json_status(vm), "host");
         _cleanup_check_facts_ struct check_facts facts = {};
         _cleanup_json_ json_t *costs = NULL, *ranking = NULL, *resolved = NULL;

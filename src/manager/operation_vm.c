@@ -23,6 +23,7 @@
 #define CALL_TIMEOUT_MS 60000u
 #define CREATE_TIMEOUT_MS 600000u /* raw images may be filled */
 #define STOP_TIMEOUT_MS 120000u   /* what a guest gets to power off unless the caller says otherwise */
+#define STATE_TIMEOUT_MS 3600000u /* for reading or writing a guest's memory */
 #define STOP_GRACE_MS 15000u
 #define STOP_POLL_MS 500
 #define MINUTE_MS (60ull * 1000)
@@ -72,6 +73,8 @@ static int check_wanted(const struct check_facts *facts, const struct checks_inp
 static int remember_model(
         struct task *task, const json_t *vm, const json_t *resolved, struct error **ret_error)
 {
+        if (json_is_true(json_object_get(task_data(task), "from_state")))
+                return 0; /* it resumes with what it had */
         if (resolved != vm && json_object_set(task_data(task), "cpu_model",
                                       json_object_get(json_spec(resolved), "cpu_model")) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -90,6 +93,24 @@ static json_t *with_chosen_model(struct task *task, const json_t *vm)
         return TAKE_PTR(copy);
 }
 
+/* The VM as its memory needs it: with what was decided when it was started, for a host that knows that machine and has those
+ * features. The caller's; NULL without memory. */
+static json_t *as_suspended(const json_t *vm)
+{
+        static const char *const keys[] = {"machine", "cpu_model", "accelerator"};
+        _cleanup_json_ json_t *copy = json_copy((json_t *)vm), *spec = json_copy(json_spec(vm));
+
+        if (!copy || !spec || json_object_set(copy, "spec", spec) < 0)
+                return NULL;
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                json_t *value = json_object_get(json_status(vm), keys[i]);
+
+                if (json_is_string(value) && json_object_set(spec, keys[i], value) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(copy);
+}
+
 static int choose_host(struct task *task, struct manager *manager, const json_t *vm, const json_t **ret_host,
         struct error **ret_error)
 {
@@ -99,7 +120,11 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         struct checks_input input;
         int r;
 
-        r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
+        if (json_is_true(json_object_get(task_data(task), "from_state"))) {
+                resolved = as_suspended(vm);
+                r = resolved ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        } else
+                r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
         if (r >= 0)
                 r = remember_model(task, vm, resolved, ret_error);
         if (r >= 0)
@@ -221,10 +246,27 @@ static void call_vm(struct task *task, struct manager *manager, const char *verb
                         fn);
 }
 
+/* What a suspending or a resumption says of itself goes along. */
+static void set_result_with(struct task *task, const json_t *transfer)
+{
+        json_t *result = json_pack("{s:s, s:s}", "vm_uid", json_text(task_data(task), "vm_uid"), "host",
+                json_text(task_data(task), "host"));
+
+        if (result && json_is_object(transfer))
+                (void)json_object_update_missing(result, (json_t *)transfer);
+        task_set_result(task, result);
+}
+
 static void set_result(struct task *task)
 {
         task_set_result(task, json_pack("{s:s, s:s}", "vm_uid", json_text(task_data(task), "vm_uid"), "host",
                                       json_text(task_data(task), "host")));
+}
+
+static bool is_transfer(const struct task *task)
+{
+        return !strcmp(task_action(task), "vm.suspend") ||
+               json_is_true(json_object_get(task_data(task), "from_state"));
 }
 
 static void take_document(struct task *task, struct manager *manager, json_t *body)
@@ -234,7 +276,7 @@ static void take_document(struct task *task, struct manager *manager, json_t *bo
                         json_text(task_data(task), "vm_uid"), body);
                 vm_take_report(task, manager, body, json_text(task_data(task), "host"));
         }
-        set_result(task);
+        set_result_with(task, is_transfer(task) ? json_object_get(body, "transfer") : NULL);
         task_step_done(task);
 }
 
@@ -242,7 +284,7 @@ static void take_document(struct task *task, struct manager *manager, json_t *bo
 static bool is_reached(const struct task *task, const char *power)
 {
         static const char *const powers[][2] = {{"vm.create", "running"}, {"vm.start", "running"},
-                {"vm.pause", "paused"}, {"vm.resume", "running"}};
+                {"vm.pause", "paused"}, {"vm.resume", "running"}, {"vm.suspend", "suspended"}};
 
         for (size_t i = 0; i < ARRAY_SIZE(powers); i++)
                 if (!strcmp(task_action(task), powers[i][0]) && !strcmp(power, powers[i][1]))
@@ -394,7 +436,11 @@ static void run_start(struct task *task, void *userdata)
         if (!body)
                 task_step_failed(task, NULL);
         else
-                call_vm(task, manager, "start", body, CALL_TIMEOUT_MS, on_document);
+                call_vm(task, manager,
+                        json_is_true(json_object_get(task_input(task), "discard_state"))
+                                ? "start?discard_state=1"
+                                : "start",
+                        body, CALL_TIMEOUT_MS, on_document);
 }
 
 static void run_start_if_wanted(struct task *task, void *userdata)
@@ -521,9 +567,74 @@ static void run_pause(struct task *task, void *userdata)
         call_vm(task, userdata, "pause", NULL, CALL_TIMEOUT_MS, on_document);
 }
 
+/* A paused one goes on where it is; for one that has no QEMU a host is chosen. */
+static void run_find_state(struct task *task, void *userdata)
+{
+        struct manager *manager = userdata;
+        const json_t *vm = vm_of(task, manager);
+        bool paused = !strcmp(json_text(json_status(vm), "power"), "paused");
+
+        if (vm && json_object_set_new(task_data(task), "from_state", json_boolean(!paused)) < 0)
+                task_step_failed(task, NULL);
+        else if (!vm || paused)
+                run_find(task, userdata);
+        else
+                run_place_start(task, userdata);
+}
+
 static void run_resume(struct task *task, void *userdata)
 {
-        call_vm(task, userdata, "resume", NULL, CALL_TIMEOUT_MS, on_document);
+        if (!json_is_true(json_object_get(task_data(task), "from_state"))) {
+                call_vm(task, userdata, "resume", NULL, CALL_TIMEOUT_MS, on_document);
+                return;
+        }
+        step_say(task, "reading its memory on host %s", json_text(task_data(task), "host"));
+        send_document(task, userdata, "restore", STATE_TIMEOUT_MS, on_document);
+}
+
+static uint64_t suspend_timeout_ms(const struct task *task)
+{
+        json_int_t wanted = json_integer_value(json_object_get(task_input(task), "timeout_ms"));
+
+        return wanted > 0 ? (uint64_t)wanted : STATE_TIMEOUT_MS;
+}
+
+/* An agent that was restarted meanwhile goes back by itself, and is asked again. */
+static void on_suspended(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error && error->code == ERROR_BUSY && !task_cancel_requested(task) &&
+                task_step_elapsed_ms(task) < suspend_timeout_ms(task)) {
+                step_say(task, "%s", error_message(error));
+                task_step_again(task, STOP_POLL_MS);
+                return;
+        }
+        on_document(task, manager, body, error);
+}
+
+static void run_suspend(struct task *task, void *userdata)
+{
+        _cleanup_json_ json_t *body = json_pack("{s:I}", "timeout_ms", (json_int_t)suspend_timeout_ms(task));
+
+        step_say(task, "writing its memory to its datastore");
+        if (!body)
+                task_step_failed(task, NULL);
+        else
+                call_vm(task, userdata, "suspend", body, suspend_timeout_ms(task) + STOP_GRACE_MS,
+                        on_suspended);
+}
+
+/* It runs on, or was suspended before it could be stopped. */
+static void on_unsuspended(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (json_is_object(json_status(body)))
+                inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
+                        json_text(task_data(task), "vm_uid"), body);
+        task_step_done(task);
+}
+
+static void undo_suspend(struct task *task, void *userdata)
+{
+        call_vm(task, userdata, "suspend/cancel", NULL, CALL_TIMEOUT_MS, on_unsuspended);
 }
 
 static const struct task_step pause_steps[] = {
@@ -539,7 +650,7 @@ const struct task_kind operation_vm_pause = {
 };
 
 static const struct task_step resume_steps[] = {
-        {.name = "find", .run = run_find},
+        {.name = "find", .run = run_find_state},
         {.name = "resume", .run = run_resume, .cancel = cancel_later},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
 };
@@ -547,7 +658,19 @@ const struct task_kind operation_vm_resume = {
         .action = "vm.resume",
         .steps = resume_steps,
         .n_steps = ARRAY_SIZE(resume_steps),
-        .timeout_ms = 3 * MINUTE_MS,
+        .timeout_ms = 65 * MINUTE_MS,
+};
+
+static const struct task_step suspend_steps[] = {
+        {.name = "find", .run = run_find},
+        {.name = "suspend", .run = run_suspend, .undo = undo_suspend},
+        {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
+};
+const struct task_kind operation_vm_suspend = {
+        .action = "vm.suspend",
+        .steps = suspend_steps,
+        .n_steps = ARRAY_SIZE(suspend_steps),
+        .timeout_ms = 25 * 60 * MINUTE_MS,
 };
 
 static void on_deleted(struct task *task, struct manager *manager, json_t *body, struct error *error)

@@ -26,6 +26,7 @@ const struct task_kind *const operation_kinds[] = {
         &operation_vm_stop,
         &operation_vm_pause,
         &operation_vm_resume,
+        &operation_vm_suspend,
         &operation_vm_delete,
         &operation_vm_migrate,
         &operation_vm_migrate_disks,

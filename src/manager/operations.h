@@ -17,6 +17,7 @@ extern const struct task_kind operation_vm_start;
 extern const struct task_kind operation_vm_stop;
 extern const struct task_kind operation_vm_pause;
 extern const struct task_kind operation_vm_resume;
+extern const struct task_kind operation_vm_suspend;
 extern const struct task_kind operation_vm_delete;
 extern const struct task_kind operation_vm_migrate;
 extern const struct task_kind operation_vm_migrate_disks;

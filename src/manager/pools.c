@@ -30,7 +30,7 @@ static bool starts_one(const struct task *task)
 
         if (!*json_text(data, "host_uid"))
                 return false;
-        return !strcmp(task_action(task), "vm.start") ||
+        return !strcmp(task_action(task), "vm.start") || !strcmp(task_action(task), "vm.resume") ||
                (!strcmp(task_action(task), "vm.create") && json_is_true(json_object_get(data, "start")));
 }
 

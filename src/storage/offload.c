@@ -86,7 +86,7 @@ static void forget_signals(void)
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void __attribute__((noreturn)) run_child(int fd, offload_fn fn, void *arg)
+static void __attribute__((noreturn)) run_child(int fd, int extra_fd, offload_fn fn, void *arg)
 {
         _cleanup_error_ struct error *error = NULL;
         _cleanup_json_ json_t *answer = NULL;
@@ -96,7 +96,13 @@ static void __attribute__((noreturn)) run_child(int fd, offload_fn fn, void *arg
         forget_signals();
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         /* Before anything can hang: what we would keep open here would stay open. */
-        if (dup2(fd, 3) < 0 || close_range(4, ~0U, 0) < 0)
+        if (extra_fd >= 0) {
+                extra_fd = fcntl(extra_fd, F_DUPFD, OFFLOAD_FD + 1); /* out of the way of the two numbers */
+                if (extra_fd < 0)
+                        _exit(1);
+        }
+        if (dup2(fd, 3) < 0 || (extra_fd >= 0 && dup2(extra_fd, OFFLOAD_FD) < 0) ||
+                close_range(extra_fd >= 0 ? OFFLOAD_FD + 1 : OFFLOAD_FD, ~0U, 0) < 0)
                 _exit(1);
         r = fn(arg, &result, &error);
         if (r < 0 && !error)
@@ -164,7 +170,7 @@ static void on_timeout(void *userdata)
         finish(o, NULL, error);
 }
 
-static int start_child(struct offload *o, offload_fn fn, void *arg)
+static int start_child(struct offload *o, offload_fn fn, void *arg, int extra_fd)
 {
         _cleanup_fd_ int read_fd = -1, write_fd = -1;
         int fds[2];
@@ -181,7 +187,7 @@ static int start_child(struct offload *o, offload_fn fn, void *arg)
                 return -errno;
         }
         if (!o->pid)
-                run_child(write_fd, fn, arg);
+                run_child(write_fd, extra_fd, fn, arg);
         n_working++;
         o->fd = TAKE_FD(read_fd);
         return 0;
@@ -189,6 +195,14 @@ static int start_child(struct offload *o, offload_fn fn, void *arg)
 
 int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg, uint64_t timeout_ms,
         offload_done_fn done, void *userdata, struct offload **ret_offload, struct error **ret_error)
+{
+        return offload_start_with_fd(
+                loop, what, fn, arg, -1, timeout_ms, done, userdata, ret_offload, ret_error);
+}
+
+int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+        uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
+        struct error **ret_error)
 {
         _cleanup_(offload_freep) struct offload *o = NULL;
         int r;
@@ -206,7 +220,7 @@ int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg,
         o->userdata = userdata;
         buf_init(&o->answer, OFFLOAD_RESULT_MAX_BYTES);
         o->what = alloc_strdup(what);
-        r = o->what ? start_child(o, fn, arg) : -ENOMEM;
+        r = o->what ? start_child(o, fn, arg, fd) : -ENOMEM;
         if (!r)
                 r = loop_add_io(loop, o->fd, EPOLLIN, on_readable, o, &o->io);
         if (!r)

@@ -62,6 +62,8 @@ static bool append_capability(json_t *list, const char *name, bool state)
 
 static bool is_wanted(enum migration_side side, const struct migration_needs *needs, const char *name)
 {
+        if (needs->one_way && !strcmp(name, "return-path"))
+                return false;
         return is_in(side == MIGRATION_SOURCE ? source_on : destination_on, name) ||
                (side == MIGRATION_SOURCE && needs->throttle && is_in(throttle_on, name)) ||
                (side == MIGRATION_SOURCE && needs->hold && !strcmp(name, HOLD_CAPABILITY)) ||

@@ -18,6 +18,7 @@ enum migration_side { MIGRATION_SOURCE, MIGRATION_DESTINATION };
 struct migration_needs {
         bool throttle; /* source: auto-converge */
         bool hold; /* source: the guest is not stopped before it is allowed: switchover-ack, from QEMU 8.1 on */
+        bool one_way;   /* source: into a file, from where nothing comes back: no return-path */
         bool post_copy; /* both sides: postcopy-ram, and return-path */
 };
 

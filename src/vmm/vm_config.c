@@ -30,8 +30,8 @@ static const char *const firmware_names[] = {"bios", "uefi"};
 static const char *const format_names[] = {"raw", "qcow2"};
 static const char *const bus_names[] = {"virtio", "scsi", "sata", "ide"};
 static const char *const nic_model_names[] = {"virtio", "e1000", "rtl8139"};
-static const char *const power_names[] = {
-        "unknown", "stopped", "starting", "running", "paused", "incoming", "outgoing-done", "crashed"};
+static const char *const power_names[] = {"unknown", "stopped", "starting", "running", "paused", "incoming",
+        "outgoing-done", "crashed", "suspending", "suspended"};
 
 static_assert(ARRAY_SIZE(accelerator_names) == N_VM_ACCELERATORS);
 static_assert(ARRAY_SIZE(firmware_names) == N_VM_FIRMWARES);

@@ -35,6 +35,8 @@ enum vm_power {
         VM_POWER_INCOMING,      /* waits for its migration */
         VM_POWER_OUTGOING_DONE, /* handed off, not yet released */
         VM_POWER_CRASHED,
+        VM_POWER_SUSPENDING, /* its state is being written */
+        VM_POWER_SUSPENDED,  /* no process; its memory is in a file beside its disks */
         N_VM_POWERS
 };
 

@@ -77,6 +77,19 @@ def test_guest_whose_disk_is_full_waits_and_goes_on_when_there_is_room(vm, lab, 
     assert guest.document()["status"]["message"] is None
 
 
+def test_datastore_that_fills_up_while_memory_is_written_leaves_the_guest_running(vm, lab, tight):
+    guest = vm(disks=("tight:64M,format=qcow2",), append="workload.memory=64,random")
+    session = guest.session()
+    tight.fill(spare_kib=512)
+    done = lab.run_drover("vm", "suspend", guest.name)
+    assert done.returncode != 0 and "space" in done.stderr, done.stderr
+    tight.free()
+    assert guest.power() == "running"
+    assert "suspend." not in lab.machines.run("host1", "ls", tight.path / guest.name)
+    guest.verify()
+    session.close()
+
+
 @pytest.fixture
 def full_journals(lab, request):
     """full_journals(host): the folder of that host's journals is a file system that is full."""

@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -30,7 +30,7 @@ end
 complete -c drover -f
 complete -c drover -n '__drover_at ""' -a 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help'
 complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down label maintenance remove'
-complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume delete console advise forecast migrate'
+complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume suspend delete console advise forecast migrate'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "queue"' -a 'show drain resume'
 complete -c drover -n '__drover_at "schedule"' -a 'list show create next run pause resume delete'
@@ -99,11 +99,15 @@ complete -c drover -n '__drover_in "vm create"' -l host -x -a '(drover names hos
 complete -c drover -n '__drover_in "vm create"' -l start -d 'start it afterwards'
 complete -c drover -n '__drover_at "vm start"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm start"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'start it there; default: where it was, else the best one'
+complete -c drover -n '__drover_in "vm start"' -l discard-state -d 'also if it is suspended: from its disks, as after a power failure; what was in its memory is lost'
 complete -c drover -n '__drover_at "vm stop"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm stop"' -l force -d 'cut the power instead of pressing the power button'
 complete -c drover -n '__drover_in "vm stop"' -l patience -x -d 'how long the guest may take to power off; default 2m'
 complete -c drover -n '__drover_at "vm pause"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm resume"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm resume"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'of one that is suspended: resume it there; default: where it was, else the best one'
+complete -c drover -n '__drover_at "vm suspend"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm suspend"' -l patience -x -d 'how long writing its memory may take, then it runs on; default 1h'
 complete -c drover -n '__drover_at "vm delete"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm console"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm console"' -l tail -x -d 'how much of the end; default 4K'

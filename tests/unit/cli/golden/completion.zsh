@@ -5,7 +5,7 @@ _drover_words() {
     case "$1" in
     '') echo 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down label maintenance remove' ;;
-    'vm') echo 'list show create start stop pause resume delete console advise forecast migrate' ;;
+    'vm') echo 'list show create start stop pause resume suspend delete console advise forecast migrate' ;;
     'task') echo 'list show watch cancel' ;;
     'queue') echo 'show drain resume' ;;
     'schedule') echo 'list show create next run pause resume delete' ;;
@@ -32,8 +32,10 @@ _drover_options() {
     'host remove') echo '--force ' ;;
     'vm list') echo '--host --power ' ;;
     'vm create') echo '--cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --keep-free-pages --datastore --label --host --start ' ;;
-    'vm start') echo '--host ' ;;
+    'vm start') echo '--host --discard-state ' ;;
     'vm stop') echo '--force --patience ' ;;
+    'vm resume') echo '--host ' ;;
+    'vm suspend') echo '--patience ' ;;
     'vm console') echo '--tail ' ;;
     'vm advise') echo '--limit --all ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
@@ -79,6 +81,7 @@ _drover_operand() {
     'vm stop 0') echo 'names vms' ;;
     'vm pause 0') echo 'names vms' ;;
     'vm resume 0') echo 'names vms' ;;
+    'vm suspend 0') echo 'names vms' ;;
     'vm delete 0') echo 'names vms' ;;
     'vm console 0') echo 'names vms' ;;
     'vm advise 0') echo 'names vms' ;;
@@ -132,6 +135,7 @@ _drover_value() {
     'vm create --datastore') echo 'names datastores' ;;
     'vm create --host') echo 'names hosts' ;;
     'vm start --host') echo 'names hosts' ;;
+    'vm resume --host') echo 'names hosts' ;;
     'vm forecast --to') echo 'names hosts' ;;
     'vm migrate --to') echo 'names hosts' ;;
     'vm migrate --to-datastore') echo 'names datastores' ;;
@@ -169,7 +173,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2

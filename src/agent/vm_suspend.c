@@ -1,0 +1,603 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* Suspending. The guest is stopped first, so that memory and disks are of one moment; then
+ *   1. QEMU migrates into a socket, at whose other end a child process writes the file (storage/state_file.h);
+ *   2. when QEMU says that the migration completed and the child that the file is durable, a child writes the record:
+ *      from here the VM is suspended;
+ *   3. SUSPENDED is noted, and QEMU killed, which has given up its disks.
+ * Whatever fails before 3, and an agent that starts again and finds such a QEMU alive, goes back: the migration is
+ * cancelled, the next owner epoch is taken (a record that may have been written all the same is good for no epoch then) and only then the guest
+ * goes on. That is repeated until it succeeds: a guest whose datastore does not answer could do nothing anyway. */
+
+#include "agent/vm_suspend.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "agent/agent.h"
+#include "agent/identity.h"
+#include "agent/migration.h"
+#include "agent/owner_record.h"
+#include "agent/storage_move.h"
+#include "agent/stores.h"
+#include "agent/vm_job.h"
+#include "base/alloc.h"
+#include "base/doc.h"
+#include "base/log.h"
+#include "io/crash_point.h"
+#include "storage/offload.h"
+#include "storage/state_file.h"
+#include "vmm/migration_params.h"
+#include "vmm/qmp.h"
+
+#define FDNAME "drover-suspend"
+#define QMP_TIMEOUT_MS 10000
+#define POLL_MS 50
+#define AGAIN_MS 1000
+#define COMMIT_TIMEOUT_MS 30000
+#define TIMEOUT_DEFAULT_MS (UINT64_C(3600) * 1000)
+
+struct vm_suspend {
+        struct vm *vm;
+        struct offload *offload;   /* the child at work */
+        struct loop_source *poll;  /* asks QEMU; while going back, makes the next attempt */
+        struct loop_source *limit; /* the caller's patience */
+        json_t *written;           /* what the child says of the file; NULL: not yet */
+        char file[STATE_FILE_NAME_MAX];
+        uint64_t began_ms;
+        bool was_paused;
+        bool completed; /* QEMU's migration */
+        char *failed;   /* QEMU's words, if it was not; the child's say more and are waited for */
+        bool going_back;
+        bool cancelled; /* going back: QEMU was told to cancel */
+        bool taken;     /* going back: the next epoch is this host's */
+};
+
+/* For a child, which has the agent's memory as it was. */
+struct args {
+        const char *store_name, *store_path, *store_id, *folder_name, *vm_uid;
+        const char *file;
+        const json_t *record;
+};
+
+static void go_back(struct vm_suspend *s, struct error *error);
+static void go_on_back(struct vm_suspend *s);
+
+void vm_suspend_free(struct vm_suspend *suspend)
+{
+        if (!suspend)
+                return;
+        offload_free(suspend->offload);
+        loop_source_free(suspend->poll);
+        loop_source_free(suspend->limit);
+        json_decref(suspend->written);
+        free(suspend->failed);
+        free(suspend);
+}
+
+static struct error *copy_error(const struct error *error)
+{
+        struct error *copy = NULL;
+
+        (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
+        return copy;
+}
+
+/* --- In the child ------------------------------------------------------------------------------------------------ */
+
+static int open_folder(const struct args *args, struct datastore **ret_store, struct vm_folder **ret_folder,
+        struct error **ret_error)
+{
+        int r = datastore_open(args->store_name, args->store_path, args->store_id, ret_store, ret_error);
+
+        return r < 0 ? r : vm_folder_open(*ret_store, args->folder_name, args->vm_uid, ret_folder, ret_error);
+}
+
+static int write_in_child(void *arg, json_t **ret_result, struct error **ret_error)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        _cleanup_(datastore_freep) struct datastore *store = NULL;
+        const struct args *args = arg;
+        int r = open_folder(args, &store, &folder, ret_error);
+
+        return r < 0 ? r : state_file_write(folder, args->file, OFFLOAD_FD, ret_result, ret_error);
+}
+
+static int commit_in_child(void *arg, json_t **ret_result, struct error **ret_error)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        _cleanup_(datastore_freep) struct datastore *store = NULL;
+        const struct args *args = arg;
+        int r = open_folder(args, &store, &folder, ret_error);
+
+        return r < 0 ? r : state_file_commit(folder, args->record, ret_error);
+}
+
+static int in_child(struct vm_suspend *s, offload_fn fn, const json_t *record, int fd, uint64_t timeout_ms,
+        offload_done_fn done, struct error **ret_error)
+{
+        const struct vm *vm = s->vm;
+        const struct datastore *store;
+        struct args args = {.folder_name = vm->name, .vm_uid = vm->uid, .file = s->file, .record = record};
+        int r = stores_get(vm->agent->stores, vm->config->datastore, &store, ret_error);
+
+        if (r < 0)
+                return r;
+        args.store_name = store->name;
+        args.store_path = store->path;
+        args.store_id = store->id;
+        return offload_start_with_fd(vm->agent->loop, "state of a suspended virtual machine", fn, &args, fd,
+                timeout_ms, done, s, &s->offload, ret_error);
+}
+
+/* --- Forwards ---------------------------------------------------------------------------------------------------- */
+
+static void on_committed(void *userdata, json_t *result, struct error *error)
+{
+        struct vm_suspend *s = userdata;
+        struct vm *vm = s->vm;
+        uint64_t took_ms = clock_now_ms(loop_clock(vm->agent->loop)) - s->began_ms;
+
+        s->offload = NULL;
+        if (error) {
+                go_back(s, copy_error(error));
+                return;
+        }
+        crash_point("suspend-complete");
+        json_decref(vm->transfer);
+        vm->transfer =
+                json_pack("{s:O, s:O, s:I}", "bytes", json_object_get(s->written, "bytes"), "stream_bytes",
+                        json_object_get(s->written, "stream_bytes"), "suspend_ms", (json_int_t)took_ms);
+        vm->suspend_paused = false;
+        vm_set_power(vm, VM_POWER_SUSPENDED, NULL);
+        crash_point("suspend-noted");
+        loop_source_free(TAKE_PTR(s->limit));
+        loop_source_free(TAKE_PTR(s->poll));
+        (void)vm_kill(vm); /* its end ends the job */
+}
+
+static json_t *record_of(const struct vm_suspend *s)
+{
+        const struct vm *vm = s->vm;
+        _cleanup_json_ json_t *document = vm_document(vm);
+        json_t *record = json_deep_copy(s->written);
+        char since[32];
+
+        if (!record || !document || json_object_set_new(record, "vm", json_string(vm->uid)) < 0 ||
+                json_object_set_new(record, "host", json_string(agent_host_uid(vm->agent))) < 0 ||
+                json_object_set_new(
+                        record, "epoch", json_integer((json_int_t)vm->config->status.owner_epoch)) < 0 ||
+                json_object_set_new(record, "since",
+                        json_string(text_format_time(clock_unix_ms(loop_clock(vm->agent->loop)), since))) <
+                        0 ||
+                json_object_set(record, "document", document) < 0) {
+                json_decref(record);
+                return NULL;
+        }
+        return record;
+}
+
+static void commit_if_complete(struct vm_suspend *s)
+{
+        _cleanup_json_ json_t *record = NULL;
+        struct error *error = NULL;
+
+        if (!s->completed || !s->written)
+                return;
+        crash_point("suspend-written");
+        record = record_of(s);
+        if (!record)
+                (void)error_from_errno(&error, ENOMEM, "VM %s", s->vm->name);
+        else
+                (void)in_child(s, commit_in_child, record, -1, COMMIT_TIMEOUT_MS, on_committed, &error);
+        if (error)
+                go_back(s, error);
+}
+
+static struct error *save_failed(const struct vm_suspend *s, const char *words)
+{
+        struct error *error = NULL;
+
+        (void)error_set(&error, ERROR_QEMU_FAILED, "See the log of the agent.",
+                "QEMU could not save the state of VM %s: %s", s->vm->name, words);
+        return error;
+}
+
+static void on_written(void *userdata, json_t *result, struct error *error)
+{
+        struct vm_suspend *s = userdata;
+
+        s->offload = NULL;
+        if (error) {
+                go_back(s, copy_error(error));
+                return;
+        }
+        if (s->failed) {
+                go_back(s, save_failed(s, s->failed));
+                return;
+        }
+        s->written = json_incref(result);
+        commit_if_complete(s);
+}
+
+static void on_migration(void *userdata, const json_t *result, const struct error *error)
+{
+        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
+        struct vm_suspend *s = userdata;
+        struct error *cause = NULL;
+
+        s->vm->job->call = NULL;
+        if (error)
+                cause = copy_error(error);
+        else if (migration_info_parse(result, &info, &cause) < 0)
+                ;
+        else if (info.status == MIGRATION_STATUS_COMPLETED)
+                s->completed = true;
+        else if (!migration_status_is_final(info.status)) {
+                (void)loop_source_rearm(s->poll, POLL_MS);
+                return;
+        } else {
+                const char *words = info.error ?: migration_status_to_string(info.status);
+
+                s->failed = s->offload ? alloc_strdup(words) : NULL;
+                if (s->failed)
+                        return;
+                cause = save_failed(s, words);
+        }
+        if (cause)
+                go_back(s, cause);
+        else
+                commit_if_complete(s);
+}
+
+static void on_poll(void *userdata)
+{
+        struct vm_suspend *s = userdata;
+        struct vm *vm = s->vm;
+        struct error *error = NULL;
+
+        if (s->going_back) {
+                go_on_back(s);
+                return;
+        }
+        if (!vm->qmp)
+                (void)error_set(
+                        &error, ERROR_QEMU_FAILED, NULL, "the monitor of VM %s does not answer", vm->name);
+        else
+                (void)qmp_command(vm->qmp, "query-migrate", NULL, -1, QMP_TIMEOUT_MS, on_migration, s,
+                        &vm->job->call, &error);
+        if (error)
+                go_back(s, error);
+}
+
+static void on_migrating(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm_suspend *s = userdata;
+
+        s->vm->job->call = NULL;
+        if (error)
+                go_back(s, copy_error(error));
+        else {
+                crash_point("suspend-writing");
+                (void)loop_source_rearm(s->poll, POLL_MS);
+        }
+}
+
+static void on_fd(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm_suspend *s = userdata;
+        struct error *cause = NULL;
+
+        s->vm->job->call = NULL;
+        if (error)
+                cause = copy_error(error);
+        else
+                (void)qmp_command(s->vm->qmp, "migrate", json_pack("{s:s}", "uri", "fd:" FDNAME), -1,
+                        QMP_TIMEOUT_MS, on_migrating, s, &s->vm->job->call, &cause);
+        if (cause)
+                go_back(s, cause);
+}
+
+static void on_set_up(void *userdata, const struct error *error)
+{
+        struct vm_suspend *s = userdata;
+        struct error *cause = NULL;
+        int pair[2], r;
+
+        if (error) {
+                go_back(s, copy_error(error));
+                return;
+        }
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+                (void)error_from_errno(&cause, errno, "state of VM %s", s->vm->name);
+                go_back(s, cause);
+                return;
+        }
+        vm_stream_set_room(pair[1], VM_STREAM_BYTES);
+        r = in_child(s, write_in_child, NULL, pair[0], TIMEOUT_DEFAULT_MS * 24, on_written, &cause);
+        if (r == 0)
+                r = qmp_command(s->vm->qmp, "getfd", json_pack("{s:s}", "fdname", FDNAME), pair[1],
+                        QMP_TIMEOUT_MS, on_fd, s, &s->vm->job->call, &cause);
+        (void)close(pair[0]);
+        (void)close(pair[1]); /* each has its own by then; so each sees the other's end */
+        if (r < 0)
+                go_back(s, cause);
+}
+
+static void on_stopped(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm_suspend *s = userdata;
+        struct error *cause = NULL;
+
+        s->vm->job->call = NULL;
+        if (error)
+                cause = copy_error(error);
+        else {
+                crash_point("suspend-stopped");
+                (void)migration_setup_start(s->vm->qmp, MIGRATION_SOURCE,
+                        &(struct migration_needs){.one_way = true}, QMP_TIMEOUT_MS, on_set_up, s,
+                        &s->vm->job->setup, &cause);
+        }
+        if (cause)
+                go_back(s, cause);
+}
+
+static void on_limit(void *userdata)
+{
+        struct vm_suspend *s = userdata;
+        struct error *error = NULL;
+
+        (void)error_set(&error, ERROR_TIMED_OUT, "Give it more time (--patience), or use a faster datastore.",
+                "the memory of VM %s was not written in time; the guest runs on", s->vm->name);
+        go_back(s, error);
+}
+
+static void on_stores_ready(void *userdata, struct error *error)
+{
+        struct vm *vm = userdata;
+        struct vm_suspend *s = vm->job->suspend;
+        struct error *cause = NULL;
+
+        vm->job->wait = NULL;
+        if (!error && !vm->qmp)
+                (void)error_set(
+                        &cause, ERROR_QEMU_FAILED, NULL, "the monitor of VM %s does not answer", vm->name);
+        else if (!error) {
+                vm->suspend_paused = s->was_paused;
+                vm_set_power(vm, VM_POWER_SUSPENDING, NULL);
+                if (qmp_command(vm->qmp, "stop", NULL, -1, QMP_TIMEOUT_MS, on_stopped, s, &vm->job->call,
+                            &cause) == 0)
+                        return;
+                go_back(s, cause);
+                return;
+        }
+        vm_job_end(vm, cause ?: copy_error(error)); /* nothing was done yet */
+}
+
+static int suspend_new(struct vm *vm, struct vm_suspend **ret_suspend, struct error **ret_error)
+{
+        struct vm_suspend *s = ALLOC(struct vm_suspend);
+        int r;
+
+        if (!s)
+                return error_from_errno(ret_error, ENOMEM, "VM %s", vm->name);
+        *s = (struct vm_suspend){.vm = vm,
+                .was_paused = vm_power(vm) == VM_POWER_PAUSED,
+                .began_ms = clock_now_ms(loop_clock(vm->agent->loop))};
+        r = state_file_name(s->file);
+        if (r == 0)
+                r = loop_add_timer(vm->agent->loop, AGAIN_MS, on_poll, s, &s->poll);
+        if (r == 0)
+                r = loop_source_disarm(s->poll);
+        if (r < 0) {
+                vm_suspend_free(s);
+                return error_from_errno(ret_error, r, "VM %s", vm->name);
+        }
+        *ret_suspend = s;
+        return 0;
+}
+
+int vm_suspend(struct vm *vm, uint64_t timeout_ms, vm_done_fn done, void *userdata, struct error **ret_error)
+{
+        const char *name = vm->config->datastore;
+        struct vm_suspend *s;
+        int r;
+
+        if (migration_vm_busy(vm->agent, vm->uid))
+                return error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
+                        "VM %s is being migrated: it cannot be suspended now", vm->name);
+        if (storage_move_busy(vm->agent, vm->uid))
+                return error_set(ret_error, ERROR_BUSY, "Wait for the storage migration, or cancel it.",
+                        "the disks of VM %s are being moved: it cannot be suspended now", vm->name);
+        if (!vm->qemu || (vm_power(vm) != VM_POWER_RUNNING && vm_power(vm) != VM_POWER_PAUSED))
+                return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is %s: it cannot be suspended",
+                        vm->name, vm_power_to_string(vm_power(vm)));
+        if (json_array_size(vm->jobs))
+                return error_set(ret_error, ERROR_BUSY, "Wait until it has ended, or end it.",
+                        "QEMU works on the disks of VM %s", vm->name);
+        r = vm_job_begin(vm, VM_JOB_SUSPEND, done, userdata, ret_error);
+        if (r < 0)
+                return r;
+        r = suspend_new(vm, &s, ret_error);
+        if (r == 0) {
+                vm->job->suspend = s;
+                r = loop_add_timer(vm->agent->loop, timeout_ms ?: TIMEOUT_DEFAULT_MS, on_limit, s, &s->limit);
+                if (r < 0)
+                        r = error_from_errno(ret_error, r, "VM %s", vm->name);
+        }
+        if (r == 0)
+                r = stores_ensure(
+                        vm->agent->stores, &name, 1, on_stores_ready, vm, &vm->job->wait, ret_error);
+        if (r < 0)
+                vm_job_drop(vm);
+        return r;
+}
+
+int vm_suspend_cancel(struct vm *vm, struct error **ret_error)
+{
+        struct vm_suspend *s = vm->job ? vm->job->suspend : NULL;
+        struct error *error = NULL;
+
+        if (!s || vm_power(vm) == VM_POWER_SUSPENDED)
+                return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is not being suspended", vm->name);
+        if (s->going_back)
+                return 0;
+        (void)error_set(&error, ERROR_CANCELLED, NULL, "the suspending of VM %s was cancelled", vm->name);
+        go_back(s, error);
+        return 0;
+}
+
+/* --- Back -------------------------------------------------------------------------------------------------------- */
+
+static void again(struct vm_suspend *s, uint64_t delay_ms)
+{
+        if (loop_source_rearm(s->poll, delay_ms) < 0)
+                log_error("VM %s cannot be continued: out of memory", s->vm->name);
+}
+
+/* The error (taken over) is the job's; the first one counts. */
+static void go_back(struct vm_suspend *s, struct error *error)
+{
+        struct vm *vm = s->vm;
+        struct vm_job *job = vm->job;
+
+        if (job->error || s->going_back)
+                error_free(error);
+        else
+                job->error = error;
+        if (s->going_back)
+                return;
+        s->going_back = true;
+        log_warning("VM %s is not suspended: %s", vm->name,
+                job->error ? error_message(job->error) : "the agent was restarted");
+        if (job->wait) { /* nothing was done yet */
+                vm_job_end(vm, TAKE_PTR(job->error));
+                return;
+        }
+        offload_free(TAKE_PTR(s->offload)); /* with it goes its end of the stream */
+        loop_source_free(TAKE_PTR(s->limit));
+        vm_job_leave_monitor(vm);
+        again(s, 0);
+}
+
+static void on_continued(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm_suspend *s = userdata;
+        struct vm *vm = s->vm;
+
+        vm->job->call = NULL;
+        if (error) {
+                log_error("VM %s cannot be continued: %s; trying again", vm->name, error_message(error));
+                again(s, AGAIN_MS);
+                return;
+        }
+        vm->suspend_paused = false;
+        vm_set_power(vm, VM_POWER_RUNNING, NULL);
+        vm_job_end(vm, TAKE_PTR(vm->job->error));
+}
+
+static void on_taken(void *userdata, uint64_t epoch, struct error *error)
+{
+        struct vm *vm = userdata;
+        struct vm_suspend *s = vm->job->suspend;
+        struct error *cause = NULL;
+
+        vm->job->owner = NULL;
+        vm->config->status.owner_epoch = MAX(epoch, vm->config->status.owner_epoch);
+        /* Its state was complete, and another host has resumed it meanwhile. */
+        if (error && error->code == ERROR_STALE_EPOCH && vm_end_lost(vm, error_message(error), NULL) == 0)
+                return;
+        if (error) {
+                log_error("VM %s waits for its datastore: %s", vm->name, error_message(error));
+                again(s, AGAIN_MS);
+                return;
+        }
+        s->taken = true;
+        if (vm_state_write(vm, &cause) < 0)
+                log_error("VM %s: %s", vm->name, error_message(cause));
+        error_free(cause);
+        go_on_back(s);
+}
+
+static void take_next(struct vm_suspend *s)
+{
+        struct vm *vm = s->vm;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_json_ json_t *document = vm_document(vm);
+
+        if (document && owner_record_take_next_from_disks(vm, vm->config->status.owner_epoch, document,
+                                on_taken, vm, &vm->job->owner, &error) == 0)
+                return;
+        log_error("VM %s waits for its datastore: %s", vm->name,
+                error ? error_message(error) : "out of memory");
+        again(s, AGAIN_MS);
+}
+
+static void on_asked(void *userdata, const json_t *result, const struct error *error)
+{
+        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
+        struct vm_suspend *s = userdata;
+
+        s->vm->job->call = NULL;
+        if (error || migration_info_parse(result, &info, NULL) < 0 ||
+                (info.status != MIGRATION_STATUS_NONE && !migration_status_is_final(info.status)))
+                again(s, POLL_MS);
+        else
+                take_next(s);
+}
+
+static void on_cancelled(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm_suspend *s = userdata;
+
+        s->vm->job->call = NULL;
+        s->cancelled = !error;
+        again(s, error ? AGAIN_MS : 0);
+}
+
+/* Each step is tried until it succeeds; QEMU's end ends the job. */
+static void go_on_back(struct vm_suspend *s)
+{
+        struct vm *vm = s->vm;
+        _cleanup_error_ struct error *error = NULL;
+        int r = 0;
+
+        if (!vm->qmp || !qmp_is_ready(vm->qmp))
+                again(s, AGAIN_MS);
+        else if (!s->cancelled)
+                r = qmp_command(vm->qmp, "migrate_cancel", NULL, -1, QMP_TIMEOUT_MS, on_cancelled, s,
+                        &vm->job->call, &error);
+        else if (!s->taken)
+                r = qmp_command(vm->qmp, "query-migrate", NULL, -1, QMP_TIMEOUT_MS, on_asked, s,
+                        &vm->job->call, &error);
+        else if (vm->suspend_paused) {
+                vm->suspend_paused = false;
+                vm_set_power(vm, VM_POWER_PAUSED, NULL);
+                vm_job_end(vm, TAKE_PTR(vm->job->error));
+        } else
+                r = qmp_command(
+                        vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, s, &vm->job->call, &error);
+        if (r < 0)
+                again(s, AGAIN_MS);
+}
+
+void vm_suspend_recover(struct vm *vm)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct vm_suspend *s;
+
+        if (vm_power(vm) == VM_POWER_SUSPENDED) {
+                (void)vm_kill(vm);
+                return;
+        }
+        if (vm->job)
+                return;
+        if (vm_job_begin(vm, VM_JOB_SUSPEND, NULL, NULL, &error) < 0 || suspend_new(vm, &s, &error) < 0) {
+                log_error("VM %s cannot be continued: %s", vm->name, error_message(error));
+                vm_job_drop(vm);
+                return; /* what QEMU says next comes here again */
+        }
+        vm->job->suspend = s;
+        go_back(s, NULL);
+}
