@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Sessions and tokens of one user, each for itself: what happens to one of them is not felt by the others. */
+/* Passwords, sessions and tokens of one user. What happens to one session or token is not felt by the others. */
 
 #include "manager_rig.h"
 
@@ -119,11 +119,43 @@ static void token_that_runs_wild_does_not_keep_its_owner_out(void **data)
         assert_int_equal(call(state, "DELETE", "/api/v1/tokens/wild", NULL), 204);
 }
 
+static void short_password_is_refused(void **data)
+{
+        struct state *state = *data;
+
+        make_user(state);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/users/alice/password", json_pack("{s:s}", "password", "short")),
+                422);
+}
+
+static void own_password_needs_the_current_one(void **data)
+{
+        struct state *state = *data;
+
+        make_user(state);
+        become_user(state);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/password",
+                        json_pack("{s:s, s:s}", "current", "is not this", "password", "another one, longer")),
+                403);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/password",
+                        json_pack("{s:s, s:s}", "current", PASSWORD, "password", "another one, longer")),
+                204);
+        assert_int_equal(call(state, "GET", "/api/v1/whoami", NULL), 401); /* sessions of before have ended */
+        assert_int_equal(call(state, "POST", "/api/v1/login",
+                                 json_pack("{s:s, s:s}", "user", "alice", "password", "another one, longer")),
+                200);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(watch_ends_with_its_session_and_no_other),
                 TEST(token_that_runs_wild_does_not_keep_its_owner_out),
+                TEST(short_password_is_refused),
+                TEST(own_password_needs_the_current_one),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

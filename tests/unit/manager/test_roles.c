@@ -904,35 +904,6 @@ static void password_is_checked_and_limited(void **data)
         assert_int_equal(log_in(state, "zoe", PASSWORD), 200);
 }
 
-static void short_password_is_refused(void **data)
-{
-        struct state *state = *data;
-
-        make_user(state, "alice", "operator", NULL);
-        assert_int_equal(
-                call(state, "PUT", "/api/v1/users/alice/password", json_pack("{s:s}", "password", "short")),
-                422);
-}
-
-static void own_password_needs_the_current_one(void **data)
-{
-        struct state *state = *data;
-
-        make_user(state, "alice", "vm-user", NULL);
-        set_password(state, "alice");
-        become(state, "alice");
-        assert_int_equal(
-                call(state, "PUT", "/api/v1/password",
-                        json_pack("{s:s, s:s}", "current", "is not this", "password", "another one, longer")),
-                403);
-        assert_int_equal(
-                call(state, "PUT", "/api/v1/password",
-                        json_pack("{s:s, s:s}", "current", PASSWORD, "password", "another one, longer")),
-                204);
-        assert_int_equal(call(state, "GET", "/api/v1/whoami", NULL), 401); /* sessions of before have ended */
-        assert_int_equal(log_in(state, "alice", "another one, longer"), 200);
-}
-
 static void cookie_needs_the_csrf_token_to_change_something(void **data)
 {
         struct state *state = *data;
@@ -1213,8 +1184,6 @@ int main(void)
                 TEST(built_in_role_stays_as_it_is),
                 TEST(role_in_use_is_not_removed),
                 TEST(password_is_checked_and_limited),
-                TEST(short_password_is_refused),
-                TEST(own_password_needs_the_current_one),
                 TEST(cookie_needs_the_csrf_token_to_change_something),
                 TEST(session_survives_a_new_leader),
                 TEST(answer_is_repeated_also_by_the_next_leader),
