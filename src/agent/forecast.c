@@ -24,6 +24,7 @@
 #include "base/doc.h"
 #include "base/text.h"
 #include "fabric/netdev.h"
+#include "io/checkpoint_keys.h"
 #include "io/http_client.h"
 #include "io/pki.h"
 #include "io/sock.h"
@@ -58,8 +59,8 @@ struct job {
         json_t *sample, *destinations, *paths;
         const char *vm_uid; /* borrowed from the request */
         json_t *keys;       /* of the checkpoints that hosts have of the guest: {host uid: key} */
-        json_t *digests;    /* of the guest's pages, for those hosts; NULL: none */
-        json_t *held;       /* {pages, equal} of the destination that is being dealt with; NULL: not known */
+        json_t *digests; /* of the guest's pages, for each of those hosts that is asked: {host uid: digests} */
+        json_t *held;    /* {pages, equal} of the destination that is being dealt with; NULL: not known */
         struct error *failure; /* of the mover under way */
         json_t *measured;      /* by the mover under way */
         char *cert_pem, *key_pem;
@@ -71,14 +72,19 @@ struct job {
 };
 
 /* No key of a checkpoint stays in memory that others get. */
+static void wipe_key(const json_t *key)
+{
+        if (json_is_string(key))
+                explicit_bzero((char *)(uintptr_t)json_string_value(key), json_string_length(key));
+}
+
 static void wipe_keys(json_t *keys)
 {
         const char *host;
         json_t *key;
 
         json_object_foreach (keys, host, key)
-                if (json_is_string(key))
-                        explicit_bzero((char *)(uintptr_t)json_string_value(key), json_string_length(key));
+                wipe_key(key);
         json_decref(keys);
 }
 
@@ -170,7 +176,12 @@ static void on_event(void *userdata, const char *event, const json_t *message)
 {
         struct job *job = userdata;
 
-        if (!strcmp(event, "failed")) {
+        if (!strcmp(event, "digests")) {
+                const char *host = json_string_value(json_object_get(message, "host"));
+
+                if (host && json_object_get(job->keys, host))
+                        json_object_set(job->digests, host, json_object_get(message, "digests"));
+        } else if (!strcmp(event, "failed")) {
                 error_free(TAKE_PTR(job->failure));
                 error_set(&job->failure, ERROR_MOVER_FAILED,
                         json_string_value(json_object_get(message, "hint")), "%s",
@@ -398,14 +409,39 @@ static void on_peer_compared(void *userdata, int status _unused_, json_t *body, 
         ask_to_listen(job);
 }
 
-static void ask_what_is_held(struct job *job, const json_t *key)
+/* One of the keys that follow from a checkpoint's. */
+static int derive(int (*from)(const uint8_t *key, uint8_t *ret_key), const json_t *key,
+        char ret_hex[static CHECKPOINT_KEY_HEX + 1])
+{
+        uint8_t raw[AEAD_KEY_SIZE], derived[AEAD_KEY_SIZE];
+        int r = text_hex_decode(json_string_value(key), raw, sizeof(raw));
+
+        if (r >= 0)
+                r = from(raw, derived);
+        if (r >= 0)
+                text_hex_encode(derived, sizeof(derived), ret_hex);
+        explicit_bzero(raw, sizeof(raw));
+        explicit_bzero(derived, sizeof(derived));
+        return r;
+}
+
+/* The host gets a key that opens the digests which it keeps, and nothing else. */
+static void ask_what_is_held(struct job *job, const json_t *key, json_t *digests)
 {
         _cleanup_error_ struct error *e = NULL;
+        char hex[CHECKPOINT_KEY_HEX + 1] = "";
+        int r = derive(checkpoint_comparison_key, key, hex);
+        json_t *comparison_key = json_string(hex);
 
-        if (call_peer(job, "/agent/v1/peer/comparisons",
-                    json_pack("{s:s, s:O, s:O, s:O}", "vm", job->vm_uid, "key", key, "ram_bytes",
-                            json_object_get(job->sample, "ram_bytes"), "digests", job->digests),
-                    COMPARE_CALL_MS, on_peer_compared, &e) < 0)
+        if (r >= 0)
+                r = call_peer(job, "/agent/v1/peer/comparisons",
+                        json_pack("{s:s, s:O, s:O, s:O}", "vm", job->vm_uid, "comparison_key", comparison_key,
+                                "ram_bytes", json_object_get(job->sample, "ram_bytes"), "digests", digests),
+                        COMPARE_CALL_MS, on_peer_compared, &e);
+        explicit_bzero(hex, sizeof(hex));
+        wipe_key(comparison_key);
+        json_decref(comparison_key);
+        if (r < 0)
                 ask_to_listen(job);
 }
 
@@ -413,10 +449,11 @@ static void probe_next(struct job *job)
 {
         const char *host = json_string_value(json_object_get(destination_of(job), "host"));
         const json_t *key = host ? json_object_get(job->keys, host) : NULL;
+        json_t *digests = host ? json_object_get(job->digests, host) : NULL;
         json_t *answer;
 
-        if (host && key && job->digests)
-                return ask_what_is_held(job, key);
+        if (key && digests)
+                return ask_what_is_held(job, key, digests);
         if (host)
                 return ask_to_listen(job);
         answer = json_pack("{s:O, s:O}", "sample", job->sample, "paths", job->paths);
@@ -435,8 +472,6 @@ static void on_sample_ended(void *userdata, struct error *failure)
         if (e)
                 return job_failed(job, e);
         job->sample = TAKE_PTR(job->measured);
-        job->digests = json_incref(json_object_get(job->sample, "digests"));
-        json_object_del(job->sample, "digests");
         if (idle_meter_read(&job->idle, &idle_cores))
                 json_object_set_new(job->sample, "idle_cores", json_real(idle_cores));
         if (getloadavg(&load1, 1) == 1)
@@ -494,20 +529,28 @@ static int find_vm(struct agent *agent, const char *uid, struct vm **ret_vm, str
         return 0;
 }
 
-static bool is_kept_at_a_destination(const struct job *job)
+/* {host uid: page key} of the destinations that keep something of the guest; wipe_keys() follows. */
+static json_t *page_keys(const struct job *job)
 {
-        json_t *to;
+        json_t *keys = json_object(), *to;
+        char hex[CHECKPOINT_KEY_HEX + 1];
         size_t i;
 
-        json_array_foreach (job->destinations, i, to)
-                if (json_object_get(job->keys, json_string_value(json_object_get(to, "host"))))
-                        return true;
-        return false;
+        json_array_foreach (job->destinations, i, to) {
+                const char *host = json_string_value(json_object_get(to, "host"));
+                const json_t *key = json_object_get(job->keys, host);
+
+                if (key && derive(checkpoint_page_key, key, hex) >= 0)
+                        json_object_set_new(keys, host, json_string(hex));
+        }
+        explicit_bzero(hex, sizeof(hex));
+        return keys;
 }
 
 static int begin_sample(struct job *job, const struct vm *vm, struct error **ret_error)
 {
         _cleanup_fd_ int ram = -1;
+        json_t *keys;
         double ignored;
         int r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &job->cert_pem, &job->key_pem, ret_error);
 
@@ -518,11 +561,15 @@ static int begin_sample(struct job *job, const struct vm *vm, struct error **ret
         (void)idle_meter_read(&job->idle, &ignored);
         job->vm_uid = http_request_param(job->request, "uid");
         job->keys = checkpoints_keys(job->owner->agent->checkpoints, job->vm_uid);
-        return start_mover(job, MOVER_SAMPLE, SAMPLE_LIMIT_MS,
-                json_pack("{s:s, s:I, s:I, s:b}", "op", "sample", "ram_address", (json_int_t)vm->ram_address,
-                        "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes, "digests",
-                        is_kept_at_a_destination(job)),
+        job->digests = json_object();
+        keys = page_keys(job);
+        r = start_mover(job, MOVER_SAMPLE, SAMPLE_LIMIT_MS,
+                json_pack("{s:s, s:I, s:I, s:O*}", "op", "sample", "ram_address", (json_int_t)vm->ram_address,
+                        "ram_bytes", (json_int_t)vm->config->status.memory_effective_bytes, "page_keys",
+                        keys),
                 ram, on_sample_ended, ret_error);
+        wipe_keys(keys);
+        return r;
 }
 
 void api_vm_sample(struct http_request *request, void *userdata)
@@ -638,7 +685,7 @@ static void on_comparison_ended(void *userdata, struct error *failure)
 /* The body goes on to the mover, which looks at all of it but the VM. */
 static int begin_comparison(struct agent *agent, struct job *job, struct error **ret_error)
 {
-        static const char *const keys[] = {"vm", "key", "ram_bytes", "digests", NULL};
+        static const char *const keys[] = {"vm", "comparison_key", "ram_bytes", "digests", NULL};
         _cleanup_fd_ int checkpoint = -1;
         const char *vm = NULL, *key = NULL;
         json_t *body = NULL, *digests = NULL;
@@ -652,7 +699,7 @@ static int begin_comparison(struct agent *agent, struct job *job, struct error *
         if (r >= 0 && !text_is_uuid(vm))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "vm is no uid");
         if (r >= 0)
-                r = doc_need_string(body, "", "key", CHECKPOINT_KEY_HEX, &key, ret_error);
+                r = doc_need_string(body, "", "comparison_key", CHECKPOINT_KEY_HEX, &key, ret_error);
         if (r >= 0)
                 r = doc_need_u64(body, "", "ram_bytes", 1, INT64_MAX, &ram_bytes, ret_error);
         if (r >= 0)
@@ -661,10 +708,13 @@ static int begin_comparison(struct agent *agent, struct job *job, struct error *
                 r = error_set(ret_error, ERROR_NOT_FOUND, NULL, "nothing is kept of VM %.64s here", vm);
         if (r < 0)
                 return r;
-        return start_mover(job, MOVER_COMPARE, COMPARE_LIMIT_MS,
-                json_pack("{s:s, s:s, s:I, s:O*}", "op", "compare", "key", key, "ram_bytes",
-                        (json_int_t)ram_bytes, "digests", digests),
+        r = start_mover(job, MOVER_COMPARE, COMPARE_LIMIT_MS,
+                json_pack("{s:s, s:O, s:I, s:O*}", "op", "compare", "comparison_key",
+                        json_object_get(body, "comparison_key"), "ram_bytes", (json_int_t)ram_bytes,
+                        "digests", digests),
                 checkpoint, on_comparison_ended, ret_error);
+        wipe_key(json_object_get(body, "comparison_key"));
+        return r;
 }
 
 void api_peer_compare(struct http_request *request, void *userdata)

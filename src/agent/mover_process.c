@@ -61,6 +61,8 @@ static void queued_op_free(struct queued_op *op)
         for (size_t i = 0; i < op->n_fds; i++)
                 fd_closep(&op->fds[i]);
         free(op->fds);
+        if (op->text)
+                explicit_bzero(op->text, strlen(op->text)); /* it may hold keys */
         free(op->text);
         free(op);
 }
@@ -286,6 +288,7 @@ int mover_process_send(
                 r = -EAGAIN;
         if (r == -EAGAIN)
                 r = queue_op(mover, text, fds, n_fds);
+        explicit_bzero(text, strlen(text)); /* it may hold keys */
         return r < 0 ? error_from_errno(ret_error, r, "message to the data mover") : 0;
 }
 

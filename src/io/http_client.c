@@ -75,6 +75,8 @@ static void call_unref(struct http_call *call)
         curl_slist_free_all(call->connect_to);
         buf_deinit(&call->answer);
         free(call->peer);
+        if (call->body)
+                explicit_bzero(call->body, strlen(call->body)); /* it may hold keys */
         free(call->body);
         free(call);
 #endif

@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 
 #include "base/alloc.h"
+#include "io/checkpoint_keys.h"
 #include "mover/checkpoint.h"
 #include "mover/control.h"
-#include "mover/page_index.h"
 #include "mover/ram.h"
 #include "mover/sandbox.h"
 
@@ -27,16 +27,16 @@ void compared_pages_add(struct compared_pages *pages, uint64_t first, const uint
 
         pages->first[pages->n_runs++] = first;
         for (size_t i = 0; i < COMPARE_RUN_PAGES; i++, data += WIRE_PAGE_SIZE)
-                digests[i] = ram_is_zero(data, WIRE_PAGE_SIZE) ? 0 : page_content_digest(pages->secret, data);
+                digests[i] = ram_is_zero(data, WIRE_PAGE_SIZE)
+                                     ? 0
+                                     : checkpoint_page_digest(pages->key, first + i, data, WIRE_PAGE_SIZE);
 }
 
 json_t *compared_pages_to_json(const struct compared_pages *pages)
 {
         _cleanup_free_ char *text = alloc_zero(pages->n_runs * RUN_DIGITS + 1);
-        char secret[2 * WIRE_SECRET_SIZE + 1];
         json_t *runs = json_array();
 
-        text_hex_encode(pages->secret, WIRE_SECRET_SIZE, secret);
         for (uint64_t i = 0; text && i < pages->n_runs * COMPARE_RUN_PAGES; i++) {
                 wire_le64 digest = htole64(pages->digests[i]);
 
@@ -48,7 +48,7 @@ json_t *compared_pages_to_json(const struct compared_pages *pages)
                 json_decref(runs);
                 return NULL;
         }
-        return json_pack("{s:s, s:o, s:s}", "secret", secret, "runs", runs, "pages", text);
+        return json_pack("{s:o, s:s}", "runs", runs, "pages", text);
 }
 
 static int read_runs(const json_t *json, uint64_t n_pages, struct compared_pages *p, struct error **ret_error)
@@ -74,15 +74,13 @@ static int read_runs(const json_t *json, uint64_t n_pages, struct compared_pages
 int compared_pages_from_json(
         const json_t *json, uint64_t ram_bytes, struct compared_pages *ret_pages, struct error **ret_error)
 {
-        static const char *const keys[] = {"secret", "runs", "pages", NULL};
-        const char *secret = NULL, *text = NULL;
+        static const char *const keys[] = {"runs", "pages", NULL};
+        const char *text = NULL;
         uint64_t n_digests;
         wire_le64 digest;
         int r = doc_only_keys(json, "digests", keys, ret_error);
 
         *ret_pages = (struct compared_pages){0};
-        if (r >= 0)
-                r = doc_need_string(json, "digests", "secret", 2 * WIRE_SECRET_SIZE, &secret, ret_error);
         if (r >= 0)
                 r = doc_need_string(
                         json, "digests", "pages", COMPARE_RUNS_MAX * RUN_DIGITS, &text, ret_error);
@@ -91,8 +89,7 @@ int compared_pages_from_json(
         if (r < 0)
                 return r;
         n_digests = ret_pages->n_runs * COMPARE_RUN_PAGES;
-        r = text_hex_decode(secret, ret_pages->secret, WIRE_SECRET_SIZE);
-        if (r == 0 && strlen(text) != n_digests * DIGEST_DIGITS)
+        if (strlen(text) != n_digests * DIGEST_DIGITS)
                 r = -EINVAL;
         for (uint64_t i = 0; r == 0 && i < n_digests; i++) {
                 char digits[DIGEST_DIGITS + 1] = "";
@@ -103,22 +100,19 @@ int compared_pages_from_json(
         }
         return r == 0 ? 0
                       : error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                                "digests.secret and digests.pages are not as many hexadecimal digits as "
-                                "there have to be");
+                                "digests.pages is not as many hexadecimal digits as there have to be");
 }
 
 /* --- The comparison ----------------------------------------------------------------------------------------------- */
 
 struct comparison {
         struct compared_pages pages;
-        struct checkpoint *checkpoint;
-        struct ram ram; /* of the guest's size; not open */
-        struct codec *codec;
-        uint8_t *packed, *stripe;
+        struct checkpoint_digests kept;
+        struct ram ram;              /* of the guest's size; not open */
         uint64_t n_content, n_equal; /* pages that are not zero in the guest; of these */
 };
 
-/* `key`, of 64 digits, `ram_bytes` and `digests`; descriptor: the checkpoint. */
+/* `comparison_key`, of 64 digits, `ram_bytes` and `digests`; descriptor: the checkpoint. */
 static int set_up(struct comparison *c, const struct control_message *message, struct error **ret_error)
 {
         uint8_t key[AEAD_KEY_SIZE];
@@ -128,10 +122,11 @@ static int set_up(struct comparison *c, const struct control_message *message, s
                 &c->ram.bytes, ret_error);
 
         if (r >= 0)
-                r = doc_need_string(message->json, "compare", "key", 2 * AEAD_KEY_SIZE, &hex, ret_error);
+                r = doc_need_string(
+                        message->json, "compare", "comparison_key", 2 * AEAD_KEY_SIZE, &hex, ret_error);
         if (r >= 0 && text_hex_decode(hex, key, sizeof(key)) < 0)
-                r = error_set(
-                        ret_error, ERROR_BAD_DOCUMENT, NULL, "compare.key must be 64 hexadecimal digits");
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                        "compare.comparison_key must be 64 hexadecimal digits");
         if (r >= 0)
                 r = compared_pages_from_json(
                         json_object_get(message->json, "digests"), c->ram.bytes, &c->pages, ret_error);
@@ -140,40 +135,32 @@ static int set_up(struct comparison *c, const struct control_message *message, s
                         "The compare message brought %zu descriptors, not the checkpoint", message->n_fds);
         if (r < 0)
                 return r;
-        c->packed = alloc_zero(WIRE_STRIPE_BYTES);
-        c->stripe = alloc_zero(WIRE_STRIPE_BYTES);
-        if (!c->packed || !c->stripe || codec_new(false, &c->codec) < 0)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the comparison");
         r = fstat(message->fds[0], &st) < 0 ? -errno
-                                            : checkpoint_open(message->fds[0], (uint64_t)st.st_size, key,
-                                                      c->ram.bytes, &c->checkpoint);
+                                            : checkpoint_digests_open(message->fds[0], (uint64_t)st.st_size,
+                                                      key, c->ram.bytes, &c->kept);
         explicit_bzero(key, sizeof(key));
         return r < 0 ? error_from_errno(ret_error, r, "Cannot read what is kept of the guest") : 0;
 }
 
-/* A stripe that cannot be read is one that would not be offered either. */
+/* Digests that cannot be read are those of pages that are counted as changed. */
 static void compare(struct comparison *c)
 {
-        uint64_t at = UINT64_MAX; /* the stripe that was read */
+        uint64_t at = UINT64_MAX; /* the stripe whose digests were read */
+        uint64_t kept[WIRE_STRIPE_PAGES];
 
         for (uint64_t i = 0; i < c->pages.n_runs; i++) {
                 uint64_t stripe = c->pages.first[i] / WIRE_STRIPE_PAGES;
-                const uint8_t *data = c->stripe + c->pages.first[i] % WIRE_STRIPE_PAGES * WIRE_PAGE_SIZE;
+                uint64_t first = c->pages.first[i] % WIRE_STRIPE_PAGES;
 
-                if (stripe != at) {
-                        at = UINT64_MAX; /* what is in the buffer after a failure is of no stripe */
-                        if (checkpoint_has(c->checkpoint, stripe) &&
-                                checkpoint_read(c->checkpoint, c->codec, stripe, c->packed, c->stripe,
-                                        ram_stripe_len(&c->ram, stripe)) >= 0)
-                                at = stripe;
-                }
-                for (size_t j = 0; j < COMPARE_RUN_PAGES; j++, data += WIRE_PAGE_SIZE) {
+                if (stripe != at)
+                        at = checkpoint_digests_read(&c->kept, stripe, kept) >= 0 ? stripe : UINT64_MAX;
+                for (size_t j = 0; j < COMPARE_RUN_PAGES; j++) {
                         uint64_t digest = c->pages.digests[i * COMPARE_RUN_PAGES + j];
 
                         if (digest == 0)
                                 continue;
                         c->n_content++;
-                        c->n_equal += stripe == at && page_content_digest(c->pages.secret, data) == digest;
+                        c->n_equal += stripe == at && kept[first + j] == digest;
                 }
         }
 }
@@ -204,12 +191,8 @@ int compare_run(int control_fd, bool sandbox)
         } else if (error) {
                 control_send_failed(control_fd, error, false);
         }
-        if (c) {
-                checkpoint_free(c->checkpoint);
-                codec_free(c->codec);
-                free(c->packed);
-                free(c->stripe);
-        }
+        if (c)
+                explicit_bzero(c->kept.key, sizeof(c->kept.key));
         control_message_deinit(&message);
         return r < 0;
 }

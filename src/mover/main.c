@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include <sodium.h>
+
 #include "base/log.h"
 #include "io/file.h"
 #include "mover/compare.h"
@@ -59,6 +61,10 @@ static int serve(int (*run)(int control_fd, bool sandbox))
                 return 2;
         }
         signal(SIGPIPE, SIG_IGN);
+        if (sodium_init() < 0) { /* before the sandbox: finds the fastest code for this processor */
+                fputs("drover-mover: libsodium cannot be used\n", stderr);
+                return 2;
+        }
         return run(CONTROL_FD, true);
 }
 

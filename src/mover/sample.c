@@ -33,6 +33,7 @@
 #define CONTENT_EVERY 8 /* of the runs one in so many is packed: up to 16 MiB */
 #define FRAME_BYTES WIRE_MAX_PAGE_DATA
 #define MAX_DELTA_BYTES (1024 * 1024) /* of changed blocks that are packed */
+#define KEEPERS_MAX 8
 #define NICENESS 5
 #define MAX_LOOK_MS 20000 /* on a host so busy that a look takes longer, there is nothing to be learned */
 
@@ -55,6 +56,12 @@ struct look {
         uint64_t pages, blocks; /* changed since the first look */
 };
 
+/* A host that keeps the guest's memory of an earlier stay. */
+struct keeper {
+        const char *host; /* borrowed from the message */
+        struct compared_pages pages;
+};
+
 struct sample {
         int control_fd;
         struct ram ram;
@@ -65,9 +72,10 @@ struct sample {
         uint64_t (*hashes)[WIRE_BLOCKS_PER_PAGE];
         struct content
                 *contents; /* N_SLOTS, by open addressing: qsort() would ask the system for its memory */
-        uint64_t n_content, n_zero;      /* pages */
-        struct compared_pages *compared; /* NULL: nobody has anything to compare with */
-        uint64_t compared_every;         /* of the runs: one in so many */
+        uint64_t n_content, n_zero; /* pages */
+        struct keeper *keepers;     /* hosts that have something to compare with */
+        size_t n_keepers;
+        uint64_t compared_every; /* of the runs: one in so many */
         uint8_t *run, *frame, *out, *delta;
         size_t n_frame, n_delta;
         uint64_t plain_bytes, packable_bytes;
@@ -122,14 +130,30 @@ static int choose_runs(struct sample *s, struct error **ret_error)
         return r;
 }
 
-/* For those who keep something of the guest. */
-static int choose_compared(struct sample *s, struct error **ret_error)
+/* `page_keys` NULL: nobody keeps anything. */
+static int choose_compared(struct sample *s, const json_t *page_keys, struct error **ret_error)
 {
-        s->compared = ALLOC(struct compared_pages);
-        if (!s->compared)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the sample");
-        memcpy(s->compared->secret, s->secret, sizeof(s->secret));
+        const char *host;
+        json_t *key;
+
         s->compared_every = (s->n_runs + COMPARE_RUNS_MAX - 1) / COMPARE_RUNS_MAX;
+        if (json_object_size(page_keys) == 0)
+                return 0;
+        if (json_object_size(page_keys) > KEEPERS_MAX)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "sample.page_keys are more than %d",
+                        KEEPERS_MAX);
+        s->keepers = alloc_array(json_object_size(page_keys), sizeof(*s->keepers));
+        if (!s->keepers)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the sample");
+        json_object_foreach ((json_t *)page_keys, host, key) {
+                struct keeper *keeper = &s->keepers[s->n_keepers++];
+
+                keeper->host = host;
+                if (!json_is_string(key) ||
+                        text_hex_decode(json_string_value(key), keeper->pages.key, AEAD_KEY_SIZE) < 0)
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "sample.page_keys must be 64 hexadecimal digits each");
+        }
         return 0;
 }
 
@@ -137,14 +161,14 @@ static int choose_compared(struct sample *s, struct error **ret_error)
 static int set_up(struct sample *s, const struct control_message *message, struct error **ret_error)
 {
         uint64_t address = 0, bytes = 0;
-        bool digests = false;
+        json_t *page_keys = NULL;
         int r = doc_need_u64(
                 message->json, "sample", "ram_bytes", RUN_BYTES, WIRE_MAX_RAM_BYTES, &bytes, ret_error);
 
         if (r >= 0)
                 r = doc_need_u64(message->json, "sample", "ram_address", 0, INT64_MAX, &address, ret_error);
         if (r >= 0)
-                r = doc_opt_bool(message->json, "sample", "digests", &digests, ret_error);
+                r = doc_opt_object(message->json, "sample", "page_keys", &page_keys, ret_error);
         if (r >= 0 && message->n_fds != 1)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
                         "The sample message brought %zu descriptors, not the guest's memory", message->n_fds);
@@ -154,7 +178,7 @@ static int set_up(struct sample *s, const struct control_message *message, struc
                 r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "No memory for the sample");
         if (r >= 0)
                 r = choose_runs(s, ret_error);
-        return r >= 0 && digests ? choose_compared(s, ret_error) : r;
+        return r >= 0 ? choose_compared(s, page_keys, ret_error) : r;
 }
 
 static void pack_all(struct sample *s, struct packed *levels, const uint8_t *data, size_t len)
@@ -245,8 +269,8 @@ static int look(struct sample *s, struct look *look, struct error **ret_error)
 
                 if (r < 0)
                         return r;
-                if (!look && s->compared && i % s->compared_every == 0)
-                        compared_pages_add(s->compared, s->run_at[i], s->run);
+                for (size_t k = 0; !look && i % s->compared_every == 0 && k < s->n_keepers; k++)
+                        compared_pages_add(&s->keepers[k].pages, s->run_at[i], s->run);
                 for (uint64_t j = 0; j < RUN_PAGES; j++) {
                         const uint8_t *data = s->run + j * WIRE_PAGE_SIZE;
 
@@ -325,13 +349,29 @@ static json_t *document(struct sample *s)
 {
         double content = (double)(s->plain_bytes + s->packable_bytes);
 
-        return json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:f, s:I, s:o*}", "event", "sample",
-                "ram_bytes", (json_int_t)s->ram.bytes, "sampled_pages", (json_int_t)s->n_pages, "zero_share",
+        return json_pack("{s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:f, s:I}", "event", "sample", "ram_bytes",
+                (json_int_t)s->ram.bytes, "sampled_pages", (json_int_t)s->n_pages, "zero_share",
                 (double)s->n_zero / (double)s->n_pages, "duplicate_share", duplicate_share(s),
                 "incompressible_share", content > 0 ? (double)s->plain_bytes / content : 0.0, "levels",
                 levels_document(s), "dirty", dirty_document(s), "ms", now_ms() - s->base_ms, "cpu_ms",
-                (json_int_t)(cpu_ns() / 1000000), "digests",
-                s->compared ? compared_pages_to_json(s->compared) : NULL);
+                (json_int_t)(cpu_ns() / 1000000));
+}
+
+/* An event for each host, since all together do not fit into one. */
+static void send_digests(const struct sample *s)
+{
+        for (size_t i = 0; i < s->n_keepers; i++)
+                control_send(s->control_fd,
+                        json_pack("{s:s, s:s, s:o}", "event", "digests", "host", s->keepers[i].host,
+                                "digests", compared_pages_to_json(&s->keepers[i].pages)),
+                        false);
+}
+
+static void drop_keepers(struct sample *s)
+{
+        for (size_t i = 0; i < s->n_keepers; i++)
+                explicit_bzero(s->keepers[i].pages.key, AEAD_KEY_SIZE);
+        free(s->keepers);
 }
 
 static int work(struct sample *s, struct error **ret_error)
@@ -369,11 +409,13 @@ int sample_run(int control_fd, bool sandbox)
         }
         if (r >= 0)
                 r = work(&s, &error);
-        if (r >= 0)
+        if (r >= 0) {
+                send_digests(&s);
                 control_send(control_fd, document(&s), false);
-        else if (error)
+        } else if (error) {
                 control_send_failed(control_fd, error, false);
-        free(s.compared);
+        }
+        drop_keepers(&s);
         free(s.run_at);
         free(s.hashes);
         free(s.contents);

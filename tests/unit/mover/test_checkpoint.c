@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/text.h"
+#include "io/checkpoint_keys.h"
 #include "io/sock.h"
 #include "mover/checkpoint.h"
 #include "mover/compare.h"
@@ -287,18 +288,20 @@ static void test_recall_of_what_is_not_the_channels_is_refused(void **state)
         close(fd);
 }
 
-/* What `drover-mover compare` answers; the caller's. `digests` is taken over. */
+/* What `drover-mover compare` answers, with the comparison key of a checkpoint's; the caller's. `digests` is taken over. */
 static json_t *compare(const struct kept *kept, const uint8_t *with_key, json_t *digests)
 {
         char hex[2 * AEAD_KEY_SIZE + 1], answer[1024];
+        uint8_t comparison_key[AEAD_KEY_SIZE];
         json_t *op, *event;
         int fds[2];
         char *text;
         ssize_t n;
 
-        text_hex_encode(with_key, AEAD_KEY_SIZE, hex);
-        op = json_pack("{s:s, s:s, s:i, s:o}", "op", "compare", "key", hex, "ram_bytes", (int)RAM_BYTES,
-                "digests", digests);
+        assert_int_equal(checkpoint_comparison_key(with_key, comparison_key), 0);
+        text_hex_encode(comparison_key, AEAD_KEY_SIZE, hex);
+        op = json_pack("{s:s, s:s, s:i, s:o}", "op", "compare", "comparison_key", hex, "ram_bytes",
+                (int)RAM_BYTES, "digests", digests);
         text = json_dumps(op, 0);
         assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
         assert_int_equal(sock_send_fds(fds[0], text, strlen(text), &kept->fd, 1), 0);
@@ -321,7 +324,7 @@ static void test_comparison_counts_pages_that_are_still_the_same(void **state)
         json_t *event;
 
         assert_non_null(pages);
-        pages->secret[0] = 7;
+        assert_int_equal(checkpoint_page_key(key, pages->key), 0);
         compared_pages_add(pages, 0, kept->ram);                     /* as it was */
         compared_pages_add(pages, 64, kept->ram);                    /* zero there, something here */
         memset(kept->ram + 128 * WIRE_PAGE_SIZE, 0, WIRE_PAGE_SIZE); /* zero now: not sent, not counted */
@@ -338,11 +341,10 @@ static void test_comparison_counts_pages_that_are_still_the_same(void **state)
 
 static void test_comparison_with_what_it_cannot_read_or_understand_fails(void **state)
 {
-        static const char *const bad[] = {"{}", "{'secret': '', 'runs': [], 'pages': ''}",
-                "{'secret': %S, 'runs': [4], 'pages': %P}", "{'secret': %S, 'runs': [264], 'pages': %P}",
-                "{'secret': %S, 'runs': [-8], 'pages': %P}", "{'secret': %S, 'runs': [8, 8], 'pages': %PP}",
-                "{'secret': %S, 'runs': [16, 8], 'pages': %PP}", "{'secret': %S, 'runs': [0], 'pages': 'ab'}",
-                "{'secret': %S, 'runs': [0], 'pages': %P, 'more': 1}"};
+        static const char *const bad[] = {"{}", "{'runs': [], 'pages': 'ab'}", "{'runs': [4], 'pages': %P}",
+                "{'runs': [264], 'pages': %P}", "{'runs': [-8], 'pages': %P}",
+                "{'runs': [8, 8], 'pages': %PP}", "{'runs': [16, 8], 'pages': %PP}",
+                "{'runs': [0], 'pages': 'ab'}", "{'runs': [0], 'pages': %P, 'more': 1}"};
         struct compared_pages *pages = ALLOC(struct compared_pages);
         struct kept *kept = keep();
         json_t *good, *event;
@@ -357,8 +359,7 @@ static void test_comparison_with_what_it_cannot_read_or_understand_fails(void **
                 while ((at = strchr(text, '\'')))
                         *at = '"';
                 while ((at = strchr(text, '%'))) {
-                        const char *value =
-                                json_string_value(json_object_get(good, at[1] == 'S' ? "secret" : "pages"));
+                        const char *value = json_string_value(json_object_get(good, "pages"));
                         bool twice = at[1] == 'P' && at[2] == 'P';
                         char *longer = alloc_printf("%.*s\"%s%s\"%s", (int)(at - text), text, value,
                                 twice ? value : "", at + 2 + twice);
@@ -381,6 +382,84 @@ static void test_comparison_with_what_it_cannot_read_or_understand_fails(void **
         drop(kept);
 }
 
+/* What a forecast hands out opens neither the memory nor the index, and makes no digest. */
+static void test_comparison_key_opens_digests_only(void **state)
+{
+        uint8_t comparison_key[AEAD_KEY_SIZE], page_key[AEAD_KEY_SIZE], other[AEAD_KEY_SIZE];
+        uint64_t digests[WIRE_STRIPE_PAGES];
+        struct kept *kept = keep();
+        struct checkpoint *checkpoint;
+        struct checkpoint_digests opened;
+
+        assert_int_equal(checkpoint_comparison_key(key, comparison_key), 0);
+        assert_int_equal(checkpoint_page_key(key, page_key), 0);
+        assert_memory_not_equal(comparison_key, key, AEAD_KEY_SIZE);
+        assert_memory_not_equal(comparison_key, page_key, AEAD_KEY_SIZE);
+        assert_int_equal(
+                checkpoint_open(kept->fd, kept->size, comparison_key, RAM_BYTES, &checkpoint), -EBADMSG);
+        assert_int_equal(checkpoint_open(kept->fd, kept->size, page_key, RAM_BYTES, &checkpoint), -EBADMSG);
+        assert_int_equal(checkpoint_digests_open(kept->fd, kept->size, key, RAM_BYTES, &opened), -EBADMSG);
+        assert_int_equal(
+                checkpoint_digests_open(kept->fd, kept->size, page_key, RAM_BYTES, &opened), -EBADMSG);
+        assert_int_equal(checkpoint_comparison_key(other_key, other), 0);
+        assert_int_equal(checkpoint_digests_open(kept->fd, kept->size, other, RAM_BYTES, &opened), -EBADMSG);
+        assert_int_equal(
+                checkpoint_digests_open(kept->fd, kept->size, comparison_key, RAM_BYTES, &opened), 0);
+        assert_int_equal(checkpoint_digests_read(&opened, 0, digests), 0);
+        for (size_t i = 0; i < WIRE_STRIPE_PAGES; i++) {
+                const uint8_t *page = kept->ram + i * WIRE_PAGE_SIZE;
+
+                assert_true(digests[i] == checkpoint_page_digest(page_key, i, page, WIRE_PAGE_SIZE));
+                assert_true(digests[i] != checkpoint_page_digest(comparison_key, i, page, WIRE_PAGE_SIZE));
+                assert_true(digests[i] != checkpoint_page_digest(page_key, i + 1, page, WIRE_PAGE_SIZE));
+        }
+        assert_int_equal(checkpoint_digests_read(&opened, 1, digests), 0);
+        for (size_t i = 0; i < WIRE_STRIPE_PAGES; i++)
+                assert_true(digests[i] == 0);
+        assert_int_equal(checkpoint_digests_read(&opened, STRIPES, digests), -ENOENT);
+        drop(kept);
+}
+
+/* Whose digests are of another checkpoint's key has nothing in common with what is kept. */
+static void test_digests_for_one_host_serve_no_other(void **state)
+{
+        struct compared_pages *pages = ALLOC(struct compared_pages);
+        struct kept *kept = keep();
+        json_t *event;
+
+        assert_non_null(pages);
+        assert_int_equal(checkpoint_page_key(other_key, pages->key), 0);
+        compared_pages_add(pages, 0, kept->ram);
+        event = compare(kept, key, compared_pages_to_json(pages));
+        assert_int_equal(json_integer_value(json_object_get(event, "pages")), COMPARE_RUN_PAGES);
+        assert_int_equal(json_integer_value(json_object_get(event, "equal")), 0);
+        json_decref(event);
+        free(pages);
+        drop(kept);
+}
+
+/* A file of version 1 lacks the digests; what else there is, is the same. */
+static void test_file_of_version_1_serves_migrations_and_no_forecast(void **state)
+{
+        struct compared_pages *pages = ALLOC(struct compared_pages);
+        struct kept *kept = keep();
+        struct checkpoint *checkpoint;
+        json_t *event;
+
+        assert_non_null(pages);
+        assert_int_equal(pwrite(kept->fd, &(uint8_t){1}, 1, 8), 1);
+        assert_int_equal(checkpoint_open(kept->fd, kept->size, key, RAM_BYTES, &checkpoint), 0);
+        assert_int_equal(read_all(kept, checkpoint), STRIPES - 1);
+        checkpoint_free(checkpoint);
+        event = compare(kept, key, compared_pages_to_json(pages));
+        assert_string_equal(json_string_value(json_object_get(event, "event")), "failed");
+        json_decref(event);
+        free(pages);
+        assert_int_equal(pwrite(kept->fd, &(uint8_t){3}, 1, 8), 1);
+        assert_int_equal(checkpoint_open(kept->fd, kept->size, key, RAM_BYTES, &checkpoint), -EBADMSG);
+        drop(kept);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -395,6 +474,9 @@ int main(void)
                 cmocka_unit_test(test_recall_of_what_is_not_the_channels_is_refused),
                 cmocka_unit_test(test_comparison_counts_pages_that_are_still_the_same),
                 cmocka_unit_test(test_comparison_with_what_it_cannot_read_or_understand_fails),
+                cmocka_unit_test(test_comparison_key_opens_digests_only),
+                cmocka_unit_test(test_digests_for_one_host_serve_no_other),
+                cmocka_unit_test(test_file_of_version_1_serves_migrations_and_no_forecast),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
