@@ -122,7 +122,7 @@ def test_each_route_about_guests_answers_as_described(pools, api, east):
         assert api.call("POST", "/api/v1/tasks/{name}/cancel", name=task["name"])[0] == 202
         assert api.finish(task)["status"]["state"] == "cancelled"
     api.call("POST", "/api/v1/queue/resume")
-    for action in ("pause", "resume"):
+    for action in ("pause", "resume", "suspend", "resume"):
         assert ended(api, "POST", f"{one}/{action}", {}, **name) == "succeeded"
     assert ended(api, "POST", one + "/stop", {"force": True}, **name) == "succeeded"
     assert ended(api, "POST", one + "/start", {"host": "host1"}, **name) == "succeeded"
