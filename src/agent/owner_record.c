@@ -10,6 +10,7 @@
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "storage/offload.h"
 #include "storage/state_file.h"
 #include "storage/vm_folder.h"
@@ -40,20 +41,18 @@ struct args {
         const json_t *document;
 };
 
-/* Memory and disks must never be of different moments: who starts from the disks while there is a state, does so knowingly. */
-static int settle_state(const struct vm_folder *folder, const struct args *args, struct error **ret_error)
+/* Memory and disks must never be of different moments: who starts from the disks while there is a state, does so knowingly.
+ * *ret_record: there is a record, which is good for no epoch any more once the next one is taken. */
+static int look_for_state(
+        const struct vm_folder *folder, const struct args *args, bool *ret_record, struct error **ret_error)
 {
         _cleanup_json_ json_t *record = NULL;
         _cleanup_error_ struct error *error = NULL;
-        int r;
+        int r = state_file_record(folder, &record, &error);
 
-        if (args->from_disks)
-                return state_file_remove(folder, ret_error);
-        r = state_file_record(folder, &record, &error);
-        if (r < 0 && error && error->code == ERROR_NOT_FOUND)
+        *ret_record = r == 0 || !error || error->code != ERROR_NOT_FOUND;
+        if (args->from_disks || !*ret_record || (error && error->code == ERROR_STALE_EPOCH))
                 return 0;
-        if (r < 0 && error && error->code == ERROR_STALE_EPOCH)
-                return state_file_remove(folder, ret_error);
         if (r < 0) {
                 *ret_error = TAKE_PTR(error);
                 return r;
@@ -64,10 +63,41 @@ static int settle_state(const struct vm_folder *folder, const struct args *args,
                 "the virtual machine is suspended: its memory is in %s", folder->path);
 }
 
+static void remove_state(const struct vm_folder *folder)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        if (state_file_remove(folder, &error) < 0)
+                log_warning("%s: what is left of a suspended state stays: %s", folder->path,
+                        error_message(error));
+}
+
+/* A record stays until the next epoch is taken: it may be the only way back if this host ends before. Only where there
+ * is no room to take it, the state goes first. */
+static int take_over_state(const struct vm_folder *folder, const struct args *args, uint64_t known,
+        bool has_record, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        int r;
+
+        if (!has_record)
+                remove_state(folder);
+        r = vm_folder_take_owner(folder, args->host_uid, known, known + 1, args->now_unix_ms, &error);
+        if (has_record && (r == 0 || (error && error->code == ERROR_NO_SPACE)))
+                remove_state(folder);
+        if (has_record && r < 0 && error && error->code == ERROR_NO_SPACE) {
+                error_free(TAKE_PTR(error));
+                r = vm_folder_take_owner(folder, args->host_uid, known, known + 1, args->now_unix_ms, &error);
+        }
+        *ret_error = TAKE_PTR(error);
+        return r;
+}
+
 static int take_next(const struct vm_folder *folder, const struct args *args, uint64_t *ret_epoch,
         struct error **ret_error)
 {
         uint64_t known = args->known_epoch;
+        bool has_record = false;
         struct vm_owner owner;
         int r = vm_folder_read_owner(folder, &owner, ret_error);
 
@@ -76,10 +106,11 @@ static int take_next(const struct vm_folder *folder, const struct args *args, ui
         if (!strcmp(owner.host, args->host_uid))
                 known = MAX(known, owner.epoch);
         *ret_epoch = known + 1;
-        r = owner.epoch <= known ? settle_state(folder, args, ret_error) : 0; /* it is not ours to touch */
-        if (r < 0)
-                return r;
-        return vm_folder_take_owner(folder, args->host_uid, known, *ret_epoch, args->now_unix_ms, ret_error);
+        if (owner.epoch > known) /* what is there is another host's: refused, and not ours to touch */
+                return vm_folder_take_owner(
+                        folder, args->host_uid, known, known + 1, args->now_unix_ms, ret_error);
+        r = look_for_state(folder, args, &has_record, ret_error);
+        return r < 0 ? r : take_over_state(folder, args, known, has_record, ret_error);
 }
 
 static int try_take(const struct vm_folder *folder, const struct args *args, uint64_t *ret_epoch,

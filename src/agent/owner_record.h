@@ -27,8 +27,8 @@ int owner_record_take(struct vm *vm, uint64_t known_epoch, uint64_t epoch, owner
  * its epoch: that nothing runs here is known. `document` (borrowed) is then written as the VM's, with that epoch in its status. */
 int owner_record_take_next(struct vm *vm, uint64_t known_epoch, const json_t *document, owner_record_fn done,
         void *userdata, struct owner_record_change **ret_change, struct error **ret_error);
-/* The same, and a state that the VM was suspended to (storage/state_file.h) is removed before: the others refuse to let the VM run
- * beside one that is good (CONFLICT), and remove one that is not. */
+/* The same, and a state that the VM was suspended to (storage/state_file.h) is given up, and removed once the epoch is taken: the
+ * others refuse to let the VM run beside one that is good (CONFLICT), and remove one that is not. */
 int owner_record_take_next_from_disks(struct vm *vm, uint64_t known_epoch, const json_t *document,
         owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
         struct error **ret_error);
