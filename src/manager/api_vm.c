@@ -155,7 +155,8 @@ struct operation {
         const char *what; /* "cannot be WHAT" */
         const char *const *keys;
         const char *const *powers;
-        int (*check)(const json_t *body, struct error **ret_error); /* may be NULL */
+        int (*check)(const json_t *body, struct error **ret_error);                   /* may be NULL */
+        int (*suits)(const json_t *vm, const json_t *body, struct error **ret_error); /* may be NULL */
 };
 
 static void operate(struct http_request *request, struct manager *manager, const struct operation *operation)
@@ -172,6 +173,8 @@ static void operate(struct http_request *request, struct manager *manager, const
                 r = operation->check(body, &error);
         if (r >= 0)
                 r = need_power(vm, operation->powers, operation->what, &error);
+        if (r >= 0 && operation->suits)
+                r = operation->suits(vm, body, &error);
         if (r < 0) {
                 http_request_reply_error(request, error);
                 return;
@@ -194,6 +197,20 @@ static int check_start(const json_t *body, struct error **ret_error)
         return r < 0 ? r : doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
 }
 
+/* Refused here already: the host that it would be started on need not know of its state. */
+static int start_suits(const json_t *vm, const json_t *body, struct error **ret_error)
+{
+        if (strcmp(json_text(json_status(vm), "power"), "suspended") != 0 ||
+                json_is_true(json_object_get(body, "discard_state")))
+                return 0;
+        error_set(ret_error, ERROR_CONFLICT,
+                "Resume it with `drover vm resume`, or give up what was in its memory: `drover vm start "
+                "--discard-state`.",
+                "the virtual machine is suspended");
+        error_about(ret_error, "vm/%s", json_text(vm, "name"));
+        return -EBUSY;
+}
+
 void api_vm_start(struct http_request *request, void *userdata)
 {
         operate(request, userdata,
@@ -201,7 +218,8 @@ void api_vm_start(struct http_request *request, void *userdata)
                         .what = "started",
                         .keys = (const char *const[]){"host", "discard_state", NULL},
                         .powers = (const char *const[]){"stopped", "crashed", "suspended", NULL},
-                        .check = check_start});
+                        .check = check_start,
+                        .suits = start_suits});
 }
 
 static int check_suspend(const json_t *body, struct error **ret_error)
@@ -237,7 +255,7 @@ void api_vm_stop(struct http_request *request, void *userdata)
                 &(struct operation){.action = "vm.stop",
                         .what = "stopped",
                         .keys = (const char *const[]){"force", "timeout_ms", NULL},
-                        .powers = (const char *const[]){"running", "paused", "starting", NULL},
+                        .powers = (const char *const[]){"running", "paused", "starting", "suspending", NULL},
                         .check = check_stop});
 }
 
