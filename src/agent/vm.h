@@ -69,8 +69,11 @@ struct vm {
         bool guest_shutdown; /* QEMU reported SHUTDOWN by the guest */
         /* Durable in the runtime file: what an agent that starts again must know to go on, or back, in the middle. */
         bool suspend_paused; /* SUSPENDING: the guest was paused before */
+        bool restoring;      /* STARTING from a state */
+        enum vm_power
+                restore_before; /* restoring: what it is again if that fails before a good state was found */
         uint64_t
-                restore_epoch; /* STARTING from the state of this owner epoch, which was found good; 0: from its disks */
+                restore_epoch; /* the owner epoch of the good state that was found; 0: none. Also SUSPENDED: to be kept */
         bool restore_continuing; /* and its guest may have run since */
         json_t *transfer;        /* figures of the last suspending or resuming here; NULL */
         json_t *jobs; /* array of {"id", "type"}: what QEMU does with disks besides; NULL: nothing, or not known */

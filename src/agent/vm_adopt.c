@@ -114,6 +114,8 @@ static void take_up(struct vm *vm)
                 vm->qmp_failed = true;
         }
         vm_watch_guest(vm);
+        if (vm_power(vm) == VM_POWER_SUSPENDED) /* the old agent ended before it did */
+                (void)vm_kill(vm);
         log_info("VM %s (%s): adopted QEMU %d", vm->name, vm->uid, vm->pid);
 }
 
@@ -124,9 +126,12 @@ static void settle_ended(struct vm *vm)
         if (power == VM_POWER_INCOMING || power == VM_POWER_STARTING)
                 kill_unnoted(vm);
         vm_clear_process(vm);
-        if (power == VM_POWER_STARTING && vm->restore_continuing)
+        if (power == VM_POWER_SUSPENDING || (power == VM_POWER_STARTING && vm->restore_continuing))
+                vm_claim_is_unclear(vm); /* the guest was to go on */
+        if (power == VM_POWER_STARTING && vm->restore_continuing) {
+                vm_restore_forget(vm);
                 vm_set_power(vm, VM_POWER_CRASHED, "QEMU ended while the agent did not watch it");
-        else if (power == VM_POWER_STARTING && !vm_restore_keep(vm))
+        } else if (power == VM_POWER_STARTING && !vm_restore_keep(vm))
                 vm_start_broke_off(vm);
         else if (power == VM_POWER_SUSPENDING)
                 vm_set_power(vm, VM_POWER_CRASHED,

@@ -107,7 +107,10 @@ int vm_start_qemu(struct vm *vm, struct error **ret_error);
 /* All that the guest needs is there: owner record, `cont`. */
 void vm_start_finish(struct vm *vm);
 void vm_start_owner_taken(void *userdata, uint64_t epoch, struct error *error); /* of a `struct vm` */
-/* A start that an earlier agent began and did not finish; no QEMU is left of it. STARTING becomes STOPPED. */
+/* A claim of the owner record was, or may have been, under way: its epoch counts as taken. No QEMU is left. */
+void vm_claim_is_unclear(struct vm *vm);
+/* A start that an earlier agent began and did not finish; no QEMU is left of it. STARTING becomes STOPPED, or what it was before a
+ * resumption of which nothing was done. */
 void vm_start_broke_off(struct vm *vm);
 
 /* vm_state.c */

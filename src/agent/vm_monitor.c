@@ -57,13 +57,14 @@ static void apply_status(struct vm *vm, const char *status)
                 return;
         if (power == VM_POWER_SUSPENDING || power == VM_POWER_SUSPENDED)
                 vm_suspend_recover(vm); /* adopted */
-        else if (power == VM_POWER_STARTING && vm->restore_continuing)
-                vm_restore_continue(vm); /* the same */
+        else if (power == VM_POWER_STARTING && vm->restore_continuing && strcmp(status, "running") != 0)
+                vm_suspend_recover(vm); /* the same */
         else if (power == VM_POWER_STARTING && strcmp(status, "running") != 0)
                 (void)vm_kill(vm); /* adopted: the old agent ended before it could continue the guest */
-        else if (strcmp(status, "running") == 0 && power != VM_POWER_RUNNING)
+        else if (strcmp(status, "running") == 0 && power != VM_POWER_RUNNING) {
+                vm_restore_forget(vm);
                 vm_set_power(vm, VM_POWER_RUNNING, NULL);
-        else if (strcmp(status, "inmigrate") == 0 && power == VM_POWER_UNKNOWN)
+        } else if (strcmp(status, "inmigrate") == 0 && power == VM_POWER_UNKNOWN)
                 vm_set_power(vm, VM_POWER_INCOMING, NULL);
         else if (strcmp(status, "io-error") == 0)
                 vm_set_power(vm, VM_POWER_PAUSED,
@@ -360,17 +361,19 @@ static void settle_released(struct vm *vm)
 /* The end of a QEMU that runs, or could have run, its guest here. */
 static void settle_power(struct vm *vm, bool orderly, const char *how)
 {
+        bool stopped = vm->job && vm->job->kind == VM_JOB_STOP;
         enum vm_power power = vm_power(vm);
 
         if (power == VM_POWER_OUTGOING_DONE || power == VM_POWER_INCOMING)
                 vm_set_power(vm, power, how); /* what becomes of it is the handoff's business */
         else if (power == VM_POWER_SUSPENDED)
                 vm_set_power(vm, power, NULL);
-        else if (power == VM_POWER_SUSPENDING)
-                vm_set_power(vm, VM_POWER_CRASHED, how);
-        else if (power == VM_POWER_STARTING && vm->restore_continuing)
-                vm_set_power(vm, VM_POWER_CRASHED, how);
-        else if (power == VM_POWER_STARTING && !vm_restore_keep(vm))
+        else if (power == VM_POWER_SUSPENDING || (power == VM_POWER_STARTING && vm->restore_continuing)) {
+                if (vm_suspend_epoch_unclear(vm))
+                        vm_claim_is_unclear(vm);
+                vm_restore_forget(vm);
+                vm_set_power(vm, stopped ? VM_POWER_STOPPED : VM_POWER_CRASHED, stopped ? NULL : how);
+        } else if (power == VM_POWER_STARTING && !vm_restore_keep(vm))
                 vm_start_broke_off(vm);
         else if (power == VM_POWER_STARTING)
                 return;

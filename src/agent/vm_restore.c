@@ -232,11 +232,11 @@ static int use_record(struct vm *vm, const json_t *record, struct error **ret_er
                 r = take_status(vm, then, ret_error);
         if (r < 0)
                 return r;
-        /* Noted with the process that is about to be there (vm_spawn()). */
         vm->restore_epoch = (uint64_t)json_integer_value(json_object_get(record, "epoch"));
         vm->config->status.owner_epoch = MAX(vm->config->status.owner_epoch, vm->restore_epoch);
         vm->job->restore->record = json_incref((json_t *)record);
-        return 0;
+        vm->job->before = vm->restore_before = VM_POWER_SUSPENDED;
+        return vm_state_write(vm, ret_error);
 }
 
 static void on_record(void *userdata, json_t *result, struct error *error)
@@ -252,6 +252,7 @@ static void on_record(void *userdata, json_t *result, struct error *error)
                         vm->restore_epoch = 0;
                         vm->job->before =
                                 vm->job->before == VM_POWER_CRASHED ? VM_POWER_CRASHED : VM_POWER_STOPPED;
+                        vm->restore_before = vm->job->before;
                 }
                 vm_start_fail_with(vm, error);
                 return;
@@ -284,6 +285,8 @@ static void on_read(void *userdata, json_t *result, struct error *error)
         struct vm_restore *restore = userdata;
 
         restore->offload = NULL;
+        if (restore->vm->job->ending)
+                return;
         if (error) {
                 vm_start_fail_with(restore->vm, error);
                 return;
@@ -303,6 +306,8 @@ static void on_migration(void *userdata, const json_t *result, const struct erro
         struct error *cause = NULL;
 
         vm->job->call = NULL;
+        if (vm->job->ending)
+                return;
         if (error) {
                 vm_start_fail_with(vm, error);
                 return;
@@ -373,7 +378,15 @@ static void on_removed(void *userdata, json_t *result, struct error *error)
         if (error) /* it is good for no epoch any more: the next start removes it */
                 log_warning("VM %s: the state that it was resumed from is left: %s", vm->name,
                         error_message(error));
+        vm_refresh(vm); /* what QEMU did by itself meanwhile was not looked at */
         vm_job_end(vm, NULL);
+}
+
+void vm_restore_forget(struct vm *vm)
+{
+        vm->restoring = false;
+        vm->restore_epoch = 0;
+        vm->restore_continuing = false;
 }
 
 void vm_restore_ran(struct vm *vm)
@@ -386,8 +399,9 @@ void vm_restore_ran(struct vm *vm)
         vm->transfer = json_pack("{s:O, s:O, s:I}", "bytes", json_object_get(restore->record, "bytes"),
                 "stream_bytes", json_object_get(restore->record, "stream_bytes"), "resume_ms",
                 (json_int_t)took_ms);
-        vm->restore_epoch = 0;
-        vm->restore_continuing = false;
+        vm_restore_forget(vm);
+        /* It is no start any more: from here its monitor is lost, and its QEMU ends, like any other's. */
+        vm->job->kind = VM_JOB_CONTINUE;
         vm_changed(vm);
         crash_point("restore-running");
         if (in_child(restore, remove_in_child, -1, RECORD_TIMEOUT_MS, on_removed, &error) < 0) {
@@ -397,7 +411,7 @@ void vm_restore_ran(struct vm *vm)
         }
 }
 
-/* --- Begin, keep, continue --------------------------------------------------------------------------------------- */
+/* --- Begin, keep ------------------------------------------------------------------------------------------------- */
 
 static int add_restore(struct vm *vm, struct error **ret_error)
 {
@@ -414,8 +428,6 @@ int vm_restore(struct agent *agent, const json_t *document, vm_done_fn done, voi
         struct vm **ret_vm, struct error **ret_error)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
-        const struct vm *old;
-        uint64_t restore_epoch;
         struct vm *vm;
         int r = vm_start_parse(agent, document, &config, ret_error);
 
@@ -427,14 +439,9 @@ int vm_restore(struct agent *agent, const json_t *document, vm_done_fn done, voi
                         "the disks of VM %s are being moved", config->name);
         if (r < 0)
                 return r;
-        old = vm_find(agent, config->uid);
-        restore_epoch = old ? old->restore_epoch : 0;
         r = vm_start_begin(agent, TAKE_PTR(config), VM_JOB_RESTORE, done, userdata, &vm, ret_error);
         if (r < 0)
                 return r;
-        vm->restore_epoch = restore_epoch;
-        if (vm->job->before != VM_POWER_CRASHED)
-                vm->job->before = VM_POWER_SUSPENDED; /* until it is seen that it is not */
         r = add_restore(vm, ret_error);
         if (r < 0) {
                 vm_job_drop(vm);
@@ -445,11 +452,12 @@ int vm_restore(struct agent *agent, const json_t *document, vm_done_fn done, voi
         return 0;
 }
 
-static void end_kept(struct vm *vm)
+static void end_kept(struct vm *vm, enum vm_power power)
 {
         struct error *error = TAKE_PTR(vm->job->error);
 
-        vm_set_power(vm, VM_POWER_SUSPENDED, error ? error_message(error) : NULL);
+        vm->restoring = false;
+        vm_set_power(vm, power, error ? error_message(error) : NULL);
         vm_job_end(vm, error);
 }
 
@@ -459,6 +467,13 @@ static void on_kept(void *userdata, json_t *result, struct error *error)
         struct vm *vm = restore->vm;
 
         restore->offload = NULL;
+        if (error && (error->code == ERROR_STALE_EPOCH || error->code == ERROR_NOT_FOUND)) {
+                log_warning(
+                        "VM %s: its state is no longer there to be kept: %s", vm->name, error_message(error));
+                vm->restore_epoch = 0;
+                end_kept(vm, VM_POWER_STOPPED);
+                return;
+        }
         if (error) /* restore_epoch stays: the next attempt here keeps it first */
                 log_error("VM %s: its state can be used on this host alone for now: %s", vm->name,
                         error_message(error));
@@ -466,7 +481,7 @@ static void on_kept(void *userdata, json_t *result, struct error *error)
                 vm->config->status.owner_epoch = MAX(vm->config->status.owner_epoch, vm->restore_epoch + 1);
                 vm->restore_epoch = 0;
         }
-        end_kept(vm);
+        end_kept(vm, VM_POWER_SUSPENDED);
 }
 
 static void on_keep_stores(void *userdata, struct error *error)
@@ -479,7 +494,7 @@ static void on_keep_stores(void *userdata, struct error *error)
                 return;
         log_error("VM %s: its state can be used on this host alone for now: %s", vm->name,
                 error_message(error ?: cause));
-        end_kept(vm);
+        end_kept(vm, VM_POWER_SUSPENDED);
 }
 
 bool vm_restore_keep(struct vm *vm)
@@ -496,38 +511,17 @@ bool vm_restore_keep(struct vm *vm)
                 r = add_restore(vm, &error);
         if (r < 0) {
                 log_error("VM %s: %s", vm->name, error_message(error));
-                vm_set_power(vm, VM_POWER_SUSPENDED, NULL);
-                vm_job_drop(vm);
+                if (vm->job)
+                        end_kept(vm, VM_POWER_SUSPENDED);
+                else
+                        vm_set_power(vm, VM_POWER_SUSPENDED, NULL);
                 return true;
         }
         offload_free(TAKE_PTR(vm->job->restore->offload));
         loop_source_free(TAKE_PTR(vm->job->restore->poll));
         if (stores_ensure(vm->agent->stores, &name, 1, on_keep_stores, vm, &vm->job->wait, &error) < 0) {
                 log_error("VM %s: %s", vm->name, error_message(error));
-                end_kept(vm);
+                end_kept(vm, VM_POWER_SUSPENDED);
         }
         return true;
-}
-
-static void on_continued(void *userdata, const json_t *result, const struct error *error)
-{
-        struct vm *vm = userdata;
-
-        if (error) {
-                log_error("VM %s cannot be continued: %s", vm->name, error_message(error));
-                return;
-        }
-        vm->restore_epoch = 0;
-        vm->restore_continuing = false;
-        vm_set_power(vm, VM_POWER_RUNNING, NULL);
-        vm_announce(vm);
-}
-
-void vm_restore_continue(struct vm *vm)
-{
-        _cleanup_error_ struct error *error = NULL;
-
-        if (vm->qmp &&
-                qmp_command(vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, NULL, &error) < 0)
-                log_error("VM %s cannot be continued: %s", vm->name, error_message(error));
 }

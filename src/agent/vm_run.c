@@ -10,6 +10,7 @@
 #include "agent/migration.h"
 #include "agent/storage_move.h"
 #include "agent/vm_job.h"
+#include "agent/vm_suspend.h"
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/mac.h"
@@ -77,7 +78,7 @@ static int begin_stop(struct vm *vm, uint64_t timeout_ms, struct error **ret_err
 
         if (r < 0)
                 return error_from_errno(ret_error, r, "VM %s", vm->name);
-        if (!vm->qmp && job->force) {
+        if (job->force && (!vm->qmp || !qmp_is_ready(vm->qmp))) {
                 (void)vm_kill(vm); /* fails only when it just ended: its pidfd is about to tell */
                 return 0;
         }
@@ -92,10 +93,16 @@ int vm_stop(struct vm *vm, bool force, uint64_t timeout_ms, vm_done_fn done, voi
         struct error **ret_error)
 {
         unsigned int powers = 1U << VM_POWER_RUNNING | 1U << VM_POWER_PAUSED | 1U << VM_POWER_UNKNOWN;
-        int r = check_may_act(vm, "stopped", powers, ret_error);
+        int r;
 
+        /* Also one that waits for its datastore to go on. */
+        if (force)
+                powers |= 1U << VM_POWER_SUSPENDING | (vm->restore_continuing ? 1U << VM_POWER_STARTING : 0U);
+        r = check_may_act(vm, "stopped", powers, ret_error);
         if (r < 0)
                 return r;
+        if (force && (vm_power(vm) == VM_POWER_SUSPENDING || vm_power(vm) == VM_POWER_STARTING))
+                vm_suspend_give_up(vm);
         if (!force && vm_power(vm) == VM_POWER_PAUSED)
                 return error_set(ret_error, ERROR_CONFLICT, "Resume it first, or stop it with force.",
                         "VM %s is paused: its guest cannot react to the power button", vm->name);

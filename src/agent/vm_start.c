@@ -143,12 +143,27 @@ int vm_start_parse(
 
 /* --- Begin -------------------------------------------------------------------------------------------------- */
 
+/* What this host remembers of the VM is not older than the document: it did not run elsewhere since. */
+static bool is_latest(const struct vm *old, const struct vm_config *config)
+{
+        return old->config->status.owner_epoch >= config->status.owner_epoch;
+}
+
 /* A VM that was stopped here is replaced by the new document; `before` stays what it was. */
-static int enter(struct agent *agent, struct vm_config *config, struct vm **ret_vm, struct error **ret_error)
+static int enter(struct agent *agent, struct vm_config *config, enum vm_job_kind kind, struct vm **ret_vm,
+        struct error **ret_error)
 {
         struct vm *old = vm_find(agent, config->uid);
         enum vm_power before = old ? vm_power(old) : VM_POWER_STOPPED;
+        uint64_t restore_epoch = 0;
         int r;
+
+        if (old && is_latest(old, config) && !old->restore_continuing)
+                restore_epoch = old->restore_epoch;
+        /* This host need not have heard of it before. */
+        if (kind == VM_JOB_RESTORE && before == VM_POWER_STOPPED &&
+                (config->status.power == VM_POWER_SUSPENDED || config->status.power == VM_POWER_CRASHED))
+                before = config->status.power;
 
         if (old)
                 vm_free(old);
@@ -156,6 +171,11 @@ static int enter(struct agent *agent, struct vm_config *config, struct vm **ret_
         if (r < 0)
                 return error_from_errno(ret_error, r, "VM %s", config->name);
         config->status.power = before;
+        if (kind == VM_JOB_RESTORE) {
+                (*ret_vm)->restoring = true;
+                (*ret_vm)->restore_before = before;
+                (*ret_vm)->restore_epoch = restore_epoch;
+        }
         return 0;
 }
 
@@ -169,7 +189,7 @@ int vm_start_begin(struct agent *agent, struct vm_config *config, enum vm_job_ki
 
         if (r < 0)
                 return error_from_errno(ret_error, r, "VM %s", config->name);
-        r = enter(agent, config, &vm, ret_error);
+        r = enter(agent, config, kind, &vm, ret_error);
         if (r < 0) {
                 vm_config_free(config);
                 return r;
@@ -192,7 +212,14 @@ int vm_start(struct agent *agent, const json_t *document, bool discard_state, vm
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         int r = vm_start_parse(agent, document, &config, ret_error);
+        const struct vm *old = r == 0 ? vm_find(agent, config->uid) : NULL;
 
+        /* Whatever its datastore says: the state may be one that is yet to be kept (restore_epoch). */
+        if (old && is_latest(old, config) && vm_power(old) == VM_POWER_SUSPENDED && !discard_state)
+                r = error_set(ret_error, ERROR_CONFLICT,
+                        "Resume it with `drover vm resume`, or give up what was in its memory: `drover vm "
+                        "start --discard-state`.",
+                        "VM %s is suspended", config->name);
         if (r == 0 && migration_vm_busy(agent, config->uid))
                 r = error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
                         "VM %s is being migrated", config->name);
@@ -262,14 +289,19 @@ int vm_start_qemu(struct vm *vm, struct error **ret_error)
 
 /* The record may have the next epoch by now. Whoever starts the VM, here or elsewhere, has to know one that is not below
  * the record's; one that was never written does no harm. */
-static void claim_is_unclear(struct vm *vm)
+void vm_claim_is_unclear(struct vm *vm)
 {
         vm->config->status.owner_epoch++;
 }
 
 void vm_start_broke_off(struct vm *vm)
 {
-        claim_is_unclear(vm);
+        if (vm->restoring) { /* its state was not even found yet: nothing was claimed */
+                vm->restoring = false;
+                vm_set_power(vm, vm->restore_before, "the agent ended while this VM was being resumed");
+                return;
+        }
+        vm_claim_is_unclear(vm);
         vm_set_power(
                 vm, VM_POWER_STOPPED, "the agent ended during the start of this VM; its guest never ran");
 }
@@ -288,12 +320,13 @@ void vm_start_failed(struct vm *vm, struct error *error)
         vm_clear_process(vm);
         if (job->owner) {
                 owner_record_change_free(TAKE_PTR(job->owner));
-                claim_is_unclear(vm);
+                vm_claim_is_unclear(vm);
         }
         if (job->kind == VM_JOB_RESTORE && vm->restore_continuing)
                 job->before = VM_POWER_CRASHED;
         else if (job->kind == VM_JOB_RESTORE && vm_restore_keep(vm))
                 return;
+        vm_restore_forget(vm);
         error = TAKE_PTR(job->error);
         if (job->kind == VM_JOB_INCOMING) {
                 struct vm_job mine = *job;
@@ -367,9 +400,13 @@ void vm_start_owner_taken(void *userdata, uint64_t epoch, struct error *error)
         if (r == 0)
                 r = qmp_command(
                         vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, vm, &vm->job->call, &cause);
-        if (r < 0)
+        if (r < 0) {
+                if (vm->restore_continuing) { /* it was never sent: the state is to be kept */
+                        vm->restore_continuing = false;
+                        (void)vm_state_write(vm, NULL);
+                }
                 vm_start_failed(vm, cause);
-        else if (vm->job->left_record)
+        } else if (vm->job->left_record)
                 storage_move_clear_record(vm, vm->job->left_record);
 }
 

@@ -2,7 +2,8 @@
 
 /* The runtime file RUNTIME-DIR/vms/UID.json: what an agent that starts again needs to find a VM's QEMU. It lives no
  * longer than the processes it names (a tmpfs). {"format": 1, "document": VM document with status, "pid": N (0: none),
- * "start_time": N, "n_resets": N, "taps": [NAME, ...], "suspend_paused": B, "restore_epoch": N, "restore_continuing": B (see vm.h)}. */
+ * "start_time": N, "n_resets": N, "taps": [NAME, ...], "suspend_paused": B, "restoring": POWER (restore_before; absent: not),
+ * "restore_epoch": N, "restore_continuing": B (see vm.h)}. */
 
 #include <errno.h>
 #include <string.h>
@@ -31,10 +32,11 @@ static json_t *state_to_json(const struct vm *vm)
                 if (json_array_append_new(taps, json_string(vm->taps[i].name)) < 0)
                         return NULL;
         }
-        return json_pack("{s:i, s:O, s:I, s:I, s:I, s:O, s:b, s:I, s:b}", "format", 1, "document", document,
-                "pid", (json_int_t)vm->pid, "start_time", (json_int_t)vm->start_time, "n_resets",
+        return json_pack("{s:i, s:O, s:I, s:I, s:I, s:O, s:b, s:I, s:b, s:s*}", "format", 1, "document",
+                document, "pid", (json_int_t)vm->pid, "start_time", (json_int_t)vm->start_time, "n_resets",
                 (json_int_t)vm->n_resets, "taps", taps, "suspend_paused", vm->suspend_paused, "restore_epoch",
-                (json_int_t)vm->restore_epoch, "restore_continuing", vm->restore_continuing);
+                (json_int_t)vm->restore_epoch, "restore_continuing", vm->restore_continuing, "restoring",
+                vm->restoring ? vm_power_to_string(vm->restore_before) : NULL);
 }
 
 int vm_state_write(const struct vm *vm, struct error **ret_error)
@@ -85,6 +87,8 @@ static int parse_state(struct agent *agent, const json_t *state, struct vm **ret
         json_t *document = NULL, *taps = NULL;
         uint64_t format, pid = 0, start_time = 0, n_resets = 0, restore_epoch = 0;
         bool suspend_paused = false, restore_continuing = false;
+        enum vm_power before = VM_POWER_STOPPED;
+        const char *restoring = NULL;
         struct vm *vm;
         int r = doc_need_u64(state, "state", "format", 1, 1, &format, ret_error);
 
@@ -104,8 +108,12 @@ static int parse_state(struct agent *agent, const json_t *state, struct vm **ret
                 r = doc_opt_u64(state, "state", "restore_epoch", 0, INT64_MAX, &restore_epoch, ret_error);
         if (r == 0)
                 r = doc_opt_bool(state, "state", "restore_continuing", &restore_continuing, ret_error);
+        if (r == 0)
+                r = doc_opt_string(state, "state", "restoring", 32, &restoring, ret_error);
         if (r < 0)
                 return r;
+        if (restoring && vm_power_from_string(restoring, &before) < 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "runtime file: restoring is no power");
         if (!document)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "runtime file: no document");
         r = vm_config_from_json(document, &config, ret_error);
@@ -122,6 +130,8 @@ static int parse_state(struct agent *agent, const json_t *state, struct vm **ret
         vm->start_time = start_time;
         vm->n_resets = n_resets;
         vm->suspend_paused = suspend_paused;
+        vm->restoring = restoring != NULL;
+        vm->restore_before = before;
         vm->restore_epoch = restore_epoch;
         vm->restore_continuing = restore_continuing;
         r = take_taps(vm, taps, ret_error);

@@ -6,8 +6,11 @@
  *      from here the VM is suspended;
  *   3. SUSPENDED is noted, and QEMU killed, which has given up its disks.
  * Whatever fails before 3, and an agent that starts again and finds such a QEMU alive, goes back: the migration is
- * cancelled, the next owner epoch is taken (a record that may have been written all the same is good for no epoch then) and only then the guest
- * goes on. That is repeated until it succeeds: a guest whose datastore does not answer could do nothing anyway. */
+ * cancelled, and the guest goes on. Once QEMU says that the migration completed, it has given up its disks, and a record may
+ * have been written all the same: then the next owner epoch is taken before, from the one that this host had when it began,
+ * so that a record is good for no epoch and no guest goes on whose VM ran elsewhere meanwhile. All of it is repeated until
+ * it succeeds, the QEMU ends, or the VM is stopped with force.
+ * A resumption whose agent ended after it was noted that the guest may run is brought to its end in the same way. */
 
 #include "agent/vm_suspend.h"
 
@@ -49,16 +52,22 @@ struct vm_suspend {
         bool was_paused;
         bool completed; /* QEMU's migration */
         char *failed;   /* QEMU's words, if it was not; the child's say more and are waited for */
+        uint64_t
+                epoch; /* under which the guest ran until now; claims that are not answered do not change it */
         bool going_back;
         bool cancelled; /* going back: QEMU was told to cancel */
-        bool taken;     /* going back: the next epoch is this host's */
+        bool must_take; /* going back: not without the next epoch, whatever QEMU says of the migration */
+        bool unclear;   /* the owner record may have a later epoch of this host's than it knows */
+        bool taken;     /* going back: the guest may go on as far as the owner record is concerned */
 };
 
 /* For a child, which has the agent's memory as it was. */
 struct args {
         const char *store_name, *store_path, *store_id, *folder_name, *vm_uid;
-        const char *file;
+        const char *host_uid, *file;
         const json_t *record;
+        uint64_t epoch;
+        int64_t now_unix_ms;
 };
 
 static void go_back(struct vm_suspend *s, struct error *error);
@@ -101,7 +110,9 @@ static int write_in_child(void *arg, json_t **ret_result, struct error **ret_err
         const struct args *args = arg;
         int r = open_folder(args, &store, &folder, ret_error);
 
-        return r < 0 ? r : state_file_write(folder, args->file, OFFLOAD_FD, ret_result, ret_error);
+        return r < 0 ? r
+                     : state_file_write(folder, args->host_uid, args->epoch, args->file, OFFLOAD_FD,
+                               ret_result, ret_error);
 }
 
 static int commit_in_child(void *arg, json_t **ret_result, struct error **ret_error)
@@ -111,7 +122,9 @@ static int commit_in_child(void *arg, json_t **ret_result, struct error **ret_er
         const struct args *args = arg;
         int r = open_folder(args, &store, &folder, ret_error);
 
-        return r < 0 ? r : state_file_commit(folder, args->record, ret_error);
+        return r < 0 ? r
+                     : state_file_commit(folder, args->host_uid, args->epoch, args->now_unix_ms, args->record,
+                               ret_error);
 }
 
 static int in_child(struct vm_suspend *s, offload_fn fn, const json_t *record, int fd, uint64_t timeout_ms,
@@ -119,7 +132,13 @@ static int in_child(struct vm_suspend *s, offload_fn fn, const json_t *record, i
 {
         const struct vm *vm = s->vm;
         const struct datastore *store;
-        struct args args = {.folder_name = vm->name, .vm_uid = vm->uid, .file = s->file, .record = record};
+        struct args args = {.folder_name = vm->name,
+                .vm_uid = vm->uid,
+                .host_uid = agent_host_uid(vm->agent),
+                .file = s->file,
+                .record = record,
+                .epoch = s->epoch,
+                .now_unix_ms = clock_unix_ms(loop_clock(vm->agent->loop))};
         int r = stores_get(vm->agent->stores, vm->config->datastore, &store, ret_error);
 
         if (r < 0)
@@ -166,8 +185,6 @@ static json_t *record_of(const struct vm_suspend *s)
 
         if (!record || !document || json_object_set_new(record, "vm", json_string(vm->uid)) < 0 ||
                 json_object_set_new(record, "host", json_string(agent_host_uid(vm->agent))) < 0 ||
-                json_object_set_new(
-                        record, "epoch", json_integer((json_int_t)vm->config->status.owner_epoch)) < 0 ||
                 json_object_set_new(record, "since",
                         json_string(text_format_time(clock_unix_ms(loop_clock(vm->agent->loop)), since))) <
                         0 ||
@@ -186,6 +203,7 @@ static void commit_if_complete(struct vm_suspend *s)
         if (!s->completed || !s->written)
                 return;
         crash_point("suspend-written");
+        s->unclear = true;
         record = record_of(s);
         if (!record)
                 (void)error_from_errno(&error, ENOMEM, "VM %s", s->vm->name);
@@ -364,6 +382,7 @@ static void on_stores_ready(void *userdata, struct error *error)
                 (void)error_set(
                         &cause, ERROR_QEMU_FAILED, NULL, "the monitor of VM %s does not answer", vm->name);
         else if (!error) {
+                s->epoch = vm->config->status.owner_epoch;
                 vm->suspend_paused = s->was_paused;
                 vm_set_power(vm, VM_POWER_SUSPENDING, NULL);
                 if (qmp_command(vm->qmp, "stop", NULL, -1, QMP_TIMEOUT_MS, on_stopped, s, &vm->job->call,
@@ -384,6 +403,7 @@ static int suspend_new(struct vm *vm, struct vm_suspend **ret_suspend, struct er
                 return error_from_errno(ret_error, ENOMEM, "VM %s", vm->name);
         *s = (struct vm_suspend){.vm = vm,
                 .was_paused = vm_power(vm) == VM_POWER_PAUSED,
+                .epoch = vm->config->status.owner_epoch,
                 .began_ms = clock_now_ms(loop_clock(vm->agent->loop))};
         r = state_file_name(s->file);
         if (r == 0)
@@ -469,8 +489,12 @@ static void go_back(struct vm_suspend *s, struct error *error)
         if (s->going_back)
                 return;
         s->going_back = true;
-        log_warning("VM %s is not suspended: %s", vm->name,
-                job->error ? error_message(job->error) : "the agent was restarted");
+        s->must_take = job->error && job->error->code == ERROR_STALE_EPOCH;
+        if (vm_power(vm) == VM_POWER_STARTING)
+                log_notice("VM %s: its resumption is brought to its end", vm->name);
+        else
+                log_warning("VM %s is not suspended: %s", vm->name,
+                        job->error ? error_message(job->error) : "the agent was restarted");
         if (job->wait) { /* nothing was done yet */
                 vm_job_end(vm, TAKE_PTR(job->error));
                 return;
@@ -481,6 +505,28 @@ static void go_back(struct vm_suspend *s, struct error *error)
         again(s, 0);
 }
 
+static void end_back(struct vm *vm, enum vm_power power)
+{
+        bool announce = vm_power(vm) == VM_POWER_STARTING;
+
+        vm->suspend_paused = false;
+        vm_restore_forget(vm);
+        vm_set_power(vm, power, NULL);
+        if (announce)
+                vm_announce(vm);
+        vm_job_end(vm, TAKE_PTR(vm->job->error));
+}
+
+static void on_paused(void *userdata, const json_t *result, const struct error *error)
+{
+        struct vm_suspend *s = userdata;
+
+        s->vm->job->call = NULL;
+        if (error)
+                log_error("VM %s runs and should be paused: %s", s->vm->name, error_message(error));
+        end_back(s->vm, error ? VM_POWER_RUNNING : VM_POWER_PAUSED);
+}
+
 static void on_continued(void *userdata, const json_t *result, const struct error *error)
 {
         struct vm_suspend *s = userdata;
@@ -489,12 +535,17 @@ static void on_continued(void *userdata, const json_t *result, const struct erro
         vm->job->call = NULL;
         if (error) {
                 log_error("VM %s cannot be continued: %s; trying again", vm->name, error_message(error));
+                /* Perhaps another host has its disks: not again without having asked for the VM. */
+                s->must_take = true;
+                s->taken = false;
                 again(s, AGAIN_MS);
                 return;
         }
-        vm->suspend_paused = false;
-        vm_set_power(vm, VM_POWER_RUNNING, NULL);
-        vm_job_end(vm, TAKE_PTR(vm->job->error));
+        if (vm->suspend_paused && vm->qmp &&
+                qmp_command(vm->qmp, "stop", NULL, -1, QMP_TIMEOUT_MS, on_paused, s, &vm->job->call, NULL) ==
+                        0)
+                return;
+        end_back(vm, VM_POWER_RUNNING);
 }
 
 static void on_taken(void *userdata, uint64_t epoch, struct error *error)
@@ -504,15 +555,18 @@ static void on_taken(void *userdata, uint64_t epoch, struct error *error)
         struct error *cause = NULL;
 
         vm->job->owner = NULL;
-        vm->config->status.owner_epoch = MAX(epoch, vm->config->status.owner_epoch);
-        /* Its state was complete, and another host has resumed it meanwhile. */
+        s->unclear = error && error->code != ERROR_STALE_EPOCH;
+        /* The VM ran on another host meanwhile. */
         if (error && error->code == ERROR_STALE_EPOCH && vm_end_lost(vm, error_message(error), NULL) == 0)
                 return;
         if (error) {
+                /* An epoch that may have been written does not count: the next try would pass another host's with it. */
                 log_error("VM %s waits for its datastore: %s", vm->name, error_message(error));
                 again(s, AGAIN_MS);
                 return;
         }
+        vm->config->status.owner_epoch = MAX(epoch, vm->config->status.owner_epoch);
+        s->epoch = vm->config->status.owner_epoch;
         s->taken = true;
         if (vm_state_write(vm, &cause) < 0)
                 log_error("VM %s: %s", vm->name, error_message(cause));
@@ -526,8 +580,9 @@ static void take_next(struct vm_suspend *s)
         _cleanup_error_ struct error *error = NULL;
         _cleanup_json_ json_t *document = vm_document(vm);
 
-        if (document && owner_record_take_next_from_disks(vm, vm->config->status.owner_epoch, document,
-                                on_taken, vm, &vm->job->owner, &error) == 0)
+        s->unclear = true;
+        if (document && owner_record_take_next_from_disks(
+                                vm, s->epoch, document, on_taken, vm, &vm->job->owner, &error) == 0)
                 return;
         log_error("VM %s waits for its datastore: %s", vm->name,
                 error ? error_message(error) : "out of memory");
@@ -543,8 +598,14 @@ static void on_asked(void *userdata, const json_t *result, const struct error *e
         if (error || migration_info_parse(result, &info, NULL) < 0 ||
                 (info.status != MIGRATION_STATUS_NONE && !migration_status_is_final(info.status)))
                 again(s, POLL_MS);
-        else
-                take_next(s);
+        else {
+                s->completed = info.status == MIGRATION_STATUS_COMPLETED;
+                s->taken = !s->must_take && !s->completed;
+                if (s->taken)
+                        go_on_back(s);
+                else
+                        take_next(s);
+        }
 }
 
 static void on_cancelled(void *userdata, const json_t *result, const struct error *error)
@@ -571,11 +632,9 @@ static void go_on_back(struct vm_suspend *s)
         else if (!s->taken)
                 r = qmp_command(vm->qmp, "query-migrate", NULL, -1, QMP_TIMEOUT_MS, on_asked, s,
                         &vm->job->call, &error);
-        else if (vm->suspend_paused) {
-                vm->suspend_paused = false;
-                vm_set_power(vm, VM_POWER_PAUSED, NULL);
-                vm_job_end(vm, TAKE_PTR(vm->job->error));
-        } else
+        else if (vm->suspend_paused && !s->completed)
+                end_back(vm, VM_POWER_PAUSED);
+        else /* after a migration QEMU takes its disks back with this alone: a paused guest runs for a moment */
                 r = qmp_command(
                         vm->qmp, "cont", NULL, -1, QMP_TIMEOUT_MS, on_continued, s, &vm->job->call, &error);
         if (r < 0)
@@ -593,11 +652,33 @@ void vm_suspend_recover(struct vm *vm)
         }
         if (vm->job)
                 return;
-        if (vm_job_begin(vm, VM_JOB_SUSPEND, NULL, NULL, &error) < 0 || suspend_new(vm, &s, &error) < 0) {
+        if (vm_job_begin(vm, vm_power(vm) == VM_POWER_SUSPENDING ? VM_JOB_SUSPEND : VM_JOB_CONTINUE, NULL,
+                    NULL, &error) < 0 ||
+                suspend_new(vm, &s, &error) < 0) {
                 log_error("VM %s cannot be continued: %s", vm->name, error_message(error));
                 vm_job_drop(vm);
                 return; /* what QEMU says next comes here again */
         }
         vm->job->suspend = s;
         go_back(s, NULL);
+        if (vm_power(vm) ==
+                VM_POWER_STARTING) { /* there is nothing to cancel, and its memory lay where others could take it */
+                s->cancelled = true;
+                s->must_take = true;
+        }
+}
+
+bool vm_suspend_epoch_unclear(const struct vm *vm)
+{
+        return !vm->job || !vm->job->suspend || vm->job->suspend->unclear;
+}
+
+void vm_suspend_give_up(struct vm *vm)
+{
+        struct error *error = NULL;
+
+        if (!vm->job || !vm->job->suspend)
+                return;
+        (void)error_set(&error, ERROR_CANCELLED, NULL, "VM %s was stopped with force", vm->name);
+        vm_job_end(vm, error);
 }

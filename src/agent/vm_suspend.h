@@ -24,17 +24,21 @@ int vm_restore(struct agent *agent, const json_t *document, vm_done_fn done, voi
         struct vm **ret_vm, struct error **ret_error);
 
 /* For vm_monitor.c and vm_adopt.c: a QEMU of an earlier agent's suspending (SUSPENDING: its guest goes on; SUSPENDED: it has
- * nothing to do any more) answers. */
+ * nothing to do any more), or of a resumption whose guest was to be let go (STARTING, restore_continuing), answers. */
 void vm_suspend_recover(struct vm *vm);
+/* Its QEMU has ended: may the owner record have an epoch of this host's that it does not know? */
+bool vm_suspend_epoch_unclear(const struct vm *vm);
+/* Before a forced stop: ends what suspends the VM, or recovers it, as it is. */
+void vm_suspend_give_up(struct vm *vm);
 /* No QEMU is left of a resumption that an earlier agent began, or this one: true when its guest never ran and the state
  * is to be kept; the job, if there is one, ends with its error when it is. */
 bool vm_restore_keep(struct vm *vm);
-/* Its QEMU is there and was to be continued: it is. */
-void vm_restore_continue(struct vm *vm);
+/* Its guest ran, or nothing of the resumption is left to be remembered. */
+void vm_restore_forget(struct vm *vm);
 
 /* Steps of VM_JOB_RESTORE that vm_start.c triggers. */
 void vm_restore_stores_ready(struct vm *vm); /* reads the record, then calls vm_start_qemu() */
-void vm_restore_waiting(struct vm *vm);      /* QEMU waits for the stream; then calls vm_start_loaded() */
+void vm_restore_waiting(struct vm *vm);      /* QEMU waits for the stream; then calls vm_start_finish() */
 void vm_restore_ran(struct vm *vm);          /* the state goes; ends the job */
 int vm_restore_take_owner(struct vm *vm, const json_t *document, struct error **ret_error);
 

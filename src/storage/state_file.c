@@ -149,13 +149,16 @@ static int write_stream(struct work *work, const struct vm_folder *folder, const
         return r;
 }
 
-int state_file_write(const struct vm_folder *folder, const char *name, int fd, json_t **ret_written,
-        struct error **ret_error)
+int state_file_write(const struct vm_folder *folder, const char *host, uint64_t epoch, const char *name,
+        int fd, json_t **ret_written, struct error **ret_error)
 {
         _cleanup_(work_deinit) struct work work = {};
         char hex[2 * SHA256_BYTES + 1];
         int r = work_init(&work, ret_error);
 
+        /* Another host's epoch is at least the next one; what it left is not ours to remove. */
+        if (r == 0)
+                r = vm_folder_check_owner(folder, host, epoch - 1, ret_error);
         if (r == 0)
                 r = state_file_remove(folder, ret_error);
         if (r < 0)
@@ -172,7 +175,7 @@ int state_file_write(const struct vm_folder *folder, const char *name, int fd, j
         return *ret_written ? 0 : error_from_errno(ret_error, ENOMEM, "state in %s", folder->path);
 }
 
-int state_file_commit(const struct vm_folder *folder, const json_t *record, struct error **ret_error)
+static int write_record(const struct vm_folder *folder, const json_t *record, struct error **ret_error)
 {
         _cleanup_json_ json_t *whole = json_copy((json_t *)record);
         _cleanup_free_ char *text = NULL;
@@ -183,6 +186,20 @@ int state_file_commit(const struct vm_folder *folder, const json_t *record, stru
         if (text)
                 r = beneath_write_atomic(folder->fd, VM_FOLDER_STATE_RECORD, text, strlen(text), 0640, false);
         return r < 0 ? beneath_failed(r, folder->path, VM_FOLDER_STATE_RECORD, ret_error) : 0;
+}
+
+int state_file_commit(const struct vm_folder *folder, const char *host, uint64_t epoch, int64_t now_unix_ms,
+        const json_t *record, struct error **ret_error)
+{
+        _cleanup_json_ json_t *whole = json_copy((json_t *)record);
+        /* Under the lock: what has this epoch already is written once more, a later one or another host's is refused. */
+        int r = vm_folder_take_owner(folder, host, epoch - 1, epoch, now_unix_ms, ret_error);
+
+        if (r < 0)
+                return r;
+        if (!whole || json_object_set_new(whole, "epoch", json_integer((json_int_t)epoch)) < 0)
+                return error_from_errno(ret_error, ENOMEM, "state in %s", folder->path);
+        return write_record(folder, whole, ret_error);
 }
 
 /* --- Reading --------------------------------------------------------------------------------------------------- */
@@ -385,7 +402,7 @@ int state_file_keep(const struct vm_folder *folder, const char *host, uint64_t e
                         return r;
                 if (json_object_set_new(record, "epoch", json_integer((json_int_t)epoch + 1)) < 0)
                         return error_from_errno(ret_error, ENOMEM, "state in %s", folder->path);
-                r = state_file_commit(folder, record, ret_error);
+                r = write_record(folder, record, ret_error);
         } else if (epoch_of(record) != epoch + 1)
                 return error_set(ret_error, ERROR_STALE_EPOCH, NULL,
                         "the state in %s is of owner epoch %" PRIu64 ", not %" PRIu64, folder->path,

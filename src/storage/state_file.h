@@ -19,14 +19,17 @@
 /* A new name for a file of state. 0 or negative errno. */
 int state_file_name(char ret[static STATE_FILE_NAME_MAX]);
 
-/* Takes QEMU's stream from the socket `fd` to its end into the file `name`, durably. What earlier attempts left, their record
- * first, is removed before. On failure (DATASTORE_FULL and others) the file is removed. *ret_written: {"state": name, "bytes", "stream_bytes",
+/* Takes QEMU's stream from the socket `fd` to its end into the file `name`, durably. `host` runs the VM under `epoch`: when
+ * another one has it (STALE_EPOCH), nothing is touched. What earlier attempts left, their record first, is removed before. On failure (DATASTORE_FULL and others) the file is removed. *ret_written: {"state": name, "bytes", "stream_bytes",
  * "sha256"}, the caller's: part of the record. That the stream was complete, QEMU must have said. */
-int state_file_write(const struct vm_folder *folder, const char *name, int fd, json_t **ret_written,
-        struct error **ret_error);
+int state_file_write(const struct vm_folder *folder, const char *host, uint64_t epoch, const char *name,
+        int fd, json_t **ret_written, struct error **ret_error);
 
-/* Writes the record, durably: {"vm", "epoch", "since", "state", "bytes", "stream_bytes", "sha256", "document"}; borrowed. */
-int state_file_commit(const struct vm_folder *folder, const json_t *record, struct error **ret_error);
+/* Writes the record, durably: {"vm", "since", "state", "bytes", "stream_bytes", "sha256", "document"}; borrowed. It gets `epoch`, and the
+ * owner record says before that `host` has the VM under it: a claim that was not answered may have left it behind. STALE_EPOCH: there is a
+ * later one, also of this host (it goes back already), or another host has the VM; nothing was written. */
+int state_file_commit(const struct vm_folder *folder, const char *host, uint64_t epoch, int64_t now_unix_ms,
+        const json_t *record, struct error **ret_error);
 
 /* The record, the caller's. NOT_FOUND: the VM is not suspended; STALE_EPOCH: it ran since then; CONFLICT: the record is damaged. */
 int state_file_record(const struct vm_folder *folder, json_t **ret_record, struct error **ret_error);

@@ -86,6 +86,16 @@ def test_memory_is_not_put_beside_disks_that_have_changed(vm, lab):
     assert states(lab, guest) == []
 
 
+def test_what_a_host_remembers_of_a_suspended_vm_does_not_keep_it_from_starting_there(vm, lab):
+    guest = vm()
+    suspend(lab, guest)
+    resume(lab, guest, "--host", "host2")
+    lab.drover("vm", "stop", guest.name, "--force")
+    lab.drover("vm", "start", guest.name, "--host", "host1")
+    guest.wait_ready()
+    assert guest.host() == "host1"
+
+
 def change_byte(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -182,6 +192,56 @@ def test_agent_that_dies_at_a_point_loses_nothing(busy_vm, lab, point):
     busy_vm.verify()
 
 
+def die_at(lab, guest, point, *words):
+    """Runs the command and lets the agent end itself at this point of it; the command's task."""
+    gate = lab.folder / f"gate-{next(_numbers)}"
+    lab.restart("host1", "agent", {"DROVER_CRASH_AT": f"{point}:{gate}"})
+    lab.wait_connected()
+    task = lab.drover_json("--no-wait", "vm", *words, guest.name)["name"]
+    wait_for(f"the agent to die at {point}", lambda: gate.exists() and not lab.find("host1", "agent"), 60, 0.05)
+    return task
+
+
+# The record of the VM's owner as another host would have left it that ran the VM meanwhile.
+@pytest.mark.parametrize("point", ["suspend-written", "suspend-complete", "restore-continuing"])
+def test_guest_whose_vm_ran_elsewhere_meanwhile_never_goes_on(vm, lab, point):
+    guest = vm()
+    verb = point.partition("-")[0].replace("restore", "resume")
+    if verb == "resume":
+        suspend(lab, guest)
+    task = die_at(lab, guest, point, verb)
+    record = folder(lab, guest) / "owner.json"
+    owner = json.loads(record.read_text())
+    other = lab.drover_json("host", "show", "host2")["uid"]
+    assert owner["owner"] != other
+    owner.update(owner=other, epoch=owner["epoch"] + 1)
+    record.write_text(json.dumps(owner))
+    assert lab.find("host1", f"qemu:{guest.name}")
+    told = len(lab.log_of("host1", "agent").read_text())
+    lab.start("host1", "agent")
+    wait_for("QEMU to be ended", lambda: not lab.find("host1", f"qemu:{guest.name}"), 60)
+    lab.wait_connected()
+    log = lab.log_of("host1", "agent").read_text()[told:]
+    assert "took the virtual machine with epoch" in log
+    assert f"({guest.uid()}): running" not in log
+    assert guest.wait_task(task)["status"]["state"] == "failed"
+    assert json.loads(record.read_text()) == owner
+    owner.update(owner=lab.drover_json("host", "show", "host1")["uid"])
+    record.write_text(json.dumps(owner))
+
+
+def test_paused_guest_whose_agent_dies_is_suspended_all_the_same(vm, lab):
+    guest = vm()
+    lab.drover("vm", "pause", guest.name)
+    task = die_at(lab, guest, "suspend-written", "suspend")
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    assert guest.wait_task(task)["status"]["state"] == "succeeded"
+    assert guest.power() == "suspended"
+    resume(lab, guest)
+    guest.verify()
+
+
 @pytest.fixture
 def halted(vm, lab):
     """A guest whose QEMU stands still, with the task that suspends it, which therefore comes to nothing for now."""
@@ -210,6 +270,18 @@ def test_cancelled_suspending_leaves_the_guest_running(halted, lab):
     guest.verify()
     suspend(lab, guest)
     resume(lab, guest)
+    guest.verify()
+
+
+def test_forced_stop_ends_a_guest_that_cannot_go_on(halted, lab):
+    guest, _ = halted
+    task = begin_suspend(lab, guest)
+    lab.drover("task", "cancel", task)
+    assert guest.wait_task(task)["status"]["state"] == "cancelled"
+    lab.drover("vm", "stop", guest.name, "--force")
+    wait_for("its end", lambda: guest.power() == "stopped", 60)
+    assert lab.find("host1", f"qemu:{guest.name}") == []
+    guest.start()
     guest.verify()
 
 

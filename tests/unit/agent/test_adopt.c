@@ -251,6 +251,50 @@ static void test_damaged_runtime_file_is_put_aside(void **state)
         assert_true(exists(f->aside));
 }
 
+/* What its runtime file says of a VM whose QEMU is gone, and what it becomes. */
+static void test_vm_between_memory_and_file_is_what_its_state_says(void **state)
+{
+        static const struct {
+                const char *power, *more;
+                enum vm_power becomes;
+                uint64_t epoch;
+        } cases[] = {
+                /* Nothing was claimed while the record was read. */
+                {"starting", ",\"restoring\":\"suspended\"", VM_POWER_SUSPENDED, 9},
+                {"starting", ",\"restoring\":\"crashed\"", VM_POWER_CRASHED, 9},
+                {"starting", ",\"restoring\":\"stopped\"", VM_POWER_STOPPED, 9},
+                {"starting", "", VM_POWER_STOPPED, 10},
+                {"starting", ",\"restoring\":\"suspended\",\"restore_epoch\":8,\"restore_continuing\":true",
+                        VM_POWER_CRASHED, 10},
+                {"suspending", "", VM_POWER_CRASHED, 10},
+                {"suspended", "", VM_POWER_SUSPENDED, 9},
+        };
+        struct fixture *f = *state;
+
+        for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+                char text[1024];
+                struct vm *vm;
+
+                (void)snprintf(text, sizeof(text),
+                        "{\"format\":1,\"pid\":0,\"start_time\":0,\"n_resets\":0,\"taps\":[]%s,\"document\":{"
+                        "\"kind\":\"vm\",\"name\":\"t1\",\"uid\":\"" UID
+                        "\",\"spec\":{\"memory_bytes\":67108864,\"datastore\":\"local\"},"
+                        "\"status\":{\"power\":\"%s\",\"owner_epoch\":9,\"machine\":\"pc-q35-7.2\"}}}",
+                        cases[i].more, cases[i].power);
+                write_file(f, text);
+                assert_int_equal(adopt(f, NULL), 0);
+                vm = vm_find(&f->agent, UID);
+                assert_int_equal(vm_power(vm), cases[i].becomes);
+                assert_int_equal(vm->config->status.owner_epoch, cases[i].epoch);
+                /* A guest that may have run is never resumed from its state once more. */
+                assert_int_equal(vm->restore_epoch, 0);
+                assert_false(vm->restore_continuing);
+                assert_false(vm->restoring);
+                vm_free(vm);
+                vm_adoption_free(TAKE_PTR(f->adoption));
+        }
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -260,6 +304,7 @@ int main(void)
                 TEST(test_unwatched_guest_is_not_taken_for_ended),
                 TEST(test_runtime_file_that_cannot_be_read_now_is_no_damaged_one),
                 TEST(test_damaged_runtime_file_is_put_aside),
+                TEST(test_vm_between_memory_and_file_is_what_its_state_says),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -408,6 +408,66 @@ static void test_unfinished_start_is_undone_by_the_next_agent(void **state)
         assert_int_equal(epoch_here(), 1); /* nobody can tell whether it was taken */
 }
 
+static void set_owner(const char *host, unsigned int epoch)
+{
+        int fd = open_in_folder("owner.json", O_WRONLY | O_TRUNC);
+
+        assert_true(dprintf(fd,
+                            "{\"format\":1,\"vm\":\"" RIG_VM_UID "\",\"owner\":\"%s\",\"epoch\":%u,"
+                            "\"since\":\"2026-01-01T00:00:00.000Z\"}\n",
+                            host, epoch) > 0);
+        (void)close(fd);
+}
+
+static bool has_state(void)
+{
+        char path[96];
+
+        (void)snprintf(path, sizeof(path), "%s/store/t1/suspend.json", rig.folder);
+        return access(path, F_OK) == 0;
+}
+
+/* Also while its state is yet to be kept for the epoch that an attempt to resume it took: such a state looks out of date. */
+static void test_suspended_vm_is_not_started_by_the_way(void **state)
+{
+        json_t *answer;
+
+        if (!possible)
+                skip();
+        start();
+        assert_int_equal(rig_vm(&rig, "suspend", json_object(), NULL), 200);
+        assert_true(rig_wait_power(&rig, "suspended"));
+        assert_true(has_state());
+        set_owner(RIG_HOST_UID, 2);
+        assert_int_equal(rig_vm(&rig, "start", rig_vm_document(), &answer), 409);
+        assert_non_null(strstr(json_string_value(json_object_get(answer, "detail")), "suspended"));
+        json_decref(answer);
+        assert_int_equal(vm_power(vm_find(rig.agent, RIG_VM_UID)), VM_POWER_SUSPENDED);
+        assert_true(has_state());
+        vm_find(rig.agent, RIG_VM_UID)->restore_epoch = 1;
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), &answer), 200);
+        assert_string_equal(status_text(answer, "power"), "running");
+        assert_int_equal(status_number(answer, "owner_epoch"), 3);
+        json_decref(answer);
+        assert_false(has_state());
+}
+
+static void test_superseded_host_neither_suspends_nor_removes_a_state(void **state)
+{
+        int fd;
+
+        if (!possible)
+                skip();
+        start();
+        set_owner(RIG_OTHER_UID, 2);
+        fd = open_in_folder("suspend.json", O_WRONLY | O_CREAT);
+        (void)close(fd);
+        assert_true(rig_vm(&rig, "suspend", json_object(), NULL) >= 400);
+        assert_true(rig_wait_power(&rig, "crashed")); /* the VM is that host's: this guest is ended */
+        assert_true(has_state());
+        set_owner(RIG_HOST_UID, 2);
+}
+
 /* Changes the runtime file to what it was before the process was started. */
 static void forget_pid(void)
 {
@@ -648,6 +708,8 @@ int main(void)
                 TEST(test_incoming_waits_for_its_stream_and_can_be_discarded),
                 TEST(test_incoming_without_the_sources_decisions_is_refused),
                 TEST(test_incoming_may_not_be_resumed_by_a_user),
+                TEST(test_suspended_vm_is_not_started_by_the_way),
+                TEST(test_superseded_host_neither_suspends_nor_removes_a_state),
                 TEST(test_incoming_that_nobody_continues_is_discarded_by_the_next_agent),
         };
 

@@ -80,15 +80,15 @@ static struct vm_folder *make_folder(struct scratch *s)
         return folder;
 }
 
-static int write_state(
-        struct vm_folder *folder, const char *name, json_t **ret_written, struct error **ret_error)
+static int write_state(struct vm_folder *folder, uint64_t epoch, const char *name, json_t **ret_written,
+        struct error **ret_error)
 {
         struct peer peer = {.data = test_malloc(STREAM_BYTES), .len = STREAM_BYTES};
         int fd, r;
 
         fill(peer.data);
         fd = peer_begin(&peer, give);
-        r = state_file_write(folder, name, fd, ret_written, ret_error);
+        r = state_file_write(folder, HOST, epoch, name, fd, ret_written, ret_error);
         close(fd);
         assert_int_equal(pthread_join(peer.thread, NULL), 0);
         test_free(peer.data);
@@ -103,11 +103,10 @@ static void suspend(struct vm_folder *folder, uint64_t epoch)
 
         assert_int_equal(vm_folder_take_owner(folder, HOST, epoch - 1, epoch, 1000, NULL), 0);
         assert_int_equal(state_file_name(name), 0);
-        assert_int_equal(write_state(folder, name, &record, NULL), 0);
+        assert_int_equal(write_state(folder, epoch, name, &record, NULL), 0);
         assert_int_equal(json_object_set_new(record, "vm", json_string(UID)), 0);
-        assert_int_equal(json_object_set_new(record, "epoch", json_integer((json_int_t)epoch)), 0);
         assert_int_equal(json_object_set_new(record, "document", json_object()), 0);
-        assert_int_equal(state_file_commit(folder, record, NULL), 0);
+        assert_int_equal(state_file_commit(folder, HOST, epoch, 1000, record, NULL), 0);
 }
 
 static int read_state(struct vm_folder *folder, const json_t *record, struct error **ret_error)
@@ -203,7 +202,7 @@ static void full_datastore_leaves_no_file(void **state)
 
         scratch_make_small(s, "size=1M");
         folder = make_folder(s);
-        assert_true(write_state(folder, "suspend.0123456789abcdef.state", &written, &error) < 0);
+        assert_true(write_state(folder, 3, "suspend.0123456789abcdef.state", &written, &error) < 0);
         assert_error(error, ERROR_NO_SPACE, "suspend.");
         assert_false(scratch_exists(s, "store/web1/suspend.0123456789abcdef.state"));
         error_free(TAKE_PTR(error));
@@ -229,6 +228,60 @@ static void state_is_kept_for_the_epoch_that_an_attempt_took(void **state)
         assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 4, 5, 1000, NULL), 0);
         assert_true(state_file_keep(folder, HOST, 4, 1000, &epoch, &error) < 0);
         assert_error(error, ERROR_STALE_EPOCH, OTHER_HOST);
+}
+
+static json_t *some_record(void)
+{
+        char sha256[65];
+
+        memset(sha256, 'a', 64);
+        sha256[64] = '\0';
+        return json_pack("{s:s, s:s, s:i, s:i, s:s, s:{}}", "vm", UID, "state",
+                "suspend.0123456789abcdef.state", "bytes", 1, "stream_bytes", 1, "sha256", sha256,
+                "document");
+}
+
+/* It was told to be down, and comes back in the middle of its suspending. */
+static void state_of_a_superseded_host_touches_nothing(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_json_ json_t *mine = some_record(), *record = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        json_t *written = NULL;
+        uint64_t epoch = 0;
+
+        suspend(folder, 3);
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 3, 4, 1000, NULL), 0);
+        assert_int_equal(state_file_keep(folder, OTHER_HOST, 3, 1000, &epoch, NULL), 0);
+        for (uint64_t behind = 3; behind <= 4; behind++) {
+                assert_true(
+                        write_state(folder, behind, "suspend.0123456789abcdef.state", &written, &error) < 0);
+                assert_error(error, ERROR_STALE_EPOCH, OTHER_HOST);
+                error_free(TAKE_PTR(error));
+                assert_true(state_file_commit(folder, HOST, behind, 1000, mine, &error) < 0);
+                assert_error(error, ERROR_STALE_EPOCH, OTHER_HOST);
+                error_free(TAKE_PTR(error));
+        }
+        assert_int_equal(state_file_record(folder, &record, NULL), 0);
+        assert_int_equal(read_state(folder, record, NULL), 0);
+}
+
+/* A host that took the VM back while the datastore did not answer runs it under an epoch that was never written. */
+static void owner_record_that_is_behind_gets_the_epoch_of_the_state(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_json_ json_t *mine = some_record(), *record = NULL;
+        _cleanup_error_ struct error *error = NULL;
+
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 3, 4, 1000, NULL), 0);
+        for (int i = 0; i < 2; i++)
+                assert_int_equal(state_file_commit(folder, HOST, 6, 1000, mine, NULL), 0);
+        assert_int_equal(state_file_record(folder, &record, NULL), 0);
+        assert_int_equal(json_integer_value(json_object_get(record, "epoch")), 6);
+        /* A commit that is late: the guest goes on already, under the next epoch. */
+        assert_int_equal(vm_folder_take_owner(folder, HOST, 6, 7, 1000, NULL), 0);
+        assert_true(state_file_commit(folder, HOST, 6, 1000, mine, &error) < 0);
+        assert_error(error, ERROR_STALE_EPOCH, "epoch 7");
 }
 
 static void removal_takes_what_earlier_attempts_left(void **state)
@@ -275,6 +328,8 @@ int main(void)
                 SCRATCH_TEST(damage_is_found_and_not_given_on),
                 SCRATCH_TEST(full_datastore_leaves_no_file),
                 SCRATCH_TEST(state_is_kept_for_the_epoch_that_an_attempt_took),
+                SCRATCH_TEST(state_of_a_superseded_host_touches_nothing),
+                SCRATCH_TEST(owner_record_that_is_behind_gets_the_epoch_of_the_state),
                 SCRATCH_TEST(removal_takes_what_earlier_attempts_left),
                 SCRATCH_TEST(record_that_names_another_file_is_refused),
         };
