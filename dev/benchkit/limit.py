@@ -107,24 +107,31 @@ class Limit:
     bytes: int = 0
 
 
+def _pack(pids, memory_bytes, left, limit, packer):
+    seen = set()
+    for pid in pids:
+        for number, page in enumerate(pages(pid, memory_bytes)):
+            limit.pages += 1
+            if page == ZERO:
+                limit.zero += 1
+                continue
+            digest = _digest(page)
+            if digest in seen or (left and left.holds(digest)):
+                limit.known += 1
+                continue
+            seen.add(digest)
+            packer.write(left.difference(number, page) if left else page)
+
+
 def measure(pids, memory_bytes, left=None):
     """The Limit of these guests, moved at once. left: the Left of one that comes back."""
-    limit, seen = Limit(), set()
+    limit = Limit()
     with subprocess.Popen(ZSTD, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as zstd:
         counter = _Counter(zstd.stdout)
-        for pid in pids:
-            for number, page in enumerate(pages(pid, memory_bytes)):
-                limit.pages += 1
-                if page == ZERO:
-                    limit.zero += 1
-                    continue
-                digest = _digest(page)
-                if digest in seen or (left and left.holds(digest)):
-                    limit.known += 1
-                    continue
-                seen.add(digest)
-                zstd.stdin.write(left.difference(number, page) if left else page)
-        zstd.stdin.close()
+        try:
+            _pack(pids, memory_bytes, left, limit, zstd.stdin)
+        finally:
+            zstd.stdin.close()  # the counter reads until then, also when a guest's memory could not be found
         limit.bytes = counter.total()
     if zstd.returncode != 0:
         raise LabError(f"zstd ended with {zstd.returncode}")

@@ -4,7 +4,10 @@
 import mmap
 import os
 
+import pytest
+
 from benchkit import clients, limit, plan, report, store, summary
+from labkit.lab import LabError
 
 PAGE = limit.PAGE
 
@@ -35,8 +38,11 @@ def test_what_is_left_out_has_a_reason_and_all_leaves_nothing_out():
 
 
 def memory_of(*pages):
-    """A mapping of its own size in this process: (the process, its bytes), as if it were a guest's."""
-    mapped = mmap.mmap(-1, 37 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """A mapping of its own size in this process, as if it were a guest's: of a file, for the kernel joins anonymous neighbours."""
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, 37 << 20)
+    mapped = mmap.mmap(fd, 37 << 20)
+    os.close(fd)
     for number, page in enumerate(pages):
         mapped[number * PAGE:(number + 1) * PAGE] = page
     return mapped
@@ -58,6 +64,11 @@ def test_of_a_guest_that_comes_back_only_what_changed_counts(tmp_path):
         mapped[PAGE:3 * PAGE] = pages[2] + pages[1]  # moved, not new
         found = limit.measure([os.getpid()], len(mapped), left)
         assert found.known == 3 and found.bytes < 300
+
+
+def test_guest_whose_memory_is_not_found_fails_and_hangs_nothing():
+    with pytest.raises(LabError, match="cannot tell which mapping"):
+        limit.measure([os.getpid()], 41 << 30)
 
 
 def test_percentiles_are_of_requests_and_of_their_window():
