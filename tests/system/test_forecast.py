@@ -3,6 +3,7 @@
 shares of runs and relations between forecasts are asked for, and what does not depend on it is asked of every one."""
 
 import pytest
+from labkit.lab import wait_for
 from labkit.workload import Workload
 
 LAB = {"hosts": 3, "link": "1gbit"}
@@ -158,4 +159,4 @@ def test_paused_guest_and_unknown_places_are_refused_with_the_way_out(lab, guest
 
 def test_nothing_is_left_behind(lab, guests):
     forecast(lab, "idle")
-    assert [found for host in lab.hosts for found in lab.find(host, "mover")] == []
+    wait_for("the movers to be gone", lambda: not [found for host in lab.hosts for found in lab.find(host, "mover")])
