@@ -12,10 +12,12 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/torture.h"
+#include "fabric/packet_socket.h"
 
 #define MAX_ROUNDS 1000
 
 struct announce {
+        struct loop *loop;
         struct netlink *netlink;
         struct loop_source *timer;
         int fd;
@@ -118,6 +120,7 @@ static void on_timer(void *userdata)
         int r;
 
         if (a->round >= a->n_rounds) {
+                packet_socket_close(a->loop, &a->fd); /* we are kept for as long as the guest runs */
                 if (a->done)
                         a->done(a->userdata); /* may free us */
                 return;
@@ -162,7 +165,8 @@ int announce_start(struct loop *loop, struct netlink *netlink, const struct anno
 
         if (!a)
                 return error_from_errno(ret_error, ENOMEM, "cannot announce the guest");
-        *a = (struct announce){.netlink = netlink, .fd = -1, .done = done, .userdata = userdata};
+        *a = (struct announce){
+                .loop = loop, .netlink = netlink, .fd = -1, .done = done, .userdata = userdata};
         r = fill(a, spec, ret_error);
         if (r < 0)
                 return r;
@@ -195,6 +199,6 @@ void announce_free(struct announce *announce)
         if (!announce)
                 return;
         loop_source_free(announce->timer);
-        fd_closep(&announce->fd);
+        packet_socket_close(announce->loop, &announce->fd);
         free(announce);
 }

@@ -158,6 +158,35 @@ static void test_without_an_address_only_rarp_is_sent(void **state)
                 assert_int_equal(next_frame(f, frame), ETHERTYPE_REVARP);
 }
 
+/* Sockets for whole frames in our network namespace. */
+static unsigned int n_packet_sockets(void)
+{
+        FILE *file = fopen("/proc/self/net/packet", "re");
+        unsigned int n = 0;
+        int c;
+
+        assert_non_null(file);
+        while ((c = fgetc(file)) != EOF)
+                n += c == '\n';
+        (void)fclose(file);
+        return n - 1; /* the heading */
+}
+
+/* The caller keeps it for as long as its guest runs. */
+static void test_no_socket_is_kept_when_all_is_said(void **state)
+{
+        struct fixture *f = *state;
+        unsigned int before = n_packet_sockets();
+        _cleanup_(announce_freep) struct announce *announce = start(f, NULL, 2);
+
+        assert_int_equal(n_packet_sockets(), before + 1);
+        assert_int_equal(loop_wait(f->loop, &f->done, 5000), 0);
+        for (int i = 0; i < 50 && n_packet_sockets() != before; i++)
+                (void)loop_iterate(f->loop, 20);
+        assert_int_equal(n_packet_sockets(), before);
+        assert_int_equal(announce_n_sent(announce), 2);
+}
+
 static void test_the_local_bridge_learns_the_tap(void **state)
 {
         struct fixture *f = *state;
@@ -253,6 +282,7 @@ int main(void)
                 cmocka_unit_test(test_rounds_come_at_0_50_150_250_ms),
                 CASE(test_rarp_and_arp_leave_through_the_uplink),
                 CASE(test_without_an_address_only_rarp_is_sent),
+                CASE(test_no_socket_is_kept_when_all_is_said),
                 CASE(test_the_local_bridge_learns_the_tap),
                 CASE(test_the_switch_behind_the_uplink_learns_the_port),
                 CASE(test_each_round_corrects_the_bridge_again),
