@@ -123,7 +123,7 @@ def test_migration_that_is_cancelled_at_any_time_leaves_the_guest_alone(lab, gue
     before = {"host": guest.host(), "disks": guest.document()["spec"]["disks"]}
     disk, qemu = targets[before["host"]], lab.find(before["host"], f"qemu:{guest.name}")
     for number in range(pytestconfig.getoption("fault_rounds")):
-        task = begin(lab, guest, "--rate-limit", "80mbit", "--format", random.choice(("raw", "qcow2")))
+        task = begin(lab, guest, "--rate-limit", "20mbit", "--format", random.choice(("raw", "qcow2")))
         moment = random.uniform(0, 2)  # any: not waited for anything
         time.sleep(moment)
         lab.run_drover("task", "cancel", task)
