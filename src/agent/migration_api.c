@@ -77,6 +77,10 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
         if (storage_move_busy(agent, m->vm_uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
                         "the disks of %s are being moved to another datastore", vm->name);
+        if (json_array_size(
+                    vm->jobs)) /* such as one of a storage migration that was given up, whose datastore hangs */
+                return error_set(ret_error, ERROR_BUSY, "Wait until it has ended, or end it.",
+                        "QEMU works on a disk of %s", vm->name);
         if (migration_peer_fenced(m))
                 return error_set(ret_error, ERROR_CONFLICT, "Choose another destination.",
                         "the destination is known to be down");

@@ -37,6 +37,9 @@
 #define UNDO_PATIENCE_MS 30000     /* for writes to the copy that were under way */
 #define AGAIN_MS 500
 #define ID_SIZE 32
+/* As good as no limit (QEMU's include/qemu/throttle.h, THROTTLE_VALUE_MAX). To have none, QEMU waits until nothing is under way on the
+ * disk, its job's writes to the copy included: with a copy that hangs, it would wait for ever, and the guest with it. */
+#define NO_LIMIT_BYTES_PER_S 1000000000000000
 
 static void attach_next(struct storage_move *m);
 static void follow(void *userdata);
@@ -365,8 +368,10 @@ static bool is_late(struct storage_move *m)
 static bool take_status(struct storage_move *m, const json_t *jobs, struct disk_convergence_status *ret,
         const char **ret_problem)
 {
-        struct disk_convergence_status status = {
-                .now_ms = clock_now_ms(loop_clock(m->agent->loop)), .counted = true, .whole = true};
+        struct disk_convergence_status status = {.now_ms = clock_now_ms(loop_clock(m->agent->loop)),
+                .rate_limit = m->rate_bytes_per_s,
+                .counted = true,
+                .whole = true};
 
         take_jobs(m, jobs, ret_problem);
         for (size_t i = 0; i < m->record->n_disks; i++) {
@@ -398,13 +403,18 @@ static void on_throttled(void *userdata, const json_t *result, const struct erro
         throttle_next(m);
 }
 
+/* Bytes a second; 0: QEMU limits nothing. */
+static uint64_t write_limit(const struct storage_move *m)
+{
+        if (m->phase == STORAGE_MOVE_COPYING && m->convergence.throttle_percent)
+                return disk_convergence_write_limit(&m->convergence, m->record->n_disks);
+        return any_job_runs(m) ? NO_LIMIT_BYTES_PER_S : 0;
+}
+
 /* The guest's writes to each of the disks, or with nothing in force no longer; then `then`. */
 static void throttle_next(struct storage_move *m)
 {
-        uint64_t limit =
-                m->convergence.throttle_percent && m->phase == STORAGE_MOVE_COPYING
-                        ? MAX(disk_convergence_write_limit(&m->convergence) / m->record->n_disks, (uint64_t)1)
-                        : 0;
+        uint64_t limit = write_limit(m);
 
         if (m->at == m->record->n_disks) {
                 m->throttled = limit != 0;
@@ -678,23 +688,29 @@ static void on_going_on(void *userdata, const json_t *result, const struct error
         m->guest_stopped = false;
         if (vm)
                 vm_refresh(vm);
+        storage_move_enter(m, STORAGE_MOVE_COPYING);
         if (disk_convergence_unsettled(&m->convergence, clock_now_ms(loop_clock(m->agent->loop))))
                 set_speed(m, job_speed(m), follow_on);
         else
                 storage_move_stop(m, disk_convergence_error(&m->convergence));
 }
 
-/* The rest takes longer than it may: nothing was switched, so the guest goes on where it was, and the copy with it. */
+static void let_guest_go_on(struct storage_move *m)
+{
+        if (m->was_running)
+                send(m, "cont", NULL, on_going_on);
+        else
+                on_going_on(m, NULL, NULL);
+}
+
+/* The rest takes longer than it may: nothing was switched, so the guest goes on where it was, and the copy with it. The journal says so
+ * only once it does: an agent that starts again before stops it anew, and does not leave it stopped. */
 static void go_on_copying(struct storage_move *m)
 {
         log_warning("storage migration %s of VM %s: the rest was not copied in time; the guest goes on where "
                     "it was",
                 m->id, m->config->name);
-        storage_move_enter(m, STORAGE_MOVE_COPYING);
-        if (m->was_running)
-                send(m, "cont", NULL, on_going_on);
-        else
-                on_going_on(m, NULL, NULL);
+        storage_move_point(m, "storage-move-unsettled", let_guest_go_on);
 }
 
 /* The guest is stopped: only the rest is left to copy. Jobs that have ended were completed by an agent before us. */
@@ -755,7 +771,8 @@ static void on_status(void *userdata, const json_t *result, const struct error *
         m->call = NULL;
         if (failed(m, "QEMU does not tell whether the guest runs", reply_error))
                 return;
-        m->was_running = json_is_true(json_object_get(result, "running"));
+        if (!m->guest_stopped)
+                m->was_running = json_is_true(json_object_get(result, "running"));
         m->phase = STORAGE_MOVE_SWITCHING;
         if (storage_move_journal(m, &error) < 0) {
                 m->phase = STORAGE_MOVE_COPYING;
@@ -984,6 +1001,28 @@ static void undo_jobs(void *userdata)
         send(userdata, "query-jobs", NULL, on_undo_jobs);
 }
 
+static void cancel_jobs(struct storage_move *m)
+{
+        m->at = 0;
+        on_job_cancelled(m, NULL, NULL);
+}
+
+static void on_undo_devices(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+
+        m->call = NULL;
+        if (is_silent(m, error))
+                return;
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->disks[i].job_runs = true; /* as far as is known */
+        if (!error && take_nodes(m, result))
+                set_throttle(m, cancel_jobs);
+        else
+                cancel_jobs(m);
+}
+
+/* What slows the guest down ends first: the jobs need not end, or not soon. */
 void storage_move_live_undo(struct storage_move *m)
 {
         const struct vm *vm = storage_move_vm(m);
@@ -992,9 +1031,11 @@ void storage_move_live_undo(struct storage_move *m)
                 storage_move_conclude(m);
                 return;
         }
-        m->at = 0;
         m->undoing_ms = clock_now_ms(loop_clock(m->agent->loop));
-        on_job_cancelled(m, NULL, NULL);
+        if (m->throttled) /* an agent that has just started does not know the devices */
+                look_for_nodes(m, on_undo_devices);
+        else
+                cancel_jobs(m);
 }
 
 /* --- Resuming ------------------------------------------------------------------------------------------------ */
