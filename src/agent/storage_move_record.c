@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/agent.h"
@@ -15,6 +16,8 @@
 #include "base/doc.h"
 
 #define WORK_TIMEOUT_MS 60000
+#define LOCK_TRIES 50
+#define LOCK_PAUSE_MS 20
 
 struct work {
         const struct storage_move *m;
@@ -37,6 +40,25 @@ static int open_store(
         int r = stores_get(work->stores, name, &known, ret_error);
 
         return r < 0 ? r : open_again(known, ret, ret_error);
+}
+
+/* Another host takes the VM, or reads its record, in a few milliseconds. */
+static int lock_owner(
+        const struct storage_move *m, const struct vm_folder *folder, int *ret_fd, struct error **ret_error)
+{
+        const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000L};
+        _cleanup_error_ struct error *error = NULL;
+        int r = -EBUSY;
+
+        for (unsigned int i = 0; i < LOCK_TRIES; i++) {
+                error_free(TAKE_PTR(error));
+                r = vm_folder_lock_owner(
+                        folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_fd, &error);
+                if (r >= 0 || !error || error->code != ERROR_BUSY)
+                        break;
+                (void)nanosleep(&pause, NULL);
+        }
+        return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
 }
 
 static int sync_copies(const struct work *work, struct error **ret_error)
@@ -102,6 +124,21 @@ static int note_kept(json_t **result, const struct move_place *place)
         return json_object_set_new(*result, "kept", text) < 0 ? -ENOMEM : 0;
 }
 
+/* Unless the next storage migration, perhaps on another host, has put its own there meanwhile. */
+static int remove_record(
+        const struct work *work, const struct vm_folder *folder, const char *id, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        _cleanup_fd_ int lock_fd = -1;
+        int r = lock_owner(work->m, folder, &lock_fd, ret_error);
+
+        if (r >= 0)
+                r = move_record_read(folder, &record, ret_error);
+        if (r < 0 || !record || strcmp(record->id, id) != 0)
+                return r;
+        return move_record_remove(folder, ret_error);
+}
+
 static int clear(const struct work *work, const struct vm_folder *folder, json_t **ret_result,
         struct error **ret_error)
 {
@@ -135,7 +172,7 @@ static int clear(const struct work *work, const struct vm_folder *folder, json_t
                 if (move_record_is_made_path(work->m->config->name, unused->path))
                         (void)unlinkat(store->fd, work->m->config->name, AT_REMOVEDIR);
         }
-        return move_record_remove(folder, ret_error);
+        return remove_record(work, folder, record->id, ret_error);
 }
 
 static int read_record(const struct vm_folder *folder, json_t **ret_result, struct error **ret_error)
@@ -147,6 +184,23 @@ static int read_record(const struct vm_folder *folder, json_t **ret_result, stru
                 return r;
         *ret_result = move_record_to_json(record);
         return *ret_result ? 0 : error_from_errno(ret_error, ENOMEM, "storage migration");
+}
+
+/* Whoever takes the VM waits for it, or it is refused: so that no start goes by a record that is being replaced. */
+static int write_record(const struct work *work, const struct vm_folder *folder, json_t **ret_result,
+        struct error **ret_error)
+{
+        const struct storage_move *m = work->m;
+        _cleanup_fd_ int lock_fd = -1;
+        int r = lock_owner(m, folder, &lock_fd, ret_error);
+
+        if (r >= 0)
+                r = move_record_write(folder, m->record, ret_error);
+        fd_closep(&lock_fd); /* what follows may hang */
+        lock_fd = -1;
+        if (r >= 0 && move_record_any_switched(m->record))
+                *ret_result = measure_copies(work);
+        return r;
 }
 
 static int work_in_child(void *arg, json_t **ret_result, struct error **ret_error)
@@ -163,21 +217,12 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
                 r = sync_copies(work, ret_error);
         if (r < 0)
                 return r;
-        /* Ours, as the manager says; that no other host has taken it meanwhile, its record says. */
-        if (work->work == STORAGE_MOVE_WRITE || work->work == STORAGE_MOVE_READY)
-                r = vm_folder_check_owner(
-                        folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_error);
-        if (r < 0)
-                return r;
         switch (work->work) {
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_WRITE:
         case STORAGE_MOVE_READY:
-                r = move_record_write(folder, m->record, ret_error);
-                if (r >= 0 && move_record_any_switched(m->record))
-                        *ret_result = measure_copies(work);
-                return r;
+                return write_record(work, folder, ret_result, ret_error);
         case STORAGE_MOVE_CLEAR:
                 return clear(work, folder, ret_result, ret_error);
         case STORAGE_MOVE_SYNC:

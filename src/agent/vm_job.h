@@ -5,6 +5,7 @@
 
 #include "agent/vm.h"
 
+struct crash_hold;
 struct image_job;
 struct migration_setup;
 struct owner_record_change;
@@ -42,6 +43,7 @@ struct vm_job {
         struct owner_record_change *owner;
         struct vm_suspend *suspend;
         struct vm_restore *restore;
+        struct crash_hold *hold;
 
         struct move_record
                 *left_record; /* of a storage migration: to be cleared when the VM is ours; or NULL */

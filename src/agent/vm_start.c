@@ -424,14 +424,28 @@ static int take_owner(struct vm *vm, const json_t *document, struct error **ret_
                                                 &vm->job->owner, ret_error);
 }
 
-void vm_start_finish(struct vm *vm)
+static void claim(struct vm *vm)
 {
         _cleanup_json_ json_t *document = vm_document(vm);
         struct error *error = NULL;
-        int r = take_owner(vm, document, &error);
 
-        if (r < 0)
+        if (take_owner(vm, document, &error) < 0)
                 vm_start_failed(vm, error);
+}
+
+static void on_hold_over(void *userdata)
+{
+        struct vm *vm = userdata;
+
+        crash_hold_free(TAKE_PTR(vm->job->hold));
+        if (!vm->job->ending)
+                claim(vm);
+}
+
+void vm_start_finish(struct vm *vm)
+{
+        if (!crash_point_hold(vm->agent->loop, "start-claiming", on_hold_over, vm, &vm->job->hold))
+                claim(vm);
 }
 
 /* --- A migration's last steps -------------------------------------------------------------------------------- */

@@ -215,6 +215,36 @@ int move_record_write(
         return r < 0 ? beneath_failed(r, folder->path, MOVE_RECORD_FILE, ret_error) : 0;
 }
 
+static bool names_place(const json_t *disk, const struct move_place *place)
+{
+        return !strcmp(json_string_value(json_object_get(disk, "datastore")) ?: "", place->datastore) &&
+               !strcmp(json_string_value(json_object_get(disk, "path")) ?: "", place->path);
+}
+
+int move_record_check_document(
+        const struct vm_folder *folder, const json_t *document, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        const json_t *disks = json_object_get(json_object_get(document, "spec"), "disks");
+        int r = move_record_read(folder, &record, ret_error);
+
+        for (size_t i = 0; r >= 0 && record && i < record->n_disks; i++) {
+                const struct move_disk *moved = &record->disks[i];
+                json_t *disk;
+                size_t k;
+
+                json_array_foreach ((json_t *)disks, k, disk)
+                        if (moved->switched && names_place(disk, &moved->from) &&
+                                !strcmp(json_string_value(json_object_get(disk, "name")) ?: "", moved->name))
+                                return error_set(ret_error, ERROR_CONFLICT,
+                                        "Start it: the start goes by the record.",
+                                        "a storage migration has moved disk %s of the virtual machine to "
+                                        "%s:%s, of which its document does not know",
+                                        moved->name, moved->to.datastore, moved->to.path);
+        }
+        return r;
+}
+
 int move_record_remove(const struct vm_folder *folder, struct error **ret_error)
 {
         int r = beneath_unlink(folder->fd, MOVE_RECORD_FILE);

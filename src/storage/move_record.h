@@ -57,6 +57,10 @@ int move_record_read(
 /* Replaces it atomically and durably. */
 int move_record_write(
         const struct vm_folder *folder, const struct move_record *record, struct error **ret_error);
+/* CONFLICT when a disk of the VM's document (borrowed) is an image from which a copy has taken over. After the next owner epoch was taken no
+ * other host can change that any more. */
+int move_record_check_document(
+        const struct vm_folder *folder, const json_t *document, struct error **ret_error);
 /* Removes it; 0 also if there is none. */
 int move_record_remove(const struct vm_folder *folder, struct error **ret_error);
 

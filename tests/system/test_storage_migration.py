@@ -352,6 +352,36 @@ def test_host_that_dies_before_the_manager_heard_leaves_the_copy_to_the_next(lab
     guest.verify()
 
 
+def test_host_that_commits_while_another_starts_the_vm_does_not_leave_two_disks(lab, guest):
+    """host1 is taken for dead and lives: it commits after host2 has opened the images, before host2 takes the epoch."""
+    before = disk_of(guest)
+    gate = hold(lab, "host1", "storage-move-pivoted")
+    claim = hold(lab, "host2", "start-claiming")
+    task = begin(lab, guest, "--to-datastore", other(guest))
+    wait_held(gate)
+    dead = DeadHost(lab, "host1")
+    lab.network.cut("host1")
+    dead.confirm()
+    assert guest.wait_task(task)["status"]["state"] == "failed"
+    started = lab.drover_json("--no-wait", "vm", "start", guest.name, "--host", "host2")["name"]
+    wait_held(claim)
+    gate.touch()
+    record = lab.folder / "shared" / guest.name / "storage-move.json"
+    wait_for("the record to name the copy", lambda: '"switched":true' in record.read_text(encoding="utf-8").replace(" ", ""))
+    claim.touch()
+    ended = guest.wait_task(started)
+    assert ended["status"]["state"] == "failed" and "storage migration has moved disk" in str(ended["status"]["error"]), ended["status"]
+    assert lab.find("host2", f"qemu:{guest.name}") == []
+    dead.die()
+    guest.start("host2")
+    assert disk_of(guest)["datastore"] != before["datastore"]
+    guest.verify()
+    dead.return_()
+    lab.drover("vm", "stop", guest.name, "--force")
+    guest.start("host1")
+    guest.verify()
+
+
 def test_damaged_record_ends_a_migration_whose_qemu_is_gone(lab, guest):
     before = disk_of(guest)
     gate = hold(lab, "host1", "storage-move-stopped")

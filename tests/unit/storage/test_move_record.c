@@ -60,6 +60,30 @@ static void test_a_record_that_says_less_than_the_written_one_is_behind(void **s
         assert_false(move_record_is_behind(known, written));
 }
 
+static void test_a_document_that_names_what_a_copy_has_replaced_is_refused(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(*state);
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        _cleanup_json_ json_t *json = document("web1/disk0-0123abcd4567.qcow2");
+        _cleanup_json_ json_t *old = json_pack("{s:{s:[{s:s, s:s, s:s}]}}", "spec", "disks", "name", "disk0",
+                "datastore", "shared", "path", "web1/disk0.raw");
+        _cleanup_json_ json_t *other = json_deep_copy(old);
+        _cleanup_error_ struct error *error = NULL;
+
+        assert_int_equal(move_record_check_document(folder, old, NULL), 0);
+        assert_int_equal(move_record_from_json(json, &record, NULL), 0);
+        record->disks[0].switched = false;
+        assert_int_equal(move_record_write(folder, record, NULL), 0);
+        assert_int_equal(move_record_check_document(folder, old, NULL), 0);
+        record->disks[0].switched = true;
+        assert_int_equal(move_record_write(folder, record, NULL), 0);
+        assert_true(move_record_check_document(folder, old, &error) < 0);
+        assert_error(error, ERROR_CONFLICT, "fast:web1/disk0-0123abcd4567.qcow2");
+        json_object_set_new(json_array_get(json_object_get(json_object_get(other, "spec"), "disks"), 0),
+                "datastore", json_string("fast"));
+        assert_int_equal(move_record_check_document(folder, other, NULL), 0);
+}
+
 static void test_paths_that_leave_the_datastore_are_no_images(void **state)
 {
         static const char *const paths[] = {"../disk0.raw", "/etc/passwd", "web1/../../x", "", "a//b"};
@@ -175,6 +199,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 SCRATCH_TEST(test_a_record_is_read_back_as_it_was_written),
                 SCRATCH_TEST(test_a_record_that_says_less_than_the_written_one_is_behind),
+                SCRATCH_TEST(test_a_document_that_names_what_a_copy_has_replaced_is_refused),
                 SCRATCH_TEST(test_paths_that_leave_the_datastore_are_no_images),
                 SCRATCH_TEST(test_a_damaged_record_is_never_taken_for_none),
                 SCRATCH_TEST(test_names_of_copies_are_told_from_others),
