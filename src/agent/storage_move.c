@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.json: {"format": 1, "phase", "vm":
- * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result"}. The journal is
+ * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "nodes"}. The journal is
  * how an agent that starts again knows that there is something to look after; which image is the disk, the record in the folder
  * says alone. */
 
@@ -151,6 +151,23 @@ bool storage_move_busy(struct agent *agent, const char *vm_uid)
         return m && m->phase < STORAGE_MOVE_SWITCHED;
 }
 
+json_t *storage_move_moved(struct agent *agent, const char *vm_uid)
+{
+        const struct storage_move *m = storage_move_of_vm(agent, vm_uid);
+        _cleanup_json_ json_t *record = NULL;
+        json_t *list, *disk;
+        size_t i;
+
+        if (!m || m->in_background || m->phase != STORAGE_MOVE_SWITCHED)
+                return NULL;
+        record = move_record_to_json(m->record);
+        list = json_array();
+        json_array_foreach (json_object_get(record, "disks"), i, disk)
+                if (json_is_true(json_object_get(disk, "switched")))
+                        (void)json_array_append(list, disk);
+        return list;
+}
+
 bool storage_move_stops_guest(struct agent *agent, const char *vm_uid)
 {
         const struct storage_move *m = storage_move_of_vm(agent, vm_uid);
@@ -186,14 +203,34 @@ char *storage_move_journal_path(const struct storage_move *m)
         return alloc_printf("%s/%s.json", m->agent->storage_moves->folder, m->id);
 }
 
+/* Of QEMU, that the disks had before: an agent that comes after the switch closes them. */
+static json_t *nodes_json(const struct storage_move *m)
+{
+        json_t *nodes = json_array();
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                (void)json_array_append_new(nodes, json_string(m->disks[i].source_node));
+        return nodes;
+}
+
+static void read_nodes(struct storage_move *m, const json_t *nodes)
+{
+        for (size_t i = 0; i < m->record->n_disks; i++) {
+                const char *node = json_string_value(json_array_get(nodes, i)) ?: "";
+
+                if (strlen(node) < sizeof(m->disks[i].source_node))
+                        memcpy(m->disks[i].source_node, node, strlen(node) + 1);
+        }
+}
+
 static json_t *journal_json(const struct storage_move *m)
 {
-        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?}", "format", 1,
+        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?, s:o}", "format", 1,
                 "phase", phases[m->phase], "vm", vm_config_to_json(m->config), "record",
                 move_record_to_json(m->record), "live", m->live, "was_running", m->was_running,
                 "rate_bytes_per_s", (json_int_t)m->rate_bytes_per_s, "timeout_ms", (json_int_t)m->timeout_ms,
                 "error", m->error ? error_to_json(m->error) : NULL, "result", m->result, "left", m->left,
-                "wanted", m->wanted);
+                "wanted", m->wanted, "nodes", nodes_json(m));
 }
 
 int storage_move_journal(const struct storage_move *m, struct error **ret_error)
@@ -260,6 +297,7 @@ static int from_journal(
         m->error = json_is_object(problem) ? error_from_json(problem) : NULL;
         m->result = json_incref(json_object_get(json, "result"));
         m->cancelled = m->error && m->error->code == ERROR_CANCELLED;
+        read_nodes(m, json_object_get(json, "nodes"));
         *ret = TAKE_PTR(m);
         return 0;
 }
@@ -464,17 +502,25 @@ static void end(struct storage_move *m)
                                              : STORAGE_MOVE_FAILED);
 }
 
-static int set_kept(struct storage_move *m, const char *kept)
+int storage_move_note_kept(struct storage_move *m, const json_t *cleared)
 {
+        const char *kept = json_string_value(json_object_get(cleared, "kept"));
+        char *text;
+
+        if (!kept)
+                return 0;
+        text = alloc_printf(
+                "%s%s%s stays: it is outside the virtual machine's folder, or another one uses it",
+                m->left ?: "", m->left ? "; " : "", kept);
+        if (!text)
+                return -ENOMEM;
         free(m->left);
-        m->left = alloc_printf(
-                "%s stays: it is outside the virtual machine's folder, or another one uses it", kept);
-        return m->left ? 0 : -ENOMEM;
+        m->left = text;
+        return 0;
 }
 
 static void on_cleared(void *userdata, json_t *result, struct error *error)
 {
-        const char *kept = json_string_value(json_object_get(result, "kept"));
         struct storage_move *m = userdata;
         int r = 0;
 
@@ -485,8 +531,8 @@ static void on_cleared(void *userdata, json_t *result, struct error *error)
         }
         if (error)
                 r = alloc_replace(&m->left, error_message(error));
-        else if (kept)
-                r = set_kept(m, kept);
+        else
+                r = storage_move_note_kept(m, result);
         if (r < 0)
                 log_error("storage migration %s: out of memory", m->id);
         end(m);
@@ -752,13 +798,13 @@ void storage_move_clear_record(struct vm *vm, const struct move_record *record)
         try_clear(m);
 }
 
-int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, struct error **ret_error)
+/* *ret_known: the document names all copies that have taken over already. */
+static int apply(struct vm *vm, const struct move_record *record, bool *ret_known, struct error **ret_error)
 {
-        _cleanup_(move_record_freep) struct move_record *record = NULL;
         bool known = true;
-        int r = move_record_read(vm->folder, &record, ret_error);
+        int r;
 
-        for (size_t i = 0; r >= 0 && record && i < record->n_disks; i++) {
+        for (size_t i = 0; i < record->n_disks; i++) {
                 const struct vm_disk *disk = disk_of(vm->config, record->disks[i].name);
 
                 if (!record->disks[i].switched || !disk || !is_place(disk, &record->disks[i].from))
@@ -772,7 +818,31 @@ int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, stru
                 if (r < 0)
                         return error_from_errno(ret_error, r, "VM %s", vm->name);
         }
+        *ret_known = known;
+        return 0;
+}
+
+int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        bool known = false;
+        int r = move_record_read(vm->folder, &record, ret_error);
+
+        if (r >= 0 && record)
+                r = apply(vm, record, &known, ret_error);
         if (r >= 0)
                 *ret_left = known ? TAKE_PTR(record) : NULL;
         return r;
+}
+
+int storage_move_apply_json(struct vm *vm, const json_t *json, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        bool known;
+        int r;
+
+        if (!json_is_object(json))
+                return 0;
+        r = move_record_from_json(json, &record, ret_error);
+        return r < 0 ? r : apply(vm, record, &known, ret_error);
 }

@@ -100,6 +100,7 @@ void storage_move_api_start(struct http_request *request, void *userdata)
                 storage_move_free(m);
                 return api_reply_error(request, error);
         }
+        m->keep_earlier = http_request_query(request, "clear") == NULL;
         storage_move_add(m);
         m->started_ms = clock_now_ms(loop_clock(agent->loop));
         api_reply_json(request, 202, storage_move_document(m));

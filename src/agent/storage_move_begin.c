@@ -166,18 +166,6 @@ static int make_record(const struct vm_config *config, const json_t *body, const
         return *ret_record ? 0 : error_from_errno(ret_error, ENOMEM, "storage migration");
 }
 
-static bool same_disks(const struct vm_config *a, const struct vm_config *b)
-{
-        if (a->n_disks != b->n_disks)
-                return false;
-        for (size_t i = 0; i < a->n_disks; i++)
-                if (strcmp(a->disks[i].name, b->disks[i].name) != 0 ||
-                        strcmp(a->disks[i].datastore, b->disks[i].datastore) != 0 ||
-                        strcmp(a->disks[i].path, b->disks[i].path) != 0)
-                        return false;
-        return true;
-}
-
 static int check_vm(struct storage_move *m, struct error **ret_error)
 {
         const char *name = m->config->name;
@@ -203,7 +191,7 @@ static int check_vm(struct storage_move *m, struct error **ret_error)
         if (json_array_size(vm->jobs))
                 return error_set(ret_error, ERROR_BUSY, "Wait for it to end.",
                         "QEMU works on a disk of VM %s already", name);
-        if (!same_disks(m->config, vm->config))
+        if (!vm_config_same_disks(m->config, vm->config))
                 return error_set(ret_error, ERROR_CONFLICT, "Stop and start it, so that both agree.",
                         "VM %s runs with other disks than its document names", name);
         return 0;
@@ -380,6 +368,8 @@ static void on_earlier_cleared(void *userdata, json_t *result, struct error *err
         m->offload = NULL;
         if (error)
                 storage_move_stop_copy(m, error);
+        else if (storage_move_note_kept(m, result) < 0)
+                storage_move_stop(m, NULL);
         else
                 write_record(m);
 }

@@ -1065,7 +1065,8 @@ static void on_resumed_nodes(void *userdata, const json_t *result, const struct 
                 stop_guest(m);
 }
 
-/* A copy took over in an agent before us: its old node's name is that of the command line, or that of a copy made before. */
+/* A copy took over in an agent before us, which did not note the old node (an older version): its name is that of the command line, or
+ * that of a copy made before, which then stays. */
 static void forget_nodes(struct storage_move *m)
 {
         for (size_t i = 0; i < m->record->n_disks; i++)

@@ -103,13 +103,22 @@ static bool is_in_folder(const char *vm_name, const char *path)
         return !strncmp(path, vm_name, len) && path[len] == '/';
 }
 
-/* Only what is in the VM's folders is its own: another image may be anybody's. */
-static bool may_remove(const struct storage_move *m, const char *disk, const char *path)
+/* Only what is in the VM's folders is its own: another image may be anybody's. And what is, may have been given to somebody since: to
+ * another VM, which the manager says, or to this one again. */
+static bool may_remove(const struct work *work, const char *disk, const struct move_place *place)
 {
+        const struct storage_move *m = work->m;
+
+        if (m->keep_earlier && strcmp(work->id, m->id) != 0)
+                return false;
         for (size_t i = 0; i < m->record->n_disks; i++)
                 if (!strcmp(m->record->disks[i].name, disk) && m->disks[i].keep)
                         return false;
-        return is_in_folder(m->config->name, path);
+        for (size_t i = 0; m->in_background && i < m->config->n_disks; i++)
+                if (!strcmp(m->config->disks[i].datastore, place->datastore) &&
+                        !strcmp(m->config->disks[i].path, place->path))
+                        return false;
+        return is_in_folder(m->config->name, place->path);
 }
 
 /* Adds to the images that stay, {"kept": "D:P, ..."}. */
@@ -139,6 +148,22 @@ static int remove_record(
         return move_record_remove(folder, ret_error);
 }
 
+/* One of an earlier migration that somebody uses does not hold the next one up: it stays, which is told. */
+static int remove_image(const struct work *work, const struct datastore *store,
+        const struct move_place *place, json_t **ret_result, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        int r = move_record_remove_image(store, place->path, &error);
+
+        if (r >= 0)
+                return 0;
+        if (error && error->code == ERROR_LOCKED && strcmp(work->id, work->m->id) != 0)
+                return note_kept(ret_result, place) < 0
+                               ? error_from_errno(ret_error, ENOMEM, "storage migration")
+                               : 0;
+        return error_propagate(ret_error, TAKE_PTR(error));
+}
+
 static int clear(const struct work *work, const struct vm_folder *folder, json_t **ret_result,
         struct error **ret_error)
 {
@@ -158,14 +183,14 @@ static int clear(const struct work *work, const struct vm_folder *folder, json_t
                 const struct move_place *unused = disk->switched ? &disk->from : &disk->to;
                 _cleanup_(datastore_freep) struct datastore *store = NULL;
 
-                if (!may_remove(work->m, disk->name, unused->path)) {
+                if (!may_remove(work, disk->name, unused)) {
                         if (note_kept(ret_result, unused) < 0)
                                 return error_from_errno(ret_error, ENOMEM, "storage migration");
                         continue;
                 }
                 r = open_store(work, unused->datastore, &store, ret_error);
                 if (r >= 0)
-                        r = move_record_remove_image(store, unused->path, ret_error);
+                        r = remove_image(work, store, unused, ret_result, ret_error);
                 if (r < 0)
                         return r;
                 /* The folder that was made for it, while it is empty. */

@@ -68,6 +68,7 @@ struct storage_move {
         bool committed;     /* and was */
         bool recorded;      /* there is, or may be, a record of it in the VM's folder */
         bool reading;       /* an agent before us may have replaced the record: it was not read yet */
+        bool keep_earlier; /* images that an earlier migration has left: another VM may have been given them */
         bool in_background; /* only removes what is left of a migration of before */
         bool cancelled;
         struct error *error; /* why it did not switch, or not all disks */
@@ -106,6 +107,8 @@ char *storage_move_journal_path(const struct storage_move *m); /* the caller's *
 json_t *storage_move_documents(struct agent *agent);
 /* What it took so far, as its result; before the phase changes to the one that ends it. */
 void storage_move_measure(struct storage_move *m);
+/* Adds to `left` what the answer to STORAGE_MOVE_CLEAR says stays. -ENOMEM. */
+int storage_move_note_kept(struct storage_move *m, const json_t *cleared);
 /* Removes what is not used, then it has ended. */
 void storage_move_clear(struct storage_move *m);
 struct vm *storage_move_vm(const struct storage_move *m);

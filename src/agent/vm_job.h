@@ -51,6 +51,7 @@ struct vm_job {
         bool force;
         bool post_copy;       /* of VM_JOB_INCOMING */
         bool discard_state;   /* of VM_JOB_START: of a VM that is suspended, too */
+        bool clear_record;    /* likewise: nobody else was given what left_record lists */
         bool ending;          /* QEMU is being killed; when it is gone the job ends with `error` */
         struct error *error;  /* why a start is being undone */
         enum vm_power before; /* what to fall back to when a start fails */

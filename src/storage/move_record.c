@@ -11,6 +11,8 @@
 #include "storage/beneath.h"
 
 #define RECORD_MAX_BYTES (256 * 1024)
+#define LOCK_FIRST 100 /* see lock_image() */
+#define LOCK_BYTES 200
 #define ID_DIGITS 12 /* of the migration's id, without its hyphens */
 
 /* --- JSON ---------------------------------------------------------------------------------------------------- */
@@ -254,6 +256,23 @@ int move_record_remove(const struct vm_folder *folder, struct error **ret_error)
         return r < 0 && r != -ENOENT ? beneath_failed(r, folder->path, MOVE_RECORD_FILE, ret_error) : 0;
 }
 
+/* Whoever may read or write an image holds locks on some of these bytes (QEMU's block/file-posix.c, RAW_LOCK_PERM_BASE and
+ * RAW_LOCK_SHARED_BASE): with all of them ours, no QEMU and no qemu-img has it, on any host. */
+static int lock_image(const struct datastore *datastore, const char *path, int fd, struct error **ret_error)
+{
+        struct flock lock = {
+                .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_FIRST, .l_len = LOCK_BYTES};
+
+        if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+                return 0;
+        if (errno != EAGAIN && errno != EACCES)
+                return error_from_errno(ret_error, errno, "cannot lock %s: %s", datastore->name, path);
+        return error_set(ret_error, ERROR_LOCKED,
+                "Is it another virtual machine's now? Else it is removed later.",
+                "%s: %s is in use by a running QEMU, on this or another host; it is not removed",
+                datastore->name, path);
+}
+
 int move_record_remove_image(const struct datastore *datastore, const char *path, struct error **ret_error)
 {
         _cleanup_fd_ int fd = -1;
@@ -267,6 +286,9 @@ int move_record_remove_image(const struct datastore *datastore, const char *path
                 return 0;
         if (r < 0)
                 return beneath_failed(r, datastore->name, path, ret_error);
+        r = lock_image(datastore, path, fd, ret_error);
+        if (r < 0)
+                return r;
         if (fstat(fd, &st) == 0 && st.st_nlink == 1 && ftruncate(fd, 0) < 0)
                 return beneath_failed(-errno, datastore->name, path, ret_error);
         r = beneath_unlink(datastore->fd, path);

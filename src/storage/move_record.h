@@ -65,7 +65,8 @@ int move_record_check_document(
 int move_record_remove(const struct vm_folder *folder, struct error **ret_error);
 
 /* Removes an image and frees its room at once, also while a QEMU still holds a descriptor of it (which it cannot be made to
- * close): the file is cut to nothing first, unless it has other names. 0 also if it is gone. */
+ * close): the file is cut to nothing first, unless it has other names. 0 also if it is gone. LOCKED: a QEMU uses it as a disk; nothing was
+ * touched. */
 int move_record_remove_image(const struct datastore *datastore, const char *path, struct error **ret_error);
 /* An image's data, and its name in its folder, are safe when this returns, and its datastore takes writes. */
 int move_record_sync_image(const struct datastore *datastore, const char *path, struct error **ret_error);

@@ -271,6 +271,50 @@ static void image_that_nobody_else_has_is_not_kept(void **data)
         assert_int_equal(json_array_size(kept_by(state)), 0);
 }
 
+static void image_that_was_given_to_the_same_one_again_is_kept(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *vm = NULL;
+        char path[128];
+
+        set_disks(state);
+        begin(state, path);
+        switch_disks(state);
+        json_object_set_new(json_array_get(json_object_get(state->agents[0].storage_move, "disks"), 0),
+                "from",
+                json_pack("{s:s, s:s}", "datastore", "fast", "path", "store/disk0-0123abcd4567.qcow2"));
+        wait_status(state, path, "state", "succeeded");
+        assert_int_equal(json_array_size(kept_by(state)), 1);
+}
+
+/* What is left of earlier migrations lies in the VM's folders: it may go only while nobody else names a file there. */
+static void what_is_left_may_go_only_while_nobody_else_has_files_of_the_folder(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        call(state, "POST", "/api/v1/vms/store/stop", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms/store/start", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        assert_true(state->agents[0].start_clears);
+        call(state, "POST", "/api/v1/vms/store/stop", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms",
+                json_pack("{s:s, s:s, s:{s:I, s:s, s:{s:s, s:s}}}", "name", "viewer", "host", "host1", "spec",
+                        "memory_bytes", (json_int_t)64 << 20, "datastore", "shared", "cdrom", "datastore",
+                        "fast", "path", "store/disk0-aaaabbbbcccc.raw"));
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms/store/start", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        assert_false(state->agents[0].start_clears);
+        begin(state, path);
+        assert_true(json_is_false(json_object_get(state->agents[0].storage_move, "clears")));
+        switch_disks(state);
+        wait_status(state, path, "state", "succeeded");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -284,6 +328,8 @@ int main(void)
                 TEST(image_that_another_boots_from_or_has_as_its_cdrom_stays),
                 TEST(image_that_was_given_to_another_meanwhile_is_kept),
                 TEST(image_that_nobody_else_has_is_not_kept),
+                TEST(image_that_was_given_to_the_same_one_again_is_kept),
+                TEST(what_is_left_may_go_only_while_nobody_else_has_files_of_the_folder),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -147,6 +147,28 @@ static void test_a_removed_image_gives_its_room_back_while_it_is_open(void **sta
         assert_int_equal(move_record_remove_image(s->datastore, "old.raw", NULL), 0);
 }
 
+/* As QEMU locks what it reads and writes: F_RDLCK at 100 and the next bytes. */
+static void test_an_image_that_a_qemu_uses_is_not_removed(void **state)
+{
+        struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+        _cleanup_error_ struct error *error = NULL;
+        struct scratch *s = *state;
+        char path[128];
+        struct stat st;
+        int fd;
+
+        scratch_write(s, "store/used.raw", "0123456789");
+        snprintf(path, sizeof(path), "%s/used.raw", s->store);
+        fd = open(path, O_RDWR | O_CLOEXEC);
+        assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+        assert_true(move_record_remove_image(s->datastore, "used.raw", &error) < 0);
+        assert_error(error, ERROR_LOCKED, "in use by a running QEMU");
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_size, 10);
+        close(fd);
+        assert_int_equal(move_record_remove_image(s->datastore, "used.raw", NULL), 0);
+}
+
 static void test_a_removal_follows_no_link_and_spares_other_names(void **state)
 {
         struct scratch *s = *state;
@@ -205,6 +227,7 @@ int main(void)
                 SCRATCH_TEST(test_names_of_copies_are_told_from_others),
                 SCRATCH_TEST(test_a_removed_image_gives_its_room_back_while_it_is_open),
                 SCRATCH_TEST(test_memory_that_is_short_is_an_error_like_any_other),
+                SCRATCH_TEST(test_an_image_that_a_qemu_uses_is_not_removed),
                 SCRATCH_TEST(test_a_removal_follows_no_link_and_spares_other_names),
         };
 
