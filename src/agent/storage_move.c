@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.json: {"format": 1, "phase", "vm":
+/* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.VM.json (both UUIDs): {"format": 1, "phase", "vm":
  * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "nodes"}. The journal is
  * how an agent that starts again knows that there is something to look after; which image is the disk, the record in the folder
  * says alone. */
@@ -25,6 +25,7 @@
 #include "vmm/qmp.h"
 
 #define JOURNAL_MAX_BYTES (4 << 20)
+#define OLD_NAME_CHARS (UUID_STRING_SIZE - 1 + strlen(".json"))
 #define COMMIT_AGAIN_MS 1000
 #define CLEAR_AGAIN_MS 2000
 #define CLEAR_TRIES 5
@@ -34,7 +35,16 @@
 struct storage_moves {
         struct agent *agent;
         char *folder;
-        struct list all; /* of struct storage_move */
+        struct list all;        /* of struct storage_move */
+        struct list unreadable; /* of struct unreadable */
+};
+
+/* A journal that makes no sense: nobody knows what QEMU was told, so the VM is left alone until somebody has looked. */
+struct unreadable {
+        struct list link;
+        char id[UUID_STRING_SIZE];
+        char vm_uid
+                [UUID_STRING_SIZE]; /* "": in a journal of an earlier version, whose name does not say it */
 };
 
 static const char *const phases[N_STORAGE_MOVE_PHASES] = {
@@ -68,6 +78,7 @@ static void leave_waits(struct storage_move *m)
 {
         stores_wait_free(TAKE_PTR(m->wait));
         image_job_free(TAKE_PTR(m->image));
+        opening_free(TAKE_PTR(m->opening));
         qmp_call_cancel(TAKE_PTR(m->call));
         loop_source_free(TAKE_PTR(m->timer));
         crash_hold_free(TAKE_PTR(m->hold));
@@ -99,6 +110,7 @@ int storage_moves_new(struct agent *agent, struct storage_moves **ret_moves, str
                 return error_from_errno(ret_error, ENOMEM, "storage migrations");
         moves->agent = agent;
         list_init(&moves->all);
+        list_init(&moves->unreadable);
         moves->folder = alloc_printf("%s/storage-moves", agent->config.state_dir);
         r = moves->folder ? file_make_dirs(moves->folder, 0700) : -ENOMEM;
         if (r < 0) {
@@ -113,11 +125,16 @@ int storage_moves_new(struct agent *agent, struct storage_moves **ret_moves, str
 void storage_moves_free(struct storage_moves *moves)
 {
         struct storage_move *m, *spare;
+        struct unreadable *one, *next;
 
         if (!moves)
                 return;
         list_for_each_safe (m, spare, &moves->all, all)
                 storage_move_free(m);
+        list_for_each_safe (one, next, &moves->unreadable, link) {
+                list_remove(&one->link);
+                free(one);
+        }
         free(moves->folder);
         free(moves);
 }
@@ -147,8 +164,23 @@ struct storage_move *storage_move_of_vm(struct agent *agent, const char *vm_uid)
 bool storage_move_busy(struct agent *agent, const char *vm_uid)
 {
         const struct storage_move *m = storage_move_of_vm(agent, vm_uid);
+        const struct unreadable *one;
 
+        if (agent->storage_moves)
+                list_for_each (one, &agent->storage_moves->unreadable, link)
+                        if (!strcmp(one->vm_uid, vm_uid))
+                                return true;
         return m && m->phase < STORAGE_MOVE_SWITCHED;
+}
+
+bool storage_move_is_unreadable(struct agent *agent, const char *id)
+{
+        const struct unreadable *one;
+
+        list_for_each (one, &agent->storage_moves->unreadable, link)
+                if (!strcmp(one->id, id ?: ""))
+                        return true;
+        return false;
 }
 
 json_t *storage_move_moved(struct agent *agent, const char *vm_uid)
@@ -200,7 +232,7 @@ struct vm *storage_move_vm(const struct storage_move *m)
 
 char *storage_move_journal_path(const struct storage_move *m)
 {
-        return alloc_printf("%s/%s.json", m->agent->storage_moves->folder, m->id);
+        return alloc_printf("%s/%s.%s.json", m->agent->storage_moves->folder, m->id, m->config->uid);
 }
 
 /* Of QEMU, that the disks had before: an agent that comes after the switch closes them. */
@@ -302,6 +334,31 @@ static int from_journal(
         return 0;
 }
 
+/* `name` is one of is_journal(). */
+static int add_unreadable(struct agent *agent, const char *name)
+{
+        struct unreadable *one = ALLOC(struct unreadable);
+
+        if (!one)
+                return -ENOMEM;
+        list_init(&one->link);
+        memcpy(one->id, name, UUID_STRING_SIZE - 1);
+        if (strlen(name) > OLD_NAME_CHARS)
+                memcpy(one->vm_uid, name + UUID_STRING_SIZE, UUID_STRING_SIZE - 1);
+        list_append(&agent->storage_moves->unreadable, &one->link);
+        return 0;
+}
+
+/* Of an earlier version, under a name that does not say whose it is. */
+static int rename_journal(const struct storage_move *m, const char *path, const char *name)
+{
+        _cleanup_free_ char *wanted = storage_move_journal_path(m);
+
+        if (!wanted)
+                return -ENOMEM;
+        return strlen(name) > OLD_NAME_CHARS || rename(path, wanted) == 0 ? 0 : -errno;
+}
+
 static int read_journal(struct agent *agent, const char *name)
 {
         _cleanup_free_ char *path = alloc_printf("%s/%s", agent->storage_moves->folder, name);
@@ -320,15 +377,30 @@ static int read_journal(struct agent *agent, const char *name)
         if (r == -ENOMEM)
                 return r;
         if (r < 0) {
-                log_error("journal %s of a storage migration is passed over: %s", path, error_message(error));
-                return 0;
+                log_error("journal %s of a storage migration makes no sense, and its virtual machine is left "
+                          "alone: "
+                          "%s",
+                        path, error_message(error));
+                return add_unreadable(agent, name);
         }
         list_append(&agent->storage_moves->all, &m->all);
+        r = rename_journal(m, path, name);
+        if (r < 0)
+                return r;
         if (m->phase < STORAGE_MOVE_SWITCHED)
                 recover(m);
         else if (m->phase == STORAGE_MOVE_SETTLING)
                 m->phase = STORAGE_MOVE_SWITCHED; /* the manager says it again */
         return 0;
+}
+
+/* "ID.VM.json", or of an earlier version "ID.json" */
+static bool is_journal(const char *name)
+{
+        size_t len = strlen(name);
+
+        return (len == OLD_NAME_CHARS || len == OLD_NAME_CHARS + UUID_STRING_SIZE) &&
+               !strcmp(name + len - strlen(".json"), ".json") && name[UUID_STRING_SIZE - 1] == '.';
 }
 
 int storage_move_recover_all(struct agent *agent)
@@ -339,12 +411,9 @@ int storage_move_recover_all(struct agent *agent)
 
         if (!dir)
                 return -errno;
-        while (r == 0 && (errno = 0, entry = readdir(dir))) {
-                const char *end = strrchr(entry->d_name, '.');
-
-                if (end && end - entry->d_name == UUID_STRING_SIZE - 1 && !strcmp(end, ".json"))
+        while (r == 0 && (errno = 0, entry = readdir(dir)))
+                if (is_journal(entry->d_name))
                         r = read_journal(agent, entry->d_name);
-        }
         (void)closedir(dir);
         return r;
 }
@@ -782,12 +851,25 @@ static int take_place(struct vm_config *config, const struct move_disk *moved)
         return 0;
 }
 
+void storage_move_let_go_of_switched(struct storage_move *m)
+{
+        _cleanup_free_ char *path = NULL;
+
+        if (!m || m->phase != STORAGE_MOVE_SWITCHED)
+                return;
+        path = storage_move_journal_path(m);
+        if (path)
+                (void)unlink(path);
+        storage_move_free(m);
+}
+
 /* The manager knows where its disks are: what the record has besides is of no use any more. */
 void storage_move_clear_record(struct vm *vm, const struct move_record *record)
 {
         _cleanup_json_ json_t *document = vm_document(vm), *json = move_record_to_json(record);
         struct storage_move *m = NULL;
 
+        storage_move_let_go_of_switched(storage_move_of_vm(vm->agent, vm->uid));
         if (storage_move_of_vm(vm->agent, vm->uid) || !document || !json ||
                 storage_move_make(vm->agent, document, json, json, &m, NULL) < 0)
                 return;

@@ -22,11 +22,12 @@ int storage_moves_new(struct agent *agent, struct storage_moves **ret_moves, str
 /* Leaves journals, and what QEMU does for them. Accepts NULL. */
 void storage_moves_free(struct storage_moves *moves);
 
-/* Takes up every journal; after the VMs of an earlier run were adopted and before the API is open. 0 or negative errno (a
- * journal that cannot be read is logged and left alone: its record still counts at the next start). */
+/* Takes up every journal; after the VMs of an earlier run were adopted and before the API is open. 0 or negative errno. The VM of a
+ * journal that makes no sense stays busy, and who asks for that migration is told: until somebody has looked, removed it, and
+ * restarted the agent. */
 int storage_move_recover_all(struct agent *agent);
 
-/* True while a migration that has not switched its disks holds the VM: nothing else may be done with it. */
+/* True while a migration that has not switched its disks holds the VM, or its journal makes no sense: nothing else may be done with it. */
 bool storage_move_busy(struct agent *agent, const char *vm_uid);
 /* Of one that has switched, and that the manager has not settled: array of {"name", "from": {"datastore", "path", "format"}, "to"} of the disks
  * whose copy has taken over; the caller's. NULL: there is none. */

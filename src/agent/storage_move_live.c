@@ -115,6 +115,13 @@ static bool is_silent(struct storage_move *m, const struct error *error)
 
 /* --- What QEMU says ------------------------------------------------------------------------------------------ */
 
+/* A guest that sleeps (S3) is not stopped by QEMU before 9.0, and may wake at any moment. */
+static bool may_run(const json_t *status)
+{
+        return json_is_true(json_object_get(status, "running")) ||
+               !strcmp(json_string_value(json_object_get(status, "status")) ?: "", "suspended");
+}
+
 /* Takes the jobs of an answer to query-jobs over. *ret_problem: what the first one that failed says, borrowed; or NULL. */
 static void take_jobs(struct storage_move *m, const json_t *result, const char **ret_problem)
 {
@@ -294,24 +301,32 @@ static void on_fd_added(void *userdata, const json_t *result, const struct error
                 on_file_opened);
 }
 
+/* QEMU from 9.1 on takes a descriptor of a set only if its O_DIRECT is what it wants. */
+static void on_attach_opened(void *userdata, const int *fds, struct error *error)
+{
+        struct storage_move *m = userdata;
+        char node[COMMAND_LINE_NODE_SIZE];
+        _cleanup_fd_ int fd = fds[0];
+        struct error *failure = NULL;
+
+        m->opening = NULL;
+        if (error) {
+                storage_move_stop_copy(m, error);
+                return;
+        }
+        m->disks[m->at].direct = fcntl(fd, F_GETFL) & O_DIRECT;
+        if (command(m, "add-fd", json_pack("{s:s}", "opaque", copy_node(m, m->at, node)), fd, on_fd_added,
+                    &failure) < 0)
+                storage_move_stop(m, failure);
+}
+
 static int attach(struct storage_move *m, struct error **ret_error)
 {
-        const struct move_place *to = &m->record->disks[m->at].to;
-        char node[COMMAND_LINE_NODE_SIZE];
-        const struct datastore *store;
-        _cleanup_fd_ int fd = -1;
-        int r = stores_get(m->agent->stores, to->datastore, &store, ret_error);
+        struct opening_file file;
+        int r = storage_move_file(m, &m->record->disks[m->at].to, O_RDWR, &file, ret_error);
 
-        if (r >= 0)
-                r = datastore_open_file(store, to->path, O_RDWR, &fd, ret_error);
-        if (r < 0)
-                return r;
-        m->disks[m->at].direct = vm_takes_direct(fd);
-        /* QEMU from 9.1 on takes a descriptor of a set only if its O_DIRECT is what it wants. */
-        if (m->disks[m->at].direct && fcntl(fd, F_SETFL, O_DIRECT) < 0)
-                m->disks[m->at].direct = false;
-        return command(m, "add-fd", json_pack("{s:s}", "opaque", copy_node(m, m->at, node)), fd, on_fd_added,
-                ret_error);
+        file.direct = true;
+        return r < 0 ? r : storage_move_open(m, &file, 1, on_attach_opened, ret_error);
 }
 
 static void attach_next(struct storage_move *m)
@@ -742,14 +757,31 @@ static void poll_before(void *userdata)
         send(userdata, "query-jobs", NULL, on_polled_before);
 }
 
+static void on_stopped_status(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+        struct error *cause = NULL;
+
+        m->call = NULL;
+        if (failed(m, "QEMU does not tell whether the guest runs", error))
+                return;
+        if (!may_run(result)) {
+                poll_before(m);
+                return;
+        }
+        (void)error_set(&cause, ERROR_NOT_SUPPORTED, "Wake it, or use QEMU 9.0 or later.",
+                "the guest sleeps (ACPI S3), and this QEMU cannot keep it from waking during the switch; the "
+                "disks are where they were");
+        storage_move_stop(m, cause);
+}
+
 static void on_stopped(void *userdata, const json_t *result, const struct error *error)
 {
         struct storage_move *m = userdata;
 
         m->call = NULL;
-        if (failed(m, "QEMU does not stop the guest", error))
-                return;
-        poll_before(m);
+        if (!failed(m, "QEMU does not stop the guest", error))
+                send(m, "query-status", NULL, on_stopped_status);
 }
 
 static void stop_guest(struct storage_move *m)
@@ -772,7 +804,7 @@ static void on_status(void *userdata, const json_t *result, const struct error *
         if (failed(m, "QEMU does not tell whether the guest runs", reply_error))
                 return;
         if (!m->guest_stopped)
-                m->was_running = json_is_true(json_object_get(result, "running"));
+                m->was_running = may_run(result);
         m->phase = STORAGE_MOVE_SWITCHING;
         if (storage_move_journal(m, &error) < 0) {
                 m->phase = STORAGE_MOVE_COPYING;

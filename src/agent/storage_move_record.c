@@ -14,8 +14,12 @@
 #include "agent/storage_move_state.h"
 #include "agent/stores.h"
 #include "base/doc.h"
+#include "base/text.h"
+#include "storage/state_file.h"
 
 #define WORK_TIMEOUT_MS 60000
+/* Room beyond what is copied: for the copy's own metadata, and for what the guest writes meanwhile. */
+#define SPARE_BYTES (UINT64_C(16) << 20)
 #define LOCK_TRIES 50
 #define LOCK_PAUSE_MS 20
 
@@ -133,16 +137,19 @@ static int note_kept(json_t **result, const struct move_place *place)
         return json_object_set_new(*result, "kept", text) < 0 ? -ENOMEM : 0;
 }
 
-/* Unless the next storage migration, perhaps on another host, has put its own there meanwhile. */
+/* Unless the next storage migration, perhaps on another host, has put its own there meanwhile. Where nobody can say whose the VM is, nobody can
+ * begin one. */
 static int remove_record(
         const struct work *work, const struct vm_folder *folder, const char *id, struct error **ret_error)
 {
         _cleanup_(move_record_freep) struct move_record *record = NULL;
+        _cleanup_error_ struct error *error = NULL;
         _cleanup_fd_ int lock_fd = -1;
-        int r = lock_owner(work->m, folder, &lock_fd, ret_error);
+        int r = lock_owner(work->m, folder, &lock_fd, &error);
 
-        if (r >= 0)
-                r = move_record_read(folder, &record, ret_error);
+        if (r < 0 && (!error || error->code != ERROR_OWNER_UNKNOWN))
+                return error_propagate(ret_error, TAKE_PTR(error));
+        r = move_record_read(folder, &record, ret_error);
         if (r < 0 || !record || strcmp(record->id, id) != 0)
                 return r;
         return move_record_remove(folder, ret_error);
@@ -228,6 +235,60 @@ static int write_record(const struct work *work, const struct vm_folder *folder,
         return r;
 }
 
+/* What is copied to the datastore of disk `first`, of all disks that go there. */
+static uint64_t needed_bytes(const struct storage_move *m, size_t first)
+{
+        uint64_t sum = 0;
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                if (!strcmp(m->record->disks[i].to.datastore, m->record->disks[first].to.datastore))
+                        sum += MIN(m->disks[i].allocated_bytes, m->disks[i].virtual_bytes);
+        return sum;
+}
+
+static int check_room(const struct work *work, struct error **ret_error)
+{
+        const struct storage_move *m = work->m;
+
+        for (size_t i = 0; i < m->record->n_disks; i++) {
+                _cleanup_(datastore_freep) struct datastore *store = NULL;
+                const struct move_place *to = &m->record->disks[i].to;
+                uint64_t needed = needed_bytes(m, i) + SPARE_BYTES;
+                struct datastore_status status;
+                char text[2][16];
+                int r = open_store(work, to->datastore, &store, ret_error);
+
+                if (r >= 0)
+                        r = datastore_stat(store, &status, ret_error);
+                if (r < 0)
+                        return r;
+                if (status.free_bytes < needed)
+                        return error_set(ret_error, ERROR_NO_SPACE,
+                                "Free space on it, or choose another datastore.",
+                                "the disks need %s on datastore %s, which has %s free",
+                                text_format_size(needed, text[0]), to->datastore,
+                                text_format_size(status.free_bytes, text[1]));
+        }
+        return 0;
+}
+
+/* Memory that is kept names the disks as they were, and can be used only with them. */
+static int check_state(const struct vm_folder *folder, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_json_ json_t *state = NULL;
+        int r = state_file_record(folder, &state, &error);
+
+        if (r >= 0)
+                return error_set(ret_error, ERROR_CONFLICT,
+                        "Resume it first, or give up what was in its memory: `drover vm start "
+                        "--discard-state`.",
+                        "the virtual machine is suspended: its memory is in %s", folder->path);
+        if (error && (error->code == ERROR_NOT_FOUND || error->code == ERROR_STALE_EPOCH))
+                return 0;
+        return error_propagate(ret_error, TAKE_PTR(error));
+}
+
 static int work_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct work *work = arg;
@@ -243,6 +304,11 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         if (r < 0)
                 return r;
         switch (work->work) {
+        case STORAGE_MOVE_LOOK:
+                r = check_room(work, ret_error);
+                if (r >= 0)
+                        r = check_state(folder, ret_error);
+                return r < 0 ? r : read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_WRITE:
@@ -265,9 +331,9 @@ int storage_move_work(struct storage_move *m, enum storage_move_work kind, const
 
         /* Opened here, so that the child finds them. The record alone is in the folder: it is written, also while the guest waits
          * for it, whatever is the matter with the other datastores. */
-        for (size_t i = 0;
-                i < m->record->n_disks && r >= 0 &&
-                (kind == STORAGE_MOVE_SYNC || kind == STORAGE_MOVE_READY || kind == STORAGE_MOVE_CLEAR);
+        for (size_t i = 0; i < m->record->n_disks && r >= 0 &&
+                           (kind == STORAGE_MOVE_LOOK || kind == STORAGE_MOVE_SYNC ||
+                                   kind == STORAGE_MOVE_READY || kind == STORAGE_MOVE_CLEAR);
                 i++) {
                 r = stores_get(m->agent->stores, m->record->disks[i].to.datastore, &store, ret_error);
                 if (r >= 0)

@@ -393,7 +393,9 @@ static void on_status(struct task *task, struct manager *manager, json_t *body, 
         }
         if (error) {
                 say_phase(task, "waiting-for-host",
-                        "the host's agent cannot be reached; the virtual machine is safe");
+                        error->code == ERROR_OWNER_UNKNOWN
+                                ? error_message(error)
+                                : "the host's agent cannot be reached; the virtual machine is safe");
                 task_step_again(task, WAIT_MS);
                 return;
         }

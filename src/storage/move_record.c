@@ -178,11 +178,29 @@ bool move_record_is_made_path(const char *vm_name, const char *path)
                image_format_from_string(dot + 1, &format) == 0;
 }
 
+int move_record_check_paths(const struct move_record *record, const char *vm_name, struct error **ret_error)
+{
+        for (size_t i = 0; i < record->n_disks; i++) {
+                const struct move_disk *disk = &record->disks[i];
+                _cleanup_free_ char *path =
+                        move_record_path(vm_name, disk->name, record->id, disk->to.format);
+
+                if (!path)
+                        return error_from_errno(ret_error, ENOMEM, "storage migration");
+                if (strcmp(path, disk->to.path) != 0)
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "\"%s\" is not what the copy of disk %s would be called, %s", disk->to.path,
+                                disk->name, path);
+        }
+        return 0;
+}
+
 /* --- Files --------------------------------------------------------------------------------------------------- */
 
 int move_record_read(
         const struct vm_folder *folder, struct move_record **ret_record, struct error **ret_error)
 {
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
         _cleanup_error_ struct error *damage = NULL;
         _cleanup_json_ json_t *json = NULL;
         _cleanup_free_ char *text = NULL;
@@ -197,7 +215,11 @@ int move_record_read(
                 return beneath_failed(r, folder->path, MOVE_RECORD_FILE, ret_error);
         r = doc_parse(text, len, &json, &damage);
         if (r >= 0)
-                r = move_record_from_json(json, ret_record, &damage);
+                r = move_record_from_json(json, &record, &damage);
+        if (r >= 0)
+                r = move_record_check_paths(record, folder->name, &damage);
+        if (r >= 0)
+                *ret_record = TAKE_PTR(record);
         if (r >= 0 || (damage && damage->code == ERROR_NO_MEMORY))
                 return r < 0 ? error_propagate(ret_error, TAKE_PTR(damage)) : 0;
         return error_set(ret_error, ERROR_CONFLICT,

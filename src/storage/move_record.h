@@ -51,6 +51,9 @@ char *move_record_path(const char *vm_name, const char *disk_name, const char *i
 /* True for a path of that form. */
 bool move_record_is_made_path(const char *vm_name, const char *path);
 
+/* BAD_DOCUMENT when the copy of some disk is not of that form: only such are removed, and taken for disks. */
+int move_record_check_paths(const struct move_record *record, const char *vm_name, struct error **ret_error);
+
 /* *ret_record is NULL when there is none. CONFLICT: it is damaged; nobody can say which image counts. */
 int move_record_read(
         const struct vm_folder *folder, struct move_record **ret_record, struct error **ret_error);

@@ -115,6 +115,26 @@ static void test_a_damaged_record_is_never_taken_for_none(void **state)
         }
 }
 
+/* Whatever it says is opened as the disk, or removed. */
+static void test_a_record_whose_copy_is_no_copy_is_damaged(void **state)
+{
+        static const char *const paths[] = {"web2/disk0-0123abcd4567.qcow2", "web1/disk0.qcow2",
+                "web1/disk1-0123abcd4567.qcow2", "web1/disk0-0123abcd4567.raw",
+                "web1/disk0-0123abcd4568.qcow2"};
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(*state);
+
+        for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+                _cleanup_(move_record_freep) struct move_record *made = NULL, *read = NULL;
+                _cleanup_json_ json_t *json = document(paths[i]);
+                _cleanup_error_ struct error *error = NULL;
+
+                assert_int_equal(move_record_from_json(json, &made, NULL), 0);
+                assert_int_equal(move_record_write(folder, made, NULL), 0);
+                assert_true(move_record_read(folder, &read, &error) < 0);
+                assert_error(error, ERROR_CONFLICT, paths[i]);
+        }
+}
+
 static void test_names_of_copies_are_told_from_others(void **state)
 {
         _cleanup_free_ char *path = move_record_path("web1", "disk0", ID, IMAGE_QCOW2);
@@ -224,6 +244,7 @@ int main(void)
                 SCRATCH_TEST(test_a_document_that_names_what_a_copy_has_replaced_is_refused),
                 SCRATCH_TEST(test_paths_that_leave_the_datastore_are_no_images),
                 SCRATCH_TEST(test_a_damaged_record_is_never_taken_for_none),
+                SCRATCH_TEST(test_a_record_whose_copy_is_no_copy_is_damaged),
                 SCRATCH_TEST(test_names_of_copies_are_told_from_others),
                 SCRATCH_TEST(test_a_removed_image_gives_its_room_back_while_it_is_open),
                 SCRATCH_TEST(test_memory_that_is_short_is_an_error_like_any_other),
