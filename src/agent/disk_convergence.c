@@ -63,7 +63,8 @@ static bool stands_still(
         return s->now_ms - c->progress_ms > for_ms + burst_ms(s);
 }
 
-/* The copy's rate only where there was something to copy at both ends; what jobs that began anew count is passed over. */
+/* The copy's rate only where there was something to copy at both ends; what jobs that began anew count is passed over. Nothing copied counts,
+ * too: with a limit on the rate, a request of 1 MiB is followed by as long a rest as it takes for that. */
 static void take_sample(struct disk_convergence *c, const struct disk_convergence_status *s)
 {
         uint64_t ms = s->now_ms - c->sample_ms, copied, rate;
@@ -73,9 +74,10 @@ static void take_sample(struct disk_convergence *c, const struct disk_convergenc
         if (c->started && s->copied_bytes >= c->sample_copied_bytes) {
                 copied = s->copied_bytes - c->sample_copied_bytes;
                 rate = per_second(copied, ms);
-                if (c->sample_remaining_bytes && s->remaining_bytes && copied)
-                        c->path_bytes_per_s =
-                                c->path_bytes_per_s ? (3 * c->path_bytes_per_s + rate) / 4 : rate;
+                if (c->sample_remaining_bytes && s->remaining_bytes)
+                        c->path_bytes_per_s = c->path_bytes_per_s
+                                                      ? MAX((3 * c->path_bytes_per_s + rate) / 4, UINT64_C(1))
+                                                      : rate;
                 if (copied + s->remaining_bytes >= c->sample_remaining_bytes)
                         c->written_bytes_per_s =
                                 (3 * c->written_bytes_per_s +

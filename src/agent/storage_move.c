@@ -281,6 +281,15 @@ int storage_move_journal(const struct storage_move *m, struct error **ret_error)
         return ret_error ? error_propagate(ret_error, TAKE_PTR(error)) : r;
 }
 
+/* Its report says whether copies wait for the manager's document. */
+static void tell_of_vm(const struct storage_move *m)
+{
+        const struct vm *vm = storage_move_vm(m);
+
+        if (vm && !m->in_background)
+                agent_publish(m->agent, "vm", vm_report(vm));
+}
+
 void storage_move_enter(struct storage_move *m, enum storage_move_phase phase)
 {
         m->phase = phase;
@@ -289,6 +298,8 @@ void storage_move_enter(struct storage_move *m, enum storage_move_phase phase)
                 m->error && phase >= STORAGE_MOVE_UNDOING ? error_message(m->error) : "");
         if (!m->in_background)
                 (void)storage_move_journal(m, NULL);
+        if (phase == STORAGE_MOVE_SWITCHED || phase == STORAGE_MOVE_SETTLING)
+                tell_of_vm(m);
 }
 
 static int read_phase(const json_t *json, enum storage_move_phase *ret_phase)
@@ -860,6 +871,8 @@ void storage_move_let_go_of_switched(struct storage_move *m)
         path = storage_move_journal_path(m);
         if (path)
                 (void)unlink(path);
+        m->phase = STORAGE_MOVE_DONE;
+        tell_of_vm(m);
         storage_move_free(m);
 }
 

@@ -156,7 +156,7 @@ def test_target_that_hangs_holds_neither_the_guest_nor_the_migration(lab, fast_g
     before = {"host": guest.host(), "disks": guest.document()["spec"]["disks"]}
     disk, qemu = targets[before["host"]], lab.find(before["host"], f"qemu:{guest.name}")
     free = records_per_s(guest)
-    task = begin(lab, guest, "--rate-limit", "16mbit", "--max-pause", "1ms", "--converge", "throttle")
+    task = begin(lab, guest, "--rate-limit", "4mbit", "--max-pause", "1ms", "--converge", "throttle")
     wait_for("its writes to be throttled", lambda: "throttle 50 %" in lab.log_of(before["host"], "agent").read_text(encoding="utf-8"), 60, 0.2)
     disk.break_("hang")
     try:

@@ -211,6 +211,24 @@ static void copy_that_stood_still_for_a_while_goes_on(void **state)
         assert_string_equal(disk_convergence_by(&copy.c), "copy");
 }
 
+/* 500,000 bytes a second, as QEMU does them: 1 MiB, and then nothing for two seconds. */
+static void rate_of_a_copy_in_bursts_is_that_of_the_whole(void **state)
+{
+        uint64_t sum = 0;
+        struct copy copy;
+
+        begin(&copy, "{}", 0, 0);
+        for (int i = 0; i < 100; i++) {
+                (void)turn(&copy);
+                if (i % 10 == 0) {
+                        copy.s.copied_bytes += MIB;
+                        copy.s.remaining_bytes -= MIB / 2;
+                }
+                sum += copy.c.path_bytes_per_s;
+        }
+        assert_in_range(sum / 100, 300000, 700000);
+}
+
 /* 8 KiB a second: one request of a MiB is two minutes. */
 static void copy_with_a_low_limit_does_not_stand_still(void **state)
 {
@@ -248,6 +266,7 @@ int main(void)
                 cmocka_unit_test(waiting_ends_by_itself),
                 cmocka_unit_test(copy_that_stands_still_gets_no_step_and_is_given_up),
                 cmocka_unit_test(copy_that_stood_still_for_a_while_goes_on),
+                cmocka_unit_test(rate_of_a_copy_in_bursts_is_that_of_the_whole),
                 cmocka_unit_test(copy_with_a_low_limit_does_not_stand_still),
                 cmocka_unit_test(throttled_guest_keeps_a_disk_that_works),
                 cmocka_unit_test(rest_that_did_not_settle_makes_it_careful_and_then_ends_it),
