@@ -418,6 +418,7 @@ int migration_set_record(
                 return r;
         m->record = record;
         m->record_epoch = epoch;
+        migration_network_end(m); /* the guest has stopped, or is to stay */
         log_info("migration %s of vm %s: %s, epoch %llu", m->id, m->vm_uid, handoff_record_to_string(record),
                 (unsigned long long)epoch);
         return 0;
@@ -455,6 +456,7 @@ void migration_stop(struct migration *m, struct error *reason)
         m->stop_wanted = true;
         if (!m->stop_reason)
                 m->stop_reason = TAKE_PTR(e);
+        migration_network_end(m);
         migration_kick(m);
 }
 
@@ -498,6 +500,7 @@ void migration_settle(struct migration *m, enum migration_phase phase)
                 return;
         m->settled = true;
         stop_timers(m);
+        migration_network_end(m);
         migration_close_path(m);
         migration_set_phase(m, phase);
         report(m);

@@ -382,7 +382,7 @@ json_t *migration_switchover_document(const struct migration *m);
 /* Source. Reads `network_proof` of the spec. BAD_DOCUMENT. */
 int migration_network_init(struct migration *m, struct error **ret_error);
 void migration_network_free(struct migration_network *network);
-/* The destination has prepared. What is found stops the migration, or is recorded. */
+/* The destination has prepared. What is found stops the migration, or is recorded. Nothing is begun for one that is to end. */
 void migration_network_begin(struct migration *m);
 /* The pause is near: what was found more than a minute ago is tried again (migration_network_pending() then). */
 void migration_network_refresh(struct migration *m);
@@ -393,6 +393,9 @@ bool migration_network_answered(const struct migration *m, size_t *ret_nic, uint
 bool migration_network_pending(const struct migration *m);
 /* {"ms", "checks"}, the caller's; NULL: nothing was tried, or not to the end. */
 json_t *migration_network_document(const struct migration *m);
+/* Either side: its part in the proof ends, if there is one under way, with all that belongs to it. What was found before stays; a source that waits is told by the
+ * destination that the migration ends. */
+void migration_network_end(struct migration *m);
 /* Destination. Tries the network for the source; answers later. */
 void migration_network_answer(struct migration *m, struct http_request *request);
 void migration_network_answer_free(struct network_answer *answer);
