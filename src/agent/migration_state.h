@@ -231,6 +231,8 @@ struct migration {
         bool cancelled;
         bool settled;
         struct loop_source *report; /* tries again to write the last line of the journal */
+        bool forget_wanted;         /* the manager needs no more of it; it goes when it is settled */
+        struct loop_source *forget; /* then */
         unsigned int
                 n_pending; /* operations of the VM whose call-back is still to come: not to be freed before */
 
@@ -291,6 +293,8 @@ void migration_end_earlier(struct agent *agent, const struct migration *newer);
 void migration_for_each(struct agent *agent, void (*fn)(void *userdata, struct migration *m), void *userdata);
 /* Removes a settled one with its journal and frees it. */
 void migration_forget(struct migration *m);
+/* The same once it is settled and nothing of it is under way: from the loop, at once or later. */
+void migration_forget_when_settled(struct migration *m);
 /* First journal record, and into the registry (which owns it from then on). */
 int migration_register(struct migration *m, struct error **ret_error);
 /* Writes the next journal record (allowed ones only) with this epoch. On failure nothing was decided. */

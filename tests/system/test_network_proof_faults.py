@@ -59,6 +59,11 @@ def packet_sockets(lab, host):
     return len(lab.machines.run(host, "cat", "/proc/net/packet").splitlines()) - 1
 
 
+def journals(lab, host):
+    """Of migrations that its agent remembers."""
+    return sorted(path.name for path in (lab.folder_of(host) / "state/migrations").iterdir())
+
+
 @pytest.fixture(scope="module")
 def gates(lab):
     made = Gates(lab)
@@ -109,6 +114,7 @@ class Proof:
         wait_for(f"the guest to be known as running on {home}", lambda: (self.guest.host(), self.guest.power()) == (home, "running"))
         wait_for(f"{other} to be without it", lambda: not lab.find(other, "qemu") and not links(lab, other, ("type", "tun")))
         wait_for("the movers to end", lambda: not any(lab.find(host, "mover") for host in lab.hosts))
+        wait_for("both agents to forget the migration", lambda: not any(journals(lab, host) for host in lab.hosts))
         # Where the guest is, its agent listens to it, at its only NIC.
         wait_for("the packet sockets of the proof to go", lambda: (packet_sockets(lab, home), packet_sockets(lab, other)) == (1, 0))
         for host in lab.hosts:
