@@ -193,21 +193,69 @@ static void damage_is_found_and_not_given_on(void **state)
         close(fd);
 }
 
-static void full_datastore_leaves_no_file(void **state)
+static void datastore_with_room_for_its_disks_alone_gets_no_file(void **state)
 {
         struct scratch *s = *state;
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         _cleanup_error_ struct error *error = NULL;
         json_t *written, *record;
 
-        scratch_make_small(s, "size=1M");
+        scratch_make_small(s, "size=63M"); /* twenty times what the state takes */
         folder = make_folder(s);
         assert_true(write_state(folder, 3, "suspend.0123456789abcdef.state", &written, &error) < 0);
-        assert_error(error, ERROR_NO_SPACE, "suspend.");
+        assert_error(error, ERROR_NO_SPACE, "for the disks there");
         assert_false(scratch_exists(s, "store/web1/suspend.0123456789abcdef.state"));
         error_free(TAKE_PTR(error));
         assert_true(state_file_record(folder, &record, &error) < 0);
         assert_error(error, ERROR_NOT_FOUND, "not suspended");
+}
+
+/* Holds the lock of the owner record for a moment, as another host that looks at the VM does. */
+static void *let_go(void *arg)
+{
+        const int *fd = arg;
+
+        usleep(100000);
+        close(*fd);
+        return NULL;
+}
+
+static void record_is_written_although_the_owner_record_is_locked_for_a_moment(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_json_ json_t *record = NULL, *found = NULL;
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+        pthread_t thread;
+        int fd;
+
+        assert_int_equal(vm_folder_take_owner(folder, HOST, 2, 3, 1000, NULL), 0);
+        assert_int_equal(write_state(folder, 3, "suspend.0123456789abcdef.state", &record, NULL), 0);
+        assert_int_equal(json_object_set_new(record, "vm", json_string(UID)), 0);
+        assert_int_equal(json_object_set_new(record, "document", json_object()), 0);
+        fd = openat(folder->fd, "owner.lock", O_RDWR | O_CLOEXEC);
+        assert_true(fd >= 0);
+        assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+        assert_int_equal(pthread_create(&thread, NULL, let_go, &fd), 0);
+        assert_int_equal(state_file_commit(folder, HOST, 3, 1000, record, NULL), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_int_equal(state_file_record(folder, &found, NULL), 0);
+}
+
+static void stale_state_names_the_host_that_may_still_have_it(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_error_ struct error *error = NULL;
+        json_t *record;
+
+        suspend(folder, 3);
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 3, 4, 1000, NULL), 0);
+        assert_true(state_file_record(folder, &record, &error) < 0);
+        assert_error(error, ERROR_STALE_EPOCH, OTHER_HOST);
+        assert_non_null(strstr(error->hint, "Resume it there"));
+        error_free(TAKE_PTR(error));
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 4, 5, 1000, NULL), 0);
+        assert_true(state_file_record(folder, &record, &error) < 0);
+        assert_null(strstr(error->hint, "Resume it there"));
 }
 
 static void state_is_kept_for_the_epoch_that_an_attempt_took(void **state)
@@ -326,7 +374,9 @@ int main(void)
                 SCRATCH_TEST(state_comes_back_as_it_was_written),
                 SCRATCH_TEST(state_is_stale_once_the_vm_has_another_epoch),
                 SCRATCH_TEST(damage_is_found_and_not_given_on),
-                SCRATCH_TEST(full_datastore_leaves_no_file),
+                SCRATCH_TEST(datastore_with_room_for_its_disks_alone_gets_no_file),
+                SCRATCH_TEST(record_is_written_although_the_owner_record_is_locked_for_a_moment),
+                SCRATCH_TEST(stale_state_names_the_host_that_may_still_have_it),
                 SCRATCH_TEST(state_is_kept_for_the_epoch_that_an_attempt_took),
                 SCRATCH_TEST(state_of_a_superseded_host_touches_nothing),
                 SCRATCH_TEST(owner_record_that_is_behind_gets_the_epoch_of_the_state),
