@@ -119,7 +119,7 @@ static int read_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         const struct args *args = arg;
         int r = open_folder(args, &store, &folder, ret_error);
 
-        return r < 0 ? r : state_file_read(folder, args->record, OFFLOAD_FD, ret_error);
+        return r < 0 ? r : state_file_read(folder, args->record, OFFLOAD_FD, true, ret_error);
 }
 
 static int remove_in_child(void *arg, json_t **ret_result, struct error **ret_error)

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "storage/beneath.h"
+#include "storage/confine.h"
 
 #define FORMAT 1
 #define PREFIX "suspend."
@@ -333,6 +334,23 @@ int state_file_record(const struct vm_folder *folder, json_t **ret_record, struc
         return 0;
 }
 
+int state_file_check_none(const struct vm_folder *folder, struct error **ret_error)
+{
+        _cleanup_json_ json_t *record = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        int r = state_file_record(folder, &record, &error);
+
+        if (error && (error->code == ERROR_NOT_FOUND || error->code == ERROR_STALE_EPOCH))
+                return 0;
+        if (r < 0)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        return error_set(ret_error, ERROR_CONFLICT,
+                "Resume it with `drover vm resume`, or give up what was in its memory: `drover vm start "
+                "--discard-state`.",
+                "the virtual machine is suspended: its memory is in %s, and needs its disks where they are",
+                folder->path);
+}
+
 static int send_all(int fd, const uint8_t *data, size_t len)
 {
         while (len) {
@@ -414,7 +432,8 @@ static bool is_as_recorded(struct work *work, const json_t *record)
                !strcmp(hex, json_string_value(json_object_get(record, "sha256")));
 }
 
-int state_file_read(const struct vm_folder *folder, const json_t *record, int fd, struct error **ret_error)
+int state_file_read(
+        const struct vm_folder *folder, const json_t *record, int fd, bool confine, struct error **ret_error)
 {
         const char *name = json_string_value(json_object_get(record, "state"));
         _cleanup_(work_deinit) struct work work = {};
@@ -426,6 +445,11 @@ int state_file_read(const struct vm_folder *folder, const json_t *record, int fd
         r = beneath_open_file(folder->fd, name, O_RDONLY, 0, &in_fd);
         if (r == -ENOENT)
                 return damaged(folder, name, ret_error);
+        if (r == 0 && confine) {
+                r = confine_to_descriptors(ret_error);
+                if (r < 0)
+                        return r;
+        }
         if (r == 0)
                 r = read_stream(&work, in_fd, fd);
         if (r == -EPIPE || r == -ECONNRESET)

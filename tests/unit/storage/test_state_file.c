@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -12,6 +13,11 @@
 #define UID "0e9d9f0e-6c37-4e0b-8b4a-0f5a3b1c9d01"
 #define HOST "0e9d9f0e-6c37-4e0b-8b4a-0f5a3b1c9d02"
 #define OTHER_HOST "0e9d9f0e-6c37-4e0b-8b4a-0f5a3b1c9d03"
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNDER_SANITIZER 1
+#else
+#define UNDER_SANITIZER 0
+#endif
 #define STREAM_BYTES (3 * 1048576 + 12345)
 
 /* The other end of the socket: gives the stream, or takes one. */
@@ -114,7 +120,7 @@ static int read_state(struct vm_folder *folder, const json_t *record, struct err
         struct peer peer = {.data = test_malloc(STREAM_BYTES + 4096)};
         uint8_t *expected = test_malloc(STREAM_BYTES);
         int fd = peer_begin(&peer, take);
-        int r = state_file_read(folder, record, fd, ret_error);
+        int r = state_file_read(folder, record, fd, false, ret_error);
 
         close(fd);
         assert_int_equal(pthread_join(peer.thread, NULL), 0);
@@ -258,6 +264,45 @@ static void stale_state_names_the_host_that_may_still_have_it(void **state)
         assert_null(strstr(error->hint, "Resume it there"));
 }
 
+static void good_state_keeps_the_disks_where_they_are(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_error_ struct error *error = NULL;
+
+        assert_int_equal(state_file_check_none(folder, NULL), 0);
+        suspend(folder, 3);
+        assert_true(state_file_check_none(folder, &error) < 0);
+        assert_error(error, ERROR_CONFLICT, "is suspended");
+        assert_int_equal(vm_folder_take_owner(folder, HOST, 3, 4, 1000, NULL), 0);
+        assert_int_equal(state_file_check_none(folder, NULL), 0);
+}
+
+/* In a process of its own; says whether it could still open a file afterwards. */
+static void who_reads_a_file_of_state_can_do_nothing_else(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        struct peer peer = {.data = test_malloc(STREAM_BYTES + 4096)};
+        _cleanup_json_ json_t *record = NULL;
+        int fd = peer_begin(&peer, take), status;
+        pid_t pid;
+
+        suspend(folder, 3);
+        assert_int_equal(state_file_record(folder, &record, NULL), 0);
+        pid = fork();
+        if (pid == 0) {
+                int r = state_file_read(folder, record, fd, true, NULL);
+
+                _exit(r < 0 ? 2 : open("/dev/null", O_RDONLY | O_CLOEXEC) >= 0 ? 1 : errno == EPERM ? 0 : 3);
+        }
+        close(fd);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(pthread_join(peer.thread, NULL), 0);
+        assert_int_equal(peer.len, STREAM_BYTES);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), UNDER_SANITIZER);
+        test_free(peer.data);
+}
+
 static void state_is_kept_for_the_epoch_that_an_attempt_took(void **state)
 {
         _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
@@ -376,6 +421,8 @@ int main(void)
                 SCRATCH_TEST(damage_is_found_and_not_given_on),
                 SCRATCH_TEST(datastore_with_room_for_its_disks_alone_gets_no_file),
                 SCRATCH_TEST(record_is_written_although_the_owner_record_is_locked_for_a_moment),
+                SCRATCH_TEST(good_state_keeps_the_disks_where_they_are),
+                SCRATCH_TEST(who_reads_a_file_of_state_can_do_nothing_else),
                 SCRATCH_TEST(stale_state_names_the_host_that_may_still_have_it),
                 SCRATCH_TEST(state_is_kept_for_the_epoch_that_an_attempt_took),
                 SCRATCH_TEST(state_of_a_superseded_host_touches_nothing),
