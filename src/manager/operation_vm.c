@@ -26,7 +26,8 @@
 #define SUSPEND_TIMEOUT_MS \
         3600000u /* for writing a guest's memory, unless the caller says otherwise: it is stopped meanwhile */
 #define RESUME_TIMEOUT_MS 86400000u /* for reading it: giving up helps nobody */
-#define TELL_TIMEOUT_MS 180000u     /* for telling an agent to end one of these */
+#define AGAIN_MAX_MS 30000u
+#define TELL_TIMEOUT_MS 180000u /* for telling an agent to end one of these */
 #define STOP_GRACE_MS 15000u
 #define STOP_POLL_MS 500
 #define MINUTE_MS (60ull * 1000)
@@ -628,7 +629,8 @@ static bool asked_again(struct task *task, const struct error *error, uint64_t t
                 task_step_elapsed_ms(task) >= timeout_ms)
                 return false;
         step_say(task, "%s", error_message(error));
-        task_step_again(task, STOP_POLL_MS);
+        /* Each try may read all of a guest's memory. */
+        task_step_again(task, CLAMP(task_step_elapsed_ms(task) / 8, (uint64_t)STOP_POLL_MS, AGAIN_MAX_MS));
         return true;
 }
 
