@@ -189,6 +189,30 @@ static bool is_host_model(const char *model)
         return !strncmp(model, "host", 4) && (!model[4] || model[4] == ',');
 }
 
+/* The host is the same; a new microcode, firmware or board may have taken something away. */
+static int check_processor(const struct vm *vm, const json_t *record, struct error **ret_error)
+{
+        const json_t *had = json_object_get(record, "cpu_features"),
+                     *has = json_object_get(vm->agent->host->cpu, "features");
+        json_t *feature;
+        size_t i;
+
+        if (!json_is_array(has))
+                return 0; /* not known (yet) */
+        json_array_foreach ((json_t *)had, i, feature) {
+                const char *name = json_string_value(feature);
+
+                if (name && !doc_has_string(has, name))
+                        return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                                "Give the host back what it had, or start it from its disks: `drover vm "
+                                "start --discard-state`.",
+                                "guests on host %s cannot have %.64s any more, which VM %s had when it was "
+                                "suspended",
+                                vm->agent->config.name, name, vm->name);
+        }
+        return 0;
+}
+
 static int check_host(
         const struct vm *vm, const struct vm_config *then, const json_t *record, struct error **ret_error)
 {
@@ -213,7 +237,7 @@ static int check_host(
                         "Resume it on the host that it was suspended on; a named CPU model lets it go to "
                         "others.",
                         "VM %s was suspended with the processor of its host (cpu_model host)", vm->name);
-        return 0;
+        return is_host_model(then->status.cpu_model ?: "") ? check_processor(vm, record, ret_error) : 0;
 }
 
 /* Machine, CPU model, accelerator and memory are those of the guest that was suspended. */

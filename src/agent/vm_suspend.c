@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 
 #include "agent/agent.h"
+#include "agent/host.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/owner_record.h"
@@ -204,7 +205,8 @@ static json_t *record_of(const struct vm_suspend *s)
 {
         const struct vm *vm = s->vm;
         _cleanup_json_ json_t *document = vm_document(vm);
-        json_t *record = json_deep_copy(s->written);
+        json_t *features = json_object_get(vm->agent->host->cpu, "features"),
+               *record = json_deep_copy(s->written);
         char since[32];
 
         if (!record || !document || json_object_set_new(record, "vm", json_string(vm->uid)) < 0 ||
@@ -212,7 +214,8 @@ static json_t *record_of(const struct vm_suspend *s)
                 json_object_set_new(record, "since",
                         json_string(text_format_time(clock_unix_ms(loop_clock(vm->agent->loop)), since))) <
                         0 ||
-                json_object_set(record, "document", document) < 0) {
+                json_object_set(record, "document", document) < 0 ||
+                (features && json_object_set(record, "cpu_features", features) < 0)) {
                 json_decref(record);
                 return NULL;
         }

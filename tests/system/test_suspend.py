@@ -188,7 +188,13 @@ def test_damaged_state_is_refused_with_the_way_out(guest, lab):
             lab.drover("vm", "resume", guest.name)
         assert guest.power() == "suspended", kind
         state.write_bytes(good)
-    resume(lab, guest)
+    # A host that had not heard of it takes it for nothing else.
+    change_byte(state)
+    with pytest.raises(LabError, match="damaged"):
+        lab.drover("vm", "resume", guest.name, "--host", "host2")
+    assert f"({guest.uid()}): suspended: " in lab.log_of("host2", "agent").read_text()
+    state.write_bytes(good)
+    resume(lab, guest, "--host", "host1")
     guest.verify()
 
 

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/host.h"
 #include "agent/vm_job.h"
 #include "agent/vm_suspend.h"
 #include "io/child.h"
@@ -593,7 +594,7 @@ static void test_state_that_could_not_be_kept_is_kept_as_soon_as_possible(void *
         assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 200);
 }
 
-static void change_record(const char *key, json_t *value)
+static void change_record(const char *host_uid, const char *key, json_t *value)
 {
         char path[96];
         json_t *record, *status;
@@ -603,22 +604,32 @@ static void change_record(const char *key, json_t *value)
         assert_non_null(record);
         status = json_object_get(json_object_get(record, "document"), "status");
         assert_int_equal(json_object_set_new(status, key, value), 0);
-        assert_int_equal(json_object_set_new(record, "host", json_string(RIG_OTHER_UID)), 0);
+        assert_int_equal(json_object_set_new(record, "host", json_string(host_uid)), 0);
+        assert_int_equal(
+                json_object_set_new(record, "cpu_features", json_pack("[s]", "feature-of-yesterday")), 0);
         assert_int_equal(json_dump_file(record, path, 0), 0);
         json_decref(record);
 }
 
 static void test_state_that_does_not_suit_the_host_or_the_vm_is_refused(void **state)
 {
+        json_t *answer;
+
         if (!possible)
                 skip();
         suspend_it();
-        change_record("memory_effective_bytes", json_integer((json_int_t)1 << 40));
+        change_record(RIG_OTHER_UID, "memory_effective_bytes", json_integer((json_int_t)1 << 40));
         assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 409);
-        change_record("memory_effective_bytes", json_integer((64 << 20) + 8192));
-        change_record("cpu_model", json_string("host,-avx2"));
+        change_record(RIG_OTHER_UID, "memory_effective_bytes", json_integer((64 << 20) + 8192));
+        change_record(RIG_OTHER_UID, "cpu_model", json_string("host,-avx2"));
         assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 422);
-        change_record("cpu_model", json_string("qemu64"));
+        for (int i = 0; i < 400 && !rig.agent->host->cpu; i++)
+                (void)loop_iterate(rig.loop, 50);
+        change_record(RIG_HOST_UID, "cpu_model", json_string("host"));
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), &answer), 422);
+        assert_non_null(strstr(json_string_value(json_object_get(answer, "detail")), "feature-of-yesterday"));
+        json_decref(answer);
+        change_record(RIG_OTHER_UID, "cpu_model", json_string("qemu64"));
         assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 200);
 }
 
