@@ -570,6 +570,37 @@ static void test_resumption_that_takes_too_long_leaves_the_vm_suspended(void **s
         assert_int_equal(vm_power(vm), VM_POWER_SUSPENDED);
 }
 
+static void test_only_so_many_are_suspended_or_resumed_at_once(void **state)
+{
+        struct outcome outcomes[VM_STATE_TRANSFERS_MAX] = {};
+        struct vm *vms[VM_STATE_TRANSFERS_MAX];
+        json_t *document;
+        char text[64];
+
+        if (!possible)
+                skip();
+        start();
+        for (size_t i = 0; i < VM_STATE_TRANSFERS_MAX; i++) {
+                document = rig_vm_document();
+                (void)snprintf(text, sizeof(text), "44444444-4444-4444-8444-44444444444%zu", i);
+                json_object_set_new(document, "uid", json_string(text));
+                (void)snprintf(text, sizeof(text), "other%zu", i);
+                json_object_set_new(document, "name", json_string(text));
+                assert_int_equal(vm_restore(rig.agent, document, 0, on_done, &outcomes[i], &vms[i], NULL), 0);
+                json_decref(document);
+        }
+        assert_true(vm_state_transfer_fits(rig.agent, NULL) < 0);
+        assert_int_equal(rig_vm(&rig, "suspend", json_object(), NULL), 409);
+        assert_int_equal(vm_power(vm_find(rig.agent, RIG_VM_UID)), VM_POWER_RUNNING);
+        for (size_t i = 0; i < VM_STATE_TRANSFERS_MAX; i++) {
+                if (!outcomes[i].came)
+                        assert_int_equal(loop_wait(rig.loop, &outcomes[i].came, 20000), 0);
+                assert_true(outcomes[i].failed); /* they have no folder */
+                vm_forget(vms[i]);
+        }
+        assert_int_equal(rig_vm(&rig, "suspend", json_object(), NULL), 200);
+}
+
 /* Until then the state is good on this host alone, and while it is not shut down. */
 static void test_state_that_could_not_be_kept_is_kept_as_soon_as_possible(void **state)
 {
@@ -879,6 +910,7 @@ int main(void)
                 TEST(test_vm_is_not_suspended_when_that_cannot_be_noted),
                 TEST(test_cancelled_resumption_leaves_the_vm_suspended),
                 TEST(test_resumption_that_takes_too_long_leaves_the_vm_suspended),
+                TEST(test_only_so_many_are_suspended_or_resumed_at_once),
                 TEST(test_state_that_could_not_be_kept_is_kept_as_soon_as_possible),
                 TEST(test_state_that_does_not_suit_the_host_or_the_vm_is_refused),
                 TEST(test_incoming_that_nobody_continues_is_discarded_by_the_next_agent),
