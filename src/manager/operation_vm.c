@@ -774,7 +774,7 @@ static void run_find_to_suspend(struct task *task, void *userdata)
                 run_find(task, userdata);
                 return;
         }
-        error_set(&error, ERROR_NOT_SUPPORTED, "Upgrade drover there first.",
+        error_set(&error, ERROR_NOT_SUPPORTED, "Upgrade drover there first, or remove the host.",
                 "the agent of host %s is of a version that does not know of suspended virtual machines: it "
                 "would start one from its disks",
                 older);
