@@ -91,7 +91,8 @@ static struct error *copy_error(const struct error *error)
 {
         struct error *copy = NULL;
 
-        (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
+        if (error)
+                (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
         return copy;
 }
 
@@ -435,6 +436,8 @@ static void on_stores_ready(void *userdata, struct error *error)
                         return;
                 vm->suspend_paused = false;
                 vm_set_power(vm, s->was_paused ? VM_POWER_PAUSED : VM_POWER_RUNNING, NULL);
+                vm_job_end(vm, cause);
+                return;
         }
         vm_job_end(vm, cause ?: copy_error(error)); /* nothing was done yet */
 }
