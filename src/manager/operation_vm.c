@@ -700,13 +700,35 @@ static void run_suspend(struct task *task, void *userdata)
                 call_vm(task, userdata, "suspend", body, timeout_ms + STOP_GRACE_MS, on_suspended);
 }
 
-/* It is as it was, or came to its end before it could be stopped. */
-static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
+static void told(struct task *task, struct manager *manager, json_t *body)
 {
         if (json_is_object(json_status(body)))
                 inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
                         json_text(task_data(task), "vm_uid"), body);
-        task_step_done(task);
+}
+
+/* There was nothing to be stopped: it had not begun, or it was done. */
+static void on_looked_late(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *power = json_text(json_status(body), "power");
+        struct error *late = NULL;
+
+        told(task, manager, body);
+        if (error || !is_reached(task, power)) {
+                task_step_done(task);
+                return;
+        }
+        error_set(&late, ERROR_CONFLICT, NULL, "it was too late: the virtual machine is %s", power);
+        task_step_failed(task, late);
+}
+
+static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        told(task, manager, body);
+        if (error && error->code == ERROR_CONFLICT)
+                look(task, manager, on_looked_late);
+        else
+                task_step_done(task);
 }
 
 static void undo(struct task *task, struct manager *manager, const char *verb)

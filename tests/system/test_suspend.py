@@ -324,6 +324,16 @@ def test_disks_of_one_that_crashed_in_the_last_moment_of_its_suspending_stay_whe
     resume(lab, vm)
 
 
+def test_suspending_that_is_cancelled_too_late_says_so(machine, lab):
+    vm = machine()
+    task = die_at(lab, vm, "suspend-noted", "suspend")
+    lab.drover("task", "cancel", task)
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    assert "too late: the virtual machine is suspended" in vm.wait_task(task)["status"]["error"]["detail"]
+    assert vm.power() == "suspended"
+
+
 @contextlib.contextmanager
 def locked_owner(lab, vm):
     """As while another host changes the owner record, but for as long as it takes."""
