@@ -12,6 +12,7 @@
 #include "manager/api_access.h"
 #include "manager/audit.h"
 #include "manager/json.h"
+#include "manager/login_addresses.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
 #include "manager/password.h"
@@ -25,6 +26,7 @@ struct login {
         char address[API_ADDRESS_KEY_SIZE], pair[API_ADDRESS_KEY_SIZE + NAME_MAX_CHARS + 1]; /* in limits */
         json_t *doc; /* the user's, as it was when the password was sent; NULL: there is none */
         bool cookie;
+        bool familiar; /* the user has logged in from that address before */
 };
 
 static void login_free(struct login *login)
@@ -84,6 +86,9 @@ static int commit_session(struct login *login, char ret_secret[static AUTH_SECRE
                 r = auth_session_new(
                         login->manager->clock, &batch, login->doc, ret_secret, ret_csrf, ret_error);
         if (r >= 0)
+                r = login_address_note(login->manager->store, login->manager->clock, &batch,
+                        json_text(login->doc, "uid"), login->address, ret_error);
+        if (r >= 0)
                 r = audit_add(login->manager->store, login->manager->clock, &batch,
                         &(struct audit_entry){.who = json_text(login->doc, "name"),
                                 .from = http_request_peer_address(login->request),
@@ -135,7 +140,8 @@ static void on_verified(void *userdata, bool fits, struct error *error)
                 refuse(login);
         } else {
                 login->manager->metrics.logins_succeeded++;
-                rate_limit_refund(login->manager->limits.login_users, login->user);
+                if (!login->familiar)
+                        rate_limit_refund(login->manager->limits.login_users, login->user);
                 rate_limit_refund(login->manager->limits.login_pairs, login->pair);
                 rate_limit_refund(login->manager->limits.login_addresses, login->address);
                 accept(login);
@@ -160,15 +166,17 @@ static int read_login(struct http_request *request, const char **ret_user, const
         return r < 0 ? r : doc_opt_bool(body, "", "cookie", ret_cookie, ret_error);
 }
 
-/* All limits are asked before the password is looked at, and for users that there are not too. */
+/* All limits are asked before the password is looked at, and for users that there are not too. From an address where the user has logged
+ * in before, only what was tried from there with this name counts: else anybody could lock a user out, with some addresses from anywhere, or
+ * with other names from behind the same one. */
 static bool is_limited(struct login *login)
 {
         struct api_limits *limits = &login->manager->limits;
         uint64_t wait_ms = 0;
+        bool room = rate_limit_take(limits->login_addresses, login->address, &wait_ms);
 
-        if (rate_limit_take(limits->login_addresses, login->address, &wait_ms) &&
-                rate_limit_take(limits->login_pairs, login->pair, &wait_ms) &&
-                rate_limit_take(limits->login_users, login->user, &wait_ms))
+        if ((room || login->familiar) && rate_limit_take(limits->login_pairs, login->pair, &wait_ms) &&
+                (login->familiar || rate_limit_take(limits->login_users, login->user, &wait_ms)))
                 return false;
         api_reply_limited(login->request, wait_ms, "there were too many attempts to log in");
         return true;
@@ -200,6 +208,28 @@ static bool is_from_own_page(const struct http_request *request)
                (!site || !strcmp(site, "same-origin") || !strcmp(site, "none"));
 }
 
+/* Who is meant, if there is such a user. As much is read for one that there is not. */
+static int find_user(struct login *login, struct error **ret_error)
+{
+        struct manager *manager = login->manager;
+        _cleanup_error_ struct error *error = NULL;
+        bool known;
+        int r;
+
+        r = store_get(manager->store, "user", login->user, &login->doc, &error);
+        if (r < 0 && r != -ENOENT)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        /* By the name that the limit is on, not by a uid beside it. */
+        if (login->doc && strcmp(json_text(login->doc, "name"), login->user)) {
+                json_decref(login->doc);
+                login->doc = NULL;
+        }
+        known = login_address_is_known(manager->store, manager->clock,
+                login->doc ? json_text(login->doc, "uid") : login->user, login->address);
+        login->familiar = login->doc && known;
+        return 0;
+}
+
 void api_login(struct http_request *request, void *userdata)
 {
         struct manager *manager = userdata;
@@ -226,23 +256,18 @@ void api_login(struct http_request *request, void *userdata)
                 http_request_reply_error(request, NULL);
                 return;
         }
-        if (is_limited(login)) {
+        r = find_user(login, &error);
+        if (r >= 0 && is_limited(login)) {
                 login_free(login);
                 return;
         }
-        r = store_get(manager->store, "user", user, &login->doc, &error);
-        if (r == -ENOENT) {
-                error_free(TAKE_PTR(error));
-                r = 0;
-        }
-        /* By the name that the limit is on, not by a uid beside it. */
-        if (login->doc && strcmp(json_text(login->doc, "name"), user)) {
-                json_decref(login->doc);
-                login->doc = NULL;
-        }
         if (r >= 0)
                 r = password_verify(manager->passwords,
-                        json_text_or_null(json_object_get(login->doc, "internal"), "password"), password,
+                        &(struct password_attempt){
+                                .hash = json_text_or_null(
+                                        json_object_get(login->doc, "internal"), "password"),
+                                .password = password,
+                                .stranger = !login->familiar},
                         on_verified, login, &error);
         if (r < 0) {
                 login_free(login);

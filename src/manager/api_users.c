@@ -12,6 +12,7 @@
 #include "manager/api.h"
 #include "manager/api_access.h"
 #include "manager/json.h"
+#include "manager/login_addresses.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
 #include "manager/password.h"
@@ -398,6 +399,7 @@ void api_user_delete(struct http_request *request, void *userdata)
                 r = remove_credentials(userdata, user, &batch, &error);
         if (r >= 0) {
                 store_batch_remove(&batch, "user", json_text(user, "uid"), json_revision(user));
+                login_addresses_remove(&batch, json_text(user, "uid"));
                 r = api_remove(request, userdata, user, &batch, &error);
         }
         if (r < 0)
@@ -557,7 +559,10 @@ void api_own_password(struct http_request *request, void *userdata)
                 r = store_get(manager->store, "user", caller->user_uid, &change->user, &error);
         if (r >= 0)
                 r = password_verify(manager->passwords,
-                        json_text_or_null(json_object_get(change->user, "internal"), "password"), current,
+                        &(struct password_attempt){
+                                .hash = json_text_or_null(
+                                        json_object_get(change->user, "internal"), "password"),
+                                .password = current},
                         on_current, change, &error);
         if (r >= 0)
                 return;

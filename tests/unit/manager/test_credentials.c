@@ -6,6 +6,7 @@
 
 #include "base/doc.h"
 #include "manager/api.h"
+#include "manager/password.h"
 
 #define PASSWORD "correct horse battery"
 
@@ -119,6 +120,69 @@ static void token_that_runs_wild_does_not_keep_its_owner_out(void **data)
         assert_int_equal(call(state, "DELETE", "/api/v1/tokens/wild", NULL), 204);
 }
 
+static int log_in(struct state *state, const char *user, const char *password)
+{
+        return call(
+                state, "POST", "/api/v1/login", json_pack("{s:s, s:s}", "user", user, "password", password));
+}
+
+static void use_up(struct rate_limit *limit, const char *key)
+{
+        while (rate_limit_take(limit, key, NULL))
+                ;
+}
+
+/* Whoever tries her name from many addresses, or other names from hers. */
+static void attempts_of_others_do_not_lock_a_user_out_from_where_she_logs_in(void **data)
+{
+        struct state *state = *data;
+        struct api_limits *limits = &state->manager->limits;
+
+        make_user(state);
+        use_up(limits->login_users, "alice");
+        assert_int_equal(log_in(state, "alice", PASSWORD), 429); /* she was never here */
+        rate_limit_refund(limits->login_users, "alice");
+        assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        use_up(limits->login_users, "alice");
+        use_up(limits->login_addresses, "127.0.0.1");
+        assert_int_equal(log_in(state, "bob", PASSWORD), 429);
+        assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        /* What is tried from there with her name is limited all the same. */
+        use_up(limits->login_pairs, "127.0.0.1 alice");
+        assert_int_equal(log_in(state, "alice", PASSWORD), 429);
+}
+
+static void on_verified(void *userdata, bool fits, struct error *error)
+{
+        size_t *n = userdata;
+
+        assert_null(error);
+        (*n)++;
+}
+
+static int verify(struct state *state, bool stranger, size_t *n)
+{
+        return password_verify(state->manager->passwords,
+                &(struct password_attempt){.password = PASSWORD, .stranger = stranger}, on_verified, n, NULL);
+}
+
+static void strangers_leave_room_for_others_passwords(void **data)
+{
+        struct state *state = *data;
+        size_t n_strangers = 0, n_known = 0, n = 0;
+
+        while (verify(state, true, &n_strangers) >= 0)
+                assert_true(++n < 1000);
+        for (size_t i = 0; i < n; i++)
+                assert_int_equal(verify(state, false, &n_known), 0);
+        while (n_known < n)
+                assert_true(loop_iterate(state->loop, WAIT_MS) >= 0);
+        /* Those that ran already when the others came, and at most as many beside the last of them. */
+        assert_true(n_strangers < n / 2);
+        while (n_strangers < n)
+                assert_true(loop_iterate(state->loop, WAIT_MS) >= 0);
+}
+
 static void short_password_is_refused(void **data)
 {
         struct state *state = *data;
@@ -154,6 +218,8 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(watch_ends_with_its_session_and_no_other),
                 TEST(token_that_runs_wild_does_not_keep_its_owner_out),
+                TEST(attempts_of_others_do_not_lock_a_user_out_from_where_she_logs_in),
+                TEST(strangers_leave_room_for_others_passwords),
                 TEST(short_password_is_refused),
                 TEST(own_password_needs_the_current_one),
         };
