@@ -4,7 +4,7 @@
 /* Who calls, and what they may do: API tokens and sessions, users and roles (docs/decisions/0019).
  *
  * Secrets are opaque, 256 random bits, kept as SHA-256 only. In the store: "token" (what the API shows) and "token-hash", named
- * by the hash, which points to it; "session", named by the hash; "user", whose password is kept as argon2id; "role". A token
+ * by the hash, which points to it; "session", named USER-UID/HASH with the hash as uid; "user", whose password is kept as argon2id; "role". A token
  * that a user has made can never do more than that user can at the moment, and ends with them. */
 
 #include <jansson.h>

@@ -39,7 +39,8 @@ int store_get(struct store *store, const char *kind, const char *name_or_uid, js
 
 struct store_query {
         const char *kind;
-        const char *after; /* continue after this name; NULL: from the start */
+        const char *after;  /* continue after this name; NULL: from the start */
+        const char *prefix; /* only names that begin with it and are longer; NULL: all. Ascending only */
         bool descending;
         size_t limit;
         /* Objects for which it is false are skipped and do not count; may be NULL. */
