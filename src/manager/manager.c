@@ -157,7 +157,7 @@ static void on_housekeeping(void *userdata)
         _cleanup_error_ struct error *error = NULL;
         int r;
 
-        r = task_trim(manager->store, manager->config->task_retention, &error);
+        r = task_trim(manager->store, manager->tasks, manager->config->task_retention, &error);
         if (r >= 0)
                 r = audit_trim(manager->store, manager->config->audit_retention,
                         clock_unix_ms(manager->clock) -
