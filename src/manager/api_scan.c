@@ -9,14 +9,17 @@
 #include "manager/api.h"
 #include "manager/manager.h"
 
-#define SCANS_MAX 8
+#define SCANS_MAX 8                      /* at work at once */
 #define SCANS_PER_CALLER (SCANS_MAX / 2) /* nobody alone takes them from all others */
+#define SCANS_OPEN_MAX 64 /* with those whose readers take little: these cost memory, but no work */
+#define PATIENCE_MS 1000  /* so long a reader that takes nothing keeps its place */
+#define PARKED_MS 50
 #define SLICE_MS 4
 #define BETWEEN_MS 2
 
 void api_scans_init(struct api_scans *scans)
 {
-        scans->n = 0;
+        scans->n = scans->n_parked = 0;
         list_init(&scans->scans);
 }
 
@@ -24,6 +27,7 @@ void api_scan_end(struct api_scan *scan)
 {
         list_remove(&scan->link);
         scan->manager->scans.n--;
+        scan->manager->scans.n_parked -= scan->parked;
         loop_source_free(scan->timer);
         scan->free(scan);
 }
@@ -49,6 +53,37 @@ void api_scans_deinit(struct api_scans *scans)
         }
 }
 
+static bool has_room(const struct api_scans *scans)
+{
+        return scans->n - scans->n_parked < SCANS_MAX;
+}
+
+/* One whose reader takes nothing gives its place up until it does: slow readers alone cannot keep all others out. */
+static void keep_or_lose_place(struct api_scan *scan)
+{
+        uint64_t now_ms = clock_now_ms(scan->manager->clock);
+
+        if (!scan->reader_full)
+                scan->full_since_ms = 0;
+        else if (!scan->full_since_ms)
+                scan->full_since_ms = now_ms;
+        else if (now_ms - scan->full_since_ms >= PATIENCE_MS) {
+                scan->parked = true;
+                scan->manager->scans.n_parked++;
+        }
+}
+
+static bool take_place(struct api_scan *scan)
+{
+        if (!scan->parked)
+                return true;
+        if (!has_room(&scan->manager->scans))
+                return false;
+        scan->parked = false;
+        scan->manager->scans.n_parked--;
+        return true;
+}
+
 static void on_timer(void *userdata)
 {
         struct api_scan *scan = userdata;
@@ -57,7 +92,12 @@ static void on_timer(void *userdata)
         struct error *error = NULL;
         int r = 1;
 
+        if (!scan->aborted && !take_place(scan)) {
+                loop_source_rearm(scan->timer, PARKED_MS);
+                return;
+        }
         scan->wait_ms = 0;
+        scan->reader_full = false;
         if (scan->aborted)
                 r = error_set(&error, ERROR_CANCELLED, NULL, "the client is gone");
         while (r > 0 && !scan->wait_ms && clock_now_ms(clock) < until_ms)
@@ -66,8 +106,10 @@ static void on_timer(void *userdata)
                 api_scan_fail(scan, error);
         else if (r == 0)
                 api_scan_end(scan);
-        else
+        else {
+                keep_or_lose_place(scan);
                 loop_source_rearm(scan->timer, MAX(scan->wait_ms, (uint64_t)BETWEEN_MS));
+        }
 }
 
 static void on_abort(void *userdata)
@@ -93,7 +135,7 @@ int api_scan_begin(struct api_scan *scan, struct http_request *request, struct m
         const char *person = auth_caller_person(api_caller(request));
         struct api_scans *scans = &manager->scans;
 
-        if (scans->n >= SCANS_MAX || n_of(scans, person) >= SCANS_PER_CALLER)
+        if (!has_room(scans) || scans->n >= SCANS_OPEN_MAX || n_of(scans, person) >= SCANS_PER_CALLER)
                 return error_set(ret_error, ERROR_RATE_LIMITED, "Try again when they have ended.",
                         "%zu requests of this kind are under way already", scans->n);
         if (loop_add_timer(manager->loop, 0, on_timer, scan, &scan->timer) < 0)

@@ -20,6 +20,9 @@ struct api_scan {
         char person[65];  /* whose it is: auth_caller_person() */
         bool aborted;     /* nobody waits for the answer */
         uint64_t wait_ms; /* set by the step: not before that */
+        bool reader_full; /* set by the step, with wait_ms: until the client has taken some of what it got */
+        uint64_t full_since_ms; /* 0: it is not */
+        bool parked;            /* it has lost its place to others meanwhile */
         /* Does a little. 1: there is more to do; 0: the scan is finished, and its request answered. */
         int (*step)(struct api_scan *scan, struct error **ret_error);
         /* Frees all of it, this struct included. */
@@ -28,7 +31,7 @@ struct api_scan {
 
 struct api_scans {
         struct list scans;
-        size_t n;
+        size_t n, n_parked;
 };
 void api_scans_init(struct api_scans *scans);
 /* Requests under way are answered with an error. */
