@@ -152,7 +152,7 @@ int store_lead(struct store *store, const char *holder, const char *server, stru
         struct error **ret_error);
 /* Shows that this manager is alive. STALE_EPOCH when another one has taken the lead. */
 int store_renew(struct store *store, struct error **ret_error);
-/* Gives the lead up, so that another manager need not wait for silence. */
+/* Gives the lead up, so that another manager need not wait for silence. 1: another one has it already, and nothing was given up. */
 int store_resign(struct store *store, struct error **ret_error);
 
 /* Calls fn when this process can lead no longer: another manager does, or it is not known whether a transaction was carried
