@@ -182,9 +182,12 @@ static int add_run(json_t *doc, json_t *run)
 /* The document with the state as it will be; the caller's. */
 static json_t *changed_document(const struct entry *entry, const struct schedule_state *state)
 {
-        json_t *doc = json_deep_copy(entry->doc);
+        json_t *doc = json_deep_copy(entry->doc), *internal = schedule_state_write(state);
+        const char *tried = json_text_or_null(json_object_get(entry->doc, "internal"), "tried_why");
 
-        if (doc && json_object_set_new(doc, "internal", schedule_state_write(state)) < 0) {
+        if (tried && internal && json_object_set_new(internal, "tried_why", json_string(tried)) < 0)
+                json_decref(TAKE_PTR(internal));
+        if (doc && json_object_set_new(doc, "internal", internal) < 0) {
                 json_decref(doc);
                 return NULL;
         }
@@ -200,6 +203,21 @@ static json_t *run_document(const struct manager *manager, const struct schedule
         return json_pack("{s:s, s:s, s:s, s:s?, s:s?, s:I}", "due", format_time(decision->due_s, due), "at",
                 text_format_time(clock_unix_ms(manager->clock), at), "outcome", task_uid ? "run" : "skipped",
                 "task_uid", task_uid, "why", why, "missed", (json_int_t)decision->n_missed);
+}
+
+/* Why due times up to this one were left out. */
+static const char *why_left_out(const struct entry *entry, int64_t due_s, bool busy)
+{
+        const json_t *internal = json_object_get(entry->doc, "internal");
+        struct schedule_state before;
+
+        schedule_state_read(internal, &before);
+        if (busy)
+                return "its last run has not ended";
+        if (before.tried_s != INT64_MIN && before.tried_s > before.until_s && before.tried_s <= due_s &&
+                *json_text(internal, "tried_why"))
+                return json_text(internal, "tried_why");
+        return "the manager was away at that time";
 }
 
 /* What was due is left out, and the record says why. */
@@ -261,8 +279,10 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
         const struct schedule_decision *decision, struct error **ret_error)
 {
         struct manager *manager = schedules->manager;
+        const char *left_out = decision->n_missed ? why_left_out(entry, decision->due_s, false) : NULL;
         _cleanup_(schedule_run_deinit) struct schedule_run run = {};
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_free_ char *why = NULL;
         json_t *doc;
         char uid[UUID_STRING_SIZE];
         int r;
@@ -270,8 +290,12 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
         r = schedules_run(manager, entry->doc, decision->due_s, decision->until_s, &run, ret_error);
         if (r < 0)
                 return r;
+        if (left_out)
+                why = alloc_printf(
+                        "%s; %zu due before were left out: %s", run.reason, decision->n_missed, left_out);
         doc = changed_document(entry, state);
-        if (!doc || text_uuid_new(uid) < 0 || add_run(doc, run_document(manager, decision, uid, NULL)) < 0) {
+        if (!doc || (left_out && !why) || text_uuid_new(uid) < 0 ||
+                add_run(doc, run_document(manager, decision, uid, left_out)) < 0) {
                 json_decref(doc);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
@@ -282,7 +306,7 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
                         .object = run.object,
                         .objects = (const char *const[]){run.held[0], run.held[1], NULL},
                         .by = "system",
-                        .why = run.reason,
+                        .why = why ?: run.reason,
                         .input = run.input,
                         .data = run.data},
                 &batch, NULL, ret_error);
@@ -321,16 +345,6 @@ static int try_later(struct schedules *schedules, struct entry *entry,
         return store_commit(schedules->manager->store, &batch, NULL, ret_error);
 }
 
-static const char *why_skipped(
-        const struct entry *entry, const struct schedule_state *state, int64_t due_s, bool busy)
-{
-        const char *tried = json_text_or_null(json_object_get(entry->doc, "internal"), "tried_why");
-
-        if (busy)
-                return "its last run has not ended";
-        return tried && state->tried_s == due_s ? tried : "the manager was away at that time";
-}
-
 static int carry_out(struct schedules *schedules, struct entry *entry, struct error **ret_error)
 {
         struct manager *manager = schedules->manager;
@@ -356,7 +370,7 @@ static int carry_out(struct schedules *schedules, struct entry *entry, struct er
         if (decision.verdict != SCHEDULE_RUN) {
                 schedules->stale = true;
                 return record_skip(schedules, entry, &state, &decision,
-                        why_skipped(entry, &state, decision.due_s, busy), ret_error);
+                        why_left_out(entry, decision.due_s, busy), ret_error);
         }
         crash_point("schedule-due");
         r = begin(schedules, entry, &state, &decision, &error);
