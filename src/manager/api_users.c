@@ -612,19 +612,40 @@ static bool is_nobodys(void *userdata, const json_t *token)
         return !json_text_or_null(json_object_get(token, "internal"), "owner_uid");
 }
 
-static int check_token_room(struct manager *manager, const json_t *owner, struct error **ret_error)
+/* One that has expired takes no place; it stays to be seen until a new one needs the room in the list. */
+static int make_token_room(
+        struct manager *manager, const json_t *owner, struct store_batch *batch, struct error **ret_error)
 {
+        const size_t most = owner ? TOKENS_MAX : TOKENS_NOBODYS_MAX;
         struct store_query query = {.kind = "token",
-                .limit = owner ? TOKENS_MAX : TOKENS_NOBODYS_MAX,
+                .limit = STORE_LIMIT_NONE,
                 .match = owner ? is_owned_by : is_nobodys,
                 .userdata = (void *)json_text(owner, "uid")};
+        _cleanup_json_ json_t *tokens = NULL;
+        size_t i, n;
+        json_t *token;
+        int r;
 
-        return api_check_room(manager, &query, owner ? "tokens of this user" : "tokens that are nobody's",
-                "Revoke one that is not used: `drover token list`.", ret_error);
+        r = store_list(manager->store, &query, &tokens, NULL, ret_error);
+        if (r < 0)
+                return r;
+        n = json_array_size(tokens);
+        json_array_foreach (tokens, i, token)
+                if (n >= most && auth_token_has_expired(manager->clock, token)) {
+                        n--;
+                        r = auth_token_remove(manager->store, batch, token, ret_error);
+                        if (r < 0)
+                                return r;
+                }
+        return n < most ? 0
+                        : error_set(ret_error, ERROR_TOO_LARGE,
+                                  "Revoke one that is not used: `drover token list`.",
+                                  "there are %zu %s already", most,
+                                  owner ? "tokens of this user" : "tokens that are nobody's");
 }
 
 static int check_token(struct http_request *request, struct manager *manager,
-        const struct auth_token_spec *spec, struct error **ret_error)
+        const struct auth_token_spec *spec, struct store_batch *batch, struct error **ret_error)
 {
         const struct auth_caller *caller = api_caller(request);
         _cleanup_access_ struct access access = {};
@@ -640,7 +661,7 @@ static int check_token(struct http_request *request, struct manager *manager,
         if (r >= 0 && !spec->owner)
                 r = auth_refuse_namesake(manager->store, spec->name, "user", ret_error);
         if (r >= 0)
-                r = check_token_room(manager, spec->owner, ret_error);
+                r = make_token_room(manager, spec->owner, batch, ret_error);
         if (r >= 0 && spec->scope)
                 r = access_scope_check(spec->scope, "scope", ret_error);
         if (r >= 0)
@@ -684,7 +705,7 @@ void api_token_create(struct http_request *request, void *userdata)
                 r = store_get(manager->store, "user", caller->user_uid, &owner, &error);
         spec.owner = owner;
         if (r >= 0)
-                r = check_token(request, manager, &spec, &error);
+                r = check_token(request, manager, &spec, &batch, &error);
         if (r >= 0)
                 r = auth_token_new(manager->clock, &batch, &spec, secret, &token, &error);
         if (r >= 0) {

@@ -186,6 +186,18 @@ int auth_token_new(const struct clock *clock, struct store_batch *batch, const s
         return 0;
 }
 
+static int64_t number_of(const json_t *object, const char *key)
+{
+        return json_integer_value(json_object_get(object, key));
+}
+
+bool auth_token_has_expired(const struct clock *clock, const json_t *token)
+{
+        int64_t expires_ms = number_of(json_object_get(token, "internal"), "expires_unix_ms");
+
+        return expires_ms && clock_unix_ms(clock) >= expires_ms;
+}
+
 int auth_token_remove(
         struct store *store, struct store_batch *batch, const json_t *token, struct error **ret_error)
 {
@@ -407,11 +419,6 @@ static void name_user(struct auth_caller *caller, const json_t *user)
         snprintf(caller->user_uid, sizeof(caller->user_uid), "%s", json_text(user, "uid"));
 }
 
-static int64_t number_of(const json_t *object, const char *key)
-{
-        return json_integer_value(json_object_get(object, key));
-}
-
 /* Tokens are found by their hash: there is no comparison whose time would tell anything about a secret. */
 static int load_token(
         struct store *store, const struct clock *clock, struct auth_caller *caller, struct error **ret_error)
@@ -428,7 +435,7 @@ static int load_token(
         if (r < 0)
                 return r;
         caller->expires_unix_ms = number_of(json_object_get(token, "internal"), "expires_unix_ms");
-        if (caller->expires_unix_ms && clock_unix_ms(clock) >= caller->expires_unix_ms)
+        if (auth_token_has_expired(clock, token))
                 return refuse(ret_error, "the token has expired");
         snprintf(caller->role, sizeof(caller->role), "%s", json_text(json_spec(token), "role"));
         owner = json_text_or_null(json_object_get(token, "internal"), "owner_uid");

@@ -75,6 +75,8 @@ struct auth_token_spec {
 /* Puts a new token into the batch. *ret_doc is its document, the caller's. */
 int auth_token_new(const struct clock *clock, struct store_batch *batch, const struct auth_token_spec *spec,
         char ret_secret[static AUTH_SECRET_SIZE], json_t **ret_doc, struct error **ret_error);
+/* `token`: its document, as stored. */
+bool auth_token_has_expired(const struct clock *clock, const json_t *token);
 /* Takes a token away: it works no more from the commit on. */
 int auth_token_remove(
         struct store *store, struct store_batch *batch, const json_t *token, struct error **ret_error);

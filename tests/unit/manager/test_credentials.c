@@ -193,6 +193,40 @@ static void short_password_is_refused(void **data)
                 422);
 }
 
+static void expired_token_takes_no_place(void **data)
+{
+        struct state *state = *data;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *user = NULL;
+
+        make_user(state);
+        assert_int_equal(store_get(state->manager->store, "user", "alice", &user, NULL), 0);
+        for (int i = 0; i < 100; i++) {
+                char name[16], secret[AUTH_SECRET_SIZE];
+                _cleanup_json_ json_t *token = NULL;
+
+                snprintf(name, sizeof(name), "t%d", i);
+                assert_int_equal(
+                        auth_token_new(state->manager->clock, &batch,
+                                &(struct auth_token_spec){.name = name, .role = "read-only", .owner = user},
+                                secret, &token, NULL),
+                        0);
+                if (i == 50) /* the batch has this very document */
+                        json_object_set_new(
+                                json_object_get(token, "internal"), "expires_unix_ms", json_integer(1));
+        }
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        become_user(state);
+        assert_int_equal(call(state, "POST", "/api/v1/tokens",
+                                 json_pack("{s:s, s:s}", "name", "x", "role", "read-only")),
+                201);
+        assert_int_equal(call(state, "GET", "/api/v1/tokens/t50", NULL), 404);
+        assert_int_equal(call(state, "GET", "/api/v1/tokens/t51", NULL), 200);
+        assert_int_equal(call(state, "POST", "/api/v1/tokens",
+                                 json_pack("{s:s, s:s}", "name", "y", "role", "read-only")),
+                413);
+}
+
 static void own_password_needs_the_current_one(void **data)
 {
         struct state *state = *data;
@@ -221,6 +255,7 @@ int main(void)
                 TEST(attempts_of_others_do_not_lock_a_user_out_from_where_she_logs_in),
                 TEST(strangers_leave_room_for_others_passwords),
                 TEST(short_password_is_refused),
+                TEST(expired_token_takes_no_place),
                 TEST(own_password_needs_the_current_one),
         };
 
