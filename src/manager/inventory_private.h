@@ -183,7 +183,7 @@ int index_report_added(struct inventory *inventory, const char *vm_uid, struct r
 void index_report_removed(struct inventory *inventory, const char *vm_uid, struct report *report);
 /* NULL: no host has said anything of it. */
 struct reported *index_reported(const struct inventory *inventory, const char *vm_uid);
-/* An object of the kind was changed. */
+/* An object of the kind (NULL: of any) was changed. */
 void index_changed(struct inventory *inventory, const char *kind);
 
 /* Its live document does not hold any more. */

@@ -303,6 +303,55 @@ static void what_could_not_be_followed_is_followed_later(void **data)
         assert_true(is_same(state, "vm"));
 }
 
+/* A manager that could not follow for so long that the log does not reach back any more. */
+static void what_the_log_has_forgotten_is_loaded_anew(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory = state->manager.inventory;
+        uint64_t revision = 0;
+        const json_t *same;
+
+        put(state, host("n1"));
+        put(state, host("n2"));
+        put(state, plain("a", "a"));
+        put(state, plain("b", "b"));
+        put(state, plain("c", "c"));
+        same = inventory_vm(inventory, "a");
+        state->ops.changes = no_changes;
+        assert_int_equal(drop(state, "host", "uid-n2"), 0);
+        assert_int_equal(put(state, host("n3")), 0);
+        assert_int_equal(drop(state, "vm", "b"), 0);
+        assert_int_equal(put(state, plain("c", "b")), 0); /* renamed, to a name that was taken */
+        assert_int_equal(put(state, plain("d", "d")), 0);
+        assert_int_equal(store_trim_log(state->manager.store, 1, NULL), 0);
+        state->ops = *state->real;
+        inventory_follow(inventory);
+        assert_true(inventory_is_current(inventory));
+        assert_int_equal(store_revision(state->manager.store, &revision, NULL), 0);
+        assert_true(inventory_followed(inventory) == revision);
+        assert_true(is_same(state, "vm"));
+        assert_true(is_same(state, "host"));
+        assert_ptr_equal(inventory_vm(inventory, "a"), same);
+        assert_null(inventory_host(inventory, "n2"));
+        assert_string_equal(json_text(inventory_vm_named(inventory, "b"), "uid"), "c");
+        assert_int_equal(put(state, plain("e", "e")), 0);
+        assert_true(is_same(state, "vm"));
+}
+
+static void host_that_the_store_has_under_another_name_is_followed(void **data)
+{
+        struct state *state = *data;
+        json_t *renamed = host("n1");
+
+        put(state, host("n1"));
+        put(state, vm("a", "a", "n2", "[]", "[]"));
+        json_object_set_new(renamed, "name", json_string("n2"));
+        assert_int_equal(put(state, renamed), 0);
+        assert_true(is_same(state, "host"));
+        assert_null(inventory_host(state->manager.inventory, "n1"));
+        assert_non_null(inventory_host(state->manager.inventory, "n2"));
+}
+
 /* One call fails, once: what is asked for again succeeds. */
 #define SURELY(condition) assert_true((condition) || (condition))
 
@@ -394,6 +443,8 @@ int main(void)
                 TEST(image_that_both_only_read_is_nobodys),
                 TEST(text_of_a_machine_is_that_of_its_newest_document),
                 TEST(what_could_not_be_followed_is_followed_later),
+                TEST(what_the_log_has_forgotten_is_loaded_anew),
+                TEST(host_that_the_store_has_under_another_name_is_followed),
                 cmocka_unit_test(failure_half_way_loses_nothing),
                 cmocka_unit_test(silence_is_excused_only_while_nobody_could_hear),
                 cmocka_unit_test(excuses_end),
