@@ -12,14 +12,16 @@
 #define SCANS_MAX 8                      /* at work at once */
 #define SCANS_PER_CALLER (SCANS_MAX / 2) /* nobody alone takes them from all others */
 #define SCANS_OPEN_MAX 64 /* with those whose readers take little: these cost memory, but no work */
-#define PATIENCE_MS 1000  /* so long a reader that takes nothing keeps its place */
+#define BRIEF_MAX 64
+#define BRIEF_PER_CALLER (BRIEF_MAX / 2)
+#define PATIENCE_MS 1000 /* so long a reader that takes nothing keeps its place */
 #define PARKED_MS 50
 #define SLICE_MS 4
 #define BETWEEN_MS 2
 
 void api_scans_init(struct api_scans *scans)
 {
-        scans->n = scans->n_parked = 0;
+        scans->n = scans->n_parked = scans->n_brief = 0;
         list_init(&scans->scans);
 }
 
@@ -28,6 +30,7 @@ void api_scan_end(struct api_scan *scan)
         list_remove(&scan->link);
         scan->manager->scans.n--;
         scan->manager->scans.n_parked -= scan->parked;
+        scan->manager->scans.n_brief -= scan->brief;
         loop_source_free(scan->timer);
         scan->free(scan);
 }
@@ -55,7 +58,7 @@ void api_scans_deinit(struct api_scans *scans)
 
 static bool has_room(const struct api_scans *scans)
 {
-        return scans->n - scans->n_parked < SCANS_MAX;
+        return scans->n - scans->n_brief - scans->n_parked < SCANS_MAX;
 }
 
 /* One whose reader takes nothing gives its place up until it does: slow readers alone cannot keep all others out. */
@@ -119,14 +122,23 @@ static void on_abort(void *userdata)
         scan->aborted = true;
 }
 
-static size_t n_of(const struct api_scans *scans, const char *person)
+static size_t n_of(const struct api_scans *scans, const char *person, bool brief)
 {
         struct api_scan *scan;
         size_t n = 0;
 
         list_for_each (scan, &scans->scans, link)
-                n += !strcmp(scan->person, person);
+                n += scan->brief == brief && !strcmp(scan->person, person);
         return n;
+}
+
+static bool may_begin(const struct api_scans *scans, const struct api_scan *scan, const char *person)
+{
+        size_t n_mine = n_of(scans, person, scan->brief);
+
+        if (scan->brief)
+                return scans->n_brief < BRIEF_MAX && n_mine < BRIEF_PER_CALLER;
+        return has_room(scans) && scans->n - scans->n_brief < SCANS_OPEN_MAX && n_mine < SCANS_PER_CALLER;
 }
 
 int api_scan_begin(struct api_scan *scan, struct http_request *request, struct manager *manager,
@@ -135,9 +147,10 @@ int api_scan_begin(struct api_scan *scan, struct http_request *request, struct m
         const char *person = auth_caller_person(api_caller(request));
         struct api_scans *scans = &manager->scans;
 
-        if (!has_room(scans) || scans->n >= SCANS_OPEN_MAX || n_of(scans, person) >= SCANS_PER_CALLER)
+        if (!may_begin(scans, scan, person))
                 return error_set(ret_error, ERROR_RATE_LIMITED, "Try again when they have ended.",
-                        "%zu requests of this kind are under way already", scans->n);
+                        "%zu requests of this kind are under way already",
+                        scan->brief ? scans->n_brief : scans->n - scans->n_brief);
         if (loop_add_timer(manager->loop, 0, on_timer, scan, &scan->timer) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         scan->manager = manager;
@@ -145,6 +158,7 @@ int api_scan_begin(struct api_scan *scan, struct http_request *request, struct m
         snprintf(scan->person, sizeof(scan->person), "%s", person);
         list_append(&scans->scans, &scan->link);
         scans->n++;
+        scans->n_brief += scan->brief;
         http_request_on_abort(request, on_abort, scan);
         return 0;
 }

@@ -17,8 +17,9 @@ struct api_scan {
         struct manager *manager;
         struct http_request *request; /* NULL: it was answered, or is a stream now */
         struct loop_source *timer;
-        char person[65];  /* whose it is: auth_caller_person() */
-        bool aborted;     /* nobody waits for the answer */
+        char person[65]; /* whose it is: auth_caller_person() */
+        bool brief;   /* set before it begins: takes a moment only, and no place from those that take long */
+        bool aborted; /* nobody waits for the answer */
         uint64_t wait_ms; /* set by the step: not before that */
         bool reader_full; /* set by the step, with wait_ms: until the client has taken some of what it got */
         uint64_t full_since_ms; /* 0: it is not */
@@ -31,7 +32,7 @@ struct api_scan {
 
 struct api_scans {
         struct list scans;
-        size_t n, n_parked;
+        size_t n, n_parked, n_brief; /* of `n` those that are parked, or brief */
 };
 void api_scans_init(struct api_scans *scans);
 /* Requests under way are answered with an error. */
