@@ -17,7 +17,7 @@ struct api_limits {
         struct rate_limit *token_requests;  /* of all tokens of a user together: sessions have their own */
         struct rate_limit *denied;          /* entries in the audit log about what each caller was refused */
         struct rate_limit *login_pairs;     /* attempts to log in, by user and address together ... */
-        struct rate_limit *login_users;     /* ... by user, from where they have not logged in before ... */
+        struct rate_limit *login_users;     /* ... by user ... */
         struct rate_limit *login_addresses; /* ... and by address */
         struct rate_limit *
                 own_passwords; /* attempts to change one's own, by user: others' attempts to log in use it up not */

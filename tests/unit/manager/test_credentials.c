@@ -132,24 +132,80 @@ static void use_up(struct rate_limit *limit, const char *key)
                 ;
 }
 
-/* Whoever tries her name from many addresses, or other names from hers. */
+/* What is used up stays so, however slow the machine is. */
+static void fill_slowly(struct state *state)
+{
+        struct api_limits *limits = &state->manager->limits;
+        struct rate_limit **all[] = {&limits->login_pairs, &limits->login_users, &limits->login_addresses};
+
+        for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+                rate_limit_free(*all[i]);
+                *all[i] = rate_limit_new(state->manager->clock, 64, i == 0 ? 10 : 30, 3600 * 1000);
+                assert_non_null(*all[i]);
+        }
+}
+
+/* Whoever tries her name from many addresses. */
 static void attempts_of_others_do_not_lock_a_user_out_from_where_she_logs_in(void **data)
 {
         struct state *state = *data;
         struct api_limits *limits = &state->manager->limits;
 
         make_user(state);
+        fill_slowly(state);
         use_up(limits->login_users, "alice");
         assert_int_equal(log_in(state, "alice", PASSWORD), 429); /* she was never here */
         rate_limit_refund(limits->login_users, "alice");
         assert_int_equal(log_in(state, "alice", PASSWORD), 200);
         use_up(limits->login_users, "alice");
-        use_up(limits->login_addresses, "127.0.0.1");
-        assert_int_equal(log_in(state, "bob", PASSWORD), 429);
         assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        assert_false(rate_limit_has(
+                limits->login_users, "alice", NULL)); /* no more is given back than was taken */
         /* What is tried from there with her name is limited all the same. */
         use_up(limits->login_pairs, "127.0.0.1 alice");
         assert_int_equal(log_in(state, "alice", PASSWORD), 429);
+}
+
+/* Her neighbour tries names. */
+static void limit_tells_nobody_who_has_logged_in_from_there(void **data)
+{
+        struct state *state = *data;
+        struct api_limits *limits = &state->manager->limits;
+        uint64_t failed;
+
+        make_user(state);
+        fill_slowly(state);
+        assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        use_up(limits->login_users, "alice");
+        use_up(limits->login_users, "nobody");
+        failed = state->manager->metrics.logins_failed;
+        assert_int_equal(log_in(state, "alice", "is not this"), 429);
+        assert_int_equal(log_in(state, "nobody", "is not this"), 429);
+        /* Of both the password was looked at. */
+        assert_int_equal(state->manager->metrics.logins_failed, failed + 2);
+}
+
+/* Who logs in between guesses gets no more of them; who tries one name without end leaves the others room. */
+static void limit_of_an_address_is_everybodys(void **data)
+{
+        struct state *state = *data;
+        struct api_limits *limits = &state->manager->limits;
+
+        make_user(state);
+        fill_slowly(state);
+        assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        for (int i = 0; i < 40; i++)
+                (void)log_in(state, "old-program", "is not this");
+        assert_int_equal(state->status, 429);
+        assert_int_equal(log_in(state, "bob", PASSWORD), 401);
+        use_up(limits->login_addresses, "127.0.0.1");
+        assert_int_equal(log_in(state, "alice", PASSWORD), 429);
+        assert_int_equal(log_in(state, "bob", PASSWORD), 429);
+        rate_limit_refund(limits->login_addresses, "127.0.0.1");
+        assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        assert_int_equal(log_in(state, "bob", PASSWORD), 401);
+        assert_int_equal(log_in(state, "bob", PASSWORD), 429);
 }
 
 static void on_verified(void *userdata, bool fits, struct error *error)
@@ -253,6 +309,8 @@ int main(void)
                 TEST(watch_ends_with_its_session_and_no_other),
                 TEST(token_that_runs_wild_does_not_keep_its_owner_out),
                 TEST(attempts_of_others_do_not_lock_a_user_out_from_where_she_logs_in),
+                TEST(limit_tells_nobody_who_has_logged_in_from_there),
+                TEST(limit_of_an_address_is_everybodys),
                 TEST(strangers_leave_room_for_others_passwords),
                 TEST(short_password_is_refused),
                 TEST(expired_token_takes_no_place),
