@@ -76,13 +76,21 @@ bool task_document_unfinished(const json_t *doc)
         return !finished || json_is_null(finished);
 }
 
-/* A task that made others looks at how they ended before it ends itself. */
+struct surplus {
+        const struct task_engine *engine;
+        size_t n_left; /* so many of the oldest ended ones are too many */
+};
+
+/* A task that made others looks at how they ended before it ends itself. Those are kept where they stand: no newer one goes instead. */
 static bool is_dispensable(void *userdata, const json_t *doc)
 {
-        const struct task_engine *engine = userdata;
+        struct surplus *surplus = userdata;
         const char *parent = json_text(json_object_get(json_object_get(doc, "internal"), "data"), "parent");
 
-        return !task_document_unfinished(doc) && !(*parent && task_find(engine, parent));
+        if (task_document_unfinished(doc) || !surplus->n_left)
+                return false;
+        surplus->n_left--;
+        return !*parent || !task_find(surplus->engine, parent);
 }
 
 static void count_one(void *userdata, const struct task *task)
@@ -96,6 +104,7 @@ int task_trim(struct store *store, const struct task_engine *engine, uint64_t ke
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         struct store_query query = {.kind = "task", .limit = STORE_LIMIT_NONE};
+        struct surplus surplus = {.engine = engine};
         _cleanup_json_ json_t *old = NULL;
         size_t i, n = 0, n_unfinished = 0;
         json_t *doc;
@@ -105,9 +114,10 @@ int task_trim(struct store *store, const struct task_engine *engine, uint64_t ke
         r = store_count(store, &query, &n, ret_error);
         if (r < 0 || !keep || n <= keep + n_unfinished)
                 return r;
-        query.limit = MIN(n - keep - n_unfinished, (size_t)TRIM_AT_ONCE);
+        surplus.n_left = n - keep - n_unfinished;
+        query.limit = MIN(surplus.n_left, (size_t)TRIM_AT_ONCE);
         query.match = is_dispensable;
-        query.userdata = (void *)engine;
+        query.userdata = &surplus;
         r = store_list(store, &query, &old, NULL, ret_error);
         if (r < 0 || !json_array_size(old))
                 return r;

@@ -569,7 +569,7 @@ static void retention_forgets_the_oldest_ended_tasks(void **data)
 static void retention_keeps_what_an_unfinished_task_waits_for(void **data)
 {
         struct state *state = *data;
-        char parent[64], other[64];
+        char parent[64], older[64], other[64];
         _cleanup_json_ json_t *of = NULL, *child = NULL;
         json_t *doc = NULL;
 
@@ -577,6 +577,7 @@ static void retention_keeps_what_an_unfinished_task_waits_for(void **data)
         submit(state, "triple", parent);
         task_engine_run(state->engine);
         state->hang_at = NULL;
+        assert_int_equal(submit_as(state, "triple", "vm/c", NULL, older, NULL), 0);
         of = json_pack("{s:s}", "parent", parent);
         assert_int_equal(task_submit(state->engine,
                                  &(struct task_request){.action = "triple",
@@ -591,7 +592,8 @@ static void retention_keeps_what_an_unfinished_task_waits_for(void **data)
         task_engine_run(state->engine);
         assert_int_equal(task_trim(state->store, state->engine, 1, NULL), 0);
         assert_state(state, json_text(child, "uid"), "succeeded");
-        assert_int_equal(store_get(state->store, "task", other, &doc, NULL), -ENOENT);
+        assert_int_equal(store_get(state->store, "task", older, &doc, NULL), -ENOENT);
+        assert_state(state, other, "succeeded"); /* the newest one, though two are older and kept */
 }
 
 static void count_commit(void *userdata)
