@@ -654,6 +654,7 @@ static int follow_one(void *userdata, const struct store_event *event)
         struct inventory *inventory = userdata;
         int r = apply(inventory, event);
 
+        inventory->half_applied = r < 0;
         if (r >= 0)
                 inventory->followed = event->seq;
         return r;
@@ -686,10 +687,13 @@ static int load_anew(struct inventory *inventory, struct error **ret_error)
         uint64_t revision = 0;
         int r = store_revision(inventory->manager->store, &revision, ret_error);
 
-        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(kinds); i++)
+        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(kinds); i++) {
                 r = load_kind(inventory, kinds[i], ret_error);
+                inventory->half_applied |= r < 0;
+        }
         if (r < 0)
                 return r;
+        inventory->half_applied = false;
         index_changed(inventory, NULL);
         metrics_tasks_changed(&inventory->manager->metrics);
         log_warning(
@@ -769,7 +773,7 @@ static int take_all(struct inventory *inventory, const char *kind, json_t *docs)
                 int r = 0;
 
                 /* What has not changed counts as unchanged for those who ask since when, too. */
-                if (revision_of(inventory, kind, uid) != json_revision(doc))
+                if (inventory->half_applied || revision_of(inventory, kind, uid) != json_revision(doc))
                         r = apply(inventory,
                                 &(struct store_event){
                                         .seq = inventory->followed, .kind = kind, .uid = uid, .doc = doc});
@@ -779,7 +783,6 @@ static int take_all(struct inventory *inventory, const char *kind, json_t *docs)
         return 0;
 }
 
-/* A host that was removed stays removed: one that has expired stays on its list until the next start. */
 static int load_kind(struct inventory *inventory, const char *kind, struct error **ret_error)
 {
         struct store_query query = {.kind = kind, .limit = STORE_LIMIT_NONE};
@@ -790,7 +793,8 @@ static int load_kind(struct inventory *inventory, const char *kind, struct error
         if (r < 0)
                 return r;
         r = seen ? 0 : -ENOMEM;
-        /* Before any is taken up: a name may be another one's now. */
+        /* Before any is taken up: a name may be another one's now. Removed hosts are not dropped: one that the store has forgotten stays on
+         * its list until the next start. */
         if (r >= 0)
                 r = note_all(docs, seen);
         if (r >= 0 && !strcmp(kind, "host"))

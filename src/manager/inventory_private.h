@@ -130,6 +130,7 @@ struct inventory {
         bool saturated;    /* most of the loop's time was used in the last window */
         uint64_t followed; /* change log position */
         bool lags;         /* the newest try to follow failed */
+        bool half_applied; /* ... on the way of taking a change up: what has its revision may not be in every index */
         struct loop_source *follow_again;
 };
 
