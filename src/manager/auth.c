@@ -224,7 +224,8 @@ int auth_refuse_namesake(struct store *store, const char *name, const char *kind
         return -EEXIST;
 }
 
-/* What the names of a user's sessions begin with: they are found by it, among those of thousands of users. */
+/* What the names of a user's sessions begin with: they are found by it, among those of thousands of users. Sessions of a version that named them by
+ * their hash alone are not: these end by themselves within AUTH_SESSION_MS, and are refused meanwhile when their user may not have them. */
 static const char *sessions_of(const char *user_uid, char ret[static SESSION_PREFIX_SIZE])
 {
         snprintf(ret, SESSION_PREFIX_SIZE, "%.36s/", user_uid);

@@ -2,7 +2,8 @@
 #pragma once
 
 /* From where a user has logged in before: whoever tries passwords elsewhere cannot keep them from logging in from there (OWASP: trusted
- * and untrusted clients are counted apart). In the store as "login-addresses", by the user's uid; removed with the user. */
+ * and untrusted clients are counted apart). In the store as "login-addresses", by the user's uid; removed with the user,
+ * and when somebody else sets the password. */
 
 #include "base/clock.h"
 #include "manager/store.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "manager/store.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -78,6 +79,7 @@ int store_get(struct store *store, const char *kind, const char *name_or_uid, js
 /* Where the list begins: in the order of names those with a prefix are together, behind the prefix itself. */
 static const char *first_after(const struct store_query *query)
 {
+        assert(!query->prefix || !query->descending);
         if (!query->prefix || (query->after && strcmp(query->after, query->prefix) > 0))
                 return query->after;
         return query->prefix;

@@ -239,6 +239,28 @@ static void strangers_leave_room_for_others_passwords(void **data)
                 assert_true(loop_iterate(state->loop, WAIT_MS) >= 0);
 }
 
+/* Else whoever had the old one would stay at home in the account for 90 days. */
+static void password_of_an_administrator_forgets_from_where_she_logged_in(void **data)
+{
+        struct state *state = *data;
+        char admin[sizeof(state->headers[0])];
+
+        snprintf(admin, sizeof(admin), "%s", state->headers[0]);
+        make_user(state);
+        fill_slowly(state);
+        become_user(state);
+        assert_int_equal(call(state, "PUT", "/api/v1/password",
+                                 json_pack("{s:s, s:s}", "current", PASSWORD, "password", PASSWORD)),
+                204);
+        use_up(state->manager->limits.login_users, "alice");
+        assert_int_equal(log_in(state, "alice", PASSWORD), 200);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "%s", admin);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/users/alice/password", json_pack("{s:s}", "password", PASSWORD)),
+                204);
+        assert_int_equal(log_in(state, "alice", PASSWORD), 429);
+}
+
 static void short_password_is_refused(void **data)
 {
         struct state *state = *data;
@@ -249,9 +271,16 @@ static void short_password_is_refused(void **data)
                 422);
 }
 
+static int make_token(struct state *state, const char *name)
+{
+        return call(
+                state, "POST", "/api/v1/tokens", json_pack("{s:s, s:s}", "name", name, "role", "read-only"));
+}
+
 static void expired_token_takes_no_place(void **data)
 {
         struct state *state = *data;
+        char admin[sizeof(state->headers[0])];
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_json_ json_t *user = NULL;
 
@@ -267,20 +296,27 @@ static void expired_token_takes_no_place(void **data)
                                 &(struct auth_token_spec){.name = name, .role = "read-only", .owner = user},
                                 secret, &token, NULL),
                         0);
-                if (i == 50) /* the batch has this very document */
-                        json_object_set_new(
-                                json_object_get(token, "internal"), "expires_unix_ms", json_integer(1));
+                if (i == 50 || i == 60) /* the batch has this very document */
+                        json_object_set_new(json_object_get(token, "internal"), "expires_unix_ms",
+                                json_integer(i == 60 ? 1 : 2));
         }
         assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        snprintf(admin, sizeof(admin), "%s", state->headers[0]);
         become_user(state);
-        assert_int_equal(call(state, "POST", "/api/v1/tokens",
-                                 json_pack("{s:s, s:s}", "name", "x", "role", "read-only")),
-                201);
+        assert_int_equal(make_token(state, "x"), 201);
+        /* The one that expired first, and the audit log tells of it. */
+        assert_int_equal(call(state, "GET", "/api/v1/tokens/t60", NULL), 404);
+        assert_int_equal(call(state, "GET", "/api/v1/tokens/t50", NULL), 200);
+        assert_int_equal(make_token(state, "y"), 201);
         assert_int_equal(call(state, "GET", "/api/v1/tokens/t50", NULL), 404);
-        assert_int_equal(call(state, "GET", "/api/v1/tokens/t51", NULL), 200);
-        assert_int_equal(call(state, "POST", "/api/v1/tokens",
-                                 json_pack("{s:s, s:s}", "name", "y", "role", "read-only")),
-                413);
+        assert_int_equal(make_token(state, "z"), 413);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "%s", admin);
+        assert_int_equal(call(state, "GET", "/api/v1/audit?action=token.delete", NULL), 200);
+        assert_int_equal(json_array_size(json_object_get(state->body, "items")), 2);
+        assert_string_equal(
+                json_text(json_array_get(json_object_get(state->body, "items"), 1), "object"), "token/t60");
+        assert_int_equal(call(state, "GET", "/api/v1/audit/verify", NULL), 200);
+        assert_true(json_is_true(json_object_get(state->body, "ok")));
 }
 
 static void own_password_needs_the_current_one(void **data)
@@ -312,6 +348,7 @@ int main(void)
                 TEST(limit_tells_nobody_who_has_logged_in_from_there),
                 TEST(limit_of_an_address_is_everybodys),
                 TEST(strangers_leave_room_for_others_passwords),
+                TEST(password_of_an_administrator_forgets_from_where_she_logged_in),
                 TEST(short_password_is_refused),
                 TEST(expired_token_takes_no_place),
                 TEST(own_password_needs_the_current_one),
