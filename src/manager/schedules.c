@@ -187,7 +187,8 @@ static json_t *changed_document(const struct entry *entry, const struct schedule
 
         if (tried && internal && json_object_set_new(internal, "tried_why", json_string(tried)) < 0)
                 json_decref(TAKE_PTR(internal));
-        if (doc && json_object_set_new(doc, "internal", internal) < 0) {
+        /* Without a document it frees `internal` all the same. */
+        if (json_object_set_new(doc, "internal", internal) < 0) {
                 json_decref(doc);
                 return NULL;
         }
@@ -205,19 +206,25 @@ static json_t *run_document(const struct manager *manager, const struct schedule
                 "task_uid", task_uid, "why", why, "missed", (json_int_t)decision->n_missed);
 }
 
-/* Why due times up to this one were left out. */
-static const char *why_left_out(const struct entry *entry, int64_t due_s, bool busy)
+/* Why due times up to the decision's were left out; the caller's. What is known is why the last one that was tried did not begin: any others may
+ * have been tried before it, too. */
+static char *why_left_out(const struct entry *entry, const struct schedule_decision *decision, bool busy)
 {
         const json_t *internal = json_object_get(entry->doc, "internal");
+        const char *tried_why = json_text(internal, "tried_why");
         struct schedule_state before;
 
         schedule_state_read(internal, &before);
         if (busy)
-                return "its last run has not ended";
-        if (before.tried_s != INT64_MIN && before.tried_s > before.until_s && before.tried_s <= due_s &&
-                *json_text(internal, "tried_why"))
-                return json_text(internal, "tried_why");
-        return "the manager was away at that time";
+                return alloc_strdup("its last run has not ended");
+        if (before.tried_s == INT64_MIN || before.tried_s <= before.until_s ||
+                before.tried_s > decision->due_s || !*tried_why)
+                return alloc_strdup("the manager was away at that time");
+        /* The one that runs now was not left out. */
+        if (decision->n_missed == 1 &&
+                (decision->verdict != SCHEDULE_RUN || before.tried_s < decision->due_s))
+                return alloc_strdup(tried_why);
+        return alloc_printf("the manager was away, or: %s", tried_why);
 }
 
 /* What was due is left out, and the record says why. */
@@ -232,7 +239,7 @@ static int record_skip(struct schedules *schedules, const struct entry *entry,
         char due[32];
         int r = 0;
 
-        if (!doc || !object) {
+        if (!doc || !object || !why) {
                 json_decref(doc);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
@@ -279,7 +286,7 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
         const struct schedule_decision *decision, struct error **ret_error)
 {
         struct manager *manager = schedules->manager;
-        const char *left_out = decision->n_missed ? why_left_out(entry, decision->due_s, false) : NULL;
+        _cleanup_free_ char *left_out = decision->n_missed ? why_left_out(entry, decision, false) : NULL;
         _cleanup_(schedule_run_deinit) struct schedule_run run = {};
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_free_ char *why = NULL;
@@ -294,7 +301,7 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
                 why = alloc_printf(
                         "%s; %zu due before were left out: %s", run.reason, decision->n_missed, left_out);
         doc = changed_document(entry, state);
-        if (!doc || (left_out && !why) || text_uuid_new(uid) < 0 ||
+        if (!doc || (decision->n_missed && !why) || text_uuid_new(uid) < 0 ||
                 add_run(doc, run_document(manager, decision, uid, left_out)) < 0) {
                 json_decref(doc);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -368,9 +375,10 @@ static int carry_out(struct schedules *schedules, struct entry *entry, struct er
                 return 0;
         }
         if (decision.verdict != SCHEDULE_RUN) {
+                _cleanup_free_ char *why = why_left_out(entry, &decision, busy);
+
                 schedules->stale = true;
-                return record_skip(schedules, entry, &state, &decision,
-                        why_left_out(entry, decision.due_s, busy), ret_error);
+                return record_skip(schedules, entry, &state, &decision, why, ret_error);
         }
         crash_point("schedule-due");
         r = begin(schedules, entry, &state, &decision, &error);
