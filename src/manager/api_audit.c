@@ -46,6 +46,7 @@ static void scan_free(struct api_scan *base)
 }
 
 typedef int (*scan_step_fn)(struct api_scan *scan, struct error **ret_error);
+static int export_step(struct api_scan *base, struct error **ret_error);
 
 static struct scan *scan_new(
         struct http_request *request, struct manager *manager, scan_step_fn step, struct error **ret_error)
@@ -57,6 +58,7 @@ static struct scan *scan_new(
                 return NULL;
         }
         scan->base.step = step;
+        scan->base.streams = step == export_step;
         scan->base.free = scan_free;
         if (api_scan_begin(&scan->base, request, manager, ret_error) < 0) {
                 free(scan);
@@ -250,7 +252,9 @@ static int export_step(struct api_scan *base, struct error **ret_error)
 
                 json_object_del(entry, "revision");
                 text = doc_to_canonical_text(entry);
-                if (!text || http_stream_send(scan->stream, text, strlen(text)) < 0 ||
+                if (!text)
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                if (http_stream_send(scan->stream, text, strlen(text)) < 0 ||
                         http_stream_send(scan->stream, "\n", 1) < 0)
                         return -EPIPE;
                 last = entry;
@@ -261,7 +265,9 @@ static int export_step(struct api_scan *base, struct error **ret_error)
                 http_stream_close(TAKE_PTR(scan->stream));
                 return 0;
         }
-        return alloc_replace(&scan->after, json_text(last, "name")) < 0 ? -ENOMEM : 1;
+        if (alloc_replace(&scan->after, json_text(last, "name")) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return 1;
 }
 
 static void on_closed(void *userdata)

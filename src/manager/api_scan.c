@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "io/http_server.h"
 #include "io/loop.h"
 #include "manager/api.h"
@@ -11,17 +12,17 @@
 
 #define SCANS_MAX 8                      /* at work at once */
 #define SCANS_PER_CALLER (SCANS_MAX / 2) /* nobody alone takes them from all others */
-#define SCANS_OPEN_MAX 64 /* with those whose readers take little: these cost memory, but no work */
+#define SLOW_MAX 56 /* beside them, of those whose readers take little: these cost memory, but little work */
 #define BRIEF_MAX 64
 #define BRIEF_PER_CALLER (BRIEF_MAX / 2)
-#define PATIENCE_MS 1000 /* so long a reader that takes nothing keeps its place */
-#define PARKED_MS 50
+#define PATIENCE_MS 1000 /* so long a reader that is too slow keeps its place */
 #define SLICE_MS 4
 #define BETWEEN_MS 2
 
 void api_scans_init(struct api_scans *scans)
 {
-        scans->n = scans->n_parked = scans->n_brief = 0;
+        scans->n = scans->n_slow = scans->n_brief = 0;
+        scans->slow_turn_ms = 0;
         list_init(&scans->scans);
 }
 
@@ -29,7 +30,7 @@ void api_scan_end(struct api_scan *scan)
 {
         list_remove(&scan->link);
         scan->manager->scans.n--;
-        scan->manager->scans.n_parked -= scan->parked;
+        scan->manager->scans.n_slow -= scan->slow;
         scan->manager->scans.n_brief -= scan->brief;
         loop_source_free(scan->timer);
         scan->free(scan);
@@ -39,8 +40,12 @@ void api_scan_fail(struct api_scan *scan, struct error *error)
 {
         if (scan->request)
                 http_request_reply_error(scan->request, error);
-        else
+        else {
+                /* In the middle of an answer, which can only break off. */
+                if (error)
+                        log_warning("an answer to %s is broken off: %s", scan->person, error_message(error));
                 error_free(error);
+        }
         api_scan_end(scan);
 }
 
@@ -58,33 +63,38 @@ void api_scans_deinit(struct api_scans *scans)
 
 static bool has_room(const struct api_scans *scans)
 {
-        return scans->n - scans->n_brief - scans->n_parked < SCANS_MAX;
+        return scans->n - scans->n_brief - scans->n_slow < SCANS_MAX;
 }
 
-/* One whose reader takes nothing gives its place up until it does: slow readers alone cannot keep all others out. */
-static void keep_or_lose_place(struct api_scan *scan)
+/* Readers who are slower than the log is read share one place: they cannot keep others out, and their work together is what one has. */
+static void lose_place_if_slow(struct api_scan *scan)
 {
         uint64_t now_ms = clock_now_ms(scan->manager->clock);
 
+        if (scan->slow)
+                return;
         if (!scan->reader_full)
                 scan->full_since_ms = 0;
         else if (!scan->full_since_ms)
                 scan->full_since_ms = now_ms;
         else if (now_ms - scan->full_since_ms >= PATIENCE_MS) {
-                scan->parked = true;
-                scan->manager->scans.n_parked++;
+                scan->slow = true;
+                scan->manager->scans.n_slow++;
         }
 }
 
-static bool take_place(struct api_scan *scan)
+/* Slow ones take turns: each has its next one behind those that have asked before. */
+static uint64_t next_wait_ms(struct api_scan *scan)
 {
-        if (!scan->parked)
-                return true;
-        if (!has_room(&scan->manager->scans))
-                return false;
-        scan->parked = false;
-        scan->manager->scans.n_parked--;
-        return true;
+        struct api_scans *scans = &scan->manager->scans;
+        uint64_t wait_ms = MAX(scan->wait_ms, (uint64_t)BETWEEN_MS), now_ms, at_ms;
+
+        if (!scan->slow)
+                return wait_ms;
+        now_ms = clock_now_ms(scan->manager->clock);
+        at_ms = MAX(now_ms + wait_ms, scans->slow_turn_ms);
+        scans->slow_turn_ms = at_ms + SLICE_MS + BETWEEN_MS;
+        return at_ms - now_ms;
 }
 
 static void on_timer(void *userdata)
@@ -95,10 +105,6 @@ static void on_timer(void *userdata)
         struct error *error = NULL;
         int r = 1;
 
-        if (!scan->aborted && !take_place(scan)) {
-                loop_source_rearm(scan->timer, PARKED_MS);
-                return;
-        }
         scan->wait_ms = 0;
         scan->reader_full = false;
         if (scan->aborted)
@@ -110,8 +116,8 @@ static void on_timer(void *userdata)
         else if (r == 0)
                 api_scan_end(scan);
         else {
-                keep_or_lose_place(scan);
-                loop_source_rearm(scan->timer, MAX(scan->wait_ms, (uint64_t)BETWEEN_MS));
+                lose_place_if_slow(scan);
+                loop_source_rearm(scan->timer, next_wait_ms(scan));
         }
 }
 
@@ -138,7 +144,7 @@ static bool may_begin(const struct api_scans *scans, const struct api_scan *scan
 
         if (scan->brief)
                 return scans->n_brief < BRIEF_MAX && n_mine < BRIEF_PER_CALLER;
-        return has_room(scans) && scans->n - scans->n_brief < SCANS_OPEN_MAX && n_mine < SCANS_PER_CALLER;
+        return has_room(scans) && (!scan->streams || scans->n_slow < SLOW_MAX) && n_mine < SCANS_PER_CALLER;
 }
 
 int api_scan_begin(struct api_scan *scan, struct http_request *request, struct manager *manager,
