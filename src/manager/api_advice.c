@@ -29,6 +29,7 @@ struct advice {
         struct check_facts facts;
         json_t *costs;
         struct placement *placement; /* NULL: not begun */
+        json_t *ranking;             /* NULL: not all hosts were judged */
         uint64_t limit;
 };
 
@@ -38,6 +39,7 @@ static void advice_free(struct api_scan *base)
 
         placement_free(advice->placement);
         check_facts_deinit(&advice->facts);
+        json_decref(advice->ranking);
         json_decref(advice->costs);
         json_decref(advice->vm);
         free(advice);
@@ -48,25 +50,32 @@ static int no_memory(struct error **ret_error)
         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
+static int collect(struct advice *advice, struct error **ret_error)
+{
+        int r = check_facts_load(
+                advice->base.manager, advice->vm, advice->moves, NULL, &advice->facts, ret_error);
+
+        return r < 0 ? r : 1;
+}
+
+static int find_costs(struct advice *advice, struct error **ret_error)
+{
+        advice->costs = advice->moves ? forecasts_costs(advice->base.manager, advice->vm) : json_object();
+        return advice->costs ? 1 : no_memory(ret_error);
+}
+
 static int begin(struct advice *advice, struct error **ret_error)
 {
-        struct manager *manager = advice->base.manager;
-        struct checks_input input;
-        int r;
+        struct checks_input input = check_facts_input(&advice->facts);
 
-        r = check_facts_load(manager, advice->vm, advice->moves, NULL, &advice->facts, ret_error);
-        if (r < 0)
-                return r;
-        input = check_facts_input(&advice->facts);
-        advice->costs = advice->moves ? forecasts_costs(manager, advice->vm) : json_object();
-        if (advice->costs)
-                advice->placement = placement_new(&input, advice->facts.hosts, advice->costs);
+        advice->placement = placement_new(&input, advice->facts.hosts, advice->costs);
         return advice->placement ? 1 : no_memory(ret_error);
 }
 
 /* The best `limit` only; how many there were is told. */
-static json_t *document(const struct advice *advice, json_t *ranking)
+static json_t *document(const struct advice *advice)
 {
+        json_t *ranking = advice->ranking;
         size_t n = json_array_size(ranking);
         bool ok = json_is_true(json_object_get(json_array_get(ranking, 0), "ok"));
 
@@ -78,21 +87,26 @@ static json_t *document(const struct advice *advice, json_t *ranking)
                 "ranking", ranking, "n_hosts", (json_int_t)n);
 }
 
+/* Each of these takes some milliseconds with a thousand hosts, or is divided. */
 static int step(struct api_scan *base, struct error **ret_error)
 {
         struct advice *advice = CONTAINER_OF(base, struct advice, base);
-        _cleanup_json_ json_t *ranking = NULL;
         int r;
 
+        if (!advice->facts.vm)
+                return collect(advice, ret_error);
+        if (!advice->costs)
+                return find_costs(advice, ret_error);
         if (!advice->placement)
                 return begin(advice, ret_error);
-        r = placement_step(advice->placement, AT_ONCE);
+        r = advice->ranking ? 0 : placement_step(advice->placement, AT_ONCE);
         if (r != 0)
                 return r < 0 ? no_memory(ret_error) : 1;
-        ranking = placement_ranking(advice->placement);
-        if (!ranking)
-                return no_memory(ret_error);
-        http_request_reply_json(TAKE_PTR(base->request), 200, document(advice, ranking));
+        if (!advice->ranking) {
+                advice->ranking = placement_ranking(advice->placement);
+                return advice->ranking ? 1 : no_memory(ret_error);
+        }
+        http_request_reply_json(TAKE_PTR(base->request), 200, document(advice));
         return 0;
 }
 

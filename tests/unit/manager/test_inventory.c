@@ -352,6 +352,59 @@ static void host_that_the_store_has_under_another_name_is_followed(void **data)
         assert_non_null(inventory_host(state->manager.inventory, "n2"));
 }
 
+/* --- Merging ------------------------------------------------------------------------------------------------------------ */
+
+#define BAD "00000000-0000-4000-8000-000000000150"
+
+static const struct store_ops *backend;
+static size_t n_commits;
+
+/* One change that cannot be made. */
+static int commit_none_of_bad(struct store *store, const struct store_row_change *changes, size_t n_changes,
+        uint64_t *ret_revision, struct error **ret_error)
+{
+        n_commits++;
+        for (size_t i = 0; i < n_changes; i++)
+                if (!strcmp(changes[i].uid, BAD))
+                        return error_set(ret_error, ERROR_EXISTS, NULL, "it cannot be made");
+        return backend->commit(store, changes, n_changes, ret_revision, ret_error);
+}
+
+static void change_that_cannot_be_made_is_tried_alone_with_a_few_others(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory = state->manager.inventory;
+        enum { N = 300 };
+        struct host *at;
+        char uid[40];
+
+        put(state, host("n1"));
+        for (int i = 0; i < N; i++) {
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                put(state, vm(uid, uid, "n1", "[]", "[]"));
+        }
+        at = map_get(&inventory->hosts, "uid-n1");
+        at->connected = true;
+        for (int i = 0; i < N; i++) {
+                _cleanup_json_ json_t *report = json_pack(
+                        "{s:s, s:{s:s, s:i}}", "name", "x", "status", "power", "paused", "owner_epoch", 1);
+
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                assert_int_equal(host_take_report(at, uid, report), 0);
+        }
+        backend = state->real;
+        n_commits = 0;
+        state->ops.commit = commit_none_of_bad;
+        inventory_merge_host(at);
+        state->ops.commit = state->real->commit;
+        assert_true(n_commits < N / 2);
+        for (int i = 0; i < N; i++) {
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                assert_string_equal(json_text(json_status(inventory_vm(inventory, uid)), "power"),
+                        strcmp(uid, BAD) ? "paused" : "running");
+        }
+}
+
 /* One call fails, once: what is asked for again succeeds. */
 #define SURELY(condition) assert_true((condition) || (condition))
 
@@ -459,6 +512,7 @@ int main(void)
                 TEST(what_could_not_be_followed_is_followed_later),
                 TEST(what_the_log_has_forgotten_is_loaded_anew),
                 TEST(host_that_the_store_has_under_another_name_is_followed),
+                TEST(change_that_cannot_be_made_is_tried_alone_with_a_few_others),
                 cmocka_unit_test(failure_half_way_loses_nothing),
                 cmocka_unit_test(silence_is_excused_only_while_nobody_could_hear),
                 cmocka_unit_test(excuses_end),
