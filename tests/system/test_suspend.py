@@ -72,11 +72,12 @@ def shared_guest(lab):
 @pytest.fixture
 def guest(lab, shared_guest):
     """It runs, on host1."""
+    wait_for("the guest's state to be known", lambda: shared_guest.power() not in ("unknown", "starting"), 60)
     if shared_guest.power() == "running" and shared_guest.host() != "host1":
         lab.drover("vm", "suspend", shared_guest.name)
         lab.drover("vm", "resume", shared_guest.name, "--host", "host1")
     elif shared_guest.power() != "running":
-        if shared_guest.power() in ("paused", "suspending", "unknown"):
+        if shared_guest.power() in ("paused", "suspending"):
             lab.drover("vm", "stop", shared_guest.name, "--force")
         lab.drover("vm", "start", shared_guest.name, "--discard-state", "--host", "host1")
     shared_guest.wait_ready()
