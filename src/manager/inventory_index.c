@@ -260,6 +260,33 @@ json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm
         return TAKE_PTR(out);
 }
 
+/* "image/DATASTORE:NAME/..." or "reads/...": names of datastores have neither sign. */
+static bool is_under(const char *key, const char *name)
+{
+        const char *path =
+                strncmp(key, "image/", 6) == 0 || strncmp(key, "reads/", 6) == 0 ? strchr(key, ':') : NULL;
+        size_t len = strlen(name);
+
+        return path && !strncmp(path + 1, name, len) && path[1 + len] == '/';
+}
+
+bool inventory_folder_is_shared(const struct inventory *inventory, const json_t *vm)
+{
+        const char *name = json_text(vm, "name"), *uid = json_text(vm, "uid");
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, (struct map *)&inventory->users) {
+                const struct users *users = item->value;
+
+                if (!is_under(item->key, name))
+                        continue;
+                for (size_t i = 0; i < users->n_vms; i++)
+                        if (strcmp(json_text(users->vms[i]->doc, "uid"), uid) != 0)
+                                return true;
+        }
+        return false;
+}
+
 json_t *inventory_vms_of_pool(const struct inventory *inventory, const char *pool)
 {
         _cleanup_free_ char *key = alloc_printf("pool/%s:", pool);

@@ -510,11 +510,48 @@ static void end_orphaned_alert(struct inventory *inventory, const char *uid)
                 free(map_remove(&inventory->suspects, uid));
 }
 
+static bool is_at(const json_t *disk, const json_t *place)
+{
+        return !strcmp(json_text(disk, "datastore"), json_text(place, "datastore")) &&
+               !strcmp(json_text(disk, "path"), json_text(place, "path"));
+}
+
+/* Disks whose copies have taken over in a storage migration that no task here knows of (any more): the VM runs on them, and would be
+ * started and moved with the old images. The whole "spec", the caller's; NULL: there is nothing to be changed. */
+static json_t *spec_with_moved(
+        const struct inventory *inventory, const json_t *vm, const struct reports *reports)
+{
+        const json_t *moved = json_object_get(reports->report, "moved_disks");
+        json_t *spec, *disk, *one, *to;
+        bool changed = false;
+        size_t i, k;
+
+        if (!json_array_size(moved) || is_held(inventory, json_text(vm, "uid")))
+                return NULL;
+        spec = json_deep_copy(json_spec(vm));
+        json_array_foreach ((json_t *)moved, k, one)
+                json_array_foreach (json_object_get(spec, "disks"), i, disk) {
+                        to = json_object_get(one, "to");
+                        if (strcmp(json_text(disk, "name"), json_text(one, "name")) != 0 ||
+                                !is_at(disk, json_object_get(one, "from")) || !*json_text(to, "path") ||
+                                json_object_update_existing(disk, to) < 0)
+                                continue;
+                        changed = true;
+                        log_notice("vm %s: disk %s is %s:%s since a storage migration whose task did not end",
+                                json_text(vm, "name"), json_text(disk, "name"), json_text(to, "datastore"),
+                                json_text(to, "path"));
+                }
+        if (changed)
+                return spec;
+        json_decref(spec);
+        return NULL;
+}
+
 /* Puts into the batch what is to be changed. */
 static void merge_vm(struct inventory *inventory, const char *uid, struct store_batch *batch)
 {
         const struct vm_entry *vm = map_get(&inventory->vms, uid);
-        _cleanup_json_ json_t *status = NULL, *doc = NULL;
+        _cleanup_json_ json_t *status = NULL, *spec = NULL, *doc = NULL;
         struct reports reports;
 
         if (!vm) {
@@ -525,10 +562,12 @@ static void merge_vm(struct inventory *inventory, const char *uid, struct store_
         collect(inventory, vm->doc, &reports);
         watch_split_brain(inventory, vm->doc, &reports);
         status = merged_status(inventory, vm, &reports);
-        if (!status || json_equal(status, json_status(vm->doc)))
+        spec = spec_with_moved(inventory, vm->doc, &reports);
+        if (!status || (!spec && json_equal(status, json_status(vm->doc))))
                 return;
         doc = json_copy(vm->doc);
-        if (!doc || json_object_set(doc, "status", status) < 0)
+        if (!doc || json_object_set(doc, "status", status) < 0 ||
+                (spec && json_object_set(doc, "spec", spec) < 0))
                 return;
         store_batch_put(batch, json_revision(vm->doc), TAKE_PTR(doc));
 }
