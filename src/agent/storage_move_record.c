@@ -272,23 +272,6 @@ static int check_room(const struct work *work, struct error **ret_error)
         return 0;
 }
 
-/* Memory that is kept names the disks as they were, and can be used only with them. */
-static int check_state(const struct vm_folder *folder, struct error **ret_error)
-{
-        _cleanup_error_ struct error *error = NULL;
-        _cleanup_json_ json_t *state = NULL;
-        int r = state_file_record(folder, &state, &error);
-
-        if (r >= 0)
-                return error_set(ret_error, ERROR_CONFLICT,
-                        "Resume it first, or give up what was in its memory: `drover vm start "
-                        "--discard-state`.",
-                        "the virtual machine is suspended: its memory is in %s", folder->path);
-        if (error && (error->code == ERROR_NOT_FOUND || error->code == ERROR_STALE_EPOCH))
-                return 0;
-        return error_propagate(ret_error, TAKE_PTR(error));
-}
-
 static int work_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct work *work = arg;
@@ -299,6 +282,9 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
 
         if (r >= 0)
                 r = vm_folder_open(store, m->config->name, m->config->uid, &folder, ret_error);
+        /* One that crashed while it was being suspended may be so. */
+        if (r >= 0 && work->work == STORAGE_MOVE_WRITE && !m->live)
+                r = state_file_check_none(folder, ret_error);
         if (r >= 0 && (work->work == STORAGE_MOVE_SYNC || work->work == STORAGE_MOVE_READY))
                 r = sync_copies(work, ret_error);
         if (r < 0)
@@ -307,7 +293,7 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         case STORAGE_MOVE_LOOK:
                 r = check_room(work, ret_error);
                 if (r >= 0)
-                        r = check_state(folder, ret_error);
+                        r = state_file_check_none(folder, ret_error);
                 return r < 0 ? r : read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);
