@@ -128,7 +128,8 @@ static const struct option_spec vm_list_options[] = {
                 .help = "only those on this host"},
         {.name = "power",
                 .kind = VALUE_CHOICE,
-                .value = "stopped|starting|running|paused|incoming|outgoing-done|crashed|unknown",
+                .value = "stopped|starting|running|paused|suspending|suspended|incoming|outgoing-done|"
+                         "crashed|unknown",
                 .help = "only those in this state"},
         END,
 };
@@ -681,21 +682,19 @@ const struct command command_table[] = {
                 .summary = "empty a host for maintenance, or end its maintenance",
                 .details =
                         "With --on the host takes no virtual machine any more, and those that run there move "
-                        "to the "
-                        "best hosts, large ones first, through the queue. For each there is a bounded number "
-                        "of tries; "
-                        "after one that failed, and for what fits nowhere, --policy says what is tried, as "
-                        "STEP[,STEP...] in that order: other-host takes the next best host, wait[=TIME] "
-                        "waits until "
-                        "one fits (10m), stop[=TIME] asks the guest to power off (2m), and power-off cuts "
-                        "its power; "
-                        "none stands for no step. What is left then stays, the report says why, and the exit "
-                        "status is 1; the host stays closed, and --on again goes on with it. Virtual "
-                        "machines that are "
-                        "off stay where they are. Cancelled, the host is open again.\n\n"
-                        "--off opens the host; with --return what was moved away comes back, but for what "
-                        "was "
-                        "stopped.",
+                        "to the best hosts, large ones first, through the queue. For each there is a bounded "
+                        "number of tries; after one that failed, and for what fits nowhere, --policy says "
+                        "what is tried, as STEP[,STEP...] in that order: other-host takes the next best "
+                        "host, "
+                        "wait[=TIME] waits until one fits (10m), suspend[=TIME] writes its memory to its "
+                        "datastore and resumes it at once on the best host, or where one fits within that "
+                        "time (1m), stop[=TIME] asks the guest to power off (2m), and power-off cuts its "
+                        "power; none stands for no step. What is left then stays, the report says why, and "
+                        "the exit status is 1; the host stays closed, and --on again goes on with it. "
+                        "Virtual "
+                        "machines that are off stay where they are. Cancelled, the host is open again.\n\n"
+                        "--off opens the host and resumes what --on has suspended; with --return what was "
+                        "moved away comes back, but for what was stopped.",
                 .operands = {OPERAND("HOST", "hosts")},
                 .options = host_maintenance_options,
                 .run = command_host_maintenance},

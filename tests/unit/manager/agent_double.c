@@ -141,6 +141,36 @@ static bool refuse_start(struct http_request *request, const struct agent_double
         return true;
 }
 
+/* As on the real one the state is beside the disks: any host resumes it, if only once. */
+static bool suspend_or_restore(
+        struct http_request *request, struct agent_double *agent, const char *uid, const char *verb)
+{
+        bool suspends = !strcmp(verb, "suspend");
+        json_t *vm = json_object_get(agent->vms, uid), *body = NULL;
+        struct error *error = NULL;
+        json_int_t epoch;
+
+        if (!suspends && strcmp(verb, "restore") != 0)
+                return false;
+        if (agent->refuse_state) {
+                error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU does not want to");
+                http_request_reply_error(request, error);
+                return true;
+        }
+        if (!suspends) {
+                assert_int_equal(http_request_json(request, &body, NULL), 0);
+                epoch = json_integer_value(json_object_get(json_status(body), "owner_epoch"));
+                vm = json_deep_copy(body);
+                json_object_set_new(agent->vms, uid, vm);
+                set_epoch(vm, epoch + 1);
+        }
+        set_power(vm, suspends ? "suspended" : "running");
+        vm = json_deep_copy(vm);
+        json_object_set_new(vm, "transfer", json_pack("{s:i}", suspends ? "suspend_ms" : "resume_ms", 5));
+        http_request_reply_json(request, 200, vm);
+        return true;
+}
+
 static void on_vm_verb(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
@@ -163,7 +193,8 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 http_request_reply_json(request, 200, vm);
                 return;
         }
-        if (!strcmp(verb, "start") && refuse_start(request, agent, vm))
+        if ((!strcmp(verb, "start") && refuse_start(request, agent, vm)) ||
+                suspend_or_restore(request, agent, uid, verb))
                 return;
         if (!strcmp(verb, "start")) {
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
