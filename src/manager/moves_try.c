@@ -130,10 +130,13 @@ static const struct {
         bool cancellable;                                            /* also when it runs */
         bool ages;    /* a decision that hits the guest: after an outage it is made again */
         bool goes_on; /* is submitted though nothing starts any more: the guest is off until then */
+        const char *decided, *submitted; /* crash points of its own: it is recorded, and its task submitted */
 } actions[] = {
         [MOVES_MIGRATE] = {"migrate", "vm.migrate", input_migrate, .queued = true, .cancellable = true},
-        [MOVES_SUSPEND] = {"suspend", "vm.suspend", input_suspend, .cancellable = true, .ages = true},
-        [MOVES_RESUME] = {"resume", "vm.resume", input_resume, .goes_on = true},
+        [MOVES_SUSPEND] = {"suspend", "vm.suspend", input_suspend, .cancellable = true, .ages = true,
+                .decided = "moves-suspend-decided", .submitted = "moves-suspend-submitted"},
+        [MOVES_RESUME] = {"resume", "vm.resume", input_resume, .goes_on = true,
+                .decided = "moves-resume-decided", .submitted = "moves-resume-submitted"},
         [MOVES_STOP] = {"stop", "vm.stop", input_stop, .ages = true},
         [MOVES_POWER_OFF] = {"power-off", "vm.stop", input_power_off, .ages = true},
 };
@@ -343,6 +346,8 @@ void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
                 decide_anew(round, record);
                 return;
         }
+        if (actions[action].decided)
+                crash_point(actions[action].decided);
         r = task_submit(round->manager->tasks,
                 &(struct task_request){.uid = json_text(try, "task_uid"),
                         .action = actions[action].task,
@@ -356,7 +361,7 @@ void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
                 NULL, &doc, &error);
         if (r >= 0) {
                 moves_set_text(round, try, "task", json_text(doc, "name"));
-                crash_point("moves-submitted");
+                crash_point(actions[action].submitted ?: "moves-submitted");
         } else if (error && error->code == ERROR_BUSY) {
                 moves_set_why(round, record, error_message(error));
                 withdraw_try(round, record);
