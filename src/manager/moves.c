@@ -198,16 +198,20 @@ static bool is_ours(const json_t *record)
         return json_is_true(json_object_get(record, "ours")) || moves_has_tried(record, MOVES_SUSPEND);
 }
 
-/* On behalf of the maintenance. Where a task has said so, the inventory may not have heard of it yet. */
+/* On behalf of the maintenance. Where a task has said so, the inventory may not have heard of it yet; and where a resumption failed, it
+ * calls stopped what is still suspended, until the host that suspended it can be asked. */
 static bool is_suspended(const struct moves_round *round, const json_t *record, const json_t *vm)
 {
+        const char *power = json_text(json_status(vm), "power");
         const json_t *try = moves_last_try(record);
 
         if (!is_ours(record))
                 return false;
-        return !strcmp(json_text(json_status(vm), "power"), "suspended") ||
-               (moves_try_does(try, MOVES_SUSPEND) && moves_try_succeeded(try) && !moves_is_off(vm) &&
-                       !strcmp(json_text(json_status(vm), "host"), round->from));
+        if (moves_try_does(try, MOVES_SUSPEND) && moves_try_succeeded(try) && !moves_is_off(vm))
+                return !strcmp(json_text(json_status(vm), "host"), round->from);
+        if (moves_try_does(try, MOVES_RESUME) && !moves_try_succeeded(try) && !strcmp(power, "stopped"))
+                return true;
+        return !strcmp(power, "suspended");
 }
 
 /* A resumption came to nothing, and no host has said yet what that left. */

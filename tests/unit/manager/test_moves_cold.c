@@ -184,6 +184,22 @@ static void dry_run_says_the_same(void **data)
         assert_int_equal(n_tasks(state, "vm.suspend"), 0);
 }
 
+/* A job of QEMU's on its disks forbids live moves, and no others. */
+static void dry_run_names_the_host_on_which_it_will_be_resumed(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        json_object_set_new(json_object_get(state->agents[0].vms, vm_uid(state)), "jobs",
+                json_pack("[{s:s, s:s}]", "id", "nightly", "type", "backup"));
+        refresh_all(state);
+        assert_int_equal(ask(state, "{\"on\": true, \"dry_run\": true, " SUSPEND "}"), 200);
+        assert_line(state, "would-move-cold", "host2");
+        do_maintenance(state, "{\"on\": true, " SUSPEND "}", "succeeded");
+        assert_line(state, "moved-cold", "host2");
+        assert_int_equal(n_tasks(state, "vm.migrate"), 0);
+}
+
 static void dry_run_of_the_end_says_what_is_resumed(void **data)
 {
         struct state *state = *data;
@@ -289,6 +305,25 @@ static void host_that_cannot_resume_it_is_not_asked_again(void **data)
         assert_int_equal(n_tasks(state, "vm.resume"), 1);
         do_maintenance(state, "{\"on\": false}", "succeeded");
         assert_line(state, "resumed", "host1");
+}
+
+/* Switched off as soon as the guest is suspended; then nobody tells that it still is. */
+static void guest_whose_host_is_off_already_still_counts_as_suspended(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_a_full_stage(state);
+        state->agents[1].refuse_state = true;
+        begin(state, "{\"on\": true, \"policy\": [{\"step\": \"suspend\", \"limit_ms\": 5000}]}", path);
+        wait_until(state, is_suspended);
+        agent_double_stop(&state->agents[0]);
+        state->agents[1].memory_free_bytes = (json_int_t)8 << 30;
+        inventory_refresh(state->manager->inventory, NULL);
+        end(state, path, "succeeded");
+        assert_line(state, "suspended", "");
+        assert_int_equal(n_tasks(state, "vm.resume"), 1);
+        assert_int_equal(json_array_size(json_object_get(maintenance(state), "left")), 1);
 }
 
 static void end_of_maintenance_that_cannot_resume_can_be_repeated(void **data)
@@ -450,6 +485,7 @@ int main(void)
                 TEST(guest_that_no_host_takes_stays_suspended_until_the_end_of_maintenance),
                 TEST(host_that_takes_it_in_time_gets_it),
                 TEST(dry_run_says_the_same),
+                TEST(dry_run_names_the_host_on_which_it_will_be_resumed),
                 TEST(dry_run_of_the_end_says_what_is_resumed),
                 TEST(guest_that_was_paused_stays_suspended_for_who_paused_it),
                 TEST(guest_that_was_suspended_before_is_left_alone),
@@ -457,6 +493,7 @@ int main(void)
                 TEST(cancelled_while_it_is_being_suspended_the_guest_runs_on),
                 TEST(guest_that_cannot_be_suspended_is_handled_by_the_next_step),
                 TEST(host_that_cannot_resume_it_is_not_asked_again),
+                TEST(guest_whose_host_is_off_already_still_counts_as_suspended),
                 TEST(end_of_maintenance_that_cannot_resume_can_be_repeated),
                 TEST(guest_that_others_have_resumed_meanwhile_is_left_where_it_is),
                 TEST(repeated_it_resumes_what_it_has_suspended_where_that_fits_now),
