@@ -164,7 +164,9 @@ static bool look_for_resumption(struct moves_round *round, json_t *record, const
         json_t **ret_report, const char **ret_host)
 {
         bool gives_back = task_cancel_requested(round->task);
-        const char *preferred = gives_back ? round->from : round->to;
+        const char *at = json_text(json_status(vm), "host");
+        /* One that was given to another host meanwhile belongs there. */
+        const char *preferred = gives_back ? round->from : !strcmp(at, round->to) ? at : "";
         const char *except = *round->from && !gives_back ? round->from : NULL;
         _cleanup_error_ struct error *error = NULL;
         uint64_t began_ns = clock_monotonic_ns();

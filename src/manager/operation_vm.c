@@ -93,104 +93,6 @@ static json_t *with_chosen_model(struct task *task, const json_t *vm)
         return TAKE_PTR(copy);
 }
 
-/* The VM as its memory needs it: with what was decided when it was started, for a host that knows that machine and has those
- * features. The caller's; NULL without memory. */
-static json_t *as_suspended(const json_t *vm)
-{
-        static const char *const keys[] = {"machine", "cpu_model", "accelerator"};
-        _cleanup_json_ json_t *copy = json_copy((json_t *)vm), *spec = json_copy(json_spec(vm));
-
-        if (!copy || !spec || json_object_set(copy, "spec", spec) < 0)
-                return NULL;
-        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-                json_t *value = json_object_get(json_status(vm), keys[i]);
-
-                if (json_is_string(value) && json_object_set(spec, keys[i], value) < 0)
-                        return NULL;
-        }
-        return TAKE_PTR(copy);
-}
-
-/* What only the host's agent would refuse (docs/suspend.md); NULL: nothing. The caller's. */
-static char *unfit_to_resume(const json_t *vm, const json_t *host)
-{
-        const char *here = json_text(json_status(vm), "qemu_version"),
-                   *there = json_text(json_object_get(json_status(host), "qemu"), "version"),
-                   *name = json_text(host, "name");
-
-        if (*here && *there && strverscmp(there, here) < 0)
-                return alloc_printf("host %s has QEMU %s, which is older than its %s", name, there, here);
-        if (!strcmp(json_text(json_status(vm), "cpu_model"), "host") &&
-                strcmp(json_text(json_status(vm), "host"), name) != 0)
-                return alloc_printf("it has the processor of its host (cpu_model host)");
-        return NULL;
-}
-
-/* Of the ranking the hosts that would take it. */
-static int list_fitting(const json_t *vm, const struct check_facts *facts, const json_t *ranking,
-        json_t *hosts, char **ret_why)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)ranking, i, item) {
-                _cleanup_free_ char *why = NULL;
-
-                if (!json_is_true(json_object_get(item, "ok")))
-                        continue;
-                why = unfit_to_resume(vm, check_facts_host(facts, json_text(item, "host")));
-                if (!why && json_array_append(hosts, json_object_get(item, "host")) < 0)
-                        return -ENOMEM;
-                if (why && !*ret_why)
-                        *ret_why = TAKE_PTR(why);
-        }
-        return 0;
-}
-
-static void leave_out(json_t *ranking, const char *host)
-{
-        for (size_t i = json_array_size(ranking); host && i-- > 0;)
-                if (!strcmp(json_text(json_array_get(ranking, i), "host"), host))
-                        json_array_remove(ranking, i);
-}
-
-int operation_resume_check(struct manager *manager, const json_t *vm, const char *except,
-        const struct task *asking, const struct check_assumptions *assumptions, json_t **ret_report,
-        struct error **ret_error)
-{
-        _cleanup_json_ json_t *resolved = as_suspended(vm), *ranking = NULL, *hosts = json_array();
-        _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_error_ struct error *refusal = NULL;
-        _cleanup_free_ char *why = NULL;
-        struct checks_input input;
-        const char *best = NULL;
-        json_t *report = NULL;
-        int r = resolved && hosts ? 0 : -ENOMEM;
-
-        if (r >= 0) {
-                r = check_facts_load(manager, resolved, false, asking, &facts, ret_error);
-                if (r < 0)
-                        return r;
-                r = check_facts_assume(&facts, assumptions);
-        }
-        if (r >= 0) {
-                input = check_facts_input(&facts);
-                ranking = placement_rank(&input, facts.hosts, NULL);
-                leave_out(ranking, except);
-                r = ranking ? list_fitting(vm, &facts, ranking, hosts, &why) : -ENOMEM;
-        }
-        if (r >= 0) {
-                if (!why)
-                        (void)placement_best(ranking, &best, &refusal);
-                report = json_pack("{s:b, s:O, s:s?}", "ok", json_array_size(hosts) > 0, "hosts", hosts, "why",
-                        json_array_size(hosts) ? NULL : why ?: refusal ? error_message(refusal) : NULL);
-        }
-        if (!report)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        *ret_report = report;
-        return 0;
-}
-
 static int choose_host(struct task *task, struct manager *manager, const json_t *vm, const json_t **ret_host,
         struct error **ret_error)
 {
@@ -201,7 +103,7 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         int r;
 
         if (json_is_true(json_object_get(task_data(task), "from_state"))) {
-                resolved = as_suspended(vm);
+                resolved = operation_as_suspended(vm);
                 r = resolved ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         } else
                 r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);

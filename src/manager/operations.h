@@ -21,6 +21,7 @@ extern const struct task_kind operation_vm_resume;
 extern const struct task_kind operation_vm_suspend;
 extern const struct task_kind operation_vm_delete;
 extern const struct task_kind operation_vm_migrate;
+extern const struct task_kind operation_vm_migrate_cold;
 extern const struct task_kind operation_vm_migrate_disks;
 extern const struct task_kind operation_host_add;
 extern const struct task_kind operation_host_sync;
@@ -51,6 +52,15 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
 /* The same for a dry run (assumptions as in check_facts.h; may be NULL). */
 int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to,
         const struct check_assumptions *assumptions, json_t **ret_report, struct error **ret_error);
+
+/* The VM as its memory needs it: with what was decided when it was started, for a host that knows that machine and has those
+ * features. The caller's; NULL without memory. */
+json_t *operation_as_suspended(const json_t *vm);
+
+/* What the checks say about giving a VM (document) that is off or suspended to host `to` (NULL: the best other one): as
+ * operation_migrate_check(). NO_RESOURCES when no host is named and none fits. */
+int operation_cold_check(struct manager *manager, const json_t *vm, const char *to, const struct task *asking,
+        json_t **ret_report, struct error **ret_error);
 
 /* Where a VM (document) could be resumed from its state, be it suspended or not yet: {"ok", "hosts": [names, best first], "why"}, the
  * caller's; why: what stands in the way on the host that comes nearest, or null. except: a host that is left out; asking: the task

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maintenance whose policy suspends what cannot move live (docs/maintenance.md): it is resumed elsewhere with its memory, or stays
-suspended until the maintenance ends. A manager that is killed at each recorded step of it."""
+suspended until the maintenance ends. A manager that is killed at each recorded step of it. Cold migration of what is off."""
 
 import json
 
 import pytest
 from labkit.lab import wait_for
-from many_moves import COLD_POINTS, END_POINTS, create_idle, moves_cold_though_manager_dies, resumes_though_manager_dies, wait_ended
+from many_moves import (COLD_POINTS, END_POINTS, assert_all_at, create_idle, moves_cold_though_manager_dies, places,
+                        resumes_though_manager_dies, wait_ended)
 
 LAB = {"migration_nics": 1}
 MIGRATION_NETWORK = "mig1"
@@ -99,6 +100,39 @@ def test_cancelled_maintenance_resumes_the_guest_where_it_was(tied, lab):
     assert "maintenance" not in lab.drover_json("host", "show", "host1")["status"]
     assert_runs_at(lab, tied, "host1")
     session.close()
+
+
+def test_suspended_guest_is_given_to_another_host_and_goes_on_there(busy_vm, lab):
+    session = busy_vm.session(patience_s=PATIENCE_S)
+    lab.drover("vm", "suspend", busy_vm.name)
+    assert lab.drover("vm", "migrate", busy_vm.name, "--to", "host2") == f"{busy_vm.name}: on host2 now, and suspended as before\n"
+    for host in lab.hosts:
+        lab.restart(host, "agent")
+    lab.wait_connected()
+    assert (busy_vm.host(), busy_vm.power()) == ("host2", "suspended")
+    lab.drover("vm", "resume", busy_vm.name)
+    assert_runs_at(lab, busy_vm, "host2")
+    session.close()
+
+
+def test_guest_that_is_off_is_given_to_another_host_and_starts_there(lab):
+    (lab.local_path("host1") / "tools.iso").write_bytes(bytes(2 << 20))
+    create_idle(lab, "free")
+    create_idle(lab, "bound", "--cdrom", "local:tools.iso")
+    for name in ("free", "bound"):
+        lab.drover("vm", "stop", name, "--force")
+    lab.drover("vm", "migrate", "free", "--to", "host2")
+    assert places(lab, ["free"]) == {"free": ("host2", "stopped")}
+    lab.drover("vm", "start", "free")
+    assert_all_at(lab, ["free"], "host2")
+    lab.drover("vm", "stop", "free", "--force")
+    lab.drover("vm", "migrate", "free", "--to", "host1")
+    lab.drover("vm", "delete", "free")
+    assert not (lab.folder / "shared/free").exists()
+    done = lab.run_drover("vm", "migrate", "bound", "--to", "host2")
+    assert done.returncode == 1 and "datastore local" in done.stderr
+    assert places(lab, ["bound"]) == {"bound": ("host1", "stopped")}
+    lab.drover("vm", "delete", "bound")
 
 
 def revive(lab):

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Maintenance whose policy suspends: what cannot move is resumed on another host, or waits, suspended, for the end of it. */
+/* Maintenance whose policy suspends: what cannot move is resumed on another host, or waits, suspended, for the end of it. And cold
+ * migration of what is off. */
 
 #include "manager_rig.h"
 
@@ -478,6 +479,134 @@ static void policy_that_suspends_takes_the_permission_to_do_so(void **data)
                 200);
 }
 
+/* --- Cold migration ----------------------------------------------------------------------------------------------------- */
+
+static void ask_of_web(struct state *state, const char *verb, json_t *body, const char *how)
+{
+        char path[64];
+
+        snprintf(path, sizeof(path), "/api/v1/vms/web/%s", verb);
+        assert_int_equal(call(state, "POST", path, body), 202);
+        assert_string_equal(finish(state), how);
+}
+
+/* The check of that code is broken. */
+static void assert_broken(struct state *state, const char *to, const char *code)
+{
+        json_t *check;
+        size_t i;
+
+        assert_int_equal(
+                call(state, "POST", "/api/v1/vms/web/migrate", json_pack("{s:s, s:b}", "to", to, "check", 1)),
+                200);
+        assert_true(json_is_false(json_object_get(state->body, "ok")));
+        json_array_foreach (json_object_get(state->body, "checks"), i, check)
+                if (!strcmp(json_text(check, "code"), code) && json_is_false(json_object_get(check, "ok")))
+                        return;
+        fail_msg("%s is met", code);
+}
+
+static void guest_that_is_off_is_given_to_another_host_and_starts_there(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        ask_of_web(state, "stop", NULL, "succeeded");
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host2"), "succeeded");
+        assert_string_equal(json_text(json_spec(state->body), "action"), "vm.migrate-cold");
+        assert_web(state, "stopped", "host2");
+        refresh_all(state); /* host1 still tells of it */
+        assert_web(state, "stopped", "host2");
+        stop_manager(state);
+        start_manager(state);
+        refresh_all(state);
+        assert_web(state, "stopped", "host2");
+        ask_of_web(state, "start", NULL, "succeeded");
+        assert_web(state, "running", "host2");
+        refresh_all(state);
+        assert_null(json_object_get(status_of(state, "/api/v1/vms/web"), "moved_cold"));
+}
+
+static void suspended_guest_is_given_to_another_host_and_stays_suspended(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        ask_of_web(state, "suspend", NULL, "succeeded");
+        ask_of_web(state, "migrate", json_object(), "succeeded"); /* the best other host */
+        refresh_all(state);
+        assert_web(state, "suspended", "host2");
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host1"), "succeeded");
+        refresh_all(state);
+        assert_web(state, "suspended", "host1");
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host2"), "succeeded");
+        ask_of_web(state, "resume", NULL, "succeeded");
+        refresh_all(state);
+        assert_web(state, "running", "host2");
+}
+
+/* What its new host remembers of an earlier run does not count, nor what its old one tells, when it could not be resumed. */
+static void suspended_guest_that_could_not_be_resumed_there_is_still_suspended(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        ask_of_web(state, "suspend", NULL, "succeeded");
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host2"), "succeeded");
+        state->agents[1].refuse_state = true;
+        ask_of_web(state, "resume", json_pack("{s:s}", "host", "host2"), "failed");
+        refresh_all(state);
+        assert_string_equal(json_text(status_of(state, "/api/v1/vms/web"), "power"), "suspended");
+}
+
+static void old_memories_of_the_new_host_do_not_count(void **data)
+{
+        struct state *state = *data;
+        json_t *old;
+
+        set_the_stage(state);
+        ask_of_web(state, "suspend", NULL, "succeeded");
+        old = json_deep_copy(json_object_get(state->agents[0].vms, vm_uid(state)));
+        json_object_set_new(json_status(old), "power", json_string("stopped"));
+        json_object_set_new(json_status(old), "owner_epoch", json_integer(0));
+        json_object_set_new(state->agents[1].vms, vm_uid(state), old);
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host2"), "succeeded");
+        refresh_all(state);
+        assert_web(state, "suspended", "host2");
+}
+
+static void host_that_could_not_have_it_is_refused(void **data)
+{
+        struct state *state = *data;
+        json_t *vm;
+
+        set_a_full_stage(state);
+        ask_of_web(state, "suspend", NULL, "succeeded");
+        assert_broken(state, "host1", "same-host");
+        vm = json_object_get(state->agents[0].vms, vm_uid(state));
+        json_object_set_new(json_status(vm), "qemu_version", json_string("99.0"));
+        json_object_set_new(json_status(vm), "message", json_string("something new"));
+        refresh_all(state);
+        assert_broken(state, "host2", "qemu-version");
+        json_object_set_new(json_status(vm), "qemu_version", json_string("7.2.0"));
+        json_object_set_new(json_status(vm), "message", json_null());
+        json_object_clear(state->agents[1].datastores);
+        refresh_all(state);
+        assert_broken(state, "host2", "datastore");
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host2"), "failed");
+        assert_web(state, "suspended", "host1");
+}
+
+static void host_without_free_memory_takes_what_is_off(void **data)
+{
+        struct state *state = *data;
+
+        set_a_full_stage(state);
+        ask_of_web(state, "stop", NULL, "succeeded");
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host2"), "succeeded");
+        assert_web(state, "stopped", "host2");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -500,6 +629,12 @@ int main(void)
                 TEST(restarted_manager_goes_on_with_the_same_suspension),
                 TEST(restarted_manager_goes_on_with_the_same_resumption),
                 TEST(action_that_is_not_known_ends_no_guest),
+                TEST(guest_that_is_off_is_given_to_another_host_and_starts_there),
+                TEST(suspended_guest_is_given_to_another_host_and_stays_suspended),
+                TEST(suspended_guest_that_could_not_be_resumed_there_is_still_suspended),
+                TEST(old_memories_of_the_new_host_do_not_count),
+                TEST(host_that_could_not_have_it_is_refused),
+                TEST(host_without_free_memory_takes_what_is_off),
                 TEST(policy_that_suspends_takes_the_permission_to_do_so),
         };
 
