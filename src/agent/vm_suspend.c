@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 
 #include "agent/agent.h"
+#include "agent/host.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/owner_record.h"
@@ -91,6 +92,30 @@ static struct error *copy_error(const struct error *error)
 
         (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
         return copy;
+}
+
+/* --- How many at once -------------------------------------------------------------------------------------------- */
+
+static bool transfers(const struct vm *vm)
+{
+        const struct vm_job *job = vm->job;
+
+        return job && ((job->suspend && !job->suspend->going_back) ||
+                              (job->kind == VM_JOB_RESTORE && !job->ending && job->done));
+}
+
+int vm_state_transfer_fits(struct agent *agent, struct error **ret_error)
+{
+        struct map_item *item, *spare;
+        size_t n = 0;
+
+        map_for_each (item, spare, &agent->vms)
+                n += transfers(item->value);
+        return n < VM_STATE_TRANSFERS_MAX
+                       ? 0
+                       : error_set(ret_error, ERROR_BUSY, "Wait until one of them has ended.",
+                                 "%zu virtual machines of host %s are being suspended or resumed already", n,
+                                 agent->config.name);
 }
 
 /* --- In the child ------------------------------------------------------------------------------------------------ */
@@ -180,7 +205,8 @@ static json_t *record_of(const struct vm_suspend *s)
 {
         const struct vm *vm = s->vm;
         _cleanup_json_ json_t *document = vm_document(vm);
-        json_t *record = json_deep_copy(s->written);
+        json_t *features = json_object_get(vm->agent->host->cpu, "features"),
+               *record = json_deep_copy(s->written);
         char since[32];
 
         if (!record || !document || json_object_set_new(record, "vm", json_string(vm->uid)) < 0 ||
@@ -188,7 +214,8 @@ static json_t *record_of(const struct vm_suspend *s)
                 json_object_set_new(record, "since",
                         json_string(text_format_time(clock_unix_ms(loop_clock(vm->agent->loop)), since))) <
                         0 ||
-                json_object_set(record, "document", document) < 0) {
+                json_object_set(record, "document", document) < 0 ||
+                (features && json_object_set(record, "cpu_features", features) < 0)) {
                 json_decref(record);
                 return NULL;
         }
@@ -371,6 +398,20 @@ static void on_limit(void *userdata)
         go_back(s, error);
 }
 
+/* An agent that starts again must know of it before the guest is stopped: it would take such a QEMU for one whose guest may
+ * simply be continued. False: with the error, nothing was done. */
+static bool begin(struct vm_suspend *s, struct error **ret_error)
+{
+        struct vm *vm = s->vm;
+        struct error *cause = NULL;
+
+        if (vm_state_write(vm, ret_error) < 0)
+                return false;
+        if (qmp_command(vm->qmp, "stop", NULL, -1, QMP_TIMEOUT_MS, on_stopped, s, &vm->job->call, &cause) < 0)
+                go_back(s, cause);
+        return true;
+}
+
 static void on_stores_ready(void *userdata, struct error *error)
 {
         struct vm *vm = userdata;
@@ -385,11 +426,10 @@ static void on_stores_ready(void *userdata, struct error *error)
                 s->epoch = vm->config->status.owner_epoch;
                 vm->suspend_paused = s->was_paused;
                 vm_set_power(vm, VM_POWER_SUSPENDING, NULL);
-                if (qmp_command(vm->qmp, "stop", NULL, -1, QMP_TIMEOUT_MS, on_stopped, s, &vm->job->call,
-                            &cause) == 0)
+                if (begin(s, &cause))
                         return;
-                go_back(s, cause);
-                return;
+                vm->suspend_paused = false;
+                vm_set_power(vm, s->was_paused ? VM_POWER_PAUSED : VM_POWER_RUNNING, NULL);
         }
         vm_job_end(vm, cause ?: copy_error(error)); /* nothing was done yet */
 }
@@ -418,11 +458,19 @@ static int suspend_new(struct vm *vm, struct vm_suspend **ret_suspend, struct er
         return 0;
 }
 
-int vm_suspend(struct vm *vm, uint64_t timeout_ms, vm_done_fn done, void *userdata, struct error **ret_error)
+/* QEMU lets no guest go on from there, so that what was saved could never be resumed. */
+static bool is_beyond_resuming(const struct vm *vm)
 {
-        const char *name = vm->config->datastore;
-        struct vm_suspend *s;
-        int r;
+        static const char *const states[] = {"internal-error", "guest-panicked", "shutdown"};
+
+        for (size_t i = 0; i < ARRAY_SIZE(states); i++)
+                if (!strcmp(vm->qemu_status ?: "", states[i]))
+                        return true;
+        return false;
+}
+
+static int check_may_suspend(const struct vm *vm, struct error **ret_error)
+{
 
         if (migration_vm_busy(vm->agent, vm->uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
@@ -436,6 +484,21 @@ int vm_suspend(struct vm *vm, uint64_t timeout_ms, vm_done_fn done, void *userda
         if (json_array_size(vm->jobs))
                 return error_set(ret_error, ERROR_BUSY, "Wait until it has ended, or end it.",
                         "QEMU works on the disks of VM %s", vm->name);
+        if (is_beyond_resuming(vm))
+                return error_set(ret_error, ERROR_CONFLICT, "Stop it with force, and start it.",
+                        "QEMU has stopped the guest of VM %s for good (%s): it could not be resumed",
+                        vm->name, vm->qemu_status);
+        return vm_state_transfer_fits(vm->agent, ret_error);
+}
+
+int vm_suspend(struct vm *vm, uint64_t timeout_ms, vm_done_fn done, void *userdata, struct error **ret_error)
+{
+        const char *name = vm->config->datastore;
+        struct vm_suspend *s;
+        int r = check_may_suspend(vm, ret_error);
+
+        if (r < 0)
+                return r;
         r = vm_job_begin(vm, VM_JOB_SUSPEND, done, userdata, ret_error);
         if (r < 0)
                 return r;

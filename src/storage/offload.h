@@ -15,6 +15,7 @@
 #include "io/loop.h"
 
 #define OFFLOAD_MAX_STUCK 32
+#define OFFLOAD_MAX_STREAMS 8 /* of those that carry a stream, which count apart */
 #define OFFLOAD_RESULT_MAX_BYTES (256 * 1024)
 
 struct offload;
@@ -30,7 +31,8 @@ typedef void (*offload_done_fn)(void *userdata, json_t *result, struct error *er
  * after the call. `what` names the work in messages ("check of datastore shared"). */
 int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg, uint64_t timeout_ms,
         offload_done_fn done, void *userdata, struct offload **ret_offload, struct error **ret_error);
-/* The same with one descriptor (duplicated; the caller's stays the caller's), which the child has as OFFLOAD_FD. */
+/* The same with one descriptor (duplicated; the caller's stays the caller's), which the child has as OFFLOAD_FD: for work that may take
+ * hours, and takes no place of other work. fd -1: as offload_start(). */
 #define OFFLOAD_FD 4
 int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
         uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
