@@ -142,37 +142,34 @@ static enum evacuation_act act_once(
         return act;
 }
 
-/* How long what is suspended waits for a host: the step's limit; where there is no such step (the end of maintenance), that of the
- * waiting. */
-static uint64_t limit_of_suspended(const struct evacuation_policy *policy)
+uint64_t evacuation_patience_ms(const struct evacuation_policy *policy, bool brings_back)
 {
-        uint64_t limit_ms = 0;
+        enum evacuation_fallback step = brings_back ? EVACUATION_WAIT : EVACUATION_SUSPEND;
 
-        for (size_t i = 0; i < policy->n; i++) {
-                if (policy->steps[i].fallback == EVACUATION_SUSPEND)
+        for (size_t i = 0; i < policy->n; i++)
+                if (policy->steps[i].fallback == step)
                         return policy->steps[i].limit_ms;
-                if (policy->steps[i].fallback == EVACUATION_WAIT)
-                        limit_ms = policy->steps[i].limit_ms;
-        }
-        return limit_ms;
+        return brings_back ? 0 : EVACUATION_SUSPEND_DEFAULT_MS;
 }
 
 /* It is away from where it was; all there is to do is to let it run again. */
 static enum evacuation_act act_of_suspended(const struct evacuation_policy *policy,
         struct evacuation_progress *progress, const struct evacuation_facts *facts)
 {
+        bool waits;
+
         if (!progress->suspended_ms || facts->now_ms < progress->suspended_ms)
                 progress->suspended_ms = facts->now_ms;
+        waits = (uint64_t)(facts->now_ms - progress->suspended_ms) < facts->patience_ms;
+        if (facts->unclear)
+                return waits ? EVACUATION_ACT_WAIT : EVACUATION_ACT_LEAVE;
         if (progress->n_resumes >= policy->tries)
                 return EVACUATION_ACT_LEAVE;
-        if (facts->fits_other) {
+        if (facts->fits_other && (waits || !progress->lost_race)) {
                 progress->n_resumes++;
                 return EVACUATION_ACT_RESUME;
         }
-        return !facts->closed &&
-                               (uint64_t)(facts->now_ms - progress->suspended_ms) < limit_of_suspended(policy)
-                       ? EVACUATION_ACT_WAIT
-                       : EVACUATION_ACT_LEAVE;
+        return waits ? EVACUATION_ACT_WAIT : EVACUATION_ACT_LEAVE;
 }
 
 /* What the present rank has left to do; LEAVE: nothing. */

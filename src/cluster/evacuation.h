@@ -42,11 +42,14 @@ struct evacuation_policy {
 };
 
 /* Reads "tries" and "policy" (array of {"step", "limit_ms"}) of the object, or the defaults: other-host, then wait. may_stop: the
- * steps that end a guest are allowed. BAD_DOCUMENT. */
+ * steps that suspend a guest or end it are allowed. BAD_DOCUMENT. */
 int evacuation_policy_read(
         const json_t *object, bool may_stop, struct evacuation_policy *ret_policy, struct error **ret_error);
 /* Whether some step suspends guests or ends them, which takes the permission to do so. */
 bool evacuation_policy_uses_power(const struct evacuation_policy *policy);
+/* How long what is suspended waits for a host that resumes it: the step's own limit, or its default; for the end of maintenance (brings_back), which
+ * has no such step, as long as WAIT does. Milliseconds. */
+uint64_t evacuation_patience_ms(const struct evacuation_policy *policy, bool brings_back);
 /* The word for what is done at that rank: "first", one of the fall-backs, or "stays". */
 const char *evacuation_rank_to_string(const struct evacuation_policy *policy, unsigned int rank);
 
@@ -59,17 +62,20 @@ struct evacuation_progress {
         int64_t since_ms; /* this rank began */
         unsigned int n_resumes;
         int64_t suspended_ms; /* since when it is looked for a host that resumes it; 0: it was not yet */
+        bool lost_race; /* such a host had no room any more when it came to it: that is tried again, but not for ever */
 };
 
 struct evacuation_facts {
         int64_t now_ms;
-        int64_t last_end_ms; /* of its last try; 0: there was none */
-        bool runs;           /* it can be migrated */
-        bool may_stop;       /* and its host can be asked to suspend or end it */
-        bool fits;           /* some host would take it */
-        bool fits_other;     /* one that it has not failed to go to */
-        bool suspended;      /* on behalf of this: then `fits` and `fits_other` are about a resumption */
-        bool closed;         /* nothing starts any more; but what is suspended may be resumed */
+        int64_t last_end_ms;  /* of its last try; 0: there was none */
+        bool runs;            /* it can be migrated */
+        bool may_stop;        /* and its host can be asked to suspend or end it */
+        bool fits;            /* some host would take it */
+        bool fits_other;      /* one that it has not failed to go to */
+        bool closed;          /* nothing starts any more; but what is suspended may be resumed */
+        bool suspended;       /* on behalf of this, or perhaps: then `fits_other` is about a resumption */
+        bool unclear;         /* it may have been resumed: that it turns out is waited for */
+        uint64_t patience_ms; /* how long, and for a host that resumes it */
 };
 
 enum evacuation_act {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/doc.h"
 #include "manager/json.h"
 #include "manager/manager.h"
@@ -335,6 +336,20 @@ int check_facts_assume(struct check_facts *facts, const struct check_assumptions
         if (assumptions->reopening)
                 facts->reopening = assumptions->reopening;
         return add_reserved(facts->reserved, assumptions->reserved);
+}
+
+int check_facts_reserve(json_t *reserved, const json_t *host, const json_t *vm)
+{
+        const char *uid = json_text(host, "uid");
+        json_t *sums = json_object_get(reserved, uid);
+        json_int_t bytes = json_integer_value(json_object_get(sums, "memory_bytes")) + checks_memory_need(vm),
+                   cpus = json_integer_value(json_object_get(sums, "cpus")) +
+                          MAX(json_integer_value(json_object_get(json_spec(vm), "cpus")), 1);
+
+        return json_object_set_new(
+                       reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus)) < 0
+                       ? -ENOMEM
+                       : 0;
 }
 
 struct checks_input check_facts_input(const struct check_facts *facts)

@@ -47,11 +47,13 @@ void check_facts_deinit(struct check_facts *facts);
 bool check_facts_brings_memory(const struct manager *manager, const struct task *task,
         const char **ret_host_uid, const json_t **ret_vm);
 
-/* What a dry run takes for done already; borrowed. */
+/* What is taken for done already; borrowed. */
 struct check_assumptions {
         const json_t *reserved; /* {host uid: {"memory_bytes", "cpus"}}: more that is on its way; or NULL */
         const char *reopening;  /* the host that this task has closed is open again; or NULL */
 };
+/* Adds one more VM (document) that is on its way to the host (document) to those sums, so that the next one is judged with it there. -ENOMEM. */
+int check_facts_reserve(json_t *reserved, const json_t *host, const json_t *vm);
 /* assumptions: may be NULL, and must live as long as the facts. -ENOMEM. */
 int check_facts_assume(struct check_facts *facts, const struct check_assumptions *assumptions);
 

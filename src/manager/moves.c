@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "io/crash_point.h"
 #include "manager/audit.h"
+#include "manager/check_facts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
@@ -24,13 +25,16 @@
 /* Of what is settled the record keeps what the report says: with a thousand of them it is written often. */
 static void set_outcome(struct moves_round *round, json_t *record, const char *outcome, const char *to)
 {
-        static const char *const working[] = {"progress", "n_tries", "checked", "again_unix_ms",
-                "end_unix_ms", "begun_epoch", "begun_ms", "held_unix_ms", "was_off", "ours"};
+        static const char *const working[] = {"progress", "checked", "again_unix_ms", "end_unix_ms",
+                "begun_epoch", "begun_ms", "held_unix_ms", "was_off"};
 
         moves_set_text(round, record, "outcome", outcome);
         moves_set_text(round, record, "to", to);
         for (size_t i = 0; i < ARRAY_SIZE(working); i++)
                 (void)json_object_del(record, working[i]);
+        /* It may have to be resumed all the same: turn_back(). */
+        if (!moves_leaves_suspended(record))
+                (void)json_object_del(record, "n_tries");
 }
 
 /* --- Records ------------------------------------------------------------------------------------------------------------ */
@@ -57,25 +61,43 @@ bool moves_is_off(const json_t *vm)
         return !strcmp(power, "stopped") || !strcmp(power, "crashed") || !strcmp(power, "suspended");
 }
 
-/* ours: it was suspended by an earlier task of the maintenance that this is about. */
-static json_t *record_new(const json_t *vm, const char *outcome, const char *to, bool ours)
+/* Nobody has suspended it since, or knows of its having been resumed. */
+static bool is_by(const json_t *vm, const char *suspension)
 {
-        return json_pack("{s:s, s:s, s:s?, s:s?, s:n, s:[], s:{}, s:b, s:b}", "uid", json_text(vm, "uid"),
-                "name", json_text(vm, "name"), "outcome", outcome, "to", to, "why", "tries", "progress",
-                "was_off", moves_is_off(vm), "ours", ours);
+        return *suspension && !strcmp(json_text(json_object_get(vm, "internal"), "suspended_by"), suspension);
 }
 
-/* In the list of those that left the host (operation_maintenance.c). */
-static bool was_suspended_before(const struct task *task, const json_t *vm)
+bool moves_is_suspended_by(const json_t *vm, const char *suspension)
+{
+        static const char *const powers[] = {"suspended", "suspending", "starting", "unknown"};
+
+        for (size_t i = 0; i < ARRAY_SIZE(powers); i++)
+                if (!strcmp(json_text(json_status(vm), "power"), powers[i]))
+                        return is_by(vm, suspension);
+        return false;
+}
+
+/* suspended_by: an earlier task of the maintenance that this is about; NULL: it was not. */
+static json_t *record_new(const json_t *vm, const char *outcome, const char *to, const char *suspended_by)
+{
+        return json_pack("{s:s, s:s, s:s?, s:s?, s:n, s:[], s:{}, s:b, s:s*}", "uid", json_text(vm, "uid"),
+                "name", json_text(vm, "name"), "outcome", outcome, "to", to, "why", "tries", "progress",
+                "was_off", moves_is_off(vm) && !suspended_by, "suspended_by", suspended_by);
+}
+
+/* By the list of those that left the host (operation_maintenance.c); borrowed, NULL: by none of them. */
+static const char *suspended_before_by(const struct task *task, const json_t *vm)
 {
         json_t *item;
         size_t i;
 
-        json_array_foreach (json_object_get(task_data(task), "left"), i, item)
+        json_array_foreach (json_object_get(task_data(task), "left"), i, item) {
+                const char *suspension = json_text(item, "suspended_by");
+
                 if (!strcmp(json_text(item, "uid"), json_text(vm, "uid")))
-                        return json_is_true(json_object_get(item, "suspended")) &&
-                               !strcmp(json_text(json_status(vm), "power"), "suspended");
-        return false;
+                        return moves_is_suspended_by(vm, suspension) ? suspension : NULL;
+        }
+        return NULL;
 }
 
 int moves_add(struct task *task, const json_t **vms, size_t n)
@@ -87,7 +109,7 @@ int moves_add(struct task *task, const json_t **vms, size_t n)
         evacuation_sort(vms, n);
         for (size_t i = 0; i < n; i++)
                 if (json_array_append_new(
-                            records, record_new(vms[i], NULL, NULL, was_suspended_before(task, vms[i]))) < 0)
+                            records, record_new(vms[i], NULL, NULL, suspended_before_by(task, vms[i]))) < 0)
                         return -ENOMEM;
         return 0;
 }
@@ -96,8 +118,8 @@ int moves_add_settled(struct task *task, const json_t *vm, const char *outcome, 
 {
         json_t *records = records_to_add_to(task);
 
-        return records && json_array_append_new(records, record_new(vm, outcome, to, false)) == 0 ? 0
-                                                                                                  : -ENOMEM;
+        return records && json_array_append_new(records, record_new(vm, outcome, to, NULL)) == 0 ? 0
+                                                                                                 : -ENOMEM;
 }
 
 /* --- One virtual machine ------------------------------------------------------------------------------------------------ */
@@ -177,7 +199,8 @@ static bool look_for_resumption(struct moves_round *round, json_t *record, const
         *ret_host = NULL;
         if (!may_check(round, record))
                 return false;
-        r = operation_resume_check(round->manager, vm, except, round->task, NULL, ret_report, &error);
+        r = operation_resume_check(round->manager, vm, except, round->task,
+                &(struct check_assumptions){.reserved = round->reserved}, ret_report, &error);
         loop_share_spend(&round->manager->share, clock_monotonic_ns() - began_ns);
         if (r < 0) {
                 moves_set_why(round, record, error_message(error));
@@ -195,32 +218,50 @@ static bool look_for_resumption(struct moves_round *round, json_t *record, const
         return true;
 }
 
-static bool is_ours(const json_t *record)
-{
-        return json_is_true(json_object_get(record, "ours")) || moves_has_tried(record, MOVES_SUSPEND);
-}
+/* How it is with a virtual machine, as far as it can be told. */
+enum standing {
+        STANDING_GONE,
+        STANDING_ON,        /* it runs, or is paused; or its host is silent */
+        STANDING_OFF,       /* also: suspended by others */
+        STANDING_SUSPENDED, /* on behalf of the maintenance */
+        STANDING_UNCLEAR,   /* that, or it was resumed since: no host has said what became of it */
+};
 
-/* On behalf of the maintenance. Where a task has said so, the inventory may not have heard of it yet; and where a resumption failed, it
- * calls stopped what is still suspended, until the host that suspended it can be asked. */
-static bool is_suspended(const struct moves_round *round, const json_t *record, const json_t *vm)
+static enum standing standing_of(const struct moves_round *round, const json_t *record, const json_t *vm)
 {
         const char *power = json_text(json_status(vm), "power");
         const json_t *try = moves_last_try(record);
+        bool there = *round->from && !strcmp(json_text(json_status(vm), "host"), round->from);
 
-        if (!is_ours(record))
-                return false;
-        if (moves_try_does(try, MOVES_SUSPEND) && moves_try_succeeded(try) && !moves_is_off(vm))
-                return !strcmp(json_text(json_status(vm), "host"), round->from);
-        if (moves_try_does(try, MOVES_RESUME) && !moves_try_succeeded(try) && !strcmp(power, "stopped"))
-                return true;
-        return !strcmp(power, "suspended");
+        if (!vm)
+                return STANDING_GONE;
+        if (!is_by(vm, json_text(record, "suspended_by")) || moves_try_does(try, MOVES_MIGRATE))
+                return moves_is_off(vm) ? STANDING_OFF : STANDING_ON;
+        if (!strcmp(power, "suspended"))
+                return STANDING_SUSPENDED;
+        if (moves_is_off(vm))
+                return STANDING_OFF;
+        /* A host that became silent while it suspended: the policy goes on, as for all that it runs. */
+        if (!strcmp(power, "unknown"))
+                return there && !moves_try_does(try, MOVES_RESUME) ? STANDING_ON : STANDING_UNCLEAR;
+        /* What its own task says of its end counts: the inventory may not have heard of it yet. */
+        if (there && moves_try_does(try, MOVES_SUSPEND) && moves_try_succeeded(try))
+                return STANDING_UNCLEAR;
+        return moves_is_suspended_by(vm, json_text(record, "suspended_by")) ? STANDING_UNCLEAR : STANDING_ON;
 }
 
-/* A resumption came to nothing, and no host has said yet what that left. */
-static bool is_unclear(const json_t *record, const json_t *vm)
+/* Whether it was, on behalf of the maintenance, before or in this task; what was migrated since does not count as moved cold. */
+static bool was_suspended(const json_t *record)
 {
-        return moves_try_does(moves_last_try(record), MOVES_RESUME) &&
-               !strcmp(json_text(json_status(vm), "power"), "starting");
+        json_t *try;
+        size_t i;
+
+        if (moves_try_does(moves_last_try(record), MOVES_MIGRATE))
+                return false;
+        json_array_foreach (json_object_get(record, "tries"), i, try)
+                if (moves_try_does(try, MOVES_SUSPEND))
+                        return moves_try_succeeded(try);
+        return json_is_string(json_object_get(record, "suspended_by"));
 }
 
 /* Stopped by the policy; or by somebody, or off from the beginning; or crashed meanwhile. */
@@ -236,45 +277,18 @@ static const char *outcome_of_off(const json_t *vm, const json_t *record)
                        : "off";
 }
 
-/* What is suspended, or may be: true when nothing is to be done about it. */
-static bool is_settled_suspended(struct moves_round *round, json_t *record, const json_t *vm)
-{
-        const char *to = json_text(moves_last_try(record), "to");
-
-        if (moves_try_does(moves_last_try(record), MOVES_RESUME) &&
-                moves_try_succeeded(moves_last_try(record))) {
-                set_outcome(round, record, *round->from && strcmp(to, round->from) ? "moved-cold" : "resumed",
-                        to);
-                return true;
-        }
-        if (!is_suspended(round, record, vm) || !json_is_true(json_object_get(record, "paused")))
-                return false;
-        moves_set_why(round, record, "it was paused; `drover vm resume` lets it run");
-        set_outcome(round, record, "suspended", NULL);
-        return true;
-}
-
-/* Its outcome, if there is nothing to be done about it (any more). What its own task says of its end counts: the inventory may not
- * have heard of it yet. */
-static bool is_settled(struct moves_round *round, json_t *record, const json_t *vm)
+/* What is not off: by where it is. False: it is still where it was. */
+static bool is_settled_on(struct moves_round *round, json_t *record, const json_t *vm)
 {
         const char *host = json_text(json_status(vm), "host");
         const json_t *try = moves_last_try(record);
-        bool done = moves_try_succeeded(try), ours = is_ours(record) && !moves_try_does(try, MOVES_MIGRATE);
+        bool done = moves_try_succeeded(try), cold = was_suspended(record);
 
-        if (!vm)
-                set_outcome(round, record, "gone", NULL);
-        else if (is_settled_suspended(round, record, vm))
-                return true;
-        else if (is_suspended(round, record, vm) || is_unclear(record, vm))
-                return false;
-        else if (moves_is_off(vm))
-                set_outcome(round, record, outcome_of_off(vm, record), NULL);
-        else if (*round->from && *host && strcmp(host, round->from))
-                set_outcome(round, record, ours ? "moved-cold" : "moved", host);
+        if (*round->from && *host && strcmp(host, round->from))
+                set_outcome(round, record, cold ? "moved-cold" : "moved", host);
         else if (*round->to && !strcmp(host, round->to))
-                set_outcome(round, record, try && !ours ? "moved" : "there", host);
-        else if (*round->to && ours)
+                set_outcome(round, record, try && !cold ? "moved" : "there", host);
+        else if (*round->to && cold)
                 set_outcome(round, record, "elsewhere", host);
         else if (done && moves_try_does(try, MOVES_MIGRATE))
                 set_outcome(round, record, "moved", *json_text(try, "to") ? json_text(try, "to") : host);
@@ -283,6 +297,39 @@ static bool is_settled(struct moves_round *round, json_t *record, const json_t *
         else
                 return false;
         return true;
+}
+
+/* Its outcome, if there is nothing to be done about it (any more). What its own task says of its end counts: the inventory may not
+ * have heard of it yet. */
+static bool is_settled(struct moves_round *round, json_t *record, const json_t *vm)
+{
+        const json_t *try = moves_last_try(record);
+        const char *to = json_text(try, "to");
+
+        if (vm && moves_try_does(try, MOVES_RESUME) && moves_try_succeeded(try)) {
+                set_outcome(round, record, *round->from && strcmp(to, round->from) ? "moved-cold" : "resumed",
+                        to);
+                return true;
+        }
+        switch (standing_of(round, record, vm)) {
+        case STANDING_GONE:
+                set_outcome(round, record, "gone", NULL);
+                return true;
+        case STANDING_OFF:
+                set_outcome(round, record, outcome_of_off(vm, record), NULL);
+                return true;
+        case STANDING_SUSPENDED:
+                if (!json_is_true(json_object_get(record, "paused")))
+                        return false;
+                moves_set_why(round, record, "it was paused; `drover vm resume` lets it run");
+                set_outcome(round, record, "suspended", NULL);
+                return true;
+        case STANDING_UNCLEAR:
+                return false;
+        case STANDING_ON:
+                break;
+        }
+        return is_settled_on(round, record, vm);
 }
 
 /* suspended: it has left the host all the same, if it was to. */
@@ -298,6 +345,12 @@ static void leave(struct moves_round *round, json_t *record, bool suspended)
         round->decided = true;
 }
 
+/* Not at each look: with many hosts that takes a while. */
+static void look_again_later(const struct moves_round *round, json_t *record)
+{
+        (void)json_object_set_new(record, "again_unix_ms", json_integer(round->now_ms + MOVES_BUSY_AGAIN_MS));
+}
+
 /* host: of MIGRATE_OTHER and RESUME. */
 static void act(struct moves_round *round, json_t *record, enum evacuation_act what, const char *host,
         unsigned int rank)
@@ -306,9 +359,7 @@ static void act(struct moves_round *round, json_t *record, enum evacuation_act w
 
         switch (what) {
         case EVACUATION_ACT_WAIT:
-                /* Not at each look: with many hosts that takes a while. */
-                (void)json_object_set_new(
-                        record, "again_unix_ms", json_integer(round->now_ms + MOVES_BUSY_AGAIN_MS));
+                look_again_later(round, record);
                 break;
         case EVACUATION_ACT_MIGRATE:
                 moves_try_begin(round, record, MOVES_MIGRATE, *round->to ? round->to : NULL, word);
@@ -350,8 +401,11 @@ static bool is_held(struct moves_round *round, json_t *record)
                 return true;
         }
         if (since_ms) {
+                json_int_t held_ms = MAX(round->now_ms - since_ms, (json_int_t)0);
+
                 (void)json_object_del(record, "held_unix_ms");
-                progress.since_ms += progress.since_ms ? MAX(round->now_ms - since_ms, (json_int_t)0) : 0;
+                progress.since_ms += progress.since_ms ? held_ms : 0;
+                progress.suspended_ms += progress.suspended_ms ? held_ms : 0;
                 moves_set_progress(round, record, &progress);
         }
         return false;
@@ -365,33 +419,74 @@ static bool is_too_soon(const struct moves_round *round, const json_t *record)
         return again_ms > round->now_ms && again_ms <= round->now_ms + MOVES_BUSY_AGAIN_MS;
 }
 
-/* Also when nothing else starts any more: until then the guest stands still. The end of maintenance is cancelled before that. */
-static void decide_suspended(struct moves_round *round, json_t *record, const json_t *vm)
+/* How long a suspended guest waits for a host now. Cancelled, as long as everything else has to end. */
+static uint64_t patience_ms(const struct moves_round *round)
 {
-        struct evacuation_progress progress = moves_progress(record);
-        struct evacuation_facts facts = {.now_ms = round->now_ms, .suspended = true, .closed = round->closed};
+        if (task_cancel_requested(round->task))
+                return *round->from ? CANCEL_MAX_MS : 0;
+        return round->closed ? 0 : evacuation_patience_ms(&round->policy, !*round->from);
+}
+
+/* Where it could be resumed; false: that cannot be told in this look. */
+static bool may_resume(struct moves_round *round, json_t *record, const json_t *vm, json_t **ret_report,
+        const char **ret_host)
+{
+        /* The end of maintenance that was cancelled: another one is to do it. */
+        if (!*round->from && round->ends)
+                return true;
+        if (is_too_soon(round, record))
+                return false;
+        if (round->n_active >= AT_ONCE_MAX) {
+                round->crowded = true;
+                return false;
+        }
+        return look_for_resumption(round, record, vm, ret_report, ret_host);
+}
+
+/* Also when nothing else starts any more: until then the guest stands still. */
+static void decide_suspended(struct moves_round *round, json_t *record, const json_t *vm, bool unclear)
+{
+        struct evacuation_facts facts = {.now_ms = round->now_ms,
+                .suspended = true,
+                .unclear = unclear,
+                .closed = round->closed,
+                .patience_ms = patience_ms(round)};
+        struct evacuation_progress progress;
         _cleanup_json_ json_t *report = NULL;
         const char *host = NULL;
         enum evacuation_act what;
 
-        if (*round->from || !round->ends) {
-                if (is_held(round, record) || is_too_soon(round, record) || round->n_active >= AT_ONCE_MAX ||
-                        !look_for_resumption(round, record, vm, &report, &host))
-                        return;
-        }
+        if (is_held(round, record) || (!unclear && !may_resume(round, record, vm, &report, &host)))
+                return;
+        if (unclear)
+                moves_set_why(round, record, "nobody can tell whether it was resumed");
+        progress = moves_progress(record);
         facts.fits_other = host != NULL;
         what = evacuation_next(&round->policy, &progress, &facts);
         moves_set_progress(round, record, &progress);
-        if (what == EVACUATION_ACT_LEAVE)
+        if (what == EVACUATION_ACT_LEAVE) {
                 leave(round, record, true);
-        else
-                act(round, record, what, host, progress.rank);
+                return;
+        }
+        act(round, record, what, host, progress.rank);
+        if (what == EVACUATION_ACT_RESUME &&
+                check_facts_reserve(round->reserved, inventory_host(round->manager->inventory, host), vm) < 0)
+                round->failed = true;
+}
+
+/* Its suspending came to nothing. */
+static void forget_suspension(struct moves_round *round, json_t *record)
+{
+        if (!json_is_string(json_object_get(record, "suspended_by")))
+                return;
+        (void)json_object_del(record, "suspended_by");
+        round->changed = true;
 }
 
 static void decide(struct moves_round *round, json_t *record, const json_t *vm)
 {
         const char *power = json_text(json_status(vm), "power"), *other = NULL;
-        struct evacuation_progress progress = moves_progress(record);
+        struct evacuation_progress progress;
         struct evacuation_facts facts = {.now_ms = round->now_ms,
                 .last_end_ms = moves_number(record, "end_unix_ms"),
                 .runs = !strcmp(power, "running"),
@@ -400,6 +495,8 @@ static void decide(struct moves_round *round, json_t *record, const json_t *vm)
         _cleanup_json_ json_t *report = NULL;
         enum evacuation_act what;
 
+        if (facts.runs)
+                forget_suspension(round, record);
         if (!facts.closed) {
                 if (is_held(round, record) || is_too_soon(round, record) || round->n_active >= AT_ONCE_MAX)
                         return;
@@ -407,13 +504,16 @@ static void decide(struct moves_round *round, json_t *record, const json_t *vm)
                         return;
         }
         facts.fits_other = other != NULL;
+        progress = moves_progress(record);
         what = evacuation_next(&round->policy, &progress, &facts);
         if (what == EVACUATION_ACT_SUSPEND) {
-                if (round->n_suspending >= SUSPENDING_MAX)
-                        return; /* it is decided again when one of them has ended */
+                if (round->n_suspending >= SUSPENDING_MAX) {
+                        look_again_later(round, record);
+                        return;
+                }
                 round->n_suspending++;
                 /* Resuming lets a guest run: one that is not to, stays suspended. */
-                if (!facts.runs && json_object_set_new(record, "paused", json_true()) < 0)
+                if (json_object_set_new(record, "paused", json_boolean(!facts.runs)) < 0)
                         round->failed = true;
         }
         moves_set_progress(round, record, &progress);
@@ -422,9 +522,11 @@ static void decide(struct moves_round *round, json_t *record, const json_t *vm)
 
 static void decide_or_wait(struct moves_round *round, json_t *record, const json_t *vm)
 {
-        if (is_suspended(round, record, vm))
-                decide_suspended(round, record, vm);
-        else if (!is_unclear(record, vm))
+        enum standing standing = standing_of(round, record, vm);
+
+        if (standing == STANDING_SUSPENDED || standing == STANDING_UNCLEAR)
+                decide_suspended(round, record, vm, standing == STANDING_UNCLEAR);
+        else
                 decide(round, record, vm);
 }
 
@@ -459,6 +561,23 @@ static int longest_unchecked_first(const void *a, const void *b)
         return x->i < y->i ? -1 : x->i > y->i;
 }
 
+/* Of resumptions also the memory, as long as their tasks have not got so far that all others see it. */
+static void count_under_way(struct moves_round *round, const json_t *record)
+{
+        const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid")),
+                     *try = moves_last_try(record),
+                     *host = inventory_host(round->manager->inventory, json_text(try, "to"));
+
+        round->n_checked = MAX(round->n_checked, moves_number(record, "checked"));
+        if (!moves_try_is_open(try) || json_is_string(json_object_get(record, "outcome")))
+                return;
+        round->n_active++;
+        round->n_suspending += moves_try_does(try, MOVES_SUSPEND);
+        if (moves_try_does(try, MOVES_RESUME) && vm && host && !moves_try_is_placed(round, try) &&
+                check_facts_reserve(round->reserved, host, vm) < 0)
+                round->failed = true;
+}
+
 static int look_at_all(struct moves_round *round)
 {
         json_t *records = records_of(round->task), *record;
@@ -468,12 +587,8 @@ static int look_at_all(struct moves_round *round)
 
         if (!candidates)
                 return -ENOMEM;
-        json_array_foreach (records, i, record) {
-                round->n_active += moves_try_is_open(moves_last_try(record));
-                round->n_suspending += moves_try_is_open(moves_last_try(record)) &&
-                                       moves_try_does(moves_last_try(record), MOVES_SUSPEND);
-                round->n_checked = MAX(round->n_checked, moves_number(record, "checked"));
-        }
+        json_array_foreach (records, i, record)
+                count_under_way(round, record);
         json_array_foreach (records, i, record)
                 if (look_at(round, record))
                         candidates[n++] = (struct candidate){.record = record,
@@ -537,8 +652,10 @@ static int add_newcomers(struct moves_round *round)
 {
         _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL,
                               *known = json_object();
-        _cleanup_free_ const json_t **found = alloc_array(json_array_size(vms) + 1, sizeof(*found));
-        json_t *vm, *record;
+        const json_t *left = *round->from ? json_object_get(task_data(round->task), "left") : NULL;
+        _cleanup_free_ const json_t **found =
+                alloc_array(json_array_size(vms) + json_array_size(left) + 1, sizeof(*found));
+        json_t *vm, *record, *item;
         size_t i, n = 0;
         int r = known && found ? 0 : -ENOMEM;
 
@@ -551,6 +668,15 @@ static int add_newcomers(struct moves_round *round)
                 if (!strcmp(json_text(json_status(vm), "host"), round->from) &&
                         !json_object_get(known, json_text(vm, "uid")))
                         found[n++] = vm;
+        /* A resumption that failed may have left it on another host. */
+        json_array_foreach ((json_t *)left, i, item) {
+                const json_t *known_vm = inventory_vm(round->manager->inventory, json_text(item, "uid"));
+
+                if (known_vm && strcmp(json_text(json_status(known_vm), "host"), round->from) != 0 &&
+                        !json_object_get(known, json_text(item, "uid")) &&
+                        moves_is_suspended_by(known_vm, json_text(item, "suspended_by")))
+                        found[n++] = known_vm;
+        }
         round->changed |= n > 0;
         round->decided |= n > 0;
         return n ? moves_add(round->task, found, n) : 0;
@@ -620,24 +746,62 @@ static void say(const struct moves_round *round)
                                 n, round->n_active)));
 }
 
+/* Cancelled: what this task has left suspended is given back, too. */
+static void turn_back(struct moves_round *round)
+{
+        json_t *data = task_data(round->task), *item;
+        size_t i;
+
+        if (!*round->from || !task_cancel_requested(round->task) ||
+                json_is_true(json_object_get(data, "turned_back")))
+                return;
+        if (json_object_set_new(data, "turned_back", json_true()) < 0)
+                round->failed = true;
+        json_array_foreach (records_of(round->task), i, item) {
+                struct evacuation_progress progress = moves_progress(item);
+
+                if (moves_leaves_suspended(item))
+                        moves_set_text(round, item, "outcome", NULL);
+                if (json_is_string(json_object_get(item, "outcome")))
+                        continue;
+                progress.suspended_ms = 0; /* it has as long as the others */
+                moves_set_progress(round, item, &progress);
+        }
+        round->changed = round->decided = true;
+}
+
 static void give_up(struct moves_round *round, json_t *record)
 {
-        const json_t *try = moves_last_try(record);
-        bool resumes = moves_try_does(try, MOVES_RESUME);
+        const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid")),
+                     *try = moves_last_try(record);
+        enum standing standing = standing_of(round, record, vm);
+        bool resumes = moves_try_does(try, MOVES_RESUME) && moves_try_is_open(try);
 
         if (resumes)
                 moves_set_why(round, record, "its resumption has not ended yet");
+        else if (standing == STANDING_SUSPENDED || standing == STANDING_UNCLEAR)
+                resumes = true; /* why it was not is known */
         else if (moves_try_does(try, MOVES_STOP) || moves_try_does(try, MOVES_POWER_OFF))
                 moves_set_why(round, record, "it is being stopped, which cannot be taken back");
-        else
+        else if (moves_try_is_open(try))
                 moves_set_why(round, record, "its task was cancelled and has not ended yet");
         set_outcome(round, record, resumes && *round->from ? "suspended" : "stays", NULL);
 }
 
-/* Those that were cancelled and do not end: who has them is for their own tasks to find out. */
+/* A resumption that began when all was to end already gets its time, too. */
+static bool is_overdue(const struct moves_round *round, const json_t *record, json_int_t since_ms)
+{
+        if (moves_try_is_open(moves_last_try(record)) && moves_try_does(moves_last_try(record), MOVES_RESUME))
+                since_ms = MAX(since_ms, moves_number(record, "begun_ms"));
+        return round->spent_ms >= since_ms + CANCEL_MAX_MS;
+}
+
+/* Those that were cancelled and do not end: who has them is for their own tasks to find out. What is suspended and waits for its turn is not
+ * given up as long as there is one to come. */
 static void give_up_waiting(struct moves_round *round)
 {
         const json_t *since = json_object_get(task_data(round->task), "ending_ms");
+        bool turns = round->crowded || round->cut_short;
         json_t *item;
         size_t i;
 
@@ -648,10 +812,18 @@ static void give_up_waiting(struct moves_round *round)
                 round->changed = round->decided = true;
                 return;
         }
-        if (round->spent_ms < json_integer_value(since) + CANCEL_MAX_MS)
-                return;
+        json_array_foreach (records_of(round->task), i, item) {
+                if (!json_is_null(json_object_get(item, "outcome")) ||
+                        !moves_try_is_open(moves_last_try(item)))
+                        continue;
+                if (is_overdue(round, item, json_integer_value(since)))
+                        give_up(round, item);
+                else
+                        turns = true;
+        }
         json_array_foreach (records_of(round->task), i, item)
-                if (json_is_null(json_object_get(item, "outcome")))
+                if (!turns && json_is_null(json_object_get(item, "outcome")) &&
+                        is_overdue(round, item, json_integer_value(since)))
                         give_up(round, item);
 }
 
@@ -687,6 +859,7 @@ static bool is_to_be_recorded(const struct moves_round *round)
 
 bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_ms)
 {
+        _cleanup_json_ json_t *reserved = json_object();
         struct moves_round round;
         int r;
 
@@ -694,9 +867,12 @@ bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_m
         round_begin(&round, task, manager);
         round.changed = json_is_true(json_object_get(task_data(task), "unrecorded"));
         round.decided = json_is_true(json_object_get(task_data(task), "record_now"));
-        r = add_newcomers(&round);
-        if (r >= 0)
+        round.reserved = reserved;
+        r = reserved ? add_newcomers(&round) : -ENOMEM;
+        if (r >= 0) {
+                turn_back(&round);
                 r = look_at_all(&round);
+        }
         give_up_waiting(&round);
         say(&round);
         if (r < 0 || round.failed) {
@@ -730,15 +906,14 @@ size_t moves_count(const struct task *task, const char *outcome)
         return n;
 }
 
-/* One whose suspending was cancelled and has not ended may be. One that was paused is left to who paused it. */
+/* One whose suspending was cancelled, and of which nobody knows that it runs, may be. One that was paused is left to who paused it. */
 bool moves_leaves_suspended(const json_t *record)
 {
         const char *outcome = json_text(record, "outcome");
 
-        return !json_is_true(json_object_get(record, "paused")) &&
-               (!strcmp(outcome, "suspended") ||
-                       (!strcmp(outcome, "stays") && moves_try_does(moves_last_try(record), MOVES_SUSPEND) &&
-                               moves_try_is_open(moves_last_try(record))));
+        return json_is_string(json_object_get(record, "suspended_by")) &&
+               !json_is_true(json_object_get(record, "paused")) &&
+               (!strcmp(outcome, "suspended") || !strcmp(outcome, "stays"));
 }
 
 /* --- Reports ------------------------------------------------------------------------------------------------------------ */

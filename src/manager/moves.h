@@ -26,14 +26,18 @@ int moves_add_settled(struct task *task, const json_t *vm, const char *outcome, 
 
 /* One look at all of them, which begins and ends what there is to begin and end: true when all have their outcome; false: to be called
  * again after *ret_again_ms. A task that is to be cancelled ends those under way, but waits for guests that were asked to power
- * off, for a minute. */
+ * off, and for guests that it resumes, for a minute. */
 bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_ms);
 
 /* How many there are, and have that outcome. */
 size_t moves_count(const struct task *task, const char *outcome);
 
-/* What is known of it (a record) is that it left its host suspended, and that who ends the maintenance is to resume it. */
+/* What is known of it (a record) is that it left its host suspended, or may have, and that who ends the maintenance is to resume it: it has the
+ * uid of the suspension ("suspended_by"). */
 bool moves_leaves_suspended(const json_t *record);
+/* The VM (document) is suspended, or nobody can tell at the moment, and that suspension (the uid of its vm.suspend task) was its last one: nobody
+ * has resumed it since and suspended it for reasons of their own. */
+bool moves_is_suspended_by(const json_t *vm, const char *suspension);
 
 /* {"moved", "moved-cold", "suspended", "resumed", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
 json_t *moves_report(const struct task *task);

@@ -6,7 +6,6 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
-#include "cluster/checks.h"
 #include "cluster/evacuation.h"
 #include "manager/api_scan.h"
 #include "manager/check_facts.h"
@@ -16,8 +15,6 @@
 #include "manager/operations.h"
 
 #define CLOSED_MS 5 /* others have the loop's time at the moment */
-
-#define WOULD_SUSPEND "would-suspend"
 
 /* What is said of a VM; texts are borrowed. */
 struct line {
@@ -32,34 +29,27 @@ struct moves_plan {
         size_t n_done;
         json_t *lines, *settled, *reserved;
         char *reopening; /* NULL: nothing that is closed counts as open */
-        json_t *resumes; /* uids of those that are to be resumed, as keys */
+        json_t *resumes; /* {uid: the host on which it is not to be resumed, or null} */
 };
 
-/* What the policy would come to for one that fits nowhere now. */
-static const char *planned_fallback(const struct evacuation_policy *policy)
+/* What the policy would come to for one that fits nowhere now; N_EVACUATION_FALLBACKS: it stays. */
+static enum evacuation_fallback planned_fallback(const struct evacuation_policy *policy)
 {
-        static const char *const planned[N_EVACUATION_FALLBACKS] = {[EVACUATION_WAIT] = "would-wait",
-                [EVACUATION_SUSPEND] = WOULD_SUSPEND,
-                [EVACUATION_STOP] = "would-stop",
-                [EVACUATION_POWER_OFF] = "would-power-off"};
-
         for (size_t i = 0; i < policy->n; i++)
-                if (planned[policy->steps[i].fallback])
-                        return planned[policy->steps[i].fallback];
-        return "would-stay";
+                if (policy->steps[i].fallback != EVACUATION_OTHER_HOST)
+                        return policy->steps[i].fallback;
+        return N_EVACUATION_FALLBACKS;
 }
 
-/* So that the next one is judged with this one there. */
-static int reserve(json_t *reserved, const json_t *host, const json_t *vm)
+static const char *outcome_of(enum evacuation_fallback fallback)
 {
-        const char *uid = json_text(host, "uid");
-        json_t *sums = json_object_get(reserved, uid);
-        json_int_t bytes = json_integer_value(json_object_get(sums, "memory_bytes")) + checks_memory_need(vm),
-                   cpus = json_integer_value(json_object_get(sums, "cpus")) +
-                          MAX(json_integer_value(json_object_get(json_spec(vm), "cpus")), 1);
+        static const char *const planned[] = {[EVACUATION_WAIT] = "would-wait",
+                [EVACUATION_SUSPEND] = "would-suspend",
+                [EVACUATION_STOP] = "would-stop",
+                [EVACUATION_POWER_OFF] = "would-power-off",
+                [N_EVACUATION_FALLBACKS] = "would-stay"};
 
-        return json_object_set_new(
-                reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus));
+        return planned[fallback];
 }
 
 static void plan_free(struct api_scan *base)
@@ -130,6 +120,7 @@ static int plan_suspension(struct moves_plan *plan, const json_t *vm, struct lin
 static int plan_move(struct moves_plan *plan, const json_t *vm, struct line *line, json_t **ret_report,
         json_t **ret_resumption, struct error **ret_error)
 {
+        enum evacuation_fallback fallback = planned_fallback(&plan->policy);
         int r = operation_migrate_plan(plan->base.manager, vm, plan->to,
                 &(struct check_assumptions){.reserved = plan->reserved, .reopening = plan->reopening},
                 ret_report, ret_error);
@@ -140,13 +131,26 @@ static int plan_move(struct moves_plan *plan, const json_t *vm, struct line *lin
                 *line = (struct line){"would-move", json_text(*ret_report, "to"), NULL};
                 return 0;
         }
-        *line = (struct line){planned_fallback(&plan->policy), NULL,
-                moves_first_cause(json_object_get(*ret_report, "checks"))};
         if (!strcmp(json_text(json_status(vm), "power"), "unknown"))
-                line->outcome = "would-stay";
-        return strcmp(line->outcome, WOULD_SUSPEND)
-                       ? 0
-                       : plan_suspension(plan, vm, line, ret_resumption, ret_error);
+                fallback = N_EVACUATION_FALLBACKS;
+        *line = (struct line){
+                outcome_of(fallback), NULL, moves_first_cause(json_object_get(*ret_report, "checks"))};
+        return fallback == EVACUATION_SUSPEND ? plan_suspension(plan, vm, line, ret_resumption, ret_error)
+                                              : 0;
+}
+
+/* One that was suspended by this maintenance: by its end it is resumed, before that moved cold if some host takes it. */
+static int plan_suspended(struct moves_plan *plan, const json_t *vm, struct line *line,
+        json_t **ret_resumption, struct error **ret_error)
+{
+        const char *except = json_string_value(json_object_get(plan->resumes, json_text(vm, "uid")));
+        int r = plan_resumption(plan, vm, except, line, ret_resumption, ret_error);
+
+        if (line->to)
+                line->outcome = except ? "would-move-cold" : "would-resume";
+        else
+                line->outcome = outcome_of(except ? EVACUATION_SUSPEND : planned_fallback(&plan->policy));
+        return r;
 }
 
 static int plan_one(struct moves_plan *plan, const json_t *vm, struct error **ret_error)
@@ -156,17 +160,16 @@ static int plan_one(struct moves_plan *plan, const json_t *vm, struct error **re
         const json_t *target;
         int r = 0;
 
-        if (json_object_get(plan->resumes, json_text(vm, "uid"))) {
-                r = plan_resumption(plan, vm, NULL, &line, &resumption, ret_error);
-                line.outcome = line.to ? "would-resume" : planned_fallback(&plan->policy);
-        } else if (plan->to && !moves_is_off(vm) && !strcmp(json_text(json_status(vm), "host"), plan->to))
+        if (json_object_get(plan->resumes, json_text(vm, "uid")))
+                r = plan_suspended(plan, vm, &line, &resumption, ret_error);
+        else if (plan->to && !moves_is_off(vm) && !strcmp(json_text(json_status(vm), "host"), plan->to))
                 line.outcome = "there";
         else if (!moves_is_off(vm))
                 r = plan_move(plan, vm, &line, &report, &resumption, ret_error);
         if (r < 0)
                 return r;
         target = line.to ? inventory_host(plan->base.manager->inventory, line.to) : NULL;
-        if (target && reserve(plan->reserved, target, vm) < 0)
+        if (target && check_facts_reserve(plan->reserved, target, vm) < 0)
                 r = -ENOMEM;
         r |= json_array_append_new(plan->lines, line_of(vm, &line));
         return r < 0 ? no_memory(ret_error) : 0;
@@ -230,9 +233,11 @@ int moves_plan_reopens(struct moves_plan *plan, const char *task)
         return alloc_replace(&plan->reopening, task);
 }
 
-int moves_plan_resumes(struct moves_plan *plan, const json_t *vm)
+int moves_plan_resumes(struct moves_plan *plan, const json_t *vm, const char *except)
 {
-        return json_object_set_new(plan->resumes, json_text(vm, "uid"), json_true()) < 0 ? -ENOMEM : 0;
+        json_t *value = except ? json_string(except) : json_null();
+
+        return json_object_set_new(plan->resumes, json_text(vm, "uid"), value) < 0 ? -ENOMEM : 0;
 }
 
 int moves_plan_add_settled(struct moves_plan *plan, const json_t *vm, const char *outcome, const char *to)

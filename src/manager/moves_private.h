@@ -3,7 +3,10 @@
 
 /* What moves.c and moves_try.c share: one look at the virtual machines of a task that moves many, and the tries of each. A
  * record of one is as moves.h says; `tries`: array of {"action", "step", "to", "task_uid", "task", "result", "why"}, of which the last may
- * be open (its result is null). Pointers to JSON are borrowed. */
+ * be open (its result is null). `suspended_by`: uid of the vm.suspend task by which it is to be suspended, was in this task, or was before
+ * by an earlier one of the maintenance; absent: by none. It counts as suspended on behalf of the maintenance, and is resumed, only while the
+ * virtual machine names that task as its last suspension (`internal.suspended_by`). `paused`: it is not to run when it was. Pointers to JSON
+ * are borrowed. */
 
 #include "cluster/evacuation.h"
 #include "manager/moves.h"
@@ -24,6 +27,8 @@ struct moves_round {
         json_int_t spent_ms; /* on the whole, while a manager was there; no clock that is set changes it */
         size_t n_active;
         size_t n_suspending;
+        json_t *reserved;     /* of hosts, by what is to be resumed there: as in struct check_assumptions */
+        bool crowded;         /* some wait only for others to end */
         bool cut_short;       /* there was no time on the loop for some checks */
         json_int_t n_checked; /* in all looks: the number of the last check */
         bool changed;         /* to be recorded, some time */
@@ -59,8 +64,8 @@ json_t *moves_last_try(const json_t *record);
 bool moves_try_is_open(const json_t *try);
 bool moves_try_does(const json_t *try, enum moves_action action);
 bool moves_try_succeeded(const json_t *try);
-/* Some try of it, but for those that were withdrawn, does that. */
-bool moves_has_tried(const json_t *record, enum moves_action action);
+/* Its task has chosen its host: since then all others count what it brings there. */
+bool moves_try_is_placed(const struct moves_round *round, const json_t *try);
 /* Such a try to that host has failed, or was not heard of again. */
 bool moves_has_failed_to(const json_t *record, enum moves_action action, const char *host);
 

@@ -51,15 +51,17 @@ struct evacuation_progress moves_progress(const json_t *record)
                 .acted = json_is_true(json_object_get(progress, "acted")),
                 .since_ms = moves_number(progress, "since_ms"),
                 .n_resumes = (unsigned int)moves_number(progress, "n_resumes"),
-                .suspended_ms = moves_number(progress, "suspended_ms")};
+                .suspended_ms = moves_number(progress, "suspended_ms"),
+                .lost_race = json_is_true(json_object_get(progress, "lost_race"))};
 }
 
 void moves_set_progress(struct moves_round *round, json_t *record, const struct evacuation_progress *progress)
 {
-        json_t *json = json_pack("{s:i, s:i, s:i, s:b, s:I, s:i, s:I}", "rank", (int)progress->rank,
+        json_t *json = json_pack("{s:i, s:i, s:i, s:b, s:I, s:i, s:I, s:b}", "rank", (int)progress->rank,
                 "n_moves", (int)progress->n_moves, "n_rank_moves", (int)progress->n_rank_moves, "acted",
                 progress->acted, "since_ms", (json_int_t)progress->since_ms, "n_resumes",
-                (int)progress->n_resumes, "suspended_ms", (json_int_t)progress->suspended_ms);
+                (int)progress->n_resumes, "suspended_ms", (json_int_t)progress->suspended_ms, "lost_race",
+                progress->lost_race);
 
         if (json_equal(json, json_object_get(record, "progress"))) {
                 json_decref(json);
@@ -163,15 +165,11 @@ bool moves_try_succeeded(const json_t *try)
         return try && !strcmp(json_text(try, "result"), "succeeded");
 }
 
-bool moves_has_tried(const json_t *record, enum moves_action action)
+bool moves_try_is_placed(const struct moves_round *round, const json_t *try)
 {
-        json_t *try;
-        size_t i;
+        const struct task *child = task_find(round->manager->tasks, json_text(try, "task_uid"));
 
-        json_array_foreach (json_object_get(record, "tries"), i, try)
-                if (moves_try_does(try, action))
-                        return true;
-        return false;
+        return child && *json_text(task_data(child), "host_uid");
 }
 
 bool moves_has_failed_to(const json_t *record, enum moves_action action, const char *host)
@@ -262,6 +260,8 @@ void moves_try_begin(
                         json_pack("{s:s, s:s, s:s?, s:s, s:n, s:n, s:n}", "action", actions[action].word,
                                 "step", rank, "to", to, "task_uid", uid, "task", "result", "why")) < 0)
                 round->failed = true;
+        if (action == MOVES_SUSPEND)
+                moves_set_text(round, record, "suspended_by", uid);
         round->changed = round->decided = true;
         round->n_active++;
 }
@@ -279,6 +279,8 @@ static void withdraw_try(struct moves_round *round, json_t *record)
                 progress.n_resumes -= progress.n_resumes > 0;
         else
                 progress.acted = false;
+        if (moves_try_does(moves_last_try(record), MOVES_SUSPEND))
+                (void)json_object_del(record, "suspended_by");
         moves_set_progress(round, record, &progress);
         json_array_remove(tries, json_array_size(tries) - 1);
         (void)json_object_set_new(record, "again_unix_ms", json_integer(round->now_ms + MOVES_BUSY_AGAIN_MS));
@@ -325,6 +327,13 @@ static int find_submitted(struct moves_round *round, json_t *try)
         return r < 0 ? r : 1;
 }
 
+static bool is_suspended(const struct moves_round *round, const json_t *record)
+{
+        const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid"));
+
+        return !strcmp(json_text(json_status(vm), "power"), "suspended");
+}
+
 void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
 {
         enum moves_action action = action_of(try);
@@ -344,6 +353,10 @@ void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
                 return;
         if (is_stale(round, record, try)) {
                 decide_anew(round, record);
+                return;
+        }
+        if (action == MOVES_RESUME && !is_suspended(round, record)) {
+                withdraw_try(round, record);
                 return;
         }
         if (actions[action].decided)
@@ -370,6 +383,23 @@ void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
                         error_message(error));
 }
 
+/* A resumption that failed (data: of its task). Another one had the room before its host was chosen: that says nothing of the host, and the
+ * time goes on. Else the time begins anew: how long it took is nobody's patience. */
+static void end_resumption(struct moves_round *round, json_t *record, const json_t *data)
+{
+        struct evacuation_progress progress;
+
+        if (*json_text(data, "host_uid")) {
+                progress = moves_progress(record);
+                progress.suspended_ms = 0;
+        } else {
+                withdraw_try(round, record);
+                progress = moves_progress(record);
+                progress.lost_race = true;
+        }
+        moves_set_progress(round, record, &progress);
+}
+
 static void end_try(struct moves_round *round, json_t *record, json_t *try, const json_t *doc)
 {
         const json_t *status = json_status(doc), *problem = json_object_get(status, "error");
@@ -389,6 +419,8 @@ static void end_try(struct moves_round *round, json_t *record, json_t *try, cons
                 if (!*json_text(try, "to"))
                         moves_set_text(round, try, "to",
                                 json_text_or_null(data, "to_name") ?: json_text_or_null(data, "to"));
+                if (moves_try_does(try, MOVES_RESUME) && !strcmp(json_text(status, "state"), "failed"))
+                        end_resumption(round, record, data);
         }
 }
 
@@ -398,10 +430,11 @@ void moves_try_cancel(struct moves_round *round, const json_t *try)
         _cleanup_free_ char *object = child ? alloc_printf("task/%s", task_name(child)) : NULL;
         _cleanup_error_ struct error *error = NULL;
 
-        if (!child || task_cancel_requested(child) ||
-                !(task_queued(child) ||
-                        (round->ends && task_running(child) && action_of(try) < N_MOVES_ACTIONS &&
-                                actions[action_of(try)].cancellable)))
+        enum moves_action action = action_of(try);
+
+        if (!child || task_cancel_requested(child) || action == N_MOVES_ACTIONS ||
+                !(task_queued(child) ? !actions[action].goes_on
+                                     : round->ends && task_running(child) && actions[action].cancellable))
                 return;
         if (task_cancel(round->manager->tasks, task_uid(child),
                     &(struct audit_entry){.who = "system",

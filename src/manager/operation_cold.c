@@ -41,44 +41,28 @@ json_t *operation_as_suspended(const json_t *vm)
         return TAKE_PTR(copy);
 }
 
-/* What only the host's agent would refuse (docs/suspend.md): the code of the check that comes nearest, with *ret_why (the caller's); NULL:
- * nothing. */
-static const char *unfit_to_resume(const json_t *vm, const json_t *host, char **ret_why)
+bool operation_knows_states(const json_t *host)
 {
-        const char *here = json_text(json_status(vm), "qemu_version"),
-                   *there = json_text(json_object_get(json_status(host), "qemu"), "version"),
-                   *name = json_text(host, "name");
-
-        if (*here && *there && strverscmp(there, here) < 0) {
-                *ret_why = alloc_printf("host %s has QEMU %s, which is older than its %s", name, there, here);
-                return "qemu-version";
-        }
-        if (!strcmp(json_text(json_status(vm), "cpu_model"), "host") &&
-                strcmp(json_text(json_status(vm), "host"), name) != 0) {
-                *ret_why = alloc_printf("it has the processor of its host (cpu_model host)");
-                return "cpu-model";
-        }
-        return NULL;
+        return json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), "suspend"));
 }
 
 /* Of the ranking the hosts that would take it. */
-static int list_fitting(const json_t *vm, const struct check_facts *facts, const json_t *ranking,
-        json_t *hosts, char **ret_why)
+static int list_fitting(const struct check_facts *facts, const json_t *ranking, json_t *hosts, char **ret_why)
 {
         json_t *item;
         size_t i;
 
         json_array_foreach ((json_t *)ranking, i, item) {
-                _cleanup_free_ char *why = NULL;
-                const char *code;
+                const char *name = json_text(item, "host");
 
                 if (!json_is_true(json_object_get(item, "ok")))
                         continue;
-                code = unfit_to_resume(vm, check_facts_host(facts, json_text(item, "host")), &why);
-                if (!code && json_array_append(hosts, json_object_get(item, "host")) < 0)
-                        return -ENOMEM;
-                if (code && !*ret_why)
-                        *ret_why = TAKE_PTR(why);
+                if (operation_knows_states(check_facts_host(facts, name))) {
+                        if (json_array_append(hosts, json_object_get(item, "host")) < 0)
+                                return -ENOMEM;
+                } else if (!*ret_why)
+                        *ret_why = alloc_printf(
+                                "the agent of host %s does not know of suspended virtual machines", name);
         }
         return 0;
 }
@@ -111,9 +95,10 @@ int operation_resume_check(struct manager *manager, const json_t *vm, const char
         }
         if (r >= 0) {
                 input = check_facts_input(&facts);
+                input.resumes = true;
                 ranking = placement_rank(&input, facts.hosts, NULL);
                 leave_out(ranking, except);
-                r = ranking ? list_fitting(vm, &facts, ranking, hosts, &why) : -ENOMEM;
+                r = ranking ? list_fitting(&facts, ranking, hosts, &why) : -ENOMEM;
         }
         if (r >= 0) {
                 if (!why)
@@ -158,20 +143,14 @@ static int add_broken(
 /* Those of a start, of what it could not do without, and that it is not there already. */
 static json_t *cold_checks(const json_t *vm, const struct checks_input *input, const json_t *target)
 {
-        const char *name = json_text(target, "name"), *code = NULL;
+        const char *name = json_text(target, "name");
         _cleanup_json_ json_t *checks = checks_of(input, target);
         _cleanup_free_ char *why = NULL;
         int r = checks ? 0 : -ENOMEM;
 
         if (r >= 0)
                 leave_out_starting(checks);
-        if (r >= 0 && is_suspended(vm))
-                code = unfit_to_resume(vm, target, &why);
-        if (code)
-                r = add_broken(
-                        checks, code, name, why, "Choose another host, or start it with --discard-state.");
         if (r >= 0 && !strcmp(json_text(json_status(vm), "host"), name)) {
-                free(why);
                 why = alloc_printf("the virtual machine is on host %s already", name);
                 r = add_broken(checks, "same-host", name, why, "Name another host with --to.");
         }
@@ -209,6 +188,7 @@ int operation_cold_check(struct manager *manager, const json_t *vm, const char *
         if (r < 0)
                 return r;
         input = check_facts_input(&facts);
+        input.resumes = is_suspended(vm);
         ranking = placement_rank(&input, facts.hosts, NULL);
         if (!ranking)
                 return no_memory(ret_error);

@@ -3,7 +3,7 @@
 /* host.maintenance: the host is closed (check `host-maintenance`), and what runs there moves away; host.maintenance-end: it is
  * opened, and those come back if that was asked for. Its document has status.maintenance {"state", "since", "by", "why", "task",
  * "left"}: entering, on, or incomplete (some stay there); left: those that it moved away, {"uid", "name", "to"}, or suspended, with
- * "suspended" and to null. Once it is open, status.to_return has those that are still to come back: the request can be repeated.
+ * "suspended_by" (the uid of the vm.suspend task) and to null. Once it is open, status.to_return has those that are still to come back: the request can be repeated.
  * What it has suspended is resumed also when the others are not to come back.
  *
  * Cancelled, the host is as it was before, but for what has moved. A failure leaves it closed: who mends what the report names
@@ -51,7 +51,7 @@ static bool is_to_come_back(const json_t *left, bool back)
         size_t i;
 
         json_array_foreach ((json_t *)left, i, item)
-                if (back || json_is_true(json_object_get(item, "suspended")))
+                if (back || *json_text(item, "suspended_by"))
                         return true;
         return false;
 }
@@ -160,12 +160,15 @@ static bool is_elsewhere(const json_t *host, const json_t *item, const json_t *v
  * back if that was asked for (back). */
 static bool comes_back(const json_t *host, const json_t *item, const json_t *vm, bool back)
 {
-        if (json_is_true(json_object_get(item, "suspended")))
-                return !strcmp(json_text(json_status(vm), "power"), "suspended");
+        const char *suspension = json_text(item, "suspended_by");
+
+        if (*suspension)
+                return moves_is_suspended_by(vm, suspension);
         return back && !is_elsewhere(host, item, vm);
 }
 
-/* The VMs (documents, borrowed) that are on the host, or that left it and come back. */
+/* The VMs (documents, borrowed) that are on the host, with those that it has suspended and that could not be resumed on another one; or that left
+ * it and come back. */
 static int find_vms(struct manager *manager, const json_t *host, bool on, bool back, json_t *vms,
         const json_t ***ret_vms, size_t *ret_n)
 {
@@ -178,18 +181,16 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, bool b
                 free(found);
                 return -ENOMEM;
         }
-        if (on)
-                json_array_foreach (vms, i, vm) {
-                        if (!strcmp(json_text(json_status(vm), "host"), json_text(host, "name")))
-                                found[n++] = vm;
-                }
-        else
-                json_array_foreach ((json_t *)left, i, item) {
-                        const json_t *known = inventory_vm(manager->inventory, json_text(item, "uid"));
+        json_array_foreach (vms, i, vm)
+                if (on && !strcmp(json_text(json_status(vm), "host"), json_text(host, "name")))
+                        found[n++] = vm;
+        json_array_foreach ((json_t *)left, i, item) {
+                const json_t *known = inventory_vm(manager->inventory, json_text(item, "uid"));
+                bool there = on && !strcmp(json_text(json_status(known), "host"), json_text(host, "name"));
 
-                        if (known && comes_back(host, item, known, back))
-                                found[n++] = known;
-                }
+                if (known && !there && comes_back(host, item, known, back))
+                        found[n++] = known;
+        }
         *ret_vms = found;
         *ret_n = n;
         return 0;
@@ -198,7 +199,7 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, bool b
 /* What there is to say of one that does not come back; NULL: nothing. */
 static const char *outcome_of_left(const json_t *host, const json_t *item, const json_t *vm, bool back)
 {
-        bool suspended = json_is_true(json_object_get(item, "suspended"));
+        bool suspended = *json_text(item, "suspended_by");
 
         if (!suspended && !back)
                 return NULL;
@@ -229,8 +230,8 @@ static int add_others(
         return r;
 }
 
-/* The plan is to say of those that they are resumed. */
-static int add_resumptions(struct manager *manager, const json_t *host, struct moves_plan *plan)
+/* The plan is to say of those that they are resumed; on: elsewhere. */
+static int add_resumptions(struct manager *manager, const json_t *host, bool on, struct moves_plan *plan)
 {
         json_t *item;
         size_t i;
@@ -239,9 +240,8 @@ static int add_resumptions(struct manager *manager, const json_t *host, struct m
         json_array_foreach ((json_t *)left_by(host), i, item) {
                 const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
 
-                if (vm && r >= 0 && json_is_true(json_object_get(item, "suspended")) &&
-                        comes_back(host, item, vm, false))
-                        r = moves_plan_resumes(plan, vm);
+                if (vm && r >= 0 && comes_back(host, item, vm, false))
+                        r = moves_plan_resumes(plan, vm, on ? json_text(host, "name") : NULL);
         }
         return r;
 }
@@ -262,7 +262,7 @@ int operation_maintenance_plan(struct manager *manager, const json_t *host, cons
         r = moves_plan_new(found, n, on ? NULL : json_text(host, "name"), body, &plan, ret_error);
         if (r < 0)
                 return r;
-        if (add_resumptions(manager, host, plan) < 0 ||
+        if (add_resumptions(manager, host, on, plan) < 0 ||
                 (!on && (moves_plan_reopens(plan, json_text(maintenance_of(host), "task")) < 0 ||
                                 add_others(manager, host, back, plan, NULL) < 0)))
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
@@ -330,12 +330,12 @@ static json_t *leaving_of(const json_t *record)
 {
         bool suspended = moves_leaves_suspended(record);
 
-        return json_pack("{s:O, s:O, s:O, s:o*}", "uid", json_object_get(record, "uid"), "name",
-                json_object_get(record, "name"), "to", json_object_get(record, "to"), "suspended",
-                suspended ? json_true() : NULL);
+        return json_pack("{s:O, s:O, s:O, s:O*}", "uid", json_object_get(record, "uid"), "name",
+                json_object_get(record, "name"), "to", json_object_get(record, "to"), "suspended_by",
+                suspended ? json_object_get(record, "suspended_by") : NULL);
 }
 
-/* Those that this task moved away, beside those that an earlier one did. */
+/* Those that this task moved away, beside those that an earlier one did and that have not come back since. */
 static json_t *left_of(const struct task *task)
 {
         const json_t *before = json_object_get(task_data(task), "left");
@@ -343,14 +343,14 @@ static json_t *left_of(const struct task *task)
         size_t i, k;
 
         json_array_foreach (json_object_get(task_data(task), "moves"), i, item) {
-                if (!has_left(item))
+                if (json_is_null(json_object_get(item, "outcome")))
                         continue;
                 json_array_foreach (left, k, known)
                         if (!strcmp(json_text(known, "uid"), json_text(item, "uid")))
                                 break;
                 if (k < json_array_size(left))
-                        json_array_remove(left, k); /* it has come back since, and left again */
-                if (json_array_append_new(left, leaving_of(item)) < 0) {
+                        json_array_remove(left, k);
+                if (has_left(item) && json_array_append_new(left, leaving_of(item)) < 0) {
                         json_decref(left);
                         return NULL;
                 }
@@ -441,10 +441,17 @@ void operation_moves_cancel(struct task *task, void *userdata)
 
 static void fail_cancelled(struct task *task)
 {
+        size_t n_moved = moves_count(task, "moved") + moves_count(task, "moved-cold"),
+               n_suspended = moves_count(task, "suspended");
         struct error *error = NULL;
 
-        error_set(&error, ERROR_CANCELLED, NULL, "the task was cancelled; %zu had moved",
-                moves_count(task, "moved"));
+        if (n_suspended)
+                error_set(&error, ERROR_CANCELLED,
+                        "The end of maintenance (`--off`) resumes them, but for those that were paused.",
+                        "the task was cancelled; %zu had moved, and %zu stay suspended", n_moved,
+                        n_suspended);
+        else
+                error_set(&error, ERROR_CANCELLED, NULL, "the task was cancelled; %zu had moved", n_moved);
         task_step_failed(task, error);
 }
 

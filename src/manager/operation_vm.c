@@ -5,7 +5,9 @@
  * with the task that creates it, so that its name and its MAC addresses are taken from then on.
  *
  * Before an agent is asked to start a VM, `starting` and the host are recorded: should no answer ever come, the VM counts
- * as unknown on that host, not as stopped, and cannot be started a second time elsewhere. */
+ * as unknown on that host, not as stopped, and cannot be started a second time elsewhere.
+ *
+ * internal.suspended_by of the VM: uid of the vm.suspend task that suspends it, or did; absent once a task has seen it run since. */
 
 #include <errno.h>
 #include <string.h>
@@ -73,11 +75,16 @@ static int check_wanted(const struct check_facts *facts, const struct checks_inp
                       : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
+static bool is_from_state(const struct task *task)
+{
+        return json_is_true(json_object_get(task_data(task), "from_state"));
+}
+
 /* The host is chosen for the cluster's model of now, and the VM starts there with that one. */
 static int remember_model(
         struct task *task, const json_t *vm, const json_t *resolved, struct error **ret_error)
 {
-        if (json_is_true(json_object_get(task_data(task), "from_state")))
+        if (is_from_state(task))
                 return 0; /* it resumes with what it had */
         if (resolved != vm && json_object_set(task_data(task), "cpu_model",
                                       json_object_get(json_spec(resolved), "cpu_model")) < 0)
@@ -106,7 +113,7 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         struct checks_input input;
         int r;
 
-        if (json_is_true(json_object_get(task_data(task), "from_state"))) {
+        if (is_from_state(task)) {
                 resolved = operation_as_suspended(vm);
                 r = resolved ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         } else
@@ -118,7 +125,7 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         if (r < 0)
                 return r;
         input = check_facts_input(&facts);
-        input.resumes = json_is_true(json_object_get(task_data(task), "from_state"));
+        input.resumes = is_from_state(task);
         if (wanted)
                 r = check_wanted(&facts, &input, wanted, ret_error);
         else {
@@ -173,11 +180,9 @@ static void run_place(struct task *task, void *userdata)
 static int check_knows_states(
         struct task *task, const json_t *vm, const json_t *host, struct error **ret_error)
 {
-        bool has = json_is_true(json_object_get(task_data(task), "from_state")) ||
-                   !strcmp(json_text(json_status(vm), "power"), "suspended");
+        bool has = is_from_state(task) || !strcmp(json_text(json_status(vm), "power"), "suspended");
 
-        if (!has ||
-                json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), "suspend")))
+        if (!has || operation_knows_states(host))
                 return 0;
         return error_set(ret_error, ERROR_NOT_SUPPORTED,
                 "Upgrade drover there, or name another host (--host).",
@@ -269,8 +274,7 @@ static void set_result(struct task *task)
 
 static bool is_transfer(const struct task *task)
 {
-        return !strcmp(task_action(task), "vm.suspend") ||
-               json_is_true(json_object_get(task_data(task), "from_state"));
+        return !strcmp(task_action(task), "vm.suspend") || is_from_state(task);
 }
 
 static void take_document(struct task *task, struct manager *manager, json_t *body)
@@ -573,11 +577,6 @@ static void run_pause(struct task *task, void *userdata)
 
 /* --- To a state and back --------------------------------------------------------------------------------------- */
 
-static bool is_from_state(const struct task *task)
-{
-        return json_is_true(json_object_get(task_data(task), "from_state"));
-}
-
 static uint64_t state_timeout_ms(const struct task *task, uint64_t usual_ms)
 {
         json_int_t wanted = json_integer_value(json_object_get(task_input(task), "timeout_ms"));
@@ -682,13 +681,21 @@ static void run_suspend(struct task *task, void *userdata)
                 call_vm(task, userdata, "suspend", body, timeout_ms + STOP_GRACE_MS, on_suspended);
 }
 
-/* It is as it was, or came to its end before it could be stopped. */
-static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
+static void on_undone_looked(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         if (json_is_object(json_status(body)))
                 inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
                         json_text(task_data(task), "vm_uid"), body);
         task_step_done(task);
+}
+
+/* It is as it was, or came to its end before it could be stopped: then the agent refuses, and is asked how it is. */
+static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error && error->code == ERROR_CONFLICT)
+                look(task, manager, on_undone_looked);
+        else
+                on_undone_looked(task, manager, body, error);
 }
 
 static void undo(struct task *task, struct manager *manager, const char *verb)
@@ -747,11 +754,30 @@ static const char *host_without_states(struct manager *manager)
         return NULL;
 }
 
+/* Whoever has suspended it is the one to let it run again: the VM says which task it was, with the end of the step. */
+static int sign(struct task *task, const json_t *vm)
+{
+        _cleanup_json_ json_t *doc = json_deep_copy(vm), *internal = NULL;
+        json_t *before = json_object_get(doc, "internal");
+
+        internal = before ? json_incref(before) : json_object();
+        if (!doc || json_object_set_new(internal, "suspended_by", json_string(task_uid(task))) < 0 ||
+                json_object_set(doc, "internal", internal) < 0)
+                return -ENOMEM;
+        store_batch_put(task_batch(task), json_revision(vm), TAKE_PTR(doc));
+        return 0;
+}
+
 static void run_find_to_suspend(struct task *task, void *userdata)
 {
         const char *older = host_without_states(userdata);
+        const json_t *vm = vm_of(task, userdata);
         struct error *error = NULL;
 
+        if (!older && vm && sign(task, vm) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
         if (!older) {
                 run_find(task, userdata);
                 return;

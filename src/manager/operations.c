@@ -310,6 +310,8 @@ void vm_take_report(struct task *task, struct manager *manager, const json_t *re
         if (!doc || !status || json_object_set_new(status, "host", json_string(host_name)) < 0 ||
                 json_object_set_new(doc, "status", status) < 0)
                 return;
+        if (!strcmp(json_text(status, "power"), "running"))
+                (void)json_object_del(json_object_get(doc, "internal"), "suspended_by");
         if (json_is_object(json_spec(report)) && take_spec(doc, json_spec(report)) < 0)
                 return;
         store_batch_put(task_batch(task), revision, TAKE_PTR(doc));

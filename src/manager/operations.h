@@ -62,6 +62,9 @@ json_t *operation_as_suspended(const json_t *vm);
 int operation_cold_check(struct manager *manager, const json_t *vm, const char *to, const struct task *asking,
         json_t **ret_report, struct error **ret_error);
 
+/* Whether the agent of that host (document) knows of states: one of a version before suspending would take no notice of one. */
+bool operation_knows_states(const json_t *host);
+
 /* Where a VM (document) could be resumed from its state, be it suspended or not yet: {"ok", "hosts": [names, best first], "why"}, the
  * caller's; why: what stands in the way on the host that comes nearest, or null. except: a host that is left out; asking: the task
  * that asks; assumptions: as above. These may be NULL. */

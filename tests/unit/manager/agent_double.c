@@ -30,13 +30,13 @@ static void on_host(struct http_request *request, void *userdata)
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
-                          "s:b, s:b}, s:i, s:[{s:s, s:I}]}",
+                          "s:b, s:b, s:b}, s:i, s:[{s:s, s:I}]}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
-                        "storage_moves", 1, "n_vms", (int)json_object_size(agent->vms), "links", "address",
-                        "127.0.0.1", "speed_bps", agent->link_bps));
+                        "storage_moves", 1, "suspend", 1, "n_vms", (int)json_object_size(agent->vms), "links",
+                        "address", "127.0.0.1", "speed_bps", agent->link_bps));
 }
 
 static void on_vms(struct http_request *request, void *userdata)
@@ -152,13 +152,16 @@ static bool suspend_or_restore(
 
         if (!suspends && strcmp(verb, "restore") != 0)
                 return false;
+        if (!suspends)
+                assert_int_equal(http_request_json(request, &body, NULL), 0);
         if (agent->refuse_state) {
+                if (!suspends) /* it has heard of it now, and says of it what it was told */
+                        json_object_set(agent->vms, uid, body);
                 error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU does not want to");
                 http_request_reply_error(request, error);
                 return true;
         }
         if (!suspends) {
-                assert_int_equal(http_request_json(request, &body, NULL), 0);
                 epoch = json_integer_value(json_object_get(json_status(body), "owner_epoch"));
                 vm = json_deep_copy(body);
                 json_object_set_new(agent->vms, uid, vm);

@@ -587,7 +587,7 @@ static void host_that_could_not_have_it_is_refused(void **data)
         json_object_set_new(json_status(vm), "qemu_version", json_string("99.0"));
         json_object_set_new(json_status(vm), "message", json_string("something new"));
         refresh_all(state);
-        assert_broken(state, "host2", "qemu-version");
+        assert_broken(state, "host2", "saved-state");
         json_object_set_new(json_status(vm), "qemu_version", json_string("7.2.0"));
         json_object_set_new(json_status(vm), "message", json_null());
         json_object_clear(state->agents[1].datastores);
