@@ -683,9 +683,12 @@ static void run_suspend(struct task *task, void *userdata)
 
 static void on_undone_looked(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        if (json_is_object(json_status(body)))
+        if (json_is_object(json_status(body))) {
                 inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
                         json_text(task_data(task), "vm_uid"), body);
+                /* Who waits for this task looks at it as soon as it has ended. */
+                vm_take_report(task, manager, body, json_text(task_data(task), "host"));
+        }
         task_step_done(task);
 }
 

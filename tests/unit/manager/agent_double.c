@@ -155,8 +155,11 @@ static bool suspend_or_restore(
         if (!suspends)
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
         if (agent->refuse_state) {
-                if (!suspends) /* it has heard of it now, and says of it what it was told */
+                if (!suspends) { /* it has taken it over, and it is as it was told */
+                        epoch = json_integer_value(json_object_get(json_status(body), "owner_epoch"));
                         json_object_set(agent->vms, uid, body);
+                        set_epoch(body, epoch + 1);
+                }
                 error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU does not want to");
                 http_request_reply_error(request, error);
                 return true;
@@ -167,7 +170,12 @@ static bool suspend_or_restore(
                 json_object_set_new(agent->vms, uid, vm);
                 set_epoch(vm, epoch + 1);
         }
-        set_power(vm, suspends ? "suspended" : "running");
+        set_power(vm, suspends ? "suspended" : agent->crash_resumed ? "crashed" : "running");
+        if (!suspends && agent->crash_resumed) {
+                error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU ended");
+                http_request_reply_error(request, error);
+                return true;
+        }
         vm = json_deep_copy(vm);
         json_object_set_new(vm, "transfer", json_pack("{s:i}", suspends ? "suspend_ms" : "resume_ms", 5));
         http_request_reply_json(request, 200, vm);
@@ -214,6 +222,20 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                                                        : "running");
         http_request_reply_json(
                 request, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
+}
+
+static void on_suspend_cancel(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *vm = json_object_get(agent->vms, http_request_param(request, "uid"));
+        struct error *error = NULL;
+
+        if (strcmp(json_text(json_status(vm), "power"), "suspended") != 0) {
+                reply_or_not_found(request, vm);
+                return;
+        }
+        error_set(&error, ERROR_CONFLICT, NULL, "it is suspended");
+        http_request_reply_error(request, error);
 }
 
 static void on_vm(struct http_request *request, void *userdata)
@@ -422,6 +444,7 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/events", on_events},
         {"GET", "/agent/v1/vms/{uid}", on_vm},
         {"POST", "/agent/v1/vms/{uid}/{verb}", on_vm_verb},
+        {"POST", "/agent/v1/vms/{uid}/suspend/cancel", on_suspend_cancel},
         {"POST", "/agent/v1/migrations", on_migrate},
         {"GET", "/agent/v1/migrations/{id}", on_migration},
         {"POST", "/agent/v1/migrations/{id}/cancel", on_migration_cancel},

@@ -36,6 +36,7 @@ struct agent_double {
         json_int_t rate_limit_bps;       /* that its migration was told last; -1: nothing */
         bool refuse_start;
         bool refuse_state;          /* suspending and resuming fail */
+        bool crash_resumed;         /* what is resumed is taken, and ends */
         const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
         json_int_t started_knowing; /* owner epoch of the document that was to be started last */
         bool forgetful;             /* answers 404 for what it does not have */

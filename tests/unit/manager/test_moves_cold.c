@@ -1,118 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Maintenance whose policy suspends: what cannot move is resumed on another host, or waits, suspended, for the end of it. And cold
- * migration of what is off. */
+ * migration of what is off. What goes wrong meanwhile is in test_moves_suspended.c. */
 
-#include "manager_rig.h"
+#include "moves_rig.h"
 
 #include "base/doc.h"
 #include "manager/task.h"
-
-#define SUSPEND "\"policy\": [{\"step\": \"suspend\", \"limit_ms\": 1000}]"
-#define SUSPEND_AND_WAIT "\"policy\": [{\"step\": \"suspend\", \"limit_ms\": 600000}]"
-
-static int ask(struct state *state, const char *body)
-{
-        json_t *json = json_loads(body, 0, NULL);
-
-        assert_non_null(json);
-        return call(state, "POST", "/api/v1/hosts/host1/maintenance", json);
-}
-
-/* ret_path: of its task. */
-static void begin(struct state *state, const char *body, char ret_path[static 128])
-{
-        assert_int_equal(ask(state, body), 202);
-        snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
-}
-
-static void end(struct state *state, const char *path, const char *how)
-{
-        resume_following(state, path);
-        assert_string_equal(finish(state), how);
-}
-
-static void do_maintenance(struct state *state, const char *body, const char *how)
-{
-        char path[128];
-
-        begin(state, body, path);
-        end(state, path, how);
-}
-
-/* Of the report that is the last answer (or its result). */
-static const json_t *first_line(struct state *state)
-{
-        const json_t *result = json_object_get(json_status(state->body), "result");
-
-        return json_array_get(json_object_get(result ?: state->body, "vms"), 0);
-}
-
-static void assert_line(struct state *state, const char *outcome, const char *to)
-{
-        const json_t *line = first_line(state);
-
-        assert_string_equal(json_text(line, "outcome"), outcome);
-        assert_string_equal(json_text(line, "to"), to);
-}
-
-static const char *action_of_try(struct state *state, size_t i)
-{
-        return json_text(json_array_get(json_object_get(first_line(state), "tries"), i), "action");
-}
-
-static const json_t *status_of(struct state *state, const char *path)
-{
-        assert_int_equal(call(state, "GET", path, NULL), 200);
-        return json_status(state->body);
-}
-
-static void assert_web(struct state *state, const char *power, const char *host)
-{
-        const json_t *status = status_of(state, "/api/v1/vms/web");
-
-        assert_string_equal(json_text(status, "power"), power);
-        assert_string_equal(json_text(status, "host"), host);
-}
-
-static const json_t *maintenance(struct state *state)
-{
-        return json_object_get(status_of(state, "/api/v1/hosts/host1"), "maintenance");
-}
-
-static size_t n_tasks(struct state *state, const char *action)
-{
-        char path[96];
-
-        snprintf(path, sizeof(path), "/api/v1/tasks?action=%s", action);
-        assert_int_equal(call(state, "GET", path, NULL), 200);
-        return json_array_size(json_object_get(state->body, "items"));
-}
-
-static void room_at(struct state *state, size_t agent, json_int_t bytes)
-{
-        state->agents[agent].memory_free_bytes = bytes;
-        refresh_all(state);
-}
-
-/* "web" runs on host1, and no other host takes it. */
-static void set_a_full_stage(struct state *state)
-{
-        set_the_stage(state);
-        room_at(state, 1, 1 << 20);
-}
-
-/* "web" is suspended, and host1 is in maintenance. */
-static void suspend_for_maintenance(struct state *state)
-{
-        set_a_full_stage(state);
-        do_maintenance(state, "{\"on\": true, " SUSPEND "}", "succeeded");
-}
-
-static bool is_suspended(struct state *state)
-{
-        return !strcmp(json_text(status_of(state, "/api/v1/vms/web"), "power"), "suspended");
-}
 
 static void guest_that_cannot_move_live_is_suspended_and_resumed_on_another_host(void **data)
 {
@@ -120,14 +14,14 @@ static void guest_that_cannot_move_live_is_suspended_and_resumed_on_another_host
         char path[128];
 
         set_the_stage(state);
-        begin(state, "{\"on\": true, " SUSPEND "}", path);
+        begin_maintenance(state, "{\"on\": true, " SUSPEND "}", path);
         for (int i = 0; i < 500 && !state->agents[0].migration; i++)
                 loop_iterate(state->loop, 20);
         assert_non_null(state->agents[0].migration);
         json_object_set_new(state->agents[0].migration, "error",
                 json_pack("{s:s, s:s}", "code", "mover-failed", "detail", "it changes too much"));
         json_object_set_new(state->agents[0].migration, "phase", json_string("failed"));
-        end(state, path, "succeeded");
+        end_task(state, path, "succeeded");
         assert_line(state, "moved-cold", "host2");
         assert_string_equal(action_of_try(state, 0), "migrate");
         assert_string_equal(action_of_try(state, 1), "suspend");
@@ -161,10 +55,10 @@ static void host_that_takes_it_in_time_gets_it(void **data)
         char path[128];
 
         set_a_full_stage(state);
-        begin(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
-        wait_until(state, is_suspended);
+        begin_maintenance(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
+        wait_until(state, web_is_suspended);
         room_at(state, 1, (json_int_t)8 << 30);
-        end(state, path, "succeeded");
+        end_task(state, path, "succeeded");
         assert_line(state, "moved-cold", "host2");
         assert_web(state, "running", "host2");
 }
@@ -174,13 +68,13 @@ static void dry_run_says_the_same(void **data)
         struct state *state = *data;
 
         set_a_full_stage(state);
-        assert_int_equal(ask(state, "{\"on\": true, \"dry_run\": true, " SUSPEND "}"), 200);
+        assert_int_equal(ask_maintenance(state, "{\"on\": true, \"dry_run\": true, " SUSPEND "}"), 200);
         assert_line(state, "would-suspend", "");
         assert_non_null(strstr(json_text(first_line(state), "why"), "memory"));
         assert_int_equal(call(state, "POST", "/api/v1/vms/web/pause", NULL), 202);
         assert_string_equal(finish(state), "succeeded");
         room_at(state, 1, (json_int_t)8 << 30);
-        assert_int_equal(ask(state, "{\"on\": true, \"dry_run\": true, " SUSPEND "}"), 200);
+        assert_int_equal(ask_maintenance(state, "{\"on\": true, \"dry_run\": true, " SUSPEND "}"), 200);
         assert_line(state, "would-suspend", ""); /* it is to stay paused */
         assert_int_equal(n_tasks(state, "vm.suspend"), 0);
 }
@@ -194,7 +88,7 @@ static void dry_run_names_the_host_on_which_it_will_be_resumed(void **data)
         json_object_set_new(json_object_get(state->agents[0].vms, vm_uid(state)), "jobs",
                 json_pack("[{s:s, s:s}]", "id", "nightly", "type", "backup"));
         refresh_all(state);
-        assert_int_equal(ask(state, "{\"on\": true, \"dry_run\": true, " SUSPEND "}"), 200);
+        assert_int_equal(ask_maintenance(state, "{\"on\": true, \"dry_run\": true, " SUSPEND "}"), 200);
         assert_line(state, "would-move-cold", "host2");
         do_maintenance(state, "{\"on\": true, " SUSPEND "}", "succeeded");
         assert_line(state, "moved-cold", "host2");
@@ -206,7 +100,7 @@ static void dry_run_of_the_end_says_what_is_resumed(void **data)
         struct state *state = *data;
 
         suspend_for_maintenance(state);
-        assert_int_equal(ask(state, "{\"on\": false, \"dry_run\": true}"), 200);
+        assert_int_equal(ask_maintenance(state, "{\"on\": false, \"dry_run\": true}"), 200);
         assert_int_equal(json_array_size(json_object_get(state->body, "vms")), 1);
         assert_line(state, "would-resume", "host1");
 }
@@ -243,36 +137,29 @@ static void guest_that_was_suspended_before_is_left_alone(void **data)
 static void cancelled_it_resumes_the_guest_where_it_was(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_a_full_stage(state);
-        begin(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
-        wait_until(state, is_suspended);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
-        end(state, path, "cancelled");
+        begin_maintenance(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
+        wait_until(state, web_is_suspended);
+        cancel(state, path);
+        end_task(state, path, "cancelled");
         assert_line(state, "resumed", "host1");
         assert_web(state, "running", "host1");
         assert_null(maintenance(state));
 }
 
-static bool is_held(struct state *state)
-{
-        return state->agents[0].held || state->agents[1].held;
-}
-
 static void cancelled_while_it_is_being_suspended_the_guest_runs_on(void **data)
 {
         struct state *state = *data;
-        char path[128], cancel[160];
+        char path[128];
 
         set_a_full_stage(state);
         state->agents[0].hold = "suspend";
-        begin(state, "{\"on\": true, " SUSPEND "}", path);
-        wait_until(state, is_held);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        assert_int_equal(call(state, "POST", cancel, NULL), 202);
-        end(state, path, "cancelled");
+        begin_maintenance(state, "{\"on\": true, " SUSPEND "}", path);
+        wait_until(state, state_is_held);
+        cancel(state, path);
+        end_task(state, path, "cancelled");
         assert_line(state, "stays", "");
         assert_web(state, "running", "host1");
         http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
@@ -298,10 +185,11 @@ static void host_that_cannot_resume_it_is_not_asked_again(void **data)
 
         set_a_full_stage(state);
         state->agents[1].refuse_state = true;
-        begin(state, "{\"on\": true, \"policy\": [{\"step\": \"suspend\", \"limit_ms\": 4000}]}", path);
-        wait_until(state, is_suspended);
+        begin_maintenance(
+                state, "{\"on\": true, \"policy\": [{\"step\": \"suspend\", \"limit_ms\": 4000}]}", path);
+        wait_until(state, web_is_suspended);
         room_at(state, 1, (json_int_t)8 << 30);
-        end(state, path, "succeeded");
+        end_task(state, path, "succeeded");
         assert_line(state, "suspended", "");
         assert_int_equal(n_tasks(state, "vm.resume"), 1);
         do_maintenance(state, "{\"on\": false}", "succeeded");
@@ -316,12 +204,13 @@ static void guest_whose_host_is_off_already_still_counts_as_suspended(void **dat
 
         set_a_full_stage(state);
         state->agents[1].refuse_state = true;
-        begin(state, "{\"on\": true, \"policy\": [{\"step\": \"suspend\", \"limit_ms\": 5000}]}", path);
-        wait_until(state, is_suspended);
+        begin_maintenance(
+                state, "{\"on\": true, \"policy\": [{\"step\": \"suspend\", \"limit_ms\": 5000}]}", path);
+        wait_until(state, web_is_suspended);
         agent_double_stop(&state->agents[0]);
         state->agents[1].memory_free_bytes = (json_int_t)8 << 30;
         inventory_refresh(state->manager->inventory, NULL);
-        end(state, path, "succeeded");
+        end_task(state, path, "succeeded");
         assert_line(state, "suspended", "");
         assert_int_equal(n_tasks(state, "vm.resume"), 1);
         assert_int_equal(json_array_size(json_object_get(maintenance(state), "left")), 1);
@@ -372,19 +261,19 @@ static void go_on_after(struct state *state, size_t agent, const char *verb)
 
         set_a_full_stage(state);
         state->agents[agent].hold = verb;
-        begin(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
+        begin_maintenance(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
         if (!strcmp(verb, "restore")) {
-                wait_until(state, is_suspended);
+                wait_until(state, web_is_suspended);
                 room_at(state, 1, (json_int_t)8 << 30);
         }
-        wait_until(state, is_held);
+        wait_until(state, state_is_held);
         stop_manager(state);
         http_request_reply_error(TAKE_PTR(state->agents[agent].held), NULL);
         state->agents[agent].hold = NULL;
         start_manager(state);
         if (!strcmp(verb, "suspend"))
                 room_at(state, 1, (json_int_t)8 << 30);
-        end(state, path, "succeeded");
+        end_task(state, path, "succeeded");
         assert_line(state, "moved-cold", "host2");
         assert_int_equal(n_tasks(state, "vm.suspend"), 1);
         assert_int_equal(n_tasks(state, "vm.resume"), 1);
@@ -400,43 +289,28 @@ static void restarted_manager_goes_on_with_the_same_resumption(void **data)
         go_on_after(*data, 1, "restore");
 }
 
-static json_t *get_task(struct state *state, const char *path, uint64_t *ret_revision)
-{
-        json_t *doc = NULL;
-
-        assert_int_equal(call(state, "GET", path, NULL), 200);
-        assert_int_equal(
-                store_get(state->manager->store, "task", json_text(state->body, "name"), &doc, NULL), 0);
-        *ret_revision = json_revision(doc);
-        json_object_del(doc, "revision");
-        return doc;
-}
-
 /* As a later version would have recorded it, before it was downgraded. */
 static void action_that_is_not_known_ends_no_guest(void **data)
 {
-        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         struct state *state = *data;
         uint64_t revision, end_ms;
         json_t *doc, *move;
         char path[128];
 
         set_a_full_stage(state);
-        begin(state, "{\"on\": true, \"give_up_ms\": 4000, \"policy\": [{\"step\": \"wait\"}]}", path);
+        begin_maintenance(
+                state, "{\"on\": true, \"give_up_ms\": 4000, \"policy\": [{\"step\": \"wait\"}]}", path);
         end_ms = clock_now_ms(loop_clock(state->loop)) + 1500;
         while (clock_now_ms(loop_clock(state->loop)) < end_ms)
                 loop_iterate(state->loop, 20);
-        doc = get_task(state, path, &revision);
+        doc = stored_task(state, path, &revision);
         move = json_array_get(
                 json_object_get(json_object_get(json_object_get(doc, "internal"), "data"), "moves"), 0);
         json_array_append_new(json_object_get(move, "tries"),
                 json_pack("{s:s, s:s, s:n, s:s, s:n, s:n, s:n}", "action", "teleport", "step", "teleport",
                         "to", "task_uid", "00000000-0000-4000-8000-000000000001", "task", "result", "why"));
-        store_batch_put(&batch, revision, doc);
-        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
-        stop_manager(state);
-        start_manager(state);
-        end(state, path, "failed");
+        restart_with(state, revision, doc);
+        end_task(state, path, "failed");
         assert_line(state, "stays", "");
         assert_web(state, "running", "host1");
         assert_int_equal(n_tasks(state, "vm.stop"), 0);
@@ -458,7 +332,7 @@ static int ask_as(struct state *state, const char *role, json_t *permissions, co
         memcpy(header, state->headers[0], sizeof(header));
         snprintf(state->headers[0], sizeof(header), "Authorization: Bearer %s",
                 json_text(state->body, "secret"));
-        status = ask(state, body);
+        status = ask_maintenance(state, body);
         memcpy(state->headers[0], header, sizeof(header));
         return status;
 }
@@ -480,15 +354,6 @@ static void policy_that_suspends_takes_the_permission_to_do_so(void **data)
 }
 
 /* --- Cold migration ----------------------------------------------------------------------------------------------------- */
-
-static void ask_of_web(struct state *state, const char *verb, json_t *body, const char *how)
-{
-        char path[64];
-
-        snprintf(path, sizeof(path), "/api/v1/vms/web/%s", verb);
-        assert_int_equal(call(state, "POST", path, body), 202);
-        assert_string_equal(finish(state), how);
-}
 
 /* The check of that code is broken. */
 static void assert_broken(struct state *state, const char *to, const char *code)
