@@ -40,6 +40,7 @@
 #define POLL_MS 50
 #define AGAIN_MS 1000
 #define COMMIT_TIMEOUT_MS 30000
+#define WORDS_TIMEOUT_MS 5000 /* for the child to say why, when QEMU has failed: the guest stands still */
 #define TIMEOUT_DEFAULT_MS (UINT64_C(3600) * 1000)
 
 struct vm_suspend {
@@ -90,7 +91,8 @@ static struct error *copy_error(const struct error *error)
 {
         struct error *copy = NULL;
 
-        (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
+        if (error)
+                (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
         return copy;
 }
 
@@ -286,7 +288,7 @@ static void on_migration(void *userdata, const json_t *result, const struct erro
                 const char *words = info.error ?: migration_status_to_string(info.status);
 
                 s->failed = s->offload ? alloc_strdup(words) : NULL;
-                if (s->failed)
+                if (s->failed && loop_source_rearm(s->limit, WORDS_TIMEOUT_MS) == 0)
                         return;
                 cause = save_failed(s, words);
         }
@@ -393,8 +395,12 @@ static void on_limit(void *userdata)
         struct vm_suspend *s = userdata;
         struct error *error = NULL;
 
-        (void)error_set(&error, ERROR_TIMED_OUT, "Give it more time (--patience), or use a faster datastore.",
-                "the memory of VM %s was not written in time; the guest runs on", s->vm->name);
+        if (s->failed)
+                error = save_failed(s, s->failed);
+        else
+                (void)error_set(&error, ERROR_TIMED_OUT,
+                        "Give it more time (--patience), or use a faster datastore.",
+                        "the memory of VM %s was not written in time; the guest runs on", s->vm->name);
         go_back(s, error);
 }
 
@@ -430,6 +436,8 @@ static void on_stores_ready(void *userdata, struct error *error)
                         return;
                 vm->suspend_paused = false;
                 vm_set_power(vm, s->was_paused ? VM_POWER_PAUSED : VM_POWER_RUNNING, NULL);
+                vm_job_end(vm, cause);
+                return;
         }
         vm_job_end(vm, cause ?: copy_error(error)); /* nothing was done yet */
 }

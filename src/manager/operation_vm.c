@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "cluster/checks.h"
 #include "cluster/placement.h"
 #include "manager/check_facts.h"
@@ -681,24 +682,48 @@ static void run_suspend(struct task *task, void *userdata)
                 call_vm(task, userdata, "suspend", body, timeout_ms + STOP_GRACE_MS, on_suspended);
 }
 
-static void on_undone_looked(struct task *task, struct manager *manager, json_t *body, struct error *error)
+/* With the end of the step: who waits for this task looks at the VM as soon as it has ended. */
+static void told(struct task *task, struct manager *manager, json_t *body)
 {
-        if (json_is_object(json_status(body))) {
-                inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
-                        json_text(task_data(task), "vm_uid"), body);
-                /* Who waits for this task looks at it as soon as it has ended. */
-                vm_take_report(task, manager, body, json_text(task_data(task), "host"));
-        }
-        task_step_done(task);
+        if (!json_is_object(json_status(body)))
+                return;
+        inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
+                json_text(task_data(task), "vm_uid"), body);
+        vm_take_report(task, manager, body, json_text(task_data(task), "host"));
 }
 
-/* It is as it was, or came to its end before it could be stopped: then the agent refuses, and is asked how it is. */
+/* A step that fails takes no changes along. */
+static void fail_late(struct task *task, const char *power)
+{
+        _cleanup_batch_ struct store_batch batch = *task_batch(task);
+        struct error *late = NULL;
+
+        *task_batch(task) = STORE_BATCH_INIT;
+        if (task_record(task, &batch, NULL) < 0)
+                log_debug("task %s: the end of it is recorded by the inventory", task_name(task));
+        error_set(&late, ERROR_CONFLICT, NULL, "it was too late: the virtual machine is %s", power);
+        task_step_failed(task, late);
+}
+
+/* There was nothing to be stopped: it had not begun, or it was done. */
+static void on_looked_late(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *power = json_text(json_status(body), "power");
+
+        told(task, manager, body);
+        if (error || !is_reached(task, power))
+                task_step_done(task);
+        else
+                fail_late(task, power);
+}
+
 static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
+        told(task, manager, body);
         if (error && error->code == ERROR_CONFLICT)
-                look(task, manager, on_undone_looked);
+                look(task, manager, on_looked_late);
         else
-                on_undone_looked(task, manager, body, error);
+                task_step_done(task);
 }
 
 static void undo(struct task *task, struct manager *manager, const char *verb)
@@ -785,7 +810,7 @@ static void run_find_to_suspend(struct task *task, void *userdata)
                 run_find(task, userdata);
                 return;
         }
-        error_set(&error, ERROR_NOT_SUPPORTED, "Upgrade drover there first.",
+        error_set(&error, ERROR_NOT_SUPPORTED, "Upgrade drover there first, or remove the host.",
                 "the agent of host %s is of a version that does not know of suspended virtual machines: it "
                 "would start one from its disks",
                 older);

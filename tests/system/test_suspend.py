@@ -109,6 +109,7 @@ def test_suspended_guest_goes_on_where_it_was(guest, lab):
     assert guest.power() == "suspended"
     assert lab.find("host1", f"qemu:{guest.name}") == []
     assert len(states(lab, guest)) == 2
+    assert json.loads((folder(lab, guest) / "suspend.json").read_text())["vm"] == guest.uid()
     result = resume(lab, guest)
     assert result["resume_ms"] > 0
     assert guest.power() == "running"
@@ -254,6 +255,7 @@ POINTS = ("suspend-stopped", "suspend-writing", "suspend-written", "suspend-comp
           "restore-loaded", "restore-owner", "restore-continuing", "restore-running")
 
 
+# What is left of one is in nobody's way: the same guest is suspended again for the next.
 @pytest.mark.parametrize("point", POINTS)
 def test_agent_that_dies_at_a_point_loses_nothing(guest, lab, point):
     session = guest.session(patience_s=PATIENCE_S)
@@ -269,11 +271,6 @@ def test_agent_that_dies_at_a_point_loses_nothing(guest, lab, point):
     guest.wait_ready()
     guest.verify()
     session.close()
-    # Whatever is left of it is in nobody's way.
-    suspend(lab, guest)
-    assert json.loads((folder(lab, guest) / "suspend.json").read_text())["vm"] == guest.uid()
-    resume(lab, guest)
-    guest.verify()
 
 
 # The record of the VM's owner as another host would have left it that ran the VM meanwhile.
@@ -325,6 +322,16 @@ def test_disks_of_one_that_crashed_in_the_last_moment_of_its_suspending_stay_whe
     with pytest.raises(LabError, match="suspended(.|\n)*drover vm resume"):
         lab.drover("vm", "migrate", vm.name, "--to-datastore", "local")
     resume(lab, vm)
+
+
+def test_suspending_that_is_cancelled_too_late_says_so(machine, lab):
+    vm = machine()
+    task = die_at(lab, vm, "suspend-noted", "suspend")
+    lab.drover("task", "cancel", task)
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    assert "too late: the virtual machine is suspended" in vm.wait_task(task)["status"]["error"]["detail"]
+    assert vm.power() == "suspended"
 
 
 @contextlib.contextmanager
