@@ -409,8 +409,10 @@ static void decide(struct moves_round *round, json_t *record, const json_t *vm)
         facts.fits_other = other != NULL;
         what = evacuation_next(&round->policy, &progress, &facts);
         if (what == EVACUATION_ACT_SUSPEND) {
-                if (round->n_suspending >= SUSPENDING_MAX)
-                        return; /* it is decided again when one of them has ended */
+                if (round->n_suspending >= SUSPENDING_MAX) {
+                        act(round, record, EVACUATION_ACT_WAIT, NULL, progress.rank);
+                        return; /* and is decided again when one of them has ended */
+                }
                 round->n_suspending++;
                 /* Resuming lets a guest run: one that is not to, stays suspended. */
                 if (!facts.runs && json_object_set_new(record, "paused", json_true()) < 0)
@@ -623,15 +625,18 @@ static void say(const struct moves_round *round)
 static void give_up(struct moves_round *round, json_t *record)
 {
         const json_t *try = moves_last_try(record);
-        bool resumes = moves_try_does(try, MOVES_RESUME);
+        bool suspended = moves_try_does(try, MOVES_RESUME) ||
+                         (moves_try_does(try, MOVES_SUSPEND) && moves_try_succeeded(try));
 
-        if (resumes)
-                moves_set_why(round, record, "its resumption has not ended yet");
+        if (suspended)
+                moves_set_why(round, record,
+                        moves_try_is_open(try) ? "its resumption has not ended yet"
+                                               : "it was not resumed in time");
         else if (moves_try_does(try, MOVES_STOP) || moves_try_does(try, MOVES_POWER_OFF))
                 moves_set_why(round, record, "it is being stopped, which cannot be taken back");
         else
                 moves_set_why(round, record, "its task was cancelled and has not ended yet");
-        set_outcome(round, record, resumes && *round->from ? "suspended" : "stays", NULL);
+        set_outcome(round, record, suspended && *round->from ? "suspended" : "stays", NULL);
 }
 
 /* Those that were cancelled and do not end: who has them is for their own tasks to find out. */
