@@ -254,6 +254,31 @@ static void repeated_it_resumes_what_it_has_suspended_where_that_fits_now(void *
         assert_int_equal(json_array_size(json_object_get(maintenance(state), "left")), 1);
 }
 
+static bool two_are_being_suspended(struct state *state)
+{
+        return n_tasks(state, "vm.suspend") == 2;
+}
+
+/* They stand still, and share the way to the datastore. */
+static void no_more_than_two_are_being_suspended_at_a_time(void **data)
+{
+        static const char *const names[] = {"a", "b"};
+        struct state *state = *data;
+        uint64_t end_ms;
+        char path[128];
+
+        set_a_full_stage(state);
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+                add_vm(state, names[i]);
+        state->agents[0].hold = "suspend";
+        begin_maintenance(state, "{\"on\": true, " SUSPEND "}", path);
+        wait_until(state, two_are_being_suspended);
+        end_ms = clock_now_ms(loop_clock(state->loop)) + 3000;
+        while (clock_now_ms(loop_clock(state->loop)) < end_ms)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(n_tasks(state, "vm.suspend"), 2);
+}
+
 /* The manager ends while the agent has the call, which the next one makes again. */
 static void go_on_after(struct state *state, size_t agent, const char *verb)
 {
@@ -316,8 +341,9 @@ static void action_that_is_not_known_ends_no_guest(void **data)
         assert_int_equal(n_tasks(state, "vm.stop"), 0);
 }
 
-/* Puts the maintenance as a role with these permissions; the status. */
-static int ask_as(struct state *state, const char *role, json_t *permissions, const char *body)
+/* POSTs as a role with these permissions; the status. */
+static int post_as(
+        struct state *state, const char *role, json_t *permissions, const char *path, const char *body)
 {
         char header[sizeof(state->headers[0])];
         int status;
@@ -332,9 +358,14 @@ static int ask_as(struct state *state, const char *role, json_t *permissions, co
         memcpy(header, state->headers[0], sizeof(header));
         snprintf(state->headers[0], sizeof(header), "Authorization: Bearer %s",
                 json_text(state->body, "secret"));
-        status = ask_maintenance(state, body);
+        status = call(state, "POST", path, json_loads(body, 0, NULL));
         memcpy(state->headers[0], header, sizeof(header));
         return status;
+}
+
+static int ask_as(struct state *state, const char *role, json_t *permissions, const char *body)
+{
+        return post_as(state, role, permissions, "/api/v1/hosts/host1/maintenance", body);
 }
 
 static void policy_that_suspends_takes_the_permission_to_do_so(void **data)
@@ -351,6 +382,11 @@ static void policy_that_suspends_takes_the_permission_to_do_so(void **data)
         assert_int_equal(ask_as(state, "night-shift", json_pack("[s, s]", "host.operate", "vm.power"),
                                  "{\"on\": true, \"dry_run\": true, " SUSPEND "}"),
                 200);
+        assert_int_equal(
+                post_as(state, "planner", json_pack("[s]", "schedule.manage"), "/api/v1/schedules",
+                        "{\"name\": \"night\", \"spec\": {\"calendar\": \"daily\", \"action\": "
+                        "{\"type\": \"maintenance\", \"host\": \"host1\", \"on\": true, " SUSPEND "}}}"),
+                403);
 }
 
 /* --- Cold migration ----------------------------------------------------------------------------------------------------- */
@@ -491,6 +527,7 @@ int main(void)
                 TEST(end_of_maintenance_that_cannot_resume_can_be_repeated),
                 TEST(guest_that_others_have_resumed_meanwhile_is_left_where_it_is),
                 TEST(repeated_it_resumes_what_it_has_suspended_where_that_fits_now),
+                TEST(no_more_than_two_are_being_suspended_at_a_time),
                 TEST(restarted_manager_goes_on_with_the_same_suspension),
                 TEST(restarted_manager_goes_on_with_the_same_resumption),
                 TEST(action_that_is_not_known_ends_no_guest),
