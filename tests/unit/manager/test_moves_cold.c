@@ -213,7 +213,10 @@ static void guest_whose_host_is_off_already_still_counts_as_suspended(void **dat
         end_task(state, path, "succeeded");
         assert_line(state, "suspended", "");
         assert_int_equal(n_tasks(state, "vm.resume"), 1);
-        assert_int_equal(json_array_size(json_object_get(maintenance(state), "left")), 1);
+        assert_int_equal(n_left(state), 1);
+        do_maintenance(state, "{\"on\": false, \"policy\": [], \"tries\": 1}", "failed");
+        assert_line(state, "stays", "");
+        assert_int_equal(n_left(state), 1);
 }
 
 static void end_of_maintenance_that_cannot_resume_can_be_repeated(void **data)
