@@ -149,8 +149,9 @@ static int in_child(struct vm_restore *restore, offload_fn fn, int fd, uint64_t 
         args.store_name = store->name;
         args.store_path = store->path;
         args.store_id = store->id;
-        return offload_start_with_fd(vm->agent->loop, "state of a suspended virtual machine", fn, &args, fd,
-                timeout_ms, done, restore, &restore->offload, ret_error);
+        return (fd < 0 ? offload_start_with_fd : offload_start_stream)(vm->agent->loop,
+                "state of a suspended virtual machine", fn, &args, fd, timeout_ms, done, restore,
+                &restore->offload, ret_error);
 }
 
 /* --- 1: the record ----------------------------------------------------------------------------------------------- */

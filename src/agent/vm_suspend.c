@@ -173,8 +173,9 @@ static int in_child(struct vm_suspend *s, offload_fn fn, const json_t *record, i
         args.store_name = store->name;
         args.store_path = store->path;
         args.store_id = store->id;
-        return offload_start_with_fd(vm->agent->loop, "state of a suspended virtual machine", fn, &args, fd,
-                timeout_ms, done, s, &s->offload, ret_error);
+        return (fd < 0 ? offload_start_with_fd : offload_start_stream)(vm->agent->loop,
+                "state of a suspended virtual machine", fn, &args, fd, timeout_ms, done, s, &s->offload,
+                ret_error);
 }
 
 /* --- Forwards ---------------------------------------------------------------------------------------------------- */

@@ -199,19 +199,11 @@ static int start_child(struct offload *o, offload_fn fn, void *arg, int extra_fd
         return 0;
 }
 
-int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg, uint64_t timeout_ms,
-        offload_done_fn done, void *userdata, struct offload **ret_offload, struct error **ret_error)
-{
-        return offload_start_with_fd(
-                loop, what, fn, arg, -1, timeout_ms, done, userdata, ret_offload, ret_error);
-}
-
-int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+static int start(struct pool *pool, struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
         uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
         struct error **ret_error)
 {
         _cleanup_(offload_freep) struct offload *o = NULL;
-        struct pool *pool = fd < 0 ? &short_work : &streams;
         int r;
 
         if (reap_stuck(pool) + pool->n_working >= pool->max)
@@ -238,6 +230,28 @@ int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, vo
                 return error_from_errno(ret_error, r, "%s", what);
         *ret_offload = TAKE_PTR(o);
         return 0;
+}
+
+int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg, uint64_t timeout_ms,
+        offload_done_fn done, void *userdata, struct offload **ret_offload, struct error **ret_error)
+{
+        return start(
+                &short_work, loop, what, fn, arg, -1, timeout_ms, done, userdata, ret_offload, ret_error);
+}
+
+int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+        uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
+        struct error **ret_error)
+{
+        return start(
+                &short_work, loop, what, fn, arg, fd, timeout_ms, done, userdata, ret_offload, ret_error);
+}
+
+int offload_start_stream(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+        uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
+        struct error **ret_error)
+{
+        return start(&streams, loop, what, fn, arg, fd, timeout_ms, done, userdata, ret_offload, ret_error);
 }
 
 void offload_free(struct offload *offload)

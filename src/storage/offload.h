@@ -31,10 +31,13 @@ typedef void (*offload_done_fn)(void *userdata, json_t *result, struct error *er
  * after the call. `what` names the work in messages ("check of datastore shared"). */
 int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg, uint64_t timeout_ms,
         offload_done_fn done, void *userdata, struct offload **ret_offload, struct error **ret_error);
-/* The same with one descriptor (duplicated; the caller's stays the caller's), which the child has as OFFLOAD_FD: for work that may take
- * hours, and takes no place of other work. fd -1: as offload_start(). */
+/* The same with one descriptor (duplicated; the caller's stays the caller's), which the child has as OFFLOAD_FD. */
 #define OFFLOAD_FD 4
 int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+        uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
+        struct error **ret_error);
+/* The same for a stream, which may take hours: it takes no place of other work. BUSY when OFFLOAD_MAX_STREAMS are at work. */
+int offload_start_stream(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
         uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
         struct error **ret_error);
 /* Gives the work up; `done` is not called. Accepts NULL. Not for one whose `done` was called: that one is gone. */

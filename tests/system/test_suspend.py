@@ -72,11 +72,12 @@ def shared_guest(lab):
 @pytest.fixture
 def guest(lab, shared_guest):
     """It runs, on host1."""
+    wait_for("the guest's state to be known", lambda: shared_guest.power() not in ("unknown", "starting"), 60)
     if shared_guest.power() == "running" and shared_guest.host() != "host1":
         lab.drover("vm", "suspend", shared_guest.name)
         lab.drover("vm", "resume", shared_guest.name, "--host", "host1")
     elif shared_guest.power() != "running":
-        if shared_guest.power() in ("paused", "suspending", "unknown"):
+        if shared_guest.power() in ("paused", "suspending"):
             lab.drover("vm", "stop", shared_guest.name, "--force")
         lab.drover("vm", "start", shared_guest.name, "--discard-state", "--host", "host1")
     shared_guest.wait_ready()
@@ -318,7 +319,7 @@ def test_disks_of_one_that_crashed_in_the_last_moment_of_its_suspending_stay_whe
     lab.start("host1", "agent")
     lab.wait_connected()
     vm.wait_task(task)
-    assert vm.power() == "crashed"
+    wait_for("the crash to be known", lambda: vm.power() == "crashed", 60)
     with pytest.raises(LabError, match="suspended(.|\n)*drover vm resume"):
         lab.drover("vm", "migrate", vm.name, "--to-datastore", "local")
     resume(lab, vm)
@@ -331,7 +332,7 @@ def test_suspending_that_is_cancelled_too_late_says_so(machine, lab):
     lab.start("host1", "agent")
     lab.wait_connected()
     assert "too late: the virtual machine is suspended" in vm.wait_task(task)["status"]["error"]["detail"]
-    assert vm.power() == "suspended"
+    wait_for("it to be known as suspended", lambda: vm.power() == "suspended", 60)
 
 
 @contextlib.contextmanager

@@ -158,10 +158,10 @@ static void test_streams_take_no_place_of_other_work(void **state)
         struct outcome outcome = {};
 
         for (size_t i = 0; i < ARRAY_SIZE(streams); i++)
-                assert_int_equal(offload_start_with_fd(s->loop, "stream", hang, NULL, STDERR_FILENO, 60000,
+                assert_int_equal(offload_start_stream(s->loop, "stream", hang, NULL, STDERR_FILENO, 60000,
                                          on_done, &outcome, &streams[i], NULL),
                         0);
-        assert_true(offload_start_with_fd(s->loop, "stream", hang, NULL, STDERR_FILENO, 60000, on_done,
+        assert_true(offload_start_stream(s->loop, "stream", hang, NULL, STDERR_FILENO, 60000, on_done,
                             &outcome, &one_more, &error) < 0);
         assert_error(error, ERROR_BUSY, "at work already");
         for (size_t i = 0; i < OFFLOAD_MAX_STUCK; i++)
