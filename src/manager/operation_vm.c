@@ -636,7 +636,7 @@ static void call_restore(struct task *task, struct manager *manager)
 {
         uint64_t timeout_ms = state_timeout_ms(task, RESUME_TIMEOUT_MS);
         const json_t *vm = vm_of(task, manager);
-        _cleanup_json_ json_t *body = vm ? vm_for_agent(vm) : NULL, *status = json_copy(json_status(vm));
+        _cleanup_json_ json_t *body = vm ? vm_for_agent(vm) : NULL, *status = json_copy(json_status(body));
         _cleanup_free_ char *verb = alloc_printf("restore?timeout_ms=%llu", (unsigned long long)timeout_ms);
         json_t *was = json_object_get(task_data(task), "was");
 

@@ -152,8 +152,10 @@ static bool suspend_or_restore(
 
         if (!suspends && strcmp(verb, "restore") != 0)
                 return false;
-        if (!suspends)
+        if (!suspends) {
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
+                assert_null(json_object_get(json_status(body), "moved_cold")); /* the manager's own */
+        }
         if (agent->refuse_state) {
                 if (!suspends) { /* it has taken it over, and it is as it was told */
                         epoch = json_integer_value(json_object_get(json_status(body), "owner_epoch"));
