@@ -6,6 +6,7 @@ import json
 
 import pytest
 from labkit.lab import wait_for
+from labkit.workload import Workload
 from many_moves import (COLD_POINTS, END_POINTS, assert_all_at, create_idle, moves_cold_though_manager_dies, places,
                         resumes_though_manager_dies, wait_ended)
 
@@ -30,11 +31,13 @@ def no_way(lab):
     lab.network.cut("host1", up=True, network=MIGRATION_NETWORK)
 
 
-@pytest.fixture
-def tied(vm, lab):
+@pytest.fixture(scope="class")
+def tied(lab):
     """A guest that no other host can take: its CD-ROM is on a datastore of its host's own."""
     (lab.local_path("host1") / "tools.iso").write_bytes(bytes(2 << 20))
-    return vm("--cdrom", "local:tools.iso")
+    guest = Workload(lab, "tied").create("--cdrom", "local:tools.iso", host="host1")
+    yield guest
+    guest.discard()
 
 
 def maintenance(lab, *words):
@@ -53,6 +56,11 @@ def assert_runs_at(lab, guest, host):
     guest.verify()
 
 
+def revive(lab):
+    lab.start("manager", "manager")
+    lab.wait_connected()
+
+
 def test_guest_that_cannot_move_live_is_moved_cold_and_comes_back(busy_vm, lab, no_way):
     session = busy_vm.session(patience_s=PATIENCE_S)
     task = maintenance(lab, "--on", *SUSPEND)
@@ -66,39 +74,6 @@ def test_guest_that_cannot_move_live_is_moved_cold_and_comes_back(busy_vm, lab, 
     task = maintenance(lab, "--off", "--return")
     assert line_of(task, busy_vm)["outcome"] == "moved", task["status"]
     assert_runs_at(lab, busy_vm, "host1")
-    session.close()
-
-
-def test_guest_that_no_host_takes_stays_suspended_until_the_end(tied, lab):
-    session = tied.session(patience_s=PATIENCE_S)
-    plan = lab.drover_json("host", "maintenance", "host1", "--on", "--dry-run", *SUSPEND)["vms"]
-    assert [(item["vm"], item["outcome"]) for item in plan] == [(tied.name, "would-suspend")]
-    assert "datastore local" in plan[0]["why"]
-
-    task = maintenance(lab, "--on", *SUSPEND)
-    assert task["status"]["state"] == "succeeded", task["status"]
-    assert line_of(task, tied)["outcome"] == "suspended" and "datastore local" in line_of(task, tied)["why"]
-    assert tied.power() == "suspended" and lab.find("host1", f"qemu:{tied.name}") == []
-    assert lab.drover_json("host", "show", "host1")["status"]["maintenance"]["state"] == "on"
-
-    plan = lab.drover_json("host", "maintenance", "host1", "--off", "--dry-run")["vms"]
-    assert [(item["outcome"], item["to"]) for item in plan] == [("would-resume", "host1")]
-    task = maintenance(lab, "--off")
-    assert (line_of(task, tied)["outcome"], line_of(task, tied)["to"]) == ("resumed", "host1"), task["status"]
-    assert_runs_at(lab, tied, "host1")
-    session.close()
-
-
-def test_cancelled_maintenance_resumes_the_guest_where_it_was(tied, lab):
-    session = tied.session(patience_s=PATIENCE_S)
-    name = lab.drover("--no-wait", "host", "maintenance", "host1", "--on", "--policy", "suspend=10m").strip()
-    wait_for("the guest to be suspended", lambda: tied.power() == "suspended", 60, 0.2)
-    lab.drover("task", "cancel", name)
-    task = wait_ended(lab, name)
-    assert task["status"]["state"] == "cancelled", task["status"]
-    assert (line_of(task, tied)["outcome"], line_of(task, tied)["to"]) == ("resumed", "host1")
-    assert "maintenance" not in lab.drover_json("host", "show", "host1")["status"]
-    assert_runs_at(lab, tied, "host1")
     session.close()
 
 
@@ -135,9 +110,42 @@ def test_guest_that_is_off_is_given_to_another_host_and_starts_there(lab):
     lab.drover("vm", "delete", "bound")
 
 
-def revive(lab):
-    lab.start("manager", "manager")
-    lab.wait_connected()
+class TestGuestThatNoHostTakes:
+    def test_guest_that_no_host_takes_stays_suspended_until_the_end(self, tied, lab):
+        session = tied.session(patience_s=PATIENCE_S)
+        plan = lab.drover_json("host", "maintenance", "host1", "--on", "--dry-run", *SUSPEND)["vms"]
+        assert [(item["vm"], item["outcome"]) for item in plan] == [(tied.name, "would-suspend")]
+        assert "datastore local" in plan[0]["why"]
+
+        task = maintenance(lab, "--on", *SUSPEND)
+        assert task["status"]["state"] == "succeeded", task["status"]
+        assert line_of(task, tied)["outcome"] == "suspended" and "datastore local" in line_of(task, tied)["why"]
+        assert tied.power() == "suspended" and lab.find("host1", f"qemu:{tied.name}") == []
+        assert lab.drover_json("host", "show", "host1")["status"]["maintenance"]["state"] == "on"
+
+        plan = lab.drover_json("host", "maintenance", "host1", "--off", "--dry-run")["vms"]
+        assert [(item["outcome"], item["to"]) for item in plan] == [("would-resume", "host1")]
+        task = maintenance(lab, "--off")
+        assert (line_of(task, tied)["outcome"], line_of(task, tied)["to"]) == ("resumed", "host1"), task["status"]
+        assert_runs_at(lab, tied, "host1")
+        session.close()
+
+    def test_cancelled_maintenance_resumes_the_guest_where_it_was(self, tied, lab):
+        session = tied.session(patience_s=PATIENCE_S)
+        name = lab.drover("--no-wait", "host", "maintenance", "host1", "--on", "--policy", "suspend=10m").strip()
+        wait_for("the guest to be suspended", lambda: tied.power() == "suspended", 60, 0.2)
+        lab.drover("task", "cancel", name)
+        task = wait_ended(lab, name)
+        assert task["status"]["state"] == "cancelled", task["status"]
+        assert (line_of(task, tied)["outcome"], line_of(task, tied)["to"]) == ("resumed", "host1")
+        assert "maintenance" not in lab.drover_json("host", "show", "host1")["status"]
+        assert_runs_at(lab, tied, "host1")
+        session.close()
+
+    def test_manager_killed_at_the_end_resumes_once(self, lab, tied, end_point):
+        resumes_though_manager_dies(lab, tied, "manager", end_point, lambda: revive(lab))
+        tied.wait_ready()
+        tied.verify()
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +156,3 @@ def idle(lab):
 
 def test_manager_killed_at_a_step_suspends_and_resumes_once(lab, idle, no_way, point):
     moves_cold_though_manager_dies(lab, idle, "manager", point, lambda: revive(lab))
-
-
-def test_manager_killed_at_the_end_resumes_once(lab, tied, end_point):
-    resumes_though_manager_dies(lab, tied, "manager", end_point, lambda: revive(lab))
-    tied.wait_ready()
-    tied.verify()
