@@ -25,6 +25,7 @@ class Machine:
 
     def __init__(self, lab):
         self.lab, self.name = lab, f"machine{next(_numbers)}"
+        lab.wait_connected()
         lab.drover("vm", "create", self.name, "--memory", "32M", "--disk", "shared:1M,format=raw", "--net", "default", "--host", "host1",
                    "--start")
 
@@ -72,6 +73,7 @@ def shared_guest(lab):
 @pytest.fixture
 def guest(lab, shared_guest):
     """It runs, on host1."""
+    lab.wait_connected()
     wait_for("the guest's state to be known", lambda: shared_guest.power() not in ("unknown", "starting"), 60)
     if shared_guest.power() == "running" and shared_guest.host() != "host1":
         lab.drover("vm", "suspend", shared_guest.name)
