@@ -400,7 +400,7 @@ static_assert(ARRAY_SIZE(kept_kinds) == INVENTORY_N_KEPT, "one list a kind");
 void index_changed(struct inventory *inventory, const char *kind)
 {
         for (size_t i = 0; i < INVENTORY_N_KEPT; i++)
-                if (!strcmp(kept_kinds[i], kind))
+                if (!kind || !strcmp(kept_kinds[i], kind))
                         json_decref(TAKE_PTR(inventory->kept[i]));
 }
 

@@ -30,8 +30,9 @@ static const struct {
 } power_ranks[] = {{"running", 8}, {"paused", 7}, {"starting", 6}, {"unknown", 5}, {"outgoing-done", 4},
         {"incoming", 3}, {"suspending", 7}, {"suspended", 2}, {"crashed", 2}, {"stopped", 1}};
 
-#define RANK_LIVE 6 /* `starting` and more: it is there, whatever a silent host would say */
-#define RANK_QEMU 5 /* a process that has the guest, or may have it */
+#define MERGE_AT_ONCE 64 /* changes in a transaction: if one cannot be made, so many are made one by one */
+#define RANK_LIVE 6      /* `starting` and more: it is there, whatever a silent host would say */
+#define RANK_QEMU 5      /* a process that has the guest, or may have it */
 
 static const char *power_of(const json_t *vm)
 {
@@ -585,24 +586,29 @@ static bool is_known(const struct inventory *inventory, const struct host *host,
                epoch_of(vm->doc) == epoch_of(report->doc);
 }
 
-/* Merging changes documents, moves VMs between hosts, and may take VMs in: what is to be merged is written down before. */
-static void merge_all(struct inventory *inventory, const json_t *uids)
+/* Some of them, from `begin` on, in one transaction, for each waits for the disk. One change that cannot be made, such as a name that
+ * is taken, keeps no other from being made. */
+static void merge_some(struct inventory *inventory, const json_t *uids, size_t begin, size_t end)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_error_ struct error *error = NULL;
-        json_t *uid;
-        size_t i;
 
-        /* In one transaction, for each waits for the disk. One change that cannot be made, such as a name that is taken, keeps no
-         * other from being made. */
-        json_array_foreach ((json_t *)uids, i, uid)
-                merge_vm(inventory, json_string_value(uid), &batch);
+        for (size_t i = begin; i < end; i++)
+                merge_vm(inventory, json_string_value(json_array_get(uids, i)), &batch);
         if (merge_commit(inventory, &batch, &error) >= 0)
                 return;
         log_debug("%zu changes of virtual machines are recorded one by one: %s", batch.n_changes,
                 error_message(error));
-        json_array_foreach ((json_t *)uids, i, uid)
-                inventory_merge_vm(inventory, json_string_value(uid));
+        for (size_t i = begin; i < end; i++)
+                inventory_merge_vm(inventory, json_string_value(json_array_get(uids, i)));
+}
+
+/* Merging changes documents, moves VMs between hosts, and may take VMs in: what is to be merged is written down before. When this
+ * returns all are: whoever knows that a host was asked counts on it. */
+static void merge_all(struct inventory *inventory, const json_t *uids)
+{
+        for (size_t i = 0; i < json_array_size(uids); i += MERGE_AT_ONCE)
+                merge_some(inventory, uids, i, MIN(i + MERGE_AT_ONCE, json_array_size(uids)));
 }
 
 void inventory_merge_host(struct host *host)
