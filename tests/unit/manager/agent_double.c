@@ -156,6 +156,11 @@ static bool suspend_or_restore(
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
                 assert_null(json_object_get(json_status(body), "moved_cold")); /* the manager's own */
         }
+        if (agent->busy) {
+                error_set(&error, ERROR_BUSY, NULL, "enough are resumed");
+                http_request_reply_error(request, error);
+                return true;
+        }
         if (agent->refuse_state) {
                 if (!suspends) { /* it has taken it over, and it is as it was told */
                         epoch = json_integer_value(json_object_get(json_status(body), "owner_epoch"));

@@ -37,6 +37,7 @@ struct agent_double {
         bool refuse_start;
         bool refuse_state;          /* suspending and resuming fail */
         bool crash_resumed;         /* what is resumed is taken, and ends */
+        bool busy;                  /* nothing is resumed now */
         const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
         json_int_t started_knowing; /* owner epoch of the document that was to be started last */
         bool forgetful;             /* answers 404 for what it does not have */

@@ -123,6 +123,72 @@ static void what_a_cancelled_task_could_not_resume_is_listed_and_named(void **da
         assert_int_equal(n_left(state), 0);
 }
 
+#define N_MANY 17 /* one more than are resumed at once */
+
+/* As if maintenance had suspended them. */
+static void put_many(struct state *state)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        json_t *host = NULL, *left;
+
+        assert_int_equal(store_get(state->manager->store, "host", "host1", &host, NULL), 0);
+        left = json_object_get(json_object_get(json_status(host), "maintenance"), "left");
+        for (int i = 0; i < N_MANY; i++) {
+                char name[16], uid[40];
+
+                snprintf(name, sizeof(name), "many%02d", i);
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                store_batch_put(&batch, STORE_ABSENT,
+                        json_pack(
+                                "{s:s, s:s, s:s, s:{s:I, s:i, s:s, s:[], s:[]}, s:{s:s, s:s, s:n}, s:{s:s}}",
+                                "kind", "vm", "name", name, "uid", uid, "spec", "memory_bytes",
+                                (json_int_t)1 << 20, "cpus", 1, "datastore", "shared", "disks", "nics",
+                                "status", "power", "suspended", "host", "host1", "message", "internal",
+                                "suspended_by", "earlier"));
+                json_array_append_new(left, json_pack("{s:s, s:s, s:n, s:s}", "uid", uid, "name", name, "to",
+                                                    "suspended_by", "earlier"));
+        }
+        store_batch_put(&batch, json_revision(host), json_deep_copy(host));
+        json_decref(host);
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+}
+
+static bool sixteen_are_being_resumed(struct state *state)
+{
+        return n_tasks(state, "vm.resume") == N_MANY - 1;
+}
+
+/* The minute of the others is over, and they do not end. */
+static void what_waits_for_its_turn_is_not_given_up_before(void **data)
+{
+        struct state *state = *data;
+        json_t *doc, *record;
+        uint64_t revision;
+        char path[128];
+        size_t i;
+
+        set_a_full_stage(state);
+        ask_of_web(state, "stop", NULL, "succeeded");
+        do_maintenance(state, "{\"on\": true}", "succeeded");
+        put_many(state);
+        state->agents[1].busy = true;
+        room_at(state, 1, ROOM);
+        begin_maintenance(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
+        wait_until(state, sixteen_are_being_resumed);
+        cancel(state, path);
+        doc = stored_task(state, path, &revision);
+        json_object_set_new(data_of(doc), "ending_ms", json_integer(-1000000));
+        json_array_foreach (json_object_get(data_of(doc), "moves"), i, record)
+                json_object_set_new(record, "begun_ms", json_integer(-1000000));
+        restart_with(state, revision, doc);
+        state->agents[1].busy = false;
+        end_task(state, path, "cancelled");
+        assert_string_equal(json_text(line_of(state, "many16"), "outcome"), "moved-cold");
+        assert_int_equal(json_integer_value(json_object_get(
+                                 json_object_get(json_status(state->body), "result"), "stays")),
+                0);
+}
+
 /* Its agent has noted it, and its answer never comes. */
 static void cancelled_when_it_is_just_suspended_the_guest_is_resumed(void **data)
 {
@@ -354,6 +420,7 @@ int main(void)
                 TEST(cancelled_it_resumes_also_what_it_was_done_with),
                 TEST(cancelled_it_waits_a_moment_for_room_on_its_host),
                 TEST(what_a_cancelled_task_could_not_resume_is_listed_and_named),
+                TEST(what_waits_for_its_turn_is_not_given_up_before),
                 TEST(cancelled_when_it_is_just_suspended_the_guest_is_resumed),
                 TEST(resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance),
                 TEST(resumption_of_which_nobody_knows_is_not_taken_for_a_move),
