@@ -35,8 +35,9 @@ static void on_host(struct http_request *request, void *userdata)
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
-                        "storage_moves", 1, "suspend", 1, "n_vms", (int)json_object_size(agent->vms), "links",
-                        "address", "127.0.0.1", "speed_bps", agent->link_bps));
+                        "storage_moves", 1, "suspend", !agent->knows_no_states, "n_vms",
+                        (int)json_object_size(agent->vms), "links", "address", "127.0.0.1", "speed_bps",
+                        agent->link_bps));
 }
 
 static void on_vms(struct http_request *request, void *userdata)
