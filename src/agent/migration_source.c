@@ -1133,6 +1133,8 @@ void migration_source_step(struct migration *m)
         case HANDOFF_SOURCE_ABORT:
                 abort_path(m);
                 break;
+        case HANDOFF_SOURCE_GIVE: /* no migration is apart */
+                break;
         case HANDOFF_SOURCE_COMMIT:
                 send_commit(m);
                 break;
