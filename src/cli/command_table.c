@@ -288,16 +288,16 @@ static const struct option_spec vm_migrate_options[] = {
                 .kind = VALUE_NAME,
                 .value = "DATASTORE",
                 .names_of = "datastores",
-                .help = "move its disks there instead; it stays on its host, running or off"},
+                .help = "move its disks there; without --to it stays on its host, running or off"},
         {.name = "format",
                 .kind = VALUE_CHOICE,
                 .value = "raw|qcow2",
-                .help = "with --to-datastore: convert the disks; default: as they are"},
+                .help = "with --to-datastore alone: convert the disks; default: as they are"},
         {.name = "disk",
                 .kind = VALUE_TEXT,
                 .value = "NAME",
                 .repeat = true,
-                .help = "with --to-datastore: only this disk; may be repeated"},
+                .help = "with --to-datastore alone: only this disk; may be repeated"},
         {.name = "max-pause",
                 .kind = VALUE_DURATION,
                 .value = "TIME",
@@ -814,15 +814,15 @@ const struct command command_table[] = {
                         "Ctrl-C detaches and the migration goes on; Ctrl-C again within two seconds "
                         "cancels it, "
                         "and the guest stays where it is.\n\n"
-                        "With --to-datastore it stays on its host and its disks go to another datastore of "
-                        "that host, while it runs or while it is off, converted if --format says so. Only "
-                        "what "
-                        "is allocated is copied. A running guest is stopped for a moment at the end; until "
-                        "then everything can be cancelled, and whatever fails leaves the disks where they "
-                        "were. The old images are removed. --max-pause bounds how long what remains may take "
-                        "then, --converge what is "
-                        "done when the guest writes too fast (throttle: its writes to these disks; without "
-                        "post-copy). --rate-limit, --give-up (default 24h) and --priority apply.",
+                        "With --to and --to-datastore it takes its folder and its disks along to a datastore "
+                        "of that host, which nobody else has to have; --give-up is 24h then. With "
+                        "--to-datastore alone it stays on its host, and its disks go to another datastore of "
+                        "that host, while it runs or is off, converted if --format says so. Only what is "
+                        "allocated is copied. A running guest is stopped for a moment at the end; until then "
+                        "everything can be cancelled, and whatever fails leaves the disks where they were. "
+                        "The old images are removed. --max-pause bounds what remains then, --converge says "
+                        "what is done when the guest writes too fast (throttle: its writes to these disks; "
+                        "no post-copy). --rate-limit, --give-up (default 24h) and --priority apply.",
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_migrate_options,
                 .run = command_vm_migrate},

@@ -84,6 +84,10 @@ int operation_storage_disks(
 int operation_storage_check(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, json_t **ret_disks, struct error **ret_error);
 
+/* CONFLICT: the image of one of the VM's disks, of those that `wanted` (array of {"name"}) names, is used by another VM as well. */
+int operation_storage_check_alone(
+        struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error);
+
 /* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
 int operation_advise(
         struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error);
