@@ -19,6 +19,7 @@
 #include "agent/siblings.h"
 #include "agent/storage_move.h"
 #include "agent/stores.h"
+#include "agent/switch_list.h"
 #include "agent/vm_adopt.h"
 #include "agent/vm_create.h"
 #include "agent/vm_job.h"
@@ -198,6 +199,7 @@ int agent_new(
         *agent = (struct agent){.loop = loop, .config = *config, .lock_fd = -1};
         map_init(&agent->vms);
         list_init(&agent->creations);
+        list_init(&agent->switch_lists);
         r = make_parts(agent, ret_error);
         if (r < 0) {
                 *config = agent->config; /* the caller's still; a changed name is part of it */
@@ -283,6 +285,7 @@ void agent_free(struct agent *agent)
         free(agent->startup);
         migration_free_all(agent);
         vm_create_cancel_all(agent);
+        switch_list_cancel_all(agent);
         storage_moves_free(agent->storage_moves);
         agent->storage_moves = NULL;
         map_for_each (item, spare, &agent->vms)

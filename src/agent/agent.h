@@ -44,6 +44,7 @@ struct agent {
 
         struct map vms;                  /* uid -> struct vm; vm.c */
         struct list creations;           /* creations and deletions under way; vm_create.c */
+        struct list switch_lists;        /* requests that wait for Open vSwitch; switch_list.c */
         struct netlink *netlink;         /* rtnetlink of our network namespace */
         struct ovs *ovs;                 /* Open vSwitch, for distributed switches */
         struct loop_source *tending;     /* mends what changed on them behind our back */

@@ -77,6 +77,7 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/vms/{uid}/suspend", api_vm_suspend},
         {"POST", "/agent/v1/vms/{uid}/suspend/cancel", api_vm_suspend_cancel},
         {"POST", "/agent/v1/vms/{uid}/restore", api_vm_restore},
+        {"POST", "/agent/v1/vms/{uid}/restore/cancel", api_vm_restore_cancel},
         {"POST", "/agent/v1/vms/{uid}/delete", api_vm_delete},
         {"GET", "/agent/v1/vms/{uid}/console", api_vm_console},
         {"POST", "/agent/v1/vms/{uid}/sample", api_vm_sample},
@@ -322,7 +323,8 @@ void api_reply_error(struct http_request *request, struct error *error)
 {
         _cleanup_json_ json_t *json = error ? error_to_json(error) : NULL;
 
-        if (error)
+        /* BUSY is no answer to be kept: it says that the same may be asked again. */
+        if (error && error->code != ERROR_BUSY)
                 keep_answer(request, error_code_to_http(error->code), json);
         http_request_reply_error(request, error);
 }

@@ -44,6 +44,7 @@ void api_vm_resume(struct http_request *request, void *agent);
 void api_vm_suspend(struct http_request *request, void *agent);
 void api_vm_suspend_cancel(struct http_request *request, void *agent);
 void api_vm_restore(struct http_request *request, void *agent);
+void api_vm_restore_cancel(struct http_request *request, void *agent);
 void api_vm_delete(struct http_request *request, void *agent);
 void api_vm_console(struct http_request *request, void *agent);
 void api_events(struct http_request *request, void *agent);

@@ -11,6 +11,7 @@
 #include "agent/host.h"
 #include "agent/host_list.h"
 #include "agent/stores.h"
+#include "agent/switch_list.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -194,9 +195,7 @@ static int save_networks(const struct agent *agent, struct error **ret_error)
 
 void api_switch_list(struct http_request *request, void *userdata)
 {
-        const struct agent *agent = userdata;
-
-        http_request_reply_json(request, 200, vswitch_set_list_switches(agent->switches));
+        switch_list_answer(userdata, request);
 }
 
 void api_port_group_list(struct http_request *request, void *userdata)

@@ -20,7 +20,7 @@
 
 #define CONSOLE_TAIL_DEFAULT 16384
 #define CONSOLE_TAIL_MAX (512 * 1024)
-#define SUSPEND_TIMEOUT_MAX_MS (UINT64_C(86400) * 1000)
+#define STATE_TIMEOUT_MAX_MS (UINT64_C(86400) * 1000)
 #define STOP_TIMEOUT_MAX_MS (UINT64_C(3600) * 1000)
 
 static struct vm *find_vm(struct http_request *request)
@@ -157,13 +157,35 @@ void api_vm_start(struct http_request *request, void *agent)
 
 void api_vm_restore(struct http_request *request, void *agent)
 {
+        const char *patience = http_request_query(request, "timeout_ms");
         struct error *error = NULL;
+        uint64_t timeout_ms = 0;
         json_t *document;
         struct vm *vm;
+        int r = 0;
 
-        if (read_document(request, &document) &&
-                vm_restore(agent, document, on_done, request, &vm, &error) < 0)
+        if (!read_document(request, &document))
+                return;
+        if (patience && text_parse_u64(patience, 0, STATE_TIMEOUT_MAX_MS, &timeout_ms) < 0)
+                r = error_set(
+                        &error, ERROR_BAD_REQUEST, NULL, "timeout_ms must be a number of at most a day");
+        if (r == 0)
+                r = vm_restore(agent, document, timeout_ms, on_done, request, &vm, &error);
+        if (r < 0)
                 api_reply_error(request, error);
+}
+
+void api_vm_restore_cancel(struct http_request *request, void *agent)
+{
+        struct vm *vm = find_vm(request);
+        struct error *error = NULL;
+
+        if (!vm)
+                return;
+        if (vm_restore_cancel(vm, &error) < 0)
+                api_reply_error(request, error);
+        else
+                reply_vm(request);
 }
 
 static int read_suspend(struct http_request *request, uint64_t *ret_timeout_ms, struct error **ret_error)
@@ -181,7 +203,7 @@ static int read_suspend(struct http_request *request, uint64_t *ret_timeout_ms, 
                 r = doc_only_keys(body, "suspend", known, ret_error);
         if (r == 0)
                 r = doc_opt_u64(
-                        body, "suspend", "timeout_ms", 0, SUSPEND_TIMEOUT_MAX_MS, ret_timeout_ms, ret_error);
+                        body, "suspend", "timeout_ms", 0, STATE_TIMEOUT_MAX_MS, ret_timeout_ms, ret_error);
         return r;
 }
 

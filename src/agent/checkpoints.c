@@ -211,6 +211,8 @@ json_t *checkpoints_keys(struct checkpoints *c, const char *vm_uid)
                 log_warning("%s is not valid", path);
                 json_decref(TAKE_PTR(keys));
         }
+        if (text)
+                explicit_bzero(text, len);
         return keys ?: json_object();
 }
 
@@ -226,8 +228,10 @@ void checkpoints_set_keys(struct checkpoints *c, const char *vm_uid, const json_
                 r = unlink(path) < 0 && errno != ENOENT ? -errno : 0;
         } else {
                 text = doc_to_text(keys);
-                if (text)
+                if (text) {
                         r = file_write_atomic(path, text, strlen(text), 0600);
+                        explicit_bzero(text, strlen(text));
+                }
         }
         if (r < 0)
                 log_warning("%s cannot be written: %s", path, strerror(-r));
@@ -238,14 +242,16 @@ int checkpoints_check_keys(const json_t *keys, struct error **ret_error)
         uint8_t raw[CHECKPOINT_KEY_HEX / 2];
         const json_t *value;
         const char *host;
+        bool valid = true;
 
         if (!json_is_object(keys) || json_object_size(keys) > MAX_HOSTS)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
                         "the keys of checkpoints are no object of at most %d members", MAX_HOSTS);
         json_object_foreach ((json_t *)keys, host, value)
-                if (!text_is_uuid(host) || !json_is_string(value) ||
-                        text_hex_decode(json_string_value(value), raw, sizeof(raw)) < 0)
-                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
-                                "the keys of checkpoints are not keys by hosts' uids");
-        return 0;
+                valid = valid && text_is_uuid(host) && json_is_string(value) &&
+                        text_hex_decode(json_string_value(value), raw, sizeof(raw)) == 0;
+        explicit_bzero(raw, sizeof(raw));
+        return valid ? 0
+                     : error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                               "the keys of checkpoints are not keys by hosts' uids");
 }

@@ -72,19 +72,13 @@ struct job {
 };
 
 /* No key of a checkpoint stays in memory that others get. */
-static void wipe_key(const json_t *key)
-{
-        if (json_is_string(key))
-                explicit_bzero((char *)(uintptr_t)json_string_value(key), json_string_length(key));
-}
-
 static void wipe_keys(json_t *keys)
 {
         const char *host;
         json_t *key;
 
         json_object_foreach (keys, host, key)
-                wipe_key(key);
+                doc_wipe_string(key);
         json_decref(keys);
 }
 
@@ -439,7 +433,7 @@ static void ask_what_is_held(struct job *job, const json_t *key, json_t *digests
                                 "ram_bytes", json_object_get(job->sample, "ram_bytes"), "digests", digests),
                         COMPARE_CALL_MS, on_peer_compared, &e);
         explicit_bzero(hex, sizeof(hex));
-        wipe_key(comparison_key);
+        doc_wipe_string(comparison_key);
         json_decref(comparison_key);
         if (r < 0)
                 ask_to_listen(job);
@@ -713,7 +707,7 @@ static int begin_comparison(struct agent *agent, struct job *job, struct error *
                         json_object_get(body, "comparison_key"), "ram_bytes", (json_int_t)ram_bytes,
                         "digests", digests),
                 checkpoint, on_comparison_ended, ret_error);
-        wipe_key(json_object_get(body, "comparison_key"));
+        doc_wipe_string(json_object_get(body, "comparison_key"));
         return r;
 }
 

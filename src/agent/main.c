@@ -11,6 +11,7 @@
 
 #include "agent/agent.h"
 #include "agent/enrol.h"
+#include "base/doc.h"
 #include "base/log.h"
 #include "io/loop.h"
 
@@ -175,6 +176,7 @@ int main(int argc, char **argv)
         const char *name;
         int c;
 
+        doc_wipe_freed(); /* keys are in them */
         log_init("drover-agent", LOG_LEVEL_INFO);
         while ((c = getopt_long(argc, argv, "c:h", known, NULL)) >= 0) {
                 switch (c) {

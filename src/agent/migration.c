@@ -220,6 +220,7 @@ static void stop_timers(struct migration *m)
         loop_source_free(TAKE_PTR(m->report));
         owner_record_change_free(TAKE_PTR(m->claim));
         crash_hold_free(TAKE_PTR(m->hold));
+        loop_source_free(TAKE_PTR(m->forget));
         qmp_call_cancel(TAKE_PTR(m->refresh_call));
         m->refreshing = false;
 }
@@ -332,6 +333,23 @@ void migration_forget(struct migration *m)
         migration_free(m);
 }
 
+static void on_forget(void *userdata)
+{
+        struct migration *m = userdata;
+
+        if (m->n_pending)
+                loop_source_rearm(m->forget, TICK_MS);
+        else
+                migration_forget(m);
+}
+
+void migration_forget_when_settled(struct migration *m)
+{
+        m->forget_wanted = true;
+        if (m->settled && !m->forget && loop_add_timer(m->agent->loop, 0, on_forget, m, &m->forget) < 0)
+                log_warning("migration %s: no timer to forget it", m->id); /* prune() does */
+}
+
 void migration_for_each(struct agent *agent, void (*fn)(void *userdata, struct migration *m), void *userdata)
 {
         struct map_item *item, *spare;
@@ -423,6 +441,7 @@ int migration_set_record(
                 return r;
         m->record = record;
         m->record_epoch = epoch;
+        migration_network_end(m); /* the guest has stopped, or is to stay */
         log_info("migration %s of vm %s: %s, epoch %llu", m->id, m->vm_uid, handoff_record_to_string(record),
                 (unsigned long long)epoch);
         return 0;
@@ -460,6 +479,7 @@ void migration_stop(struct migration *m, struct error *reason)
         m->stop_wanted = true;
         if (!m->stop_reason)
                 m->stop_reason = TAKE_PTR(e);
+        migration_network_end(m);
         migration_kick(m);
 }
 
@@ -503,6 +523,7 @@ void migration_settle(struct migration *m, enum migration_phase phase)
                 return;
         m->settled = true;
         stop_timers(m);
+        migration_network_end(m);
         migration_close_path(m);
         migration_set_phase(m, phase);
         report(m);
@@ -511,6 +532,8 @@ void migration_settle(struct migration *m, enum migration_phase phase)
         log_info("migration %s of vm %s: %s%s%s", m->id, m->vm_uid, phase_names[phase],
                 m->stop_reason ? ": " : "", m->stop_reason ? error_message(m->stop_reason) : "");
         migration_publish(m);
+        if (m->forget_wanted)
+                migration_forget_when_settled(m);
 }
 
 static void on_step(void *userdata)

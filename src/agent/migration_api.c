@@ -275,7 +275,12 @@ void migration_api_forget(struct agent *agent, struct http_request *request)
 
         if (!m)
                 return;
-        if (!m->settled || m->n_pending) {
+        /* Of a destination the manager hears nothing more than of the source, which is settled first. */
+        if (m->settled ? m->n_pending > 0 : m->role == MIGRATION_DESTINATION_SIDE) {
+                migration_forget_when_settled(m);
+                return http_request_reply_json(request, 202, migration_document(m));
+        }
+        if (!m->settled) {
                 error_set(&e, ERROR_CONFLICT, "Cancel it, or wait for its end.", "migration %s is under way",
                         m->id);
                 return http_request_reply_error(request, e);

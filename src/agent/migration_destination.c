@@ -285,6 +285,7 @@ static void settle_checkpoints(struct migration *m)
         json_object_del(m->destination.checkpoint_keys, agent_host_uid(m->agent));
         checkpoints_drop(m->agent->checkpoints, m->vm_uid);
         checkpoints_set_keys(m->agent->checkpoints, m->vm_uid, m->destination.checkpoint_keys);
+        json_decref(TAKE_PTR(m->destination.checkpoint_keys));
 }
 
 /* disk_fds: connections to the exports of the disks that move. */

@@ -3,7 +3,10 @@
 /* The network proof of a migration (docs/decisions/0021-network-proof.md). When the destination has prepared, its taps are plugged in. Then, beside the
  * copy, both hosts ask on each port group for the guest's addresses and gateways, the destination sends test frames to the
  * source's bridge, which sends them back, and the source counts what its guest answered. network_proof.c judges. The guest is not paused
- * before this is over (migration_switchover.c): after UNHEARD_MS and CALL_TIMEOUT_MS at the latest, and what was not answered by then is a warning. Nothing of it is durable: an agent that starts again ends its migrations. */
+ * before this is over (migration_switchover.c): after UNHEARD_MS and CALL_TIMEOUT_MS at the latest, and what was not answered by then is a warning.
+ *
+ * It never outlives what it is for: migration_network_end() ends this side's part when the migration is to end, when its journal says who has the VM next, and
+ * when it is settled. Nothing of it is durable: an agent that starts again ends its migrations. */
 
 #include <errno.h>
 #include <string.h>
@@ -23,6 +26,7 @@
 #include "fabric/network_probe.h"
 #include "fabric/ovs.h"
 #include "fabric/vswitch.h"
+#include "io/crash_point.h"
 
 #define LISTEN_MS 200 /* for a second answer; what answers nobody ends it after 600 (network_probe.c) */
 #define LIMIT_MS 1000 /* of the destination, should its timers be late */
@@ -51,11 +55,14 @@ struct nic_proof {
         struct network_proof_nic facts;
         struct guest_neighbour gateways[GUEST_GATEWAYS_MAX];
         uint8_t gateway_macs[GUEST_GATEWAYS_MAX][MAC_SIZE]; /* that answered for them at the destination */
+        /* Of `facts`, which is judged when the answer that named the port, and perhaps the VM, are gone. */
+        char local_port[IFNAMSIZ], port_group[NAME_MAX_CHARS + 1];
         char problem[PROBLEM_MAX];
 };
 
 struct migration_network {
         struct http_call *call;
+        struct crash_hold *hold; /* a test holds the proof, and not the migration */
         struct nic_proof nics[VM_NICS_MAX];
         size_t n_nics, n_asked; /* of those the destination is asked about */
         uint64_t started_ms, ended_ms, ms;
@@ -98,15 +105,20 @@ int migration_network_init(struct migration *m, struct error **ret_error)
         return 0;
 }
 
+/* All there is room for: the VM, whose NICs were counted, may have lost them since. */
 static void end_probes(struct migration_network *network)
 {
-        for (size_t i = 0; i < network->n_nics; i++)
+        for (size_t i = 0; i < ARRAY_SIZE(network->nics); i++)
                 network_probe_free(TAKE_PTR(network->nics[i].probe));
 }
 
-static void end_counting(struct migration_network *network)
+/* Nothing is asked, heard or counted any more. */
+static void end_asking(struct migration_network *network)
 {
-        for (size_t i = 0; i < network->n_nics; i++)
+        http_call_cancel(TAKE_PTR(network->call));
+        crash_hold_free(TAKE_PTR(network->hold));
+        end_probes(network);
+        for (size_t i = 0; i < ARRAY_SIZE(network->nics); i++)
                 answer_count_free(TAKE_PTR(network->nics[i].count));
 }
 
@@ -114,11 +126,17 @@ void migration_network_free(struct migration_network *network)
 {
         if (!network)
                 return;
-        http_call_cancel(network->call);
-        end_probes(network);
-        end_counting(network);
+        end_asking(network);
         json_decref(network->checks);
         free(network);
+}
+
+void migration_network_end(struct migration *m)
+{
+        if (m->role == MIGRATION_SOURCE_SIDE && m->source.network)
+                end_asking(m->source.network);
+        else if (m->role == MIGRATION_DESTINATION_SIDE)
+                migration_network_answer_free(TAKE_PTR(m->destination.network));
 }
 
 bool migration_network_pending(const struct migration *m)
@@ -141,8 +159,7 @@ static void finish(struct migration *m)
                 network->nics[i].facts.problem = *network->nics[i].problem ? network->nics[i].problem : NULL;
                 r = network_proof_judge(&network->nics[i].facts, network->accepted, network->checks);
         }
-        end_probes(network);
-        end_counting(network);
+        end_asking(network);
         network->over = true;
         network->ended_ms = now_ms(m);
         network->ms = network->ended_ms - network->started_ms;
@@ -279,7 +296,9 @@ static void take_report(struct nic_proof *nic, const json_t *report)
         facts->small = json_is_true(json_object_get(report, "small"));
         facts->large = json_is_true(json_object_get(report, "large"));
         facts->mtu = MIN(nic->mtu, (uint32_t)json_integer_value(json_object_get(report, "mtu")));
-        facts->local_port = json_string_value(json_object_get(report, "local_port"));
+        snprintf(nic->local_port, sizeof(nic->local_port), "%s",
+                json_string_value(json_object_get(report, "local_port")) ?: "");
+        facts->local_port = *nic->local_port ? nic->local_port : NULL;
         take_control(nic); /* before what the guest gave is counted */
         for (i = 0; i < facts->n_addresses; i++) {
                 struct network_proof_address *a = &facts->addresses[i];
@@ -341,6 +360,29 @@ static bool is_to_be_asked_again(const struct migration *m)
         return false;
 }
 
+static void on_hold_over(void *userdata)
+{
+        struct migration *m = userdata;
+
+        crash_hold_free(TAKE_PTR(m->source.network->hold));
+        finish(m);
+}
+
+/* Everything is known that will be. */
+static void conclude(struct migration *m)
+{
+        struct migration_network *network = m->source.network;
+
+        for (size_t i = 0; i < network->n_nics; i++) {
+                struct nic_proof *nic = &network->nics[i];
+
+                if (!*nic->problem && has_moved(nic->bridge, nic->bridge_mac))
+                        snprintf(nic->problem, sizeof(nic->problem), MOVED, nic->bridge);
+        }
+        if (!crash_point_hold(m->agent->loop, "source-network", on_hold_over, m, &network->hold))
+                finish(m);
+}
+
 static void on_reports(void *userdata, int status, json_t *body, struct error *error)
 {
         struct migration *m = userdata;
@@ -349,8 +391,6 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
         size_t i;
 
         network->call = NULL;
-        if (m->stop_wanted || m->settled)
-                return give_up(m, "the migration ends");
         if (status == STATUS_NOT_FOUND)
                 return give_up(m, "the destination's version of drover cannot do that");
         /* It may be of a version that sends test frames back with the nonce that they had: then that is how it is tried. */
@@ -374,13 +414,7 @@ static void on_reports(void *userdata, int status, json_t *body, struct error *e
                 return give_up(m, "the destination's answer is not understood");
         if (is_to_be_asked_again(m))
                 return ask_again(m);
-        for (i = 0; i < network->n_nics; i++) {
-                struct nic_proof *nic = &network->nics[i];
-
-                if (!*nic->problem && has_moved(nic->bridge, nic->bridge_mac))
-                        snprintf(nic->problem, sizeof(nic->problem), MOVED, nic->bridge);
-        }
-        finish(m);
+        conclude(m);
 }
 
 /* What is known of the guest. `before`: when it was asked the last time; what came then goes on to be counted, there and here, since an answer may
@@ -438,9 +472,10 @@ static int prepare_nic(struct migration *m, const struct vm *vm, size_t index, s
         *nic = (struct nic_proof){.watch = vm->watches ? vm->watches[index] : NULL,
                 .count = nic->count,
                 .facts = {.nic = (unsigned int)index,
-                        .port_group = config->port_group,
+                        .port_group = nic->port_group,
                         .source = network->source,
                         .destination = network->destination}};
+        snprintf(nic->port_group, sizeof(nic->port_group), "%s", config->port_group);
         /* As it was seen last: whoever is asked now may keep the loop waiting, and other guests may be paused. */
         if (vswitch_set_look_up_port_group(vm->agent->switches, config->port_group, &group) < 0)
                 return error_set(ret_error, ERROR_NOT_FOUND, NULL, "the port group %s is not there",
@@ -558,7 +593,7 @@ void migration_network_begin(struct migration *m)
 {
         struct migration_network *network = m->source.network;
 
-        if (!network || network->over || network->call)
+        if (!network || network->over || network->call || m->stop_wanted || m->settled)
                 return;
         network->started_ms = now_ms(m);
         ask_all(m);
@@ -610,6 +645,7 @@ struct network_answer {
         struct nic_answer nics[VM_NICS_MAX];
         size_t n_nics;
         struct loop_source *reply;
+        struct crash_hold *hold; /* a test holds the answer, and not the migration */
 };
 
 void migration_network_answer_free(struct network_answer *all)
@@ -627,6 +663,7 @@ void migration_network_answer_free(struct network_answer *all)
                 ovs_find_free(all->nics[i].find);
         }
         loop_source_free(all->reply);
+        crash_hold_free(all->hold);
         free(all);
 }
 
@@ -672,12 +709,26 @@ static json_t *report_of(struct agent *agent, struct nic_answer *nic)
                 *nic->local_port ? nic->local_port : NULL);
 }
 
+static void on_reply(void *userdata);
+
+static void on_reply_held(void *userdata)
+{
+        struct network_answer *all = userdata;
+
+        crash_hold_free(TAKE_PTR(all->hold));
+        on_reply(all);
+}
+
 static void on_reply(void *userdata)
 {
         struct network_answer *all = userdata;
         struct migration *m = all->m;
-        json_t *nics = json_array();
+        json_t *nics;
 
+        if (all->hold ||
+                crash_point_hold(m->agent->loop, "destination-network", on_reply_held, all, &all->hold))
+                return;
+        nics = json_array();
         for (size_t i = 0; nics && i < all->n_nics; i++)
                 json_array_append_new(nics, report_of(m->agent, &all->nics[i]));
         http_request_reply_json(TAKE_PTR(all->request), 200, json_pack("{s:o}", "nics", nics));
@@ -862,7 +913,7 @@ static int begin_answer(struct migration *m, struct http_request *request, struc
         if (r == 0)
                 r = doc_opt_array(body, "", "nics", VM_NICS_MAX, &nics, ret_error);
         if (r == 0 && (!vm || m->role != MIGRATION_DESTINATION_SIDE || m->record != HANDOFF_PREPARED ||
-                              m->stop_wanted || m->destination.network))
+                              m->stop_wanted || m->settled || m->destination.network))
                 r = error_set(ret_error, ERROR_CONFLICT, NULL,
                         "migration %s is not in a state in which its network can be tried", m->id);
         if (r < 0)

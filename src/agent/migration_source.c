@@ -104,6 +104,7 @@ static void end_keeping(struct migration *m, bool complete)
 void migration_source_deinit(struct migration *m)
 {
         end_keeping(m, false);
+        explicit_bzero(m->source.checkpoint_key, sizeof(m->source.checkpoint_key));
         migration_switchover_deinit(m);
         migration_network_free(TAKE_PTR(m->source.network));
         gap_meter_free(TAKE_PTR(m->source.gap));
@@ -159,7 +160,7 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         if (error && error->code == ERROR_BAD_DOCUMENT && m->source.keys_told) {
                 /* It may be of an earlier version: then what is kept is of no use. */
                 m->source.peer_without_keys = true;
-                m->source.checkpoint_key[0] = '\0';
+                explicit_bzero(m->source.checkpoint_key, sizeof(m->source.checkpoint_key));
                 m->source.stage_busy = false;
                 return migration_kick(m);
         }
@@ -1056,6 +1057,7 @@ static void fail(struct migration *m)
         struct vm *vm = migration_vm(m);
 
         end_keeping(m, false);
+        explicit_bzero(m->source.checkpoint_key, sizeof(m->source.checkpoint_key));
         gap_meter_free(TAKE_PTR(m->source.gap)); /* nobody asks a guest that stays */
         if (migration_is_serving(m) && m->record == HANDOFF_TAKEN_BACK && m->qemu == HANDOFF_QEMU_GONE)
                 migration_post_copy_say_lost(m);

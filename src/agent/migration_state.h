@@ -235,6 +235,8 @@ struct migration {
         bool cancelled;
         bool settled;
         struct loop_source *report; /* tries again to write the last line of the journal */
+        bool forget_wanted;         /* the manager needs no more of it; it goes when it is settled */
+        struct loop_source *forget; /* then */
         unsigned int
                 n_pending; /* operations of the VM whose call-back is still to come: not to be freed before */
 
@@ -295,6 +297,8 @@ void migration_end_earlier(struct agent *agent, const struct migration *newer);
 void migration_for_each(struct agent *agent, void (*fn)(void *userdata, struct migration *m), void *userdata);
 /* Removes a settled one with its journal and frees it. */
 void migration_forget(struct migration *m);
+/* The same once it is settled and nothing of it is under way: from the loop, at once or later. */
+void migration_forget_when_settled(struct migration *m);
 /* First journal record, and into the registry (which owns it from then on). */
 int migration_register(struct migration *m, struct error **ret_error);
 /* Writes the next journal record (allowed ones only) with this epoch. On failure nothing was decided. */
@@ -386,7 +390,7 @@ json_t *migration_switchover_document(const struct migration *m);
 /* Source. Reads `network_proof` of the spec. BAD_DOCUMENT. */
 int migration_network_init(struct migration *m, struct error **ret_error);
 void migration_network_free(struct migration_network *network);
-/* The destination has prepared. What is found stops the migration, or is recorded. */
+/* The destination has prepared. What is found stops the migration, or is recorded. Nothing is begun for one that is to end. */
 void migration_network_begin(struct migration *m);
 /* The pause is near: what was found more than a minute ago is tried again (migration_network_pending() then). */
 void migration_network_refresh(struct migration *m);
@@ -397,6 +401,9 @@ bool migration_network_answered(const struct migration *m, size_t *ret_nic, uint
 bool migration_network_pending(const struct migration *m);
 /* {"ms", "checks"}, the caller's; NULL: nothing was tried, or not to the end. */
 json_t *migration_network_document(const struct migration *m);
+/* Either side: its part in the proof ends, if there is one under way, with all that belongs to it. What was found before stays; a source that waits is told by the
+ * destination that the migration ends. */
+void migration_network_end(struct migration *m);
 /* Destination. Tries the network for the source; answers later. */
 void migration_network_answer(struct migration *m, struct http_request *request);
 void migration_network_answer_free(struct network_answer *answer);

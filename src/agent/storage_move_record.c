@@ -13,6 +13,7 @@
 #include "agent/storage_move_state.h"
 #include "agent/stores.h"
 #include "base/doc.h"
+#include "storage/state_file.h"
 
 #define WORK_TIMEOUT_MS 60000
 
@@ -159,6 +160,9 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
 
         if (r >= 0)
                 r = vm_folder_open(store, m->config->name, m->config->uid, &folder, ret_error);
+        /* One that crashed while it was being suspended may be so. */
+        if (r >= 0 && work->work == STORAGE_MOVE_WRITE && !m->live)
+                r = state_file_check_none(folder, ret_error);
         if (r >= 0 && (work->work == STORAGE_MOVE_SYNC || work->work == STORAGE_MOVE_READY))
                 r = sync_copies(work, ret_error);
         if (r < 0)

@@ -101,6 +101,7 @@ void vm_free(struct vm *vm)
                 (void)map_remove(&vm->agent->vms, vm->uid);
         vm_job_drop(vm);
         vm_clear_process(vm);
+        loop_source_free(vm->keep_again);
         vm_folder_free(vm->folder);
         vm_config_free(vm->config);
         json_decref(vm->transfer);

@@ -74,8 +74,9 @@ struct vm {
                 restore_before; /* restoring: what it is again if that fails before a good state was found */
         uint64_t
                 restore_epoch; /* the owner epoch of the good state that was found; 0: none. Also SUSPENDED: to be kept */
-        bool restore_continuing; /* and its guest may have run since */
-        json_t *transfer;        /* figures of the last suspending or resuming here; NULL */
+        bool restore_continuing;        /* and its guest may have run since */
+        struct loop_source *keep_again; /* SUSPENDED, with restore_epoch: tries to keep it */
+        json_t *transfer;               /* figures of the last suspending or resuming here; NULL */
         json_t *jobs; /* array of {"id", "type"}: what QEMU does with disks besides; NULL: nothing, or not known */
         bool disk_full; /* the last I/O error that QEMU reported was ENOSPC */
 

@@ -139,6 +139,7 @@ static void settle_ended(struct vm *vm)
                         "complete");
         else if (power == VM_POWER_RUNNING || power == VM_POWER_PAUSED || power == VM_POWER_UNKNOWN)
                 vm_set_power(vm, VM_POWER_CRASHED, "QEMU ended while the agent did not watch it");
+        vm_restore_keep_later(vm);
         migration_vm_gone(vm->agent, vm);
 }
 

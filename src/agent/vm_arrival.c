@@ -28,19 +28,44 @@ static void on_arrived(void *userdata)
                         announce_shorten(vm->announces[i], ANNOUNCE_ROUNDS_DEFAULT);
 }
 
-/* The gateway, or else the neighbour that the guest spoke to last; of IPv4, whose answers come to the asker alone. */
+/* The guest's address that this neighbour of IPv6 can answer itself: on the same /64, as those of a link are. */
+static const struct ip_address *sender_for(
+        const struct guest_addresses *known, const struct guest_neighbour *neighbour)
+{
+        for (size_t i = 0; i < known->n_own && mac_is_unicast(neighbour->mac); i++)
+                if (known->own[i].family == 6 && !memcmp(known->own[i].bytes, neighbour->address.bytes, 8))
+                        return &known->own[i];
+        return NULL;
+}
+
+/* The first of them that can be asked; of IPv4, whose answers come to the asker alone whoever asks, if there is one. */
+static void choose_among(const struct guest_addresses *known, const struct guest_neighbour *neighbours,
+        size_t n, uint8_t family, struct arrival_spec *spec)
+{
+        for (size_t i = 0; i < n && !spec->target.family; i++) {
+                const struct ip_address *sender = family == 6 ? sender_for(known, &neighbours[i]) : NULL;
+
+                if (neighbours[i].address.family != family || (family == 6 && !sender))
+                        continue;
+                spec->target = neighbours[i].address;
+                if (!sender)
+                        return;
+                spec->sender = *sender;
+                memcpy(spec->target_mac, neighbours[i].mac, MAC_SIZE);
+        }
+}
+
+/* The gateway, or else the neighbour that the guest spoke to last. */
 static void choose_target(struct guest_watch *watch, struct arrival_spec *spec)
 {
         const struct guest_addresses *known = guest_watch_addresses(watch);
         struct guest_neighbour gateways[GUEST_GATEWAYS_MAX];
         size_t n = guest_addresses_gateways(known, gateways);
 
-        for (size_t i = 0; i < n && !spec->target.family; i++)
-                if (gateways[i].address.family == 4)
-                        spec->target = gateways[i].address;
-        for (size_t i = 0; i < known->n_neighbours && !spec->target.family; i++)
-                if (known->neighbours[i].address.family == 4)
-                        spec->target = known->neighbours[i].address;
+        for (uint8_t family = 4; family <= 6; family += 2) {
+                choose_among(known, gateways, n, family, spec);
+                choose_among(known, known->neighbours, known->n_neighbours, family, spec);
+        }
 }
 
 static void watch_nic(struct vm *vm, size_t index)

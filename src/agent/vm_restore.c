@@ -12,6 +12,7 @@
  * (state_file_keep()), by this agent or the next one. */
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +38,9 @@
 #define QMP_TIMEOUT_MS 10000
 #define POLL_MS 20
 #define RECORD_TIMEOUT_MS 15000
-#define READ_TIMEOUT_MS (UINT64_C(3600) * 1000)
+#define READ_TIMEOUT_DEFAULT_MS (UINT64_C(86400) * 1000)
+#define KEEP_AGAIN_MS 5000
+#define RAM_SPARE_BYTES (UINT64_C(8) << 10) /* what command_line_effective_memory() may add */
 
 struct vm_restore {
         struct vm *vm;
@@ -45,8 +48,9 @@ struct vm_restore {
         struct loop_source *poll;
         json_t *record;
         uint64_t began_ms;
-        bool read;   /* the whole file was, and it is as recorded */
-        bool loaded; /* and QEMU has it */
+        uint64_t timeout_ms; /* for reading the file */
+        bool read;           /* the whole file was, and it is as recorded */
+        bool loaded;         /* and QEMU has it */
 };
 
 /* For a child, which has the agent's memory as it was. */
@@ -115,7 +119,7 @@ static int read_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         const struct args *args = arg;
         int r = open_folder(args, &store, &folder, ret_error);
 
-        return r < 0 ? r : state_file_read(folder, args->record, OFFLOAD_FD, ret_error);
+        return r < 0 ? r : state_file_read(folder, args->record, OFFLOAD_FD, true, ret_error);
 }
 
 static int remove_in_child(void *arg, json_t **ret_result, struct error **ret_error)
@@ -145,8 +149,9 @@ static int in_child(struct vm_restore *restore, offload_fn fn, int fd, uint64_t 
         args.store_name = store->name;
         args.store_path = store->path;
         args.store_id = store->id;
-        return offload_start_with_fd(vm->agent->loop, "state of a suspended virtual machine", fn, &args, fd,
-                timeout_ms, done, restore, &restore->offload, ret_error);
+        return (fd < 0 ? offload_start_with_fd : offload_start_stream)(vm->agent->loop,
+                "state of a suspended virtual machine", fn, &args, fd, timeout_ms, done, restore,
+                &restore->offload, ret_error);
 }
 
 /* --- 1: the record ----------------------------------------------------------------------------------------------- */
@@ -179,6 +184,36 @@ static int check_hardware(const struct vm_config *now, const struct vm_config *t
                                  "the hardware of VM %s was changed after it was suspended", now->name);
 }
 
+/* Whatever features follow, it means another processor on each host. */
+static bool is_host_model(const char *model)
+{
+        return !strncmp(model, "host", 4) && (!model[4] || model[4] == ',');
+}
+
+/* The host is the same; a new microcode, firmware or board may have taken something away. */
+static int check_processor(const struct vm *vm, const json_t *record, struct error **ret_error)
+{
+        const json_t *had = json_object_get(record, "cpu_features"),
+                     *has = json_object_get(vm->agent->host->cpu, "features");
+        json_t *feature;
+        size_t i;
+
+        if (!json_is_array(has))
+                return 0; /* not known (yet) */
+        json_array_foreach ((json_t *)had, i, feature) {
+                const char *name = json_string_value(feature);
+
+                if (name && !doc_has_string(has, name))
+                        return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                                "Give the host back what it had, or start it from its disks: `drover vm "
+                                "start --discard-state`.",
+                                "guests on host %s cannot have %.64s any more, which VM %s had when it was "
+                                "suspended",
+                                vm->agent->config.name, name, vm->name);
+        }
+        return 0;
+}
+
 static int check_host(
         const struct vm *vm, const struct vm_config *then, const json_t *record, struct error **ret_error)
 {
@@ -198,24 +233,31 @@ static int check_host(
                         "VM %s was suspended by QEMU %s, and host %s has QEMU %u.%u.%u", vm->name,
                         then->status.qemu_version, vm->agent->config.name, qemu->major, qemu->minor,
                         qemu->micro);
-        if (!strcmp(then->status.cpu_model ?: "", "host") && strcmp(host, agent_host_uid(vm->agent)) != 0)
+        if (is_host_model(then->status.cpu_model ?: "") && strcmp(host, agent_host_uid(vm->agent)) != 0)
                 return error_set(ret_error, ERROR_NOT_SUPPORTED,
                         "Resume it on the host that it was suspended on; a named CPU model lets it go to "
                         "others.",
                         "VM %s was suspended with the processor of its host (cpu_model host)", vm->name);
-        return 0;
+        return is_host_model(then->status.cpu_model ?: "") ? check_processor(vm, record, ret_error) : 0;
 }
 
 /* Machine, CPU model, accelerator and memory are those of the guest that was suspended. */
 static int take_status(struct vm *vm, const struct vm_config *then, struct error **ret_error)
 {
         struct vm_status *status = &vm->config->status;
+        uint64_t memory_bytes = then->status.memory_effective_bytes;
 
+        /* The document was compared, its status was not: more than it has would pass by what manager and pool allow. */
+        if (memory_bytes != vm->config->memory_bytes &&
+                memory_bytes != vm->config->memory_bytes + RAM_SPARE_BYTES)
+                return error_set(ret_error, ERROR_CONFLICT, NULL,
+                        "the state of VM %s claims %" PRIu64 " bytes of memory, and it has %" PRIu64,
+                        vm->name, memory_bytes, vm->config->memory_bytes);
         if (alloc_replace(&status->machine, then->status.machine) < 0 ||
                 alloc_replace(&status->cpu_model, then->status.cpu_model) < 0)
                 return error_from_errno(ret_error, ENOMEM, "VM %s", vm->name);
         status->accelerator = then->status.accelerator;
-        status->memory_effective_bytes = then->status.memory_effective_bytes;
+        status->memory_effective_bytes = memory_bytes;
         return vm_start_check_incoming(vm->agent, vm->config, ret_error);
 }
 
@@ -350,7 +392,7 @@ void vm_restore_waiting(struct vm *vm)
 {
         struct vm_restore *restore = vm->job->restore;
         struct error *error = NULL;
-        int r = in_child(restore, read_in_child, vm->job->stream_fd, READ_TIMEOUT_MS, on_read, &error);
+        int r = in_child(restore, read_in_child, vm->job->stream_fd, restore->timeout_ms, on_read, &error);
 
         if (r == 0) {
                 r = loop_add_timer(vm->agent->loop, POLL_MS, on_poll, restore, &restore->poll);
@@ -424,8 +466,8 @@ static int add_restore(struct vm *vm, struct error **ret_error)
         return 0;
 }
 
-int vm_restore(struct agent *agent, const json_t *document, vm_done_fn done, void *userdata,
-        struct vm **ret_vm, struct error **ret_error)
+int vm_restore(struct agent *agent, const json_t *document, uint64_t timeout_ms, vm_done_fn done,
+        void *userdata, struct vm **ret_vm, struct error **ret_error)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         struct vm *vm;
@@ -437,6 +479,8 @@ int vm_restore(struct agent *agent, const json_t *document, vm_done_fn done, voi
         if (r == 0 && storage_move_busy(agent, config->uid))
                 r = error_set(ret_error, ERROR_BUSY, "Wait for the storage migration, or cancel it.",
                         "the disks of VM %s are being moved", config->name);
+        if (r == 0)
+                r = vm_state_transfer_fits(agent, ret_error);
         if (r < 0)
                 return r;
         r = vm_start_begin(agent, TAKE_PTR(config), VM_JOB_RESTORE, done, userdata, &vm, ret_error);
@@ -448,8 +492,48 @@ int vm_restore(struct agent *agent, const json_t *document, vm_done_fn done, voi
                 vm_free(vm);
                 return r;
         }
+        vm->job->restore->timeout_ms = timeout_ms ?: READ_TIMEOUT_DEFAULT_MS;
         *ret_vm = vm;
         return 0;
+}
+
+int vm_restore_cancel(struct vm *vm, struct error **ret_error)
+{
+        const struct vm_job *job = vm->job;
+        struct error *error = NULL;
+
+        if (!job || job->kind != VM_JOB_RESTORE || !job->done)
+                return error_set(
+                        ret_error, ERROR_CONFLICT, NULL, "VM %s is not being resumed from a state", vm->name);
+        if (job->ending)
+                return 0;
+        if (vm->restore_continuing)
+                return error_set(ret_error, ERROR_CONFLICT, NULL,
+                        "it is too late: the guest of VM %s runs, or is about to", vm->name);
+        (void)error_set(&error, ERROR_CANCELLED, NULL, "the resumption of VM %s was cancelled", vm->name);
+        vm_start_failed(vm, error);
+        return 0;
+}
+
+static void on_keep_again(void *userdata)
+{
+        struct vm *vm = userdata;
+
+        if (vm_power(vm) == VM_POWER_SUSPENDED && !vm->job && !vm_has_qemu(vm))
+                (void)vm_restore_keep(vm);
+}
+
+void vm_restore_keep_later(struct vm *vm)
+{
+        int r;
+
+        if (vm_power(vm) != VM_POWER_SUSPENDED || !vm->restore_epoch)
+                return;
+        r = vm->keep_again
+                    ? loop_source_rearm(vm->keep_again, KEEP_AGAIN_MS)
+                    : loop_add_timer(vm->agent->loop, KEEP_AGAIN_MS, on_keep_again, vm, &vm->keep_again);
+        if (r < 0)
+                log_error("VM %s: its state is kept when it is resumed here: %s", vm->name, strerror(-r));
 }
 
 static void end_kept(struct vm *vm, enum vm_power power)
@@ -458,6 +542,7 @@ static void end_kept(struct vm *vm, enum vm_power power)
 
         vm->restoring = false;
         vm_set_power(vm, power, error ? error_message(error) : NULL);
+        vm_restore_keep_later(vm);
         vm_job_end(vm, error);
 }
 
@@ -474,7 +559,7 @@ static void on_kept(void *userdata, json_t *result, struct error *error)
                 end_kept(vm, VM_POWER_STOPPED);
                 return;
         }
-        if (error) /* restore_epoch stays: the next attempt here keeps it first */
+        if (error) /* restore_epoch stays: it is tried again, and the next attempt here keeps it first */
                 log_error("VM %s: its state can be used on this host alone for now: %s", vm->name,
                         error_message(error));
         else {
@@ -519,6 +604,7 @@ bool vm_restore_keep(struct vm *vm)
         }
         offload_free(TAKE_PTR(vm->job->restore->offload));
         loop_source_free(TAKE_PTR(vm->job->restore->poll));
+        stores_wait_free(TAKE_PTR(vm->job->wait));
         if (stores_ensure(vm->agent->stores, &name, 1, on_keep_stores, vm, &vm->job->wait, &error) < 0) {
                 log_error("VM %s: %s", vm->name, error_message(error));
                 end_kept(vm, VM_POWER_SUSPENDED);

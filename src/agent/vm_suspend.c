@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 
 #include "agent/agent.h"
+#include "agent/host.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
 #include "agent/owner_record.h"
@@ -39,6 +40,7 @@
 #define POLL_MS 50
 #define AGAIN_MS 1000
 #define COMMIT_TIMEOUT_MS 30000
+#define WORDS_TIMEOUT_MS 5000 /* for the child to say why, when QEMU has failed: the guest stands still */
 #define TIMEOUT_DEFAULT_MS (UINT64_C(3600) * 1000)
 
 struct vm_suspend {
@@ -89,8 +91,33 @@ static struct error *copy_error(const struct error *error)
 {
         struct error *copy = NULL;
 
-        (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
+        if (error)
+                (void)error_set(&copy, error->code, error->hint, "%s", error_message(error));
         return copy;
+}
+
+/* --- How many at once -------------------------------------------------------------------------------------------- */
+
+static bool transfers(const struct vm *vm)
+{
+        const struct vm_job *job = vm->job;
+
+        return job && ((job->suspend && !job->suspend->going_back) ||
+                              (job->kind == VM_JOB_RESTORE && !job->ending && job->done));
+}
+
+int vm_state_transfer_fits(struct agent *agent, struct error **ret_error)
+{
+        struct map_item *item, *spare;
+        size_t n = 0;
+
+        map_for_each (item, spare, &agent->vms)
+                n += transfers(item->value);
+        return n < VM_STATE_TRANSFERS_MAX
+                       ? 0
+                       : error_set(ret_error, ERROR_BUSY, "Wait until one of them has ended.",
+                                 "%zu virtual machines of host %s are being suspended or resumed already", n,
+                                 agent->config.name);
 }
 
 /* --- In the child ------------------------------------------------------------------------------------------------ */
@@ -146,8 +173,9 @@ static int in_child(struct vm_suspend *s, offload_fn fn, const json_t *record, i
         args.store_name = store->name;
         args.store_path = store->path;
         args.store_id = store->id;
-        return offload_start_with_fd(vm->agent->loop, "state of a suspended virtual machine", fn, &args, fd,
-                timeout_ms, done, s, &s->offload, ret_error);
+        return (fd < 0 ? offload_start_with_fd : offload_start_stream)(vm->agent->loop,
+                "state of a suspended virtual machine", fn, &args, fd, timeout_ms, done, s, &s->offload,
+                ret_error);
 }
 
 /* --- Forwards ---------------------------------------------------------------------------------------------------- */
@@ -180,7 +208,8 @@ static json_t *record_of(const struct vm_suspend *s)
 {
         const struct vm *vm = s->vm;
         _cleanup_json_ json_t *document = vm_document(vm);
-        json_t *record = json_deep_copy(s->written);
+        json_t *features = json_object_get(vm->agent->host->cpu, "features"),
+               *record = json_deep_copy(s->written);
         char since[32];
 
         if (!record || !document || json_object_set_new(record, "vm", json_string(vm->uid)) < 0 ||
@@ -188,7 +217,8 @@ static json_t *record_of(const struct vm_suspend *s)
                 json_object_set_new(record, "since",
                         json_string(text_format_time(clock_unix_ms(loop_clock(vm->agent->loop)), since))) <
                         0 ||
-                json_object_set(record, "document", document) < 0) {
+                json_object_set(record, "document", document) < 0 ||
+                (features && json_object_set(record, "cpu_features", features) < 0)) {
                 json_decref(record);
                 return NULL;
         }
@@ -259,7 +289,7 @@ static void on_migration(void *userdata, const json_t *result, const struct erro
                 const char *words = info.error ?: migration_status_to_string(info.status);
 
                 s->failed = s->offload ? alloc_strdup(words) : NULL;
-                if (s->failed)
+                if (s->failed && loop_source_rearm(s->limit, WORDS_TIMEOUT_MS) == 0)
                         return;
                 cause = save_failed(s, words);
         }
@@ -366,9 +396,27 @@ static void on_limit(void *userdata)
         struct vm_suspend *s = userdata;
         struct error *error = NULL;
 
-        (void)error_set(&error, ERROR_TIMED_OUT, "Give it more time (--patience), or use a faster datastore.",
-                "the memory of VM %s was not written in time; the guest runs on", s->vm->name);
+        if (s->failed)
+                error = save_failed(s, s->failed);
+        else
+                (void)error_set(&error, ERROR_TIMED_OUT,
+                        "Give it more time (--patience), or use a faster datastore.",
+                        "the memory of VM %s was not written in time; the guest runs on", s->vm->name);
         go_back(s, error);
+}
+
+/* An agent that starts again must know of it before the guest is stopped: it would take such a QEMU for one whose guest may
+ * simply be continued. False: with the error, nothing was done. */
+static bool begin(struct vm_suspend *s, struct error **ret_error)
+{
+        struct vm *vm = s->vm;
+        struct error *cause = NULL;
+
+        if (vm_state_write(vm, ret_error) < 0)
+                return false;
+        if (qmp_command(vm->qmp, "stop", NULL, -1, QMP_TIMEOUT_MS, on_stopped, s, &vm->job->call, &cause) < 0)
+                go_back(s, cause);
+        return true;
 }
 
 static void on_stores_ready(void *userdata, struct error *error)
@@ -385,10 +433,11 @@ static void on_stores_ready(void *userdata, struct error *error)
                 s->epoch = vm->config->status.owner_epoch;
                 vm->suspend_paused = s->was_paused;
                 vm_set_power(vm, VM_POWER_SUSPENDING, NULL);
-                if (qmp_command(vm->qmp, "stop", NULL, -1, QMP_TIMEOUT_MS, on_stopped, s, &vm->job->call,
-                            &cause) == 0)
+                if (begin(s, &cause))
                         return;
-                go_back(s, cause);
+                vm->suspend_paused = false;
+                vm_set_power(vm, s->was_paused ? VM_POWER_PAUSED : VM_POWER_RUNNING, NULL);
+                vm_job_end(vm, cause);
                 return;
         }
         vm_job_end(vm, cause ?: copy_error(error)); /* nothing was done yet */
@@ -418,11 +467,19 @@ static int suspend_new(struct vm *vm, struct vm_suspend **ret_suspend, struct er
         return 0;
 }
 
-int vm_suspend(struct vm *vm, uint64_t timeout_ms, vm_done_fn done, void *userdata, struct error **ret_error)
+/* QEMU lets no guest go on from there, so that what was saved could never be resumed. */
+static bool is_beyond_resuming(const struct vm *vm)
 {
-        const char *name = vm->config->datastore;
-        struct vm_suspend *s;
-        int r;
+        static const char *const states[] = {"internal-error", "guest-panicked", "shutdown"};
+
+        for (size_t i = 0; i < ARRAY_SIZE(states); i++)
+                if (!strcmp(vm->qemu_status ?: "", states[i]))
+                        return true;
+        return false;
+}
+
+static int check_may_suspend(const struct vm *vm, struct error **ret_error)
+{
 
         if (migration_vm_busy(vm->agent, vm->uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for the migration, or cancel it.",
@@ -436,6 +493,21 @@ int vm_suspend(struct vm *vm, uint64_t timeout_ms, vm_done_fn done, void *userda
         if (json_array_size(vm->jobs))
                 return error_set(ret_error, ERROR_BUSY, "Wait until it has ended, or end it.",
                         "QEMU works on the disks of VM %s", vm->name);
+        if (is_beyond_resuming(vm))
+                return error_set(ret_error, ERROR_CONFLICT, "Stop it with force, and start it.",
+                        "QEMU has stopped the guest of VM %s for good (%s): it could not be resumed",
+                        vm->name, vm->qemu_status);
+        return vm_state_transfer_fits(vm->agent, ret_error);
+}
+
+int vm_suspend(struct vm *vm, uint64_t timeout_ms, vm_done_fn done, void *userdata, struct error **ret_error)
+{
+        const char *name = vm->config->datastore;
+        struct vm_suspend *s;
+        int r = check_may_suspend(vm, ret_error);
+
+        if (r < 0)
+                return r;
         r = vm_job_begin(vm, VM_JOB_SUSPEND, done, userdata, ret_error);
         if (r < 0)
                 return r;

@@ -10,6 +10,29 @@
 
 #define FIRST_SIZE 256
 
+static void release(struct buf *buf)
+{
+        if (buf->secret && buf->data)
+                explicit_bzero(buf->data, buf->size);
+        free(buf->data);
+}
+
+/* As realloc(), which would leave what was there. */
+static char *move(struct buf *buf, size_t size)
+{
+        char *data;
+
+        if (!buf->secret)
+                return alloc_resize(buf->data, size, 1);
+        data = alloc_array(size, 1);
+        if (!data)
+                return NULL;
+        if (buf->data)
+                memcpy(data, buf->data, buf->len);
+        release(buf);
+        return data;
+}
+
 static int grow(struct buf *buf, size_t more)
 {
         size_t need, size;
@@ -22,7 +45,7 @@ static int grow(struct buf *buf, size_t more)
                 return 0;
         size = MAX(MAX(buf->size * 2, need), (size_t)FIRST_SIZE);
         size = MIN(size, buf->max + 1);
-        data = alloc_resize(buf->data, size, 1);
+        data = move(buf, size);
         if (!data)
                 return -ENOMEM;
         buf->data = data;
@@ -39,8 +62,8 @@ void buf_init(struct buf *buf, size_t max_bytes)
 
 void buf_deinit(struct buf *buf)
 {
-        free(buf->data);
-        *buf = (struct buf){.max = buf->max};
+        release(buf);
+        *buf = (struct buf){.max = buf->max, .secret = buf->secret};
 }
 
 int buf_append(struct buf *buf, const void *data, size_t len)

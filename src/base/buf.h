@@ -10,7 +10,8 @@ struct buf {
         char *data; /* NULL while empty; else `len` bytes and a NUL */
         size_t len;
         size_t size;
-        size_t max; /* most bytes it may hold */
+        size_t max;  /* most bytes it may hold */
+        bool secret; /* what it held is overwritten before its memory is freed; may be set after buf_init() */
 };
 
 /* No allocation yet. `max_bytes` > 0. */

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <malloc.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/torture.h"
@@ -22,6 +24,24 @@ int doc_parse(const char *text, size_t len, json_t **ret_json, struct error **re
                         "the JSON text is not valid: %s (line %d, column %d)", e.text, e.line, e.column);
         *ret_json = j;
         return 0;
+}
+
+static void wiping_free(void *p)
+{
+        if (p)
+                explicit_bzero(p, malloc_usable_size(p));
+        free(p);
+}
+
+void doc_wipe_freed(void)
+{
+        json_set_alloc_funcs(malloc, wiping_free);
+}
+
+void doc_wipe_string(const json_t *value)
+{
+        if (json_is_string(value))
+                explicit_bzero((char *)(uintptr_t)json_string_value(value), json_string_length(value));
 }
 
 char *doc_to_text(const json_t *json)

@@ -17,6 +17,12 @@
  * the caller. */
 int doc_parse(const char *text, size_t len, json_t **ret_json, struct error **ret_error);
 
+/* From now on memory of JSON documents is overwritten when it is freed, for programs whose documents hold keys. Texts of doc_to_text() are the caller's.
+ * To be called before the first document is made. */
+void doc_wipe_freed(void);
+/* Overwrites a string that was taken out of its document, which has zeros in its place; anything else, and NULL, is left alone. */
+void doc_wipe_string(const json_t *value);
+
 /* Compact text, keys in order of insertion; NULL without memory. The caller frees it. */
 char *doc_to_text(const json_t *json);
 /* Keys sorted, compact: the form that is hashed or compared. */

@@ -59,7 +59,9 @@ static void print_plan(const struct cli *cli, const json_t *plan)
         }
         json_array_foreach (json_object_get(plan, "vms"), i, item) {
                 print_line(cli, "VM", text_of(item, "vm"));
-                print_line(cli, "  runs with", text_of(item, "cpu_model"));
+                print_line(cli,
+                        json_is_true(json_object_get(item, "suspended")) ? "  suspended" : "  runs with",
+                        text_of(item, "cpu_model"));
                 print_names(cli, "  has more", json_object_get(item, "more"));
                 print_line(cli, "  gets it",
                         json_is_true(json_object_get(item, "follows")) ? "at its next start"

@@ -17,6 +17,11 @@
         { \
                 .name = (operand_name), .kind = VALUE_TEXT \
         }
+#define PATIENCE_OPTION(max_ms, help_text) \
+        { \
+                .name = "patience", .kind = VALUE_DURATION, .value = "TIME", .min = 1000, .max = (max_ms), \
+                .help = (help_text) \
+        }
 #define MEMORY_MAX_BYTES (16ULL << 40)
 
 const struct option_spec global_options[] = {
@@ -215,27 +220,19 @@ static const struct option_spec vm_resume_options[] = {
                 .names_of = "hosts",
                 .help = "of one that is suspended: resume it there; default: where it was, else the best "
                         "one"},
+        PATIENCE_OPTION(
+                86400000, "how long reading its memory may take, then it stays suspended; default a day"),
         END,
 };
 
 static const struct option_spec vm_suspend_options[] = {
-        {.name = "patience",
-                .kind = VALUE_DURATION,
-                .value = "TIME",
-                .min = 1000,
-                .max = 86400000,
-                .help = "how long writing its memory may take, then it runs on; default 1h"},
+        PATIENCE_OPTION(86400000, "how long writing its memory may take, then it runs on; default 1h"),
         END,
 };
 
 static const struct option_spec vm_stop_options[] = {
         {.name = "force", .help = "cut the power instead of pressing the power button"},
-        {.name = "patience",
-                .kind = VALUE_DURATION,
-                .value = "TIME",
-                .min = 1000,
-                .max = 3600000,
-                .help = "how long the guest may take to power off; default 2m"},
+        PATIENCE_OPTION(3600000, "how long the guest may take to power off; default 2m"),
         END,
 };
 

@@ -88,7 +88,13 @@ int command_vm_pause(struct cli *cli, const struct arguments *arguments, struct 
 int command_vm_resume(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
         json_t *body = json_pack("{s:s*}", "host", arguments_text(arguments, "host"));
+        uint64_t patience_ms;
 
+        if (body && arguments_number(arguments, "patience", &patience_ms) &&
+                json_object_set_new(body, "timeout_ms", json_integer((json_int_t)patience_ms)) < 0) {
+                json_decref(body);
+                body = NULL;
+        }
         return body ? act(cli, arguments, "/resume", body, ret_error) : no_memory(ret_error);
 }
 

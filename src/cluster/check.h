@@ -83,6 +83,7 @@ const json_t *check_named(const json_t *array, const char *name);
         X(vm_task) \
         X(machine_type) \
         X(machine_qemu_version) \
+        X(machine_saved_state) \
         X(machine_accelerator) \
         X(machine_cpu_model) \
         X(machine_cpu_vendor) \

@@ -3,6 +3,7 @@
 /* Rules about what QEMU and the hardware of the destination can do, and whether there is room. */
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/doc.h"
@@ -50,6 +51,44 @@ void check_machine_qemu_version(struct check *check)
                 check->host_name, there);
 }
 
+/* "10.0.8" as 10 * 1000 + 0; 0: no version. What a QEMU reads of another's memory depends on no more. */
+static unsigned long release(const char *version)
+{
+        char *rest = NULL;
+        unsigned long major = strtoul(version, &rest, 10);
+
+        return *rest == '.' ? major * 1000 + strtoul(rest + 1, NULL, 10) : 0;
+}
+
+/* The host that the guest runs on, or whose processor it had when it was suspended; NULL: none, or not known. */
+static const json_t *origin(const struct check *check)
+{
+        const struct checks_input *input = check->input;
+
+        return input->source ?: input->resumes ? input->home : NULL;
+}
+
+void check_machine_saved_state(struct check *check)
+{
+        const char *here = check_text(check->status, "qemu_version"),
+                   *model = check_text(check->spec, "cpu_model");
+        const char *there = check_text(json_object_get(check->host, "qemu"), "version");
+        const char *home = check_text(check->input->home, "uid");
+
+        if (!check->input->resumes)
+                return;
+        if (release(there) < release(here) && release(there))
+                check_broken(check, check->host_name, NULL,
+                        "it was suspended by QEMU %s, and host %s has the older QEMU %s", here,
+                        check->host_name, there);
+        else
+                check_tell(check, check->host_name,
+                        cpu_model_is_of_host(model) && strcmp(home, check_text(check->target, "uid")) != 0,
+                        "it was suspended with the processor of its host (cpu_model host), which is not host "
+                        "%s",
+                        check->host_name);
+}
+
 /* The one that the guest has, or is to have: "kvm", "tcg", "auto" or nothing. */
 static const char *accelerator(const struct check *check)
 {
@@ -87,7 +126,7 @@ static bool is_about(const json_t *cpu, const char *accelerator)
 
 void check_machine_cpu_model(struct check *check)
 {
-        const json_t *here = json_object_get(check->input->cpus, check_text(check->input->source, "uid"));
+        const json_t *here = json_object_get(check->input->cpus, check_text(origin(check), "uid"));
         const json_t *there = json_object_get(check->input->cpus, check_text(check->target, "uid"));
         const char *model = cpu_model(check);
         _cleanup_json_ json_t *missing = NULL;
@@ -114,7 +153,7 @@ void check_machine_cpu_model(struct check *check)
 /* A guest chooses between instructions and remedies by the vendor that it saw when it started. */
 void check_machine_cpu_vendor(struct check *check)
 {
-        const json_t *here = json_object_get(check->input->cpus, check_text(check->input->source, "uid"));
+        const json_t *here = json_object_get(check->input->cpus, check_text(origin(check), "uid"));
         const json_t *there = json_object_get(check->input->cpus, check_text(check->target, "uid"));
         const char *has = check_text(here, "vendor"), *would = check_text(there, "vendor");
 

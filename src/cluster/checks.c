@@ -33,11 +33,13 @@ static const struct check_rule rules[] = {
                 "Upgrade QEMU there, or choose a host whose QEMU is at least as new: QEMU is tested for "
                 "moves from "
                 "older to newer."},
+        {"saved-state", E, false, check_machine_saved_state,
+                "Resume it on the host that it was suspended on, or on one whose QEMU is at least as new."},
         {"accelerator", E, false, check_machine_accelerator,
                 "Choose a host with KVM, or enable virtualisation in that host's firmware."},
         {"cpu-model", E, false, check_machine_cpu_model,
                 "Choose a host that has them, or give the virtual machine a CPU model that all hosts have."},
-        {"cpu-vendor", E, true, check_machine_cpu_vendor,
+        {"cpu-vendor", E, false, check_machine_cpu_vendor,
                 "Choose a host whose processors are of the same vendor, or move it while it is off."},
         {"cpus", E, false, check_machine_cpus,
                 "Choose a host with more processors, or give the virtual machine fewer."},

@@ -9,6 +9,8 @@
  * What does not depend on the host is worked out once, so that one virtual machine can be held against a thousand
  * hosts without going through all virtual machines each time. */
 
+#include <stdbool.h>
+
 #include <jansson.h>
 
 #include "base/error.h"
@@ -18,6 +20,8 @@ struct checks_input {
         const json_t *source; /* host document; NULL: not running anywhere (create, start) */
         const json_t *
                 home; /* not running: the host that it was on last, whose datastores hold its files; or NULL */
+
+        bool resumes; /* not running, and its memory is to be resumed: `home` suspended it, spec and status say with what */
 
         /* The rest may be NULL: nothing is known, and the rules about it are met. */
         const json_t *vms; /* array of all VM documents */

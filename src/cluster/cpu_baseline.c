@@ -213,35 +213,44 @@ static int plan_host(json_t *list, const json_t *host, const char *model)
         return json_array_append_new(list, item);
 }
 
-static const json_t *cpu_of_host(const json_t *hosts, const char *name)
+/* What is suspended is so on no host: where its own is gone, another one's QEMU knows its model just as well. */
+static const json_t *cpu_of_host(const json_t *hosts, const char *name, bool or_another)
 {
+        const char *accelerator = accelerator_of(hosts);
+        const json_t *another = NULL;
         json_t *host;
         size_t i;
 
-        json_array_foreach ((json_t *)hosts, i, host)
+        json_array_foreach ((json_t *)hosts, i, host) {
+                const json_t *cpu = json_object_get(host, "cpu");
+
                 if (!strcmp(text_of(host, "name"), name))
-                        return json_object_get(host, "cpu");
-        return NULL;
+                        return cpu;
+                if (or_another && !strcmp(text_of(cpu, "accelerator"), accelerator))
+                        another = cpu;
+        }
+        return another;
 }
 
 static int plan_vm(json_t *list, const json_t *hosts, const json_t *vm, const char *model)
 {
         const json_t *status = json_object_get(vm, "status"), *spec = json_object_get(vm, "spec");
         const char *power = text_of(status, "power"), *has = text_of(status, "cpu_model");
-        const json_t *cpu = cpu_of_host(hosts, text_of(status, "host"));
+        bool suspended = !strcmp(power, "suspended");
+        const json_t *cpu = cpu_of_host(hosts, text_of(status, "host"), suspended);
         _cleanup_json_ json_t *mine = NULL, *wanted = NULL, *more = NULL;
         bool follows = !*text_of(spec, "cpu_model") || !strcmp(text_of(spec, "cpu_model"), "auto");
 
-        if (!*power || !strcmp(power, "stopped") || !strcmp(power, "suspended") ||
-                !strcmp(power, "crashed") || !cpu || !*has || !strcmp(has, model))
+        if (!*power || !strcmp(power, "stopped") || !strcmp(power, "crashed") || !cpu || !*has ||
+                !strcmp(has, model))
                 return 0;
         if (cpu_model_features(has, cpu, &mine) < 0 || cpu_model_features(model, cpu, &wanted) < 0)
                 return -ENOMEM;
         more = difference(mine, wanted);
         return more ? json_array_append_new(
-                              list, json_pack("{s:s, s:s, s:s, s:O, s:b}", "vm", text_of(vm, "name"), "host",
-                                            text_of(status, "host"), "cpu_model", has, "more", more,
-                                            "follows", follows))
+                              list, json_pack("{s:s, s:s, s:s, s:O, s:b, s:b}", "vm", text_of(vm, "name"),
+                                            "host", text_of(status, "host"), "cpu_model", has, "more", more,
+                                            "follows", follows, "suspended", suspended))
                     : -ENOMEM;
 }
 

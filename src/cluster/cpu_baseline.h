@@ -20,5 +20,5 @@ json_t *cpu_baseline_compute(const json_t *hosts);
 
 /* What it needs to make `model` (MODEL[,+f|,-f]...) the cluster's: {"hosts": [{"host", "missing": [features], or "unknown": true}]
  * that cannot have it, "vms": [{"vm", "host", "cpu_model", "more": [features that it has beyond the model], "follows": it takes the
- * cluster's at its next start}] that run with another}, the caller's; NULL without memory. vms: array of documents. */
+ * cluster's at its next start, "suspended": what is in its memory needs it}] that run, or are suspended, with another}, the caller's; NULL without memory. vms: array of documents. */
 json_t *cpu_baseline_plan(const json_t *hosts, const json_t *vms, const char *model);

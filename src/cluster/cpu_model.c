@@ -238,6 +238,11 @@ bool cpu_document_is_valid(const json_t *document)
         return true;
 }
 
+bool cpu_model_is_of_host(const char *model)
+{
+        return !strncmp(model, "host", 4) && (!model[4] || model[4] == ',');
+}
+
 bool cpu_model_is_valid(const char *model)
 {
         static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

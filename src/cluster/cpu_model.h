@@ -29,5 +29,8 @@ char *cpu_model_names_text(const json_t *names);
  * not. */
 bool cpu_document_is_valid(const json_t *document);
 
+/* Whatever features follow, it means another processor on each host: host. */
+bool cpu_model_is_of_host(const char *model);
+
 /* NAME[,+FEATURE|-FEATURE]..., as QEMU takes it (and src/vmm/vm_config.c checks it). */
 bool cpu_model_is_valid(const char *model);

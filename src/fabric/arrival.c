@@ -70,7 +70,13 @@ static const struct sock_filter no_filter[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
 
 static bool asks(const struct arrival *a)
 {
-        return a->spec.target.family == 4;
+        return a->spec.target.family != 0;
+}
+
+/* What comes to it when nobody was asked by ARP may be an answer of another kind, and is as good: it was for the guest's address. */
+static bool has_arrived(const struct arrival *a)
+{
+        return a->spec.target.family == 4 ? a->result.answer_ns : a->result.to_guest_ns;
 }
 
 static void finish(void *userdata)
@@ -120,7 +126,7 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
                         continue;
                 frame_parse(data, len, &f);
                 take(a, &f, &info);
-                if (asks(a) ? a->result.answer_ns : a->result.to_guest_ns)
+                if (has_arrived(a))
                         return finish(a);
         }
         if (from_guest != (a->result.from_guest_ns != 0) || to_guest != (a->result.to_guest_ns != 0))
@@ -130,7 +136,9 @@ static void on_frames(void *userdata, int fd, uint32_t events _unused_)
 static void ask(struct arrival *a)
 {
         uint8_t frame[FRAME_ASK_SIZE];
-        size_t len = frame_make_ask(a->spec.mac, NULL, NULL, &a->spec.target, frame);
+        bool directly = a->spec.target.family == 6;
+        size_t len = frame_make_ask(a->spec.mac, directly ? a->spec.target_mac : NULL,
+                directly ? &a->spec.sender : NULL, &a->spec.target, frame);
 
         /* The next one may get through. */
         (void)(a->spec.speaker ? ovs_speaker_say(a->spec.speaker, frame, len)

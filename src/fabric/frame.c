@@ -265,14 +265,15 @@ static uint16_t checksum6(const struct ipv6_v1 *ip, const void *payload, size_t 
         return htons((uint16_t)~sum);
 }
 
-/* Without a sender there is no option either (RFC 4861, section 4.3). */
+/* Without a sender there is no option either, and to one station there need be none (RFC 4861, section 4.3). */
 static size_t make_solicitation(const uint8_t *from, const uint8_t *to, const struct ip_address *sender,
         const struct ip_address *target, uint8_t *ret)
 {
         const uint8_t *t = target->bytes;
         const uint8_t group_mac[MAC_SIZE] = {0x33, 0x33, 0xff, t[13], t[14], t[15]};
         const uint8_t group[16] = {0xff, 2, [11] = 1, [12] = 0xff, t[13], t[14], t[15]};
-        size_t len = sender ? sizeof(struct neighbour_v1) : NEIGHBOUR_MIN_SIZE;
+        bool tells = sender && !(to && mac_is_unicast(to));
+        size_t len = tells ? sizeof(struct neighbour_v1) : NEIGHBOUR_MIN_SIZE;
         struct ipv6_v1 ip = {.version_class_flow = {0x60},
                 .payload_be = htons((uint16_t)len),
                 .next_header = IPPROTO_ICMPV6,

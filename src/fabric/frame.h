@@ -54,7 +54,8 @@ void frame_parse(const void *data, size_t len, struct frame *ret_frame);
 #define FRAME_TEST_TYPE 0x88b5
 
 /* Asks who has `target`, as somebody without an address (RFC 5227, RFC 4862: nobody learns anything from it), or, with `sender`
- * not NULL, as `sender`. to: NULL for the group that such questions go to. Returns the length. */
+ * not NULL, as `sender`. to: NULL for the group that such questions go to. A solicitation to one station does not say where the sender is: it answers, and
+ * writes nothing down either (RFC 4861, section 7.2.3). Returns the length. */
 size_t frame_make_ask(const uint8_t from[static MAC_SIZE], const uint8_t *to, const struct ip_address *sender,
         const struct ip_address *target, uint8_t ret_frame[static FRAME_ASK_SIZE]);
 

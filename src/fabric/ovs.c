@@ -20,9 +20,7 @@
 struct ovs {
         struct ovsdb *db;
         struct netlink *netlink;
-        const struct clock *clock;
-        struct ovsdb *control; /* ovs-vswitchd's, of the process that runs now; NULL: none yet */
-        struct ovs_view seen;  /* last; empty: never */
+        struct ovs_view seen; /* last; empty: never */
 };
 
 static const char *const policy_names[N_OVS_UPLINK_POLICIES] = {
@@ -54,7 +52,6 @@ int ovs_new(const char *db_path, struct netlink *netlink, const struct clock *cl
         if (!ovs)
                 return -ENOMEM;
         ovs->netlink = netlink;
-        ovs->clock = clock;
         r = ovsdb_new(db_path, clock, &ovs->db);
         if (r < 0)
                 return r;
@@ -67,7 +64,6 @@ void ovs_free(struct ovs *ovs)
         if (!ovs)
                 return;
         ovsdb_free(ovs->db);
-        ovsdb_free(ovs->control);
         ovs_view_deinit(&ovs->seen);
         free(ovs);
 }
@@ -352,48 +348,41 @@ int ovs_attach(struct ovs *ovs, const char *bridge, const char *tap, const char 
         return 0;
 }
 
-/* Its control socket is beside the database's, and named by its process. */
-static int find_control(struct ovs *ovs, struct error **ret_error)
+/* Its control socket is beside the database's, and named by its process; the caller's. */
+static int find_control(const struct ovs *ovs, char **ret_socket)
 {
         const char *path = ovsdb_path(ovs->db), *slash = strrchr(path, '/');
-        _cleanup_free_ char *pid_file = NULL, *pid = NULL, *socket = NULL;
+        _cleanup_free_ char *pid_file = NULL, *pid = NULL;
         int folder = slash ? (int)(slash - path) : 0, r;
 
         pid_file = alloc_printf("%.*s/ovs-vswitchd.pid", folder, path);
         r = pid_file ? file_read(pid_file, PID_MAX_CHARS, &pid, NULL) : -ENOMEM;
         if (r < 0)
-                return error_from_errno(ret_error, r, "process number of ovs-vswitchd (%s)", pid_file ?: "");
+                return r;
         pid[strcspn(pid, "\n")] = '\0';
-        socket = alloc_printf("%.*s/ovs-vswitchd.%s.ctl", folder, path, pid);
-        if (socket && ovs->control && !strcmp(ovsdb_path(ovs->control), socket))
-                return 0;
-        ovsdb_free(TAKE_PTR(ovs->control));
-        r = socket ? ovsdb_new(socket, ovs->clock, &ovs->control) : -ENOMEM;
-        return r < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory") : 0;
+        *ret_socket = alloc_printf("%.*s/ovs-vswitchd.%s.ctl", folder, path, pid);
+        return *ret_socket ? 0 : -ENOMEM;
+}
+
+static int ask(struct ovs *ovs, struct loop *loop, const char *bridge, const struct ovs_find_handler *handler,
+        struct ovs_find **ret_find)
+{
+        _cleanup_free_ char *socket = NULL;
+        int r = find_control(ovs, &socket);
+
+        return r < 0 ? r : ovs_find_new(loop, socket, &ovs->seen, bridge, handler, ret_find);
 }
 
 int ovs_find_port(struct ovs *ovs, struct loop *loop, const char *bridge, const uint8_t mac[static MAC_SIZE],
         ovs_found_fn found, void *userdata, struct ovs_find **ret_find)
 {
-        int r = find_control(ovs, NULL);
-
-        return r < 0 ? r
-                     : ovs_find_new(loop, ovsdb_path(ovs->control), &ovs->seen, bridge, mac, found, userdata,
-                               ret_find);
+        return ask(ovs, loop, bridge,
+                &(struct ovs_find_handler){.mac = mac, .found = found, .userdata = userdata}, ret_find);
 }
 
-int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, struct error **ret_error)
+int ovs_list_macs(struct ovs *ovs, struct loop *loop, const char *bridge, ovs_listed_fn listed,
+        void *userdata, struct ovs_find **ret_find)
 {
-        _cleanup_free_ char *table = NULL;
-        int r = find_control(ovs, ret_error);
-
-        if (r == 0)
-                r = ovsdb_command(ovs->control, "fdb/show", json_pack("[s]", bridge), &table, ret_error);
-        if (r == 0)
-                r = look(ovs, ret_error);
-        if (r < 0)
-                return r;
-        return ovs_macs_foreign(&ovs->seen, bridge, table, ret_macs) < 0
-                       ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory")
-                       : 0;
+        return ask(ovs, loop, bridge, &(struct ovs_find_handler){.listed = listed, .userdata = userdata},
+                ret_find);
 }

@@ -73,12 +73,13 @@ int ovs_ensure(struct ovs *ovs, const struct ovs_spec *spec, json_t **ret_differ
 /* Removes the bridge; of an adopted one, what drover put there. CONFLICT while a tap, or a port that is not drover's, is on it. */
 int ovs_remove(struct ovs *ovs, const struct ovs_spec *spec, struct error **ret_error);
 
-/* Array of {"mac", "port"}, the caller's: addresses that the bridge has learned on this host, at ports that are neither drover's nor lead out of
- * it (compare foreign_macs.h), and those of such ports themselves. At most FOREIGN_MACS_MAX. */
-int ovs_foreign_macs(struct ovs *ovs, const char *bridge, json_t **ret_macs, struct error **ret_error);
+/* Array of {"mac", "port"}: addresses that the bridge has learned on this host, at ports that are neither drover's nor lead out of
+ * it (compare foreign_macs.h), and those of such ports themselves. At most FOREIGN_MACS_MAX. ovs-vswitchd is asked and not waited for, and what ports there are
+ * is as it was seen last: it may be called while a guest is paused. See ovs_find.h; negative errno: there is no ovs-vswitchd to ask. */
+int ovs_list_macs(struct ovs *ovs, struct loop *loop, const char *bridge, ovs_listed_fn listed,
+        void *userdata, struct ovs_find **ret_find);
 
-/* At which of those ports the bridge has learned one address. ovs-vswitchd is asked and not waited for, and what ports there are is as it was seen last:
- * it may be called while a guest is paused. See ovs_find.h; negative errno: there is no ovs-vswitchd to ask. */
+/* Likewise: at which of those ports the bridge has learned one address. */
 int ovs_find_port(struct ovs *ovs, struct loop *loop, const char *bridge, const uint8_t mac[static MAC_SIZE],
         ovs_found_fn found, void *userdata, struct ovs_find **ret_find);
 

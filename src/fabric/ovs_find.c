@@ -25,8 +25,7 @@ struct ovs_find {
         struct buf in;
         char bridge[IFNAMSIZ];
         uint8_t mac[MAC_SIZE];
-        ovs_found_fn found;
-        void *userdata;
+        struct ovs_find_handler handler;
 };
 
 void ovs_find_free(struct ovs_find *find)
@@ -43,13 +42,21 @@ void ovs_find_free(struct ovs_find *find)
 /* `table` NULL: it is not known. */
 static void finish(struct ovs_find *find, const char *table)
 {
+        const struct ovs_find_handler *handler = &find->handler;
+        _cleanup_json_ json_t *macs = NULL;
         char port[IFNAMSIZ] = "";
 
         loop_source_free(TAKE_PTR(find->io));
         loop_source_free(TAKE_PTR(find->limit));
+        if (handler->listed) {
+                if (table)
+                        (void)ovs_macs_foreign(find->seen, find->bridge, table, &macs);
+                handler->listed(handler->userdata, macs); /* may free us */
+                return;
+        }
         if (table)
                 ovs_macs_find_port(find->seen, find->bridge, table, find->mac, port);
-        find->found(find->userdata, port); /* may free us */
+        handler->found(handler->userdata, port); /* may free us */
 }
 
 static void on_limit(void *userdata)
@@ -94,17 +101,19 @@ static int ask(struct ovs_find *find, const char *control)
 }
 
 int ovs_find_new(struct loop *loop, const char *control, const struct ovs_view *seen, const char *bridge,
-        const uint8_t mac[static MAC_SIZE], ovs_found_fn found, void *userdata, struct ovs_find **ret_find)
+        const struct ovs_find_handler *handler, struct ovs_find **ret_find)
 {
         _cleanup_(ovs_find_freep) struct ovs_find *find = ALLOC(struct ovs_find);
         int r;
 
         if (!find)
                 return -ENOMEM;
-        *find = (struct ovs_find){.seen = seen, .fd = -1, .found = found, .userdata = userdata};
+        *find = (struct ovs_find){.seen = seen, .fd = -1, .handler = *handler};
         buf_init(&find->in, ANSWER_MAX);
         snprintf(find->bridge, sizeof(find->bridge), "%s", bridge);
-        memcpy(find->mac, mac, MAC_SIZE);
+        if (handler->mac)
+                memcpy(find->mac, handler->mac, MAC_SIZE);
+        find->handler.mac = NULL; /* borrowed */
         r = ask(find, control);
         if (r == 0)
                 r = loop_add_io(loop, find->fd, EPOLLIN, on_readable, find, &find->io);

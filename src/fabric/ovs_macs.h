@@ -7,7 +7,7 @@
 
 #include "fabric/ovs_view.h"
 
-/* `table` is the answer of `ovs-appctl fdb/show`: a heading, then a line an address, "PORT VLAN MAC AGE". *ret_macs as ovs_foreign_macs(). 0 or
+/* `table` is the answer of `ovs-appctl fdb/show`: a heading, then a line an address, "PORT VLAN MAC AGE". *ret_macs as ovs_list_macs(). 0 or
  * -ENOMEM; lines that are otherwise are left out. */
 int ovs_macs_foreign(const struct ovs_view *view, const char *bridge, const char *table, json_t **ret_macs);
 /* Whether one of them is `mac`, and at which port. */

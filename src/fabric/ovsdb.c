@@ -402,25 +402,6 @@ int ovsdb_apply(struct ovsdb *db, json_t *operations, json_t **ret_results, stru
         return r;
 }
 
-int ovsdb_command(
-        struct ovsdb *db, const char *command, json_t *params, char **ret_text, struct error **ret_error)
-{
-        _cleanup_json_ json_t *answer = NULL;
-        const char *text;
-        int r = call(db, command, params, OVSDB_CALL_MS, &answer, ret_error);
-
-        if (r < 0)
-                return r;
-        text = json_string_value(json_object_get(answer, "result"));
-        if (!text) {
-                text = json_string_value(json_object_get(answer, "error")) ?: "no reason given";
-                return error_set(ret_error, ERROR_PEER_FAILED, "See its log.", "%s refused %s: %.*s",
-                        db->path, command, words(text), text);
-        }
-        *ret_text = alloc_strdup(text);
-        return *ret_text ? 0 : no_memory(ret_error);
-}
-
 /* The list of ["set", [...]] or ["map", [...]]; NULL for anything else. */
 static const json_t *tagged(const json_t *value, const char *tag)
 {

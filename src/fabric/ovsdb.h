@@ -37,11 +37,6 @@ int ovsdb_transact(struct ovsdb *db, json_t *operations, json_t **ret_results, s
  * ovs-vswitchd does not follow; see OVSDB_BEHIND_MS. */
 int ovsdb_apply(struct ovsdb *db, json_t *operations, json_t **ret_results, struct error **ret_error);
 
-/* A command of one of Open vSwitch's daemons, whose control socket `db` was made for (ovs-appctl(8): the same JSON-RPC). params: array of
- * strings, taken over. *ret_text is the caller's. PEER_FAILED with the daemon's words. */
-int ovsdb_command(
-        struct ovsdb *db, const char *command, json_t *params, char **ret_text, struct error **ret_error);
-
 /* Values as the database writes them (section 5.1): a set of one may stand without its ["set", [...]]. The caller's; NULL without
  * memory. `value` is borrowed; what is neither form gives an empty set or map. */
 json_t *ovsdb_set_items(const json_t *value);

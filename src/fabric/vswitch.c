@@ -893,18 +893,6 @@ static json_t *foreign_macs_of(
         return foreign_macs_on(macs, bridges, n, sw->uplink);
 }
 
-/* Likewise; NULL: they cannot be read now, and are left out. */
-static json_t *learned_macs_of(const struct vswitch_set *set, const struct vswitch *sw)
-{
-        _cleanup_error_ struct error *error = NULL;
-        json_t *macs = NULL;
-
-        if (set->ovs && !sw->problem && ovs_foreign_macs(set->ovs, sw->bridge, &macs, &error) < 0)
-                log_debug("switch %s: the addresses that it knows cannot be read: %s", sw->name,
-                        error_message(error));
-        return macs;
-}
-
 /* "eth1, eth2"; NULL without any, or memory. The caller frees it. */
 static char *uplinks_text(const struct vswitch *sw)
 {
@@ -921,8 +909,9 @@ static char *uplinks_text(const struct vswitch *sw)
         return text;
 }
 
-static json_t *switch_status(
-        struct vswitch_set *set, const struct vswitch *sw, const struct foreign_macs *macs)
+/* macs, learned: of standard and of distributed switches; NULL: they are not known. */
+static json_t *switch_status(struct vswitch_set *set, const struct vswitch *sw,
+        const struct foreign_macs *macs, const json_t *learned)
 {
         _cleanup_free_ char *cut = NULL, *uplinks = uplinks_text(sw);
         bool carrier = has_carrier(set, sw), several = uplinks && strchr(uplinks, ',');
@@ -937,9 +926,9 @@ static json_t *switch_status(
         status = json_pack("{s:s, s:s?, s:i, s:s, s:b, s:b, s:b, s:s?, s:o*}", "name", sw->name, "uplink",
                 uplinks, "mtu", sw->mtu ?: sw->wanted_mtu, "bridge", sw->bridge, "realised", !sw->problem,
                 "carrier", carrier, "ok", !message, "message", message, "foreign_macs",
-                !macs             ? NULL
-                : sw->distributed ? learned_macs_of(set, sw)
-                                  : foreign_macs_of(set, sw, macs));
+                sw->distributed ? json_incref(json_object_get(learned, sw->name))
+                : macs          ? foreign_macs_of(set, sw, macs)
+                                : NULL);
         if (status && sw->distributed && distributed_add_status(sw->distributed, status) < 0) {
                 json_decref(status);
                 return NULL;
@@ -962,7 +951,7 @@ json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name)
 {
         const struct vswitch *sw = map_get(&set->switches, name);
 
-        return sw ? switch_status(set, sw, NULL) : NULL;
+        return sw ? switch_status(set, sw, NULL, NULL) : NULL;
 }
 
 json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name)
@@ -976,14 +965,31 @@ json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name)
                 group->problem);
 }
 
-json_t *vswitch_set_list_switches(struct vswitch_set *set)
+json_t *vswitch_set_distributed_bridges(const struct vswitch_set *set)
+{
+        _cleanup_json_ json_t *bridges = json_object();
+        struct map_item *item, *spare;
+
+        if (!bridges)
+                return NULL;
+        map_for_each (item, spare, &set->switches) {
+                const struct vswitch *sw = item->value;
+
+                if (sw->distributed && set->ovs && !sw->problem &&
+                        json_object_set_new(bridges, sw->name, json_string(sw->bridge)) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(bridges);
+}
+
+json_t *vswitch_set_list_switches(struct vswitch_set *set, const json_t *learned)
 {
         _cleanup_(foreign_macs_freep) struct foreign_macs *macs = read_foreign_macs(set);
         struct map_item *item, *spare;
         json_t *list = json_array();
 
         map_for_each (item, spare, &set->switches)
-                list = with_item(list, switch_status(set, item->value, macs));
+                list = with_item(list, switch_status(set, item->value, macs, learned));
         return list;
 }
 

@@ -72,8 +72,11 @@ int vswitch_set_remove_port_group(struct vswitch_set *set, const char *name, str
  * distributed switch has more (distributed.h); its "uplink" names all of them. */
 json_t *vswitch_set_switch_status(struct vswitch_set *set, const char *name);
 json_t *vswitch_set_port_group_status(struct vswitch_set *set, const char *name);
-/* Arrays of the above; a switch also has "foreign_macs" (foreign_macs.h), unless they cannot be read now. */
-json_t *vswitch_set_list_switches(struct vswitch_set *set);
+/* {NAME: BRIDGE} of the distributed switches that work: whose addresses ovs-vswitchd can be asked for (ovs_list_macs()). The caller's; NULL without memory. */
+json_t *vswitch_set_distributed_bridges(const struct vswitch_set *set);
+/* Arrays of the above; a switch also has "foreign_macs" (foreign_macs.h), unless they cannot be read now. Of distributed switches they are as given: {NAME: array}, those
+ * that are missing are left out; may be NULL. */
+json_t *vswitch_set_list_switches(struct vswitch_set *set, const json_t *learned);
 json_t *vswitch_set_list_port_groups(struct vswitch_set *set);
 
 /* Where a port of the group goes. */

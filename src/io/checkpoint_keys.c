@@ -46,6 +46,7 @@ uint64_t checkpoint_page_digest(
         (void)crypto_generichash_update(&state, (const uint8_t *)&number, sizeof(number));
         (void)crypto_generichash_update(&state, data, len);
         (void)crypto_generichash_final(&state, full, sizeof(full));
+        sodium_memzero(&state, sizeof(state)); /* the key went into it */
         memcpy(&digest, full, sizeof(digest));
         return le64toh(digest);
 }

@@ -118,6 +118,7 @@ int http_request_new(struct http_server *server, struct MHD_Connection *connecti
         list_init(&q->query);
         list_init(&q->answer_headers);
         buf_init(&q->body, server->body_max_bytes);
+        q->body.secret = true; /* it may hold keys */
         q->connection = connection;
         q->method = alloc_strdup(method);
         q->path = alloc_strdup(path);

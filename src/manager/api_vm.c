@@ -271,8 +271,10 @@ void api_vm_pause(struct http_request *request, void *userdata)
 static int check_resume(const json_t *body, struct error **ret_error)
 {
         const char *host = NULL;
+        uint64_t timeout_ms;
+        int r = doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
 
-        return doc_opt_string(body, "", "host", NAME_MAX_CHARS, &host, ret_error);
+        return r < 0 ? r : doc_opt_u64(body, "", "timeout_ms", 1000, 86400000, &timeout_ms, ret_error);
 }
 
 /* What crashed, or was found stopped, while it was being suspended may be suspended all the same: its datastore says. */
@@ -281,7 +283,7 @@ void api_vm_resume(struct http_request *request, void *userdata)
         operate(request, userdata,
                 &(struct operation){.action = "vm.resume",
                         .what = "resumed",
-                        .keys = (const char *const[]){"host", NULL},
+                        .keys = (const char *const[]){"host", "timeout_ms", NULL},
                         .powers = (const char *const[]){"paused", "suspended", "crashed", "stopped", NULL},
                         .check = check_resume});
 }

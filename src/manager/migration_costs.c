@@ -74,7 +74,7 @@ static uint64_t promised_bps(const struct task *task)
 
 static int add_host(json_t *list, const struct task *task, const char *host)
 {
-        int r = add(list, QUEUE_HOST, host, queue_cost(QUEUE_HOST, false));
+        int r = add(list, QUEUE_HOST, host, queue_cost(QUEUE_HOST, migration_along(task)));
 
         if (r >= 0)
                 r = add(list, QUEUE_NETWORK, host, queue_cost(QUEUE_NETWORK, false));
@@ -168,7 +168,7 @@ void migration_units_destination(
         memset(ret_units, 0, N_QUEUE_KINDS * sizeof(*ret_units));
         if (moves_disks(task))
                 return;
-        ret_units[QUEUE_HOST] = queue_cost(QUEUE_HOST, false);
+        ret_units[QUEUE_HOST] = queue_cost(QUEUE_HOST, migration_along(task));
         ret_units[QUEUE_NETWORK] = queue_cost(QUEUE_NETWORK, false);
         ret_units[QUEUE_BANDWIDTH] = promised_bps(task);
         ret_units[QUEUE_MEMORY] = (uint64_t)MAX(checks_memory_need(vm_of(manager, task)), 0);

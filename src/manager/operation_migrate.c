@@ -822,7 +822,7 @@ static void on_forgotten_at_destination(
         call_migration(task, manager, "host_uid", "DELETE", "", on_forgotten);
 }
 
-/* Tidying up: an agent that cannot be asked now forgets settled migrations by itself. */
+/* Tidying up: the destination may still have to hear from the source, and forgets then; an agent that cannot be asked now forgets the oldest of many. */
 static void run_forget(struct task *task, void *userdata)
 {
         if (migration_along_clear(task, userdata))

@@ -23,7 +23,11 @@
 #define CALL_TIMEOUT_MS 60000u
 #define CREATE_TIMEOUT_MS 600000u /* raw images may be filled */
 #define STOP_TIMEOUT_MS 120000u   /* what a guest gets to power off unless the caller says otherwise */
-#define STATE_TIMEOUT_MS 3600000u /* for reading or writing a guest's memory */
+#define SUSPEND_TIMEOUT_MS \
+        3600000u /* for writing a guest's memory, unless the caller says otherwise: it is stopped meanwhile */
+#define RESUME_TIMEOUT_MS 86400000u /* for reading it: giving up helps nobody */
+#define AGAIN_MAX_MS 30000u
+#define TELL_TIMEOUT_MS 180000u /* for telling an agent to end one of these */
 #define STOP_GRACE_MS 15000u
 #define STOP_POLL_MS 500
 #define MINUTE_MS (60ull * 1000)
@@ -132,6 +136,7 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         if (r < 0)
                 return r;
         input = check_facts_input(&facts);
+        input.resumes = json_is_true(json_object_get(task_data(task), "from_state"));
         if (wanted)
                 r = check_wanted(&facts, &input, wanted, ret_error);
         else {
@@ -182,6 +187,22 @@ static void run_place(struct task *task, void *userdata)
                 task_step_done(task);
 }
 
+/* An agent of a version before suspending would take no notice of the state of a VM that has one. */
+static int check_knows_states(
+        struct task *task, const json_t *vm, const json_t *host, struct error **ret_error)
+{
+        bool has = json_is_true(json_object_get(task_data(task), "from_state")) ||
+                   !strcmp(json_text(json_status(vm), "power"), "suspended");
+
+        if (!has ||
+                json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), "suspend")))
+                return 0;
+        return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                "Upgrade drover there, or name another host (--host).",
+                "the agent of host %s is of a version that does not know of suspended virtual machines",
+                json_text(host, "name"));
+}
+
 static void run_place_start(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -192,7 +213,8 @@ static void run_place_start(struct task *task, void *userdata)
                 return;
         if (!vm)
                 fail_gone(task);
-        else if (choose_host(task, manager, vm, &host, &error) < 0)
+        else if (choose_host(task, manager, vm, &host, &error) < 0 ||
+                 check_knows_states(task, vm, host, &error) < 0)
                 task_step_failed(task, error);
         else if (remember_host(task, host) < 0 ||
                  set_power(task, vm, "starting", json_text(host, "name")) < 0)
@@ -567,14 +589,32 @@ static void run_pause(struct task *task, void *userdata)
         call_vm(task, userdata, "pause", NULL, CALL_TIMEOUT_MS, on_document);
 }
 
-/* A paused one goes on where it is; for one that has no QEMU a host is chosen. */
+/* --- To a state and back --------------------------------------------------------------------------------------- */
+
+static bool is_from_state(const struct task *task)
+{
+        return json_is_true(json_object_get(task_data(task), "from_state"));
+}
+
+static uint64_t state_timeout_ms(const struct task *task, uint64_t usual_ms)
+{
+        json_int_t wanted = json_integer_value(json_object_get(task_input(task), "timeout_ms"));
+
+        return wanted > 0 ? (uint64_t)wanted : usual_ms;
+}
+
+/* A paused one goes on where it is; for one that has no QEMU a host is chosen. `was`: the power before, which the agent is told: should the
+ * resumption fail, it is that again, also on a host that has not heard of the VM. */
 static void run_find_state(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
         const json_t *vm = vm_of(task, manager);
-        bool paused = !strcmp(json_text(json_status(vm), "power"), "paused");
+        const char *power = json_text(json_status(vm), "power");
+        bool paused = !strcmp(power, "paused");
 
-        if (vm && json_object_set_new(task_data(task), "from_state", json_boolean(!paused)) < 0)
+        if (vm && (json_object_set_new(task_data(task), "from_state", json_boolean(!paused)) < 0 ||
+                          (strcmp(power, "starting") != 0 &&
+                                  json_object_set_new(task_data(task), "was", json_string(power)) < 0)))
                 task_step_failed(task, NULL);
         else if (!vm || paused)
                 run_find(task, userdata);
@@ -582,59 +622,185 @@ static void run_find_state(struct task *task, void *userdata)
                 run_place_start(task, userdata);
 }
 
+/* BUSY: its agent was restarted and goes back by itself, or has enough to do with others: it is asked again. */
+static bool asked_again(struct task *task, const struct error *error, uint64_t timeout_ms)
+{
+        if (!error || error->code != ERROR_BUSY || task_cancel_requested(task) ||
+                task_step_elapsed_ms(task) >= timeout_ms)
+                return false;
+        step_say(task, "%s", error_message(error));
+        /* Each try may read all of a guest's memory. */
+        task_step_again(task, CLAMP(task_step_elapsed_ms(task) / 8, (uint64_t)STOP_POLL_MS, AGAIN_MAX_MS));
+        return true;
+}
+
+/* What the agent said no to is not under way there. */
+static void on_transferred(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (error && error->code != ERROR_UNREACHABLE &&
+                json_object_set_new(task_data(task), "refused", json_true()) < 0)
+                task_step_failed(task, NULL);
+        else
+                on_document(task, manager, body, error);
+}
+
+static void on_restored(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        if (!asked_again(task, error, state_timeout_ms(task, RESUME_TIMEOUT_MS)))
+                on_transferred(task, manager, body, error);
+}
+
+static void call_restore(struct task *task, struct manager *manager)
+{
+        uint64_t timeout_ms = state_timeout_ms(task, RESUME_TIMEOUT_MS);
+        const json_t *vm = vm_of(task, manager);
+        _cleanup_json_ json_t *body = vm ? vm_for_agent(vm) : NULL, *status = json_copy(json_status(vm));
+        _cleanup_free_ char *verb = alloc_printf("restore?timeout_ms=%llu", (unsigned long long)timeout_ms);
+        json_t *was = json_object_get(task_data(task), "was");
+
+        if (!vm)
+                fail_gone(task);
+        else if (!body || !status || !verb || (was && json_object_set(status, "power", was) < 0) ||
+                 json_object_set(body, "status", status) < 0)
+                task_step_failed(task, NULL);
+        else
+                call_vm(task, manager, verb, body, timeout_ms + STOP_GRACE_MS, on_restored);
+}
+
 static void run_resume(struct task *task, void *userdata)
 {
-        if (!json_is_true(json_object_get(task_data(task), "from_state"))) {
+        struct error *late = NULL;
+
+        if (is_from_state(task)) {
+                step_say(task, "reading its memory on host %s", json_text(task_data(task), "host"));
+                call_restore(task, userdata);
+        } else if (task_step_elapsed_ms(task) > TELL_TIMEOUT_MS) {
+                error_set(&late, ERROR_TIMED_OUT, "Look at the host's agent and try again.",
+                        "the host did not answer in time");
+                task_step_failed(task, late);
+        } else
                 call_vm(task, userdata, "resume", NULL, CALL_TIMEOUT_MS, on_document);
-                return;
-        }
-        step_say(task, "reading its memory on host %s", json_text(task_data(task), "host"));
-        send_document(task, userdata, "restore", STATE_TIMEOUT_MS, on_document);
 }
 
-static uint64_t suspend_timeout_ms(const struct task *task)
-{
-        json_int_t wanted = json_integer_value(json_object_get(task_input(task), "timeout_ms"));
-
-        return wanted > 0 ? (uint64_t)wanted : STATE_TIMEOUT_MS;
-}
-
-/* An agent that was restarted meanwhile goes back by itself, and is asked again. */
 static void on_suspended(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        if (error && error->code == ERROR_BUSY && !task_cancel_requested(task) &&
-                task_step_elapsed_ms(task) < suspend_timeout_ms(task)) {
-                step_say(task, "%s", error_message(error));
-                task_step_again(task, STOP_POLL_MS);
-                return;
-        }
-        on_document(task, manager, body, error);
+        if (!asked_again(task, error, state_timeout_ms(task, SUSPEND_TIMEOUT_MS)))
+                on_transferred(task, manager, body, error);
 }
 
 static void run_suspend(struct task *task, void *userdata)
 {
-        _cleanup_json_ json_t *body = json_pack("{s:I}", "timeout_ms", (json_int_t)suspend_timeout_ms(task));
+        uint64_t timeout_ms = state_timeout_ms(task, SUSPEND_TIMEOUT_MS);
+        _cleanup_json_ json_t *body = json_pack("{s:I}", "timeout_ms", (json_int_t)timeout_ms);
 
         step_say(task, "writing its memory to its datastore");
         if (!body)
                 task_step_failed(task, NULL);
         else
-                call_vm(task, userdata, "suspend", body, suspend_timeout_ms(task) + STOP_GRACE_MS,
-                        on_suspended);
+                call_vm(task, userdata, "suspend", body, timeout_ms + STOP_GRACE_MS, on_suspended);
 }
 
-/* It runs on, or was suspended before it could be stopped. */
-static void on_unsuspended(struct task *task, struct manager *manager, json_t *body, struct error *error)
+static void told(struct task *task, struct manager *manager, json_t *body)
 {
         if (json_is_object(json_status(body)))
                 inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
                         json_text(task_data(task), "vm_uid"), body);
-        task_step_done(task);
+}
+
+/* There was nothing to be stopped: it had not begun, or it was done. */
+static void on_looked_late(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *power = json_text(json_status(body), "power");
+        struct error *late = NULL;
+
+        told(task, manager, body);
+        if (error || !is_reached(task, power)) {
+                task_step_done(task);
+                return;
+        }
+        error_set(&late, ERROR_CONFLICT, NULL, "it was too late: the virtual machine is %s", power);
+        task_step_failed(task, late);
+}
+
+static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        told(task, manager, body);
+        if (error && error->code == ERROR_CONFLICT)
+                look(task, manager, on_looked_late);
+        else
+                task_step_done(task);
+}
+
+static void undo(struct task *task, struct manager *manager, const char *verb)
+{
+        struct error *late = NULL;
+
+        if (json_object_get(task_data(task), "refused"))
+                task_step_done(task);
+        else if (task_step_elapsed_ms(task) > TELL_TIMEOUT_MS) {
+                error_set(&late, ERROR_TIMED_OUT, NULL, "host %s could not be told; it goes on with it",
+                        json_text(task_data(task), "host"));
+                task_step_failed(task, late);
+        } else
+                call_vm(task, manager, verb, NULL, CALL_TIMEOUT_MS, on_undone);
 }
 
 static void undo_suspend(struct task *task, void *userdata)
 {
-        call_vm(task, userdata, "suspend/cancel", NULL, CALL_TIMEOUT_MS, on_unsuspended);
+        undo(task, userdata, "suspend/cancel");
+}
+
+static void undo_resume(struct task *task, void *userdata)
+{
+        if (is_from_state(task))
+                undo(task, userdata, "restore/cancel");
+        else
+                task_step_done(task);
+}
+
+static void cancel_resume(struct task *task, void *userdata)
+{
+        struct error *cancelled = NULL;
+
+        if (!is_from_state(task)) {
+                cancel_later(task, userdata);
+                return;
+        }
+        error_set(&cancelled, ERROR_CANCELLED, NULL, "the task was cancelled");
+        task_step_failed(task, cancelled);
+}
+
+/* A host whose agent does not know of states would start this VM from its disks as soon as it is told to, and nobody would hear of what was in
+ * its memory. */
+static const char *host_without_states(struct manager *manager)
+{
+        _cleanup_json_ json_t *hosts = inventory_live_hosts(manager->inventory);
+        json_t *host;
+        size_t i;
+
+        json_array_foreach (hosts, i, host) {
+                const json_t *capabilities = json_object_get(json_status(host), "capabilities");
+
+                if (json_is_object(capabilities) && !json_is_true(json_object_get(capabilities, "suspend")))
+                        return json_text(inventory_host(manager->inventory, json_text(host, "uid")), "name");
+        }
+        return NULL;
+}
+
+static void run_find_to_suspend(struct task *task, void *userdata)
+{
+        const char *older = host_without_states(userdata);
+        struct error *error = NULL;
+
+        if (!older) {
+                run_find(task, userdata);
+                return;
+        }
+        error_set(&error, ERROR_NOT_SUPPORTED, "Upgrade drover there first, or remove the host.",
+                "the agent of host %s is of a version that does not know of suspended virtual machines: it "
+                "would start one from its disks",
+                older);
+        task_step_failed(task, error);
 }
 
 static const struct task_step pause_steps[] = {
@@ -651,18 +817,18 @@ const struct task_kind operation_vm_pause = {
 
 static const struct task_step resume_steps[] = {
         {.name = "find", .run = run_find_state},
-        {.name = "resume", .run = run_resume, .cancel = cancel_later},
+        {.name = "resume", .run = run_resume, .undo = undo_resume, .cancel = cancel_resume},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
 };
 const struct task_kind operation_vm_resume = {
         .action = "vm.resume",
         .steps = resume_steps,
         .n_steps = ARRAY_SIZE(resume_steps),
-        .timeout_ms = 65 * MINUTE_MS,
+        .timeout_ms = 25 * 60 * MINUTE_MS,
 };
 
 static const struct task_step suspend_steps[] = {
-        {.name = "find", .run = run_find},
+        {.name = "find", .run = run_find_to_suspend},
         {.name = "suspend", .run = run_suspend, .undo = undo_suspend},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
 };

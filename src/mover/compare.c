@@ -133,8 +133,10 @@ static int set_up(struct comparison *c, const struct control_message *message, s
         if (r >= 0 && message->n_fds != 1)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
                         "The compare message brought %zu descriptors, not the checkpoint", message->n_fds);
-        if (r < 0)
+        if (r < 0) {
+                explicit_bzero(key, sizeof(key));
                 return r;
+        }
         r = fstat(message->fds[0], &st) < 0 ? -errno
                                             : checkpoint_digests_open(message->fds[0], (uint64_t)st.st_size,
                                                       key, c->ram.bytes, &c->kept);

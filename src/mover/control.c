@@ -65,6 +65,7 @@ int control_receive(int fd, struct control_message *ret_message, struct error **
                 return -ENODATA;
         }
         r = doc_parse(text, len, &message.json, ret_error);
+        explicit_bzero(text, len); /* it may hold keys */
         if (r >= 0)
                 r = parse_op(message.json, &message.op, ret_error);
         if (r < 0) {
@@ -106,7 +107,7 @@ void control_send_failed(int fd, const struct error *error, bool from_peer)
         control_send(fd, event, false);
 }
 
-/* Optional: 64 hex digits. */
+/* Optional: 64 hex digits, which the message does not have any more then. */
 static int parse_key(const json_t *json, const char *name, uint8_t ret_key[static 32], bool *ret_has,
         struct error **ret_error)
 {
@@ -118,6 +119,7 @@ static int parse_key(const json_t *json, const char *name, uint8_t ret_key[stati
         if (text_hex_decode(hex, ret_key, 32) < 0)
                 return error_set(
                         ret_error, ERROR_BAD_DOCUMENT, NULL, "start.%s must be 64 hexadecimal digits", name);
+        doc_wipe_string(json_object_get(json, name));
         *ret_has = true;
         return 0;
 }
@@ -198,5 +200,7 @@ int control_parse_start(
         if (r < 0)
                 return r;
         *ret_start = s;
+        explicit_bzero(s.checkpoint_key, sizeof(s.checkpoint_key));
+        explicit_bzero(s.sibling_key, sizeof(s.sibling_key));
         return 0;
 }

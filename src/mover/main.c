@@ -10,6 +10,7 @@
 
 #include <sodium.h>
 
+#include "base/doc.h"
 #include "base/log.h"
 #include "io/file.h"
 #include "mover/compare.h"
@@ -71,6 +72,7 @@ static int serve(int (*run)(int control_fd, bool sandbox))
 int main(int argc, char **argv)
 {
         log_init("drover-mover", LOG_LEVEL_INFO);
+        doc_wipe_freed(); /* keys come in them */
         if (argc == 2 && strcmp(argv[1], "source") == 0)
                 return serve(source_run);
         if (argc == 2 && strcmp(argv[1], "sink") == 0)

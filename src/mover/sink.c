@@ -99,6 +99,7 @@ static void open_checkpoint(struct sink *sink)
                     ? -errno
                     : checkpoint_open(sink->checkpoint_fd, (uint64_t)st.st_size, sink->start.checkpoint_key,
                               sink->ram.bytes, &sink->checkpoint);
+        explicit_bzero(sink->start.checkpoint_key, sizeof(sink->start.checkpoint_key));
         if (r < 0)
                 log_notice("The guest's memory from its earlier stay cannot be used: %s", strerror(-r));
 }

@@ -74,6 +74,7 @@ static int take_descriptors(struct source *source, struct error **ret_error)
         if (source->start.has_checkpoint) {
                 source->checkpoint_fd = TAKE_FD(message->fds[message->n_fds - n_files]);
                 memcpy(source->checkpoint_key, source->start.checkpoint_key, sizeof(source->checkpoint_key));
+                explicit_bzero(source->start.checkpoint_key, sizeof(source->start.checkpoint_key));
         }
         return 0;
 }

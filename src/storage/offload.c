@@ -6,6 +6,7 @@
 
 #include "storage/offload.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -26,37 +27,42 @@ struct offload {
         pid_t pid;
         int fd;
         uint64_t timeout_ms;
+        struct pool *pool;
         offload_done_fn done;
         void *userdata;
 };
 
-/* Children that were killed and have not ended yet; 0: free. Of the process, like the children themselves; together
- * with those at work never more than fit. */
-static pid_t stuck[OFFLOAD_MAX_STUCK];
-static size_t n_working;
+/* Children that were killed and have not ended yet (0: free), together with those at work never more than fit. Of the process, like
+ * the children themselves. Those that carry a stream, which may take hours, have places of their own. */
+struct pool {
+        pid_t stuck[OFFLOAD_MAX_STUCK];
+        size_t n_working, max;
+};
+static struct pool short_work = {.max = OFFLOAD_MAX_STUCK}, streams = {.max = OFFLOAD_MAX_STREAMS};
+static_assert(OFFLOAD_MAX_STREAMS <= OFFLOAD_MAX_STUCK, "stuck[] has room for them");
 
-static size_t reap_stuck(void)
+static size_t reap_stuck(struct pool *pool)
 {
         size_t n = 0;
 
-        for (size_t i = 0; i < ARRAY_SIZE(stuck); i++) {
-                if (stuck[i] && waitpid(stuck[i], NULL, WNOHANG) != 0)
-                        stuck[i] = 0;
-                n += stuck[i] != 0;
+        for (size_t i = 0; i < ARRAY_SIZE(pool->stuck); i++) {
+                if (pool->stuck[i] && waitpid(pool->stuck[i], NULL, WNOHANG) != 0)
+                        pool->stuck[i] = 0;
+                n += pool->stuck[i] != 0;
         }
         return n;
 }
 
 /* Ends the child and reaps it, now or some day. */
-static void give_up(pid_t pid)
+static void give_up(struct pool *pool, pid_t pid)
 {
         (void)kill(pid, SIGKILL);
         if (waitpid(pid, NULL, WNOHANG) != 0)
                 return;
-        (void)reap_stuck();
-        for (size_t i = 0; i < ARRAY_SIZE(stuck); i++)
-                if (!stuck[i]) {
-                        stuck[i] = pid;
+        (void)reap_stuck(pool);
+        for (size_t i = 0; i < ARRAY_SIZE(pool->stuck); i++)
+                if (!pool->stuck[i]) {
+                        pool->stuck[i] = pid;
                         return;
                 }
 }
@@ -188,33 +194,28 @@ static int start_child(struct offload *o, offload_fn fn, void *arg, int extra_fd
         }
         if (!o->pid)
                 run_child(write_fd, extra_fd, fn, arg);
-        n_working++;
+        o->pool->n_working++;
         o->fd = TAKE_FD(read_fd);
         return 0;
 }
 
-int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg, uint64_t timeout_ms,
-        offload_done_fn done, void *userdata, struct offload **ret_offload, struct error **ret_error)
-{
-        return offload_start_with_fd(
-                loop, what, fn, arg, -1, timeout_ms, done, userdata, ret_offload, ret_error);
-}
-
-int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+static int start(struct pool *pool, struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
         uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
         struct error **ret_error)
 {
         _cleanup_(offload_freep) struct offload *o = NULL;
         int r;
 
-        if (reap_stuck() + n_working >= OFFLOAD_MAX_STUCK)
+        if (reap_stuck(pool) + pool->n_working >= pool->max)
                 return error_set(ret_error, ERROR_BUSY, "Bring the storage back, or restart the host.",
-                        "%s: %d helper processes wait for storage that does not answer", what,
-                        OFFLOAD_MAX_STUCK);
+                        "%s: %zu helper processes are at work already, or wait for storage that does not "
+                        "answer",
+                        what, pool->max);
         o = ALLOC(struct offload);
         if (!o)
                 return error_from_errno(ret_error, ENOMEM, "%s", what);
         o->fd = -1;
+        o->pool = pool;
         o->timeout_ms = timeout_ms;
         o->done = done;
         o->userdata = userdata;
@@ -231,6 +232,28 @@ int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, vo
         return 0;
 }
 
+int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg, uint64_t timeout_ms,
+        offload_done_fn done, void *userdata, struct offload **ret_offload, struct error **ret_error)
+{
+        return start(
+                &short_work, loop, what, fn, arg, -1, timeout_ms, done, userdata, ret_offload, ret_error);
+}
+
+int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+        uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
+        struct error **ret_error)
+{
+        return start(
+                &short_work, loop, what, fn, arg, fd, timeout_ms, done, userdata, ret_offload, ret_error);
+}
+
+int offload_start_stream(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+        uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
+        struct error **ret_error)
+{
+        return start(&streams, loop, what, fn, arg, fd, timeout_ms, done, userdata, ret_offload, ret_error);
+}
+
 void offload_free(struct offload *offload)
 {
         if (!offload)
@@ -239,8 +262,8 @@ void offload_free(struct offload *offload)
         loop_source_free(offload->timer);
         fd_closep(&offload->fd);
         if (offload->pid > 0) {
-                n_working--;
-                give_up(offload->pid);
+                offload->pool->n_working--;
+                give_up(offload->pool, offload->pid);
         }
         buf_deinit(&offload->answer);
         free(offload->what);

@@ -15,6 +15,7 @@
 #include "io/loop.h"
 
 #define OFFLOAD_MAX_STUCK 32
+#define OFFLOAD_MAX_STREAMS 8 /* of those that carry a stream, which count apart */
 #define OFFLOAD_RESULT_MAX_BYTES (256 * 1024)
 
 struct offload;
@@ -33,6 +34,10 @@ int offload_start(struct loop *loop, const char *what, offload_fn fn, void *arg,
 /* The same with one descriptor (duplicated; the caller's stays the caller's), which the child has as OFFLOAD_FD. */
 #define OFFLOAD_FD 4
 int offload_start_with_fd(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
+        uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
+        struct error **ret_error);
+/* The same for a stream, which may take hours: it takes no place of other work. BUSY when OFFLOAD_MAX_STREAMS are at work. */
+int offload_start_stream(struct loop *loop, const char *what, offload_fn fn, void *arg, int fd,
         uint64_t timeout_ms, offload_done_fn done, void *userdata, struct offload **ret_offload,
         struct error **ret_error);
 /* Gives the work up; `done` is not called. Accepts NULL. Not for one whose `done` was called: that one is gone. */

@@ -8,6 +8,8 @@
 #include <openssl/evp.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
+#include <time.h>
 #include <zstd.h>
 
 #include "base/alloc.h"
@@ -15,6 +17,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "storage/beneath.h"
+#include "storage/confine.h"
 
 #define FORMAT 1
 #define PREFIX "suspend."
@@ -23,6 +26,12 @@
 #define CHUNK_BYTES ((size_t)1 << 20)
 #define LEVEL 1
 #define SHA256_BYTES 32
+/* What a state leaves to the disks of the other guests on its datastore, which QEMU stops when there is no room. */
+#define ROOM_LEFT_BYTES (UINT64_C(64) << 20)
+#define CHUNKS_PER_LOOK 16
+/* Somebody else holds the lock of the owner record for a few milliseconds. */
+#define BUSY_TRIES 50
+#define BUSY_PAUSE_MS 20
 
 #define HINT_DISCARD \
         "Start it from its disks with `drover vm start --discard-state`; what was in its memory is lost " \
@@ -133,14 +142,36 @@ static int write_chunk(struct work *work, int fd, size_t len)
         return write_all(fd, work->packed, packed);
 }
 
+/* A guest's memory passes through once: the host's cache is for others, and what is left to the end is a long flush. Best effort. */
+static void spare_cache(int fd)
+{
+        (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+/* -ENOSPC as soon as only what the others need is left. */
+static int look_at_room(int fd)
+{
+        struct statvfs fs;
+
+        if (fstatvfs(fd, &fs) < 0)
+                return -errno;
+        return (uint64_t)fs.f_bavail * fs.f_frsize < ROOM_LEFT_BYTES ? -ENOSPC : 0;
+}
+
 static int write_stream(struct work *work, const struct vm_folder *folder, const char *name, int in_fd)
 {
         _cleanup_fd_ int fd = -1;
         size_t len = CHUNK_BYTES;
         int r = beneath_open_file(folder->fd, name, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd);
 
-        while (r == 0 && len == CHUNK_BYTES) {
-                r = fill_chunk(in_fd, work->plain, &len);
+        for (size_t n = 0; r == 0 && len == CHUNK_BYTES; n++) {
+                if (n % CHUNKS_PER_LOOK == 0) {
+                        r = look_at_room(fd);
+                        spare_cache(fd);
+                }
+                if (r == 0)
+                        r = fill_chunk(in_fd, work->plain, &len);
                 if (r == 0 && len)
                         r = write_chunk(work, fd, len);
         }
@@ -168,11 +199,30 @@ int state_file_write(const struct vm_folder *folder, const char *host, uint64_t 
                 r = finish_digest(&work, hex);
         if (r < 0) {
                 (void)beneath_unlink(folder->fd, name);
+                if (r == -ENOSPC)
+                        return error_set(ret_error, ERROR_NO_SPACE, "Make room there, or suspend fewer.",
+                                "%s/%s does not fit: what is left on its datastore is for the disks there",
+                                folder->path, name);
                 return beneath_failed(r, folder->path, name, ret_error);
         }
         *ret_written = json_pack("{s:s, s:I, s:I, s:s}", "state", name, "bytes", (json_int_t)work.bytes,
                 "stream_bytes", (json_int_t)work.stream_bytes, "sha256", hex);
         return *ret_written ? 0 : error_from_errno(ret_error, ENOMEM, "state in %s", folder->path);
+}
+
+static int take_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch, uint64_t epoch,
+        int64_t now_unix_ms, struct error **ret_error)
+{
+        const struct timespec pause = {.tv_nsec = BUSY_PAUSE_MS * 1000000L};
+        _cleanup_error_ struct error *error = NULL;
+        int r = vm_folder_take_owner(folder, host, known_epoch, epoch, now_unix_ms, &error);
+
+        for (unsigned int i = 1; r < 0 && error && error->code == ERROR_BUSY && i < BUSY_TRIES; i++) {
+                error_free(TAKE_PTR(error));
+                (void)nanosleep(&pause, NULL);
+                r = vm_folder_take_owner(folder, host, known_epoch, epoch, now_unix_ms, &error);
+        }
+        return r < 0 && error ? error_propagate(ret_error, TAKE_PTR(error)) : r;
 }
 
 static int write_record(const struct vm_folder *folder, const json_t *record, struct error **ret_error)
@@ -193,7 +243,7 @@ int state_file_commit(const struct vm_folder *folder, const char *host, uint64_t
 {
         _cleanup_json_ json_t *whole = json_copy((json_t *)record);
         /* Under the lock: what has this epoch already is written once more, a later one or another host's is refused. */
-        int r = vm_folder_take_owner(folder, host, epoch - 1, epoch, now_unix_ms, ret_error);
+        int r = take_owner(folder, host, epoch - 1, epoch, now_unix_ms, ret_error);
 
         if (r < 0)
                 return r;
@@ -262,6 +312,21 @@ static uint64_t epoch_of(const json_t *record)
         return (uint64_t)json_integer_value(json_object_get(record, "epoch"));
 }
 
+/* The next epoch alone may be of a resumption that came to nothing: the host that has it then can write the record anew. */
+static int stale(const struct vm_folder *folder, const struct vm_owner *owner, uint64_t epoch,
+        struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_STALE_EPOCH,
+                owner->epoch == epoch + 1
+                        ? "Was it being resumed on that host and never ran? Resume it there (--host). Else "
+                          "start it from its disks."
+                        : "Start it from its disks.",
+                "the state in %s is of owner epoch %" PRIu64
+                ", and host %s has run the virtual machine under epoch %" PRIu64
+                " since: its memory does not fit its disks any more",
+                folder->path, epoch, owner->host, owner->epoch);
+}
+
 int state_file_record(const struct vm_folder *folder, json_t **ret_record, struct error **ret_error)
 {
         _cleanup_json_ json_t *record = NULL;
@@ -273,13 +338,26 @@ int state_file_record(const struct vm_folder *folder, json_t **ret_record, struc
         if (r < 0)
                 return r;
         if (owner.epoch != epoch_of(record))
-                return error_set(ret_error, ERROR_STALE_EPOCH, "Start it from its disks.",
-                        "the state in %s is of owner epoch %" PRIu64
-                        ", and the virtual machine ran under epoch %" PRIu64
-                        " since: its memory does not fit its disks any more",
-                        folder->path, epoch_of(record), owner.epoch);
+                return stale(folder, &owner, epoch_of(record), ret_error);
         *ret_record = TAKE_PTR(record);
         return 0;
+}
+
+int state_file_check_none(const struct vm_folder *folder, struct error **ret_error)
+{
+        _cleanup_json_ json_t *record = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        int r = state_file_record(folder, &record, &error);
+
+        if (error && (error->code == ERROR_NOT_FOUND || error->code == ERROR_STALE_EPOCH))
+                return 0;
+        if (r < 0)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        return error_set(ret_error, ERROR_CONFLICT,
+                "Resume it with `drover vm resume`, or give up what was in its memory: `drover vm start "
+                "--discard-state`.",
+                "the virtual machine is suspended: its memory is in %s, and needs its disks where they are",
+                folder->path);
 }
 
 static int send_all(int fd, const uint8_t *data, size_t len)
@@ -340,7 +418,9 @@ static int read_stream(struct work *work, int in_fd, int out_fd)
         bool end = false;
         int r;
 
-        for (;;) {
+        for (size_t n = 1;; n++) {
+                if (n % CHUNKS_PER_LOOK == 0)
+                        (void)posix_fadvise(in_fd, 0, 0, POSIX_FADV_DONTNEED);
                 r = end ? 0 : refill(work, in_fd, &len, &end);
                 if (r == 0 && len == 0)
                         return 0;
@@ -363,7 +443,8 @@ static bool is_as_recorded(struct work *work, const json_t *record)
                !strcmp(hex, json_string_value(json_object_get(record, "sha256")));
 }
 
-int state_file_read(const struct vm_folder *folder, const json_t *record, int fd, struct error **ret_error)
+int state_file_read(
+        const struct vm_folder *folder, const json_t *record, int fd, bool confine, struct error **ret_error)
 {
         const char *name = json_string_value(json_object_get(record, "state"));
         _cleanup_(work_deinit) struct work work = {};
@@ -375,6 +456,11 @@ int state_file_read(const struct vm_folder *folder, const json_t *record, int fd
         r = beneath_open_file(folder->fd, name, O_RDONLY, 0, &in_fd);
         if (r == -ENOENT)
                 return damaged(folder, name, ret_error);
+        if (r == 0 && confine) {
+                r = confine_to_descriptors(ret_error);
+                if (r < 0)
+                        return r;
+        }
         if (r == 0)
                 r = read_stream(&work, in_fd, fd);
         if (r == -EPIPE || r == -ECONNRESET)
@@ -397,7 +483,7 @@ int state_file_keep(const struct vm_folder *folder, const char *host, uint64_t e
         /* The owner first, whether or not the attempt came that far: a helper process of it that still hangs in the kernel can
          * then change nothing any more. */
         if (epoch_of(record) == epoch) {
-                r = vm_folder_take_owner(folder, host, epoch, epoch + 1, now_unix_ms, ret_error);
+                r = take_owner(folder, host, epoch, epoch + 1, now_unix_ms, ret_error);
                 if (r < 0)
                         return r;
                 if (json_object_set_new(record, "epoch", json_integer((json_int_t)epoch + 1)) < 0)

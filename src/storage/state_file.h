@@ -34,9 +34,13 @@ int state_file_commit(const struct vm_folder *folder, const char *host, uint64_t
 /* The record, the caller's. NOT_FOUND: the VM is not suspended; STALE_EPOCH: it ran since then; CONFLICT: the record is damaged. */
 int state_file_record(const struct vm_folder *folder, json_t **ret_record, struct error **ret_error);
 
+/* For whoever changes the disks of a VM that is off: CONFLICT when there is a state that is good, whose guest would not find them any more. */
+int state_file_check_none(const struct vm_folder *folder, struct error **ret_error);
+
 /* Writes QEMU's stream to the socket `fd`. CONFLICT when the file is not what the record says; nothing that is damaged is
- * written. */
-int state_file_read(const struct vm_folder *folder, const json_t *record, int fd, struct error **ret_error);
+ * written. `confine`: the process is shut in first, for good (confine.h): who wrote the file is not known. */
+int state_file_read(
+        const struct vm_folder *folder, const json_t *record, int fd, bool confine, struct error **ret_error);
 
 /* `host` had begun to resume the VM from the state of `epoch`, and its guest never ran: that state is good again, under the next epoch, which
  * is the host's. Repeated calls do no harm. *ret_epoch: the epoch that it is good for. */

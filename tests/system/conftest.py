@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import signal
 import sys
+import threading
 
 import pytest
 
@@ -28,8 +29,10 @@ _numbers = itertools.count()
 
 
 def pytest_configure():
-    # A run that a time limit ends takes its labs down, as one that Ctrl-C ends does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A run that a time limit ends takes its labs down, as one that Ctrl-C ends does. A worker whose tests do not run in its main thread, as it may be on a
+    # busy machine, cannot: then the run that hands out the modules does.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_unconfigure():
@@ -44,6 +47,7 @@ def pytest_addoption(parser):
     parser.addoption("--takeover-migrations", type=int, default=4, help="migrations that run while a standby takes over (10 in full)")
     parser.addoption("--maintenance-vms", type=int, default=4, help="small guests on the host that is emptied (20 in full)")
     parser.addoption("--all-points", action="store_true", help="all cells of the larger fault matrices, not some")
+    parser.addoption("--earlier", help="build folder of an earlier version, for test_upgrade.py")
     parser.addoption("--pgbench-rounds", type=int, default=2, help="migrations under pgbench (10 in full)")
 
 

@@ -175,6 +175,12 @@ def test_gateway_is_away(lab, blue):
     blue.status()
 
 
+def broken(lab, guest, host):
+    """Codes of the manager's checks that are not met."""
+    done = lab.run_drover("-o", "json", "vm", "migrate", guest.name, "--to", host, "--check")
+    return [item["code"] for item in json.loads(done.stdout)["checks"] if not item["ok"]]
+
+
 def test_mac_address_is_taken_on_the_host(lab, blue):
     """Something else on host2, in blue's VLAN, that the source cannot hear."""
     if blue.host() != "host1":
@@ -185,6 +191,8 @@ def test_mac_address_is_taken_on_the_host(lab, blue):
         lab.machines.run("host2", "ip", "address", "add", f"{blue.address}/32", "dev", "twin")
         lab.machines.run("host2", "ip", "link", "set", "twin", "up")
         cause = refused(lab, blue)
+        # The manager knows by the list of switches, a little later.
+        wait_for("the manager to know", lambda: "mac-on-host" in broken(lab, blue, "host2"), 30, 0.5)
     finally:
         vswitch.vsctl("--if-exists", "del-port", "twin")
     assert cause.startswith(f"network-mac: the MAC address {mac} is taken "), cause

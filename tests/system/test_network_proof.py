@@ -10,10 +10,11 @@ import subprocess
 import time
 
 import pytest
+from labkit import guest as guests
 from labkit import network
 from labkit.lab import wait_for
 from labkit.machines import FABRIC
-from labkit.workload import Workload
+from labkit.workload import Workload, install
 
 LAB = {"hosts": 2}
 GATEWAY = network.CLIENT_VM_ADDRESS
@@ -91,6 +92,35 @@ def test_a_good_network_is_proven_and_the_arrival_verified(at_home, lab):
     # guest ran, and the last question of the source's host may be late.
     assert arrival["gap_ms"] >= result["pause_ms"] * 0.8 - 150
     assert arrival["gap_ms"] <= seen["longest_gap_ms"] + 1000
+
+
+@pytest.fixture
+def six(lab):
+    """The address of a guest that has IPv6 alone, and has spoken with the client."""
+    address, image = "fd00:77::20", install(lab, "workload")
+    line = (guests.build("workload") / "append").read_text(encoding="ascii").strip()
+    lab.machines.run("client", "ip", "address", "add", "fd00:77::1/64", "dev", "vm0", "nodad")
+    lab.drover("vm", "create", "six", "--memory", "96M", "--datastore", "shared", "--net", "default", "--kernel", f"shared:{image}/vmlinuz",
+               "--initrd", f"shared:{image}/initrd", "--append", f"{line} guest.ip={address}/64", "--host", "host1", "--start")
+    yield address
+    lab.drover("vm", "stop", "six", "--force")
+    lab.drover("vm", "delete", "six")
+    lab.machines.run("client", "ip", "address", "delete", "fd00:77::1/64", "dev", "vm0")
+
+
+def answers(lab, address):
+    words, environment = lab.command("client", "ping", "-q", "-c", "1", "-W", "1", address)
+    return subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_arrival_of_a_guest_with_ipv6_alone_is_verified(six, lab):
+    wait_for("the guest to answer", lambda: answers(lab, six))
+    result = lab.drover_json("vm", "migrate", "six", "--to", "host2")["status"]["result"]
+    assert checks(result)["network-segment"]["ok"]
+    # Nobody but the one that was asked says anything to it meanwhile.
+    nic, = result["arrival"]["nics"]
+    assert nic["asked"] >= 1 and nic["verified_by"] == "answer", nic
+    assert answers(lab, six)
 
 
 def test_no_switch_learns_the_guest_at_the_destination_before_it_runs_there(at_home, lab):

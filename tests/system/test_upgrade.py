@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent is replaced by a newer one, as a package upgrade does it: ended by SIGTERM in the middle of everything."""
+"""An agent is replaced by a newer one, as a package upgrade does it: ended by SIGTERM in the middle of everything. And hosts of two versions in one
+cluster, with --earlier FOLDER: the build folder of a commit before, in a work tree of its own."""
 
 import os
 import signal
 
 import pytest
-from labkit.lab import wait_for
+from labkit.lab import Lab, wait_for
 from labkit.workload import Workload
 
 LAB = {"hosts": 2}
 
 
-def upgrade(lab, host):
+def end(lab, host):
     pid, = lab.find(host, "agent")
     os.kill(pid, signal.SIGTERM)
     wait_for("the agent to end", lambda: lab.find(host, "agent") == [], 20)
+
+
+def upgrade(lab, host):
+    end(lab, host)
     lab.start(host, "agent")
     lab.wait_answering(host)
 
@@ -58,3 +63,45 @@ def test_every_guest_can_be_moved_and_stopped_after_upgrades(guests, lab):
         guest.verify()
     guests[0].migrate("host1", "--verify")
     guests[0].verify()
+
+
+@pytest.fixture
+def earlier(request, lab):
+    """host2 has the programs of an earlier version; those of this one come when the test is over, or upgrades."""
+    folder = request.config.getoption("--earlier")
+    if not folder:
+        pytest.skip("no programs of an earlier version: --earlier FOLDER")
+    theirs, config = Lab(lab.folder, folder), lab.folder_of("host2") / "agent.conf"
+    ours = config.read_text(encoding="utf-8")
+    end(lab, "host2")
+    config.write_text(ours.replace(str(lab.program("drover-mover")), str(theirs.program("drover-mover"))), encoding="utf-8")
+    theirs.start("host2", "agent")
+    lab.wait_answering("host2")
+
+    def replace():
+        config.write_text(ours, encoding="utf-8")
+        upgrade(lab, "host2")
+    yield replace
+    if config.read_text(encoding="utf-8") != ours:
+        replace()
+
+
+def test_hosts_of_two_versions_move_guests_both_ways(guests, lab, earlier):
+    session = guests[0].session()
+    guests[0].migrate("host2", "--verify")
+    guests[0].verify()
+    guests[0].migrate("host1", "--verify")
+    guests[0].verify()
+    session.close()
+
+
+def test_guest_of_an_earlier_agent_is_the_newer_ones(guests, lab, earlier):
+    session = guests[0].session()
+    guests[0].migrate("host2", "--verify")
+    process = lab.find("host2", "qemu:up0")
+    earlier()
+    wait_for("the guest to be known as running", lambda: (guests[0].host(), guests[0].power()) == ("host2", "running"))
+    assert lab.find("host2", "qemu:up0") == process
+    guests[0].migrate("host1", "--verify")
+    guests[0].verify()
+    session.close()

@@ -110,6 +110,8 @@ void rig_start_agent(struct rig *rig)
         config.runtime_dir = alloc_printf("%s/run", rig->folder);
         r = r < 0 ? r : alloc_replace(&config.listen, "127.0.0.1:0");
         r = r < 0 ? r : alloc_replace(&config.accelerator, "tcg");
+        if (r == 0 && getenv("DROVER_MOVER"))
+                r = alloc_replace(&config.mover, getenv("DROVER_MOVER"));
         assert_int_equal(r, 0);
         rig->ready = false;
         r = agent_new(rig->loop, &config, &rig->agent, &error);

@@ -2,7 +2,7 @@
 #pragma once
 
 /* A real agent for tests: its own network namespace, a cluster CA of its own, a temporary folder, requests over mutual
- * TLS, real QEMU (TCG, firmware only). Needs root. */
+ * TLS, real QEMU (TCG, firmware only), the mover that DROVER_MOVER names. Needs root. */
 
 #include <jansson.h>
 

@@ -17,7 +17,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/host.h"
 #include "agent/vm_job.h"
+#include "agent/vm_suspend.h"
 #include "io/child.h"
 #include "rig.h"
 
@@ -260,6 +262,22 @@ static void test_refused_claim_leaves_the_epoch_as_it_was(void **state)
         json_decref(problem);
 }
 
+static void test_request_that_was_answered_with_busy_is_carried_out_when_it_is_repeated(void **state)
+{
+        int lock, first, again;
+
+        if (!possible)
+                skip();
+        lock = hold_owner_lock();
+        rig.request_id = "66666666-6666-4666-8666-666666666666";
+        first = rig_vm(&rig, "start", rig_vm_document(), NULL);
+        (void)close(lock);
+        again = rig_vm(&rig, "start", rig_vm_document(), NULL);
+        rig.request_id = NULL;
+        assert_int_equal(first, 409);
+        assert_int_equal(again, 200);
+}
+
 static void test_claim_that_is_given_up_counts_as_taken(void **state)
 {
         struct outcome started = {0};
@@ -466,6 +484,184 @@ static void test_superseded_host_neither_suspends_nor_removes_a_state(void **sta
         assert_true(rig_wait_power(&rig, "crashed")); /* the VM is that host's: this guest is ended */
         assert_true(has_state());
         set_owner(RIG_HOST_UID, 2);
+}
+
+/* The guest would be stopped and an agent that starts again knew nothing of it. */
+static void test_vm_is_not_suspended_when_that_cannot_be_noted(void **state)
+{
+        char path[96];
+
+        if (!possible)
+                skip();
+        start();
+        (void)snprintf(path, sizeof(path), "%s/run/vms/%s.json", rig.folder, RIG_VM_UID);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(mkdir(path, 0700), 0); /* it cannot be replaced by a file */
+        assert_true(rig_vm(&rig, "suspend", json_object(), NULL) >= 400);
+        assert_int_equal(vm_power(vm_find(rig.agent, RIG_VM_UID)), VM_POWER_RUNNING);
+        assert_string_equal(vm_find(rig.agent, RIG_VM_UID)->qemu_status, "running");
+        assert_false(has_state());
+        assert_int_equal(rmdir(path), 0);
+        assert_int_equal(rig_vm(&rig, "suspend", json_object(), NULL), 200);
+}
+
+static void suspend_it(void)
+{
+        start();
+        assert_int_equal(rig_vm(&rig, "suspend", json_object(), NULL), 200);
+        assert_true(rig_wait_power(&rig, "suspended"));
+}
+
+static struct vm *begin_restore(struct outcome *outcome, uint64_t timeout_ms)
+{
+        json_t *document = rig_vm_document();
+        struct vm *vm;
+
+        assert_int_equal(vm_restore(rig.agent, document, timeout_ms, on_done, outcome, &vm, NULL), 0);
+        json_decref(document);
+        return vm;
+}
+
+/* At each step that it comes to, also while QEMU has all of it and the owner record is claimed. */
+static void test_cancelled_resumption_leaves_the_vm_suspended(void **state)
+{
+        struct outcome outcome;
+        struct vm *vm;
+
+        if (!possible)
+                skip();
+        suspend_it();
+        for (unsigned int step = 0; step < 4; step++) {
+                int lock = step == 3 ? hold_owner_lock() : -1;
+
+                outcome = (struct outcome){};
+                vm = begin_restore(&outcome, 0);
+                for (int i = 0; i < 400 && !outcome.came &&
+                                !(step == 0 || (step == 1 && vm->pid) ||
+                                        (step == 2 && vm->qmp && vm->job->call) || vm->job->owner);
+                        i++)
+                        (void)loop_iterate(rig.loop, 50);
+                assert_false(outcome.came);
+                assert_int_equal(vm_restore_cancel(vm, NULL), 0);
+                if (lock >= 0)
+                        (void)close(lock);
+                if (!outcome.came)
+                        assert_int_equal(loop_wait(rig.loop, &outcome.came, 20000), 0);
+                assert_int_equal(outcome.code, ERROR_CANCELLED);
+                assert_int_equal(vm_power(vm), VM_POWER_SUSPENDED);
+                assert_true(has_state());
+                assert_true(vm_restore_cancel(vm, NULL) < 0);
+        }
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 200);
+        assert_false(has_state());
+}
+
+static void test_resumption_that_takes_too_long_leaves_the_vm_suspended(void **state)
+{
+        struct outcome outcome = {};
+        struct vm *vm;
+
+        if (!possible)
+                skip();
+        suspend_it();
+        vm = begin_restore(&outcome, 1);
+        assert_int_equal(loop_wait(rig.loop, &outcome.came, 20000), 0);
+        assert_int_equal(outcome.code, ERROR_TIMED_OUT);
+        assert_int_equal(vm_power(vm), VM_POWER_SUSPENDED);
+}
+
+static void test_only_so_many_are_suspended_or_resumed_at_once(void **state)
+{
+        struct outcome outcomes[VM_STATE_TRANSFERS_MAX] = {};
+        struct vm *vms[VM_STATE_TRANSFERS_MAX];
+        json_t *document;
+        char text[64];
+
+        if (!possible)
+                skip();
+        start();
+        for (size_t i = 0; i < VM_STATE_TRANSFERS_MAX; i++) {
+                document = rig_vm_document();
+                (void)snprintf(text, sizeof(text), "44444444-4444-4444-8444-44444444444%zu", i);
+                json_object_set_new(document, "uid", json_string(text));
+                (void)snprintf(text, sizeof(text), "other%zu", i);
+                json_object_set_new(document, "name", json_string(text));
+                assert_int_equal(vm_restore(rig.agent, document, 0, on_done, &outcomes[i], &vms[i], NULL), 0);
+                json_decref(document);
+        }
+        assert_true(vm_state_transfer_fits(rig.agent, NULL) < 0);
+        assert_int_equal(rig_vm(&rig, "suspend", json_object(), NULL), 409);
+        assert_int_equal(vm_power(vm_find(rig.agent, RIG_VM_UID)), VM_POWER_RUNNING);
+        for (size_t i = 0; i < VM_STATE_TRANSFERS_MAX; i++) {
+                if (!outcomes[i].came)
+                        assert_int_equal(loop_wait(rig.loop, &outcomes[i].came, 20000), 0);
+                assert_true(outcomes[i].failed); /* they have no folder */
+                vm_forget(vms[i]);
+        }
+        assert_int_equal(rig_vm(&rig, "suspend", json_object(), NULL), 200);
+}
+
+/* Until then the state is good on this host alone, and while it is not shut down. */
+static void test_state_that_could_not_be_kept_is_kept_as_soon_as_possible(void **state)
+{
+        struct outcome outcome = {};
+        struct vm *vm;
+        int lock;
+
+        if (!possible)
+                skip();
+        suspend_it();
+        lock = hold_owner_lock();
+        vm = begin_restore(&outcome, 0);
+        assert_int_equal(loop_wait(rig.loop, &outcome.came, 20000), 0);
+        assert_int_equal(outcome.code, ERROR_BUSY);
+        assert_int_equal(vm->restore_epoch, 1);
+        (void)close(lock);
+        for (int i = 0; i < 200 && vm->restore_epoch; i++)
+                (void)loop_iterate(rig.loop, 50);
+        assert_int_equal(vm->restore_epoch, 0);
+        assert_int_equal(vm_power(vm), VM_POWER_SUSPENDED);
+        assert_int_equal(epoch_here(), 2);
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 200);
+}
+
+static void change_record(const char *host_uid, const char *key, json_t *value)
+{
+        char path[96];
+        json_t *record, *status;
+
+        (void)snprintf(path, sizeof(path), "%s/store/t1/suspend.json", rig.folder);
+        record = json_load_file(path, 0, NULL);
+        assert_non_null(record);
+        status = json_object_get(json_object_get(record, "document"), "status");
+        assert_int_equal(json_object_set_new(status, key, value), 0);
+        assert_int_equal(json_object_set_new(record, "host", json_string(host_uid)), 0);
+        assert_int_equal(
+                json_object_set_new(record, "cpu_features", json_pack("[s]", "feature-of-yesterday")), 0);
+        assert_int_equal(json_dump_file(record, path, 0), 0);
+        json_decref(record);
+}
+
+static void test_state_that_does_not_suit_the_host_or_the_vm_is_refused(void **state)
+{
+        json_t *answer;
+
+        if (!possible)
+                skip();
+        suspend_it();
+        change_record(RIG_OTHER_UID, "memory_effective_bytes", json_integer((json_int_t)1 << 40));
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 409);
+        change_record(RIG_OTHER_UID, "memory_effective_bytes", json_integer((64 << 20) + 8192));
+        change_record(RIG_OTHER_UID, "cpu_model", json_string("host,-avx2"));
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 422);
+        for (int i = 0; i < 400 && !rig.agent->host->cpu; i++)
+                (void)loop_iterate(rig.loop, 50);
+        change_record(RIG_HOST_UID, "cpu_model", json_string("host"));
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), &answer), 422);
+        assert_non_null(strstr(json_string_value(json_object_get(answer, "detail")), "feature-of-yesterday"));
+        json_decref(answer);
+        change_record(RIG_OTHER_UID, "cpu_model", json_string("qemu64"));
+        assert_int_equal(rig_vm(&rig, "restore", rig_vm_document(), NULL), 200);
 }
 
 /* Changes the runtime file to what it was before the process was started. */
@@ -694,6 +890,7 @@ int main(void)
                 TEST(test_unknown_port_group_is_named_and_nothing_is_left),
                 TEST(test_failed_start_takes_no_epoch),
                 TEST(test_refused_claim_leaves_the_epoch_as_it_was),
+                TEST(test_request_that_was_answered_with_busy_is_carried_out_when_it_is_repeated),
                 TEST(test_claim_that_is_given_up_counts_as_taken),
                 TEST(test_epoch_of_a_claim_whose_document_was_not_written_is_known),
                 TEST(test_ram_that_was_not_found_is_asked_for_again),
@@ -710,6 +907,12 @@ int main(void)
                 TEST(test_incoming_may_not_be_resumed_by_a_user),
                 TEST(test_suspended_vm_is_not_started_by_the_way),
                 TEST(test_superseded_host_neither_suspends_nor_removes_a_state),
+                TEST(test_vm_is_not_suspended_when_that_cannot_be_noted),
+                TEST(test_cancelled_resumption_leaves_the_vm_suspended),
+                TEST(test_resumption_that_takes_too_long_leaves_the_vm_suspended),
+                TEST(test_only_so_many_are_suspended_or_resumed_at_once),
+                TEST(test_state_that_could_not_be_kept_is_kept_as_soon_as_possible),
+                TEST(test_state_that_does_not_suit_the_host_or_the_vm_is_refused),
                 TEST(test_incoming_that_nobody_continues_is_discarded_by_the_next_agent),
         };
 

@@ -120,6 +120,28 @@ static void growth_survives_failing_allocations(void **state _unused_)
         torture_loop(grow_body, NULL);
 }
 
+/* What a block that was freed holds is not ours to look at: so another allocation is asked for the same block. */
+static void a_secret_leaves_nothing_in_the_memory_that_it_had(void **state)
+{
+        static const char secret[] = "correct horse battery staple, and many more words of that kind";
+        struct buf buf;
+        char *again;
+
+        buf_init(&buf, 4096);
+        buf.secret = true;
+        for (int i = 0; i < 20; i++) /* it moves meanwhile */
+                assert_int_equal(buf_append_string(&buf, secret), 0);
+        assert_memory_equal(buf.data + 19 * strlen(secret), secret, sizeof(secret));
+        buf_deinit(&buf);
+        assert_true(buf.secret);
+        for (size_t size = 257; size < 4096; size = size * 2 - 1) {
+                again = malloc(size);
+                assert_non_null(again);
+                assert_null(memmem(again, size, secret + 20, sizeof(secret) - 20));
+                free(again);
+        }
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -130,6 +152,7 @@ int main(void)
                 cmocka_unit_test(consume_moves_the_rest_to_the_front),
                 cmocka_unit_test(reserve_and_commit_fill_in_place),
                 cmocka_unit_test(a_taken_string_is_the_callers_and_leaves_an_empty_buffer),
+                cmocka_unit_test(a_secret_leaves_nothing_in_the_memory_that_it_had),
                 cmocka_unit_test(growth_survives_failing_allocations),
         };
 

@@ -160,6 +160,36 @@ static void a_round_trip_survives_failing_allocations(void **state _unused_)
         torture_loop(round_trip_body, NULL);
 }
 
+/* What a block that was freed holds is not ours to look at: so another allocation is asked for the same block. */
+static bool is_found_again(void)
+{
+        static const char secret[] = "correct horse battery staple, and many more words of that kind";
+        _cleanup_free_ char *again = NULL;
+
+        json_decref(json_string(secret));
+        again = malloc(sizeof(secret));
+        assert_non_null(again);
+        return memmem(again, sizeof(secret), secret + 20, sizeof(secret) - 20) != NULL;
+}
+
+static void documents_leave_nothing_in_memory_where_that_is_said(void **state)
+{
+        _cleanup_json_ json_t *key = NULL;
+        json_malloc_t give;
+        json_free_t take;
+
+        json_get_alloc_funcs(&give, &take);
+        (void)is_found_again(); /* it is, unless the allocator overwrites what it gets back */
+        doc_wipe_freed();
+        assert_false(is_found_again());
+        key = json_string("secret");
+        doc_wipe_string(key);
+        assert_memory_equal(json_string_value(key), "\0\0\0\0\0\0", 7);
+        doc_wipe_string(NULL);
+        json_decref(TAKE_PTR(key));
+        json_set_alloc_funcs(give, take);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -173,6 +203,7 @@ int main(void)
                 cmocka_unit_test(strings_are_bounded_and_without_nul),
                 cmocka_unit_test(objects_arrays_and_booleans_are_typed),
                 cmocka_unit_test(an_unknown_field_is_named),
+                cmocka_unit_test(documents_leave_nothing_in_memory_where_that_is_said),
                 cmocka_unit_test(a_round_trip_survives_failing_allocations),
         };
 

@@ -459,6 +459,41 @@ static void processors_of_another_vendor_are_named(void **data)
                 "AuthenticAMD");
 }
 
+/* Suspended on host a with KVM; there it can always be resumed. */
+static void assert_resumption(struct state *state, const char *code, const char *cause)
+{
+        struct checks_input input = input_of(state);
+        _cleanup_json_ json_t *report = NULL, *there = NULL;
+
+        input.source = NULL;
+        input.home = state->source;
+        input.resumes = true;
+        set_text(spec(state->vm), "accelerator", "kvm");
+        report = checks_of(&input, state->target);
+        assert_only(report, "error", code, cause);
+        there = checks_of(&input, state->source);
+        assert_true(checks_ok(there));
+}
+
+static void state_is_resumed_where_processor_and_qemu_suit_its_memory(void **data)
+{
+        struct state *state = *data;
+        json_t *cpu = json_object_get(state->cpus, "b");
+
+        set_text(cpu, "vendor", "AuthenticAMD");
+        assert_resumption(state, "cpu-vendor",
+                "the virtual machine runs on processors of GenuineIntel, and those of host b are of "
+                "AuthenticAMD");
+        set_text(cpu, "vendor", "GenuineIntel");
+        set_text(json_object_get(status(state->target), "qemu"), "version", "7.1.90");
+        assert_resumption(state, "saved-state",
+                "it was suspended by QEMU 7.2.22, and host b has the older QEMU 7.1.90");
+        set_text(json_object_get(status(state->target), "qemu"), "version", "7.2.1");
+        set_text(spec(state->vm), "cpu_model", "host,-avx512f,-pcid,-sha-ni");
+        assert_resumption(state, "saved-state",
+                "it was suspended with the processor of its host (cpu_model host), which is not host b");
+}
+
 static void host_must_have_as_many_processors(void **data)
 {
         struct state *state = *data;
@@ -1105,6 +1140,7 @@ int main(void)
                 TEST(host_that_does_not_tell_of_its_processors_is_not_asked),
                 TEST(emulated_guest_is_not_held_against_what_kvm_offers),
                 TEST(processors_of_another_vendor_are_named),
+                TEST(state_is_resumed_where_processor_and_qemu_suit_its_memory),
                 TEST(host_must_have_as_many_processors),
                 TEST(busy_host_is_worth_a_warning),
                 TEST(processors_on_their_way_count_too),

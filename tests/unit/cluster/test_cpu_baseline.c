@@ -171,6 +171,20 @@ static void plan_names_hosts_and_running_machines(void **state)
                 json_object_get(json_array_get(json_object_get(unknown, "hosts"), 0), "unknown")));
 }
 
+static void plan_names_suspended_machines_also_of_hosts_that_are_gone(void **state)
+{
+        _cleanup_json_ json_t *hosts = json_pack("[o]", host("b", "tcg", "AuthenticAMD", true)),
+                              *vms = json_pack("[o, o]", vm("saved", "auto", "Sandy-v1", "suspended"),
+                                      vm("off", "auto", "Sandy-v1", "stopped")),
+                              *plan = cpu_baseline_plan(hosts, vms, "Nehalem-v1");
+        const json_t *list = json_object_get(plan, "vms");
+
+        assert_int_equal(json_array_size(list), 1);
+        assert_string_equal(text(json_array_get(list, 0), "vm"), "saved");
+        assert_words(json_object_get(json_array_get(list, 0), "more"), "avx");
+        assert_true(json_is_true(json_object_get(json_array_get(list, 0), "suspended")));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -181,6 +195,7 @@ int main(void)
                 cmocka_unit_test(no_model_is_safe_between_vendors),
                 cmocka_unit_test(nothing_is_known_of_no_hosts),
                 cmocka_unit_test(plan_names_hosts_and_running_machines),
+                cmocka_unit_test(plan_names_suspended_machines_also_of_hosts_that_are_gone),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

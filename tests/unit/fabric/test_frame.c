@@ -93,6 +93,20 @@ static void test_a_solicitation_with_a_sender_tells_its_mac(void **state)
         assert_memory_equal(f.sender_mac, guest, MAC_SIZE);
 }
 
+static void test_a_solicitation_to_one_station_does_not_tell_the_senders_mac(void **state)
+{
+        struct ip_address target = ip("2001:db8::1"), sender = ip("2001:db8::7");
+        uint8_t frame[FRAME_ASK_SIZE];
+        size_t len = frame_make_ask(guest, gateway, &sender, &target, frame);
+        struct frame f = parse(frame, len);
+
+        assert_int_equal(len, FRAME_ASK_SIZE - 8); /* without the option */
+        assert_int_equal(f.kind, FRAME_ASK);
+        assert_memory_equal(f.to, gateway, MAC_SIZE);
+        assert_true(ip_address_equal(&f.sender, &sender));
+        assert_true(ip_address_equal(&f.target, &target));
+}
+
 static void test_a_test_frame_comes_through(void **state)
 {
         uint8_t nonce[FRAME_NONCE_SIZE] = {1, 2, 3}, frame[FRAME_MIN_SIZE];
@@ -250,6 +264,7 @@ int main(void)
                 cmocka_unit_test(test_probe_of_an_address_names_no_sender),
                 cmocka_unit_test(test_solicitation_is_that_of_duplicate_address_detection),
                 cmocka_unit_test(test_a_solicitation_with_a_sender_tells_its_mac),
+                cmocka_unit_test(test_a_solicitation_to_one_station_does_not_tell_the_senders_mac),
                 cmocka_unit_test(test_a_test_frame_comes_through),
                 cmocka_unit_test(test_each_frame_that_is_cut_short_is_nothing),
                 cmocka_unit_test(test_an_advertisement_from_behind_a_router_is_none),

@@ -482,6 +482,30 @@ static void arrival_is_the_answer_at_the_guests_new_port(void **state)
         assert_memory_equal(f->last.from, moved, MAC_SIZE);
 }
 
+/* The neighbour is the kernel's, which answers no solicitation that is not well formed. */
+static void arrival_with_ipv6_alone_is_the_neighbours_answer_to_the_guest(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_(arrival_freep) struct arrival *arrival = NULL;
+        struct arrival_spec spec = {.bridge = "br1",
+                .tap = f->tap,
+                .target = ip("2001:db8::9"),
+                .sender = f->own6,
+                .limit_ms = 3000};
+        uint32_t mtu;
+
+        /* It knows where the guest is, as neighbours do to whom the guest has spoken. */
+        netns_run("ip address add 2001:db8::9/64 dev br2 nodad && "
+                  "ip neighbour add 2001:db8::7 lladdr 52:54:00:12:34:56 dev br2");
+        assert_int_equal(network_probe_interface("br2", spec.target_mac, &mtu), 0);
+        memcpy(spec.mac, mac, MAC_SIZE);
+        assert_int_equal(arrival_start(f->loop, &spec, on_done, f, &arrival, NULL), 0);
+        assert_int_equal(loop_wait(f->loop, &f->done, 5000), 0);
+        assert_true(arrival_result(arrival)->to_guest_ns > 0);
+        assert_int_equal(arrival_result(arrival)->answer_ns, arrival_result(arrival)->to_guest_ns);
+        assert_true(arrival_result(arrival)->n_asked >= 1);
+}
+
 static void without_an_answer_arrival_ends_with_its_time(void **state)
 {
         struct fixture *f = *state;
@@ -612,6 +636,7 @@ int main(void)
                 CASE(a_guest_that_forges_answers_harms_itself_at_most),
                 CASE(a_flood_does_not_stop_the_watch),
                 CASE(arrival_is_the_answer_at_the_guests_new_port),
+                CASE(arrival_with_ipv6_alone_is_the_neighbours_answer_to_the_guest),
                 CASE(without_an_answer_arrival_ends_with_its_time),
                 CASE(a_busy_guests_answers_are_counted),
                 CASE(answers_that_were_missed_are_told),

@@ -436,7 +436,7 @@ static void test_a_foreign_interface_of_the_same_name_is_refused(void **state)
 
 static json_t *foreign_macs_of_lan(struct fixture *f)
 {
-        _cleanup_json_ json_t *list = vswitch_set_list_switches(f->set);
+        _cleanup_json_ json_t *list = vswitch_set_list_switches(f->set, NULL);
 
         assert_non_null(list);
         return json_incref(json_object_get(json_array_get(list, 0), "foreign_macs"));

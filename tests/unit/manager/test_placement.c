@@ -377,6 +377,73 @@ static void what_is_reserved_is_there_and_not_for_others(void **data)
         assert_string_equal(finish(state), "succeeded");
 }
 
+/* As the host that has it reports. */
+static void let_be_suspended(struct state *state, const char *name)
+{
+        char path[64];
+
+        for (size_t i = 0; i < ARRAY_SIZE(state->agents); i++) {
+                const char *uid;
+                json_t *vm;
+
+                json_object_foreach (state->agents[i].vms, uid, vm)
+                        if (!strcmp(json_text(vm, "name"), name))
+                                json_object_set_new(json_status(vm), "power", json_string("suspended"));
+        }
+        refresh_all(state);
+        snprintf(path, sizeof(path), "/api/v1/vms/%s", name);
+        wait_status(state, path, "power", "suspended");
+}
+
+static void assert_agents_are_too_old(struct state *state, const char *path, json_t *body)
+{
+        const json_t *error;
+
+        assert_int_equal(call(state, "POST", path, body), 202);
+        assert_string_equal(finish(state), "failed");
+        error = json_object_get(json_status(state->body), "error");
+        assert_string_equal(json_text(error, "code"), "not-supported");
+        assert_non_null(strstr(json_text(error, "detail"), "does not know of suspended virtual machines"));
+}
+
+/* The doubles do not: they are of an earlier version. */
+static void machine_is_suspended_and_started_again_only_by_agents_that_know_of_it(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        assert_agents_are_too_old(state, "/api/v1/vms/web/suspend", json_object());
+        assert_int_equal(call(state, "GET", "/api/v1/vms/web", NULL), 200);
+        assert_string_equal(json_text(json_status(state->body), "power"), "running");
+        let_be_suspended(state, "web");
+        assert_agents_are_too_old(state, "/api/v1/vms/web/resume", json_object());
+        let_be_suspended(state, "web");
+        assert_agents_are_too_old(state, "/api/v1/vms/web/start", json_pack("{s:b}", "discard_state", 1));
+}
+
+static void suspended_machine_takes_its_place_in_the_pool_anew(void **data)
+{
+        struct state *state = *data;
+
+        set_the_stage(state);
+        make_in_pool(state, "b");
+        call(state, "POST", "/api/v1/vms/b/start", json_pack("{s:s}", "host", "host2"));
+        assert_string_equal(finish(state), "succeeded");
+        make_pool(state, "limits", "memory_bytes", (json_int_t)64 << 20);
+        assert_int_equal(used(state, "vms"), 1);
+        let_be_suspended(state, "b");
+        assert_int_equal(used(state, "vms"), 0);
+        assert_int_equal(
+                call(state, "PUT", "/api/v1/pools/sales",
+                        json_pack("{s:{s:{s:I}}}", "spec", "limits", "memory_bytes", (json_int_t)32 << 20)),
+                200);
+        call(state, "POST", "/api/v1/vms/b/resume", json_pack("{s:s}", "host", "host2"));
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(failure(state), "pool-limit: pool sales may use 32 MiB of memory, 0 B are in "
+                                            "use, and the virtual machine has "
+                                            "64 MiB");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -395,6 +462,8 @@ int main(void)
                 TEST(two_starts_at_once_do_not_both_take_the_last_place),
                 TEST(advice_for_a_machine_beyond_the_limits_says_so_of_each_host),
                 TEST(what_is_reserved_is_there_and_not_for_others),
+                TEST(machine_is_suspended_and_started_again_only_by_agents_that_know_of_it),
+                TEST(suspended_machine_takes_its_place_in_the_pool_anew),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

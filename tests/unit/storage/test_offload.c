@@ -150,6 +150,28 @@ static void test_work_does_not_pile_up_on_hung_storage(void **state)
                 continue;
 }
 
+static void test_streams_take_no_place_of_other_work(void **state)
+{
+        _cleanup_error_ struct error *error = NULL;
+        struct offload *streams[OFFLOAD_MAX_STREAMS], *one_more = NULL;
+        struct scratch *s = *state;
+        struct outcome outcome = {};
+
+        for (size_t i = 0; i < ARRAY_SIZE(streams); i++)
+                assert_int_equal(offload_start_stream(s->loop, "stream", hang, NULL, STDERR_FILENO, 60000,
+                                         on_done, &outcome, &streams[i], NULL),
+                        0);
+        assert_true(offload_start_stream(s->loop, "stream", hang, NULL, STDERR_FILENO, 60000, on_done,
+                            &outcome, &one_more, &error) < 0);
+        assert_error(error, ERROR_BUSY, "at work already");
+        for (size_t i = 0; i < OFFLOAD_MAX_STUCK; i++)
+                assert_int_equal(run(s, answer, 5000).number, 42);
+        for (size_t i = 0; i < ARRAY_SIZE(streams); i++)
+                offload_free(streams[i]);
+        while (wait(NULL) > 0)
+                continue;
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -161,6 +183,7 @@ int main(void)
                 SCRATCH_TEST(test_the_child_holds_none_of_our_descriptors),
                 SCRATCH_TEST(test_given_up_work_calls_nobody),
                 SCRATCH_TEST(test_work_does_not_pile_up_on_hung_storage),
+                SCRATCH_TEST(test_streams_take_no_place_of_other_work),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

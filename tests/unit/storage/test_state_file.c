@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -12,6 +13,11 @@
 #define UID "0e9d9f0e-6c37-4e0b-8b4a-0f5a3b1c9d01"
 #define HOST "0e9d9f0e-6c37-4e0b-8b4a-0f5a3b1c9d02"
 #define OTHER_HOST "0e9d9f0e-6c37-4e0b-8b4a-0f5a3b1c9d03"
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNDER_SANITIZER 1
+#else
+#define UNDER_SANITIZER 0
+#endif
 #define STREAM_BYTES (3 * 1048576 + 12345)
 
 /* The other end of the socket: gives the stream, or takes one. */
@@ -114,7 +120,7 @@ static int read_state(struct vm_folder *folder, const json_t *record, struct err
         struct peer peer = {.data = test_malloc(STREAM_BYTES + 4096)};
         uint8_t *expected = test_malloc(STREAM_BYTES);
         int fd = peer_begin(&peer, take);
-        int r = state_file_read(folder, record, fd, ret_error);
+        int r = state_file_read(folder, record, fd, false, ret_error);
 
         close(fd);
         assert_int_equal(pthread_join(peer.thread, NULL), 0);
@@ -193,21 +199,108 @@ static void damage_is_found_and_not_given_on(void **state)
         close(fd);
 }
 
-static void full_datastore_leaves_no_file(void **state)
+static void datastore_with_room_for_its_disks_alone_gets_no_file(void **state)
 {
         struct scratch *s = *state;
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         _cleanup_error_ struct error *error = NULL;
         json_t *written, *record;
 
-        scratch_make_small(s, "size=1M");
+        scratch_make_small(s, "size=63M"); /* twenty times what the state takes */
         folder = make_folder(s);
         assert_true(write_state(folder, 3, "suspend.0123456789abcdef.state", &written, &error) < 0);
-        assert_error(error, ERROR_NO_SPACE, "suspend.");
+        assert_error(error, ERROR_NO_SPACE, "for the disks there");
         assert_false(scratch_exists(s, "store/web1/suspend.0123456789abcdef.state"));
         error_free(TAKE_PTR(error));
         assert_true(state_file_record(folder, &record, &error) < 0);
         assert_error(error, ERROR_NOT_FOUND, "not suspended");
+}
+
+/* Holds the lock of the owner record for a moment, as another host that looks at the VM does. */
+static void *let_go(void *arg)
+{
+        const int *fd = arg;
+
+        usleep(100000);
+        close(*fd);
+        return NULL;
+}
+
+static void record_is_written_although_the_owner_record_is_locked_for_a_moment(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_json_ json_t *record = NULL, *found = NULL;
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+        pthread_t thread;
+        int fd;
+
+        assert_int_equal(vm_folder_take_owner(folder, HOST, 2, 3, 1000, NULL), 0);
+        assert_int_equal(write_state(folder, 3, "suspend.0123456789abcdef.state", &record, NULL), 0);
+        assert_int_equal(json_object_set_new(record, "vm", json_string(UID)), 0);
+        assert_int_equal(json_object_set_new(record, "document", json_object()), 0);
+        fd = openat(folder->fd, "owner.lock", O_RDWR | O_CLOEXEC);
+        assert_true(fd >= 0);
+        assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+        assert_int_equal(pthread_create(&thread, NULL, let_go, &fd), 0);
+        assert_int_equal(state_file_commit(folder, HOST, 3, 1000, record, NULL), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_int_equal(state_file_record(folder, &found, NULL), 0);
+}
+
+static void stale_state_names_the_host_that_may_still_have_it(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_error_ struct error *error = NULL;
+        json_t *record;
+
+        suspend(folder, 3);
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 3, 4, 1000, NULL), 0);
+        assert_true(state_file_record(folder, &record, &error) < 0);
+        assert_error(error, ERROR_STALE_EPOCH, OTHER_HOST);
+        assert_non_null(strstr(error->hint, "Resume it there"));
+        error_free(TAKE_PTR(error));
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 4, 5, 1000, NULL), 0);
+        assert_true(state_file_record(folder, &record, &error) < 0);
+        assert_null(strstr(error->hint, "Resume it there"));
+}
+
+static void good_state_keeps_the_disks_where_they_are(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        _cleanup_error_ struct error *error = NULL;
+
+        assert_int_equal(state_file_check_none(folder, NULL), 0);
+        suspend(folder, 3);
+        assert_true(state_file_check_none(folder, &error) < 0);
+        assert_error(error, ERROR_CONFLICT, "is suspended");
+        assert_int_equal(vm_folder_take_owner(folder, HOST, 3, 4, 1000, NULL), 0);
+        assert_int_equal(state_file_check_none(folder, NULL), 0);
+}
+
+/* In a process of its own; says whether it could still open a file afterwards. */
+static void who_reads_a_file_of_state_can_do_nothing_else(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = make_folder(*state);
+        struct peer peer = {.data = test_malloc(STREAM_BYTES + 4096)};
+        _cleanup_json_ json_t *record = NULL;
+        int fd = peer_begin(&peer, take), status;
+        pid_t pid;
+
+        suspend(folder, 3);
+        assert_int_equal(state_file_record(folder, &record, NULL), 0);
+        pid = fork();
+        if (pid == 0) {
+                int r = state_file_read(folder, record, fd, true, NULL);
+
+                _exit(r < 0 ? 2 : open("/dev/null", O_RDONLY | O_CLOEXEC) >= 0 ? 1 : errno == EPERM ? 0 : 3);
+        }
+        close(fd);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(pthread_join(peer.thread, NULL), 0);
+        assert_int_equal(peer.len, STREAM_BYTES);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), UNDER_SANITIZER);
+        test_free(peer.data);
 }
 
 static void state_is_kept_for_the_epoch_that_an_attempt_took(void **state)
@@ -326,7 +419,11 @@ int main(void)
                 SCRATCH_TEST(state_comes_back_as_it_was_written),
                 SCRATCH_TEST(state_is_stale_once_the_vm_has_another_epoch),
                 SCRATCH_TEST(damage_is_found_and_not_given_on),
-                SCRATCH_TEST(full_datastore_leaves_no_file),
+                SCRATCH_TEST(datastore_with_room_for_its_disks_alone_gets_no_file),
+                SCRATCH_TEST(record_is_written_although_the_owner_record_is_locked_for_a_moment),
+                SCRATCH_TEST(good_state_keeps_the_disks_where_they_are),
+                SCRATCH_TEST(who_reads_a_file_of_state_can_do_nothing_else),
+                SCRATCH_TEST(stale_state_names_the_host_that_may_still_have_it),
                 SCRATCH_TEST(state_is_kept_for_the_epoch_that_an_attempt_took),
                 SCRATCH_TEST(state_of_a_superseded_host_touches_nothing),
                 SCRATCH_TEST(owner_record_that_is_behind_gets_the_epoch_of_the_state),
