@@ -202,8 +202,7 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         json_t *spec = json_deep_copy(m->spec), *vm = vm_document(migration_vm(m));
         json_t *keys = checkpoints_keys(m->agent->checkpoints, m->vm_uid);
 
-        if (m->disks)
-                json_object_set_new(spec, "disks_from", migration_disks_from(m));
+        (void)json_object_set_new(spec, "disks_from", migration_disks_from(m)); /* if there are any */
         json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
         json_object_del(spec, "switchover");
         json_object_del(spec, "network_proof");
@@ -433,8 +432,7 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         fds[1] = ram;
         memcpy(fds + 2, data_connections_sockets(m->source.connections), n_channels * sizeof(int));
         start = start_message(m, vm);
-        if (start && m->disks)
-                json_object_set_new(start, "disks", migration_disks_start(m));
+        (void)json_object_set_new(start, "disks", migration_disks_start(m)); /* likewise */
         if (start && migration_post_copy_allowed(m))
                 json_object_set_new(start, "post_copy", json_true());
         if (start && *m->spec_digest)
