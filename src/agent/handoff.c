@@ -101,6 +101,29 @@ static enum handoff_source_action decide_outgoing(const struct handoff_source_fa
         }
 }
 
+/* What is left behind here still looks like the VM. */
+static bool is_ungiven(const struct handoff_source_facts *f)
+{
+        return f->apart && !f->given;
+}
+
+/* The record that decides is the destination's own. Nobody reads it but its agent, and a host that is down may have run the guest. */
+static enum handoff_source_action decide_apart(const struct handoff_source_facts *f)
+{
+        bool here = f->qemu != HANDOFF_QEMU_GONE;
+
+        if (f->peer_removed && !f->mover_alive)
+                return here ? HANDOFF_SOURCE_TAKE_BACK : HANDOFF_SOURCE_RELEASE;
+        if (f->peer.answered && f->peer.record == HANDOFF_NONE && f->peer.claim == HANDOFF_UNCLAIMED)
+                return here ? HANDOFF_SOURCE_TAKE_BACK : HANDOFF_SOURCE_RELEASE;
+        if (f->peer.answered && f->peer.record == HANDOFF_NONE && f->peer.claim == HANDOFF_CLAIMED)
+                return HANDOFF_SOURCE_RELEASE;
+        if (!f->given && !f->stop_wanted && f->completed)
+                return HANDOFF_SOURCE_GIVE; /* without it nothing is confirmed */
+        return f->stop_wanted && f->qemu == HANDOFF_QEMU_COMPLETED ? HANDOFF_SOURCE_ASK_ABORT
+                                                                   : HANDOFF_SOURCE_ASK;
+}
+
 /* COMMIT may be on its way or not; only the destination knows what it made of it. */
 static enum handoff_source_action decide_unsure(const struct handoff_source_facts *f)
 {
@@ -108,6 +131,8 @@ static enum handoff_source_action decide_unsure(const struct handoff_source_fact
                 return HANDOFF_SOURCE_RELEASE;
         if (f->result_abandoned || (f->peer.answered && f->peer.record == HANDOFF_ABANDONED))
                 return HANDOFF_SOURCE_TAKE_BACK;
+        if (f->apart)
+                return decide_apart(f);
         /* Nobody will ever say what became of it: a host that is down, or one that has forgotten the migration. While the
          * data path works, the host is not down, whatever the manager was told. */
         if ((f->peer_fenced && !f->mover_alive) || (f->peer.answered && f->peer.record == HANDOFF_NONE))
@@ -131,6 +156,14 @@ static enum handoff_source_action decide_serving(const struct handoff_source_fac
         return f->loaded && !f->commit_sent ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_WAIT;
 }
 
+/* QEMU completed, and COMMIT was not sent. */
+static enum handoff_source_action decide_commit(const struct handoff_source_facts *f)
+{
+        if (!is_ungiven(f))
+                return HANDOFF_SOURCE_COMMIT;
+        return f->stop_wanted ? HANDOFF_SOURCE_ABORT : HANDOFF_SOURCE_GIVE;
+}
+
 static enum handoff_source_action decide_handed_off(const struct handoff_source_facts *f)
 {
         bool may_still;
@@ -139,14 +172,14 @@ static enum handoff_source_action decide_handed_off(const struct handoff_source_
         case HANDOFF_QEMU_RUNNING: /* it resumed by itself, so it never completed, so COMMIT was never sent */
                 return HANDOFF_SOURCE_TAKE_BACK;
         case HANDOFF_QEMU_COMPLETED:
-                return f->mover_alive && !f->commit_sent ? HANDOFF_SOURCE_COMMIT : decide_unsure(f);
+                return f->mover_alive && !f->commit_sent ? decide_commit(f) : decide_unsure(f);
         case HANDOFF_QEMU_SERVING:
                 return decide_serving(f);
         case HANDOFF_QEMU_HELD:
                 return decide_held(f);
         case HANDOFF_QEMU_GONE:
                 if (f->mover_alive && !f->commit_sent)
-                        return f->completed ? HANDOFF_SOURCE_COMMIT : HANDOFF_SOURCE_ABORT;
+                        return f->completed ? decide_commit(f) : HANDOFF_SOURCE_ABORT;
                 return decide_unsure(f);
         default:
                 /* It will either complete or resume by itself. COMMIT may have been sent where QEMU says nothing (as after a restart), and
@@ -193,7 +226,10 @@ enum handoff_qemu handoff_source_tells(const struct handoff_source_facts *facts)
         bool ended = facts->completed && facts->qemu == HANDOFF_QEMU_GONE;
         bool served = facts->qemu == HANDOFF_QEMU_SERVING && !facts->mover_alive;
 
-        return ended || served ? HANDOFF_QEMU_COMPLETED : facts->qemu;
+        enum handoff_qemu tells = ended || served ? HANDOFF_QEMU_COMPLETED : facts->qemu;
+
+        /* The destination may go by that without COMMIT. */
+        return tells == HANDOFF_QEMU_COMPLETED && is_ungiven(facts) ? HANDOFF_QEMU_UNKNOWN : tells;
 }
 
 /* The source's QEMU cannot run again by itself, and the source's journal says that we may take the VM. */

@@ -12,6 +12,11 @@
  * abandoned after it killed its own QEMU. When nobody can tell, the record decides: claimed, the source lets go of its copy;
  * not claimed, the source's own claim keeps the destination from ever running it.
  *
+ * Where the two sides see different datastores (`apart`), there is an owner record on each, and the disks travel along (docs/decisions/0034):
+ * the destination claims its own, and the source writes the destination into its own before COMMIT, so that nobody takes what it leaves behind for
+ * the VM. What the destination's record says is then known only through its agent; a host that is down is waited for until it
+ * is removed from the cluster.
+ *
  * In post-copy the guest runs at the destination while its memory is still coming (docs/decisions/0009-post-copy.md). From its beginning on the
  * source's QEMU cannot go back, so nothing is cancelled; COMMIT goes when the destination has loaded the device state; and without
  * the data path the memory never comes: then the guest ends, wherever it was.
@@ -66,12 +71,16 @@ int handoff_qemu_from_string(const char *s, enum handoff_qemu *ret); /* -EINVAL 
 bool handoff_record_may_follow(enum handoff_record from, enum handoff_record to);
 
 /* What a side knows of its peer: only from an answer that it asked for, never from silence. */
+enum handoff_claim { HANDOFF_CLAIM_UNKNOWN, HANDOFF_UNCLAIMED, HANDOFF_CLAIMED };
+
 struct handoff_peer {
         bool answered; /* in this round; records are monotonic, so an old answer stays true for what it
                           promised */
         enum handoff_record record;
         enum handoff_qemu qemu;
         bool arrived; /* destination: it has all of the guest's memory, or the guest has ended by its own doing */
+        enum handoff_claim
+                claim; /* apart, of a destination without a journal: what the owner record on its datastore says */
 };
 
 struct handoff_source_facts {
@@ -85,13 +94,17 @@ struct handoff_source_facts {
         bool result_running; /* the destination's word through the data path: it wrote `owner` and runs */
         bool result_abandoned;
         bool peer_fenced; /* the manager's word that the destination's host is down, and all that ran there */
+        bool apart;       /* each side has an owner record that the other does not see */
+        bool given;       /* apart: the one here names the destination */
+        bool peer_removed; /* the manager's word that the destination's host will not come back, nor what is on it */
         struct handoff_peer peer;
 };
 
 enum handoff_source_action {
-        HANDOFF_SOURCE_WAIT,      /* the next event decides */
-        HANDOFF_SOURCE_ABORT,     /* close the data path; QEMU resumes the guest by itself */
-        HANDOFF_SOURCE_COMMIT,    /* tell the mover to send COMMIT */
+        HANDOFF_SOURCE_WAIT,   /* the next event decides */
+        HANDOFF_SOURCE_ABORT,  /* close the data path; QEMU resumes the guest by itself */
+        HANDOFF_SOURCE_COMMIT, /* tell the mover to send COMMIT */
+        HANDOFF_SOURCE_GIVE, /* apart: write the destination into the owner record here; stop_wanted if that fails */
         HANDOFF_SOURCE_ASK,       /* ask the destination, again and again; the guest stays paused meanwhile */
         HANDOFF_SOURCE_ASK_ABORT, /* like ASK, and ask it to abandon unless it owns the VM */
         HANDOFF_SOURCE_TAKE_BACK, /* write `taken-back`, continue the guest if it is stopped (and end its QEMU if that

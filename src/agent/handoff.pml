@@ -9,7 +9,8 @@
  *           or it is gone everywhere, which only a fault can bring about that `lost` counts. No run is endless (faults are
  *           bounded, every step is taken for something new), so this needs no fairness; it is checked in every final state.
  *
- * It also has the rules of post-copy: docs/decisions/0009-post-copy.md.
+ * It also has the rules of post-copy: docs/decisions/0009-post-copy.md. With APART the two sides see different datastores, each with an owner
+ * record of its own, and the disks travel along (docs/decisions/0034; without post-copy).
  *
  * Each BREAK_ takes one rule away, and must be found by the check, or the check proves nothing. dev/spin runs it all. The C
  * code's crash points are the boundaries between the atomic steps here; their names stand beside. */
@@ -29,7 +30,26 @@ mtype = { NOTHING, CONFIRMS, REFUSES };                         /* answers; NOTH
 
 /* durable */
 mtype sj = OUTGOING, dj = PREPARED;
-mtype record = OLD;
+mtype record = OLD;          /* on the common datastore; APART: in the destination's folder, where only its agent can read it */
+#ifdef APART
+mtype s_record = OLD;        /* in the source's folder: OLD; CLAIMED: names the destination; RECLAIMED. Who starts the VM from there goes by it */
+bool s_given = false;        /* it is known to be CLAIMED */
+bool s_refused = false;      /* it could not be written */
+bool removed = false;        /* the destination's host is down for good, and so is the copy there: somebody said so */
+bool mirrored = false;       /* the disks at the destination are what they are at the source, where the guest is stopped */
+#ifdef BREAK_SWITCH_UNMIRRORED
+#define MIRRORED true
+#else
+#define MIRRORED mirrored
+#endif
+#define GAVE s_given
+#define RECLAIM s_record = RECLAIMED
+#else
+#define MIRRORED true
+#define GAVE true
+#define RECLAIM record = RECLAIMED
+#endif
+#define UNCLAIMED (record != CLAIMED)
 /* processes and network */
 mtype sq = RUN, dq = LOADING;
 bool sa = true, da = true;   /* agents */
@@ -68,7 +88,11 @@ byte faults = 0;
 #ifdef BREAK_SERVING_WAITS
 #define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || (sq == GONE && s_completed)))
 #else
-#define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || (sq == SERVING && !sm) || (sq == GONE && s_completed)))
+#ifdef BREAK_CONFIRM_UNGIVEN
+#define CAN_CONFIRM (sj == HANDED_OFF && (sq == COMPLETED || (sq == GONE && s_completed)))
+#else
+#define CAN_CONFIRM (sj == HANDED_OFF && GAVE && (sq == COMPLETED || (sq == SERVING && !sm) || (sq == GONE && s_completed)))
+#endif
 #endif
 #endif
 #ifdef BREAK_RELEASED_UNHEARD
@@ -78,6 +102,11 @@ byte faults = 0;
 #endif
 #define S_TELLS (CAN_CONFIRM -> CONFIRMS : (CANNOT -> REFUSES : NOTHING))
 
+#ifdef APART
+#define STOP_WANTED (s_stop || s_refused)
+#else
+#define STOP_WANTED s_stop
+#endif
 /* Where the source's QEMU stays as it is until it is told otherwise. */
 #define STOPPED (sq == COMPLETED || sq == HELD || sq == SERVING)
 #define UNSURE (sj == HANDED_OFF && (sq == COMPLETED || sq == GONE || sq == SERVING))
@@ -87,7 +116,20 @@ byte faults = 0;
 #define NOBODY_ELSE_RUNS (sq == RUN || sq == HELD)
 #endif
 #define GIVEN_BACK ((sj == OUTGOING && sq == HELD) || (sj == HANDED_OFF && (NOBODY_ELSE_RUNS || (UNSURE && s_peer == ABANDONED))))
+#ifdef APART
+/* The destination's record is read by its agent. A host that is down tells nothing, and is waited for until it is removed. */
+#ifdef BREAK_APART_FENCED
+#define SILENT_FOR_GOOD (fenced && !sm)
+#else
+#define SILENT_FOR_GOOD (removed && !sm)
+#endif
+#define READABLE (s_peer == FORGOTTEN && da && link)
+#define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && (SILENT_FOR_GOOD || READABLE))
+#define SEEN_UNCLAIMED (UNCLAIMED || SILENT_FOR_GOOD)
+#else
 #define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && ((fenced && !sm) || s_peer == FORGOTTEN))
+#define SEEN_UNCLAIMED UNCLAIMED
+#endif
 /* Without a fault nothing may be lost. */
 #define LOST lost = (lost || faults > 0)
 /* In post-copy the guest is of no use without the way to its pages. */
@@ -109,7 +151,11 @@ active proctype SourceQemu()
   :: atomic { sq == SERVING && arrived && sm && dm && link -> sq = COMPLETED }
   :: atomic { (sq == HOLDING || (sq == SERVING && !pc && !failed)) && voted -> sq = COMPLETED } /* without it after all */
   :: atomic { (sq == HOLDING || (sq == SERVING && !pc && !failed)) && !sm -> failed = true; if :: sq == HOLDING -> sq = HELD :: else fi }
+#ifdef APART
+  :: atomic { sq == FINAL && !sm -> sq = RUN; s_ran_on = true; mirrored = false }
+#else
   :: atomic { sq == FINAL && !sm -> sq = RUN; s_ran_on = true } /* stream or return path closed: resumes */
+#endif
   od
 }
 
@@ -125,7 +171,7 @@ active proctype DestinationQemu()
 active proctype DataPath()
 {
   do
-  :: atomic { dm && link && !all_data && ((sm && (sq == FINAL || sq == HOLDING || sq == COMPLETED || sq == SERVING)) || commit_net) -> all_data = true }
+  :: atomic { dm && link && !all_data && MIRRORED && ((sm && (sq == FINAL || sq == HOLDING || sq == COMPLETED || sq == SERVING)) || commit_net) -> all_data = true }
   :: atomic { dm && all_data && !fed -> fed = true }
   :: atomic { commit_net && dm && da && all_data && link -> commit_net = false; d_commit_read = true }
   :: atomic { commit_net && !(sm && dm) -> commit_net = false }
@@ -142,7 +188,11 @@ active proctype SourceAgent()
   do
   /* OUTGOING */
   :: atomic { sa && sj == OUTGOING && sm && (s_stop || sq == GONE) -> sm = false }       /* ABORT */
-  :: atomic { sa && sj == OUTGOING && sq == FINAL && sm && !s_stop -> sj = HANDED_OFF }  /* crash point source-handed-off */
+#ifdef APART
+  /* The mirrors have ended well; only then QEMU goes on to its device state (pause-before-switchover) */
+  :: atomic { sa && sj == OUTGOING && sq == FINAL && sm && !s_stop && !mirrored -> mirrored = true }
+#endif
+  :: atomic { sa && sj == OUTGOING && sq == FINAL && sm && !s_stop && MIRRORED -> sj = HANDED_OFF }  /* crash point source-handed-off */
   /* HANDED_OFF */
   :: atomic { sa && sj == HANDED_OFF && sq == FINAL && sm && !voted -> voted = true }
 #ifdef BREAK_COMMIT_EARLY
@@ -152,12 +202,25 @@ active proctype SourceAgent()
   :: atomic { sa && UNSURE && !link -> sj = TAKEN_BACK }
 #endif
   :: atomic { sa && sj == HANDED_OFF && sq == COMPLETED && !s_completed -> s_completed = true }
-  :: atomic { sa && sj == HANDED_OFF && s_completed && sm && !s_commit_sent ->           /* crash point source-commit */
+#ifdef BREAK_COMMIT_UNGIVEN
+  :: atomic { sa && sj == HANDED_OFF && s_completed && sm && !s_commit_sent ->
        s_commit_sent = true; commit_net = true }
+#else
+  :: atomic { sa && sj == HANDED_OFF && s_completed && sm && !s_commit_sent && GAVE ->   /* crash point source-commit */
+       s_commit_sent = true; commit_net = true }
+#endif
+#ifdef APART
+  /* GIVE: whoever reads the record in the source's folder learns that the VM has left, before it can run elsewhere */
+  :: atomic { sa && sj == HANDED_OFF && (sq == FINAL || sq == COMPLETED || (sq == GONE && s_completed)) && !s_given && !s_refused ->
+       s_record = CLAIMED; s_given = true }
+  :: atomic { sa && sj == HANDED_OFF && s_completed && sm && !s_given && (s_stop || s_refused) -> sm = false } /* ABORT */
+#endif
   /* post-copy: `stop`, the record, then the command that begins it; nothing is cancelled from there on. COMMIT goes when the
    * destination's QEMU has acknowledged the device state */
+#ifndef APART
   :: atomic { sa && sj == OUTGOING && sq == RUN && sm && !s_stop -> sq = HOLDING } /* the journal says before that it is to be */
   :: atomic { sa && sj == OUTGOING && sq == HOLDING && sm && !s_stop -> sj = HANDED_OFF }
+#endif
   :: atomic { sa && sj == HANDED_OFF && sq == HOLDING && sm && !s_stop && !voted ->
        sq = SERVING; voted = true; if :: pc = true :: skip fi }
   :: atomic { sa && sj == HANDED_OFF && sq == HOLDING && sm && !s_stop && !voted -> voted = true }  /* QEMU needs it no more */
@@ -171,7 +234,7 @@ active proctype SourceAgent()
 #ifndef BREAK_NEVER_ASK
   :: atomic { sa && da && link && UNSURE && D_TELLS != NOTHING && s_peer != D_TELLS -> s_peer = D_TELLS } /* ASK, or RESULT */
 #endif
-  :: atomic { sa && da && link && sj == HANDED_OFF && sq == COMPLETED && s_stop && dj == PREPARED && !d_stop ->
+  :: atomic { sa && da && link && sj == HANDED_OFF && sq == COMPLETED && STOP_WANTED && dj == PREPARED && !d_stop ->
        d_stop = true }                                                                   /* ASK_ABORT */
 #ifdef BREAK_SERVING_RELEASED
   :: atomic { sa && UNSURE && s_peer == OWNER -> sj = RELEASED }
@@ -180,18 +243,18 @@ active proctype SourceAgent()
 #endif
   /* TAKE_BACK: claim, record, continue. The claim may fail: what the destination abandoned needs no other proof. */
   :: atomic { sa && (GIVEN_BACK || sj == TAKEN_BACK) && (sq == RUN || STOPPED) && !s_claimed ->
-       s_claimed = true; if :: record = RECLAIMED :: skip fi }
+       s_claimed = true; if :: RECLAIM :: skip fi }
   :: atomic { sa && GIVEN_BACK && (s_claimed || sq == GONE) -> sj = TAKEN_BACK }
   :: atomic { sa && sj == TAKEN_BACK && (sq == COMPLETED || sq == HELD) && s_claimed -> sq = RUN }
   /* In post-copy QEMU refuses: the guest is started anew. The rules do not rest on that. */
   :: atomic { sa && sj == TAKEN_BACK && sq == SERVING && s_claimed -> if :: sq = RUN :: pc -> sq = GONE; LOST fi }
   /* TAKE_BACK_UNCLAIMED: the same, but only with the record, and only from the old one. */
 #ifdef BREAK_FENCED_BLIND
-  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed -> s_claimed = true; record = RECLAIMED }
+  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed -> s_claimed = true; RECLAIM }
 #else
-  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && record != CLAIMED -> s_claimed = true; record = RECLAIMED }
+  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && SEEN_UNCLAIMED -> s_claimed = true; RECLAIM }
 #endif
-  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && record == CLAIMED -> sj = RELEASED; lost = true }
+  :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && !SEEN_UNCLAIMED -> sj = RELEASED; lost = true }
   :: atomic { sa && NOBODY_TELLS && STOPPED && s_claimed -> sj = TAKEN_BACK }
   :: atomic { sa && NOBODY_TELLS && sq == GONE -> sj = RELEASED }
   /* after the record */
@@ -256,6 +319,9 @@ active proctype Faults()
   /* agents */
   :: atomic { faults < FAULTS && sa -> faults++; sa = false; sm = false; s_stop = false; s_peer = NOTHING; s_claimed = false;
        if :: sj == HANDED_OFF && (sq == HOLDING || sq == HELD) -> sq = SERVING :: else fi; /* not known: so it may be */
+#ifdef APART
+       s_given = false; s_refused = false;
+#endif
        s_completed = s_completed && s_commit_sent;  /* the VM's runtime file says so before COMMIT leaves */
        s_commit_sent = true }                       /* after a restart: possibly */
   :: atomic { faults < FAULTS && da -> faults++; FORGET_DESTINATION;
@@ -281,6 +347,10 @@ active proctype Faults()
   :: atomic { fenced && !d_down -> fenced = false }
   /* what comes back, comes back */
   :: atomic { d_down && !fenced -> fenced = true }
+#ifdef APART
+  :: atomic { faults < FAULTS && sa && sj == HANDED_OFF && !s_given && !s_refused -> faults++; s_refused = true }
+  :: atomic { d_down && fenced && !removed -> removed = true }
+#endif
   :: atomic { !sa -> sa = true }
   :: atomic { !da && !d_down -> da = true }
   :: atomic { !link -> link = true }
@@ -292,7 +362,16 @@ active proctype Faults()
 #define NEVER_STALE !(d_ran && sq == RUN)
 #define NEVER_REWOUND !(s_ran_on && dq == RUN)
 
-ltl safe { [] (ONE_RUNS && ONE_CLAIMS && NEVER_STALE && NEVER_REWOUND) } /* the next four in one search */
+#ifdef APART
+/* Once the guest ran at the destination, nobody can start it from what it left behind, and the destination's record says so. What a host that was
+ * removed for good had is given up. */
+#define ALL_SAFE (ONE_RUNS && NEVER_REWOUND && (removed || (ONE_CLAIMS && NEVER_STALE && (!d_ran || (s_record != OLD && record == CLAIMED && mirrored)))))
+#define GIVEN_UP (removed && sq == RUN && dq == GONE)
+#else
+#define ALL_SAFE (ONE_RUNS && ONE_CLAIMS && NEVER_STALE && NEVER_REWOUND)
+#define GIVEN_UP false
+#endif
+ltl safe { [] (ALL_SAFE) } /* the next four in one search */
 ltl one_runs { [] ONE_RUNS }
 ltl one_claims { [] ONE_CLAIMS }
 ltl never_stale { [] NEVER_STALE }
@@ -300,4 +379,4 @@ ltl never_rewound { [] NEVER_REWOUND }
 ltl never_arrives_later { [] !arrived }  /* ... and this */
 ltl never_arrives { [] (dq != RUN) }     /* must be found false: the way is open */
 ltl settles { <> [] ((sq == RUN && dq == GONE && dj != OWNER) || (dq == RUN && sq == GONE) ||
-                     (lost && sq == GONE && dq == GONE)) }
+                     (lost && sq == GONE && dq == GONE) || GIVEN_UP) }

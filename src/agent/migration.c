@@ -8,6 +8,7 @@
 #include "agent/agent.h"
 #include "agent/checkpoints.h"
 #include "agent/host_list.h"
+#include "agent/migration_disks.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
 #include "agent/owner_record.h"
@@ -104,7 +105,8 @@ static int check_spec(const json_t *spec, enum migration_role role, const char *
 {
         static const char *const keys[] = {"id", "vm", "epoch", "source", "destination", "source_fingerprint",
                 "max_pause_ms", "channels", "codec", "verify", "rate_limit_bps", "timeout_ms", "priority",
-                "checkpoint_keys", "converge", "switchover", "post_copy", "network_proof", NULL};
+                "checkpoint_keys", "converge", "switchover", "post_copy", "network_proof", "disks",
+                "disks_from", NULL};
         const char *source_uid = "", *source_address = "", *destination_uid = "", *destination_address = "";
         const char *codec = "auto", *text = NULL;
         uint64_t number = 0;
@@ -202,6 +204,8 @@ int migration_new(struct agent *agent, enum migration_role role, const json_t *s
                 r = migration_switchover_init(m, ret_error);
         if (r == 0 && role == MIGRATION_SOURCE_SIDE)
                 r = migration_network_init(m, ret_error);
+        if (r == 0)
+                r = migration_disks_init(m, ret_error);
         if (r < 0)
                 return r;
         *ret_migration = TAKE_PTR(m);
@@ -230,6 +234,7 @@ void migration_free(struct migration *m)
                 migration_source_deinit(m);
         else
                 migration_destination_deinit(m);
+        migration_disks_free(m);
         http_call_cancel(m->call);
         mover_process_free(m->mover);
         mover_process_free(m->leaving);
@@ -802,6 +807,7 @@ void migration_vm_leave_monitor(struct agent *agent, const struct vm *vm)
                         continue;
                 qmp_call_cancel(TAKE_PTR(m->refresh_call));
                 m->refreshing = false;
+                migration_disks_leave_monitor(m);
                 if (m->role == MIGRATION_SOURCE_SIDE)
                         migration_source_leave_monitor(m);
         }

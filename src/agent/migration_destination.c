@@ -11,6 +11,7 @@
 #include "agent/cgroup.h"
 #include "agent/data_connections.h"
 #include "agent/migration.h"
+#include "agent/migration_disks.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
 #include "agent/owner_record.h"
@@ -57,7 +58,7 @@ void migration_destination_deinit(struct migration *m)
 }
 
 /* Refuses the source's request and gives up. */
-static void prepare_failed(struct migration *m, struct error *error)
+void migration_destination_failed(struct migration *m, struct error *error)
 {
         struct error *copy = NULL;
 
@@ -180,6 +181,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
         if (!strcmp(event, "ready")) {
                 m->destination.ready = true;
         } else if (!strcmp(event, "placed")) {
+                (void)migration_disks_closed(m);
                 migration_set_phase(m, MIGRATION_SWITCHING);
         } else if (!strcmp(event, "handed-off")) {
                 claim(m);
@@ -204,7 +206,7 @@ static void on_mover_ended(void *userdata, struct error *failure)
                 struct error *e = NULL;
 
                 error_set(&e, ERROR_MOVER_FAILED, NULL, "the data path did not start");
-                prepare_failed(m, e);
+                migration_destination_failed(m, e);
         }
         migration_refresh_qemu(m);
         migration_kick(m);
@@ -286,7 +288,9 @@ static void settle_checkpoints(struct migration *m)
         json_decref(TAKE_PTR(m->destination.checkpoint_keys));
 }
 
-static int start_mover(struct migration *m, struct vm *vm, struct error **ret_error)
+/* disk_fds: connections to the exports of the disks that move. */
+static int start_mover(
+        struct migration *m, struct vm *vm, const int *disk_fds, size_t n_disk_fds, struct error **ret_error)
 {
         const struct mover_process_handler handler = {on_mover_event, on_mover_ended, m};
         _cleanup_fd_ int stream = vm_take_stream_fd(vm), ram = -1;
@@ -294,7 +298,7 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         _cleanup_fd_ int checkpoint = -1;
         size_t n_fds = 2;
         json_t *start;
-        int fds[4 + DATA_PATHS_MAX], shared = -1, r;
+        int fds[4 + DATA_PATHS_MAX + WIRE_MAX_DISKS], shared = -1, r;
 
         r = pki_self_signed("drover-mover", CERTIFICATE_HOURS, &m->cert_pem, &m->key_pem, ret_error);
         if (r == 0)
@@ -312,7 +316,11 @@ static int start_mover(struct migration *m, struct vm *vm, struct error **ret_er
         fds[1] = ram;
         for (size_t i = 0; i < m->destination.n_listen_fds; i++)
                 fds[n_fds++] = m->destination.listen_fds[i];
+        for (size_t i = 0; i < n_disk_fds; i++)
+                fds[n_fds++] = disk_fds[i];
         start = start_message(m, vm);
+        if (start && m->disks)
+                json_object_set_new(start, "disks", migration_disks_start(m));
         if (start && *m->spec_digest)
                 json_object_set_new(start, "spec_digest", json_string(m->spec_digest));
         if (start && migration_post_copy_allowed(m))
@@ -344,23 +352,39 @@ static void on_incoming(void *userdata, struct error *error)
         if (error) {
                 error_set(&e, error->code, error->hint, "%s", error_message(error));
                 m->qemu = HANDOFF_QEMU_GONE;
-                return prepare_failed(m, e);
+                return migration_destination_failed(m, e);
         }
         m->qemu = HANDOFF_QEMU_LOADING;
         if (m->stop_wanted || !vm)
                 return migration_kick(m);
-        if (start_mover(m, vm, &e) < 0)
-                prepare_failed(m, e);
+        if (m->disks)
+                migration_disks_export(m);
+        else
+                migration_destination_ready(m, NULL, 0);
 }
 
-static void start_incoming(struct migration *m)
+void migration_destination_ready(struct migration *m, const int *disk_fds, size_t n_disk_fds)
+{
+        struct vm *vm = migration_vm(m);
+        struct error *e = NULL;
+
+        if (m->stop_wanted || !vm)
+                return migration_kick(m);
+        if (start_mover(m, vm, disk_fds, n_disk_fds, &e) < 0)
+                migration_destination_failed(m, e);
+}
+
+void migration_destination_start(struct migration *m, const json_t *document)
 {
         struct error *e = NULL;
         struct vm *vm;
 
-        if (vm_start_incoming(m->agent, json_object_get(m->spec, "vm"), m->epoch,
-                    migration_post_copy_allowed(m), on_incoming, m, &vm, &e) < 0)
-                return prepare_failed(m, e);
+        m->qemu = HANDOFF_QEMU_GONE;
+        if (m->stop_wanted)
+                return migration_kick(m);
+        if (vm_start_incoming(m->agent, document, m->epoch, migration_post_copy_allowed(m), on_incoming, m,
+                    &vm, &e) < 0)
+                return migration_destination_failed(m, e);
         m->n_pending++;
         m->destination.starting = true;
         m->qemu = HANDOFF_QEMU_LOADING;
@@ -500,7 +524,7 @@ static void own(struct migration *m)
 {
         struct error *e = NULL;
 
-        if (migration_must_wait(m) || migration_hold(m, "destination-loaded"))
+        if (migration_must_wait(m) || migration_hold(m, "destination-loaded") || !migration_disks_closed(m))
                 return;
         /* On the source's word alone only if the claim still stands: it may have taken the record back before its agent was
          * restarted, and does not know any more. */
@@ -534,6 +558,7 @@ static void abandon(struct migration *m)
         struct vm *vm = migration_vm(m);
         struct error *e = NULL;
 
+        migration_disks_cancel(m);
         if (m->destination.discarding || m->destination.continuing || m->destination.starting)
                 return;
         owner_record_change_free(TAKE_PTR(m->claim));
@@ -588,8 +613,11 @@ static void fail(struct migration *m)
 
         migration_detach(m);
         if (m->destination.released || migration_peer_fenced(m) ||
-                (p->answered && (p->record == HANDOFF_TAKEN_BACK || p->record == HANDOFF_NONE)))
-                return migration_settle(m, MIGRATION_FAILED);
+                (p->answered && (p->record == HANDOFF_TAKEN_BACK || p->record == HANDOFF_NONE))) {
+                if (migration_disks_removed(m))
+                        migration_settle(m, MIGRATION_FAILED);
+                return;
+        }
         migration_peer_ask(m, false);
 }
 
@@ -692,6 +720,9 @@ void migration_destination_step(struct migration *m)
 void migration_destination_begin(struct migration *m, struct http_request *request)
 {
         m->destination.prepare = request;
-        start_incoming(m);
+        if (m->disks)
+                migration_disks_arrive(m);
+        else
+                migration_destination_start(m, json_object_get(m->spec, "vm"));
         migration_kick(m);
 }

@@ -316,7 +316,7 @@ static int new_from_signed(
         struct agent *agent, const json_t *body, struct migration **ret, struct error **ret_error)
 {
         static const char *const keys[] = {
-                "signed", "vm", "source_fingerprint", "post_copy", "checkpoint_keys", NULL};
+                "signed", "vm", "source_fingerprint", "post_copy", "checkpoint_keys", "disks_from", NULL};
         static const char *const not_ours[] = {"converge", "switchover", "network_proof"};
         _cleanup_handshake_spec_ struct handshake_spec opened = {0};
         const struct handshake_spec *expected;

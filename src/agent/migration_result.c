@@ -34,6 +34,7 @@ void migration_build_result(struct migration *m)
                 "bytes_recalled", "bytes_shared", "bytes_delta", "bytes_device", "pages_sent",
                 "pages_resent_by_verify", "channels", "reconnects", "cipher", "rtt_us", "codec", "tunnel",
                 "verified", "verify_ms", "ram_hash", "cpu_ms", "capacity_bps", NULL};
+        static const char *const of_disks[] = {"bytes_disk", "bytes_disk_zero", "bytes_disk_wire", NULL};
         json_t *result = json_object();
         uint64_t end = m->source.resumed_ms ?: clock_now_ms(loop_clock(m->agent->loop));
         int64_t pause = pause_ns(m);
@@ -60,6 +61,8 @@ void migration_build_result(struct migration *m)
                 if (v)
                         json_object_set(result, copied[i], v);
         }
+        for (size_t i = 0; m->disks && of_disks[i]; i++)
+                json_object_set(result, of_disks[i], json_object_get(m->progress, of_disks[i]));
         migration_converge_result(m, result);
         json_object_set_new(result, "switchover", switchover_record(m));
         if (m->source.network)

@@ -15,6 +15,7 @@
 #include "agent/cgroup.h"
 #include "agent/data_connections.h"
 #include "agent/migration.h"
+#include "agent/migration_disks.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
 #include "agent/owner_record.h"
@@ -46,7 +47,7 @@
 #define CERTIFICATE_HOURS (8 * 24)
 #define KEEP_LIMIT_MS 120000 /* for writing the guest's memory to a file, once it has left */
 
-static void next_stage(struct migration *m)
+void migration_source_next_stage(struct migration *m)
 {
         m->source.stage++;
         m->source.stage_busy = false;
@@ -192,7 +193,7 @@ static void on_prepared(void *userdata, int status _unused_, json_t *body, struc
         m->source.window_bytes = MIN(window_bytes, data_connections_send_window());
         m->source.clock_samples_left = CLOCK_SAMPLES;
         migration_network_begin(m);
-        next_stage(m);
+        migration_source_next_stage(m);
 }
 
 /* The spec for the peer, with what we found out since: the VM as it is now, and our mover's certificate. */
@@ -201,6 +202,7 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
         json_t *spec = json_deep_copy(m->spec), *vm = vm_document(migration_vm(m));
         json_t *keys = checkpoints_keys(m->agent->checkpoints, m->vm_uid);
 
+        (void)json_object_set_new(spec, "disks_from", migration_disks_from(m)); /* if there are any */
         json_object_del(spec, "converge"); /* the source's matter alone, and unknown to earlier versions */
         json_object_del(spec, "switchover");
         json_object_del(spec, "network_proof");
@@ -229,7 +231,8 @@ static json_t *peer_spec(struct migration *m, const char *fingerprint)
 /* What was signed as it was signed; beside it what only this host knows. */
 static json_t *signed_request(const struct migration *m, json_t *spec)
 {
-        static const char *const ours[] = {"vm", "source_fingerprint", "post_copy", "checkpoint_keys"};
+        static const char *const ours[] = {
+                "vm", "source_fingerprint", "post_copy", "checkpoint_keys", "disks_from"};
         json_t *body = json_pack("{s:O}", "signed", m->signed_spec);
 
         for (size_t i = 0; body && i < ARRAY_SIZE(ours); i++)
@@ -274,7 +277,7 @@ static void measure_clock(struct migration *m)
                 return;
         m->ask_not_before_ms = m->ask_delay_ms = 0;
         if (!m->source.clock_samples_left--)
-                return next_stage(m);
+                return migration_source_next_stage(m);
         migration_peer_ask(m, false);
         m->peer = (struct
                 handoff_peer){}; /* only the clock matters here; the answer is asked for again when it counts */
@@ -286,7 +289,7 @@ static void on_connected(void *userdata, struct error *error)
 
         if (error)
                 return stage_failed(m, copy_error(error));
-        next_stage(m);
+        migration_source_next_stage(m);
 }
 
 /* The mover gets another connection for a channel. */
@@ -355,6 +358,7 @@ static void take_stats(struct migration *m, const json_t *message)
                         m->source.replaces && m->record == HANDOFF_OUTGOING && !m->source.stopped_unix_us);
         note_rtt(m, message);
         migration_take_stats(m, message);
+        migration_disks_progress(m);
 }
 
 static void on_mover_event(void *userdata, const char *event, const json_t *message);
@@ -428,6 +432,7 @@ static void on_stream(void *userdata, int stream_fd, int qemu_fd, struct error *
         fds[1] = ram;
         memcpy(fds + 2, data_connections_sockets(m->source.connections), n_channels * sizeof(int));
         start = start_message(m, vm);
+        (void)json_object_set_new(start, "disks", migration_disks_start(m)); /* likewise */
         if (start && migration_post_copy_allowed(m))
                 json_object_set_new(start, "post_copy", json_true());
         if (start && *m->spec_digest)
@@ -467,7 +472,7 @@ static void on_setup(void *userdata, const struct error *error)
 
         if (error)
                 return stage_failed(m, copy_error(error));
-        next_stage(m);
+        migration_source_next_stage(m);
 }
 
 static void setup_qemu(struct migration *m)
@@ -479,6 +484,7 @@ static void setup_qemu(struct migration *m)
                                 &(struct migration_needs){.throttle = convergence_allows(
                                                                   &m->source.convergence, CONVERGE_THROTTLE),
                                         .hold = migration_switchover_wanted(m),
+                                        .pause = m->disks != NULL,
                                         .post_copy = migration_post_copy_allowed(m)},
                                 QMP_TIMEOUT_MS, on_setup, m, &m->source.setup, &e) < 0)
                 return stage_failed(m, e);
@@ -526,6 +532,8 @@ static void on_poll_answer(void *userdata, const json_t *result, const struct er
                 error_set(&e, ERROR_QEMU_FAILED, NULL, "QEMU ended the migration: %s", info.error);
                 return stage_failed(m, e);
         }
+        if (info.status == MIGRATION_STATUS_PRE_SWITCHOVER)
+                migration_disks_end(m);
         if (migration_switchover_poll(m, &info))
                 return;
         if (m->mover)
@@ -556,7 +564,7 @@ static void on_migrate_answer(void *userdata, const json_t *result _unused_, con
                 return stage_failed(m, copy_error(error));
         if (loop_add_timer(m->agent->loop, POLL_MS, on_poll, m, &m->source.poll) < 0)
                 log_warning("migration %s: no timer for progress", m->id);
-        next_stage(m);
+        migration_source_next_stage(m);
 }
 
 static void start_migrate(struct migration *m)
@@ -584,11 +592,13 @@ static void start_migrate(struct migration *m)
 static void advance(struct migration *m)
 {
         static void (*const stages[])(struct migration *) = {
+                [STAGE_DISKS] = migration_disks_look,
                 [STAGE_ASK_DESTINATION] = ask_destination,
                 [STAGE_MEASURE_CLOCK] = measure_clock,
                 [STAGE_CONNECT] = connect_channels,
                 [STAGE_MOVER] = start_mover,
                 [STAGE_SETUP_QEMU] = setup_qemu,
+                [STAGE_MIRROR] = migration_disks_mirror,
                 [STAGE_MIGRATE] = start_migrate,
         };
 
@@ -683,7 +693,7 @@ static void on_mover_event(void *userdata, const char *event, const json_t *mess
                 json_object_del(m->progress, "event");
                 note_rtt(m, message);
                 m->source.replaces = json_is_true(json_object_get(message, "replaces"));
-                next_stage(m);
+                migration_source_next_stage(m);
         } else if (!strcmp(event, "switchover")) {
                 migration_switchover_limit(m,
                         (uint64_t)MAX(json_integer_value(json_object_get(message, "downtime_limit_ms")), 1));
@@ -733,8 +743,7 @@ void migration_source_event(struct migration *m, const char *event, const json_t
                 migration_switchover_stopped(m);
                 migration_set_phase(m, MIGRATION_SWITCHING);
                 if (m->mover)
-                        (void)mover_process_send(
-                                m->mover, json_pack("{s:s}", "op", "stopped"), NULL, 0, NULL);
+                        (void)mover_process_send(m->mover, migration_disks_stopped(m), NULL, 0, NULL);
         } else if (!strcmp(event, "MIGRATION_PASS")) {
                 m->source.n_passes =
                         MAX(m->source.n_passes, (uint64_t)json_integer_value(json_object_get(data, "pass")));
@@ -756,6 +765,10 @@ void migration_source_event(struct migration *m, const char *event, const json_t
                                         "QEMU at the source ended the migration (%s)", status);
                                 migration_stop(m, e);
                         }
+                        break;
+                case MIGRATION_STATUS_PRE_SWITCHOVER:
+                        migration_disks_end(m);
+                        m->qemu = HANDOFF_QEMU_MIGRATING;
                         break;
                 default:
                         m->qemu = migration_post_copy_state(m, HANDOFF_QEMU_MIGRATING);
@@ -779,6 +792,7 @@ static void abort_path(struct migration *m)
                 m->source.stage = STAGE_RUNNING;
         }
         end_keeping(m, false);
+        migration_disks_undo(m);
         migration_abort_path(m); /* with the mover ends QEMU's stream: it resumes the guest by itself */
         m->stop_wanted = true;
         /* A migration whose stream is still full of our silence may need a push; harmless when it has ended. */
@@ -1027,9 +1041,10 @@ static void hand_off(struct migration *m)
 {
         struct error *e = NULL;
 
-        if (m->source.voted || !migration_record_handed_off(m))
+        if (m->source.voted || !migration_disks_ended(m) || !migration_record_handed_off(m))
                 return;
         m->source.voted = true;
+        migration_disks_give(m);
         if (mover_process_send(m->mover, json_pack("{s:s}", "op", "handed-off"), NULL, 0, &e) < 0)
                 migration_stop(m, e);
 }
@@ -1046,6 +1061,8 @@ static void fail(struct migration *m)
                 migration_post_copy_say_lost(m);
         if (m->mover || m->path_alive)
                 migration_close_path(m);
+        if (!migration_disks_undone(m))
+                return;
         if (!m->peer.answered || (m->peer.record != HANDOFF_ABANDONED && m->peer.record != HANDOFF_NONE)) {
                 migration_set_phase(m, MIGRATION_SETTLING);
                 if (m->ask_delay_ms < 1000)
@@ -1103,6 +1120,9 @@ static struct handoff_source_facts facts_of(const struct migration *m)
                 .result_running = m->source.result_running,
                 .result_abandoned = m->source.result_abandoned,
                 .peer_fenced = migration_peer_fenced(m),
+                .apart = m->disks != NULL,
+                .given = m->disks && m->disks->given,
+                .peer_removed = migration_peer_removed(m),
                 .peer = m->peer,
         };
 }
@@ -1119,6 +1139,8 @@ void migration_source_step(struct migration *m)
         const struct handoff_source_facts facts = facts_of(m);
         enum handoff_source_action action = handoff_source_decide(&facts);
 
+        if (m->record == HANDOFF_OUTGOING)
+                migration_disks_step(m);
         switch (action) {
         case HANDOFF_SOURCE_WAIT:
                 if (m->record == HANDOFF_OUTGOING && m->source.stage < STAGE_RUNNING) {
@@ -1134,6 +1156,9 @@ void migration_source_step(struct migration *m)
                 break;
         case HANDOFF_SOURCE_ABORT:
                 abort_path(m);
+                break;
+        case HANDOFF_SOURCE_GIVE:
+                migration_disks_give(m);
                 break;
         case HANDOFF_SOURCE_COMMIT:
                 send_commit(m);

@@ -27,6 +27,7 @@ struct agent;
 struct crash_hold;
 struct gap_meter;
 struct ip_address;
+struct migration_disks;
 struct migration_network;
 struct network_answer;
 struct data_connections;
@@ -68,11 +69,13 @@ enum migration_phase {
 
 /* The way of the source up to the running copy; afterwards handoff.c decides alone. */
 enum migration_stage {
+        STAGE_DISKS,           /* those that travel along: how large they are */
         STAGE_ASK_DESTINATION, /* it prepares: QEMU, ports, disks, mover */
         STAGE_MEASURE_CLOCK,
         STAGE_CONNECT,
         STAGE_MOVER,
         STAGE_SETUP_QEMU,
+        STAGE_MIRROR, /* the disks, until what remains fits into the pause */
         STAGE_MIGRATE,
         STAGE_RUNNING,
 };
@@ -200,6 +203,7 @@ struct migration_destination_state {
 
 struct migration {
         struct agent *agent;
+        struct migration_disks *disks; /* that travel along, migration_disks.h; NULL: none */
         char id[UUID_STRING_SIZE];
         char vm_uid[UUID_STRING_SIZE];
         enum migration_role role;
@@ -453,9 +457,16 @@ bool migration_verifies(const struct migration *m, const struct vm *vm);
 bool migration_record_handed_off(struct migration *m);
 /* Gives up what waits for an answer of QEMU's monitor. */
 void migration_source_leave_monitor(struct migration *m);
+/* The stage has done its part. */
+void migration_source_next_stage(struct migration *m);
 /* The prepared answer of the destination. */
 void migration_source_begin(struct migration *m);
 void migration_destination_begin(struct migration *m, struct http_request *request);
+/* QEMU is started for the VM of this document, and waits; then the mover, with connections to the exports of its disks. */
+void migration_destination_start(struct migration *m, const json_t *document);
+void migration_destination_ready(struct migration *m, const int *disk_fds, size_t n_disk_fds);
+/* It cannot be prepared, for this reason (taken over). */
+void migration_destination_failed(struct migration *m, struct error *error);
 void migration_destination_step(struct migration *m);
 void migration_destination_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_destination_deinit(struct migration *m);

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/migration_disks.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
 #include "agent/vm.h"
@@ -264,6 +265,8 @@ static bool is_near(const struct migration *m)
 {
         const struct switchover_gate *gate = &m->source.gate;
 
+        if (!migration_disks_fit(m))
+                return false;
         if (!gate->exact && gate->remaining_bytes <= EARLY_BYTES)
                 return true;
         return is_little(m, gate->pass > 1 ? gate->pass_bytes : gate->remaining_bytes);
@@ -295,6 +298,11 @@ bool migration_switchover_poll(struct migration *m, const struct migration_info 
                 if (!gate->exact)
                         hold(m, true);
                 ask(m);
+        }
+        if (gate->state == SWITCHOVER_CLOSED && !gate->exact && !migration_disks_fit(m) &&
+                gate->remaining_bytes <= EARLY_BYTES) {
+                hold(m, true); /* it would stop the guest by itself */
+                return true;
         }
         if (gate->state == SWITCHOVER_OPEN)
                 use_permit(m);

@@ -224,7 +224,7 @@ static int begin(struct vm *vm, struct args *args, owner_record_fn done, void *u
         args->store_id = store->id;
         args->folder_name = vm->name;
         args->vm_uid = vm->uid;
-        args->host_uid = agent_host_uid(vm->agent);
+        args->host_uid = args->host_uid ?: agent_host_uid(vm->agent);
         args->now_unix_ms = clock_unix_ms(loop_clock(vm->agent->loop));
         r = offload_start(vm->agent->loop, "owner record", take_in_child, args, OWNER_RECORD_TIMEOUT_MS,
                 on_taken, change, &change->offload, ret_error);
@@ -238,6 +238,15 @@ int owner_record_take(struct vm *vm, uint64_t known_epoch, uint64_t epoch, owner
         void *userdata, struct owner_record_change **ret_change, struct error **ret_error)
 {
         struct args args = {.known_epoch = known_epoch, .epoch = epoch};
+
+        return begin(vm, &args, done, userdata, ret_change, ret_error);
+}
+
+int owner_record_give(struct vm *vm, const char *host_uid, uint64_t known_epoch, uint64_t epoch,
+        owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
+        struct error **ret_error)
+{
+        struct args args = {.host_uid = host_uid, .known_epoch = known_epoch, .epoch = epoch};
 
         return begin(vm, &args, done, userdata, ret_change, ret_error);
 }

@@ -23,6 +23,10 @@ typedef void (*owner_record_fn)(void *userdata, uint64_t epoch, struct error *er
  * from the loop. The VM is not needed after the call, nor changed. */
 int owner_record_take(struct vm *vm, uint64_t known_epoch, uint64_t epoch, owner_record_fn done,
         void *userdata, struct owner_record_change **ret_change, struct error **ret_error);
+/* The same for another host, which has the VM from then on with a record of its own: what is here is left behind. */
+int owner_record_give(struct vm *vm, const char *host_uid, uint64_t known_epoch, uint64_t epoch,
+        owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
+        struct error **ret_error);
 /* For a start: takes the epoch after the record's and known_epoch. A record that names this host is no obstacle whatever
  * its epoch: that nothing runs here is known. `document` (borrowed) is then written as the VM's, with that epoch in its status. */
 int owner_record_take_next(struct vm *vm, uint64_t known_epoch, const json_t *document, owner_record_fn done,

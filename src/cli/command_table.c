@@ -286,16 +286,16 @@ static const struct option_spec vm_migrate_options[] = {
                 .kind = VALUE_NAME,
                 .value = "DATASTORE",
                 .names_of = "datastores",
-                .help = "move its disks there instead; it stays on its host, running or off"},
+                .help = "move its disks there; without --to it stays on its host, running or off"},
         {.name = "format",
                 .kind = VALUE_CHOICE,
                 .value = "raw|qcow2",
-                .help = "with --to-datastore: convert the disks; default: as they are"},
+                .help = "with --to-datastore alone: convert the disks; default: as they are"},
         {.name = "disk",
                 .kind = VALUE_TEXT,
                 .value = "NAME",
                 .repeat = true,
-                .help = "with --to-datastore: only this disk; may be repeated"},
+                .help = "with --to-datastore alone: only this disk; may be repeated"},
         {.name = "max-pause",
                 .kind = VALUE_DURATION,
                 .value = "TIME",
@@ -787,33 +787,35 @@ const struct command command_table[] = {
                 .run = command_vm_forecast},
         {.words = "vm migrate",
                 .summary = "move a virtual machine to another host, or its disks",
-                .details = "Shows pass, rate, what remains and the dirty rate while it runs, and a report "
-                           "at the end. With --check nothing is moved: each check is printed with its "
-                           "cause and way out, and the exit status is 1 if one failed.\n\n"
-                           "One that is off or suspended is given to the other host and stays off or "
-                           "suspended: it is started or resumed there next, unless another host is named. "
-                           "Nothing is copied, so its disks must be on datastores of both; the other "
-                           "options are for one that runs.\n\n"
-                           "--converge says what may be done for a guest that changes its memory faster "
-                           "than it can be sent, as STEP[,STEP...] in the order in which they are tried: "
-                           "wait[=TIME] waits for a quiet moment (without TIME as long as the load rises "
-                           "and falls, 30s at most), pause=TIME doubles the bound on the pause again and "
-                           "again up to TIME, throttle[=PERCENT] slows its processors down, more and more, "
-                           "up to PERCENT of the time (99), and post-copy, which is done only where it is "
-                           "named, and last, lets it go on at the destination before its memory is there. "
-                           "The rest follows; if either host or the network between them fails meanwhile, "
-                           "the guest is off, as after a power failure. When none helps, or with none, the "
-                           "migration ends and the guest runs on where it is.\n\n"
-                           "Ctrl-C detaches and the migration goes on; Ctrl-C again within two seconds "
-                           "cancels it, and the guest stays where it is.\n\n"
-                           "With --to-datastore it stays on its host and its disks go to another datastore "
-                           "of that host, while it runs or while it is off, converted if --format says so. "
-                           "Only what is allocated is copied. A running guest is stopped for a moment at "
-                           "the end; until then everything can be cancelled, and whatever fails leaves the "
-                           "disks where they were. The old images are removed. --max-pause bounds how long "
-                           "what remains may take then, --converge what is done when the guest writes too "
-                           "fast (throttle: its writes to these disks; without post-copy). --rate-limit, "
-                           "--give-up (default 24h) and --priority apply.",
+                .details =
+                        "Shows pass, rate, what remains and the dirty rate while it runs, and a report "
+                        "at the end. With --check nothing is moved: each check is printed with its "
+                        "cause and way out, and the exit status is 1 if one failed.\n\n"
+                        "One that is off or suspended is given to the other host and stays off or "
+                        "suspended: it is started or resumed there next, unless another host is named. "
+                        "Nothing is copied, so its disks must be on datastores of both; the other "
+                        "options are for one that runs.\n\n"
+                        "--converge says what may be done for a guest that changes its memory faster "
+                        "than it can be sent, as STEP[,STEP...] in the order in which they are tried: "
+                        "wait[=TIME] waits for a quiet moment (without TIME as long as the load rises "
+                        "and falls, 30s at most), pause=TIME doubles the bound on the pause again and "
+                        "again up to TIME, throttle[=PERCENT] slows its processors down, more and more, "
+                        "up to PERCENT of the time (99), and post-copy, which is done only where it is "
+                        "named, and last, lets it go on at the destination before its memory is there. "
+                        "The rest follows; if either host or the network between them fails meanwhile, "
+                        "the guest is off, as after a power failure. When none helps, or with none, the "
+                        "migration ends and the guest runs on where it is.\n\n"
+                        "Ctrl-C detaches and the migration goes on; Ctrl-C again within two seconds "
+                        "cancels it, and the guest stays where it is.\n\n"
+                        "With --to and --to-datastore it takes its folder and its disks along to a datastore "
+                        "of that host, which nobody else has to have; --give-up is 24h then. With "
+                        "--to-datastore alone it stays on its host, and its disks go to another datastore of "
+                        "that host, while it runs or is off, converted if --format says so. Only what is "
+                        "allocated is copied. A running guest is stopped for a moment at the end; until then "
+                        "everything can be cancelled, and whatever fails leaves the disks where they were. "
+                        "The old images are removed. --max-pause bounds what remains then, --converge says "
+                        "what is done when the guest writes too fast (throttle: its writes to these disks; "
+                        "no post-copy). --rate-limit, --give-up (default 24h) and --priority apply.",
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_migrate_options,
                 .run = command_vm_migrate},

@@ -165,7 +165,8 @@ static json_t *words_of(const char *text)
 /* {"to", "max_pause_ms", ...} with what was given. */
 static json_t *migration_request(const struct arguments *arguments)
 {
-        static const char *const texts[][2] = {{"to", "to"}, {"priority", "priority"}, {"codec", "codec"}};
+        static const char *const texts[][2] = {
+                {"to", "to"}, {"priority", "priority"}, {"codec", "codec"}, {"to-datastore", "to_datastore"}};
         static const char *const numbers[][2] = {{"max-pause", "max_pause_ms"}, {"channels", "channels"},
                 {"rate-limit", "rate_limit_bps"}, {"min-bandwidth", "min_bandwidth_bps"},
                 {"give-up", "timeout_ms"}};
@@ -233,7 +234,7 @@ static int migrate_vm(struct cli *cli, const struct arguments *arguments, struct
 /* Options of the other kind of migration than the one that is asked for, or NULL. */
 static const char *misplaced(const struct arguments *arguments, bool of_disks)
 {
-        static const char *const of_vm_texts[] = {"to", "accept", "codec"},
+        static const char *const of_vm_texts[] = {"accept", "codec"},
                                  *const of_vm_numbers[] = {"channels", "min-bandwidth"},
                                  *const of_vm_flags[] = {"check", "verify", "no-verify", "no-network-proof"};
         uint64_t number;
@@ -299,17 +300,18 @@ static int check_combination(const struct arguments *arguments, bool of_disks, s
         if (!option)
                 return 0;
         if (!of_disks)
-                return error_set(ret_error, ERROR_BAD_REQUEST, "Name a datastore with --to-datastore.",
-                        "--%s is of no use without --to-datastore", option);
-        return error_set(ret_error, ERROR_BAD_REQUEST,
-                "Move the disks to a datastore that both hosts have, and then the virtual machine, or the "
-                "other way round.",
-                "--%s and --to-datastore do not go together: the virtual machine stays on its host", option);
+                return error_set(ret_error, ERROR_BAD_REQUEST,
+                        "Name a datastore with --to-datastore, and no host.",
+                        "--%s is for disks that move while the virtual machine stays on its host", option);
+        return error_set(ret_error, ERROR_BAD_REQUEST, "Name a host with --to to take the disks along to it.",
+                "--%s and --to-datastore without --to do not go together: the virtual machine stays on its "
+                "host",
+                option);
 }
 
 int command_vm_migrate(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
-        bool of_disks = arguments_text(arguments, "to-datastore") != NULL;
+        bool of_disks = arguments_text(arguments, "to-datastore") && !arguments_text(arguments, "to");
         int r = check_combination(arguments, of_disks, ret_error);
 
         if (r < 0)

@@ -234,6 +234,35 @@ static void print_phases(const struct cli *cli, const json_t *phases)
         fputc('\n', cli->out);
 }
 
+/* "disk disk0  shared:web1/disk0.raw -> fast:web1/disk0-0123abcd4567.qcow2" */
+static void print_disk(const struct cli *cli, const json_t *disk)
+{
+        static const char *const ends[] = {"from", "to"};
+
+        label(cli, text_of(disk, "name") ?: "?");
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+                const json_t *place = json_object_get(disk, ends[i]);
+
+                fputs(i ? " -> " : "", cli->out);
+                output_text(cli->out, text_of(place, "datastore") ?: "?", false);
+                fputc(':', cli->out);
+                output_text(cli->out, text_of(place, "path") ?: "?", false);
+        }
+        fputc('\n', cli->out);
+}
+
+/* That travelled along. */
+static void print_along(const struct cli *cli, const json_t *along)
+{
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach (json_object_get(along, "disks"), i, disk)
+                print_disk(cli, disk);
+        if (along)
+                field(cli, along, "left", "left over");
+}
+
 static int flushed(const struct cli *cli, struct error **ret_error)
 {
         if (fflush(cli->out) == 0 && !ferror(cli->out))
@@ -256,6 +285,7 @@ int report_migration(const struct cli *cli, const char *vm, const json_t *result
                 fprintf(cli->out, ", paused for %s", pause_text(pause, text));
         fputc('\n', cli->out);
         print_memory(cli, result);
+        print_along(cli, json_object_get(result, "disks_along"));
         print_path(cli, result);
         print_network(cli, result);
         print_phases(cli, json_object_get(result, "phases"));
@@ -274,23 +304,6 @@ static void print_left_out(const struct cli *cli, const json_t *left_out)
         }
         if (json_array_size(left_out))
                 fputc('\n', cli->out);
-}
-
-/* "disk disk0  shared:web1/disk0.raw -> fast:web1/disk0-0123abcd4567.qcow2" */
-static void print_disk(const struct cli *cli, const json_t *disk)
-{
-        static const char *const ends[] = {"from", "to"};
-
-        label(cli, text_of(disk, "name") ?: "?");
-        for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
-                const json_t *place = json_object_get(disk, ends[i]);
-
-                fputs(i ? " -> " : "", cli->out);
-                output_text(cli->out, text_of(place, "datastore") ?: "?", false);
-                fputc(':', cli->out);
-                output_text(cli->out, text_of(place, "path") ?: "?", false);
-        }
-        fputc('\n', cli->out);
 }
 
 static int report_disks(

@@ -450,9 +450,13 @@ static bool may_make_vm(struct http_request *request, struct manager *manager, c
 }
 
 /* Moving disks fills a datastore and removes an image, which the permission to migrate does not cover. */
-static bool lacks_datastores(const struct context *context)
+static bool lacks_datastores(struct http_request *request, const struct context *context)
 {
-        return context->rule->handler == api_vm_migrate_disks &&
+        json_t *body = NULL;
+        bool along = context->rule->handler == api_vm_migrate &&
+                     http_request_json(request, &body, NULL) >= 0 && json_object_get(body, "to_datastore");
+
+        return (along || context->rule->handler == api_vm_migrate_disks) &&
                !auth_may_everywhere(context->caller, PERMISSION_DATASTORE_USE);
 }
 
@@ -467,7 +471,7 @@ static bool may_here(struct http_request *request, struct manager *manager, cons
         bool vm = context->rule->scope == SCOPE_VM || context->rule->scope == SCOPE_VM_HOST;
         bool pool = context->rule->scope == SCOPE_POOL;
 
-        if (lacks_datastores(context))
+        if (lacks_datastores(request, context))
                 return false;
         if (context->rule->scope <= SCOPE_OWN ||
                 auth_may_everywhere(context->caller, context->rule->permission))
@@ -492,14 +496,14 @@ static bool may_here(struct http_request *request, struct manager *manager, cons
                   : may_task(manager, context->caller, context->rule->permission, doc);
 }
 
-static void set_denied(const struct context *context, struct error **ret_error)
+static void set_denied(struct http_request *request, const struct context *context, struct error **ret_error)
 {
         const char *permission = permission_to_string(context->rule->permission);
 
         if (!auth_may_anywhere(context->caller, context->rule->permission))
                 error_set(ret_error, ERROR_DENIED, "Ask for a role that has it: `drover role list`.",
                         "%s has not the permission %s", context->caller->name, permission);
-        else if (lacks_datastores(context))
+        else if (lacks_datastores(request, context))
                 error_set(ret_error, ERROR_DENIED, "Ask for a role that has it: `drover role list`.",
                         "%s has not the permission %s everywhere, which moving disks takes beside %s",
                         context->caller->name, permission_to_string(PERMISSION_DATASTORE_USE), permission);
@@ -532,7 +536,7 @@ static void enter(struct http_request *request, void *userdata)
                         http_request_reply_error(request, error);
                         return;
                 }
-                set_denied(context, &error);
+                set_denied(request, context, &error);
                 refuse(request, manager, context->caller, error);
                 return;
         }
@@ -602,7 +606,7 @@ static bool check_caller(struct http_request *request, struct manager *manager, 
                 return false;
         }
         if (context->rule && !may_at_all(context->caller, context->rule)) {
-                set_denied(context, &error);
+                set_denied(request, context, &error);
                 refuse(request, manager, context->caller, error);
                 return false;
         }

@@ -15,6 +15,7 @@
 #include "manager/enrol.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_along.h"
 
 #define AGENT_PORT 8444
 #define ADDRESS_MAX 128
@@ -321,9 +322,19 @@ static int refuse_with_vms(struct manager *manager, const json_t *host, struct e
 }
 
 struct user {
+        struct manager *manager;
         const char *host_uid;
         const struct task *task;
 };
+
+/* A migration with its disks waits for a destination that is down, which may have the newest ones: that the host is removed tells that
+ * those are given up (docs/decisions/0034). */
+static bool waits_for_removal(const struct user *user, const struct task *task)
+{
+        return !strcmp(task_action(task), "vm.migrate") && migration_along(task) &&
+               !strcmp(json_text(task_data(task), "to_uid"), user->host_uid) &&
+               inventory_confirmed_down(user->manager->inventory, user->host_uid);
+}
 
 static void find_user(void *userdata, const struct task *task)
 {
@@ -331,14 +342,15 @@ static void find_user(void *userdata, const struct task *task)
         struct user *user = userdata;
 
         for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
-                if (!strcmp(json_text(task_data(task), keys[i]), user->host_uid))
+                if (!strcmp(json_text(task_data(task), keys[i]), user->host_uid) &&
+                        !waits_for_removal(user, task))
                         user->task = task;
 }
 
 /* Also with force: who owns a machine that is being migrated would be asked of nobody. */
 static int refuse_with_tasks(struct manager *manager, const json_t *host, struct error **ret_error)
 {
-        struct user user = {.host_uid = json_text(host, "uid")};
+        struct user user = {.manager = manager, .host_uid = json_text(host, "uid")};
 
         task_each(manager->tasks, find_user, &user);
         return user.task ? error_set(ret_error, ERROR_BUSY, "Wait for that task, or cancel it.",

@@ -350,11 +350,32 @@ static int check_accepted(const json_t *body, struct error **ret_error)
         return r;
 }
 
+/* Disks that travel along to a datastore of the destination. */
+static int check_along(const json_t *body, const struct converge_policy *policy, struct error **ret_error)
+{
+        const char *datastore = NULL;
+        int r = doc_opt_string(body, "", "to_datastore", NAME_MAX_CHARS, &datastore, ret_error);
+
+        if (r < 0 || !datastore)
+                return r;
+        if (!text_is_name(datastore))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "See `drover datastore list`.",
+                        "field to_datastore must be the name of a datastore");
+        if (!json_text_or_null(body, "to"))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT,
+                        "Name the host; to stay on its own is POST /vms/NAME/migrate-disks.",
+                        "field to_datastore needs the field to");
+        if (converge_policy_has(policy, CONVERGE_POST_COPY))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED, "Leave post-copy out of --converge.",
+                        "disks are copied before the guest goes on there: there is no post-copy of disks");
+        return 0;
+}
+
 static int read_migrate(struct http_request *request, json_t **ret_body, struct error **ret_error)
 {
         static const char *const keys[] = {"to", "max_pause_ms", "priority", "check", "verify", "codec",
                 "channels", "rate_limit_bps", "min_bandwidth_bps", "timeout_ms", "converge", "network_proof",
-                "accept", NULL};
+                "accept", "to_datastore", NULL};
         static const char *const priorities[] = {"low", "normal", "high", "critical", NULL};
         static const char *const codecs[] = {"auto", "none", "lz4", "zstd", NULL};
         uint64_t number, max_pause_ms = OPERATION_MAX_PAUSE_MS_DEFAULT;
@@ -391,6 +412,8 @@ static int read_migrate(struct http_request *request, json_t **ret_body, struct 
                 r = doc_opt_bool(body, "", "network_proof", &flag, ret_error);
         if (r >= 0)
                 r = check_accepted(body, ret_error);
+        if (r >= 0)
+                r = check_along(body, &policy, ret_error);
         if (r >= 0)
                 *ret_body = body;
         return r;

@@ -8,6 +8,7 @@
 #include "cluster/checks.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_along.h"
 #include "manager/operations.h"
 
 static bool moves_disks(const struct task *task)
@@ -73,7 +74,7 @@ static uint64_t promised_bps(const struct task *task)
 
 static int add_host(json_t *list, const struct task *task, const char *host)
 {
-        int r = add(list, QUEUE_HOST, host, queue_cost(QUEUE_HOST, false));
+        int r = add(list, QUEUE_HOST, host, queue_cost(QUEUE_HOST, migration_along(task)));
 
         if (r >= 0)
                 r = add(list, QUEUE_NETWORK, host, queue_cost(QUEUE_NETWORK, false));
@@ -132,6 +133,19 @@ static json_t *costs_of_disks(struct manager *manager, const struct task *task)
         return TAKE_PTR(list);
 }
 
+/* All of its disks are read, and written at the destination. */
+static int add_along(json_t *list, const json_t *vm, const json_t *input)
+{
+        json_t *disk;
+        size_t i;
+        int r = add_moved(list, json_text(input, "to_datastore"));
+
+        json_array_foreach (json_object_get(json_spec(vm), "disks"), i, disk)
+                if (r >= 0)
+                        r = add_moved(list, json_text(disk, "datastore"));
+        return r;
+}
+
 json_t *migration_costs_source(struct manager *manager, const struct task *task)
 {
         _cleanup_json_ json_t *list = NULL;
@@ -139,8 +153,11 @@ json_t *migration_costs_source(struct manager *manager, const struct task *task)
         if (moves_disks(task))
                 return costs_of_disks(manager, task);
         list = json_array();
-        if (!list || add_host(list, task, migration_source(manager, task)) < 0 ||
-                checks_each_datastore(json_spec(vm_of(manager, task)), add_datastore, list) < 0)
+        if (!list || add_host(list, task, migration_source(manager, task)) < 0)
+                return NULL;
+        if (migration_along(task))
+                return add_along(list, vm_of(manager, task), task_input(task)) < 0 ? NULL : TAKE_PTR(list);
+        if (checks_each_datastore(json_spec(vm_of(manager, task)), add_datastore, list) < 0)
                 return NULL;
         return TAKE_PTR(list);
 }
@@ -151,7 +168,7 @@ void migration_units_destination(
         memset(ret_units, 0, N_QUEUE_KINDS * sizeof(*ret_units));
         if (moves_disks(task))
                 return;
-        ret_units[QUEUE_HOST] = queue_cost(QUEUE_HOST, false);
+        ret_units[QUEUE_HOST] = queue_cost(QUEUE_HOST, migration_along(task));
         ret_units[QUEUE_NETWORK] = queue_cost(QUEUE_NETWORK, false);
         ret_units[QUEUE_BANDWIDTH] = promised_bps(task);
         ret_units[QUEUE_MEMORY] = (uint64_t)MAX(checks_memory_need(vm_of(manager, task)), 0);

@@ -23,6 +23,7 @@
 #include "manager/forecasts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/migration_along.h"
 #include "manager/migration_costs.h"
 #include "manager/migration_queue.h"
 #include "manager/migration_shares.h"
@@ -65,13 +66,16 @@ static int check(struct manager *manager, const json_t *vm, const char *to, cons
         struct error **ret_error)
 {
         const char *from = json_text(json_status(vm), "host"), *best = to;
+        _cleanup_json_ json_t *ranking = NULL, *checks = NULL, *costs = NULL, *rest = NULL;
         _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_json_ json_t *ranking = NULL, *checks = NULL, *costs = NULL;
         struct checks_input input;
         const json_t *target;
         json_t *report;
-        int r;
+        int r = migration_along_check(manager, vm, options, &rest, ret_error);
 
+        if (r < 0)
+                return r;
+        vm = rest;
         /* A task that knows where it goes has no use for the others. */
         r = asking && to ? check_facts_load_move(manager, vm, to, asking, &facts, ret_error)
                          : check_facts_load(manager, vm, true, asking, &facts, ret_error);
@@ -212,16 +216,18 @@ static json_t *specification(struct task *task, struct manager *manager, const j
         json_t *verify = json_object_get(input, "verify");
         json_t *document = vm_for_agent(vm);
 
-        return json_pack("{s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*, s:o*}",
-                "id", task_uid(task), "vm", document, "epoch", number_or(json_status(vm), "owner_epoch", 0),
-                "source", side(manager, json_text(task_data(task), "host_uid"), false), "destination",
+        return json_pack(
+                "{s:o*, s:s, s:o, s:I, s:o, s:o, s:I, s:I, s:s, s:O?, s:I, s:I, s:O*, s:s, s:o*, s:o*}",
+                "disks", migration_along_spec(task), "id", task_uid(task), "vm", document, "epoch",
+                number_or(json_status(vm), "owner_epoch", 0), "source",
+                side(manager, json_text(task_data(task), "host_uid"), false), "destination",
                 side(manager, json_text(task_data(task), "to_uid"), true), "max_pause_ms",
                 number_or(input, "max_pause_ms", OPERATION_MAX_PAUSE_MS_DEFAULT), "channels",
                 number_or(input, "channels", 0), "codec", json_text_or_null(input, "codec") ?: "auto",
                 "verify", verify, "rate_limit_bps", told_share(task, manager), "timeout_ms",
-                number_or(input, "timeout_ms", 0), "converge", json_object_get(input, "converge"), "priority",
-                task_priority(task), "switchover", switchover_of(task, manager), "network_proof",
-                network_proof_of(task, manager));
+                number_or(input, "timeout_ms", migration_along(task) ? MIGRATION_ALONG_TIMEOUT_MS : 0),
+                "converge", json_object_get(input, "converge"), "priority", task_priority(task), "switchover",
+                switchover_of(task, manager), "network_proof", network_proof_of(task, manager));
 }
 
 /* One specification for both hosts, recorded with the check: whoever leads the task on gives out the same bytes. An agent of an earlier
@@ -269,7 +275,7 @@ static void run_check(struct task *task, void *userdata)
                         task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
                 r = remember_spec(task, manager, vm, &error);
-        if (r >= 0)
+        if (r >= 0 && !migration_along(task)) /* which knows nothing of disks, and would learn from them */
                 remember_forecast(task, manager, vm);
         if (r < 0)
                 task_step_failed(task, error);
@@ -376,7 +382,19 @@ static json_int_t percent_of(const json_t *progress)
 {
         double done = json_number_value(json_object_get(progress, "bytes_ram"));
         double left = json_number_value(json_object_get(progress, "remaining_bytes"));
+        const json_t *disks = json_object_get(progress, "disks");
+        double memory = json_number_value(json_object_get(disks, "memory_bytes"));
 
+        if (disks) { /* first they, then the memory: what is left of it is known later */
+                done = json_number_value(json_object_get(disks, "copied_bytes"));
+                left = json_number_value(json_object_get(disks, "total_bytes")) + memory - done;
+                if (json_object_get(progress, "remaining_bytes")) {
+                        double there = json_number_value(json_object_get(progress, "remaining_bytes"));
+
+                        done += MAX(memory - there, 0.0);
+                        left -= MAX(memory - there, 0.0);
+                }
+        }
         return done > 0 ? MIN((json_int_t)(100.0 * done / (done + left)), 99) : 0;
 }
 
@@ -616,6 +634,14 @@ static bool flag(const struct task *task, const char *key)
         return json_is_true(json_object_get(task_data(task), key));
 }
 
+/* The last that a side said was that the VM is the destination's. */
+static bool has_left(const struct task *task)
+{
+        const char *record = json_text(json_object_get(task_data(task), "outcome"), "record");
+
+        return !strcmp(record, "released") || !strcmp(record, "owner");
+}
+
 /* The latest owner epoch that the migration may have led to: that of a source that took the VM back, which comes after the
  * destination's claim, and neither lived to tell. Too high is harmless, for nobody has the VM; too low, and its owner record
  * would be taken for a living owner's. */
@@ -624,6 +650,9 @@ static json_int_t last_epoch(const struct task *task, const json_t *vm)
         json_int_t known = number_or(json_status(vm), "owner_epoch", 0);
         json_int_t began = number_or(task_data(task), "epoch", known);
 
+        if (migration_along(
+                    task)) /* each folder has a record of its own, which has to refuse whoever takes the wrong one */
+                return MAX(known, began + (has_left(task) ? 1 : 0));
         return MAX(known, began + 2);
 }
 
@@ -646,7 +675,8 @@ static int record_lost(struct task *task, struct manager *manager)
         if (!message || json_object_set_new(status, "power", json_string("crashed")) < 0 ||
                 json_object_set_new(status, "host", json_string(host)) < 0 ||
                 json_object_set_new(status, "owner_epoch", json_integer(last_epoch(task, vm))) < 0 ||
-                json_object_set(status, "message", message) < 0)
+                json_object_set(status, "message", message) < 0 ||
+                (has_left(task) && migration_along_take_places(task, doc) < 0))
                 return -ENOMEM;
         store_batch_put(task_batch(task), json_revision(vm), TAKE_PTR(doc));
         return 0;
@@ -654,8 +684,10 @@ static int record_lost(struct task *task, struct manager *manager)
 
 static void settled(struct task *task, struct manager *manager, const char *where)
 {
-        if (json_object_set_new(task_data(task), "where", json_string(where)) < 0 ||
-                (!strcmp(where, "nowhere") && record_lost(task, manager) < 0))
+        if ((!strcmp(where, "to") || !strcmp(where, "lost")) && migration_along_record(task, manager) < 0)
+                task_step_failed(task, NULL);
+        else if (json_object_set_new(task_data(task), "where", json_string(where)) < 0 ||
+                 (!strcmp(where, "nowhere") && record_lost(task, manager) < 0))
                 task_step_failed(task, NULL);
         else
                 task_step_done(task);
@@ -738,6 +770,8 @@ static void on_forgotten_at_destination(
 /* Tidying up: the destination may still have to hear from the source, and forgets then; an agent that cannot be asked now forgets the oldest of many. */
 static void run_forget(struct task *task, void *userdata)
 {
+        if (migration_along_clear(task, userdata))
+                return;
         call_migration(task, userdata, "to_uid", "DELETE", "", on_forgotten_at_destination);
 }
 
@@ -807,6 +841,7 @@ static json_t *result_document(struct task *task)
         if (json_object_get(task_data(task), "forecast"))
                 r |= json_object_set(result, "forecast", json_object_get(task_data(task), "forecast"));
         r |= add_switchover(task, result);
+        r |= migration_along_result(task, result);
         r |= add_handshake(task, result);
         r |= json_object_set_new(result, "measured", json_boolean(json_is_object(measured)));
         r |= json_object_set_new(result, "from", json_string(json_text(task_data(task), "from")));

@@ -132,7 +132,7 @@ static const json_t *other_user(const json_t *vms, const json_t *vm, const json_
 }
 
 /* The image of a disk that is to be moved must be this VM's alone: it is removed afterwards. */
-static int check_alone(
+int operation_storage_check_alone(
         struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error)
 {
         _cleanup_json_ json_t *vms = inventory_vms_beside(manager->inventory, vm);
@@ -219,7 +219,7 @@ int operation_storage_check(struct manager *manager, const json_t *vm, const jso
         if (r >= 0)
                 r = check_host(manager, vm, host, input, ret_error);
         if (r >= 0)
-                r = check_alone(manager, vm, disks, ret_error);
+                r = operation_storage_check_alone(manager, vm, disks, ret_error);
         if (r < 0)
                 return r;
         *ret_host = host;

@@ -33,12 +33,19 @@ void batch_pool_deinit(struct batch_pool *pool)
 
 struct batch *batch_pool_get(struct batch_pool *pool)
 {
+        static const atomic_bool never = false;
+
+        return batch_pool_get_unless(pool, &never);
+}
+
+struct batch *batch_pool_get_unless(struct batch_pool *pool, const atomic_bool *give_up)
+{
         struct batch *batch = NULL;
 
         pthread_mutex_lock(&pool->lock);
-        while (!pool->stopped && (!pool->free || pool->bytes_under_way >= pool->limit_bytes))
+        while (!pool->stopped && !*give_up && (!pool->free || pool->bytes_under_way >= pool->limit_bytes))
                 pthread_cond_wait(&pool->changed, &pool->lock);
-        if (!pool->stopped) {
+        if (!pool->stopped && !*give_up) {
                 batch = pool->free;
                 pool->free = batch->next;
         }
@@ -72,6 +79,13 @@ void batch_pool_set_limit(struct batch_pool *pool, size_t limit_bytes)
 {
         pthread_mutex_lock(&pool->lock);
         pool->limit_bytes = limit_bytes;
+        pthread_cond_broadcast(&pool->changed);
+        pthread_mutex_unlock(&pool->lock);
+}
+
+void batch_pool_wake(struct batch_pool *pool)
+{
+        pthread_mutex_lock(&pool->lock);
         pthread_cond_broadcast(&pool->changed);
         pthread_mutex_unlock(&pool->lock);
 }

@@ -6,6 +6,7 @@
  * backpressure comes from: batch_pool_get() waits while too many bytes are under way. */
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "mover/wire.h"
 
@@ -61,6 +62,9 @@ int batch_pool_init(struct batch_pool *pool, unsigned int n_batches);
 void batch_pool_deinit(struct batch_pool *pool);
 /* An empty batch; waits for one, and for the bytes under way to fall below the limit. NULL: stopped. */
 struct batch *batch_pool_get(struct batch_pool *pool);
+/* The same, and NULL as well once *give_up is set, which batch_pool_wake() has everybody look at. */
+struct batch *batch_pool_get_unless(struct batch_pool *pool, const atomic_bool *give_up);
+void batch_pool_wake(struct batch_pool *pool);
 /* Gives a batch back that was not queued. */
 void batch_pool_return(struct batch_pool *pool, struct batch *batch);
 /* Gives a batch back that was queued. */

@@ -275,6 +275,15 @@ static void allow_switchover(const struct source *source)
                 MSG_NOSIGNAL | MSG_DONTWAIT); /* its end is seen elsewhere */
 }
 
+/* The guest must not stand still for longer than this because of a disk. */
+static void limit_disks(struct source *source, const json_t *message)
+{
+        json_int_t limit_ms = json_integer_value(json_object_get(message, "disk_limit_ms"));
+
+        if (limit_ms > 0 && source->disks_due_ms == 0)
+                source->disks_due_ms = clock_now_ms(&clock_system) + (uint64_t)limit_ms;
+}
+
 static int handle_control(
         struct source *source, struct source_stats *stats, bool *committed, struct error **ret_error)
 {
@@ -292,6 +301,7 @@ static int handle_control(
                 break;
         case CONTROL_STOPPED:
                 stats->guest_stopped = true;
+                limit_disks(source, message.json);
                 tunnel_stopped(source, stats);
                 break;
         case CONTROL_SWITCHOVER:
@@ -339,6 +349,8 @@ static int serve(struct source *source, struct source_stats *stats, struct error
                 if (now_ms >= next_tick_ms) {
                         source_stats_tick(stats);
                         source_look_for_stalls(source);
+                        if (source->disks_due_ms > 0 && now_ms >= source->disks_due_ms)
+                                source_expire_disks(source);
                         next_tick_ms = now_ms + TICK_MS;
                 }
                 if (poll(pfds, ARRAY_SIZE(pfds), (int)(next_tick_ms - now_ms)) <= 0)

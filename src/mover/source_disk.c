@@ -7,6 +7,10 @@
  * sink's QEMU has flushed all that was written before. An error of the sink's QEMU is the answer to every later request, so it ends
  * the mirror, and is never the guest's.
  *
+ * QEMU flushes when it has stopped the guest, and waits for that with the guest stopped and its monitor silent. So it is to have
+ * little to wait for: what was written is flushed from here now and then, and where nothing was written since, nobody is asked. And
+ * it has an end: source_expire_disks(). What comes behind BARRIER must not go to the sink: the guest may run there.
+ *
  * Order: WIRE_DISK_STRIPE_BYTES in a row belong to one channel, which is first in, first out, also when its connection is replaced;
  * and a disk's requests are dealt with one after the other. So two writes to the same place do not overtake each other.
  *
@@ -15,17 +19,23 @@
 #include "mover/source_disk.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "mover/classify.h"
 #include "mover/nbd.h"
 #include "mover/source_internal.h"
 
 #define LOOK_S 1
+/* From an answer to the next FLUSH of our own: at least so long, and so many times as long as that took, since the sink's channel does
+ * nothing else meanwhile. */
+#define OWN_FLUSH_MS 1000
+#define OWN_FLUSH_SHARE 4
 /* Zeroes among data go apart from so many on; the codec deals with fewer. A multiple of WIRE_PAGE_SIZE. */
 #define ZERO_RUN_BYTES (32 * 1024)
 
@@ -115,7 +125,7 @@ static void set_written(struct source_disk *disk, uint64_t offset)
 static struct batch *new_batch(
         struct source_disk *disk, enum batch_kind kind, uint64_t offset, uint64_t length)
 {
-        struct batch *batch = batch_pool_get(&disk->source->pool);
+        struct batch *batch = batch_pool_get_unless(&disk->source->pool, &disk->expired);
 
         if (batch) {
                 batch->kind = kind;
@@ -126,13 +136,38 @@ static struct batch *new_batch(
         return batch;
 }
 
-static void push(struct source_disk *disk, struct batch *batch)
+/* new_batch() gave none. */
+static int no_batch(const struct source_disk *disk)
 {
-        struct source *source = disk->source;
+        return disk->expired ? ETIMEDOUT : -ECANCELED;
+}
 
-        batch_queue_push(
-                &source->senders[wire_disk_channel(disk->number, batch->offset, source->n_channels)].queue,
-                batch);
+/* Hands the batch over, unless it is too late: ESHUTDOWN. */
+static int push(struct source_disk *disk, unsigned int channel, struct batch *batch)
+{
+        bool closed;
+
+        pthread_mutex_lock(&disk->lock);
+        closed = disk->closed;
+        if (!closed)
+                batch_queue_push(&disk->source->senders[channel].queue, batch);
+        pthread_mutex_unlock(&disk->lock);
+        if (closed)
+                batch_pool_return(&disk->source->pool, batch);
+        return closed ? ESHUTDOWN : 0;
+}
+
+/* The same for what changes the disk: it is of no use any more without that. */
+static int push_change(struct source_disk *disk, struct batch *batch)
+{
+        int r = push(disk, wire_disk_channel(disk->number, batch->offset, disk->source->n_channels), batch);
+
+        pthread_mutex_lock(&disk->lock);
+        if (r > 0 && disk->error == 0)
+                disk->error = r;
+        pthread_mutex_unlock(&disk->lock);
+        disk->unflushed = true;
+        return r;
 }
 
 /* What is left of the range from `offset` on within its stripe, but at most `max`. */
@@ -148,19 +183,32 @@ static bool all_zero(const uint8_t *data, size_t len)
         return len == 0 || (data[0] == 0 && memcmp(data, data + 1, len - 1) == 0);
 }
 
-/* -ECANCELED: the migration is over. */
+static int discard(struct source_disk *disk, uint64_t left)
+{
+        uint8_t data[4096];
+        int r = 0;
+
+        for (; r >= 0 && left > 0; left -= MIN(left, sizeof(data)))
+                r = nbd_read(disk->fd, data, MIN(left, sizeof(data)));
+        return r;
+}
+
+/* Of all that take a request: 0, or errno for its answer. -ECANCELED: the migration is over. */
 static int take_write(struct source_disk *disk, const struct nbd_request *request)
 {
         uint64_t end = request->offset + request->length;
 
         for (uint64_t offset = request->offset, len; offset < end; offset += len) {
                 struct batch *batch;
-                int r;
+                int r, error;
 
                 len = piece_len(offset, end, BATCH_DATA_BYTES);
                 batch = new_batch(disk, BATCH_DISK_DATA, offset, len);
-                if (!batch)
-                        return -ECANCELED;
+                if (!batch) {
+                        error = no_batch(disk);
+                        r = error > 0 ? discard(disk, end - offset) : error;
+                        return r < 0 ? r : error;
+                }
                 r = nbd_read(disk->fd, batch->data, len);
                 counter_add(&disk->bytes, len);
                 if (r < 0 || (!is_written(disk, offset) && all_zero(batch->data, len))) {
@@ -172,7 +220,11 @@ static int take_write(struct source_disk *disk, const struct nbd_request *reques
                 }
                 set_written(disk, offset);
                 batch->n_bytes = len;
-                push(disk, batch);
+                error = push_change(disk, batch);
+                if (error > 0) {
+                        r = discard(disk, end - offset - len);
+                        return r < 0 ? r : error;
+                }
         }
         return 0;
 }
@@ -185,34 +237,52 @@ static int take_zeroes(struct source_disk *disk, const struct nbd_request *reque
         counter_add(&disk->bytes_zero, request->length);
         for (uint64_t offset = request->offset, len; offset < end; offset += len) {
                 struct batch *batch;
+                int r;
 
                 len = piece_len(offset, end, WIRE_DISK_STRIPE_BYTES);
                 if (!is_written(disk, offset))
                         continue;
                 batch = new_batch(disk, BATCH_DISK_ZERO, offset, len);
                 if (!batch)
-                        return -ECANCELED;
+                        return no_batch(disk);
                 batch->keep_allocated =
                         request->command == NBD_WRITE_ZEROES && request->flags & NBD_COMMAND_NO_HOLE;
-                push(disk, batch);
+                r = push_change(disk, batch);
+                if (r > 0)
+                        return r;
         }
         return 0;
 }
 
-/* On every channel; waits for the sink's word. */
-static int take_flush(struct source_disk *disk)
+/* FLUSH on every channel. */
+static int begin_flush(struct source_disk *disk)
 {
         struct source *source = disk->source;
         uint64_t serial = ++disk->serial;
-        int r = 0;
 
+        pthread_mutex_lock(&disk->lock);
+        disk->asked_ms = clock_now_ms(&clock_system);
+        pthread_mutex_unlock(&disk->lock);
         for (unsigned int i = 0; i < source->n_channels; i++) {
                 struct batch *batch = new_batch(disk, BATCH_DISK_FLUSH, serial, 0);
+                int r = batch ? push(disk, i, batch) : no_batch(disk);
 
-                if (!batch)
-                        return -ECANCELED;
-                batch_queue_push(&source->senders[i].queue, batch);
+                if (r != 0)
+                        return r;
         }
+        disk->unflushed = false;
+        return 0;
+}
+
+/* Waits for the sink's word on all that was written. */
+static int take_flush(struct source_disk *disk)
+{
+        struct source *source = disk->source;
+        int r = disk->unflushed ? begin_flush(disk) : 0;
+        uint64_t serial = disk->serial;
+
+        if (r != 0)
+                return r;
         pthread_mutex_lock(&disk->lock);
         while (disk->flushed < serial && disk->error == 0 && !source->stopping &&
                 !mailbox_has(&source->mailbox, MAIL_FAILED)) {
@@ -222,10 +292,44 @@ static int take_flush(struct source_disk *disk)
                 deadline.tv_sec += LOOK_S;
                 (void)pthread_cond_timedwait(&disk->changed, &disk->lock, &deadline);
         }
-        if (disk->flushed < serial && disk->error == 0)
-                r = -ECANCELED;
+        if (disk->flushed < serial)
+                r = disk->error > 0 ? disk->error : -ECANCELED;
         pthread_mutex_unlock(&disk->lock);
         return r;
+}
+
+/* When the next flush of our own is due, from now: 0 also where an answer is still to come, which *ret_asked tells. */
+static uint64_t until_flush_ms(struct source_disk *disk, bool *ret_asked)
+{
+        uint64_t now_ms = clock_now_ms(&clock_system), due_ms;
+
+        pthread_mutex_lock(&disk->lock);
+        due_ms = disk->answered_ms + MAX((uint64_t)OWN_FLUSH_MS, OWN_FLUSH_SHARE * disk->took_ms);
+        *ret_asked = disk->flushed < disk->serial;
+        pthread_mutex_unlock(&disk->lock);
+        return due_ms > now_ms ? due_ms - now_ms : 0;
+}
+
+/* Returns when QEMU has something to say. Negative: it ends here. */
+static int await_request(struct source_disk *disk)
+{
+        struct pollfd pfd = {.fd = disk->fd, .events = POLLIN};
+        bool asked;
+
+        for (;;) {
+                uint64_t wait_ms = until_flush_ms(disk, &asked);
+                int r = 0;
+
+                if (disk->unflushed && !disk->quiet && !asked && wait_ms == 0)
+                        r = begin_flush(disk);
+                if (r == -ECANCELED)
+                        return r;
+                disk->quiet |= r > 0;
+                if (asked || disk->quiet || !disk->unflushed)
+                        wait_ms = LOOK_S * 1000;
+                if (poll(&pfd, 1, (int)MIN(wait_ms, (uint64_t)LOOK_S * 1000)) != 0)
+                        return 0;
+        }
 }
 
 static int disk_error(struct source_disk *disk)
@@ -236,17 +340,6 @@ static int disk_error(struct source_disk *disk)
         error = disk->error;
         pthread_mutex_unlock(&disk->lock);
         return error;
-}
-
-static int discard(struct source_disk *disk, const struct nbd_request *request)
-{
-        uint8_t data[4096];
-        int r = 0;
-
-        for (uint32_t left = request->command == NBD_WRITE ? request->length : 0; r >= 0 && left > 0;
-                left -= MIN(left, (uint32_t)sizeof(data)))
-                r = nbd_read(disk->fd, data, MIN(left, (uint32_t)sizeof(data)));
-        return r;
 }
 
 /* Negative: it ends here. */
@@ -262,16 +355,42 @@ static int serve(struct source_disk *disk, const struct nbd_request *request)
         if (error == 0 && !ranged && request->command != NBD_FLUSH)
                 error = request->command == NBD_READ ? EPERM : EINVAL;
         if (error > 0)
-                r = discard(disk, request);
+                r = discard(disk, request->command == NBD_WRITE ? request->length : 0);
         else if (request->command == NBD_WRITE)
                 r = take_write(disk, request);
         else if (request->command == NBD_FLUSH)
                 r = take_flush(disk);
         else
                 r = take_zeroes(disk, request);
-        if (r >= 0 && error == 0 && request->command == NBD_FLUSH)
+        if (r > 0)
+                error = r;
+        else if (r == 0 && error == 0 && request->command == NBD_FLUSH)
                 error = disk_error(disk);
         return r < 0 ? r : nbd_server_reply(disk->fd, request, error);
+}
+
+void source_close_disks(struct source *source)
+{
+        for (unsigned int i = 0; i < source->start.n_disks; i++) {
+                pthread_mutex_lock(&source->disks[i].lock);
+                source->disks[i].closed = true;
+                pthread_mutex_unlock(&source->disks[i].lock);
+        }
+}
+
+void source_expire_disks(struct source *source)
+{
+        for (unsigned int i = 0; i < source->start.n_disks; i++) {
+                struct source_disk *disk = &source->disks[i];
+
+                disk->expired = true;
+                pthread_mutex_lock(&disk->lock);
+                if (disk->error == 0)
+                        disk->error = ETIMEDOUT;
+                pthread_cond_broadcast(&disk->changed);
+                pthread_mutex_unlock(&disk->lock);
+        }
+        batch_pool_wake(&source->pool);
 }
 
 void source_disks_count(struct source *source, uint64_t *ret_bytes, uint64_t *ret_zero)
@@ -291,7 +410,9 @@ void *source_disk_main(void *userdata)
         while (r >= 0) {
                 struct nbd_request request;
 
-                r = nbd_server_receive(disk->fd, &request);
+                r = await_request(disk);
+                if (r >= 0)
+                        r = nbd_server_receive(disk->fd, &request);
                 if (r >= 0 && request.command == NBD_DISCONNECT)
                         break;
                 if (r >= 0)
@@ -318,7 +439,11 @@ int source_take_disk_state(struct sender *sender, struct error **ret_error)
                         ret_error, ERROR_PROTOCOL, NULL, "The peer speaks of a disk that does not exist");
         disk = &source->disks[number];
         pthread_mutex_lock(&disk->lock);
-        disk->flushed = MAX(disk->flushed, le64toh(state.flushed));
+        if (le64toh(state.flushed) > disk->flushed) {
+                disk->flushed = le64toh(state.flushed);
+                disk->answered_ms = clock_now_ms(&clock_system);
+                disk->took_ms = disk->answered_ms - disk->asked_ms;
+        }
         if (error > 0 && disk->error == 0)
                 disk->error = (int)error;
         pthread_cond_broadcast(&disk->changed);

@@ -177,6 +177,7 @@ struct source {
         uint8_t checkpoint_key[AEAD_KEY_SIZE];
         struct sender senders[WIRE_MAX_CHANNELS];
         struct source_disk disks[WIRE_MAX_DISKS];
+        uint64_t disks_due_ms; /* main: then nothing waits for them any more; 0: no limit */
         unsigned int n_channels;
         atomic_size_t frame_bytes; /* main: of pages in a batch, and in a frame, at most */
         pthread_t reader;

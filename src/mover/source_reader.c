@@ -235,7 +235,10 @@ static int begin_post_copy(struct reader *reader)
 {
         struct source *source = reader->source;
         struct batch *mark;
-        int r = push_everywhere(reader, BATCH_BARRIER);
+        int r;
+
+        source_close_disks(source);
+        r = push_everywhere(reader, BATCH_BARRIER);
 
         if (r < 0)
                 return r;
@@ -250,6 +253,17 @@ static int begin_post_copy(struct reader *reader)
         return 0;
 }
 
+/* BARRIER comes while the guest still runs, and nothing of a disk can follow it. */
+static int refuse_tunnel(struct source *source, const char *reason)
+{
+        struct error *error = NULL;
+
+        error_set(&error, ERROR_NOT_SUPPORTED, "Move the disks to a datastore that both hosts have",
+                "Disks cannot move along, for the migration's stream is not understood: %s", reason);
+        source_fail(source, error, false);
+        return -ECANCELED;
+}
+
 static int on_mode_changed(void *userdata, enum stream_mode mode, const char *reason)
 {
         struct reader *reader = userdata;
@@ -260,6 +274,8 @@ static int on_mode_changed(void *userdata, enum stream_mode mode, const char *re
         flush_partial(reader);
         if (mode == STREAM_TUNNEL) {
                 log_notice("The migration stream goes through the tunnel: %s", reason);
+                if (source->start.n_disks > 0)
+                        return refuse_tunnel(source, reason);
                 r = push_everywhere(reader, BATCH_BARRIER);
                 if (r >= 0)
                         mailbox_post(&source->mailbox, MAIL_TUNNEL);
@@ -272,6 +288,7 @@ static int on_mode_changed(void *userdata, enum stream_mode mode, const char *re
                 source->verify_started_ns = clock_monotonic_ns();
                 r = push_everywhere(reader, BATCH_VERIFY);
         }
+        source_close_disks(source);
         if (r >= 0)
                 r = push_everywhere(reader, BATCH_BARRIER);
         /* With verification, the last sender to succeed says this. */

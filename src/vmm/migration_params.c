@@ -33,6 +33,7 @@ static const char *const throttle_on[] = {"auto-converge", NULL};
 static const char *const post_copy_on[] = {"postcopy-ram", "return-path", NULL};
 
 #define HOLD_CAPABILITY "switchover-ack"
+#define PAUSE_CAPABILITY "pause-before-switchover"
 /* Not 0, which is no limit; QEMU divides it by ten for each 100 ms, and that must not be 0 either. */
 #define HOLD_BYTES_PER_S 10
 
@@ -67,6 +68,7 @@ static bool is_wanted(enum migration_side side, const struct migration_needs *ne
         return is_in(side == MIGRATION_SOURCE ? source_on : destination_on, name) ||
                (side == MIGRATION_SOURCE && needs->throttle && is_in(throttle_on, name)) ||
                (side == MIGRATION_SOURCE && needs->hold && !strcmp(name, HOLD_CAPABILITY)) ||
+               (side == MIGRATION_SOURCE && needs->pause && !strcmp(name, PAUSE_CAPABILITY)) ||
                (needs->post_copy && is_in(post_copy_on, name));
 }
 

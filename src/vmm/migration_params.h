@@ -20,6 +20,7 @@ struct migration_needs {
         bool hold; /* source: the guest is not stopped before it is allowed: switchover-ack, from QEMU 8.1 on */
         bool one_way;   /* source: into a file, from where nothing comes back: no return-path */
         bool post_copy; /* both sides: postcopy-ram, and return-path */
+        bool pause;     /* source: pause-before-switchover: QEMU waits when it has stopped the guest */
 };
 
 /* Arguments of migrate-set-capabilities from the answer of query-migrate-capabilities. At the source:

@@ -299,7 +299,8 @@ enum claim { OLD_OWNER, DESTINATION_CLAIMED, SOURCE_CLAIMED };
 struct world {
         struct handoff_source_facts s;
         struct handoff_destination_facts d;
-        enum claim claim;
+        enum claim claim; /* the owner record; with s.apart the destination's */
+        enum claim left;  /* with s.apart: that of the folder that stays behind */
         bool s_up, d_up, link, voted, all_data, fed, commit_net;
         bool d_down;   /* its host, for good */
         bool d_ran;    /* ever */
@@ -326,9 +327,14 @@ static void check_safety(const struct world *w)
         assert_false(w->s.qemu == HANDOFF_QEMU_RUNNING && w->d.qemu == HANDOFF_QEMU_RUNNING);
         assert_false(w->s.qemu == HANDOFF_QEMU_MIGRATING && !w->voted && w->d.qemu == HANDOFF_QEMU_RUNNING);
         assert_false(w->d.record == HANDOFF_OWNER &&
-                     (w->s.record == HANDOFF_OUTGOING || w->s.record == HANDOFF_TAKEN_BACK));
-        /* A copy that was left behind never runs. */
-        assert_false(w->d_ran && w->s.qemu == HANDOFF_QEMU_RUNNING);
+                     (w->s.record == HANDOFF_OUTGOING || w->s.record == HANDOFF_TAKEN_BACK) &&
+                     !w->s.peer_removed);
+        /* A copy that was left behind never runs; unless somebody has given up the other. */
+        assert_false(w->d_ran && w->s.qemu == HANDOFF_QEMU_RUNNING && !w->s.peer_removed);
+        if (w->s.apart && w->d_ran && !w->s.peer_removed) {
+                assert_int_equal(w->claim, DESTINATION_CLAIMED);
+                assert_int_equal(w->left, DESTINATION_CLAIMED); /* nobody starts it from there */
+        }
         assert_false(w->s_ran_on && w->d.qemu == HANDOFF_QEMU_RUNNING);
 }
 
@@ -362,6 +368,11 @@ static void begin_post_copy(struct world *w)
         }
 }
 
+static enum claim *own_record(struct world *w)
+{
+        return w->s.apart ? &w->left : &w->claim;
+}
+
 static void step_source(struct world *w)
 {
         struct handoff_source_facts *s = &w->s;
@@ -386,6 +397,16 @@ static void step_source(struct world *w)
                 s->mover_alive = false;
                 s->stop_wanted = true;
                 break;
+        case HANDOFF_SOURCE_GIVE:
+                assert_true(s->apart && !s->given);
+                w->left = DESTINATION_CLAIMED;
+                s->given = true;
+                if (w->faults_left && !pick(4)) { /* written or not: it is not known to be */
+                        w->faults_left--;
+                        s->given = false;
+                        s->stop_wanted = true;
+                }
+                break;
         case HANDOFF_SOURCE_COMMIT:
                 s->commit_sent = true;
                 w->commit_net = true;
@@ -393,7 +414,8 @@ static void step_source(struct world *w)
         case HANDOFF_SOURCE_ASK:
         case HANDOFF_SOURCE_ASK_ABORT:
                 if (w->d_lost && w->link && !w->d_down)
-                        s->peer = (struct handoff_peer){true, HANDOFF_NONE, HANDOFF_QEMU_UNKNOWN};
+                        s->peer = (struct handoff_peer){true, HANDOFF_NONE, HANDOFF_QEMU_UNKNOWN, false,
+                                w->claim == DESTINATION_CLAIMED ? HANDOFF_CLAIMED : HANDOFF_UNCLAIMED};
                 if (!w->d_up || !w->link || w->d_lost)
                         break;
                 if (s->stop_wanted && !s->mover_alive && w->d.record == HANDOFF_PREPARED)
@@ -402,8 +424,8 @@ static void step_source(struct world *w)
                 break;
         case HANDOFF_SOURCE_TAKE_BACK:
                 s->mover_alive = false;
-                if (w->claim != SOURCE_CLAIMED)
-                        w->claim = SOURCE_CLAIMED;
+                if (*own_record(w) != SOURCE_CLAIMED)
+                        *own_record(w) = SOURCE_CLAIMED;
                 else if (s->record == HANDOFF_TAKEN_BACK &&
                          (s->qemu == HANDOFF_QEMU_COMPLETED || s->qemu == HANDOFF_QEMU_HELD))
                         s->qemu = HANDOFF_QEMU_RUNNING;
@@ -414,6 +436,7 @@ static void step_source(struct world *w)
                         source_record(w, HANDOFF_TAKEN_BACK);
                 break;
         case HANDOFF_SOURCE_TAKE_BACK_UNCLAIMED:
+                assert_false(s->apart);
                 s->mover_alive = false;
                 if (w->claim == DESTINATION_CLAIMED) {
                         source_record(w, HANDOFF_RELEASED);
@@ -429,6 +452,7 @@ static void step_source(struct world *w)
                         s->qemu = HANDOFF_QEMU_GONE;
                 else
                         source_record(w, HANDOFF_RELEASED);
+                w->lost |= s->apart && s->peer.record == HANDOFF_NONE && w->d.qemu == HANDOFF_QEMU_GONE;
                 break;
         case HANDOFF_SOURCE_FAILED:
         case HANDOFF_SOURCE_DONE:
@@ -557,13 +581,14 @@ static void step_world(struct world *w)
                 w->s_up = w->link = true;
                 w->d_up = !w->d_down && !w->d_lost;
                 w->s.peer_fenced = w->d_down;
+                w->s.peer_removed |= w->s.apart && w->d_down && !pick(4);
         }
 }
 
 static void crash_source_agent(struct world *w)
 {
         w->s_up = false;
-        w->s.mover_alive = w->s.stop_wanted = w->s.loaded = false;
+        w->s.mover_alive = w->s.stop_wanted = w->s.loaded = w->s.given = false;
         /* It is not known whether the command was sent. */
         w->held |= w->s.qemu == HANDOFF_QEMU_HELD;
         if (w->holding && w->s.record == HANDOFF_HANDED_OFF &&
@@ -635,18 +660,21 @@ static void fault(struct world *w)
         }
 }
 
-static void random_walks_keep_one_owner_and_settle(void **state _unused_)
+static void walk(bool apart)
 {
         unsigned int moved = 0, kept = 0, moved_by_post_copy = 0, kept_from_post_copy = 0;
 
         for (unsigned int run = 0; run < 200000; run++) {
                 struct world w = {
-                        .s = {.record = HANDOFF_OUTGOING, .qemu = HANDOFF_QEMU_RUNNING, .mover_alive = true},
+                        .s = {.record = HANDOFF_OUTGOING,
+                                .qemu = HANDOFF_QEMU_RUNNING,
+                                .mover_alive = true,
+                                .apart = apart},
                         .d = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADING, .mover_alive = true},
                         .s_up = true,
                         .d_up = true,
                         .link = true,
-                        .post_copy = run / 5 % 2,
+                        .post_copy = !apart && run / 5 % 2,
                         .faults_left = run % 5,
                 };
 
@@ -668,8 +696,77 @@ static void random_walks_keep_one_owner_and_settle(void **state _unused_)
                 moved_by_post_copy += w.began && w.d.qemu == HANDOFF_QEMU_RUNNING;
                 kept_from_post_copy += w.post_copy && w.s.qemu == HANDOFF_QEMU_RUNNING;
         }
-        assert_true(moved_by_post_copy > 1000 && kept_from_post_copy > 1000);
+        assert_true(apart || (moved_by_post_copy > 1000 && kept_from_post_copy > 1000));
         assert_true(moved > 1000 && kept > 1000); /* the walk went both ways */
+}
+
+static void random_walks_keep_one_owner_and_settle(void **state _unused_)
+{
+        walk(false);
+}
+
+static void random_walks_without_a_common_datastore_keep_one_owner_and_settle(void **state _unused_)
+{
+        walk(true);
+}
+
+static void what_is_left_behind_names_the_destination_before_commit(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_COMPLETED,
+                .completed = true,
+                .mover_alive = true,
+                .apart = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_GIVE);
+        assert_int_equal(handoff_source_tells(&f), HANDOFF_QEMU_UNKNOWN); /* or it would do without COMMIT */
+        f.stop_wanted = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ABORT);
+        f.mover_alive = false;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK_ABORT);
+        f.stop_wanted = false;
+        f.mover_alive = f.given = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_COMMIT);
+        assert_int_equal(handoff_source_tells(&f), HANDOFF_QEMU_COMPLETED);
+}
+
+/* Its record is where it is. */
+static void host_that_is_down_with_its_datastore_is_waited_for(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_COMPLETED,
+                .completed = true,
+                .commit_sent = true,
+                .peer_fenced = true,
+                .given = true,
+                .apart = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
+        f.peer_removed = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+        f.mover_alive = true; /* then it is not down */
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
+        f.result_running = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+}
+
+static void destination_without_a_journal_reads_its_own_record(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_COMPLETED,
+                .completed = true,
+                .commit_sent = true,
+                .given = true,
+                .apart = true,
+                .peer = {.answered = true, .record = HANDOFF_NONE}};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK); /* it did not say */
+        f.peer.claim = HANDOFF_CLAIMED;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+        f.peer.claim = HANDOFF_UNCLAIMED;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+        f.given = false; /* what the destination says needs no more here */
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
 }
 
 static void names_read_back(void **state _unused_)
@@ -715,7 +812,11 @@ int main(void)
                 cmocka_unit_test(commit_without_loaded_state_is_not_enough),
                 cmocka_unit_test(owner_that_never_ran_gives_back),
                 cmocka_unit_test(records_only_go_forward),
+                cmocka_unit_test(what_is_left_behind_names_the_destination_before_commit),
+                cmocka_unit_test(host_that_is_down_with_its_datastore_is_waited_for),
+                cmocka_unit_test(destination_without_a_journal_reads_its_own_record),
                 cmocka_unit_test(random_walks_keep_one_owner_and_settle),
+                cmocka_unit_test(random_walks_without_a_common_datastore_keep_one_owner_and_settle),
                 cmocka_unit_test(names_read_back),
         };
 

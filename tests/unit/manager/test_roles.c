@@ -452,6 +452,9 @@ static void disks_are_moved_by_who_may_migrate_and_use_datastores(void **data)
         assert_int_equal(move_disks_with(state, "one", json_pack("[s]", "vm.migrate")), 403);
         if (!strstr(json_text(state->body, "detail"), "datastore.use"))
                 fail_msg("unexpected: %s", json_text(state->body, "detail"));
+        assert_int_equal(call(state, "POST", "/api/v1/vms/nobody/migrate",
+                                 json_pack("{s:s, s:s}", "to", "host1", "to_datastore", "fast")),
+                403);
         assert_int_equal(move_disks_with(state, "two", json_pack("[s]", "datastore.use")), 403);
         assert_int_equal(
                 move_disks_with(state, "both", json_pack("[s, s]", "vm.migrate", "datastore.use")), 404);

@@ -201,7 +201,9 @@ static void start_source(struct disks *d, int mirror_fd)
         daemon_tell(&d->source, "{\"execute\": \"qmp_capabilities\"}");
 }
 
-static struct disks *disks_new(const struct fixture_options *options, const char *format, const char *fault)
+/* Movers and the destination's disk, without anybody who mirrors. */
+static struct disks *disks_prepare(
+        const struct fixture_options *options, const char *format, const char *fault)
 {
         struct disks *d = calloc(1, sizeof(*d));
 
@@ -220,7 +222,25 @@ static struct disks *disks_new(const struct fixture_options *options, const char
         d->f = fixture_new(&d->options);
         close(d->options.disk_fd);
         json_decref(fixture_wait(&d->f->source, "ready"));
+        return d;
+}
+
+static struct disks *disks_new(const struct fixture_options *options, const char *format, const char *fault)
+{
+        struct disks *d = disks_prepare(options, format, fault);
+
         start_source(d, fixture_mirror(d->f));
+        return d;
+}
+
+/* The test is the mirror. */
+static struct disks *disks_new_as_mirror(const struct fixture_options *options, const char *fault)
+{
+        struct disks *d = disks_prepare(options, "raw", fault);
+        struct error *error = NULL;
+
+        if (nbd_client_init(&d->writer, fixture_mirror(d->f), "", DISK_BYTES, WAIT_MS, &error) < 0)
+                fail_msg("%s", error_message(error));
         return d;
 }
 
@@ -252,8 +272,7 @@ static void mirror(struct disks *d)
                 "\"on-target-error\": \"report\", \"auto-dismiss\": false}}");
 }
 
-/* Its end, as the switchover has it. */
-static void finish_mirror(struct disks *d)
+static void end_mirror(struct disks *d)
 {
         char *line;
 
@@ -263,6 +282,12 @@ static void finish_mirror(struct disks *d)
         assert_null(strstr(line, "\"error\""));
         free(line);
         daemon_tell(&d->source, "{\"execute\": \"job-dismiss\", \"arguments\": {\"id\": \"j\"}}");
+}
+
+/* Its end, as the switchover has it. */
+static void finish_mirror(struct disks *d)
+{
+        end_mirror(d);
         daemon_tell(
                 &d->source, "{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"mirror\"}}");
 }
@@ -347,6 +372,111 @@ static void test_raw_disk_that_is_written_arrives(void **state)
 static void test_qcow2_disk_that_is_written_arrives(void **state)
 {
         move(&(struct fixture_options){.n_channels = 1}, "qcow2");
+}
+
+static bool for_a_while(void *userdata)
+{
+        return --*(int *)userdata > 0; /* asked about once a second */
+}
+
+/* What the mover answers; fails when it does not within 20 s. */
+static int answer_to(struct disks *d, enum nbd_command command, uint64_t offset, uint32_t length)
+{
+        int error = -1, patience = 20;
+
+        assert_int_equal(
+                nbd_client_call(&d->writer, command, 0, offset, length,
+                        command == NBD_WRITE ? d->expected + offset : NULL, for_a_while, &patience, &error),
+                0);
+        return error;
+}
+
+/* Past the barrier: the destination's QEMU is being fed its device state. */
+static void reach_device_state(struct disks *d)
+{
+        fixture_fill(d->f, 0, fixture_pages(d->f), 1);
+        fixture_stream_start(d->f);
+        fixture_stream_pages(d->f, 0, fixture_pages(d->f), true);
+        fixture_stream_device(d->f, MARK, sizeof(MARK));
+        json_decref(fixture_wait(&d->f->source, "device-state"));
+        d->f->source.device_state = true;
+}
+
+static void test_mirror_that_is_removed_after_the_barrier_does_no_harm(void **state)
+{
+        struct disks *d = disks_new(&(struct fixture_options){.n_channels = 3}, "qcow2", NULL);
+
+        mirror(d);
+        write_something(d);
+        end_mirror(d);
+        reach_device_state(d);
+        daemon_tell(
+                &d->source, "{\"execute\": \"blockdev-del\", \"arguments\": {\"node-name\": \"mirror\"}}");
+        fixture_finish(d->f);
+        fixture_assert_ram_equal(d->f);
+        assert_destination_holds_it(d);
+        disks_free(d);
+}
+
+static void test_nothing_of_a_disk_follows_the_barrier(void **state)
+{
+        struct disks *d = disks_new_as_mirror(&(struct fixture_options){.n_channels = 3}, NULL);
+
+        assert_int_equal(answer_to(d, NBD_WRITE, 0, MIB), 0);
+        assert_int_equal(answer_to(d, NBD_FLUSH, 0, 0), 0);
+        reach_device_state(d);
+        assert_int_equal(answer_to(d, NBD_FLUSH, 0, 0), 0); /* all of it is flushed */
+        assert_int_equal(answer_to(d, NBD_WRITE, 2 * MIB, MIB), ESHUTDOWN);
+        assert_int_equal(answer_to(d, NBD_WRITE_ZEROES, 0, MIB), ESHUTDOWN);
+        assert_int_equal(answer_to(d, NBD_FLUSH, 0, 0), ESHUTDOWN);
+        fixture_finish(d->f);
+        fixture_assert_ram_equal(d->f);
+        disks_free(d);
+}
+
+static void test_flush_has_an_end_while_the_guest_is_stopped(void **state)
+{
+        struct disks *d = disks_new_as_mirror(&(struct fixture_options){0}, NULL);
+
+        assert_int_equal(answer_to(d, NBD_WRITE, 0, MIB), 0);
+        (void)kill(d->destination.pid, SIGSTOP);
+        fixture_send(&d->f->source, json_pack("{s:s, s:i}", "op", "stopped", "disk_limit_ms", 300));
+        assert_int_equal(answer_to(d, NBD_FLUSH, 0, 0), ETIMEDOUT);
+        assert_int_equal(answer_to(d, NBD_WRITE, 0, MIB), ETIMEDOUT);
+        (void)kill(d->destination.pid, SIGCONT);
+        disks_free(d);
+}
+
+static void test_write_has_an_end_while_the_guest_is_stopped(void **state)
+{
+        struct disks *d = disks_new_as_mirror(
+                &(struct fixture_options){.codec = "none", .rate_limit_bps = 8 * 1000 * 1000}, NULL);
+        int error = 0;
+
+        fixture_send(&d->f->source, json_pack("{s:s, s:i}", "op", "stopped", "disk_limit_ms", 1000));
+        for (size_t i = 0; i < DISK_BYTES; i++)
+                d->expected[i] = (uint8_t)next_random(d);
+        for (int i = 0; error == 0 && i < 100; i++) /* at 1 MB/s until all batches are under way */
+                error = answer_to(d, NBD_WRITE, (uint64_t)(i % 6) * 4 * MIB, 4 * MIB);
+        assert_int_equal(error, ETIMEDOUT);
+        disks_free(d);
+}
+
+/* Seen by its failure, which is the answer to whatever comes next. */
+static void test_what_was_written_is_flushed_unasked(void **state)
+{
+        struct disks *d = disks_new_as_mirror(&(struct fixture_options){0},
+                "driver=blkdebug,node-name=faulty,image=file,"
+                "inject-error.0.event=flush_to_disk,inject-error.0.iotype=flush,inject-error.0.errno=5");
+        int error = 0;
+
+        assert_int_equal(answer_to(d, NBD_WRITE, 0, MIB), 0);
+        for (int i = 0; error == 0 && i < WAIT_MS / 10; i++) {
+                error = answer_to(d, NBD_WRITE, 0, 512);
+                nanosleep(&(struct timespec){.tv_nsec = 10 * 1000000}, NULL);
+        }
+        assert_int_equal(error, EIO);
+        disks_free(d);
 }
 
 static void test_zeroes_do_not_go(void **state)
@@ -440,6 +570,11 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_raw_disk_that_is_written_arrives),
                 cmocka_unit_test(test_qcow2_disk_that_is_written_arrives),
+                cmocka_unit_test(test_mirror_that_is_removed_after_the_barrier_does_no_harm),
+                cmocka_unit_test(test_nothing_of_a_disk_follows_the_barrier),
+                cmocka_unit_test(test_flush_has_an_end_while_the_guest_is_stopped),
+                cmocka_unit_test(test_write_has_an_end_while_the_guest_is_stopped),
+                cmocka_unit_test(test_what_was_written_is_flushed_unasked),
                 cmocka_unit_test(test_zeroes_do_not_go),
                 cmocka_unit_test(test_disk_survives_lost_connections),
                 cmocka_unit_test(test_full_destination_ends_the_mirror_and_not_the_guest),

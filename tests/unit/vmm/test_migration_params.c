@@ -202,6 +202,29 @@ static void held_source_waits_for_the_word(void **state _unused_)
         assert_int_equal(json_array_size(json_object_get(set, "capabilities")), 1);
 }
 
+static void source_with_disks_waits_before_its_device_state(void **state _unused_)
+{
+        _cleanup_json_ json_t *list = json_pack("[{s:s, s:b}, {s:s, s:b}]", "capability", "return-path",
+                "state", 1, "capability", "pause-before-switchover", "state", 0);
+        _cleanup_json_ json_t *set = NULL, *restore = NULL;
+        const json_t *item;
+
+        assert_int_equal(migration_capabilities_build(MIGRATION_SOURCE,
+                                 &(struct migration_needs){.pause = true}, list, &set, &restore, NULL),
+                0);
+        item = json_array_get(json_object_get(set, "capabilities"), 0);
+        assert_string_equal(
+                json_string_value(json_object_get(item, "capability")), "pause-before-switchover");
+        assert_true(json_is_true(json_object_get(item, "state")));
+        json_decref(TAKE_PTR(set));
+        json_decref(TAKE_PTR(restore));
+        assert_int_equal(migration_capabilities_build(MIGRATION_DESTINATION,
+                                 &(struct migration_needs){.pause = true}, list, &set, &restore, NULL),
+                0);
+        assert_false(json_is_true(
+                json_object_get(json_array_get(json_object_get(set, "capabilities"), 0), "state")));
+}
+
 static void hold_leaves_a_byte_in_each_tenth_of_a_second(void **state _unused_)
 {
         _cleanup_json_ json_t *on = migration_hold_build(true), *off = migration_hold_build(false);
@@ -215,6 +238,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(held_source_waits_for_the_word),
+                cmocka_unit_test(source_with_disks_waits_before_its_device_state),
                 cmocka_unit_test(hold_leaves_a_byte_in_each_tenth_of_a_second),
                 cmocka_unit_test(source_gets_events_and_return_path),
                 cmocka_unit_test(what_would_change_the_stream_is_turned_off),
