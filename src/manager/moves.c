@@ -250,6 +250,20 @@ static enum standing standing_of(const struct moves_round *round, const json_t *
         return moves_is_suspended_by(vm, json_text(record, "suspended_by")) ? STANDING_UNCLEAR : STANDING_ON;
 }
 
+/* It has left its host, or nobody can tell and it is not there that it would run: what was being suspended may run on. */
+static bool is_away(
+        const struct moves_round *round, const json_t *record, const json_t *vm, enum standing standing)
+{
+        const char *power = json_text(json_status(vm), "power");
+        const json_t *try = moves_last_try(record);
+
+        if (standing != STANDING_UNCLEAR)
+                return standing == STANDING_SUSPENDED;
+        return strcmp(json_text(json_status(vm), "host"), round->from) != 0 ||
+               moves_try_does(try, MOVES_RESUME) ||
+               (moves_try_does(try, MOVES_SUSPEND) && moves_try_succeeded(try) && strcmp(power, "starting"));
+}
+
 /* Whether it was, on behalf of the maintenance, before or in this task; what was migrated since does not count as moved cold. */
 static bool was_suspended(const json_t *record)
 {
@@ -419,12 +433,15 @@ static bool is_too_soon(const struct moves_round *round, const json_t *record)
         return again_ms > round->now_ms && again_ms <= round->now_ms + MOVES_BUSY_AGAIN_MS;
 }
 
-/* How long a suspended guest waits for a host now. Cancelled, as long as everything else has to end. */
-static uint64_t patience_ms(const struct moves_round *round)
+/* How long a suspended guest waits for a host now. Cancelled, as long as everything else has to end; so does one that may be about to run on
+ * where it is (away: it is not). */
+static uint64_t patience_ms(const struct moves_round *round, bool away)
 {
+        uint64_t ms = round->closed ? 0 : evacuation_patience_ms(&round->policy, !*round->from);
+
         if (task_cancel_requested(round->task))
                 return *round->from ? CANCEL_MAX_MS : 0;
-        return round->closed ? 0 : evacuation_patience_ms(&round->policy, !*round->from);
+        return *round->from && !away ? MAX(ms, (uint64_t)CANCEL_MAX_MS) : ms;
 }
 
 /* Where it could be resumed; false: that cannot be told in this look. */
@@ -444,13 +461,15 @@ static bool may_resume(struct moves_round *round, json_t *record, const json_t *
 }
 
 /* Also when nothing else starts any more: until then the guest stands still. */
-static void decide_suspended(struct moves_round *round, json_t *record, const json_t *vm, bool unclear)
+static void decide_suspended(
+        struct moves_round *round, json_t *record, const json_t *vm, enum standing standing)
 {
+        bool unclear = standing == STANDING_UNCLEAR, away = is_away(round, record, vm, standing);
         struct evacuation_facts facts = {.now_ms = round->now_ms,
                 .suspended = true,
                 .unclear = unclear,
                 .closed = round->closed,
-                .patience_ms = patience_ms(round)};
+                .patience_ms = patience_ms(round, away)};
         struct evacuation_progress progress;
         _cleanup_json_ json_t *report = NULL;
         const char *host = NULL;
@@ -465,7 +484,7 @@ static void decide_suspended(struct moves_round *round, json_t *record, const js
         what = evacuation_next(&round->policy, &progress, &facts);
         moves_set_progress(round, record, &progress);
         if (what == EVACUATION_ACT_LEAVE) {
-                leave(round, record, true);
+                leave(round, record, away);
                 return;
         }
         act(round, record, what, host, progress.rank);
@@ -525,7 +544,7 @@ static void decide_or_wait(struct moves_round *round, json_t *record, const json
         enum standing standing = standing_of(round, record, vm);
 
         if (standing == STANDING_SUSPENDED || standing == STANDING_UNCLEAR)
-                decide_suspended(round, record, vm, standing == STANDING_UNCLEAR);
+                decide_suspended(round, record, vm, standing);
         else
                 decide(round, record, vm);
 }
@@ -774,12 +793,12 @@ static void give_up(struct moves_round *round, json_t *record)
 {
         const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid")),
                      *try = moves_last_try(record);
-        enum standing standing = standing_of(round, record, vm);
-        bool resumes = moves_try_does(try, MOVES_RESUME) && moves_try_is_open(try);
+        bool away = is_away(round, record, vm, standing_of(round, record, vm)),
+             resumes = moves_try_does(try, MOVES_RESUME) && moves_try_is_open(try);
 
         if (resumes)
                 moves_set_why(round, record, "its resumption has not ended yet");
-        else if (standing == STANDING_SUSPENDED || standing == STANDING_UNCLEAR)
+        else if (away)
                 resumes = true; /* why it was not is known */
         else if (moves_try_does(try, MOVES_STOP) || moves_try_does(try, MOVES_POWER_OFF))
                 moves_set_why(round, record, "it is being stopped, which cannot be taken back");

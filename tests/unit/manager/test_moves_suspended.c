@@ -52,6 +52,14 @@ static void put_web(struct state *state, const char *power, const char *host)
         assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
 }
 
+static void look_for_ms(struct state *state, uint64_t ms)
+{
+        uint64_t end_ms = clock_now_ms(loop_clock(state->loop)) + ms;
+
+        while (clock_now_ms(loop_clock(state->loop)) < end_ms)
+                loop_iterate(state->loop, 20);
+}
+
 static void cancelled_it_resumes_also_what_it_was_done_with(void **data)
 {
         struct state *state = *data;
@@ -76,7 +84,6 @@ static void cancelled_it_resumes_also_what_it_was_done_with(void **data)
 static void cancelled_it_waits_a_moment_for_room_on_its_host(void **data)
 {
         struct state *state = *data;
-        uint64_t end_ms;
         char path[128];
 
         set_a_full_stage(state);
@@ -84,9 +91,7 @@ static void cancelled_it_waits_a_moment_for_room_on_its_host(void **data)
         wait_until(state, web_is_suspended);
         room_at(state, 0, NO_ROOM);
         cancel(state, path);
-        end_ms = clock_now_ms(loop_clock(state->loop)) + 2500; /* more than between two looks at it */
-        while (clock_now_ms(loop_clock(state->loop)) < end_ms)
-                loop_iterate(state->loop, 20);
+        look_for_ms(state, 2500); /* more than between two looks at it */
         assert_true(web_is_suspended(state));
         room_at(state, 0, ROOM);
         end_task(state, path, "cancelled");
@@ -209,6 +214,79 @@ static void cancelled_when_it_is_just_suspended_the_guest_is_resumed(void **data
         http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
 }
 
+static void web_has_power(struct state *state, const char *power)
+{
+        json_t *vm = json_object_get(state->agents[0].vms, vm_uid(state));
+
+        json_object_set_new(json_status(vm), "power", json_string(power));
+}
+
+static bool suspending_is(struct state *state, const char *how)
+{
+        assert_int_equal(call(state, "GET", "/api/v1/tasks?action=vm.suspend", NULL), 200);
+        return !strcmp(
+                json_text(json_status(json_array_get(json_object_get(state->body, "items"), 0)), "state"),
+                how);
+}
+
+static bool suspending_has_failed(struct state *state)
+{
+        return suspending_is(state, "failed");
+}
+
+static bool suspending_is_cancelled(struct state *state)
+{
+        return suspending_is(state, "cancelled");
+}
+
+/* Its agent says that it goes back, and a moment later that it has. */
+static void guest_that_goes_back_when_the_time_limit_comes_is_not_taken_for_suspended(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_a_full_stage(state);
+        state->agents[0].hold = "suspend";
+        begin_maintenance(state, "{\"on\": true, \"give_up_ms\": 2000, " SUSPEND "}", path);
+        wait_until(state, state_is_held);
+        web_has_power(state, "suspending");
+        wait_until(state, suspending_is_cancelled);
+        look_for_ms(state, 1500);
+        web_has_power(state, "running");
+        refresh_all(state);
+        end_task(state, path, "failed");
+        assert_line(state, "stays", "");
+        assert_string_equal(json_text(maintenance(state), "state"), "incomplete");
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
+}
+
+/* Its agent is still at it when the request has failed. */
+static void guest_that_goes_back_after_the_window_is_not_taken_for_suspended(void **data)
+{
+        struct state *state = *data;
+        uint64_t revision;
+        char path[128];
+        json_t *doc;
+
+        set_a_full_stage(state);
+        state->agents[0].hold = "suspend";
+        begin_maintenance(state, "{\"on\": true, " SUSPEND "}", path);
+        wait_until(state, state_is_held);
+        web_has_power(state, "suspending");
+        state->agents[0].hold = NULL;
+        state->agents[0].refuse_state = true;
+        doc = stored_task(state, path, &revision);
+        json_object_set_new(data_of(doc), "start_before_unix_ms", json_integer(1));
+        restart_with(state, revision, doc);
+        wait_until(state, suspending_has_failed);
+        look_for_ms(state, 3000); /* more than between two looks at it */
+        web_has_power(state, "running");
+        refresh_all(state);
+        end_task(state, path, "failed");
+        assert_line(state, "stays", "");
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
+}
+
 static void resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance(void **data)
 {
         struct state *state = *data;
@@ -277,14 +355,6 @@ static void guest_that_others_have_suspended_since_is_left_alone(void **data)
         assert_line(state, "off", "host2");
         assert_web(state, "suspended", "host2");
         assert_int_equal(n_tasks(state, "vm.resume"), 1);
-}
-
-static bool suspending_has_failed(struct state *state)
-{
-        assert_int_equal(call(state, "GET", "/api/v1/tasks?action=vm.suspend", NULL), 200);
-        return !strcmp(
-                json_text(json_status(json_array_get(json_object_get(state->body, "items"), 0)), "state"),
-                "failed");
 }
 
 static void guest_that_others_suspend_after_it_could_not_is_left_alone(void **data)
@@ -422,6 +492,8 @@ int main(void)
                 TEST(what_a_cancelled_task_could_not_resume_is_listed_and_named),
                 TEST(what_waits_for_its_turn_is_not_given_up_before),
                 TEST(cancelled_when_it_is_just_suspended_the_guest_is_resumed),
+                TEST(guest_that_goes_back_when_the_time_limit_comes_is_not_taken_for_suspended),
+                TEST(guest_that_goes_back_after_the_window_is_not_taken_for_suspended),
                 TEST(resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance),
                 TEST(resumption_of_which_nobody_knows_is_not_taken_for_a_move),
                 TEST(resumption_by_others_is_waited_for),
