@@ -123,6 +123,13 @@ static bool has_lines(const struct http_call *call)
         return call->line && status_of(call) / 100 == 2;
 }
 
+/* One that waits already keeps its place, however much it has to say. */
+static void await_delivery(struct http_call *call)
+{
+        if (list_empty(&call->deliver_link))
+                list_append(&call->client->delivered, &call->deliver_link);
+}
+
 static size_t on_data(char *data, size_t size, size_t n, void *userdata)
 {
         struct http_call *call = userdata;
@@ -131,10 +138,8 @@ static size_t on_data(char *data, size_t size, size_t n, void *userdata)
                 call->too_large = true;
                 return 0;
         }
-        if (has_lines(call)) {
-                list_remove(&call->deliver_link);
-                list_append(&call->client->delivered, &call->deliver_link);
-        }
+        if (has_lines(call))
+                await_delivery(call);
         return size * n;
 }
 
@@ -171,8 +176,7 @@ static void give_up(CURL *easy)
         (void)curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&call);
         call->result = CURLE_OUT_OF_MEMORY;
         call->ended = true;
-        list_remove(&call->deliver_link);
-        list_append(&call->client->delivered, &call->deliver_link);
+        await_delivery(call);
         (void)loop_source_rearm(call->client->timer, 0);
 }
 
@@ -340,8 +344,7 @@ static void collect_ended(struct http_client *client)
                 (void)curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **)&call);
                 call->result = msg->data.result;
                 call->ended = true;
-                list_remove(&call->deliver_link);
-                list_append(&client->delivered, &call->deliver_link);
+                await_delivery(call);
         }
 }
 

@@ -382,6 +382,73 @@ static void a_stream_that_breaks_off_is_an_error(void **state)
         assert_int_equal(l.answer.code, ERROR_UNREACHABLE);
 }
 
+#define N_IN_LINE 16
+#define N_IN_ALL 64
+#define ENDS_AFTER_MS 100
+
+/* Calls of which one begins as soon as another was heard of, and ends long before all others were. */
+struct crowd {
+        struct fixture *f;
+        const char *address;
+        size_t n;
+        size_t heard_at; /* so many were, before the stream; 0: it was not */
+};
+
+static void count_slowly_and_go_on(void *userdata, int status, json_t *body, struct error *error)
+{
+        struct crowd *c = userdata;
+        const struct http_call_spec spec = {
+                .method = "GET", .address = c->address, .path = "/", .timeout_ms = ENDS_AFTER_MS};
+
+        count_slowly(&c->n, status, body, error);
+        if (c->n + N_IN_LINE <= N_IN_ALL)
+                assert_int_equal(
+                        http_client_call(c->f->client, &spec, count_slowly_and_go_on, c, NULL, NULL), 0);
+}
+
+static void note_when(void *userdata, const char *line _unused_)
+{
+        struct crowd *c = userdata;
+
+        if (!c->heard_at)
+                c->heard_at = c->n;
+}
+
+static void ignore_end(
+        void *userdata _unused_, int status _unused_, json_t *body _unused_, struct error *error _unused_)
+{
+}
+
+static void a_stream_that_always_has_more_to_say_is_heard_in_its_turn(void **state)
+{
+        struct fixture *f = *state;
+        char address[sizeof(f->address)];
+        _cleanup_fd_ int listening = fixture_listen(address); /* nobody answers */
+        struct crowd c = {.f = f, .address = address};
+        const struct http_call_spec call = {.method = "GET",
+                                            .address = address,
+                                            .path = "/",
+                                            .timeout_ms = ENDS_AFTER_MS},
+                                    stream = {.method = "GET",
+                                            .address = f->address,
+                                            .path = "/stream",
+                                            .timeout_ms = WAIT_MS,
+                                            .line = note_when};
+
+        assert_int_equal(http_client_call(f->client, &stream, ignore_end, &c, NULL, NULL), 0);
+        assert_int_equal(loop_wait(f->loop, &f->parked_arrived, WAIT_MS), 0);
+        for (int i = 0; i < N_IN_LINE; i++)
+                assert_int_equal(
+                        http_client_call(f->client, &call, count_slowly_and_go_on, &c, NULL, NULL), 0);
+        while (!c.n)
+                assert_int_equal(loop_iterate(f->loop, WAIT_MS), 0);
+        while (c.n < N_IN_ALL) {
+                send_text(f, "more\n");
+                assert_int_equal(loop_iterate(f->loop, WAIT_MS), 0);
+        }
+        assert_in_range(c.heard_at, 1, 3 * N_IN_LINE);
+}
+
 /* ---- torture ---- */
 
 static void call_body(void *arg _unused_)
@@ -467,6 +534,7 @@ int main(void)
                 TEST(a_call_may_be_cancelled_by_its_own_line),
                 TEST(an_error_answer_to_a_line_call_is_an_error),
                 TEST(a_stream_that_breaks_off_is_an_error),
+                TEST(a_stream_that_always_has_more_to_say_is_heard_in_its_turn),
                 cmocka_unit_test(a_call_survives_failing_allocations_on_both_sides),
                 cmocka_unit_test(a_stream_survives_failing_allocations_on_both_sides),
         };
