@@ -69,7 +69,7 @@ static bool is_by(const json_t *vm, const char *suspension)
 
 bool moves_is_suspended_by(const json_t *vm, const char *suspension)
 {
-        static const char *const powers[] = {"suspended", "suspending", "starting", "unknown"};
+        static const char *const powers[] = {"suspended", "suspending", "starting", "unknown", "crashed"};
 
         for (size_t i = 0; i < ARRAY_SIZE(powers); i++)
                 if (!strcmp(json_text(json_status(vm), "power"), powers[i]))

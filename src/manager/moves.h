@@ -35,8 +35,8 @@ size_t moves_count(const struct task *task, const char *outcome);
 /* What is known of it (a record) is that it left its host suspended, or may have, and that who ends the maintenance is to resume it: it has the
  * uid of the suspension ("suspended_by"). */
 bool moves_leaves_suspended(const json_t *record);
-/* The VM (document) is suspended, or nobody can tell at the moment, and that suspension (the uid of its vm.suspend task) was its last one: nobody
- * has resumed it since and suspended it for reasons of their own. */
+/* The VM (document) is suspended, or nobody can tell at the moment, or it has crashed since; and that suspension (the uid of its vm.suspend task)
+ * was its last one: nobody has resumed it since and suspended it for reasons of their own. */
 bool moves_is_suspended_by(const json_t *vm, const char *suspension);
 
 /* {"moved", "moved-cold", "suspended", "resumed", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */

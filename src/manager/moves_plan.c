@@ -160,7 +160,10 @@ static int plan_one(struct moves_plan *plan, const json_t *vm, struct error **re
         const json_t *target;
         int r = 0;
 
-        if (json_object_get(plan->resumes, json_text(vm, "uid")))
+        if (json_object_get(plan->resumes, json_text(vm, "uid")) &&
+                !strcmp(json_text(json_status(vm), "power"), "crashed"))
+                line.outcome = "crashed";
+        else if (json_object_get(plan->resumes, json_text(vm, "uid")))
                 r = plan_suspended(plan, vm, &line, &resumption, ret_error);
         else if (plan->to && !moves_is_off(vm) && !strcmp(json_text(json_status(vm), "host"), plan->to))
                 line.outcome = "there";

@@ -287,6 +287,24 @@ static void guest_that_goes_back_after_the_window_is_not_taken_for_suspended(voi
         http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
 }
 
+/* As when a host on which it was being resumed is confirmed down. */
+static void guest_that_crashes_after_it_was_reported_is_named_by_the_end_of_maintenance(void **data)
+{
+        struct state *state = *data;
+
+        suspend_for_maintenance(state);
+        agent_double_stop(&state->agents[0]);
+        agent_double_stop(&state->agents[1]);
+        wait_status(state, "/api/v1/hosts/host1", "state", "unreachable");
+        wait_status(state, "/api/v1/hosts/host2", "state", "unreachable");
+        put_web(state, "crashed", "host2");
+        assert_int_equal(ask_maintenance(state, "{\"on\": false, \"dry_run\": true}"), 200);
+        assert_line(state, "crashed", "");
+        do_maintenance(state, "{\"on\": false}", "failed");
+        assert_line(state, "crashed", "");
+        assert_int_equal(n_left(state), 0);
+}
+
 static void resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance(void **data)
 {
         struct state *state = *data;
@@ -494,6 +512,7 @@ int main(void)
                 TEST(cancelled_when_it_is_just_suspended_the_guest_is_resumed),
                 TEST(guest_that_goes_back_when_the_time_limit_comes_is_not_taken_for_suspended),
                 TEST(guest_that_goes_back_after_the_window_is_not_taken_for_suspended),
+                TEST(guest_that_crashes_after_it_was_reported_is_named_by_the_end_of_maintenance),
                 TEST(resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance),
                 TEST(resumption_of_which_nobody_knows_is_not_taken_for_a_move),
                 TEST(resumption_by_others_is_waited_for),
