@@ -180,15 +180,20 @@ static bool look_for_hosts(struct moves_round *round, json_t *record, const json
         return true;
 }
 
+const char *moves_preferred_host(const json_t *vm, const char *to)
+{
+        const json_t *status = json_status(vm);
+
+        return json_is_true(json_object_get(status, "moved_cold")) ? json_text(status, "host") : to;
+}
+
 /* Where what is suspended could be resumed now; *ret_host, borrowed from the report: NULL: nowhere that it was not tried. One that is
  * cancelled gives it back to the host that it was on, and one that brings back takes that, too, if it can. */
 static bool look_for_resumption(struct moves_round *round, json_t *record, const json_t *vm,
         json_t **ret_report, const char **ret_host)
 {
         bool gives_back = task_cancel_requested(round->task);
-        const char *at = json_text(json_status(vm), "host");
-        /* One that was given to another host meanwhile belongs there. */
-        const char *preferred = gives_back ? round->from : !strcmp(at, round->to) ? at : "";
+        const char *preferred = gives_back ? round->from : moves_preferred_host(vm, round->to);
         const char *except = *round->from && !gives_back ? round->from : NULL;
         _cleanup_error_ struct error *error = NULL;
         uint64_t began_ns = clock_monotonic_ns();

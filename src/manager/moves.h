@@ -46,7 +46,10 @@ json_t *moves_audited(const json_t *report);
 /* 0, or the one error that says how many stay (or crashed meanwhile) and why the first of them. */
 int moves_to_error(const struct task *task, struct error **ret_error);
 
-/* For the dry run (moves_plan.h), too: it does not run; and the first of the checks' errors, borrowed (NULL: there is none). */
+/* For the dry run (moves_plan.h), too. The host on which to resume it if that takes it, borrowed: to ("": none), but what was given to another host
+ * while it was off belongs there. */
+const char *moves_preferred_host(const json_t *vm, const char *to);
+/* It does not run; and the first of the checks' errors, borrowed (NULL: there is none). */
 bool moves_is_off(const json_t *vm);
 const char *moves_first_cause(const json_t *checks);
 

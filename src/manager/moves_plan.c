@@ -83,10 +83,11 @@ static json_t *line_of(const json_t *vm, const struct line *line)
                 line->outcome, "to", line->to, "why", line->why, "tries");
 }
 
-/* Where it would be resumed: the plan's own host if that takes it. *ret_report has what the line borrows. */
+/* Where it would be resumed. *ret_report has what the line borrows. */
 static int plan_resumption(struct moves_plan *plan, const json_t *vm, const char *except, struct line *line,
         json_t **ret_report, struct error **ret_error)
 {
+        const char *preferred = moves_preferred_host(vm, plan->to ?: "");
         json_t *host;
         size_t i;
         int r = operation_resume_check(plan->base.manager, vm, except, NULL,
@@ -98,7 +99,7 @@ static int plan_resumption(struct moves_plan *plan, const json_t *vm, const char
         line->to = NULL;
         line->why = json_text_or_null(*ret_report, "why");
         json_array_foreach (json_object_get(*ret_report, "hosts"), i, host)
-                if (!line->to || (plan->to && !strcmp(json_string_value(host), plan->to)))
+                if (!line->to || !strcmp(json_string_value(host), preferred))
                         line->to = json_string_value(host);
         return 0;
 }

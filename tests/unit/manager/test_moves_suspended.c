@@ -466,6 +466,34 @@ static void repeated_it_finds_what_is_suspended_on_another_host(void **data)
         assert_line(state, "moved-cold", "host2");
 }
 
+static void its_own_host_is_asked_first_though_another_could_not_resume_it(void **data)
+{
+        struct state *state = *data;
+
+        suspend_for_maintenance(state);
+        room_at(state, 1, 8 * ROOM);
+        state->agents[1].refuse_state = true;
+        do_maintenance(state, "{\"on\": true, " SUSPEND "}", "succeeded");
+        refresh_all(state);
+        assert_web(state, "suspended", "host2");
+        state->agents[1].refuse_state = false;
+        do_maintenance(state, "{\"on\": false}", "succeeded");
+        assert_line(state, "resumed", "host1");
+}
+
+static void guest_that_was_given_to_another_host_is_resumed_there(void **data)
+{
+        struct state *state = *data;
+
+        suspend_for_maintenance(state);
+        room_at(state, 1, ROOM);
+        ask_of_web(state, "migrate", json_pack("{s:s}", "to", "host2"), "succeeded");
+        assert_int_equal(ask_maintenance(state, "{\"on\": false, \"dry_run\": true}"), 200);
+        assert_line(state, "would-resume", "host2");
+        do_maintenance(state, "{\"on\": false}", "succeeded");
+        assert_line(state, "resumed", "host2");
+}
+
 static bool one_runs_on_host2(struct state *state)
 {
         return json_object_size(state->agents[1].vms) >= 1;
@@ -513,6 +541,8 @@ int main(void)
                 TEST(guest_that_goes_back_when_the_time_limit_comes_is_not_taken_for_suspended),
                 TEST(guest_that_goes_back_after_the_window_is_not_taken_for_suspended),
                 TEST(guest_that_crashes_after_it_was_reported_is_named_by_the_end_of_maintenance),
+                TEST(its_own_host_is_asked_first_though_another_could_not_resume_it),
+                TEST(guest_that_was_given_to_another_host_is_resumed_there),
                 TEST(resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance),
                 TEST(resumption_of_which_nobody_knows_is_not_taken_for_a_move),
                 TEST(resumption_by_others_is_waited_for),
