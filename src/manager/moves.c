@@ -788,7 +788,8 @@ static void turn_back(struct moves_round *round)
                         moves_set_text(round, item, "outcome", NULL);
                 if (json_is_string(json_object_get(item, "outcome")))
                         continue;
-                progress.suspended_ms = 0; /* it has as long as the others */
+                progress.suspended_ms = 0; /* it has as long as the others, and as many tries */
+                progress.n_resumes = 0;
                 moves_set_progress(round, item, &progress);
         }
         round->changed = round->decided = true;

@@ -305,6 +305,25 @@ static void guest_that_crashes_after_it_was_reported_is_named_by_the_end_of_main
         assert_int_equal(n_left(state), 0);
 }
 
+static void cancelled_its_own_host_is_asked_though_all_tries_are_spent(void **data)
+{
+        struct state *state = *data;
+        struct error *error = NULL;
+        char path[128];
+
+        set_a_full_stage(state);
+        state->agents[1].hold = "restore";
+        begin_maintenance(state, "{\"on\": true, \"tries\": 1, " SUSPEND_AND_WAIT "}", path);
+        wait_until(state, web_is_suspended);
+        room_at(state, 1, ROOM);
+        wait_until(state, state_is_held);
+        cancel(state, path);
+        error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU does not want to");
+        http_request_reply_error(TAKE_PTR(state->agents[1].held), error);
+        end_task(state, path, "cancelled");
+        assert_line(state, "resumed", "host1");
+}
+
 static void resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance(void **data)
 {
         struct state *state = *data;
@@ -541,6 +560,7 @@ int main(void)
                 TEST(guest_that_goes_back_when_the_time_limit_comes_is_not_taken_for_suspended),
                 TEST(guest_that_goes_back_after_the_window_is_not_taken_for_suspended),
                 TEST(guest_that_crashes_after_it_was_reported_is_named_by_the_end_of_maintenance),
+                TEST(cancelled_its_own_host_is_asked_though_all_tries_are_spent),
                 TEST(its_own_host_is_asked_first_though_another_could_not_resume_it),
                 TEST(guest_that_was_given_to_another_host_is_resumed_there),
                 TEST(resumption_of_which_nobody_knows_is_not_forgotten_by_the_end_of_maintenance),
