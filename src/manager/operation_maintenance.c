@@ -439,16 +439,27 @@ void operation_moves_cancel(struct task *task, void *userdata)
         log_debug("task %s: its moves will be cancelled", task_name(task));
 }
 
+/* Or may be: of one that was being suspended when its host became silent nobody knows. */
+static size_t n_left_suspended(const struct task *task)
+{
+        json_t *record;
+        size_t i, n = 0;
+
+        json_array_foreach (json_object_get(task_data(task), "moves"), i, record)
+                n += moves_leaves_suspended(record) || !strcmp(json_text(record, "outcome"), "suspended");
+        return n;
+}
+
 static void fail_cancelled(struct task *task)
 {
         size_t n_moved = moves_count(task, "moved") + moves_count(task, "moved-cold"),
-               n_suspended = moves_count(task, "suspended");
+               n_suspended = n_left_suspended(task);
         struct error *error = NULL;
 
         if (n_suspended)
                 error_set(&error, ERROR_CANCELLED,
                         "The end of maintenance (`--off`) resumes them, but for those that were paused.",
-                        "the task was cancelled; %zu had moved, and %zu stay suspended", n_moved,
+                        "the task was cancelled; %zu had moved, and %zu stay suspended, or may be", n_moved,
                         n_suspended);
         else
                 error_set(&error, ERROR_CANCELLED, NULL, "the task was cancelled; %zu had moved", n_moved);

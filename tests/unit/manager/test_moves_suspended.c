@@ -287,6 +287,31 @@ static void guest_that_goes_back_after_the_window_is_not_taken_for_suspended(voi
         http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
 }
 
+/* Its agent has noted that it is suspended, and is silent since. */
+static void guest_that_may_be_suspended_is_named_when_all_is_cancelled(void **data)
+{
+        struct state *state = *data;
+        uint64_t revision;
+        char path[128];
+        json_t *doc;
+
+        set_a_full_stage(state);
+        state->agents[0].hold = "suspend";
+        begin_maintenance(state, "{\"on\": true, " SUSPEND "}", path);
+        wait_until(state, state_is_held);
+        agent_double_stop(&state->agents[0]);
+        web_has_power(state, "suspended");
+        cancel(state, path);
+        doc = stored_task(state, path, &revision);
+        json_object_set_new(data_of(doc), "ending_ms", json_integer(-1000000));
+        restart_with(state, revision, doc);
+        end_task(state, path, "cancelled");
+        assert_line(state, "stays", "");
+        assert_non_null(strstr(
+                json_text(json_object_get(json_status(state->body), "error"), "detail"), "1 stay suspended"));
+        assert_int_equal(n_left(state), 1);
+}
+
 /* As when a host on which it was being resumed is confirmed down. */
 static void guest_that_crashes_after_it_was_reported_is_named_by_the_end_of_maintenance(void **data)
 {
@@ -559,6 +584,7 @@ int main(void)
                 TEST(cancelled_when_it_is_just_suspended_the_guest_is_resumed),
                 TEST(guest_that_goes_back_when_the_time_limit_comes_is_not_taken_for_suspended),
                 TEST(guest_that_goes_back_after_the_window_is_not_taken_for_suspended),
+                TEST(guest_that_may_be_suspended_is_named_when_all_is_cancelled),
                 TEST(guest_that_crashes_after_it_was_reported_is_named_by_the_end_of_maintenance),
                 TEST(cancelled_its_own_host_is_asked_though_all_tries_are_spent),
                 TEST(its_own_host_is_asked_first_though_another_could_not_resume_it),
