@@ -781,6 +781,7 @@ static void turn_back(struct moves_round *round)
                 return;
         if (json_object_set_new(data, "turned_back", json_true()) < 0)
                 round->failed = true;
+        (void)json_object_del(data, "ending_ms"); /* as long as after any cancellation */
         json_array_foreach (records_of(round->task), i, item) {
                 struct evacuation_progress progress = moves_progress(item);
 

@@ -60,6 +60,13 @@ static void look_for_ms(struct state *state, uint64_t ms)
                 loop_iterate(state->loop, 20);
 }
 
+/* Of a task that was cancelled, and knows of that. */
+static void end_the_minute(const json_t *doc)
+{
+        json_object_set_new(data_of(doc), "turned_back", json_true());
+        json_object_set_new(data_of(doc), "ending_ms", json_integer(-1000000));
+}
+
 static void cancelled_it_resumes_also_what_it_was_done_with(void **data)
 {
         struct state *state = *data;
@@ -98,6 +105,28 @@ static void cancelled_it_waits_a_moment_for_room_on_its_host(void **data)
         assert_line(state, "resumed", "host1");
 }
 
+/* What else there is to end then has had its minute. */
+static void cancelled_after_its_time_limit_it_waits_all_the_same(void **data)
+{
+        struct state *state = *data;
+        uint64_t revision;
+        char path[128];
+        json_t *doc;
+
+        set_a_full_stage(state);
+        begin_maintenance(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
+        wait_until(state, web_is_suspended);
+        room_at(state, 0, NO_ROOM);
+        doc = stored_task(state, path, &revision);
+        json_object_set_new(data_of(doc), "ending_ms", json_integer(-1000000));
+        restart_with(state, revision, doc);
+        cancel(state, path);
+        look_for_ms(state, 2500); /* more than between two looks at it */
+        room_at(state, 0, ROOM);
+        end_task(state, path, "cancelled");
+        assert_line(state, "resumed", "host1");
+}
+
 /* The minute that it has for that is over. */
 static void what_a_cancelled_task_could_not_resume_is_listed_and_named(void **data)
 {
@@ -113,7 +142,7 @@ static void what_a_cancelled_task_could_not_resume_is_listed_and_named(void **da
         cancel(state, path);
         refresh_all(state);
         doc = stored_task(state, path, &revision);
-        json_object_set_new(data_of(doc), "ending_ms", json_integer(-1000000));
+        end_the_minute(doc);
         restart_with(state, revision, doc);
         end_task(state, path, "cancelled");
         assert_line(state, "suspended", "");
@@ -182,7 +211,7 @@ static void what_waits_for_its_turn_is_not_given_up_before(void **data)
         wait_until(state, sixteen_are_being_resumed);
         cancel(state, path);
         doc = stored_task(state, path, &revision);
-        json_object_set_new(data_of(doc), "ending_ms", json_integer(-1000000));
+        end_the_minute(doc);
         json_array_foreach (json_object_get(data_of(doc), "moves"), i, record)
                 json_object_set_new(record, "begun_ms", json_integer(-1000000));
         restart_with(state, revision, doc);
@@ -303,7 +332,7 @@ static void guest_that_may_be_suspended_is_named_when_all_is_cancelled(void **da
         web_has_power(state, "suspended");
         cancel(state, path);
         doc = stored_task(state, path, &revision);
-        json_object_set_new(data_of(doc), "ending_ms", json_integer(-1000000));
+        end_the_minute(doc);
         restart_with(state, revision, doc);
         end_task(state, path, "cancelled");
         assert_line(state, "stays", "");
@@ -579,6 +608,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(cancelled_it_resumes_also_what_it_was_done_with),
                 TEST(cancelled_it_waits_a_moment_for_room_on_its_host),
+                TEST(cancelled_after_its_time_limit_it_waits_all_the_same),
                 TEST(what_a_cancelled_task_could_not_resume_is_listed_and_named),
                 TEST(what_waits_for_its_turn_is_not_given_up_before),
                 TEST(cancelled_when_it_is_just_suspended_the_guest_is_resumed),
