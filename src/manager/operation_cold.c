@@ -173,6 +173,26 @@ static int load_cold(struct manager *manager, const json_t *vm, const struct tas
         return r < 0 ? r : check_facts_load(manager, resolved, false, asking, ret_facts, ret_error);
 }
 
+/* The best of those that can have it: they come first, but for those that lack only what a start needs. */
+static int best_of(const json_t *ranking, const char **ret_host, struct error **ret_error)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)ranking, i, item) {
+                _cleanup_json_ json_t *checks = json_copy(json_object_get(item, "checks"));
+
+                if (!checks)
+                        return no_memory(ret_error);
+                leave_out_starting(checks);
+                if (checks_ok(checks)) {
+                        *ret_host = json_text(item, "host");
+                        return 0;
+                }
+        }
+        return placement_best(ranking, ret_host, ret_error);
+}
+
 int operation_cold_check(struct manager *manager, const json_t *vm, const char *to, const struct task *asking,
         json_t **ret_report, struct error **ret_error)
 {
@@ -194,7 +214,7 @@ int operation_cold_check(struct manager *manager, const json_t *vm, const char *
                 return no_memory(ret_error);
         leave_out(ranking, from);
         if (!to) {
-                r = placement_best(ranking, &best, ret_error);
+                r = best_of(ranking, &best, ret_error);
                 if (r < 0)
                         return r;
         }

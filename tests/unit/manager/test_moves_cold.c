@@ -511,6 +511,16 @@ static void host_without_free_memory_takes_what_is_off(void **data)
         assert_web(state, "stopped", "host2");
 }
 
+static void host_without_free_memory_is_chosen_for_what_is_off(void **data)
+{
+        struct state *state = *data;
+
+        set_a_full_stage(state);
+        ask_of_web(state, "stop", NULL, "succeeded");
+        ask_of_web(state, "migrate", json_object(), "succeeded");
+        assert_web(state, "stopped", "host2");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -540,6 +550,7 @@ int main(void)
                 TEST(old_memories_of_the_new_host_do_not_count),
                 TEST(host_that_could_not_have_it_is_refused),
                 TEST(host_without_free_memory_takes_what_is_off),
+                TEST(host_without_free_memory_is_chosen_for_what_is_off),
                 TEST(policy_that_suspends_takes_the_permission_to_do_so),
         };
 
