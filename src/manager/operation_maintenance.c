@@ -484,6 +484,17 @@ void operation_moves_run(struct task *task, void *userdata)
                 task_step_done(task);
 }
 
+/* Some stay. Cancelled since the last look at them, nothing is given back, but the host is opened all the same. */
+static void fail_staying(struct task *task, struct error *error)
+{
+        if (!task_cancel_requested(task)) {
+                task_step_failed(task, error);
+                return;
+        }
+        error_free(error);
+        fail_cancelled(task);
+}
+
 static void run_conclude(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -494,7 +505,7 @@ static void run_conclude(struct task *task, void *userdata)
         if (!host)
                 fail_gone(task);
         else if (moves_to_error(task, &error) < 0)
-                task_step_failed(task, error);
+                fail_staying(task, error);
         else {
                 document = maintenance_document(task, "on");
                 end_with(task, document ? put_maintenance(task, host, document, NULL) : -ENOMEM);

@@ -157,6 +157,33 @@ static void what_a_cancelled_task_could_not_resume_is_listed_and_named(void **da
         assert_int_equal(n_left(state), 0);
 }
 
+/* As a manager leaves it that ends between two steps. */
+static void cancelled_as_it_concludes_it_names_what_is_suspended(void **data)
+{
+        struct state *state = *data;
+        json_t *doc, *records;
+        uint64_t revision;
+        char path[128];
+
+        set_a_full_stage(state);
+        begin_maintenance(state, "{\"on\": true, " SUSPEND_AND_WAIT "}", path);
+        wait_until(state, web_is_suspended);
+        doc = stored_task(state, path, &revision);
+        records = json_object_get(data_of(doc), "moves");
+        json_object_set_new(json_array_get(records, 0), "outcome", json_string("suspended"));
+        json_array_append_new(records,
+                json_pack("{s:s, s:s, s:s, s:n, s:n, s:[]}", "uid", "00000000-0000-4000-8000-000000000001",
+                        "name", "db", "outcome", "stays", "to", "why", "tries"));
+        json_object_set_new(json_object_get(doc, "internal"), "step", json_integer(3));
+        json_object_set_new(json_status(doc), "cancel_requested", json_true());
+        restart_with(state, revision, doc);
+        end_task(state, path, "cancelled");
+        assert_non_null(strstr(
+                json_text(json_object_get(json_status(state->body), "error"), "detail"), "1 stay suspended"));
+        assert_null(maintenance(state));
+        assert_int_equal(n_left(state), 1);
+}
+
 #define N_MANY 17 /* one more than are resumed at once */
 
 /* As if maintenance had suspended them. */
@@ -610,6 +637,7 @@ int main(void)
                 TEST(cancelled_it_waits_a_moment_for_room_on_its_host),
                 TEST(cancelled_after_its_time_limit_it_waits_all_the_same),
                 TEST(what_a_cancelled_task_could_not_resume_is_listed_and_named),
+                TEST(cancelled_as_it_concludes_it_names_what_is_suspended),
                 TEST(what_waits_for_its_turn_is_not_given_up_before),
                 TEST(cancelled_when_it_is_just_suspended_the_guest_is_resumed),
                 TEST(guest_that_goes_back_when_the_time_limit_comes_is_not_taken_for_suspended),
