@@ -334,6 +334,14 @@ static bool is_suspended(const struct moves_round *round, const json_t *record)
         return !strcmp(json_text(json_status(vm), "power"), "suspended");
 }
 
+/* A decision may be recorded some time after it was made: what others have suspended or stopped meanwhile is theirs. */
+static bool is_off(const struct moves_round *round, const json_t *record)
+{
+        const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid"));
+
+        return vm && moves_is_off(vm);
+}
+
 void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
 {
         enum moves_action action = action_of(try);
@@ -355,7 +363,8 @@ void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
                 decide_anew(round, record);
                 return;
         }
-        if (action == MOVES_RESUME && !is_suspended(round, record)) {
+        if (action == MOVES_RESUME ? !is_suspended(round, record)
+                                   : actions[action].ages && is_off(round, record)) {
                 withdraw_try(round, record);
                 return;
         }

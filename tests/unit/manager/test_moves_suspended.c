@@ -493,6 +493,34 @@ static void guest_that_others_suspend_after_it_could_not_is_left_alone(void **da
         assert_int_equal(n_left(state), 0);
 }
 
+/* The decision could not be recorded at once. */
+static void guest_that_others_suspend_before_it_was_begun_is_left_alone(void **data)
+{
+        static const char uid[] = "00000000-0000-4000-8000-000000000001";
+        struct state *state = *data;
+        uint64_t revision;
+        char path[128];
+        json_t *doc, *move;
+
+        set_a_full_stage(state);
+        begin_maintenance(state, "{\"on\": true, \"policy\": [{\"step\": \"wait\"}]}", path);
+        state->path = path;
+        wait_until(state, web_has_a_record);
+        doc = stored_task(state, path, &revision);
+        move = json_array_get(json_object_get(data_of(doc), "moves"), 0);
+        json_object_set_new(move, "suspended_by", json_string(uid));
+        json_object_set_new(move, "begun_epoch", json_integer((json_int_t)state->manager->epoch + 1));
+        json_array_append_new(json_object_get(move, "tries"),
+                json_pack("{s:s, s:s, s:n, s:s, s:n, s:n, s:n}", "action", "suspend", "step", "suspend", "to",
+                        "task_uid", uid, "task", "result", "why"));
+        web_has_power(state, "suspended");
+        put_web(state, "suspended", "host1");
+        restart_with(state, revision, doc);
+        end_task(state, path, "succeeded");
+        assert_line(state, "off", "");
+        assert_int_equal(n_tasks(state, "vm.suspend"), 0);
+}
+
 static void guest_that_has_come_back_is_not_listed_any_more(void **data)
 {
         struct state *state = *data;
@@ -652,6 +680,7 @@ int main(void)
                 TEST(resumption_by_others_is_waited_for),
                 TEST(guest_that_others_have_suspended_since_is_left_alone),
                 TEST(guest_that_others_suspend_after_it_could_not_is_left_alone),
+                TEST(guest_that_others_suspend_before_it_was_begun_is_left_alone),
                 TEST(guest_that_has_come_back_is_not_listed_any_more),
                 TEST(guest_that_crashes_as_it_is_resumed_is_named),
                 TEST(guest_that_ran_when_it_was_suspended_is_resumed),
