@@ -314,6 +314,14 @@ static int read_phase(const json_t *json, enum storage_move_phase *ret_phase)
         return -EINVAL;
 }
 
+/* A journal is written before the record, so it may say of a disk that its copy has taken over when that never was recorded, and the VM
+ * was started from where the disks were. What has taken over, QEMU says while it lives, and else the record alone. */
+static void forget_switched(struct storage_move *m)
+{
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->record->disks[i].switched = false;
+}
+
 static int from_journal(
         struct agent *agent, const json_t *json, struct storage_move **ret, struct error **ret_error)
 {
@@ -333,6 +341,8 @@ static int from_journal(
         if (read_phase(json, &phase) < 0)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "its phase is unknown");
         m->phase = phase;
+        if (phase < STORAGE_MOVE_SWITCHED)
+                forget_switched(m);
         m->recorded = true;
         m->live = json_is_true(json_object_get(json, "live"));
         m->throttled = m->live; /* it may be: nobody wrote that down */
@@ -500,8 +510,7 @@ bool storage_move_lost(struct storage_move *m, const struct error *error)
                 return false;
         }
         m->committing = false;
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                m->record->disks[i].switched = false;
+        forget_switched(m);
         if (!m->error)
                 (void)error_set(&m->error, error->code, error->hint, "%s", error_message(error));
         if (m->live && vm && vm_has_qemu(vm))
@@ -818,8 +827,7 @@ void storage_move_vm_gone(struct agent *agent, struct vm *vm)
                 return;
         }
         /* Not recorded: the guest was stopped since before the switch, so the source has all that it wrote. */
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                m->record->disks[i].switched = false;
+        forget_switched(m);
         interrupted(m, "QEMU ended while the disks were being moved; they are where they were");
 }
 

@@ -179,11 +179,11 @@ static int clear(const struct work *work, const struct vm_folder *folder, json_t
 
         if (r < 0 || !record || strcmp(record->id, work->id) != 0)
                 return r;
-        if (move_record_is_behind(work->m->record, record))
+        if (move_record_is_behind(work->m->record, record) || move_record_is_behind(record, work->m->record))
                 return error_set(ret_error, ERROR_CONFLICT,
                         "Start the virtual machine: the start goes by the record.",
-                        "the record in the folder of VM %s says that a copy has taken over; nothing is "
-                        "removed",
+                        "the record in the folder of VM %s and this agent do not agree on which copies have "
+                        "taken over; nothing is removed",
                         work->m->config->name);
         for (size_t i = 0; i < record->n_disks; i++) {
                 const struct move_disk *disk = &record->disks[i];
