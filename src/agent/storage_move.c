@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.VM.json (both UUIDs): {"format": 1, "phase", "vm":
- * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "nodes"}. The journal is
+ * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "left", "wanted", "nodes"}. The journal is
  * how an agent that starts again knows that there is something to look after; which image is the disk, the record in the folder
  * says alone. */
 
@@ -327,6 +327,7 @@ static int from_journal(
 {
         _cleanup_(storage_move_freep) struct storage_move *m = NULL;
         const json_t *problem = json_object_get(json, "error");
+        const char *left = json_string_value(json_object_get(json, "left"));
         enum storage_move_phase phase;
         int r = storage_move_make(agent, json_object_get(json, "vm"), json_object_get(json, "record"),
                 json_object_get(json, "wanted") ?: json, &m, ret_error);
@@ -349,6 +350,8 @@ static int from_journal(
         m->was_running = json_is_true(json_object_get(json, "was_running"));
         m->error = json_is_object(problem) ? error_from_json(problem) : NULL;
         m->result = json_incref(json_object_get(json, "result"));
+        if (left && alloc_replace(&m->left, left) < 0)
+                return error_from_errno(ret_error, ENOMEM, "storage migration");
         m->cancelled = m->error && m->error->code == ERROR_CANCELLED;
         read_nodes(m, json_object_get(json, "nodes"));
         *ret = TAKE_PTR(m);
@@ -403,6 +406,10 @@ static int read_journal(struct agent *agent, const char *name)
                           "%s",
                         path, error_message(error));
                 return add_unreadable(agent, name);
+        }
+        if (storage_move_find(agent, m->id)) { /* renamed just now: readdir() may give it once more */
+                storage_move_free(m);
+                return 0;
         }
         list_append(&agent->storage_moves->all, &m->all);
         r = rename_journal(m, path, name);

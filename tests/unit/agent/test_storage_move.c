@@ -55,7 +55,7 @@ static bool exists(const char *name)
 }
 
 /* That of a copy of disk0, which has taken over as far as the journal says; `left` may be NULL. */
-static void write_journal(const char *phase, const char *left)
+static void write_journal(const char *phase, const char *left, bool twice)
 {
         _cleanup_json_ json_t *json = json_pack("{s:i, s:s, s:o, s:{s:i, s:s, s:[{s:s, s:{s:s, s:s, s:s}, "
                                                 "s:{s:s, s:s, s:s}, s:b}]}, s:b, s:b, s:i, s:i, "
@@ -68,6 +68,8 @@ static void write_journal(const char *phase, const char *left)
 
         assert_non_null(text);
         write_file("state/storage-moves/" ID "." RIG_VM_UID ".json", text);
+        if (twice) /* as an earlier version called it: while it is renamed, a folder may show both */
+                write_file("state/storage-moves/" ID ".json", text);
 }
 
 static void restart_agent(void)
@@ -101,7 +103,7 @@ static void test_a_journal_alone_does_not_say_that_a_copy_has_taken_over(void **
 
         if (!possible)
                 skip();
-        write_journal("switching", NULL);
+        write_journal("switching", NULL, false);
         restart_agent();
         document = wait_phase("failed");
         assert_false(json_is_true(
@@ -116,7 +118,7 @@ static void test_with_a_record_that_cannot_be_read_nothing_is_said_and_nothing_r
                 skip();
         write_file("store/" COPY, "data");
         write_file("store/t1/storage-move.json", "{");
-        write_journal("switching", NULL);
+        write_journal("switching", NULL, false);
         restart_agent();
         document = wait_phase("failed");
         assert_false(json_is_true(
@@ -138,7 +140,7 @@ static void test_a_record_that_says_less_than_the_agent_removes_nothing(void **s
                 "{\"format\": 1, \"id\": \"" ID "\", \"disks\": [{\"name\": \"disk0\", \"switched\": false, "
                 "\"from\": {\"datastore\": \"local\", \"path\": \"t1/disk0.raw\", \"format\": \"raw\"}, "
                 "\"to\": {\"datastore\": \"local\", \"path\": \"" COPY "\", \"format\": \"raw\"}}]}");
-        write_journal("switched", NULL);
+        write_journal("switched", NULL, false);
         restart_agent();
         assert_int_equal(rig_call(&rig, rig.manager, "POST", "/agent/v1/storage-moves/" ID "/settle",
                                  json_object(), NULL),
@@ -147,6 +149,22 @@ static void test_a_record_that_says_less_than_the_agent_removes_nothing(void **s
         assert_non_null(strstr(json_string_value(json_object_get(document, "left")) ?: "", "do not agree"));
         assert_true(exists("store/" COPY));
         assert_true(exists("store/t1/storage-move.json"));
+}
+
+static void test_one_that_has_ended_is_told_once_with_what_is_left(void **state)
+{
+        _cleanup_json_ json_t *body = NULL;
+        json_t *items;
+
+        if (!possible)
+                skip();
+        write_journal("done", "shared:t1/disk0.raw stays", true);
+        restart_agent();
+        assert_int_equal(rig_call(&rig, rig.manager, "GET", "/agent/v1/storage-moves", NULL, &body), 200);
+        items = json_object_get(body, "items");
+        assert_int_equal(json_array_size(items), 1);
+        assert_string_equal(json_string_value(json_object_get(json_array_get(items, 0), "left")) ?: "",
+                "shared:t1/disk0.raw stays");
 }
 
 int main(void)
@@ -159,6 +177,8 @@ int main(void)
                         teardown),
                 cmocka_unit_test_setup_teardown(
                         test_a_record_that_says_less_than_the_agent_removes_nothing, setup, teardown),
+                cmocka_unit_test_setup_teardown(
+                        test_one_that_has_ended_is_told_once_with_what_is_left, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
