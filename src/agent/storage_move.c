@@ -537,8 +537,8 @@ static bool is_waiting_for_long(struct storage_move *m)
         return now_ms - m->waiting_ms > RECORD_PATIENCE_MS;
 }
 
-/* Who owns the VM is asked before anything is written, so one whose owner stays unknown was not switched. It must not run on: another host
- * may have it. */
+/* Who owns the VM is asked before anything is written, so one whose owner is unknown at every try was not switched; where an earlier try came
+ * to no end, nothing is removed. After a minute of it the guest must not run on: another host may have it. */
 static void on_committed(void *userdata, json_t *result, struct error *error)
 {
         struct storage_move *m = userdata;
@@ -547,8 +547,9 @@ static void on_committed(void *userdata, json_t *result, struct error *error)
         if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
                 return;
         if (error) { /* it may have been written nevertheless: only a success is an answer */
-                if (error->code == ERROR_OWNER_UNKNOWN && is_waiting_for_long(m) &&
-                        storage_move_lost(m, error))
+                if (error->code != ERROR_OWNER_UNKNOWN)
+                        m->waiting_ms = 0;
+                else if (is_waiting_for_long(m) && storage_move_lost(m, error))
                         return;
                 log_error("storage migration %s of VM %s: its record cannot be written, which is tried "
                           "again: %s",
@@ -776,6 +777,7 @@ static void on_record_read(void *userdata, json_t *result, struct error *error)
                 on_record_unread(m, error);
                 return;
         }
+        m->waiting_ms = 0;
         if (json_is_object(result) && move_record_from_json(result, &record, NULL) >= 0 &&
                 !strcmp(record->id, m->id) && record->n_disks == m->record->n_disks) {
                 move_record_free(m->record);
