@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.VM.json (both UUIDs): {"format": 1, "phase", "vm":
- * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "left", "wanted", "nodes"}. The journal is
+ * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "left", "wanted", "nodes", "allocated_bytes"}. The journal is
  * how an agent that starts again knows that there is something to look after; which image is the disk, the record in the folder
  * says alone. */
 
@@ -255,14 +255,31 @@ static void read_nodes(struct storage_move *m, const json_t *nodes)
         }
 }
 
+static json_t *sizes_json(const struct storage_move *m)
+{
+        json_t *sizes = json_array();
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                (void)json_array_append_new(sizes, json_integer((json_int_t)m->disks[i].allocated_bytes));
+        return sizes;
+}
+
+void storage_move_take_sizes(struct storage_move *m, const json_t *json)
+{
+        const json_t *sizes = json_object_get(json, "allocated_bytes");
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->disks[i].allocated_bytes = (uint64_t)json_integer_value(json_array_get(sizes, i));
+}
+
 static json_t *journal_json(const struct storage_move *m)
 {
-        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?, s:o}", "format", 1,
-                "phase", phases[m->phase], "vm", vm_config_to_json(m->config), "record",
+        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?, s:o, s:o}",
+                "format", 1, "phase", phases[m->phase], "vm", vm_config_to_json(m->config), "record",
                 move_record_to_json(m->record), "live", m->live, "was_running", m->was_running,
                 "rate_bytes_per_s", (json_int_t)m->rate_bytes_per_s, "timeout_ms", (json_int_t)m->timeout_ms,
                 "error", m->error ? error_to_json(m->error) : NULL, "result", m->result, "left", m->left,
-                "wanted", m->wanted, "nodes", nodes_json(m));
+                "wanted", m->wanted, "nodes", nodes_json(m), "allocated_bytes", sizes_json(m));
 }
 
 int storage_move_journal(const struct storage_move *m, struct error **ret_error)
@@ -328,6 +345,7 @@ static int from_journal(
         _cleanup_(storage_move_freep) struct storage_move *m = NULL;
         const json_t *problem = json_object_get(json, "error");
         const char *left = json_string_value(json_object_get(json, "left"));
+        json_t *result = json_object_get(json, "result");
         enum storage_move_phase phase;
         int r = storage_move_make(agent, json_object_get(json, "vm"), json_object_get(json, "record"),
                 json_object_get(json, "wanted") ?: json, &m, ret_error);
@@ -349,11 +367,13 @@ static int from_journal(
         m->throttled = m->live; /* it may be: nobody wrote that down */
         m->was_running = json_is_true(json_object_get(json, "was_running"));
         m->error = json_is_object(problem) ? error_from_json(problem) : NULL;
-        m->result = json_incref(json_object_get(json, "result"));
+        m->result =
+                json_is_object(result) ? json_incref(result) : NULL; /* null: it is still to be measured */
         if (left && alloc_replace(&m->left, left) < 0)
                 return error_from_errno(ret_error, ENOMEM, "storage migration");
         m->cancelled = m->error && m->error->code == ERROR_CANCELLED;
         read_nodes(m, json_object_get(json, "nodes"));
+        storage_move_take_sizes(m, json);
         *ret = TAKE_PTR(m);
         return 0;
 }
@@ -558,9 +578,6 @@ static void on_committed(void *userdata, json_t *result, struct error *error)
                 return;
         }
         m->committed = true;
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                m->disks[i].allocated_bytes = (uint64_t)json_integer_value(
-                        json_array_get(json_object_get(result, "allocated_bytes"), i));
         storage_move_point(m, "storage-move-committed", m->then);
 }
 

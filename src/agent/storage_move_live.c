@@ -847,10 +847,12 @@ static void on_tried(void *userdata, json_t *result, struct error *error)
         m->offload = NULL;
         if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
                 return;
-        if (error)
+        if (error) {
                 storage_move_stop_copy(m, error);
-        else
-                send(m, "query-jobs", NULL, on_rest);
+                return;
+        }
+        storage_move_take_sizes(m, result);
+        send(m, "query-jobs", NULL, on_rest);
 }
 
 /* What the switch needs is tried while the guest runs: the copies take a flush, the record can be written, and the VM is ours. What fails

@@ -510,7 +510,8 @@ static void run_forget(struct task *task, void *userdata)
 static json_t *result_document(struct task *task)
 {
         const json_t *outcome = json_object_get(task_data(task), "outcome");
-        json_t *result = json_copy(json_object_get(outcome, "result")) ?: json_object();
+        json_t *measured = json_object_get(outcome, "result");
+        json_t *result = json_is_object(measured) ? json_copy(measured) : json_object();
         const char *left = json_text_or_null(outcome, "left") ?: json_text_or_null(task_data(task), "left");
 
         if (!result ||

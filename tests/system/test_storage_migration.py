@@ -308,6 +308,7 @@ def test_whatever_dies_one_image_is_the_disk(lab, guest, victim, point):
     moves = POINTS[point] if victim == "qemu" else victim == "manager" or point not in BEFORE_THE_COPY
     assert ended["status"]["state"] == ("succeeded" if moves else "failed"), ended["status"]
     assert disk_of(guest)["datastore"] == (there if moves else before["datastore"])
+    assert not moves or ended["status"]["result"]["bytes_copied"] > 0, ended["status"]
     check_tidy(lab, guest)
     if victim == "qemu":
         session.abandon()
