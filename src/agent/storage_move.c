@@ -567,6 +567,11 @@ static void on_committed(void *userdata, json_t *result, struct error *error)
         if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
                 return;
         if (error) { /* it may have been written nevertheless: only a success is an answer */
+                /* The VM was suspended meanwhile, as far as anybody can tell: nothing was written. */
+                if (error->code == ERROR_CONFLICT && !m->live && !m->unclear && storage_move_lost(m, error))
+                        return;
+                m->unclear =
+                        m->unclear || (error->code != ERROR_OWNER_UNKNOWN && error->code != ERROR_CONFLICT);
                 if (error->code != ERROR_OWNER_UNKNOWN)
                         m->waiting_ms = 0;
                 else if (is_waiting_for_long(m) && storage_move_lost(m, error))
@@ -623,8 +628,7 @@ int storage_move_note_kept(struct storage_move *m, const json_t *cleared)
 
         if (!kept)
                 return 0;
-        text = alloc_printf(
-                "%s%s%s stays: it is outside the virtual machine's folder, or another one uses it",
+        text = alloc_printf("%s%s%s stays: it is outside the virtual machine's folder, or in use",
                 m->left ?: "", m->left ? "; " : "", kept);
         if (!text)
                 return -ENOMEM;

@@ -261,6 +261,17 @@ static int check_room(const struct work *work, struct error **ret_error)
         return 0;
 }
 
+/* Beside a guest that runs a damaged state is an old one: the guest has taken an epoch since. */
+static int check_not_suspended(
+        const struct storage_move *m, const struct vm_folder *folder, struct error **ret_error)
+{
+        _cleanup_json_ json_t *state = NULL;
+
+        if (m->live && state_file_record(folder, &state, NULL) < 0)
+                return 0;
+        return state_file_check_none(folder, ret_error);
+}
+
 static int work_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct work *work = arg;
@@ -282,7 +293,7 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         case STORAGE_MOVE_LOOK:
                 r = check_room(work, ret_error);
                 if (r >= 0)
-                        r = state_file_check_none(folder, ret_error);
+                        r = check_not_suspended(m, folder, ret_error);
                 return r < 0 ? r : read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);

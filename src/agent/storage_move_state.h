@@ -67,6 +67,7 @@ struct storage_move {
         bool throttled;     /* what the guest writes may be limited by us */
         bool committing;    /* the record is being replaced: there is no way back */
         bool committed;     /* and was */
+        bool unclear;       /* a try to replace it came to no end that says whether it was */
         bool recorded;      /* there is, or may be, a record of it in the VM's folder */
         bool reading;       /* an agent before us may have replaced the record: it was not read yet */
         bool keep_earlier; /* images that an earlier migration has left: another VM may have been given them */
