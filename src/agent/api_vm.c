@@ -149,9 +149,10 @@ void api_vm_start(struct http_request *request, void *agent)
         struct vm *vm;
 
         bool discard_state = http_request_query(request, "discard_state") != NULL;
+        bool clear_record = http_request_query(request, "clear") != NULL;
 
         if (read_document(request, &document) &&
-                vm_start(agent, document, discard_state, on_done, request, &vm, &error) < 0)
+                vm_start(agent, document, discard_state, clear_record, on_done, request, &vm, &error) < 0)
                 api_reply_error(request, error);
 }
 

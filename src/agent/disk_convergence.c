@@ -15,6 +15,13 @@
 #define WAIT_DEFAULT_MS 30000
 #define LEVEL_MS 5000
 #define THROTTLE_FIRST_PERCENT 50
+/* A copy of which nothing more was done for so long stands still: no step helps it, and a rate from before says nothing. */
+#define STANDS_STILL_MS 5000
+#define STOOD_STILL_MS 60000
+/* A limit on the copy makes QEMU wait between its requests, which are of up to 1 MiB (block/mirror.c, MAX_IO_BYTES). */
+#define BURST_BYTES (UINT64_C(2) << 20)
+/* What the guest may write always, to each disk: less looks like a dead disk to it. */
+#define WRITE_LIMIT_MIN (UINT64_C(256) << 10)
 
 static const char why_no_progress[] = "what remains to be copied does not become less";
 static const char why_waited[] = "no moment was quiet enough";
@@ -36,7 +43,28 @@ static uint64_t per_second(uint64_t bytes, uint64_t ms)
         return ms ? (uint64_t)((double)bytes * 1000 / (double)ms) : 0;
 }
 
-/* The copy's rate only where there was something to copy at both ends; what jobs that began anew count is passed over. */
+/* How long nothing may be done of it because of the limit on the rate alone. */
+static uint64_t burst_ms(const struct disk_convergence_status *s)
+{
+        return s->rate_limit ? BURST_BYTES * 1000 / s->rate_limit : 0;
+}
+
+static void take_progress(struct disk_convergence *c, const struct disk_convergence_status *s)
+{
+        if (c->progress_ms && s->copied_bytes == c->progress_bytes && s->remaining_bytes)
+                return;
+        c->progress_bytes = s->copied_bytes;
+        c->progress_ms = s->now_ms;
+}
+
+static bool stands_still(
+        const struct disk_convergence *c, const struct disk_convergence_status *s, uint64_t for_ms)
+{
+        return s->now_ms - c->progress_ms > for_ms + burst_ms(s);
+}
+
+/* The copy's rate only where there was something to copy at both ends; what jobs that began anew count is passed over. Nothing copied counts,
+ * too: with a limit on the rate, a request of 1 MiB is followed by as long a rest as it takes for that. */
 static void take_sample(struct disk_convergence *c, const struct disk_convergence_status *s)
 {
         uint64_t ms = s->now_ms - c->sample_ms, copied, rate;
@@ -46,9 +74,10 @@ static void take_sample(struct disk_convergence *c, const struct disk_convergenc
         if (c->started && s->copied_bytes >= c->sample_copied_bytes) {
                 copied = s->copied_bytes - c->sample_copied_bytes;
                 rate = per_second(copied, ms);
-                if (c->sample_remaining_bytes && s->remaining_bytes && copied)
-                        c->path_bytes_per_s =
-                                c->path_bytes_per_s ? (3 * c->path_bytes_per_s + rate) / 4 : rate;
+                if (c->sample_remaining_bytes && s->remaining_bytes)
+                        c->path_bytes_per_s = c->path_bytes_per_s
+                                                      ? MAX((3 * c->path_bytes_per_s + rate) / 4, UINT64_C(1))
+                                                      : rate;
                 if (copied + s->remaining_bytes >= c->sample_remaining_bytes)
                         c->written_bytes_per_s =
                                 (3 * c->written_bytes_per_s +
@@ -78,7 +107,8 @@ bool disk_convergence_fits(const struct disk_convergence *c, const struct disk_c
 /* Seconds of work, of which less is added than is done: that ends by itself. */
 static bool is_worked_off(const struct disk_convergence *c, const struct disk_convergence_status *s)
 {
-        return c->path_bytes_per_s && s->remaining_bytes / BACKLOG_S > c->path_bytes_per_s &&
+        return !stands_still(c, s, STANDS_STILL_MS) && c->path_bytes_per_s &&
+               s->remaining_bytes / BACKLOG_S > c->path_bytes_per_s &&
                (double)c->written_bytes_per_s < DRAIN_RATIO * (double)c->path_bytes_per_s;
 }
 
@@ -169,6 +199,13 @@ enum disk_convergence_action disk_convergence_update(
                 c->low_ms = s->now_ms;
                 return DISK_CONVERGENCE_GO_ON;
         }
+        take_progress(c, s);
+        if (stands_still(c, s, STANDS_STILL_MS)) {
+                c->still_ms = s->now_ms - c->progress_ms;
+                c->low_ms = s->now_ms; /* what is in force gets its time anew when it goes on */
+                return stands_still(c, s, STOOD_STILL_MS) ? DISK_CONVERGENCE_GIVE_UP : DISK_CONVERGENCE_GO_ON;
+        }
+        c->still_ms = 0;
         take_sample(c, s);
         /* Until all was copied once the target's caches still fill, and a rate says little; a copy that got help may never come to it. */
         if ((s->whole || c->n_begun) && disk_convergence_fits(c, s))
@@ -179,7 +216,7 @@ enum disk_convergence_action disk_convergence_update(
                 c->low_ms = s->now_ms;
                 return DISK_CONVERGENCE_GO_ON;
         }
-        if (s->now_ms - MAX(c->low_ms, c->level_ms) < patience_ms)
+        if (s->now_ms - MAX(c->low_ms, c->level_ms) < patience_ms + burst_ms(s))
                 return DISK_CONVERGENCE_GO_ON;
         return go_on(c, s, step);
 }
@@ -190,14 +227,15 @@ bool disk_convergence_unsettled(struct disk_convergence *c, uint64_t now_ms)
         c->low_bytes = UINT64_MAX;
         c->low_ms = now_ms;
         c->started = false;
+        c->progress_ms = 0;
         return ++c->n_unsettled < DISK_CONVERGENCE_SETTLE_TRIES;
 }
 
-uint64_t disk_convergence_write_limit(const struct disk_convergence *c)
+uint64_t disk_convergence_write_limit(const struct disk_convergence *c, size_t n_disks)
 {
         uint64_t rate = c->n_entries ? c->entries[c->n_entries - 1].path_bytes_per_s : c->path_bytes_per_s;
 
-        return MAX(rate / 100 * (100 - c->throttle_percent), UINT64_C(1));
+        return MAX(rate / 100 * (100 - c->throttle_percent) / MAX(n_disks, (size_t)1), WRITE_LIMIT_MIN);
 }
 
 const char *disk_convergence_by(const struct disk_convergence *c)
@@ -237,6 +275,14 @@ struct error *disk_convergence_error(const struct disk_convergence *c)
         char written[16], path[16], left[16], bound[24];
         struct error *error = NULL;
 
+        if (c->still_ms) {
+                (void)error_set(&error, ERROR_TIMED_OUT,
+                        "Look at the datastore that the disks were to go to, and the storage behind both.",
+                        "nothing of the disks was copied for %s: a datastore does not answer, or hardly; the "
+                        "disks are where they were",
+                        text_format_duration_ms(c->still_ms, bound));
+                return error;
+        }
         (void)error_set(&error, ERROR_NOT_CONVERGING,
                 "Allow more (--max-pause, --converge), use a faster datastore or a higher --rate-limit, or "
                 "try again "

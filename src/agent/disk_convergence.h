@@ -22,6 +22,7 @@ struct disk_convergence_status {
         uint64_t now_ms;          /* monotonic */
         uint64_t copied_bytes;    /* since the copy began, of all disks */
         uint64_t remaining_bytes; /* likewise; grows with what the guest writes */
+        uint64_t rate_limit;      /* of the copy, bytes a second of all disks; 0: none */
         bool counted;             /* every job knows what it has to copy */
         bool whole;               /* every job had copied all of it once */
 };
@@ -47,7 +48,9 @@ struct disk_convergence {
         uint64_t sample_ms, sample_copied_bytes, sample_remaining_bytes;
         uint64_t path_bytes_per_s, written_bytes_per_s; /* as measured; 0: not known */
         uint64_t low_bytes, low_ms;                     /* the least that remained, and when */
-        unsigned int n_unsettled;                       /* times that the rest took too long */
+        uint64_t progress_bytes, progress_ms; /* what was copied when that last changed; 0: not known */
+        uint64_t still_ms;                    /* for so long nothing was copied; 0: it goes on */
+        unsigned int n_unsettled;             /* times that the rest took too long */
         struct disk_convergence_entry entries[DISK_CONVERGENCE_MAX_ENTRIES];
         size_t n_entries;
 };
@@ -69,13 +72,13 @@ enum disk_convergence_action disk_convergence_update(
 bool disk_convergence_fits(const struct disk_convergence *c, const struct disk_convergence_status *status);
 /* The guest was stopped and what remained took too long; it runs again. False: often enough. */
 bool disk_convergence_unsettled(struct disk_convergence *c, uint64_t now_ms);
-/* Bytes a second that the guest may write to the disks, all together; at least 1. */
-uint64_t disk_convergence_write_limit(const struct disk_convergence *c);
+/* Bytes a second that the guest may write to each of the disks; never so little that a guest takes it for dead. */
+uint64_t disk_convergence_write_limit(const struct disk_convergence *c, size_t n_disks);
 
 /* What let it converge: "copy", "quiet-moment", "longer-pause", "throttle". */
 const char *disk_convergence_by(const struct disk_convergence *c);
 /* [{step, why, at_ms, remaining_bytes, written_bytes_per_s, path_bytes_per_s, max_pause_ms, throttle_percent}]; the caller's, NULL without
  * memory. */
 json_t *disk_convergence_record(const struct disk_convergence *c);
-/* NOT_CONVERGING, with the rates and what was tried. The caller's. */
+/* NOT_CONVERGING, with the rates and what was tried; TIMED_OUT when the copy stood still. The caller's. */
 struct error *disk_convergence_error(const struct disk_convergence *c);

@@ -63,6 +63,20 @@ json_t *migration_documents(struct agent *agent)
         return list;
 }
 
+/* The destination opens what the specification names. */
+static int check_disks(const struct migration *m, const struct vm *vm, struct error **ret_error)
+{
+        _cleanup_(vm_config_freep) struct vm_config *config = NULL;
+        int r = vm_config_from_json(json_object_get(m->spec, "vm"), &config, ret_error);
+
+        if (r < 0 || vm_config_same_disks(config, vm->config))
+                return r;
+        return error_set(ret_error, ERROR_CONFLICT,
+                "After a storage migration, try again in a moment; else stop and start it, so that both "
+                "agree.",
+                "%s runs with other disks than its document names", vm->name);
+}
+
 /* Why this migration cannot begin, or 0. */
 static int check_start(struct agent *agent, const struct migration *m, struct error **ret_error)
 {
@@ -77,6 +91,10 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
         if (storage_move_busy(agent, m->vm_uid))
                 return error_set(ret_error, ERROR_BUSY, "Wait for it to end, or cancel it.",
                         "the disks of %s are being moved to another datastore", vm->name);
+        if (json_array_size(
+                    vm->jobs)) /* such as one of a storage migration that was given up, whose datastore hangs */
+                return error_set(ret_error, ERROR_BUSY, "Wait until it has ended, or end it.",
+                        "QEMU works on a disk of %s", vm->name);
         if (migration_peer_fenced(m))
                 return error_set(ret_error, ERROR_CONFLICT, "Choose another destination.",
                         "the destination is known to be down");
@@ -94,7 +112,7 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
                         "Leave post-copy out of --converge, or accept the risk with --no-verify.",
                         "emulation before QEMU 9.0 loses changes to memory, so memory is compared, which is "
                         "not possible in post-copy");
-        return 0;
+        return check_disks(m, vm, ret_error);
 }
 
 /* {"signed": {...}}, or the specification itself, of a manager that does not sign. */

@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "storage/move_record.h"
 #include "storage/offload.h"
 #include "storage/state_file.h"
 #include "storage/vm_folder.h"
@@ -163,6 +164,10 @@ static int take(const struct args *args, uint64_t *ret_epoch, struct error **ret
                 (void)nanosleep(&pause, NULL);
                 r = try_take(folder, args, &epoch, &error);
         }
+        /* The VM is ours, and who had it cannot commit a storage migration any more: it may have until now, after this host opened the
+         * images. That the folder is seen as it is (NFS), the owner record that was just replaced in it sees to. */
+        if (r == 0 && args->document)
+                r = move_record_check_document(folder, args->document, &error);
         if (r == 0 && args->document)
                 r = write_document(folder, args->document, epoch, &error);
         if (r == 0 || may_have(folder, args, epoch))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.json: {"format": 1, "phase", "vm":
- * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result"}. The journal is
+/* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.VM.json (both UUIDs): {"format": 1, "phase", "vm":
+ * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "nodes"}. The journal is
  * how an agent that starts again knows that there is something to look after; which image is the disk, the record in the folder
  * says alone. */
 
@@ -25,6 +25,7 @@
 #include "vmm/qmp.h"
 
 #define JOURNAL_MAX_BYTES (4 << 20)
+#define OLD_NAME_CHARS (UUID_STRING_SIZE - 1 + strlen(".json"))
 #define COMMIT_AGAIN_MS 1000
 #define CLEAR_AGAIN_MS 2000
 #define CLEAR_TRIES 5
@@ -34,7 +35,16 @@
 struct storage_moves {
         struct agent *agent;
         char *folder;
-        struct list all; /* of struct storage_move */
+        struct list all;        /* of struct storage_move */
+        struct list unreadable; /* of struct unreadable */
+};
+
+/* A journal that makes no sense: nobody knows what QEMU was told, so the VM is left alone until somebody has looked. */
+struct unreadable {
+        struct list link;
+        char id[UUID_STRING_SIZE];
+        char vm_uid
+                [UUID_STRING_SIZE]; /* "": in a journal of an earlier version, whose name does not say it */
 };
 
 static const char *const phases[N_STORAGE_MOVE_PHASES] = {
@@ -68,6 +78,7 @@ static void leave_waits(struct storage_move *m)
 {
         stores_wait_free(TAKE_PTR(m->wait));
         image_job_free(TAKE_PTR(m->image));
+        opening_free(TAKE_PTR(m->opening));
         qmp_call_cancel(TAKE_PTR(m->call));
         loop_source_free(TAKE_PTR(m->timer));
         crash_hold_free(TAKE_PTR(m->hold));
@@ -99,6 +110,7 @@ int storage_moves_new(struct agent *agent, struct storage_moves **ret_moves, str
                 return error_from_errno(ret_error, ENOMEM, "storage migrations");
         moves->agent = agent;
         list_init(&moves->all);
+        list_init(&moves->unreadable);
         moves->folder = alloc_printf("%s/storage-moves", agent->config.state_dir);
         r = moves->folder ? file_make_dirs(moves->folder, 0700) : -ENOMEM;
         if (r < 0) {
@@ -113,11 +125,16 @@ int storage_moves_new(struct agent *agent, struct storage_moves **ret_moves, str
 void storage_moves_free(struct storage_moves *moves)
 {
         struct storage_move *m, *spare;
+        struct unreadable *one, *next;
 
         if (!moves)
                 return;
         list_for_each_safe (m, spare, &moves->all, all)
                 storage_move_free(m);
+        list_for_each_safe (one, next, &moves->unreadable, link) {
+                list_remove(&one->link);
+                free(one);
+        }
         free(moves->folder);
         free(moves);
 }
@@ -147,8 +164,40 @@ struct storage_move *storage_move_of_vm(struct agent *agent, const char *vm_uid)
 bool storage_move_busy(struct agent *agent, const char *vm_uid)
 {
         const struct storage_move *m = storage_move_of_vm(agent, vm_uid);
+        const struct unreadable *one;
 
+        if (agent->storage_moves)
+                list_for_each (one, &agent->storage_moves->unreadable, link)
+                        if (!strcmp(one->vm_uid, vm_uid))
+                                return true;
         return m && m->phase < STORAGE_MOVE_SWITCHED;
+}
+
+bool storage_move_is_unreadable(struct agent *agent, const char *id)
+{
+        const struct unreadable *one;
+
+        list_for_each (one, &agent->storage_moves->unreadable, link)
+                if (!strcmp(one->id, id ?: ""))
+                        return true;
+        return false;
+}
+
+json_t *storage_move_moved(struct agent *agent, const char *vm_uid)
+{
+        const struct storage_move *m = storage_move_of_vm(agent, vm_uid);
+        _cleanup_json_ json_t *record = NULL;
+        json_t *list, *disk;
+        size_t i;
+
+        if (!m || m->in_background || m->phase != STORAGE_MOVE_SWITCHED)
+                return NULL;
+        record = move_record_to_json(m->record);
+        list = json_array();
+        json_array_foreach (json_object_get(record, "disks"), i, disk)
+                if (json_is_true(json_object_get(disk, "switched")))
+                        (void)json_array_append(list, disk);
+        return list;
 }
 
 bool storage_move_stops_guest(struct agent *agent, const char *vm_uid)
@@ -183,17 +232,37 @@ struct vm *storage_move_vm(const struct storage_move *m)
 
 char *storage_move_journal_path(const struct storage_move *m)
 {
-        return alloc_printf("%s/%s.json", m->agent->storage_moves->folder, m->id);
+        return alloc_printf("%s/%s.%s.json", m->agent->storage_moves->folder, m->id, m->config->uid);
+}
+
+/* Of QEMU, that the disks had before: an agent that comes after the switch closes them. */
+static json_t *nodes_json(const struct storage_move *m)
+{
+        json_t *nodes = json_array();
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                (void)json_array_append_new(nodes, json_string(m->disks[i].source_node));
+        return nodes;
+}
+
+static void read_nodes(struct storage_move *m, const json_t *nodes)
+{
+        for (size_t i = 0; i < m->record->n_disks; i++) {
+                const char *node = json_string_value(json_array_get(nodes, i)) ?: "";
+
+                if (strlen(node) < sizeof(m->disks[i].source_node))
+                        memcpy(m->disks[i].source_node, node, strlen(node) + 1);
+        }
 }
 
 static json_t *journal_json(const struct storage_move *m)
 {
-        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?}", "format", 1,
+        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?, s:o}", "format", 1,
                 "phase", phases[m->phase], "vm", vm_config_to_json(m->config), "record",
                 move_record_to_json(m->record), "live", m->live, "was_running", m->was_running,
                 "rate_bytes_per_s", (json_int_t)m->rate_bytes_per_s, "timeout_ms", (json_int_t)m->timeout_ms,
                 "error", m->error ? error_to_json(m->error) : NULL, "result", m->result, "left", m->left,
-                "wanted", m->wanted);
+                "wanted", m->wanted, "nodes", nodes_json(m));
 }
 
 int storage_move_journal(const struct storage_move *m, struct error **ret_error)
@@ -212,6 +281,15 @@ int storage_move_journal(const struct storage_move *m, struct error **ret_error)
         return ret_error ? error_propagate(ret_error, TAKE_PTR(error)) : r;
 }
 
+/* Its report says whether copies wait for the manager's document. */
+static void tell_of_vm(const struct storage_move *m)
+{
+        const struct vm *vm = storage_move_vm(m);
+
+        if (vm && !m->in_background)
+                agent_publish(m->agent, "vm", vm_report(vm));
+}
+
 void storage_move_enter(struct storage_move *m, enum storage_move_phase phase)
 {
         m->phase = phase;
@@ -220,6 +298,8 @@ void storage_move_enter(struct storage_move *m, enum storage_move_phase phase)
                 m->error && phase >= STORAGE_MOVE_UNDOING ? error_message(m->error) : "");
         if (!m->in_background)
                 (void)storage_move_journal(m, NULL);
+        if (phase == STORAGE_MOVE_SWITCHED || phase == STORAGE_MOVE_SETTLING)
+                tell_of_vm(m);
 }
 
 static int read_phase(const json_t *json, enum storage_move_phase *ret_phase)
@@ -260,8 +340,34 @@ static int from_journal(
         m->error = json_is_object(problem) ? error_from_json(problem) : NULL;
         m->result = json_incref(json_object_get(json, "result"));
         m->cancelled = m->error && m->error->code == ERROR_CANCELLED;
+        read_nodes(m, json_object_get(json, "nodes"));
         *ret = TAKE_PTR(m);
         return 0;
+}
+
+/* `name` is one of is_journal(). */
+static int add_unreadable(struct agent *agent, const char *name)
+{
+        struct unreadable *one = ALLOC(struct unreadable);
+
+        if (!one)
+                return -ENOMEM;
+        list_init(&one->link);
+        memcpy(one->id, name, UUID_STRING_SIZE - 1);
+        if (strlen(name) > OLD_NAME_CHARS)
+                memcpy(one->vm_uid, name + UUID_STRING_SIZE, UUID_STRING_SIZE - 1);
+        list_append(&agent->storage_moves->unreadable, &one->link);
+        return 0;
+}
+
+/* Of an earlier version, under a name that does not say whose it is. */
+static int rename_journal(const struct storage_move *m, const char *path, const char *name)
+{
+        _cleanup_free_ char *wanted = storage_move_journal_path(m);
+
+        if (!wanted)
+                return -ENOMEM;
+        return strlen(name) > OLD_NAME_CHARS || rename(path, wanted) == 0 ? 0 : -errno;
 }
 
 static int read_journal(struct agent *agent, const char *name)
@@ -282,15 +388,30 @@ static int read_journal(struct agent *agent, const char *name)
         if (r == -ENOMEM)
                 return r;
         if (r < 0) {
-                log_error("journal %s of a storage migration is passed over: %s", path, error_message(error));
-                return 0;
+                log_error("journal %s of a storage migration makes no sense, and its virtual machine is left "
+                          "alone: "
+                          "%s",
+                        path, error_message(error));
+                return add_unreadable(agent, name);
         }
         list_append(&agent->storage_moves->all, &m->all);
+        r = rename_journal(m, path, name);
+        if (r < 0)
+                return r;
         if (m->phase < STORAGE_MOVE_SWITCHED)
                 recover(m);
         else if (m->phase == STORAGE_MOVE_SETTLING)
                 m->phase = STORAGE_MOVE_SWITCHED; /* the manager says it again */
         return 0;
+}
+
+/* "ID.VM.json", or of an earlier version "ID.json" */
+static bool is_journal(const char *name)
+{
+        size_t len = strlen(name);
+
+        return (len == OLD_NAME_CHARS || len == OLD_NAME_CHARS + UUID_STRING_SIZE) &&
+               !strcmp(name + len - strlen(".json"), ".json") && name[UUID_STRING_SIZE - 1] == '.';
 }
 
 int storage_move_recover_all(struct agent *agent)
@@ -301,12 +422,9 @@ int storage_move_recover_all(struct agent *agent)
 
         if (!dir)
                 return -errno;
-        while (r == 0 && (errno = 0, entry = readdir(dir))) {
-                const char *end = strrchr(entry->d_name, '.');
-
-                if (end && end - entry->d_name == UUID_STRING_SIZE - 1 && !strcmp(end, ".json"))
+        while (r == 0 && (errno = 0, entry = readdir(dir)))
+                if (is_journal(entry->d_name))
                         r = read_journal(agent, entry->d_name);
-        }
         (void)closedir(dir);
         return r;
 }
@@ -464,17 +582,25 @@ static void end(struct storage_move *m)
                                              : STORAGE_MOVE_FAILED);
 }
 
-static int set_kept(struct storage_move *m, const char *kept)
+int storage_move_note_kept(struct storage_move *m, const json_t *cleared)
 {
+        const char *kept = json_string_value(json_object_get(cleared, "kept"));
+        char *text;
+
+        if (!kept)
+                return 0;
+        text = alloc_printf(
+                "%s%s%s stays: it is outside the virtual machine's folder, or another one uses it",
+                m->left ?: "", m->left ? "; " : "", kept);
+        if (!text)
+                return -ENOMEM;
         free(m->left);
-        m->left = alloc_printf(
-                "%s stays: it is outside the virtual machine's folder, or another one uses it", kept);
-        return m->left ? 0 : -ENOMEM;
+        m->left = text;
+        return 0;
 }
 
 static void on_cleared(void *userdata, json_t *result, struct error *error)
 {
-        const char *kept = json_string_value(json_object_get(result, "kept"));
         struct storage_move *m = userdata;
         int r = 0;
 
@@ -485,8 +611,8 @@ static void on_cleared(void *userdata, json_t *result, struct error *error)
         }
         if (error)
                 r = alloc_replace(&m->left, error_message(error));
-        else if (kept)
-                r = set_kept(m, kept);
+        else
+                r = storage_move_note_kept(m, result);
         if (r < 0)
                 log_error("storage migration %s: out of memory", m->id);
         end(m);
@@ -736,12 +862,27 @@ static int take_place(struct vm_config *config, const struct move_disk *moved)
         return 0;
 }
 
+void storage_move_let_go_of_switched(struct storage_move *m)
+{
+        _cleanup_free_ char *path = NULL;
+
+        if (!m || m->phase != STORAGE_MOVE_SWITCHED)
+                return;
+        path = storage_move_journal_path(m);
+        if (path)
+                (void)unlink(path);
+        m->phase = STORAGE_MOVE_DONE;
+        tell_of_vm(m);
+        storage_move_free(m);
+}
+
 /* The manager knows where its disks are: what the record has besides is of no use any more. */
 void storage_move_clear_record(struct vm *vm, const struct move_record *record)
 {
         _cleanup_json_ json_t *document = vm_document(vm), *json = move_record_to_json(record);
         struct storage_move *m = NULL;
 
+        storage_move_let_go_of_switched(storage_move_of_vm(vm->agent, vm->uid));
         if (storage_move_of_vm(vm->agent, vm->uid) || !document || !json ||
                 storage_move_make(vm->agent, document, json, json, &m, NULL) < 0)
                 return;
@@ -752,13 +893,13 @@ void storage_move_clear_record(struct vm *vm, const struct move_record *record)
         try_clear(m);
 }
 
-int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, struct error **ret_error)
+/* *ret_known: the document names all copies that have taken over already. */
+static int apply(struct vm *vm, const struct move_record *record, bool *ret_known, struct error **ret_error)
 {
-        _cleanup_(move_record_freep) struct move_record *record = NULL;
         bool known = true;
-        int r = move_record_read(vm->folder, &record, ret_error);
+        int r;
 
-        for (size_t i = 0; r >= 0 && record && i < record->n_disks; i++) {
+        for (size_t i = 0; i < record->n_disks; i++) {
                 const struct vm_disk *disk = disk_of(vm->config, record->disks[i].name);
 
                 if (!record->disks[i].switched || !disk || !is_place(disk, &record->disks[i].from))
@@ -772,7 +913,31 @@ int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, stru
                 if (r < 0)
                         return error_from_errno(ret_error, r, "VM %s", vm->name);
         }
+        *ret_known = known;
+        return 0;
+}
+
+int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        bool known = false;
+        int r = move_record_read(vm->folder, &record, ret_error);
+
+        if (r >= 0 && record)
+                r = apply(vm, record, &known, ret_error);
         if (r >= 0)
                 *ret_left = known ? TAKE_PTR(record) : NULL;
         return r;
+}
+
+int storage_move_apply_json(struct vm *vm, const json_t *json, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        bool known;
+        int r;
+
+        if (!json_is_object(json))
+                return 0;
+        r = move_record_from_json(json, &record, ret_error);
+        return r < 0 ? r : apply(vm, record, &known, ret_error);
 }

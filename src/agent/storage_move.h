@@ -22,12 +22,16 @@ int storage_moves_new(struct agent *agent, struct storage_moves **ret_moves, str
 /* Leaves journals, and what QEMU does for them. Accepts NULL. */
 void storage_moves_free(struct storage_moves *moves);
 
-/* Takes up every journal; after the VMs of an earlier run were adopted and before the API is open. 0 or negative errno (a
- * journal that cannot be read is logged and left alone: its record still counts at the next start). */
+/* Takes up every journal; after the VMs of an earlier run were adopted and before the API is open. 0 or negative errno. The VM of a
+ * journal that makes no sense stays busy, and who asks for that migration is told: until somebody has looked, removed it, and
+ * restarted the agent. */
 int storage_move_recover_all(struct agent *agent);
 
-/* True while a migration that has not switched its disks holds the VM: nothing else may be done with it. */
+/* True while a migration that has not switched its disks holds the VM, or its journal makes no sense: nothing else may be done with it. */
 bool storage_move_busy(struct agent *agent, const char *vm_uid);
+/* Of one that has switched, and that the manager has not settled: array of {"name", "from": {"datastore", "path", "format"}, "to"} of the disks
+ * whose copy has taken over; the caller's. NULL: there is none. */
+json_t *storage_move_moved(struct agent *agent, const char *vm_uid);
 /* True while the guest is stopped for the switch: its VM's power does not follow. */
 bool storage_move_stops_guest(struct agent *agent, const char *vm_uid);
 /* The VM's QEMU process has ended. */
@@ -39,6 +43,8 @@ void storage_move_vm_leave_monitor(struct agent *agent, const struct vm *vm);
  * the copy afterwards. May block (datastore.h). *ret_left is the record when the document names nothing of what it has left
  * over, else NULL; the caller's. CONFLICT: the record is damaged. */
 int storage_move_apply_record(struct vm *vm, struct move_record **ret_left, struct error **ret_error);
+/* The same with a record that was read (borrowed; NULL or null: none). BAD_DOCUMENT. */
+int storage_move_apply_json(struct vm *vm, const json_t *json, struct error **ret_error);
 /* Removes that from a child process. Only once the VM is this host's by its owner record: before, a host that was taken for dead
  * may still copy. */
 void storage_move_clear_record(struct vm *vm, const struct move_record *record);

@@ -54,24 +54,17 @@ static struct storage_move *request_move(struct http_request *request)
 
         if (m)
                 return m;
-        (void)error_set(
-                &error, ERROR_NOT_FOUND, NULL, "this host knows no storage migration %.40s", id ?: "");
+        if (storage_move_is_unreadable(api_agent(request), id))
+                (void)error_set(&error, ERROR_OWNER_UNKNOWN,
+                        "Find out which images QEMU has open (/proc/PID/fd), make storage-move.json say so, "
+                        "then "
+                        "remove the journal and restart the agent.",
+                        "the journal of storage migration %.40s cannot be read on this host", id);
+        else
+                (void)error_set(&error, ERROR_NOT_FOUND, NULL, "this host knows no storage migration %.40s",
+                        id ?: "");
         api_reply_error(request, error);
         return NULL;
-}
-
-/* One that has switched and whose manager never came back for it: the record in the folder says all that is left to do, and the
- * next migration, or the next start, does it. */
-static void let_go_of_switched(struct storage_move *m)
-{
-        _cleanup_free_ char *path = NULL;
-
-        if (!m || m->phase != STORAGE_MOVE_SWITCHED)
-                return;
-        path = storage_move_journal_path(m);
-        if (path)
-                (void)unlink(path);
-        storage_move_free(m);
 }
 
 void storage_move_api_start(struct http_request *request, void *userdata)
@@ -90,7 +83,7 @@ void storage_move_api_start(struct http_request *request, void *userdata)
                 r = storage_move_read_request(agent, body, &m, &error);
         }
         if (r >= 0)
-                let_go_of_switched(storage_move_of_vm(agent, m->config->uid));
+                storage_move_let_go_of_switched(storage_move_of_vm(agent, m->config->uid));
         if (r >= 0 && storage_move_of_vm(agent, m->config->uid))
                 r = error_set(&error, ERROR_BUSY, "Wait for it to end, or cancel it.",
                         "another storage migration of VM %s is under way", m->config->name);
@@ -100,6 +93,7 @@ void storage_move_api_start(struct http_request *request, void *userdata)
                 storage_move_free(m);
                 return api_reply_error(request, error);
         }
+        m->keep_earlier = http_request_query(request, "clear") == NULL;
         storage_move_add(m);
         m->started_ms = clock_now_ms(loop_clock(agent->loop));
         api_reply_json(request, 202, storage_move_document(m));

@@ -3,6 +3,7 @@
 /* A storage migration up to the copy: what was asked for, whether it can be, the record in the VM's folder, and the new images. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -17,9 +18,9 @@
 #include "storage/image.h"
 #include "vmm/qmp.h"
 
-/* Room beyond what is copied: for the copy's own metadata, and for what the guest writes meanwhile. */
-#define SPARE_BYTES (UINT64_C(16) << 20)
 #define STORAGE_MOVE_MAX_PAUSE_MS 300
+#define OPEN_TIMEOUT_MS 30000
+#define PLACE_NAME_SIZE 400
 #define TIMEOUT_MAX_MS (UINT64_C(7) * 24 * 3600 * 1000)
 
 static void next_image(struct storage_move *m);
@@ -78,6 +79,8 @@ int storage_move_make(struct agent *agent, const json_t *document, const json_t 
         r = vm_config_from_json(document, &m->config, ret_error);
         if (r >= 0)
                 r = move_record_from_json(record, &m->record, ret_error);
+        if (r >= 0)
+                r = move_record_check_paths(m->record, m->config->name, ret_error);
         if (r >= 0)
                 r = read_wanted(m, wanted, ret_error);
         if (r < 0)
@@ -166,18 +169,6 @@ static int make_record(const struct vm_config *config, const json_t *body, const
         return *ret_record ? 0 : error_from_errno(ret_error, ENOMEM, "storage migration");
 }
 
-static bool same_disks(const struct vm_config *a, const struct vm_config *b)
-{
-        if (a->n_disks != b->n_disks)
-                return false;
-        for (size_t i = 0; i < a->n_disks; i++)
-                if (strcmp(a->disks[i].name, b->disks[i].name) != 0 ||
-                        strcmp(a->disks[i].datastore, b->disks[i].datastore) != 0 ||
-                        strcmp(a->disks[i].path, b->disks[i].path) != 0)
-                        return false;
-        return true;
-}
-
 static int check_vm(struct storage_move *m, struct error **ret_error)
 {
         const char *name = m->config->name;
@@ -203,7 +194,7 @@ static int check_vm(struct storage_move *m, struct error **ret_error)
         if (json_array_size(vm->jobs))
                 return error_set(ret_error, ERROR_BUSY, "Wait for it to end.",
                         "QEMU works on a disk of VM %s already", name);
-        if (!same_disks(m->config, vm->config))
+        if (!vm_config_same_disks(m->config, vm->config))
                 return error_set(ret_error, ERROR_CONFLICT, "Stop and start it, so that both agree.",
                         "VM %s runs with other disks than its document names", name);
         return 0;
@@ -246,10 +237,31 @@ int storage_move_read_request(
         return 0;
 }
 
-static int store_of(struct storage_move *m, const struct move_place *place, const struct datastore **ret,
-        struct error **ret_error)
+/* --- Files --------------------------------------------------------------------------------------------------- */
+
+int storage_move_file(struct storage_move *m, const struct move_place *place, int flags,
+        struct opening_file *ret_file, struct error **ret_error)
 {
-        return stores_get(m->agent->stores, place->datastore, ret, ret_error);
+        const struct datastore *store;
+        int r = stores_get(m->agent->stores, place->datastore, &store, ret_error);
+
+        if (r < 0)
+                return r;
+        *ret_file = (struct opening_file){
+                .datastore = store, .path = place->path, .flags = flags, .format = place->format};
+        return 0;
+}
+
+int storage_move_open(struct storage_move *m, const struct opening_file *files, size_t n_files,
+        opening_done_fn done, struct error **ret_error)
+{
+        return opening_start(
+                m->agent->loop, files, n_files, OPEN_TIMEOUT_MS, done, m, &m->opening, ret_error);
+}
+
+static void name_of(const struct move_place *place, char ret[static PLACE_NAME_SIZE])
+{
+        snprintf(ret, PLACE_NAME_SIZE, "%s: %s", place->datastore, place->path);
 }
 
 /* --- New images ---------------------------------------------------------------------------------------------- */
@@ -288,22 +300,35 @@ static void on_image_made(void *userdata, const struct image_info *info, struct 
         next_image(m);
 }
 
+static void on_image_opened(void *userdata, const int *fds, struct error *error)
+{
+        struct storage_move *m = userdata;
+        const struct move_place *to = &m->record->disks[m->at].to;
+        struct error *failure = NULL;
+        char name[PLACE_NAME_SIZE];
+
+        m->opening = NULL;
+        name_of(to, name);
+        if (error)
+                storage_move_stop_copy(m, error);
+        else if (image_create_opened(m->agent->loop, name, fds[0], to->format, m->disks[m->at].virtual_bytes,
+                         on_image_made, m, &m->image, &failure) < 0)
+                storage_move_stop(m, failure);
+}
+
 static void next_image(struct storage_move *m)
 {
-        const struct datastore *store;
+        struct opening_file file;
         struct error *error = NULL;
         int r;
 
-        if (m->at == m->record->n_disks) {
+        if (m->at == m->record->n_disks)
                 r = storage_move_work(m, STORAGE_MOVE_SYNC, NULL, on_synced, &error);
-        } else {
-                const struct move_place *to = &m->record->disks[m->at].to;
-
-                r = store_of(m, to, &store, &error);
+        else {
+                r = storage_move_file(
+                        m, &m->record->disks[m->at].to, O_RDWR | O_CREAT | O_EXCL, &file, &error);
                 if (r >= 0)
-                        r = image_create_start(m->agent->loop, store, to->path, to->format,
-                                m->disks[m->at].virtual_bytes, IMAGE_THIN, 0, on_image_made, m, &m->image,
-                                &error);
+                        r = storage_move_open(m, &file, 1, on_image_opened, &error);
         }
         if (r < 0)
                 storage_move_stop(m, error);
@@ -337,42 +362,6 @@ static void write_record(struct storage_move *m)
 
 /* --- Checks -------------------------------------------------------------------------------------------------- */
 
-/* What is copied to the datastore of disk `first`, of all disks that go there. */
-static uint64_t needed_bytes(const struct storage_move *m, size_t first)
-{
-        uint64_t sum = 0;
-
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                if (!strcmp(m->record->disks[i].to.datastore, m->record->disks[first].to.datastore))
-                        sum += MIN(m->disks[i].allocated_bytes, m->disks[i].virtual_bytes);
-        return sum;
-}
-
-/* The datastores have just been seen to answer. */
-static int check_room(struct storage_move *m, struct error **ret_error)
-{
-        for (size_t i = 0; i < m->record->n_disks; i++) {
-                const struct move_place *to = &m->record->disks[i].to;
-                uint64_t needed = needed_bytes(m, i) + SPARE_BYTES;
-                struct datastore_status status;
-                const struct datastore *store;
-                char text[2][16];
-                int r = store_of(m, to, &store, ret_error);
-
-                if (r >= 0)
-                        r = datastore_stat(store, &status, ret_error);
-                if (r < 0)
-                        return r;
-                if (status.free_bytes < needed)
-                        return error_set(ret_error, ERROR_NO_SPACE,
-                                "Free space on it, or choose another datastore.",
-                                "the disks need %s on datastore %s, which has %s free",
-                                text_format_size(needed, text[0]), to->datastore,
-                                text_format_size(status.free_bytes, text[1]));
-        }
-        return 0;
-}
-
 static void on_earlier_cleared(void *userdata, json_t *result, struct error *error)
 {
         struct storage_move *m = userdata;
@@ -380,6 +369,8 @@ static void on_earlier_cleared(void *userdata, json_t *result, struct error *err
         m->offload = NULL;
         if (error)
                 storage_move_stop_copy(m, error);
+        else if (storage_move_note_kept(m, result) < 0)
+                storage_move_stop(m, NULL);
         else
                 write_record(m);
 }
@@ -435,11 +426,8 @@ static void on_earlier_record(void *userdata, json_t *result, struct error *erro
 static void look_for_earlier(struct storage_move *m)
 {
         struct error *error = NULL;
-        int r = check_room(m, &error);
 
-        if (r >= 0)
-                r = storage_move_work(m, STORAGE_MOVE_READ, NULL, on_earlier_record, &error);
-        if (r < 0)
+        if (storage_move_work(m, STORAGE_MOVE_LOOK, NULL, on_earlier_record, &error) < 0)
                 storage_move_stop(m, error);
 }
 
@@ -466,20 +454,37 @@ static void on_info(void *userdata, const struct image_info *info, struct error 
         next_info(m);
 }
 
+static void on_info_opened(void *userdata, const int *fds, struct error *error)
+{
+        struct storage_move *m = userdata;
+        const struct move_place *from = &m->record->disks[m->at].from;
+        struct error *failure = NULL;
+        char name[PLACE_NAME_SIZE];
+
+        m->opening = NULL;
+        name_of(from, name);
+        if (error)
+                storage_move_stop_copy(m, error);
+        else if (image_info_opened(
+                         m->agent->loop, name, fds[0], from->format, on_info, m, &m->image, &failure) < 0)
+                storage_move_stop(m, failure);
+}
+
 static void next_info(struct storage_move *m)
 {
-        const struct datastore *store;
-        const struct move_place *from;
+        struct opening_file file;
         struct error *error = NULL;
+        int r;
 
         if (m->at == m->record->n_disks) {
                 look_for_earlier(m);
                 return;
         }
-        from = &m->record->disks[m->at].from;
-        if (store_of(m, from, &store, &error) < 0 ||
-                image_info_start(m->agent->loop, store, from->path, from->format, 0, on_info, m, &m->image,
-                        &error) < 0)
+        r = storage_move_file(m, &m->record->disks[m->at].from, O_RDONLY, &file, &error);
+        file.is_image = true;
+        if (r >= 0)
+                r = storage_move_open(m, &file, 1, on_info_opened, &error);
+        if (r < 0)
                 storage_move_stop(m, error);
 }
 

@@ -3,6 +3,8 @@
 /* A storage migration of a VM that is off: qemu-img copies one disk after the other, with the source locked against every QEMU, then
  * the record is replaced. A copy that broke off is made anew. */
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "agent/agent.h"
@@ -59,10 +61,26 @@ static uint64_t time_left_ms(const struct storage_move *m)
         return !m->timeout_ms ? 0 : spent_ms < m->timeout_ms ? m->timeout_ms - spent_ms : 1;
 }
 
+static void on_opened(void *userdata, const int *fds, struct error *error)
+{
+        struct storage_move *m = userdata;
+        const struct move_disk *disk = &m->record->disks[m->at];
+        struct error *failure = NULL;
+        char name[400];
+
+        m->opening = NULL;
+        snprintf(name, sizeof(name), "%s: %s", disk->from.datastore, disk->from.path);
+        if (error)
+                storage_move_stop_copy(m, error);
+        else if (image_copy_opened(m->agent->loop, name, fds[0], disk->from.format, fds[1], disk->to.format,
+                         m->rate_bytes_per_s, time_left_ms(m), on_copied, m, &m->image, &failure) < 0)
+                storage_move_stop(m, failure);
+}
+
 static void copy_next(struct storage_move *m)
 {
         const struct move_disk *disk;
-        const struct datastore *from, *to;
+        struct opening_file files[2];
         struct error *error = NULL;
         int r;
 
@@ -71,13 +89,12 @@ static void copy_next(struct storage_move *m)
                 return;
         }
         disk = &m->record->disks[m->at];
-        r = stores_get(m->agent->stores, disk->from.datastore, &from, &error);
+        r = storage_move_file(m, &disk->from, O_RDONLY, &files[0], &error);
+        files[0].is_image = true;
         if (r >= 0)
-                r = stores_get(m->agent->stores, disk->to.datastore, &to, &error);
+                r = storage_move_file(m, &disk->to, O_RDWR, &files[1], &error);
         if (r >= 0)
-                r = image_copy_start(m->agent->loop, from, disk->from.path, disk->from.format, to,
-                        disk->to.path, disk->to.format, m->rate_bytes_per_s, time_left_ms(m), on_copied, m,
-                        &m->image, &error);
+                r = storage_move_open(m, files, 2, on_opened, &error);
         if (r < 0)
                 storage_move_stop(m, error);
 }

@@ -37,6 +37,9 @@
 #define UNDO_PATIENCE_MS 30000     /* for writes to the copy that were under way */
 #define AGAIN_MS 500
 #define ID_SIZE 32
+/* As good as no limit (QEMU's include/qemu/throttle.h, THROTTLE_VALUE_MAX). To have none, QEMU waits until nothing is under way on the
+ * disk, its job's writes to the copy included: with a copy that hangs, it would wait for ever, and the guest with it. */
+#define NO_LIMIT_BYTES_PER_S 1000000000000000
 
 static void attach_next(struct storage_move *m);
 static void follow(void *userdata);
@@ -111,6 +114,13 @@ static bool is_silent(struct storage_move *m, const struct error *error)
 }
 
 /* --- What QEMU says ------------------------------------------------------------------------------------------ */
+
+/* A guest that sleeps (S3) is not stopped by QEMU before 9.0, and may wake at any moment. */
+static bool may_run(const json_t *status)
+{
+        return json_is_true(json_object_get(status, "running")) ||
+               !strcmp(json_string_value(json_object_get(status, "status")) ?: "", "suspended");
+}
 
 /* Takes the jobs of an answer to query-jobs over. *ret_problem: what the first one that failed says, borrowed; or NULL. */
 static void take_jobs(struct storage_move *m, const json_t *result, const char **ret_problem)
@@ -291,24 +301,32 @@ static void on_fd_added(void *userdata, const json_t *result, const struct error
                 on_file_opened);
 }
 
+/* QEMU from 9.1 on takes a descriptor of a set only if its O_DIRECT is what it wants. */
+static void on_attach_opened(void *userdata, const int *fds, struct error *error)
+{
+        struct storage_move *m = userdata;
+        char node[COMMAND_LINE_NODE_SIZE];
+        _cleanup_fd_ int fd = fds[0];
+        struct error *failure = NULL;
+
+        m->opening = NULL;
+        if (error) {
+                storage_move_stop_copy(m, error);
+                return;
+        }
+        m->disks[m->at].direct = fcntl(fd, F_GETFL) & O_DIRECT;
+        if (command(m, "add-fd", json_pack("{s:s}", "opaque", copy_node(m, m->at, node)), fd, on_fd_added,
+                    &failure) < 0)
+                storage_move_stop(m, failure);
+}
+
 static int attach(struct storage_move *m, struct error **ret_error)
 {
-        const struct move_place *to = &m->record->disks[m->at].to;
-        char node[COMMAND_LINE_NODE_SIZE];
-        const struct datastore *store;
-        _cleanup_fd_ int fd = -1;
-        int r = stores_get(m->agent->stores, to->datastore, &store, ret_error);
+        struct opening_file file;
+        int r = storage_move_file(m, &m->record->disks[m->at].to, O_RDWR, &file, ret_error);
 
-        if (r >= 0)
-                r = datastore_open_file(store, to->path, O_RDWR, &fd, ret_error);
-        if (r < 0)
-                return r;
-        m->disks[m->at].direct = vm_takes_direct(fd);
-        /* QEMU from 9.1 on takes a descriptor of a set only if its O_DIRECT is what it wants. */
-        if (m->disks[m->at].direct && fcntl(fd, F_SETFL, O_DIRECT) < 0)
-                m->disks[m->at].direct = false;
-        return command(m, "add-fd", json_pack("{s:s}", "opaque", copy_node(m, m->at, node)), fd, on_fd_added,
-                ret_error);
+        file.direct = true;
+        return r < 0 ? r : storage_move_open(m, &file, 1, on_attach_opened, ret_error);
 }
 
 static void attach_next(struct storage_move *m)
@@ -365,8 +383,10 @@ static bool is_late(struct storage_move *m)
 static bool take_status(struct storage_move *m, const json_t *jobs, struct disk_convergence_status *ret,
         const char **ret_problem)
 {
-        struct disk_convergence_status status = {
-                .now_ms = clock_now_ms(loop_clock(m->agent->loop)), .counted = true, .whole = true};
+        struct disk_convergence_status status = {.now_ms = clock_now_ms(loop_clock(m->agent->loop)),
+                .rate_limit = m->rate_bytes_per_s,
+                .counted = true,
+                .whole = true};
 
         take_jobs(m, jobs, ret_problem);
         for (size_t i = 0; i < m->record->n_disks; i++) {
@@ -398,13 +418,18 @@ static void on_throttled(void *userdata, const json_t *result, const struct erro
         throttle_next(m);
 }
 
+/* Bytes a second; 0: QEMU limits nothing. */
+static uint64_t write_limit(const struct storage_move *m)
+{
+        if (m->phase == STORAGE_MOVE_COPYING && m->convergence.throttle_percent)
+                return disk_convergence_write_limit(&m->convergence, m->record->n_disks);
+        return any_job_runs(m) ? NO_LIMIT_BYTES_PER_S : 0;
+}
+
 /* The guest's writes to each of the disks, or with nothing in force no longer; then `then`. */
 static void throttle_next(struct storage_move *m)
 {
-        uint64_t limit =
-                m->convergence.throttle_percent && m->phase == STORAGE_MOVE_COPYING
-                        ? MAX(disk_convergence_write_limit(&m->convergence) / m->record->n_disks, (uint64_t)1)
-                        : 0;
+        uint64_t limit = write_limit(m);
 
         if (m->at == m->record->n_disks) {
                 m->throttled = limit != 0;
@@ -678,23 +703,29 @@ static void on_going_on(void *userdata, const json_t *result, const struct error
         m->guest_stopped = false;
         if (vm)
                 vm_refresh(vm);
+        storage_move_enter(m, STORAGE_MOVE_COPYING);
         if (disk_convergence_unsettled(&m->convergence, clock_now_ms(loop_clock(m->agent->loop))))
                 set_speed(m, job_speed(m), follow_on);
         else
                 storage_move_stop(m, disk_convergence_error(&m->convergence));
 }
 
-/* The rest takes longer than it may: nothing was switched, so the guest goes on where it was, and the copy with it. */
+static void let_guest_go_on(struct storage_move *m)
+{
+        if (m->was_running)
+                send(m, "cont", NULL, on_going_on);
+        else
+                on_going_on(m, NULL, NULL);
+}
+
+/* The rest takes longer than it may: nothing was switched, so the guest goes on where it was, and the copy with it. The journal says so
+ * only once it does: an agent that starts again before stops it anew, and does not leave it stopped. */
 static void go_on_copying(struct storage_move *m)
 {
         log_warning("storage migration %s of VM %s: the rest was not copied in time; the guest goes on where "
                     "it was",
                 m->id, m->config->name);
-        storage_move_enter(m, STORAGE_MOVE_COPYING);
-        if (m->was_running)
-                send(m, "cont", NULL, on_going_on);
-        else
-                on_going_on(m, NULL, NULL);
+        storage_move_point(m, "storage-move-unsettled", let_guest_go_on);
 }
 
 /* The guest is stopped: only the rest is left to copy. Jobs that have ended were completed by an agent before us. */
@@ -726,14 +757,31 @@ static void poll_before(void *userdata)
         send(userdata, "query-jobs", NULL, on_polled_before);
 }
 
+static void on_stopped_status(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+        struct error *cause = NULL;
+
+        m->call = NULL;
+        if (failed(m, "QEMU does not tell whether the guest runs", error))
+                return;
+        if (!may_run(result)) {
+                poll_before(m);
+                return;
+        }
+        (void)error_set(&cause, ERROR_NOT_SUPPORTED, "Wake it, or use QEMU 9.0 or later.",
+                "the guest sleeps (ACPI S3), and this QEMU cannot keep it from waking during the switch; the "
+                "disks are where they were");
+        storage_move_stop(m, cause);
+}
+
 static void on_stopped(void *userdata, const json_t *result, const struct error *error)
 {
         struct storage_move *m = userdata;
 
         m->call = NULL;
-        if (failed(m, "QEMU does not stop the guest", error))
-                return;
-        poll_before(m);
+        if (!failed(m, "QEMU does not stop the guest", error))
+                send(m, "query-status", NULL, on_stopped_status);
 }
 
 static void stop_guest(struct storage_move *m)
@@ -755,7 +803,8 @@ static void on_status(void *userdata, const json_t *result, const struct error *
         m->call = NULL;
         if (failed(m, "QEMU does not tell whether the guest runs", reply_error))
                 return;
-        m->was_running = json_is_true(json_object_get(result, "running"));
+        if (!m->guest_stopped)
+                m->was_running = may_run(result);
         m->phase = STORAGE_MOVE_SWITCHING;
         if (storage_move_journal(m, &error) < 0) {
                 m->phase = STORAGE_MOVE_COPYING;
@@ -984,6 +1033,28 @@ static void undo_jobs(void *userdata)
         send(userdata, "query-jobs", NULL, on_undo_jobs);
 }
 
+static void cancel_jobs(struct storage_move *m)
+{
+        m->at = 0;
+        on_job_cancelled(m, NULL, NULL);
+}
+
+static void on_undo_devices(void *userdata, const json_t *result, const struct error *error)
+{
+        struct storage_move *m = userdata;
+
+        m->call = NULL;
+        if (is_silent(m, error))
+                return;
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->disks[i].job_runs = true; /* as far as is known */
+        if (!error && take_nodes(m, result))
+                set_throttle(m, cancel_jobs);
+        else
+                cancel_jobs(m);
+}
+
+/* What slows the guest down ends first: the jobs need not end, or not soon. */
 void storage_move_live_undo(struct storage_move *m)
 {
         const struct vm *vm = storage_move_vm(m);
@@ -992,9 +1063,11 @@ void storage_move_live_undo(struct storage_move *m)
                 storage_move_conclude(m);
                 return;
         }
-        m->at = 0;
         m->undoing_ms = clock_now_ms(loop_clock(m->agent->loop));
-        on_job_cancelled(m, NULL, NULL);
+        if (m->throttled) /* an agent that has just started does not know the devices */
+                look_for_nodes(m, on_undo_devices);
+        else
+                cancel_jobs(m);
 }
 
 /* --- Resuming ------------------------------------------------------------------------------------------------ */
@@ -1024,7 +1097,8 @@ static void on_resumed_nodes(void *userdata, const json_t *result, const struct 
                 stop_guest(m);
 }
 
-/* A copy took over in an agent before us: its old node's name is that of the command line, or that of a copy made before. */
+/* A copy took over in an agent before us, which did not note the old node (an older version): its name is that of the command line, or
+ * that of a copy made before, which then stays. */
 static void forget_nodes(struct storage_move *m)
 {
         for (size_t i = 0; i < m->record->n_disks; i++)

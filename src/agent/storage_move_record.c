@@ -7,15 +7,21 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/agent.h"
 #include "agent/storage_move_state.h"
 #include "agent/stores.h"
 #include "base/doc.h"
+#include "base/text.h"
 #include "storage/state_file.h"
 
 #define WORK_TIMEOUT_MS 60000
+/* Room beyond what is copied: for the copy's own metadata, and for what the guest writes meanwhile. */
+#define SPARE_BYTES (UINT64_C(16) << 20)
+#define LOCK_TRIES 50
+#define LOCK_PAUSE_MS 20
 
 struct work {
         const struct storage_move *m;
@@ -38,6 +44,25 @@ static int open_store(
         int r = stores_get(work->stores, name, &known, ret_error);
 
         return r < 0 ? r : open_again(known, ret, ret_error);
+}
+
+/* Another host takes the VM, or reads its record, in a few milliseconds. */
+static int lock_owner(
+        const struct storage_move *m, const struct vm_folder *folder, int *ret_fd, struct error **ret_error)
+{
+        const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000L};
+        _cleanup_error_ struct error *error = NULL;
+        int r = -EBUSY;
+
+        for (unsigned int i = 0; i < LOCK_TRIES; i++) {
+                error_free(TAKE_PTR(error));
+                r = vm_folder_lock_owner(
+                        folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_fd, &error);
+                if (r >= 0 || !error || error->code != ERROR_BUSY)
+                        break;
+                (void)nanosleep(&pause, NULL);
+        }
+        return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
 }
 
 static int sync_copies(const struct work *work, struct error **ret_error)
@@ -82,13 +107,22 @@ static bool is_in_folder(const char *vm_name, const char *path)
         return !strncmp(path, vm_name, len) && path[len] == '/';
 }
 
-/* Only what is in the VM's folders is its own: another image may be anybody's. */
-static bool may_remove(const struct storage_move *m, const char *disk, const char *path)
+/* Only what is in the VM's folders is its own: another image may be anybody's. And what is, may have been given to somebody since: to
+ * another VM, which the manager says, or to this one again. */
+static bool may_remove(const struct work *work, const char *disk, const struct move_place *place)
 {
+        const struct storage_move *m = work->m;
+
+        if (m->keep_earlier && strcmp(work->id, m->id) != 0)
+                return false;
         for (size_t i = 0; i < m->record->n_disks; i++)
                 if (!strcmp(m->record->disks[i].name, disk) && m->disks[i].keep)
                         return false;
-        return is_in_folder(m->config->name, path);
+        for (size_t i = 0; m->in_background && i < m->config->n_disks; i++)
+                if (!strcmp(m->config->disks[i].datastore, place->datastore) &&
+                        !strcmp(m->config->disks[i].path, place->path))
+                        return false;
+        return is_in_folder(m->config->name, place->path);
 }
 
 /* Adds to the images that stay, {"kept": "D:P, ..."}. */
@@ -101,6 +135,40 @@ static int note_kept(json_t **result, const struct move_place *place)
         if (!*result)
                 *result = json_object();
         return json_object_set_new(*result, "kept", text) < 0 ? -ENOMEM : 0;
+}
+
+/* Unless the next storage migration, perhaps on another host, has put its own there meanwhile. Where nobody can say whose the VM is, nobody can
+ * begin one. */
+static int remove_record(
+        const struct work *work, const struct vm_folder *folder, const char *id, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        _cleanup_fd_ int lock_fd = -1;
+        int r = lock_owner(work->m, folder, &lock_fd, &error);
+
+        if (r < 0 && (!error || error->code != ERROR_OWNER_UNKNOWN))
+                return error_propagate(ret_error, TAKE_PTR(error));
+        r = move_record_read(folder, &record, ret_error);
+        if (r < 0 || !record || strcmp(record->id, id) != 0)
+                return r;
+        return move_record_remove(folder, ret_error);
+}
+
+/* One of an earlier migration that somebody uses does not hold the next one up: it stays, which is told. */
+static int remove_image(const struct work *work, const struct datastore *store,
+        const struct move_place *place, json_t **ret_result, struct error **ret_error)
+{
+        _cleanup_error_ struct error *error = NULL;
+        int r = move_record_remove_image(store, place->path, &error);
+
+        if (r >= 0)
+                return 0;
+        if (error && error->code == ERROR_LOCKED && strcmp(work->id, work->m->id) != 0)
+                return note_kept(ret_result, place) < 0
+                               ? error_from_errno(ret_error, ENOMEM, "storage migration")
+                               : 0;
+        return error_propagate(ret_error, TAKE_PTR(error));
 }
 
 static int clear(const struct work *work, const struct vm_folder *folder, json_t **ret_result,
@@ -122,21 +190,21 @@ static int clear(const struct work *work, const struct vm_folder *folder, json_t
                 const struct move_place *unused = disk->switched ? &disk->from : &disk->to;
                 _cleanup_(datastore_freep) struct datastore *store = NULL;
 
-                if (!may_remove(work->m, disk->name, unused->path)) {
+                if (!may_remove(work, disk->name, unused)) {
                         if (note_kept(ret_result, unused) < 0)
                                 return error_from_errno(ret_error, ENOMEM, "storage migration");
                         continue;
                 }
                 r = open_store(work, unused->datastore, &store, ret_error);
                 if (r >= 0)
-                        r = move_record_remove_image(store, unused->path, ret_error);
+                        r = remove_image(work, store, unused, ret_result, ret_error);
                 if (r < 0)
                         return r;
                 /* The folder that was made for it, while it is empty. */
                 if (move_record_is_made_path(work->m->config->name, unused->path))
                         (void)unlinkat(store->fd, work->m->config->name, AT_REMOVEDIR);
         }
-        return move_record_remove(folder, ret_error);
+        return remove_record(work, folder, record->id, ret_error);
 }
 
 static int read_record(const struct vm_folder *folder, json_t **ret_result, struct error **ret_error)
@@ -148,6 +216,60 @@ static int read_record(const struct vm_folder *folder, json_t **ret_result, stru
                 return r;
         *ret_result = move_record_to_json(record);
         return *ret_result ? 0 : error_from_errno(ret_error, ENOMEM, "storage migration");
+}
+
+/* Whoever takes the VM waits for it, or it is refused: so that no start goes by a record that is being replaced. */
+static int write_record(const struct work *work, const struct vm_folder *folder, json_t **ret_result,
+        struct error **ret_error)
+{
+        const struct storage_move *m = work->m;
+        _cleanup_fd_ int lock_fd = -1;
+        int r = lock_owner(m, folder, &lock_fd, ret_error);
+
+        if (r >= 0)
+                r = move_record_write(folder, m->record, ret_error);
+        fd_closep(&lock_fd); /* what follows may hang */
+        lock_fd = -1;
+        if (r >= 0 && move_record_any_switched(m->record))
+                *ret_result = measure_copies(work);
+        return r;
+}
+
+/* What is copied to the datastore of disk `first`, of all disks that go there. */
+static uint64_t needed_bytes(const struct storage_move *m, size_t first)
+{
+        uint64_t sum = 0;
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                if (!strcmp(m->record->disks[i].to.datastore, m->record->disks[first].to.datastore))
+                        sum += MIN(m->disks[i].allocated_bytes, m->disks[i].virtual_bytes);
+        return sum;
+}
+
+static int check_room(const struct work *work, struct error **ret_error)
+{
+        const struct storage_move *m = work->m;
+
+        for (size_t i = 0; i < m->record->n_disks; i++) {
+                _cleanup_(datastore_freep) struct datastore *store = NULL;
+                const struct move_place *to = &m->record->disks[i].to;
+                uint64_t needed = needed_bytes(m, i) + SPARE_BYTES;
+                struct datastore_status status;
+                char text[2][16];
+                int r = open_store(work, to->datastore, &store, ret_error);
+
+                if (r >= 0)
+                        r = datastore_stat(store, &status, ret_error);
+                if (r < 0)
+                        return r;
+                if (status.free_bytes < needed)
+                        return error_set(ret_error, ERROR_NO_SPACE,
+                                "Free space on it, or choose another datastore.",
+                                "the disks need %s on datastore %s, which has %s free",
+                                text_format_size(needed, text[0]), to->datastore,
+                                text_format_size(status.free_bytes, text[1]));
+        }
+        return 0;
 }
 
 static int work_in_child(void *arg, json_t **ret_result, struct error **ret_error)
@@ -167,21 +289,17 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
                 r = sync_copies(work, ret_error);
         if (r < 0)
                 return r;
-        /* Ours, as the manager says; that no other host has taken it meanwhile, its record says. */
-        if (work->work == STORAGE_MOVE_WRITE || work->work == STORAGE_MOVE_READY)
-                r = vm_folder_check_owner(
-                        folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_error);
-        if (r < 0)
-                return r;
         switch (work->work) {
+        case STORAGE_MOVE_LOOK:
+                r = check_room(work, ret_error);
+                if (r >= 0)
+                        r = state_file_check_none(folder, ret_error);
+                return r < 0 ? r : read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_WRITE:
         case STORAGE_MOVE_READY:
-                r = move_record_write(folder, m->record, ret_error);
-                if (r >= 0 && move_record_any_switched(m->record))
-                        *ret_result = measure_copies(work);
-                return r;
+                return write_record(work, folder, ret_result, ret_error);
         case STORAGE_MOVE_CLEAR:
                 return clear(work, folder, ret_result, ret_error);
         case STORAGE_MOVE_SYNC:
@@ -199,9 +317,9 @@ int storage_move_work(struct storage_move *m, enum storage_move_work kind, const
 
         /* Opened here, so that the child finds them. The record alone is in the folder: it is written, also while the guest waits
          * for it, whatever is the matter with the other datastores. */
-        for (size_t i = 0;
-                i < m->record->n_disks && r >= 0 &&
-                (kind == STORAGE_MOVE_SYNC || kind == STORAGE_MOVE_READY || kind == STORAGE_MOVE_CLEAR);
+        for (size_t i = 0; i < m->record->n_disks && r >= 0 &&
+                           (kind == STORAGE_MOVE_LOOK || kind == STORAGE_MOVE_SYNC ||
+                                   kind == STORAGE_MOVE_READY || kind == STORAGE_MOVE_CLEAR);
                 i++) {
                 r = stores_get(m->agent->stores, m->record->disks[i].to.datastore, &store, ret_error);
                 if (r >= 0)

@@ -11,6 +11,7 @@
 #include "io/loop.h"
 #include "storage/move_record.h"
 #include "storage/offload.h"
+#include "storage/opening.h"
 #include "vmm/command_line.h"
 #include "vmm/vm_config.h"
 
@@ -68,6 +69,7 @@ struct storage_move {
         bool committed;     /* and was */
         bool recorded;      /* there is, or may be, a record of it in the VM's folder */
         bool reading;       /* an agent before us may have replaced the record: it was not read yet */
+        bool keep_earlier; /* images that an earlier migration has left: another VM may have been given them */
         bool in_background; /* only removes what is left of a migration of before */
         bool cancelled;
         struct error *error; /* why it did not switch, or not all disks */
@@ -82,6 +84,7 @@ struct storage_move {
         struct stores_wait *wait;
         struct image_job *image;
         struct offload *offload;
+        struct opening *opening;
         struct qmp_call *call;
         struct loop_source *timer;
         struct crash_hold *hold;
@@ -100,12 +103,19 @@ void storage_move_add(struct storage_move *m); /* to the registry */
 /* NULL: none. The second: one that has not ended. */
 struct storage_move *storage_move_find(struct agent *agent, const char *id);
 struct storage_move *storage_move_of_vm(struct agent *agent, const char *vm_uid);
+/* Its journal makes no sense. */
+bool storage_move_is_unreadable(struct agent *agent, const char *id);
 bool storage_move_has_ended(const struct storage_move *m);
 const char *storage_move_phase_to_string(enum storage_move_phase phase);
 char *storage_move_journal_path(const struct storage_move *m); /* the caller's */
 json_t *storage_move_documents(struct agent *agent);
 /* What it took so far, as its result; before the phase changes to the one that ends it. */
 void storage_move_measure(struct storage_move *m);
+/* One that has switched and whose manager never came back for it: the record in the folder says all that is left to do, and the
+ * next migration, or the next start, does it. Accepts NULL, and leaves any other alone. */
+void storage_move_let_go_of_switched(struct storage_move *m);
+/* Adds to `left` what the answer to STORAGE_MOVE_CLEAR says stays. -ENOMEM. */
+int storage_move_note_kept(struct storage_move *m, const json_t *cleared);
 /* Removes what is not used, then it has ended. */
 void storage_move_clear(struct storage_move *m);
 struct vm *storage_move_vm(const struct storage_move *m);
@@ -139,10 +149,17 @@ int storage_move_make(struct agent *agent, const json_t *document, const json_t 
 int storage_move_read_request(
         struct agent *agent, const json_t *body, struct storage_move **ret, struct error **ret_error);
 void storage_move_begin(struct storage_move *m);
+/* Opens an image of the record in a child process; with O_CREAT a new one. "DATASTORE: PATH" is what it is called in messages. */
+int storage_move_open(struct storage_move *m, const struct opening_file *files, size_t n_files,
+        opening_done_fn done, struct error **ret_error);
+/* A file of the record as one to be opened: BAD_DOCUMENT or another error when this host does not have its datastore. */
+int storage_move_file(struct storage_move *m, const struct move_place *place, int flags,
+        struct opening_file *ret_file, struct error **ret_error);
 
 /* storage_move_record.c: work on record and images in a child process; `done` as in offload.h. */
 enum storage_move_work {
         STORAGE_MOVE_READ, /* result: the record, or null */
+        STORAGE_MOVE_LOOK, /* the same, if the datastores have room for the copies and the VM is not suspended */
         STORAGE_MOVE_WRITE, /* the record as it is here. STALE_EPOCH: the VM is another host's, nothing was written */
         STORAGE_MOVE_SYNC,  /* the copies */
         STORAGE_MOVE_READY, /* is it ours still, the copies flushed, the record written as it is: what the commit needs, tried before the guest is stopped for it */

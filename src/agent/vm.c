@@ -8,8 +8,10 @@
 
 #include "agent/agent.h"
 #include "agent/cgroup.h"
+#include "agent/storage_move.h"
 #include "agent/vm_job.h"
 #include "base/alloc.h"
+#include "base/doc.h"
 #include "base/log.h"
 #include "fabric/announce.h"
 #include "io/child.h"
@@ -56,14 +58,13 @@ json_t *vm_document(const struct vm *vm)
 
 json_t *vm_report(const struct vm *vm)
 {
-        json_t *document = vm_document(vm);
+        _cleanup_json_ json_t *document = vm_document(vm), *moved = storage_move_moved(vm->agent, vm->uid);
 
-        if (document && ((json_array_size(vm->jobs) && json_object_set(document, "jobs", vm->jobs) < 0) ||
-                                (vm->transfer && json_object_set(document, "transfer", vm->transfer) < 0))) {
-                json_decref(document);
+        if (!document || (json_array_size(vm->jobs) && json_object_set(document, "jobs", vm->jobs) < 0) ||
+                (vm->transfer && json_object_set(document, "transfer", vm->transfer) < 0) ||
+                (moved && json_object_set(document, "moved_disks", moved) < 0))
                 return NULL;
-        }
-        return document;
+        return TAKE_PTR(document);
 }
 
 bool vm_has_qemu(const struct vm *vm)

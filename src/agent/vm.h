@@ -101,7 +101,8 @@ struct vm {
 struct vm *vm_find(struct agent *agent, const char *uid);
 /* The whole document with the status as it is here; NULL without memory. The caller owns it. */
 json_t *vm_document(const struct vm *vm);
-/* The same for the manager: with "jobs" if QEMU has any. */
+/* The same for the manager: with "jobs" if QEMU has any, and "moved_disks" if a storage migration waits for its document to name the
+ * copies. */
 json_t *vm_report(const struct vm *vm);
 static inline enum vm_power vm_power(const struct vm *vm)
 {
@@ -114,9 +115,10 @@ bool vm_has_qemu(const struct vm *vm);
  */
 
 /* Starts the VM of this document (validated inside) from its disks, taking the next owner epoch; a known VM must have no
- * QEMU. CONFLICT for one that is suspended, unless discard_state: its state is removed then. *ret_vm is valid at least until `done`. */
-int vm_start(struct agent *agent, const json_t *document, bool discard_state, vm_done_fn done, void *userdata,
-        struct vm **ret_vm, struct error **ret_error);
+ * QEMU. CONFLICT for one that is suspended, unless discard_state: its state is removed then. clear_record: no other VM names a file in its folders,
+ * so that what a storage migration left there may be removed. *ret_vm is valid at least until `done`. */
+int vm_start(struct agent *agent, const json_t *document, bool discard_state, bool clear_record,
+        vm_done_fn done, void *userdata, struct vm **ret_vm, struct error **ret_error);
 /* ACPI power button and at most timeout_ms of patience (0: 60 s), then an error and the VM runs on; `force`:
  * kill. */
 int vm_stop(struct vm *vm, bool force, uint64_t timeout_ms, vm_done_fn done, void *userdata,

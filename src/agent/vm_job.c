@@ -9,6 +9,7 @@
 #include "agent/stores.h"
 #include "agent/vm_suspend.h"
 #include "base/alloc.h"
+#include "io/crash_point.h"
 #include "storage/move_record.h"
 #include "vmm/migration_params.h"
 #include "vmm/qmp.h"
@@ -66,6 +67,7 @@ static struct vm_job *detach(struct vm *vm)
         owner_record_change_free(TAKE_PTR(job->owner));
         vm_suspend_free(TAKE_PTR(job->suspend));
         vm_restore_free(TAKE_PTR(job->restore));
+        crash_hold_free(TAKE_PTR(job->hold));
         error_free(TAKE_PTR(job->error));
         return job;
 }

@@ -5,6 +5,7 @@
 
 #include "agent/vm.h"
 
+struct crash_hold;
 struct image_job;
 struct migration_setup;
 struct owner_record_change;
@@ -42,6 +43,7 @@ struct vm_job {
         struct owner_record_change *owner;
         struct vm_suspend *suspend;
         struct vm_restore *restore;
+        struct crash_hold *hold;
 
         struct move_record
                 *left_record; /* of a storage migration: to be cleared when the VM is ours; or NULL */
@@ -49,6 +51,7 @@ struct vm_job {
         bool force;
         bool post_copy;       /* of VM_JOB_INCOMING */
         bool discard_state;   /* of VM_JOB_START: of a VM that is suspended, too */
+        bool clear_record;    /* likewise: nobody else was given what left_record lists */
         bool ending;          /* QEMU is being killed; when it is gone the job ends with `error` */
         struct error *error;  /* why a start is being undone */
         enum vm_power before; /* what to fall back to when a start fails */

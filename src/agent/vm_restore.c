@@ -29,6 +29,7 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "io/crash_point.h"
+#include "storage/move_record.h"
 #include "storage/offload.h"
 #include "storage/state_file.h"
 #include "vmm/migration_params.h"
@@ -90,15 +91,26 @@ static int keep(const struct args *args, const struct vm_folder *folder, struct 
                                 : 0;
 }
 
+/* {"state": its record, "storage_move": that of a storage migration, or null} */
 static int record_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
+        _cleanup_(move_record_freep) struct move_record *moved = NULL;
+        _cleanup_json_ json_t *state = NULL;
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         _cleanup_(datastore_freep) struct datastore *store = NULL;
         int r = open_folder(arg, &store, &folder, ret_error);
 
         if (r == 0)
                 r = keep(arg, folder, ret_error);
-        return r < 0 ? r : state_file_record(folder, ret_result, ret_error);
+        if (r == 0)
+                r = state_file_record(folder, &state, ret_error);
+        if (r == 0)
+                r = move_record_read(folder, &moved, ret_error);
+        if (r < 0)
+                return r;
+        *ret_result = json_pack(
+                "{s:O, s:o?}", "state", state, "storage_move", moved ? move_record_to_json(moved) : NULL);
+        return *ret_result ? 0 : error_from_errno(ret_error, ENOMEM, "state in %s", folder->path);
 }
 
 static int keep_in_child(void *arg, json_t **ret_result, struct error **ret_error)
@@ -300,7 +312,9 @@ static void on_record(void *userdata, json_t *result, struct error *error)
                 return;
         }
         vm->restore_epoch = 0;
-        if (use_record(vm, result, &cause) < 0 || vm_start_qemu(vm, &cause) < 0)
+        /* The disks are compared as they are, whether the manager has heard of it or not. */
+        if (storage_move_apply_json(vm, json_object_get(result, "storage_move"), &cause) < 0 ||
+                use_record(vm, json_object_get(result, "state"), &cause) < 0 || vm_start_qemu(vm, &cause) < 0)
                 vm_start_failed(vm, cause);
 }
 

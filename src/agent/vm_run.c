@@ -168,6 +168,10 @@ int vm_pause(struct vm *vm, vm_done_fn done, void *userdata, struct error **ret_
 {
         int r = check_may_act(vm, "paused", 1U << VM_POWER_RUNNING | 1U << VM_POWER_PAUSED, ret_error);
 
+        /* QEMU would wait for what is under way on all disks, and answer nothing meanwhile: for ever where a datastore hangs. */
+        if (r == 0 && json_array_size(vm->jobs))
+                r = error_set(ret_error, ERROR_BUSY, "Wait until it has ended, or end it.",
+                        "QEMU works on a disk of VM %s: it cannot be paused now", vm->name);
         return r < 0 ? r : begin_command(vm, VM_JOB_PAUSE, "stop", on_paused, done, userdata, ret_error);
 }
 

@@ -24,6 +24,7 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "io/crash_point.h"
+#include "storage/move_record.h"
 #include "storage/vm_folder.h"
 #include "vmm/command_line.h"
 #include "vmm/migration_params.h"
@@ -207,8 +208,8 @@ int vm_start_begin(struct agent *agent, struct vm_config *config, enum vm_job_ki
         return 0;
 }
 
-int vm_start(struct agent *agent, const json_t *document, bool discard_state, vm_done_fn done, void *userdata,
-        struct vm **ret_vm, struct error **ret_error)
+int vm_start(struct agent *agent, const json_t *document, bool discard_state, bool clear_record,
+        vm_done_fn done, void *userdata, struct vm **ret_vm, struct error **ret_error)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         int r = vm_start_parse(agent, document, &config, ret_error);
@@ -231,8 +232,10 @@ int vm_start(struct agent *agent, const json_t *document, bool discard_state, vm
         if (r < 0)
                 return r;
         r = vm_start_begin(agent, TAKE_PTR(config), VM_JOB_START, done, userdata, ret_vm, ret_error);
-        if (r == 0)
+        if (r == 0) {
                 (*ret_vm)->job->discard_state = discard_state;
+                (*ret_vm)->job->clear_record = clear_record;
+        }
         return r;
 }
 
@@ -274,12 +277,23 @@ static void on_stores_ready(void *userdata, struct error *error)
                 vm_start_failed(vm, cause);
 }
 
+/* Its guest goes on with the disks that it has at the source: they must be those that were opened here. */
+static int check_record(const struct vm *vm, struct error **ret_error)
+{
+        _cleanup_json_ json_t *document = vm_document(vm);
+
+        return document ? move_record_check_document(vm->folder, document, ret_error)
+                        : error_from_errno(ret_error, ENOMEM, "VM %s", vm->name);
+}
+
 int vm_start_qemu(struct vm *vm, struct error **ret_error)
 {
         int r = vm_open_folder(vm, ret_error);
 
-        if (r == 0 && vm->job->kind != VM_JOB_INCOMING)
+        if (r == 0 && vm->job->kind == VM_JOB_START)
                 r = storage_move_apply_record(vm, &vm->job->left_record, ret_error);
+        else if (r == 0 && vm->job->kind == VM_JOB_INCOMING)
+                r = check_record(vm, ret_error);
         if (r == 0)
                 r = vm_spawn(vm, vm->job->kind != VM_JOB_START, ret_error);
         return r == 0 ? vm_connect(vm, ret_error) : r;
@@ -406,7 +420,7 @@ void vm_start_owner_taken(void *userdata, uint64_t epoch, struct error *error)
                         (void)vm_state_write(vm, NULL);
                 }
                 vm_start_failed(vm, cause);
-        } else if (vm->job->left_record)
+        } else if (vm->job->left_record && vm->job->clear_record)
                 storage_move_clear_record(vm, vm->job->left_record);
 }
 
@@ -424,14 +438,28 @@ static int take_owner(struct vm *vm, const json_t *document, struct error **ret_
                                                 &vm->job->owner, ret_error);
 }
 
-void vm_start_finish(struct vm *vm)
+static void claim(struct vm *vm)
 {
         _cleanup_json_ json_t *document = vm_document(vm);
         struct error *error = NULL;
-        int r = take_owner(vm, document, &error);
 
-        if (r < 0)
+        if (take_owner(vm, document, &error) < 0)
                 vm_start_failed(vm, error);
+}
+
+static void on_hold_over(void *userdata)
+{
+        struct vm *vm = userdata;
+
+        crash_hold_free(TAKE_PTR(vm->job->hold));
+        if (!vm->job->ending)
+                claim(vm);
+}
+
+void vm_start_finish(struct vm *vm)
+{
+        if (!crash_point_hold(vm->agent->loop, "start-claiming", on_hold_over, vm, &vm->job->hold))
+                claim(vm);
 }
 
 /* --- A migration's last steps -------------------------------------------------------------------------------- */

@@ -175,8 +175,9 @@ int command_user_password(struct cli *cli, const struct arguments *arguments, st
         if (r >= 0)
                 r = password_read(cli, file, "New password: ", password, ret_error);
         if (r >= 0) {
-                body = json_pack("{s:s*, s:s, s:b}", "current", name ? NULL : current, "password", password,
-                        "revoke_tokens", arguments_flag(arguments, "revoke-tokens"));
+                /* Only when it is asked for: a manager of an earlier version does not know it. */
+                body = json_pack("{s:s*, s:s, s:o*}", "current", name ? NULL : current, "password", password,
+                        "revoke_tokens", arguments_flag(arguments, "revoke-tokens") ? json_true() : NULL);
                 r = path && body ? api_call(cli->api, "PUT", path, body, NULL, NULL, ret_error)
                                  : no_memory(ret_error);
         }

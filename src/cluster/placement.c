@@ -288,33 +288,73 @@ static json_t *to_json(struct candidate *candidates, size_t n)
         return out;
 }
 
-json_t *placement_rank(const struct checks_input *input, const json_t *hosts, const json_t *forecasts)
-{
-        _cleanup_(checks_freep) struct checks *checks = checks_new(input);
-        _cleanup_free_ struct candidate *candidates = NULL;
-        size_t i, n = 0;
-        json_t *host, *out = NULL;
-        int r = 0;
+struct placement {
+        struct checks_input input;
+        const json_t *hosts, *forecasts;
+        struct checks *checks;
+        struct candidate *candidates;
+        size_t n_candidates, next;
+};
 
-        candidates = alloc_array(json_array_size(hosts) + 1, sizeof(*candidates));
-        if (!checks || !candidates)
+struct placement *placement_new(
+        const struct checks_input *input, const json_t *hosts, const json_t *forecasts)
+{
+        struct placement *placement = ALLOC(struct placement);
+
+        if (!placement)
                 return NULL;
-        json_array_foreach ((json_t *)hosts, i, host) {
+        *placement = (struct placement){.input = *input, .hosts = hosts, .forecasts = forecasts};
+        placement->checks = checks_new(&placement->input);
+        placement->candidates = alloc_array(json_array_size(hosts) + 1, sizeof(*placement->candidates));
+        if (!placement->checks || !placement->candidates) {
+                placement_free(placement);
+                return NULL;
+        }
+        return placement;
+}
+
+void placement_free(struct placement *placement)
+{
+        if (!placement)
+                return;
+        for (size_t i = 0; i < placement->n_candidates; i++) {
+                json_decref(placement->candidates[i].reasons);
+                json_decref(placement->candidates[i].checks);
+        }
+        checks_free(placement->checks);
+        free(placement->candidates);
+        free(placement);
+}
+
+int placement_step(struct placement *placement, size_t n_hosts)
+{
+        const struct checks_input *input = &placement->input;
+        size_t end = json_array_size(placement->hosts);
+
+        end = MIN(end, placement->next + MIN(n_hosts, end));
+        while (placement->next < end) {
+                const json_t *host = json_array_get(placement->hosts, placement->next++);
+
                 if (input->source && !strcmp(text_of(host, "uid"), text_of(input->source, "uid")))
                         continue;
-                r = judge(&candidates[n++], checks, input, host, forecasts);
-                if (r < 0)
-                        break;
+                if (judge(&placement->candidates[placement->n_candidates++], placement->checks, input, host,
+                            placement->forecasts) < 0)
+                        return -ENOMEM;
         }
-        if (r >= 0) {
-                qsort(candidates, n, sizeof(*candidates), compare);
-                out = to_json(candidates, n);
-        }
-        for (i = 0; i < n; i++) {
-                json_decref(candidates[i].reasons);
-                json_decref(candidates[i].checks);
-        }
-        return out;
+        return placement->next < json_array_size(placement->hosts);
+}
+
+json_t *placement_ranking(struct placement *placement)
+{
+        qsort(placement->candidates, placement->n_candidates, sizeof(*placement->candidates), compare);
+        return to_json(placement->candidates, placement->n_candidates);
+}
+
+json_t *placement_rank(const struct checks_input *input, const json_t *hosts, const json_t *forecasts)
+{
+        _cleanup_(placement_freep) struct placement *placement = placement_new(input, hosts, forecasts);
+
+        return placement && placement_step(placement, SIZE_MAX) >= 0 ? placement_ranking(placement) : NULL;
 }
 
 int placement_best(const json_t *ranking, const char **ret_host, struct error **ret_error)

@@ -19,5 +19,16 @@
  * hosts: array of host documents. forecasts: {host name: {"total_ms", "path_bps"}}, may be NULL. */
 json_t *placement_rank(const struct checks_input *checks, const json_t *hosts, const json_t *forecasts);
 
+/* The same in pieces, for whoever has something else to do meanwhile. Borrows the documents; `input` is copied. */
+struct placement;
+struct placement *placement_new(
+        const struct checks_input *input, const json_t *hosts, const json_t *forecasts);
+void placement_free(struct placement *placement);
+DEFINE_CLEANUP(struct placement *, placement_free)
+/* Judges up to n_hosts more. 1: there are more; 0: that was all; -ENOMEM. */
+int placement_step(struct placement *placement, size_t n_hosts);
+/* Of what was judged, as placement_rank(). Once. */
+json_t *placement_ranking(struct placement *placement);
+
 /* Name of the first host that is ok (borrowed from the ranking), or sets NO_RESOURCES with the reasons. */
 int placement_best(const json_t *ranking, const char **ret_host, struct error **ret_error);

@@ -25,6 +25,8 @@
 #define BODY_MAX_DEFAULT (4 * 1024 * 1024)
 #define URL_MAX_CHARS 8192
 #define CONNECTIONS_KEPT_DEFAULT 64
+#define DELIVER_MAX_MS \
+        10 /* then others have their turn on the loop: hundreds of calls may have ended at once */
 
 struct http_client {
         struct loop *loop;
@@ -355,6 +357,8 @@ static void client_release(struct http_client *client)
 
 static void deliver(struct http_client *client)
 {
+        const struct clock *clock = loop_clock(client->loop);
+        uint64_t until_ms = clock_now_ms(clock) + DELIVER_MAX_MS;
         struct http_call *call;
 
         collect_ended(client);
@@ -362,7 +366,11 @@ static void deliver(struct http_client *client)
         while (!client->closed && (call = LIST_FIRST(&client->delivered, struct http_call, deliver_link))) {
                 list_remove(&call->deliver_link);
                 deliver_call(call);
+                if (clock_now_ms(clock) >= until_ms)
+                        break;
         }
+        if (!client->closed && !list_empty(&client->delivered))
+                (void)loop_source_rearm(client->timer, 0);
         if (--client->delivering == 0 && client->closed)
                 client_release(client);
 }

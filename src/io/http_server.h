@@ -106,3 +106,5 @@ int http_stream_send(struct http_stream *stream, const char *text, size_t len);
 size_t http_stream_unsent(const struct http_stream *stream);
 /* Ends it after what is queued; closed_fn is not called. */
 void http_stream_close(struct http_stream *stream);
+/* Ends it at once and so that the client sees that it is not all; closed_fn is not called. */
+void http_stream_abort(struct http_stream *stream);

@@ -140,6 +140,15 @@ void http_stream_close(struct http_stream *stream)
                 http_request_resume(stream->request);
 }
 
+void http_stream_abort(struct http_stream *stream)
+{
+        if (!stream || stream->ending)
+                return;
+        stream->ending = true;
+        if (stream->request && !stream->broken)
+                cut(stream);
+}
+
 void http_stream_detach(struct http_stream *stream)
 {
         bool told = stream->ending;

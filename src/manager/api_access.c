@@ -29,8 +29,8 @@
 #define USER_TOKENS_TIMES 2 /* all tokens of a user together may do so many times what one may */
 #define DENIED_BURST 30
 #define DENIED_INTERVAL_MS 10000
-/* A person mistypes a few times; a guesser gets ten a minute of one user, and thirty from one address. From one address nobody can keep
- * another one of the user's from logging in: there is more room in the user's bucket than one address can take. */
+/* A person mistypes a few times; a guesser gets ten a minute of one user, from everywhere together, beside as many from each address where that
+ * user has logged in before, and thirty a minute from one address. */
 #define LOGIN_USER_BURST 10
 #define LOGIN_USER_INTERVAL_MS 6000
 #define LOGIN_USER_WIDE_BURST 50

@@ -15,7 +15,8 @@
 #include "manager/manager.h"
 #include "manager/operations.h"
 
-#define AT_ONCE 128 /* entries between two looks at the clock */
+#define AT_ONCE 128      /* entries between two looks at the clock */
+#define LIST_MAX_MS 2000 /* then what was found so far is answered, and where to go on */
 #define STREAM_MAX_BYTES (4u << 20)
 #define STREAM_ENOUGH_BYTES (256u << 10)
 #define STREAM_FULL_MS 20
@@ -28,7 +29,7 @@ struct scan {
         struct store_query query;
         char *after;
         json_t *items;
-        uint64_t revision;
+        uint64_t revision, until_ms;
         size_t n_wanted;
 };
 
@@ -36,8 +37,8 @@ static void scan_free(struct api_scan *base)
 {
         struct scan *scan = CONTAINER_OF(base, struct scan, base);
 
-        if (scan->stream)
-                http_stream_close(scan->stream);
+        /* Not at its end: the client must not take what it has for all of it. */
+        http_stream_abort(scan->stream);
         audit_verification_free(scan->verification);
         json_decref(scan->items);
         free(scan->after);
@@ -45,6 +46,7 @@ static void scan_free(struct api_scan *base)
 }
 
 typedef int (*scan_step_fn)(struct api_scan *scan, struct error **ret_error);
+static int export_step(struct api_scan *base, struct error **ret_error);
 
 static struct scan *scan_new(
         struct http_request *request, struct manager *manager, scan_step_fn step, struct error **ret_error)
@@ -56,6 +58,7 @@ static struct scan *scan_new(
                 return NULL;
         }
         scan->base.step = step;
+        scan->base.streams = step == export_step;
         scan->base.free = scan_free;
         if (api_scan_begin(&scan->base, request, manager, ret_error) < 0) {
                 free(scan);
@@ -116,13 +119,11 @@ static bool matches(const struct http_request *request, const json_t *entry)
                (!since || strcmp(time, since) >= 0) && (!until || strcmp(time, until) < 0);
 }
 
-static void reply_items(struct scan *scan, bool more)
+/* `next`: the name after which it goes on; NULL: that was all. */
+static void reply_items(struct scan *scan, const char *next)
 {
-        const json_t *last = json_array_get(scan->items, json_array_size(scan->items) - 1);
-
         http_request_reply_json(TAKE_PTR(scan->base.request), 200,
-                json_pack("{s:O, s:s?, s:I}", "items", scan->items, "continue",
-                        more ? json_text_or_null(last, "name") : NULL, "revision",
+                json_pack("{s:O, s:s?, s:I}", "items", scan->items, "continue", next, "revision",
                         (json_int_t)scan->revision));
 }
 
@@ -148,7 +149,9 @@ static int take(struct scan *scan, json_t *entry, struct error **ret_error)
 static int list_step(struct api_scan *base, struct error **ret_error)
 {
         struct scan *scan = CONTAINER_OF(base, struct scan, base);
+        const struct clock *clock = base->manager->clock;
         _cleanup_json_ json_t *page = NULL;
+        const json_t *last;
         json_t *entry;
         size_t i;
         int r;
@@ -168,9 +171,13 @@ static int list_step(struct api_scan *base, struct error **ret_error)
         if (r == 0 && entry) {
                 if (alloc_replace(&scan->after, json_text(entry, "name")) < 0)
                         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-                return 1;
+                if (clock_now_ms(clock) < scan->until_ms)
+                        return 1;
+                reply_items(scan, scan->after);
+                return 0;
         }
-        reply_items(scan, r > 0);
+        last = json_array_get(scan->items, json_array_size(scan->items) - 1);
+        reply_items(scan, r > 0 ? json_text_or_null(last, "name") : NULL);
         return 0;
 }
 
@@ -213,6 +220,7 @@ void api_audit_list(struct http_request *request, void *userdata)
         scan->query = query;
         scan->query.limit = AT_ONCE;
         scan->revision = revision;
+        scan->until_ms = clock_now_ms(manager->clock) + LIST_MAX_MS;
         scan->items = json_array();
         scan->after = alloc_strdup(query.after ?: "");
         if (!scan->items || !scan->after)
@@ -225,12 +233,14 @@ static int export_step(struct api_scan *base, struct error **ret_error)
 {
         struct scan *scan = CONTAINER_OF(base, struct scan, base);
         _cleanup_json_ json_t *page = NULL;
+        const json_t *last = NULL;
         json_t *entry;
         size_t i;
         int r;
 
         if (http_stream_unsent(scan->stream) >= STREAM_ENOUGH_BYTES) {
                 base->wait_ms = STREAM_FULL_MS;
+                base->reader_full = true;
                 return 1;
         }
         scan->query.after = scan->after;
@@ -242,16 +252,22 @@ static int export_step(struct api_scan *base, struct error **ret_error)
 
                 json_object_del(entry, "revision");
                 text = doc_to_canonical_text(entry);
-                if (!text || http_stream_send(scan->stream, text, strlen(text)) < 0 ||
+                if (!text)
+                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                if (http_stream_send(scan->stream, text, strlen(text)) < 0 ||
                         http_stream_send(scan->stream, "\n", 1) < 0)
                         return -EPIPE;
+                last = entry;
+                if (http_stream_unsent(scan->stream) >= STREAM_ENOUGH_BYTES)
+                        break; /* a page of large entries would not fit */
         }
-        entry = json_array_get(page, json_array_size(page) - 1);
-        if (!entry) {
+        if (!last) {
                 http_stream_close(TAKE_PTR(scan->stream));
                 return 0;
         }
-        return alloc_replace(&scan->after, json_text(entry, "name")) < 0 ? -ENOMEM : 1;
+        if (alloc_replace(&scan->after, json_text(last, "name")) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return 1;
 }
 
 static void on_closed(void *userdata)

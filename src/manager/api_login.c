@@ -12,11 +12,13 @@
 #include "manager/api_access.h"
 #include "manager/audit.h"
 #include "manager/json.h"
+#include "manager/login_addresses.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
 #include "manager/password.h"
 
 #define COOKIE_ATTRIBUTES "; Path=/; Secure; HttpOnly; SameSite=Strict"
+#define TOO_MANY "there were too many attempts to log in"
 
 struct login {
         struct http_request *request;
@@ -25,6 +27,8 @@ struct login {
         char address[API_ADDRESS_KEY_SIZE], pair[API_ADDRESS_KEY_SIZE + NAME_MAX_CHARS + 1]; /* in limits */
         json_t *doc; /* the user's, as it was when the password was sent; NULL: there is none */
         bool cookie;
+        bool familiar;         /* the user has logged in from that address before */
+        uint64_t user_wait_ms; /* 0: the user's limit had room for it */
 };
 
 static void login_free(struct login *login)
@@ -56,6 +60,10 @@ static void refuse(struct login *login)
         if (rate_limit_take(login->manager->limits.denied, login->address, NULL) &&
                 audit_refusal(login, &failure) < 0)
                 log_warning("cannot write to the audit log: %s", error_message(failure));
+        if (login->user_wait_ms) {
+                api_reply_limited(login->request, login->user_wait_ms, TOO_MANY);
+                return;
+        }
         error_set(&error, ERROR_UNAUTHENTICATED, "Ask an administrator to set a new password.",
                 "user and password do not fit");
         http_request_reply_error(login->request, error);
@@ -83,6 +91,9 @@ static int commit_session(struct login *login, char ret_secret[static AUTH_SECRE
         if (r >= 0)
                 r = auth_session_new(
                         login->manager->clock, &batch, login->doc, ret_secret, ret_csrf, ret_error);
+        if (r >= 0)
+                r = login_address_note(login->manager->store, login->manager->clock, &batch,
+                        json_text(login->doc, "uid"), login->address, ret_error);
         if (r >= 0)
                 r = audit_add(login->manager->store, login->manager->clock, &batch,
                         &(struct audit_entry){.who = json_text(login->doc, "name"),
@@ -128,16 +139,18 @@ static bool is_unchanged(struct login *login)
 static void on_verified(void *userdata, bool fits, struct error *error)
 {
         struct login *login = userdata;
+        struct api_limits *limits = &login->manager->limits;
 
         if (error) {
                 http_request_reply_error(login->request, error_copy(error));
-        } else if (!fits || !is_unchanged(login)) {
+        } else if (!fits || (login->user_wait_ms && !login->familiar) || !is_unchanged(login)) {
                 refuse(login);
         } else {
                 login->manager->metrics.logins_succeeded++;
-                rate_limit_refund(login->manager->limits.login_users, login->user);
-                rate_limit_refund(login->manager->limits.login_pairs, login->pair);
-                rate_limit_refund(login->manager->limits.login_addresses, login->address);
+                rate_limit_refund(limits->login_pairs, login->pair);
+                rate_limit_refund(limits->login_addresses, login->address);
+                if (!login->user_wait_ms)
+                        rate_limit_refund(limits->login_users, login->user);
                 accept(login);
         }
         login_free(login);
@@ -160,18 +173,24 @@ static int read_login(struct http_request *request, const char **ret_user, const
         return r < 0 ? r : doc_opt_bool(body, "", "cookie", ret_cookie, ret_error);
 }
 
-/* All limits are asked before the password is looked at, and for users that there are not too. */
+/* Three limits, for users that there are and for those that there are not. By user and address together, and by address: who has used up
+ * one of these is told so at once. By user alone, which anybody can use up from some addresses: the password is looked at all the same, and a right
+ * one from where the user has logged in before is taken. Whatever else was tried gets one answer, after the same time: it does not tell who has logged
+ * in from where. */
 static bool is_limited(struct login *login)
 {
         struct api_limits *limits = &login->manager->limits;
         uint64_t wait_ms = 0;
 
-        if (rate_limit_take(limits->login_addresses, login->address, &wait_ms) &&
-                rate_limit_take(limits->login_pairs, login->pair, &wait_ms) &&
-                rate_limit_take(limits->login_users, login->user, &wait_ms))
-                return false;
-        api_reply_limited(login->request, wait_ms, "there were too many attempts to log in");
-        return true;
+        /* The pair first: a program with an old password does not use up the address for all others there. */
+        if (!rate_limit_has(limits->login_pairs, login->pair, &wait_ms) ||
+                !rate_limit_take(limits->login_addresses, login->address, &wait_ms)) {
+                api_reply_limited(login->request, wait_ms, TOO_MANY);
+                return true;
+        }
+        (void)rate_limit_take(limits->login_pairs, login->pair, NULL);
+        (void)rate_limit_take(limits->login_users, login->user, &login->user_wait_ms);
+        return false;
 }
 
 static struct login *login_new(
@@ -198,6 +217,28 @@ static bool is_from_own_page(const struct http_request *request)
 
         return type && !strncasecmp(type, "application/json", 16) &&
                (!site || !strcmp(site, "same-origin") || !strcmp(site, "none"));
+}
+
+/* Who is meant, if there is such a user. As much is read for one that there is not. */
+static int find_user(struct login *login, struct error **ret_error)
+{
+        struct manager *manager = login->manager;
+        _cleanup_error_ struct error *error = NULL;
+        bool known;
+        int r;
+
+        r = store_get(manager->store, "user", login->user, &login->doc, &error);
+        if (r < 0 && r != -ENOENT)
+                return error_propagate(ret_error, TAKE_PTR(error));
+        /* By the name that the limit is on, not by a uid beside it. */
+        if (login->doc && strcmp(json_text(login->doc, "name"), login->user)) {
+                json_decref(login->doc);
+                login->doc = NULL;
+        }
+        known = login_address_is_known(manager->store, manager->clock,
+                login->doc ? json_text(login->doc, "uid") : login->user, login->address);
+        login->familiar = login->doc && known;
+        return 0;
 }
 
 void api_login(struct http_request *request, void *userdata)
@@ -230,19 +271,14 @@ void api_login(struct http_request *request, void *userdata)
                 login_free(login);
                 return;
         }
-        r = store_get(manager->store, "user", user, &login->doc, &error);
-        if (r == -ENOENT) {
-                error_free(TAKE_PTR(error));
-                r = 0;
-        }
-        /* By the name that the limit is on, not by a uid beside it. */
-        if (login->doc && strcmp(json_text(login->doc, "name"), user)) {
-                json_decref(login->doc);
-                login->doc = NULL;
-        }
+        r = find_user(login, &error);
         if (r >= 0)
                 r = password_verify(manager->passwords,
-                        json_text_or_null(json_object_get(login->doc, "internal"), "password"), password,
+                        &(struct password_attempt){
+                                .hash = json_text_or_null(
+                                        json_object_get(login->doc, "internal"), "password"),
+                                .password = password,
+                                .stranger = !login->familiar},
                         on_verified, login, &error);
         if (r < 0) {
                 login_free(login);

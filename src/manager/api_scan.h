@@ -17,9 +17,14 @@ struct api_scan {
         struct manager *manager;
         struct http_request *request; /* NULL: it was answered, or is a stream now */
         struct loop_source *timer;
-        char person[65];  /* whose it is: auth_caller_person() */
-        bool aborted;     /* nobody waits for the answer */
+        char person[65]; /* whose it is: auth_caller_person() */
+        bool streams; /* set before it begins: what it finds is sent at once, to a reader who may be slow */
+        bool brief;   /* set before it begins: takes a moment only, and no place from those that take long */
+        bool aborted; /* nobody waits for the answer */
         uint64_t wait_ms; /* set by the step: not before that */
+        bool reader_full; /* set by the step, with wait_ms: until the client has taken some of what it got */
+        uint64_t full_since_ms; /* 0: it is not */
+        bool slow;              /* it was full for too long: from then on it shares a place with all such */
         /* Does a little. 1: there is more to do; 0: the scan is finished, and its request answered. */
         int (*step)(struct api_scan *scan, struct error **ret_error);
         /* Frees all of it, this struct included. */
@@ -28,7 +33,8 @@ struct api_scan {
 
 struct api_scans {
         struct list scans;
-        size_t n;
+        size_t n, n_slow, n_brief; /* of `n` those that are slow, or brief */
+        uint64_t slow_turn_ms;     /* when the next of the slow ones may work */
 };
 void api_scans_init(struct api_scans *scans);
 /* Requests under way are answered with an error. */
@@ -38,6 +44,7 @@ void api_scans_deinit(struct api_scans *scans);
  * request is not answered. */
 int api_scan_begin(struct api_scan *scan, struct http_request *request, struct manager *manager,
         struct error **ret_error);
-/* Ends it, with that error (taken over; NULL: out of memory) if it was not answered. */
+/* Ends it, with that error (taken over; NULL: out of memory) if it was not answered; one that breaks an answer off goes into the log (NULL: its
+ * client's doing). */
 void api_scan_fail(struct api_scan *scan, struct error *error);
 void api_scan_end(struct api_scan *scan);

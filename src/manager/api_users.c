@@ -11,7 +11,9 @@
 #include "base/text.h"
 #include "manager/api.h"
 #include "manager/api_access.h"
+#include "manager/audit.h"
 #include "manager/json.h"
+#include "manager/login_addresses.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
 #include "manager/password.h"
@@ -398,6 +400,7 @@ void api_user_delete(struct http_request *request, void *userdata)
                 r = remove_credentials(userdata, user, &batch, &error);
         if (r >= 0) {
                 store_batch_remove(&batch, "user", json_text(user, "uid"), json_revision(user));
+                login_addresses_remove(&batch, json_text(user, "uid"));
                 r = api_remove(request, userdata, user, &batch, &error);
         }
         if (r < 0)
@@ -440,6 +443,9 @@ static int set_password(struct new_password *change, const char *hash, struct er
                 r = remove_tokens(change->manager, change->user, &batch, ret_error);
         if (r < 0)
                 return r;
+        /* Whoever had the old one may have logged in with it: of an administrator's new one no place is known yet. */
+        if (strcmp(api_caller(change->request)->user_uid, json_text(change->user, "uid")) != 0)
+                login_addresses_remove(&batch, json_text(change->user, "uid"));
         store_batch_put(&batch, json_revision(change->user), json_incref(change->user));
         return api_commit(change->request, change->manager, &batch, "user.password", object, NULL, ret_error);
 }
@@ -557,7 +563,10 @@ void api_own_password(struct http_request *request, void *userdata)
                 r = store_get(manager->store, "user", caller->user_uid, &change->user, &error);
         if (r >= 0)
                 r = password_verify(manager->passwords,
-                        json_text_or_null(json_object_get(change->user, "internal"), "password"), current,
+                        &(struct password_attempt){
+                                .hash = json_text_or_null(
+                                        json_object_get(change->user, "internal"), "password"),
+                                .password = current},
                         on_current, change, &error);
         if (r >= 0)
                 return;
@@ -607,15 +616,69 @@ static bool is_nobodys(void *userdata, const json_t *token)
         return !json_text_or_null(json_object_get(token, "internal"), "owner_uid");
 }
 
-static int check_token_room(struct manager *manager, const json_t *owner, struct error **ret_error)
+static size_t longest_expired(const struct clock *clock, const json_t *tokens)
 {
+        json_int_t earliest = INT64_MAX;
+        size_t i, found = json_array_size(tokens);
+        json_t *token;
+
+        json_array_foreach ((json_t *)tokens, i, token) {
+                json_int_t expires = json_integer_value(
+                        json_object_get(json_object_get(token, "internal"), "expires_unix_ms"));
+
+                if (auth_token_has_expired(clock, token) && expires < earliest) {
+                        earliest = expires;
+                        found = i;
+                }
+        }
+        return found;
+}
+
+static int remove_expired(
+        struct manager *manager, const json_t *token, struct store_batch *batch, struct error **ret_error)
+{
+        _cleanup_free_ char *object = alloc_printf("token/%s", json_text(token, "name"));
+        int r = object ? auth_token_remove(manager->store, batch, token, ret_error) : no_memory(ret_error);
+
+        return r < 0 ? r
+                     : audit_add(manager->store, manager->clock, batch,
+                               &(struct audit_entry){.who = "system",
+                                       .action = "token.delete",
+                                       .object = object,
+                                       .why = "it had expired, and a new one needed its place",
+                                       .result = "done"},
+                               ret_error);
+}
+
+/* One that has expired takes no place; it stays to be seen until a new one needs the room in the list. */
+static int make_token_room(struct manager *manager, const json_t *owner, struct error **ret_error)
+{
+        const size_t most = owner ? TOKENS_MAX : TOKENS_NOBODYS_MAX;
         struct store_query query = {.kind = "token",
-                .limit = owner ? TOKENS_MAX : TOKENS_NOBODYS_MAX,
+                .limit = STORE_LIMIT_NONE,
                 .match = owner ? is_owned_by : is_nobodys,
                 .userdata = (void *)json_text(owner, "uid")};
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *tokens = NULL;
+        int r;
 
-        return api_check_room(manager, &query, owner ? "tokens of this user" : "tokens that are nobody's",
-                "Revoke one that is not used: `drover token list`.", ret_error);
+        r = store_list(manager->store, &query, &tokens, NULL, ret_error);
+        if (r < 0 || json_array_size(tokens) < most)
+                return r;
+        while (json_array_size(tokens) >= most) {
+                size_t i = longest_expired(manager->clock, tokens);
+
+                if (i == json_array_size(tokens))
+                        return error_set(ret_error, ERROR_TOO_LARGE,
+                                "Revoke one that is not used: `drover token list`.",
+                                "there are %zu %s already", most,
+                                owner ? "tokens of this user" : "tokens that are nobody's");
+                r = remove_expired(manager, json_array_get(tokens, i), &batch, ret_error);
+                if (r < 0)
+                        return r;
+                json_array_remove(tokens, i);
+        }
+        return store_commit(manager->store, &batch, NULL, ret_error);
 }
 
 static int check_token(struct http_request *request, struct manager *manager,
@@ -634,8 +697,6 @@ static int check_token(struct http_request *request, struct manager *manager,
                         "%s is nobody's token and may make no others", caller->name);
         if (r >= 0 && !spec->owner)
                 r = auth_refuse_namesake(manager->store, spec->name, "user", ret_error);
-        if (r >= 0)
-                r = check_token_room(manager, spec->owner, ret_error);
         if (r >= 0 && spec->scope)
                 r = access_scope_check(spec->scope, "scope", ret_error);
         if (r >= 0)
@@ -680,6 +741,8 @@ void api_token_create(struct http_request *request, void *userdata)
         spec.owner = owner;
         if (r >= 0)
                 r = check_token(request, manager, &spec, &error);
+        if (r >= 0)
+                r = make_token_room(manager, spec.owner, &error);
         if (r >= 0)
                 r = auth_token_new(manager->clock, &batch, &spec, secret, &token, &error);
         if (r >= 0) {

@@ -18,7 +18,6 @@
 #define CONSOLE_TAIL_DEFAULT 4096
 #define CONSOLE_TAIL_MAX (1u << 20)
 #define CONSOLE_TIMEOUT_MS 10000
-#define ADVICE_LIMIT_MAX 100000u
 
 static bool match(void *userdata, const json_t *doc)
 {
@@ -461,41 +460,6 @@ void api_vm_migrate(struct http_request *request, void *userdata)
                         NULL);
         else
                 http_request_reply_error(request, NULL);
-}
-
-/* The best `limit` only; how many there were is told. */
-static int shorten(json_t *advice, uint64_t limit)
-{
-        json_t *ranking = json_object_get(advice, "ranking");
-        json_int_t n = (json_int_t)json_array_size(ranking);
-
-        while (json_array_size(ranking) > limit)
-                json_array_remove(ranking, json_array_size(ranking) - 1);
-        return json_object_set_new(advice, "n_hosts", json_integer(n));
-}
-
-void api_vm_advice(struct http_request *request, void *userdata)
-{
-        const char *wanted = http_request_query(request, "limit");
-        _cleanup_json_ json_t *vm = NULL;
-        uint64_t limit = UINT64_MAX;
-        struct error *error = NULL;
-        json_t *advice = NULL;
-        int r;
-
-        r = api_get_object(request, userdata, "vm", &vm, &error);
-        if (r >= 0 && wanted && text_parse_u64(wanted, 1, ADVICE_LIMIT_MAX, &limit) < 0)
-                r = error_set(&error, ERROR_BAD_REQUEST, NULL, "limit must be 1 to %u", ADVICE_LIMIT_MAX);
-        if (r >= 0)
-                r = operation_advise(userdata, vm, &advice, &error);
-        if (r >= 0 && shorten(advice, limit) < 0) {
-                json_decref(advice);
-                r = error_set(&error, ERROR_NO_MEMORY, NULL, "out of memory");
-        }
-        if (r < 0)
-                http_request_reply_error(request, error);
-        else
-                http_request_reply_json(request, 200, advice);
 }
 
 static void on_console(void *userdata, int status, json_t *body, struct error *error)

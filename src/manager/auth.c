@@ -14,6 +14,7 @@
 #define TOKEN_PREFIX "drvt_"
 #define SESSION_PREFIX "drvs_"
 #define PREFIX_CHARS 5
+#define SESSION_PREFIX_SIZE (UUID_STRING_SIZE + 1)
 #define DAY_MS (24ll * 3600 * 1000)
 #define TOUCH_MS 60000
 
@@ -185,6 +186,18 @@ int auth_token_new(const struct clock *clock, struct store_batch *batch, const s
         return 0;
 }
 
+static int64_t number_of(const json_t *object, const char *key)
+{
+        return json_integer_value(json_object_get(object, key));
+}
+
+bool auth_token_has_expired(const struct clock *clock, const json_t *token)
+{
+        int64_t expires_ms = number_of(json_object_get(token, "internal"), "expires_unix_ms");
+
+        return expires_ms && clock_unix_ms(clock) >= expires_ms;
+}
+
 int auth_token_remove(
         struct store *store, struct store_batch *batch, const json_t *token, struct error **ret_error)
 {
@@ -211,10 +224,19 @@ int auth_refuse_namesake(struct store *store, const char *name, const char *kind
         return -EEXIST;
 }
 
+/* What the names of a user's sessions begin with: they are found by it, among those of thousands of users. Sessions of a version that named them by
+ * their hash alone are not: these end by themselves within AUTH_SESSION_MS, and are refused meanwhile when their user may not have them. */
+static const char *sessions_of(const char *user_uid, char ret[static SESSION_PREFIX_SIZE])
+{
+        snprintf(ret, SESSION_PREFIX_SIZE, "%.36s/", user_uid);
+        return ret;
+}
+
 int auth_session_new(const struct clock *clock, struct store_batch *batch, const json_t *user,
         char ret_secret[static AUTH_SECRET_SIZE], char ret_csrf[static 65], struct error **ret_error)
 {
         char secret[AUTH_SECRET_SIZE], hash[PKI_FINGERPRINT_SIZE];
+        char prefix[SESSION_PREFIX_SIZE], name[SESSION_PREFIX_SIZE + PKI_FINGERPRINT_SIZE];
         json_int_t now = clock_unix_ms(clock);
         json_t *doc;
         int r;
@@ -222,7 +244,8 @@ int auth_session_new(const struct clock *clock, struct store_batch *batch, const
         r = new_secret(SESSION_PREFIX, secret, hash, ret_error);
         if (r < 0)
                 return r;
-        doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "kind", "session", "uid", hash, "name", hash,
+        snprintf(name, sizeof(name), "%s%s", sessions_of(json_text(user, "uid"), prefix), hash);
+        doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "kind", "session", "uid", hash, "name", name,
                 "user_uid", json_text(user, "uid"), "password_generation",
                 json_text(json_object_get(user, "internal"), "password_generation"), "created_unix_ms", now,
                 "used_unix_ms", now);
@@ -233,11 +256,6 @@ int auth_session_new(const struct clock *clock, struct store_batch *batch, const
         store_batch_put(batch, STORE_ABSENT, doc);
         memcpy(ret_secret, secret, sizeof(secret));
         return 0;
-}
-
-static bool is_session_of(void *userdata, const json_t *session)
-{
-        return !strcmp(json_text(session, "user_uid"), userdata);
 }
 
 static int used_last_first(const void *a, const void *b)
@@ -251,10 +269,9 @@ static int used_last_first(const void *a, const void *b)
 int auth_sessions_trim(struct store *store, struct store_batch *batch, const char *user_uid, size_t keep,
         struct error **ret_error)
 {
-        struct store_query query = {.kind = "session",
-                .limit = STORE_LIMIT_NONE,
-                .match = is_session_of,
-                .userdata = (void *)user_uid};
+        char prefix[SESSION_PREFIX_SIZE];
+        struct store_query query = {
+                .kind = "session", .prefix = sessions_of(user_uid, prefix), .limit = STORE_LIMIT_NONE};
         _cleanup_free_ json_t **order = NULL;
         _cleanup_json_ json_t *open = NULL;
         json_t *session;
@@ -403,11 +420,6 @@ static void name_user(struct auth_caller *caller, const json_t *user)
         snprintf(caller->user_uid, sizeof(caller->user_uid), "%s", json_text(user, "uid"));
 }
 
-static int64_t number_of(const json_t *object, const char *key)
-{
-        return json_integer_value(json_object_get(object, key));
-}
-
 /* Tokens are found by their hash: there is no comparison whose time would tell anything about a secret. */
 static int load_token(
         struct store *store, const struct clock *clock, struct auth_caller *caller, struct error **ret_error)
@@ -424,7 +436,7 @@ static int load_token(
         if (r < 0)
                 return r;
         caller->expires_unix_ms = number_of(json_object_get(token, "internal"), "expires_unix_ms");
-        if (caller->expires_unix_ms && clock_unix_ms(clock) >= caller->expires_unix_ms)
+        if (auth_token_has_expired(clock, token))
                 return refuse(ret_error, "the token has expired");
         snprintf(caller->role, sizeof(caller->role), "%s", json_text(json_spec(token), "role"));
         owner = json_text_or_null(json_object_get(token, "internal"), "owner_uid");

@@ -4,7 +4,7 @@
 /* Who calls, and what they may do: API tokens and sessions, users and roles (docs/decisions/0019).
  *
  * Secrets are opaque, 256 random bits, kept as SHA-256 only. In the store: "token" (what the API shows) and "token-hash", named
- * by the hash, which points to it; "session", named by the hash; "user", whose password is kept as argon2id; "role". A token
+ * by the hash, which points to it; "session", named USER-UID/HASH with the hash as uid; "user", whose password is kept as argon2id; "role". A token
  * that a user has made can never do more than that user can at the moment, and ends with them. */
 
 #include <jansson.h>
@@ -75,6 +75,8 @@ struct auth_token_spec {
 /* Puts a new token into the batch. *ret_doc is its document, the caller's. */
 int auth_token_new(const struct clock *clock, struct store_batch *batch, const struct auth_token_spec *spec,
         char ret_secret[static AUTH_SECRET_SIZE], json_t **ret_doc, struct error **ret_error);
+/* `token`: its document, as stored. */
+bool auth_token_has_expired(const struct clock *clock, const json_t *token);
 /* Takes a token away: it works no more from the commit on. */
 int auth_token_remove(
         struct store *store, struct store_batch *batch, const json_t *token, struct error **ret_error);

@@ -199,9 +199,9 @@ static int load_vm(struct manager *manager, const json_t *vm, bool moves, struct
         else
                 facts->home = its_host;
         facts->its_host = json_incref((json_t *)its_host);
-        facts->jobs = json_object_get(
+        facts->jobs = json_incref(json_object_get(
                 inventory_report(manager->inventory, json_text(its_host, "uid"), json_text(vm, "uid")),
-                "jobs");
+                "jobs"));
         return moves ? 0 : pools_about(manager, vm, &facts->pools, ret_error);
 }
 
@@ -290,6 +290,7 @@ void check_facts_deinit(struct check_facts *facts)
         json_decref(facts->cpus);
         json_decref(facts->nowhere);
         json_decref(facts->its_host);
+        json_decref(facts->jobs);
 }
 
 struct checks_input check_facts_input(const struct check_facts *facts)

@@ -20,7 +20,7 @@ struct check_facts {
         const json_t *source, *home; /* as in struct checks_input; `its_host`, or `nowhere` */
         json_t *nowhere;
         const char *asking; /* name of the task that asks, its own; NULL: none */
-        const json_t *jobs; /* borrowed from the inventory, until its next poll; NULL: none */
+        json_t *jobs;       /* NULL: none */
 };
 
 /* Of a VM (document) and all hosts. moves: it is to leave the host that it runs on (then `source` is that host, or an empty

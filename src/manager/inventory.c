@@ -506,6 +506,15 @@ void host_record(struct host *host, const char *state, const char *message)
                 log_warning("host %s: cannot record its state: %s", host_name_of(host), error_message(error));
 }
 
+static void host_remove(struct inventory *inventory, const char *uid)
+{
+        struct host *host = map_remove(&inventory->hosts, uid);
+
+        if (host)
+                index_host_removed(inventory, host);
+        host_free(host);
+}
+
 /* Each of the following can be repeated after a failure half way. */
 static int host_put(struct inventory *inventory, const char *uid, const json_t *doc)
 {
@@ -513,12 +522,16 @@ static int host_put(struct inventory *inventory, const char *uid, const json_t *
         struct host *known = map_get(&inventory->hosts, uid);
         int r;
 
+        /* No host is renamed; what the store says of it all the same is followed. */
+        if (known && strcmp(host_name_of(known), json_text(doc, "name")) != 0) {
+                host_remove(inventory, uid);
+                known = NULL;
+        }
         if (known) {
                 bool moved = strcmp(json_text(json_spec(known->doc), "address"),
                                      json_text(json_spec(doc), "address")) ||
                              !strcmp(json_text(json_status(known->doc), "state"), "enrolling");
 
-                assert(!strcmp(host_name_of(known), json_text(doc, "name"))); /* no host is renamed */
                 json_decref(known->doc);
                 known->doc = json_incref((json_t *)doc);
                 host_touched(known);
@@ -586,15 +599,6 @@ static void vm_remove(struct inventory *inventory, const char *uid)
         inventory_merge_forget(inventory, uid);
 }
 
-static void host_remove(struct inventory *inventory, const char *uid)
-{
-        struct host *host = map_remove(&inventory->hosts, uid);
-
-        if (host)
-                index_host_removed(inventory, host);
-        host_free(host);
-}
-
 /* Puts a host on a list or takes it off; every agent gets the new one. */
 static int list_change(struct inventory *inventory, enum host_list_kind kind, const char *uid, bool listed)
 {
@@ -650,9 +654,53 @@ static int follow_one(void *userdata, const struct store_event *event)
         struct inventory *inventory = userdata;
         int r = apply(inventory, event);
 
+        inventory->half_applied = r < 0;
         if (r >= 0)
                 inventory->followed = event->seq;
         return r;
+}
+
+static int load_kind(struct inventory *inventory, const char *kind, struct error **ret_error);
+
+/* Takes away what of the kind is in memory, but not in `seen` (uid: true). */
+static int drop_others(
+        struct inventory *inventory, const char *kind, const struct map *known, const json_t *seen)
+{
+        struct map_item *item, *spare;
+        int r = 0;
+
+        map_for_each (item, spare, known) {
+                char uid[64];
+
+                if (json_object_get(seen, item->key))
+                        continue;
+                snprintf(uid, sizeof(uid), "%s", item->key); /* the item goes with it */
+                r |= apply(inventory, &(struct store_event){.removed = true, .kind = kind, .uid = uid});
+        }
+        return r;
+}
+
+/* The log does not reach back to where memory is, after it could not be followed for long: all of it is read again. */
+static int load_anew(struct inventory *inventory, struct error **ret_error)
+{
+        static const char *const kinds[] = {"removed-host", "host", "vm"};
+        uint64_t revision = 0;
+        int r = store_revision(inventory->manager->store, &revision, ret_error);
+
+        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(kinds); i++) {
+                r = load_kind(inventory, kinds[i], ret_error);
+                inventory->half_applied |= r < 0;
+        }
+        if (r < 0)
+                return r;
+        inventory->half_applied = false;
+        index_changed(inventory, NULL);
+        metrics_tasks_changed(&inventory->manager->metrics);
+        log_warning(
+                "the store's log was shortened before it was followed: all hosts and virtual machines were "
+                "read anew");
+        inventory->followed = revision;
+        return 0;
 }
 
 void inventory_follow(struct inventory *inventory)
@@ -665,6 +713,10 @@ void inventory_follow(struct inventory *inventory)
                 before = inventory->followed;
                 r = store_changes(
                         inventory->manager->store, before, FOLLOW_AT_ONCE, follow_one, inventory, &error);
+                if (r < 0 && error && error->code == ERROR_REVISION_MISMATCH) {
+                        error_free(TAKE_PTR(error));
+                        r = load_anew(inventory, &error);
+                }
         } while (r >= 0 && inventory->followed > before);
         if (r < 0 && !inventory->lags)
                 log_error("cannot follow the store, and try again: %s",
@@ -692,26 +744,66 @@ static void on_follow_again(void *userdata)
                 inventory_follow(inventory);
 }
 
+/* The revision of what is in memory; 0: nothing is. */
+static uint64_t revision_of(const struct inventory *inventory, const char *kind, const char *uid)
+{
+        if (!strcmp(kind, "host"))
+                return json_revision(inventory_host(inventory, uid));
+        return strcmp(kind, "vm") ? 0 : json_revision(inventory_vm(inventory, uid));
+}
+
+static int note_all(json_t *docs, json_t *seen)
+{
+        json_t *doc;
+        size_t i;
+
+        json_array_foreach (docs, i, doc)
+                if (json_object_set_new(seen, json_text(doc, "uid"), json_true()) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+static int take_all(struct inventory *inventory, const char *kind, json_t *docs)
+{
+        json_t *doc;
+        size_t i;
+
+        json_array_foreach (docs, i, doc) {
+                const char *uid = json_text(doc, "uid");
+                int r = 0;
+
+                /* What has not changed counts as unchanged for those who ask since when, too. */
+                if (inventory->half_applied || revision_of(inventory, kind, uid) != json_revision(doc))
+                        r = apply(inventory,
+                                &(struct store_event){
+                                        .seq = inventory->followed, .kind = kind, .uid = uid, .doc = doc});
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
 static int load_kind(struct inventory *inventory, const char *kind, struct error **ret_error)
 {
         struct store_query query = {.kind = kind, .limit = STORE_LIMIT_NONE};
-        _cleanup_json_ json_t *docs = NULL;
-        json_t *doc;
-        size_t i;
+        _cleanup_json_ json_t *docs = NULL, *seen = json_object();
         int r;
 
         r = store_list(inventory->manager->store, &query, &docs, NULL, ret_error);
         if (r < 0)
                 return r;
-        json_array_foreach (docs, i, doc) {
-                struct store_event event = {
-                        .seq = inventory->followed, .kind = kind, .uid = json_text(doc, "uid"), .doc = doc};
-
-                r = apply(inventory, &event);
-                if (r < 0)
-                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        }
-        return 0;
+        r = seen ? 0 : -ENOMEM;
+        /* Before any is taken up: a name may be another one's now. Removed hosts are not dropped: one that the store has forgotten stays on
+         * its list until the next start. */
+        if (r >= 0)
+                r = note_all(docs, seen);
+        if (r >= 0 && !strcmp(kind, "host"))
+                r = drop_others(inventory, kind, &inventory->hosts, seen);
+        if (r >= 0 && !strcmp(kind, "vm"))
+                r = drop_others(inventory, kind, &inventory->vms, seen);
+        if (r >= 0)
+                r = take_all(inventory, kind, docs);
+        return r < 0 ? error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory") : 0;
 }
 
 static int lists_init(struct inventory *inventory)

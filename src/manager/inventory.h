@@ -51,6 +51,8 @@ const json_t *inventory_live(const struct inventory *inventory, const char *name
 /* Array of the other VMs that have a MAC address of this one (document), or a disk image of it that one of the two may write to; the
  * caller's (its items are shared). */
 json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm);
+/* True when another VM names a file in a folder of this one's name, on any datastore. */
+bool inventory_folder_is_shared(const struct inventory *inventory, const json_t *vm);
 /* Array of the VMs that bear that name as their label "pool", the caller's (its items are shared: read only); NULL without memory. */
 json_t *inventory_vms_of_pool(const struct inventory *inventory, const char *pool);
 /* Lists VMs or hosts (kind "vm" or "host") as store_list() does, from memory, as of inventory_followed(); the items are shared: read

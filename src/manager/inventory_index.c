@@ -260,6 +260,33 @@ json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm
         return TAKE_PTR(out);
 }
 
+/* "image/DATASTORE:NAME/..." or "reads/...": names of datastores have neither sign. */
+static bool is_under(const char *key, const char *name)
+{
+        const char *path =
+                strncmp(key, "image/", 6) == 0 || strncmp(key, "reads/", 6) == 0 ? strchr(key, ':') : NULL;
+        size_t len = strlen(name);
+
+        return path && !strncmp(path + 1, name, len) && path[1 + len] == '/';
+}
+
+bool inventory_folder_is_shared(const struct inventory *inventory, const json_t *vm)
+{
+        const char *name = json_text(vm, "name"), *uid = json_text(vm, "uid");
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, (struct map *)&inventory->users) {
+                const struct users *users = item->value;
+
+                if (!is_under(item->key, name))
+                        continue;
+                for (size_t i = 0; i < users->n_vms; i++)
+                        if (strcmp(json_text(users->vms[i]->doc, "uid"), uid) != 0)
+                                return true;
+        }
+        return false;
+}
+
 json_t *inventory_vms_of_pool(const struct inventory *inventory, const char *pool)
 {
         _cleanup_free_ char *key = alloc_printf("pool/%s:", pool);
@@ -400,7 +427,7 @@ static_assert(ARRAY_SIZE(kept_kinds) == INVENTORY_N_KEPT, "one list a kind");
 void index_changed(struct inventory *inventory, const char *kind)
 {
         for (size_t i = 0; i < INVENTORY_N_KEPT; i++)
-                if (!strcmp(kept_kinds[i], kind))
+                if (!kind || !strcmp(kept_kinds[i], kind))
                         json_decref(TAKE_PTR(inventory->kept[i]));
 }
 

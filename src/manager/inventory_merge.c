@@ -30,8 +30,9 @@ static const struct {
 } power_ranks[] = {{"running", 8}, {"paused", 7}, {"starting", 6}, {"unknown", 5}, {"outgoing-done", 4},
         {"incoming", 3}, {"suspending", 7}, {"suspended", 2}, {"crashed", 2}, {"stopped", 1}};
 
-#define RANK_LIVE 6 /* `starting` and more: it is there, whatever a silent host would say */
-#define RANK_QEMU 5 /* a process that has the guest, or may have it */
+#define MERGE_AT_ONCE 64 /* changes in a transaction: if one cannot be made, so many are made one by one */
+#define RANK_LIVE 6      /* `starting` and more: it is there, whatever a silent host would say */
+#define RANK_QEMU 5      /* a process that has the guest, or may have it */
 
 static const char *power_of(const json_t *vm)
 {
@@ -509,11 +510,48 @@ static void end_orphaned_alert(struct inventory *inventory, const char *uid)
                 free(map_remove(&inventory->suspects, uid));
 }
 
+static bool is_at(const json_t *disk, const json_t *place)
+{
+        return !strcmp(json_text(disk, "datastore"), json_text(place, "datastore")) &&
+               !strcmp(json_text(disk, "path"), json_text(place, "path"));
+}
+
+/* Disks whose copies have taken over in a storage migration that no task here knows of (any more): the VM runs on them, and would be
+ * started and moved with the old images. The whole "spec", the caller's; NULL: there is nothing to be changed. */
+static json_t *spec_with_moved(
+        const struct inventory *inventory, const json_t *vm, const struct reports *reports)
+{
+        const json_t *moved = json_object_get(reports->report, "moved_disks");
+        json_t *spec, *disk, *one, *to;
+        bool changed = false;
+        size_t i, k;
+
+        if (!json_array_size(moved) || is_held(inventory, json_text(vm, "uid")))
+                return NULL;
+        spec = json_deep_copy(json_spec(vm));
+        json_array_foreach ((json_t *)moved, k, one)
+                json_array_foreach (json_object_get(spec, "disks"), i, disk) {
+                        to = json_object_get(one, "to");
+                        if (strcmp(json_text(disk, "name"), json_text(one, "name")) != 0 ||
+                                !is_at(disk, json_object_get(one, "from")) || !*json_text(to, "path") ||
+                                json_object_update_existing(disk, to) < 0)
+                                continue;
+                        changed = true;
+                        log_notice("vm %s: disk %s is %s:%s since a storage migration whose task did not end",
+                                json_text(vm, "name"), json_text(disk, "name"), json_text(to, "datastore"),
+                                json_text(to, "path"));
+                }
+        if (changed)
+                return spec;
+        json_decref(spec);
+        return NULL;
+}
+
 /* Puts into the batch what is to be changed. */
 static void merge_vm(struct inventory *inventory, const char *uid, struct store_batch *batch)
 {
         const struct vm_entry *vm = map_get(&inventory->vms, uid);
-        _cleanup_json_ json_t *status = NULL, *doc = NULL;
+        _cleanup_json_ json_t *status = NULL, *spec = NULL, *doc = NULL;
         struct reports reports;
 
         if (!vm) {
@@ -524,10 +562,12 @@ static void merge_vm(struct inventory *inventory, const char *uid, struct store_
         collect(inventory, vm->doc, &reports);
         watch_split_brain(inventory, vm->doc, &reports);
         status = merged_status(inventory, vm, &reports);
-        if (!status || json_equal(status, json_status(vm->doc)))
+        spec = spec_with_moved(inventory, vm->doc, &reports);
+        if (!status || (!spec && json_equal(status, json_status(vm->doc))))
                 return;
         doc = json_copy(vm->doc);
-        if (!doc || json_object_set(doc, "status", status) < 0)
+        if (!doc || json_object_set(doc, "status", status) < 0 ||
+                (spec && json_object_set(doc, "spec", spec) < 0))
                 return;
         store_batch_put(batch, json_revision(vm->doc), TAKE_PTR(doc));
 }
@@ -573,24 +613,29 @@ static bool is_known(const struct inventory *inventory, const struct host *host,
                epoch_of(vm->doc) == epoch_of(report->doc);
 }
 
-/* Merging changes documents, moves VMs between hosts, and may take VMs in: what is to be merged is written down before. */
-static void merge_all(struct inventory *inventory, const json_t *uids)
+/* Some of them, from `begin` on, in one transaction, for each waits for the disk. One change that cannot be made, such as a name that
+ * is taken, keeps no other from being made. */
+static void merge_some(struct inventory *inventory, const json_t *uids, size_t begin, size_t end)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
         _cleanup_error_ struct error *error = NULL;
-        json_t *uid;
-        size_t i;
 
-        /* In one transaction, for each waits for the disk. One change that cannot be made, such as a name that is taken, keeps no
-         * other from being made. */
-        json_array_foreach ((json_t *)uids, i, uid)
-                merge_vm(inventory, json_string_value(uid), &batch);
+        for (size_t i = begin; i < end; i++)
+                merge_vm(inventory, json_string_value(json_array_get(uids, i)), &batch);
         if (merge_commit(inventory, &batch, &error) >= 0)
                 return;
         log_debug("%zu changes of virtual machines are recorded one by one: %s", batch.n_changes,
                 error_message(error));
-        json_array_foreach ((json_t *)uids, i, uid)
-                inventory_merge_vm(inventory, json_string_value(uid));
+        for (size_t i = begin; i < end; i++)
+                inventory_merge_vm(inventory, json_string_value(json_array_get(uids, i)));
+}
+
+/* Merging changes documents, moves VMs between hosts, and may take VMs in: what is to be merged is written down before. When this
+ * returns all are: whoever knows that a host was asked counts on it. */
+static void merge_all(struct inventory *inventory, const json_t *uids)
+{
+        for (size_t i = 0; i < json_array_size(uids); i += MERGE_AT_ONCE)
+                merge_some(inventory, uids, i, MIN(i + MERGE_AT_ONCE, json_array_size(uids)));
 }
 
 void inventory_merge_host(struct host *host)

@@ -130,6 +130,7 @@ struct inventory {
         bool saturated;    /* most of the loop's time was used in the last window */
         uint64_t followed; /* change log position */
         bool lags;         /* the newest try to follow failed */
+        bool half_applied; /* ... on the way of taking a change up: what has its revision may not be in every index */
         struct loop_source *follow_again;
 };
 
@@ -183,7 +184,7 @@ int index_report_added(struct inventory *inventory, const char *vm_uid, struct r
 void index_report_removed(struct inventory *inventory, const char *vm_uid, struct report *report);
 /* NULL: no host has said anything of it. */
 struct reported *index_reported(const struct inventory *inventory, const char *vm_uid);
-/* An object of the kind was changed. */
+/* An object of the kind (NULL: of any) was changed. */
 void index_changed(struct inventory *inventory, const char *kind);
 
 /* Its live document does not hold any more. */

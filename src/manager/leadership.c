@@ -272,6 +272,7 @@ int leadership_new(const struct config *config, struct loop *loop, int listen_fd
 void leadership_free(struct leadership *l)
 {
         bool led;
+        int r;
 
         if (!l)
                 return;
@@ -279,10 +280,13 @@ void leadership_free(struct leadership *l)
         loop_source_free(l->timer);
         manager_free(l->manager);
         standby_free(l->standby);
-        if (led && store_resign(l->store, NULL) < 0)
+        r = led ? store_resign(l->store, NULL) : 1;
+        if (r < 0)
                 log_notice("another manager will take over after %u s", STORE_LEASE_MS / 1000);
-        else if (led)
+        else if (r == 0)
                 log_notice("gave up the lead: another manager may take over at once");
+        else if (led)
+                log_notice("another manager had taken the lead already");
         store_close(l->store);
         if (l->listen_fd >= 0)
                 close(l->listen_fd);

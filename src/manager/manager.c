@@ -21,6 +21,7 @@
 #include "manager/switchover_arbiter.h"
 
 #define HOUSEKEEPING_MS (60u * 1000)
+#define CHORE_MS 50u /* between two of its parts */
 #define CHANGE_LOG_KEEP 20000
 #define IDEMPOTENCY_MS (24ll * 3600 * 1000)
 #define EXPIRE_AT_ONCE 500
@@ -150,32 +151,60 @@ static int expire(struct manager *manager, const char *kind, int64_t max_age_ms,
         return store_commit(manager->store, &batch, NULL, ret_error);
 }
 
-/* Keeps what grows with time within its bounds. */
+static int keep_tasks(struct manager *manager, struct error **ret_error)
+{
+        return task_trim(manager->store, manager->tasks, manager->config->task_retention, ret_error);
+}
+
+static int keep_audit(struct manager *manager, struct error **ret_error)
+{
+        return audit_trim(manager->store, manager->config->audit_retention,
+                clock_unix_ms(manager->clock) - (int64_t)manager->config->audit_retention_days * DAY_MS,
+                ret_error);
+}
+
+static int expire_answers(struct manager *manager, struct error **ret_error)
+{
+        return expire(manager, "idempotency", IDEMPOTENCY_MS, ret_error);
+}
+
+static int expire_sessions(struct manager *manager, struct error **ret_error)
+{
+        return expire(manager, "session", AUTH_SESSION_MS, ret_error);
+}
+
+static int expire_hosts(struct manager *manager, struct error **ret_error)
+{
+        return expire(manager, "removed-host", REMOVED_HOST_MS, ret_error);
+}
+
+/* What the inventory could not follow yet stays in the log. */
+static int keep_log(struct manager *manager, struct error **ret_error)
+{
+        return inventory_is_current(manager->inventory)
+                       ? store_trim_log(manager->store, CHANGE_LOG_KEEP, ret_error)
+                       : 0;
+}
+
+static int review_elsewhere(struct manager *manager, struct error **ret_error)
+{
+        inventory_review(manager->inventory, NULL);
+        return 0;
+}
+
+static int (*const chores[])(struct manager *manager, struct error **ret_error) = {
+        keep_tasks, keep_audit, expire_answers, expire_sessions, expire_hosts, keep_log, review_elsewhere};
+
+/* Keeps what grows with time within its bounds: once a minute all of it, but one after the other, for each may take a while. */
 static void on_housekeeping(void *userdata)
 {
         struct manager *manager = userdata;
         _cleanup_error_ struct error *error = NULL;
-        int r;
 
-        r = task_trim(manager->store, manager->config->task_retention, &error);
-        if (r >= 0)
-                r = audit_trim(manager->store, manager->config->audit_retention,
-                        clock_unix_ms(manager->clock) -
-                                (int64_t)manager->config->audit_retention_days * DAY_MS,
-                        &error);
-        if (r >= 0)
-                r = expire(manager, "idempotency", IDEMPOTENCY_MS, &error);
-        if (r >= 0)
-                r = expire(manager, "session", AUTH_SESSION_MS, &error);
-        if (r >= 0)
-                r = expire(manager, "removed-host", REMOVED_HOST_MS, &error);
-        /* What the inventory could not follow yet stays in the log. */
-        if (r >= 0 && inventory_is_current(manager->inventory))
-                r = store_trim_log(manager->store, CHANGE_LOG_KEEP, &error);
-        if (r < 0)
+        if (chores[manager->chore](manager, &error) < 0)
                 log_warning("housekeeping failed: %s", error_message(error));
-        inventory_review(manager->inventory, NULL);
-        loop_source_rearm(manager->housekeeping, HOUSEKEEPING_MS);
+        manager->chore = (manager->chore + 1) % ARRAY_SIZE(chores);
+        loop_source_rearm(manager->housekeeping, manager->chore ? CHORE_MS : HOUSEKEEPING_MS);
 }
 
 static int make_sources(struct manager *manager, struct error **ret_error)

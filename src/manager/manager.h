@@ -42,6 +42,7 @@ struct manager {
         struct loop_source *tasks_wake; /* deferred task_engine_run() */
         struct loop_source *tasks_timer;
         struct loop_source *housekeeping;
+        size_t chore; /* of housekeeping, the next one */
         struct watch *watch;
         struct api_scans scans;
         struct loop_share share;

@@ -297,6 +297,11 @@ void metrics_task(struct metrics *metrics, const char *uid, const char *state)
                 forget_task_states(metrics); /* they are read again */
 }
 
+void metrics_tasks_changed(struct metrics *metrics)
+{
+        forget_task_states(metrics);
+}
+
 static bool take_task_state(void *userdata, const json_t *task)
 {
         struct metrics *metrics = userdata;

@@ -60,6 +60,8 @@ void metrics_deinit(struct metrics *metrics);
 
 /* A task was recorded with that state; NULL: it was forgotten. */
 void metrics_task(struct metrics *metrics, const char *uid, const char *state);
+/* Any of them may be others now: they are read again when they are asked for. */
+void metrics_tasks_changed(struct metrics *metrics);
 
 /* Counts an ended migration; `result` is the result document or NULL. */
 void metrics_migration(struct metrics *metrics, bool succeeded, const json_t *result);

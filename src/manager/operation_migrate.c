@@ -149,38 +149,6 @@ int operation_migrate_check_request(struct manager *manager, const json_t *vm, c
                 manager, vm, json_text_or_null(request, "to"), request, NULL, NULL, ret_report, ret_error);
 }
 
-int operation_advise(struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error)
-{
-        const char *power = json_text(json_status(vm), "power");
-        bool moves = strcmp(power, "stopped") && strcmp(power, "crashed") && strcmp(power, "suspended");
-        const char *host = json_text_or_null(json_status(vm), "host");
-        _cleanup_check_facts_ struct check_facts facts = {};
-        _cleanup_json_ json_t *costs = NULL, *ranking = NULL, *resolved = NULL;
-        struct checks_input input;
-        json_t *advice = NULL;
-        int r = 0;
-
-        if (moves)
-                resolved = json_incref((json_t *)vm);
-        else
-                r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
-        if (r >= 0)
-                r = check_facts_load(manager, resolved, moves, NULL, &facts, ret_error);
-        if (r < 0)
-                return r;
-        input = check_facts_input(&facts);
-        costs = moves ? forecasts_costs(manager, vm) : json_object();
-        ranking = costs ? placement_rank(&input, facts.hosts, costs) : NULL;
-        if (ranking)
-                advice = json_pack("{s:s, s:s, s:s?, s:b, s:O}", "vm", json_text(vm, "name"), "action",
-                        moves ? "migrate" : "start", "from", moves ? host : NULL, "ok",
-                        json_is_true(json_object_get(json_array_get(ranking, 0), "ok")), "ranking", ranking);
-        if (!advice)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        *ret_advice = advice;
-        return 0;
-}
-
 static json_int_t number_or(const json_t *object, const char *key, json_int_t otherwise)
 {
         const json_t *value = json_object_get(object, key);

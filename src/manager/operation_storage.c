@@ -153,13 +153,15 @@ int operation_storage_check_alone(
         return 0;
 }
 
-/* Names of the disks whose old image another virtual machine has been given meanwhile: it stays. The caller's; NULL without memory. */
+/* Names of the disks whose old image another virtual machine has been given meanwhile, or this one again: it stays. The caller's; NULL
+ * without memory. */
 static json_t *disks_to_keep(struct manager *manager, const struct task *task)
 {
         _cleanup_json_ json_t *before = json_pack("{s:s, s:{s:[]}}", "uid",
                                       json_text(task_data(task), "vm_uid"), "spec", "disks"),
                               *vms = NULL, *keep = json_array();
         json_t *disks = json_object_get(json_object_get(task_data(task), "outcome"), "disks"), *disk;
+        const json_t *now = vm_of(task, manager);
         size_t i;
 
         json_array_foreach (disks, i, disk)
@@ -170,7 +172,8 @@ static json_t *disks_to_keep(struct manager *manager, const struct task *task)
         if (!vms || !keep)
                 return NULL;
         json_array_foreach (disks, i, disk)
-                if (other_user(vms, before, json_object_get(disk, "from")) &&
+                if ((other_user(vms, before, json_object_get(disk, "from")) ||
+                            (now && names_file(now, json_object_get(disk, "from")))) &&
                         json_array_append(keep, json_object_get(disk, "name")) < 0)
                         return NULL;
         return TAKE_PTR(keep);
@@ -304,7 +307,10 @@ static void run_start(struct task *task, void *userdata)
                 step_call(task, manager,
                         &(struct agent_request){.host_uid = json_text(task_data(task), "host_uid"),
                                 .method = "POST",
-                                .path = "/agent/v1/storage-moves",
+                                /* What an earlier one has left, another VM may have been given. */
+                                .path = inventory_folder_is_shared(manager->inventory, vm)
+                                                ? "/agent/v1/storage-moves"
+                                                : "/agent/v1/storage-moves?clear=1",
                                 .body = body,
                                 .request_id = id,
                                 .timeout_ms = CALL_TIMEOUT_MS},
@@ -387,7 +393,9 @@ static void on_status(struct task *task, struct manager *manager, json_t *body, 
         }
         if (error) {
                 say_phase(task, "waiting-for-host",
-                        "the host's agent cannot be reached; the virtual machine is safe");
+                        error->code == ERROR_OWNER_UNKNOWN
+                                ? error_message(error)
+                                : "the host's agent cannot be reached; the virtual machine is safe");
                 task_step_again(task, WAIT_MS);
                 return;
         }

@@ -447,6 +447,8 @@ static void run_start(struct task *task, void *userdata)
         struct manager *manager = userdata;
         const json_t *vm = vm_of(task, manager);
         _cleanup_json_ json_t *chosen = NULL, *body = NULL;
+        _cleanup_free_ char *verb = NULL;
+        bool discard, clear;
 
         step_say(task, "starting on host %s", json_text(task_data(task), "host"));
         if (!vm) {
@@ -455,14 +457,14 @@ static void run_start(struct task *task, void *userdata)
         }
         chosen = with_chosen_model(task, vm);
         body = chosen ? vm_for_agent(chosen) : NULL;
-        if (!body)
+        discard = json_is_true(json_object_get(task_input(task), "discard_state"));
+        clear = !inventory_folder_is_shared(manager->inventory, vm);
+        verb = alloc_printf("start%s%s%s%s", discard || clear ? "?" : "", discard ? "discard_state=1" : "",
+                discard && clear ? "&" : "", clear ? "clear=1" : "");
+        if (!body || !verb)
                 task_step_failed(task, NULL);
         else
-                call_vm(task, manager,
-                        json_is_true(json_object_get(task_input(task), "discard_state"))
-                                ? "start?discard_state=1"
-                                : "start",
-                        body, CALL_TIMEOUT_MS, on_document);
+                call_vm(task, manager, verb, body, CALL_TIMEOUT_MS, on_document);
 }
 
 static void run_start_if_wanted(struct task *task, void *userdata)

@@ -88,10 +88,6 @@ int operation_storage_check(struct manager *manager, const json_t *vm, const jso
 int operation_storage_check_alone(
         struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error);
 
-/* All hosts for the VM (document), best first: an Advice as in docs/openapi.json, the caller's. */
-int operation_advise(
-        struct manager *manager, const json_t *vm, json_t **ret_advice, struct error **ret_error);
-
 /* For kinds whose tasks wait in the queue of migrations: how many may be under way at once is its matter. See struct task_kind. */
 bool operation_may_start(const struct task *task, void *userdata);
 int operation_starting(struct task *task, void *userdata);

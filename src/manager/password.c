@@ -16,7 +16,8 @@
 #include "io/child.h"
 
 #define AT_ONCE 4
-#define WAITING_MAX 64
+#define JOBS_MAX 64
+#define STRANGERS_MAX 32 /* of these, of who may be anybody: however many try, there is room for the others */
 #define TIMEOUT_MS 30000
 #define OUTPUT_MAX_BYTES 4096
 #define PASSES 2u
@@ -34,7 +35,8 @@ struct job {
         struct password_pool *pool;
         struct child *child; /* NULL: waits */
         int input_fd;
-        bool nobody; /* compared with no_hash */
+        bool nobody;   /* compared with no_hash */
+        bool stranger; /* waits behind those who are not */
         password_hash_fn hashed;
         password_verify_fn verified;
         void *userdata;
@@ -43,9 +45,9 @@ struct job {
 struct password_pool {
         struct loop *loop;
         const char *program;
-        struct list waiting; /* in order of arrival */
-        struct list running; /* at most AT_ONCE */
-        size_t n_jobs, n_running;
+        struct list waiting[2]; /* in order of arrival; the second: strangers' */
+        struct list running;    /* at most AT_ONCE */
+        size_t n_jobs, n_strangers, n_running;
         bool ending; /* takes no jobs any more */
 };
 
@@ -53,6 +55,7 @@ static void job_free(struct job *job)
 {
         list_remove(&job->link);
         job->pool->n_jobs--;
+        job->pool->n_strangers -= job->stranger;
         job->pool->n_running -= job->child != NULL;
         child_free(job->child);
         if (job->input_fd >= 0)
@@ -68,7 +71,8 @@ int password_pool_new(struct loop *loop, const char *program, struct password_po
                 return -ENOMEM;
         pool->loop = loop;
         pool->program = program;
-        list_init(&pool->waiting);
+        list_init(&pool->waiting[0]);
+        list_init(&pool->waiting[1]);
         list_init(&pool->running);
         *ret_pool = pool;
         return 0;
@@ -107,7 +111,8 @@ void password_pool_free(struct password_pool *pool)
                 return;
         pool->ending = true;
         cancel_all(&pool->running);
-        cancel_all(&pool->waiting);
+        cancel_all(&pool->waiting[0]);
+        cancel_all(&pool->waiting[1]);
         free(pool);
 }
 
@@ -146,11 +151,16 @@ static int start(struct job *job, struct error **ret_error)
         return 0;
 }
 
+static struct list *next_waiting(struct password_pool *pool)
+{
+        return list_empty(&pool->waiting[0]) ? &pool->waiting[1] : &pool->waiting[0];
+}
+
 static void start_waiting(struct password_pool *pool)
 {
         /* From the front again each time: what end() calls may have ended others. */
-        while (!list_empty(&pool->waiting) && pool->n_running < AT_ONCE) {
-                struct job *job = CONTAINER_OF(list_pop(&pool->waiting), struct job, link);
+        while (!list_empty(next_waiting(pool)) && pool->n_running < AT_ONCE) {
+                struct job *job = CONTAINER_OF(list_pop(next_waiting(pool)), struct job, link);
                 _cleanup_error_ struct error *error = NULL;
 
                 if (start(job, &error) < 0)
@@ -179,7 +189,8 @@ static int submit(struct password_pool *pool, const char *hash, const char *pass
         struct job *job;
         int fd = -1, r;
 
-        if (pool->ending || pool->n_jobs >= WAITING_MAX)
+        if (pool->ending || pool->n_jobs >= JOBS_MAX ||
+                (wanted->stranger && pool->n_strangers >= STRANGERS_MAX))
                 return error_set(ret_error, ERROR_RATE_LIMITED, "Try again in a few seconds.",
                         "too many passwords are being checked");
         job = ALLOC(struct job);
@@ -194,8 +205,9 @@ static int submit(struct password_pool *pool, const char *hash, const char *pass
         job->pool = pool;
         job->input_fd = fd;
         pool->n_jobs++;
+        pool->n_strangers += job->stranger;
         if (pool->n_running >= AT_ONCE) {
-                list_append(&pool->waiting, &job->link);
+                list_append(&pool->waiting[job->stranger], &job->link);
                 return 0;
         }
         r = start(job, ret_error);
@@ -210,11 +222,15 @@ int password_hash(struct password_pool *pool, const char *password, password_has
         return submit(pool, "", password, &(struct job){.hashed = fn, .userdata = userdata}, ret_error);
 }
 
-int password_verify(struct password_pool *pool, const char *hash, const char *password, password_verify_fn fn,
+int password_verify(struct password_pool *pool, const struct password_attempt *attempt, password_verify_fn fn,
         void *userdata, struct error **ret_error)
 {
-        return submit(pool, hash ?: no_hash, password,
-                &(struct job){.verified = fn, .nobody = !hash, .userdata = userdata}, ret_error);
+        return submit(pool, attempt->hash ?: no_hash, attempt->password,
+                &(struct job){.verified = fn,
+                        .nobody = !attempt->hash,
+                        .stranger = attempt->stranger,
+                        .userdata = userdata},
+                ret_error);
 }
 
 int password_worker(int fd)

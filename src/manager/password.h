@@ -25,8 +25,13 @@ int password_hash(struct password_pool *pool, const char *password, password_has
         struct error **ret_error);
 /* `error` (borrowed) with fits == false: it could not be found out. */
 typedef void (*password_verify_fn)(void *userdata, bool fits, struct error *error);
-/* `hash` NULL: takes as long as with one, and does not fit. */
-int password_verify(struct password_pool *pool, const char *hash, const char *password, password_verify_fn fn,
+struct password_attempt {
+        const char *hash; /* NULL: takes as long as with one, and does not fit */
+        const char *password;
+        bool stranger; /* who may be anybody: of those half as many are taken, and they come after all others */
+};
+/* RATE_LIMITED when too many wait. */
+int password_verify(struct password_pool *pool, const struct password_attempt *attempt, password_verify_fn fn,
         void *userdata, struct error **ret_error);
 
 /* The worker: reads from fd, writes its answer to standard output. The exit status. */

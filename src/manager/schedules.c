@@ -182,9 +182,13 @@ static int add_run(json_t *doc, json_t *run)
 /* The document with the state as it will be; the caller's. */
 static json_t *changed_document(const struct entry *entry, const struct schedule_state *state)
 {
-        json_t *doc = json_deep_copy(entry->doc);
+        json_t *doc = json_deep_copy(entry->doc), *internal = schedule_state_write(state);
+        const char *tried = json_text_or_null(json_object_get(entry->doc, "internal"), "tried_why");
 
-        if (doc && json_object_set_new(doc, "internal", schedule_state_write(state)) < 0) {
+        if (tried && internal && json_object_set_new(internal, "tried_why", json_string(tried)) < 0)
+                json_decref(TAKE_PTR(internal));
+        /* Without a document it frees `internal` all the same. */
+        if (json_object_set_new(doc, "internal", internal) < 0) {
                 json_decref(doc);
                 return NULL;
         }
@@ -202,6 +206,27 @@ static json_t *run_document(const struct manager *manager, const struct schedule
                 "task_uid", task_uid, "why", why, "missed", (json_int_t)decision->n_missed);
 }
 
+/* Why due times up to the decision's were left out; the caller's. What is known is why the last one that was tried did not begin: any others may
+ * have been tried before it, too. */
+static char *why_left_out(const struct entry *entry, const struct schedule_decision *decision, bool busy)
+{
+        const json_t *internal = json_object_get(entry->doc, "internal");
+        const char *tried_why = json_text(internal, "tried_why");
+        struct schedule_state before;
+
+        schedule_state_read(internal, &before);
+        if (busy)
+                return alloc_strdup("its last run has not ended");
+        if (before.tried_s == INT64_MIN || before.tried_s <= before.until_s ||
+                before.tried_s > decision->due_s || !*tried_why)
+                return alloc_strdup("the manager was away at that time");
+        /* The one that runs now was not left out. */
+        if (decision->n_missed == 1 &&
+                (decision->verdict != SCHEDULE_RUN || before.tried_s < decision->due_s))
+                return alloc_strdup(tried_why);
+        return alloc_printf("the manager was away, or: %s", tried_why);
+}
+
 /* What was due is left out, and the record says why. */
 static int record_skip(struct schedules *schedules, const struct entry *entry,
         const struct schedule_state *state, const struct schedule_decision *decision, const char *why,
@@ -214,7 +239,7 @@ static int record_skip(struct schedules *schedules, const struct entry *entry,
         char due[32];
         int r = 0;
 
-        if (!doc || !object) {
+        if (!doc || !object || !why) {
                 json_decref(doc);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
@@ -261,8 +286,10 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
         const struct schedule_decision *decision, struct error **ret_error)
 {
         struct manager *manager = schedules->manager;
+        _cleanup_free_ char *left_out = decision->n_missed ? why_left_out(entry, decision, false) : NULL;
         _cleanup_(schedule_run_deinit) struct schedule_run run = {};
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_free_ char *why = NULL;
         json_t *doc;
         char uid[UUID_STRING_SIZE];
         int r;
@@ -270,8 +297,12 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
         r = schedules_run(manager, entry->doc, decision->due_s, decision->until_s, &run, ret_error);
         if (r < 0)
                 return r;
+        if (left_out)
+                why = alloc_printf(
+                        "%s; %zu due before were left out: %s", run.reason, decision->n_missed, left_out);
         doc = changed_document(entry, state);
-        if (!doc || text_uuid_new(uid) < 0 || add_run(doc, run_document(manager, decision, uid, NULL)) < 0) {
+        if (!doc || (decision->n_missed && !why) || text_uuid_new(uid) < 0 ||
+                add_run(doc, run_document(manager, decision, uid, left_out)) < 0) {
                 json_decref(doc);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
@@ -282,7 +313,7 @@ static int begin(struct schedules *schedules, const struct entry *entry, const s
                         .object = run.object,
                         .objects = (const char *const[]){run.held[0], run.held[1], NULL},
                         .by = "system",
-                        .why = run.reason,
+                        .why = why ?: run.reason,
                         .input = run.input,
                         .data = run.data},
                 &batch, NULL, ret_error);
@@ -321,16 +352,6 @@ static int try_later(struct schedules *schedules, struct entry *entry,
         return store_commit(schedules->manager->store, &batch, NULL, ret_error);
 }
 
-static const char *why_skipped(
-        const struct entry *entry, const struct schedule_state *state, int64_t due_s, bool busy)
-{
-        const char *tried = json_text_or_null(json_object_get(entry->doc, "internal"), "tried_why");
-
-        if (busy)
-                return "its last run has not ended";
-        return tried && state->tried_s == due_s ? tried : "the manager was away at that time";
-}
-
 static int carry_out(struct schedules *schedules, struct entry *entry, struct error **ret_error)
 {
         struct manager *manager = schedules->manager;
@@ -354,9 +375,10 @@ static int carry_out(struct schedules *schedules, struct entry *entry, struct er
                 return 0;
         }
         if (decision.verdict != SCHEDULE_RUN) {
+                _cleanup_free_ char *why = why_left_out(entry, &decision, busy);
+
                 schedules->stale = true;
-                return record_skip(schedules, entry, &state, &decision,
-                        why_skipped(entry, &state, decision.due_s, busy), ret_error);
+                return record_skip(schedules, entry, &state, &decision, why, ret_error);
         }
         crash_point("schedule-due");
         r = begin(schedules, entry, &state, &decision, &error);

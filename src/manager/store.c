@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "manager/store.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -75,6 +76,20 @@ int store_get(struct store *store, const char *kind, const char *name_or_uid, js
         return -ENOENT;
 }
 
+/* Where the list begins: in the order of names those with a prefix are together, behind the prefix itself. */
+static const char *first_after(const struct store_query *query)
+{
+        assert(!query->prefix || !query->descending);
+        if (!query->prefix || (query->after && strcmp(query->after, query->prefix) > 0))
+                return query->after;
+        return query->prefix;
+}
+
+static bool is_beyond(const struct store_query *query, const char *name)
+{
+        return query->prefix && strncmp(name, query->prefix, strlen(query->prefix)) != 0;
+}
+
 struct listing {
         const struct store_query *query;
         json_t *docs;
@@ -88,6 +103,8 @@ static int take_row(void *userdata, const char *name, uint64_t revision, const c
         _cleanup_json_ json_t *doc = NULL;
         int r;
 
+        if (is_beyond(query, name))
+                return 1;
         r = parse_row(doc_text, revision, &doc);
         if (r < 0)
                 return r;
@@ -110,7 +127,7 @@ int store_list(struct store *store, const struct store_query *query, json_t **re
         if (!docs)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         r = store->ops->list(
-                store, query->kind, query->after, query->descending, take_row, &listing, ret_error);
+                store, query->kind, first_after(query), query->descending, take_row, &listing, ret_error);
         if (r < 0)
                 return r;
         *ret_docs = TAKE_PTR(docs);
@@ -129,8 +146,11 @@ static int count_row(void *userdata, const char *name, uint64_t revision, const 
         struct counting *counting = userdata;
         const struct store_query *query = counting->query;
         _cleanup_json_ json_t *doc = NULL;
-        int r = query->match ? parse_row(doc_text, revision, &doc) : 0;
+        int r;
 
+        if (is_beyond(query, name))
+                return 1;
+        r = query->match ? parse_row(doc_text, revision, &doc) : 0;
         if (r < 0)
                 return r;
         if (!query->match || query->match(query->userdata, doc))
@@ -142,7 +162,7 @@ int store_count(struct store *store, const struct store_query *query, size_t *re
 {
         struct counting counting = {.query = query};
         int r = store->ops->list(
-                store, query->kind, query->after, query->descending, count_row, &counting, ret_error);
+                store, query->kind, first_after(query), query->descending, count_row, &counting, ret_error);
 
         if (r < 0)
                 return r;

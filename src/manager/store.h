@@ -39,7 +39,8 @@ int store_get(struct store *store, const char *kind, const char *name_or_uid, js
 
 struct store_query {
         const char *kind;
-        const char *after; /* continue after this name; NULL: from the start */
+        const char *after;  /* continue after this name; NULL: from the start */
+        const char *prefix; /* only names that begin with it and are longer; NULL: all. Ascending only */
         bool descending;
         size_t limit;
         /* Objects for which it is false are skipped and do not count; may be NULL. */
@@ -151,7 +152,7 @@ int store_lead(struct store *store, const char *holder, const char *server, stru
         struct error **ret_error);
 /* Shows that this manager is alive. STALE_EPOCH when another one has taken the lead. */
 int store_renew(struct store *store, struct error **ret_error);
-/* Gives the lead up, so that another manager need not wait for silence. */
+/* Gives the lead up, so that another manager need not wait for silence. 1: another one has it already, and nothing was given up. */
 int store_resign(struct store *store, struct error **ret_error);
 
 /* Calls fn when this process can lead no longer: another manager does, or it is not known whether a transaction was carried

@@ -595,9 +595,11 @@ static int op_resign(struct store *store, struct error **ret_error)
         struct store_postgresql *s = postgresql_of(store);
         _cleanup_result_ PGresult *result = NULL;
         char term[NUMBER_SIZE];
-
-        return query(s, "UPDATE drover.state SET beat = 0, holder = '' WHERE term = $1::bigint",
+        int r = query(s,
+                "UPDATE drover.state SET beat = 0, holder = '' WHERE term = $1::bigint RETURNING beat",
                 (const char *const[]){number(s->term, term)}, 1, &result, ret_error);
+
+        return r < 0 ? r : !PQntuples(result);
 }
 
 /* --- The whole store ----------------------------------------------------------------------------------------------- */

@@ -130,8 +130,9 @@ uint64_t task_engine_next_ms(const struct task_engine *engine);
 /* Document without what is internal; also for what comes from the store. The caller's. */
 json_t *task_public(const json_t *doc);
 
-/* Forgets ended tasks beyond the newest `keep`. */
-int task_trim(struct store *store, uint64_t keep, struct error **ret_error);
+/* Forgets the oldest ended tasks, some hundreds at once, as long as there are more than `keep` (0: none is forgotten). Those whose data
+ * names a `parent` that has not ended stay: it wants to know how they ended. */
+int task_trim(struct store *store, const struct task_engine *engine, uint64_t keep, struct error **ret_error);
 
 /* For step functions. */
 const char *task_uid(const struct task *task);

@@ -76,25 +76,48 @@ bool task_document_unfinished(const json_t *doc)
         return !finished || json_is_null(finished);
 }
 
-static bool is_finished(void *userdata, const json_t *doc)
+struct surplus {
+        const struct task_engine *engine;
+        size_t n_left; /* so many of the oldest ended ones are too many */
+};
+
+/* A task that made others looks at how they ended before it ends itself. Those are kept where they stand: no newer one goes instead. */
+static bool is_dispensable(void *userdata, const json_t *doc)
 {
-        return !task_document_unfinished(doc);
+        struct surplus *surplus = userdata;
+        const char *parent = json_text(json_object_get(json_object_get(doc, "internal"), "data"), "parent");
+
+        if (task_document_unfinished(doc) || !surplus->n_left)
+                return false;
+        surplus->n_left--;
+        return !*parent || !task_find(surplus->engine, parent);
 }
 
-int task_trim(struct store *store, uint64_t keep, struct error **ret_error)
+static void count_one(void *userdata, const struct task *task)
+{
+        size_t *n = userdata;
+
+        (*n)++;
+}
+
+int task_trim(struct store *store, const struct task_engine *engine, uint64_t keep, struct error **ret_error)
 {
         _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
-        _cleanup_json_ json_t *kept = NULL, *old = NULL;
-        struct store_query query = {.kind = "task", .descending = true, .limit = keep, .match = is_finished};
+        struct store_query query = {.kind = "task", .limit = STORE_LIMIT_NONE};
+        struct surplus surplus = {.engine = engine};
+        _cleanup_json_ json_t *old = NULL;
+        size_t i, n = 0, n_unfinished = 0;
         json_t *doc;
-        size_t i;
         int r;
 
-        r = store_list(store, &query, &kept, NULL, ret_error);
-        if (r < 0 || json_array_size(kept) < keep || !keep)
+        task_each(engine, count_one, &n_unfinished);
+        r = store_count(store, &query, &n, ret_error);
+        if (r < 0 || !keep || n <= keep + n_unfinished)
                 return r;
-        query.after = json_text(json_array_get(kept, json_array_size(kept) - 1), "name");
-        query.limit = TRIM_AT_ONCE;
+        surplus.n_left = n - keep - n_unfinished;
+        query.limit = MIN(surplus.n_left, (size_t)TRIM_AT_ONCE);
+        query.match = is_dispensable;
+        query.userdata = &surplus;
         r = store_list(store, &query, &old, NULL, ret_error);
         if (r < 0 || !json_array_size(old))
                 return r;

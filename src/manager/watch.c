@@ -26,8 +26,8 @@
 #define BEHIND_MS 25
 #define GATHER_MS \
         50 /* events of so long go to a client in one piece: each piece costs more than what is in it */
-#define TURN_MAX_MS 20 /* then others have their turn on the loop */
-#define RECENT_MAX_BYTES (4u << 20)
+#define TURN_MAX_MS 20               /* then others have their turn on the loop */
+#define RECENT_MAX_BYTES (16u << 20) /* of memory: documents take several times what their texts do */
 #define READ_MAX_BYTES (RECENT_MAX_BYTES / 2) /* of changes, before those are served that were read */
 #define HEARTBEAT_MS 15000
 #define KINDS_MAX 256
@@ -53,7 +53,8 @@ struct event {
         json_t *doc;      /* as it is or was: who may see it */
         json_t *before;   /* a document that was seen by others before: as it was then. NULL: by the same */
         char *text;
-        size_t len;
+        size_t len;   /* of the text */
+        size_t bytes; /* of memory, about */
 };
 
 struct watch {
@@ -150,7 +151,7 @@ static void forget_recent(struct watch *watch, size_t n)
 {
         for (size_t i = 0; i < n; i++) {
                 watch->recent_after = watch->recent[i].seq;
-                watch->recent_bytes -= watch->recent[i].len;
+                watch->recent_bytes -= watch->recent[i].bytes;
                 json_decref(watch->recent[i].doc);
                 json_decref(watch->recent[i].before);
                 free(watch->recent[i].text);
@@ -221,8 +222,32 @@ static void forget_oldest(struct watch *watch, uint64_t served)
         if (watch->recent_bytes <= RECENT_MAX_BYTES)
                 return;
         while (n < watch->n_recent && bytes > RECENT_MAX_BYTES / 2 && watch->recent[n].seq <= served)
-                bytes -= watch->recent[n++].len;
+                bytes -= watch->recent[n++].bytes;
         forget_recent(watch, n);
+}
+
+/* About what a parsed document takes: jansson's structures, with what malloc() adds to each, on a 64-bit machine. */
+static size_t memory_of(const json_t *value)
+{
+        enum { SCALAR = 32, STRING = 56, ARRAY = 128, OBJECT = 208, MEMBER = 72, ITEM = 8 };
+        const char *key;
+        json_t *item;
+        size_t i, n;
+
+        if (json_is_string(value))
+                return STRING + json_string_length(value);
+        if (json_is_array(value)) {
+                n = ARRAY;
+                json_array_foreach ((json_t *)value, i, item)
+                        n += ITEM + memory_of(item);
+                return n;
+        }
+        if (!json_is_object(value))
+                return json_is_number(value) ? SCALAR : 0;
+        n = OBJECT;
+        json_object_foreach ((json_t *)value, key, item)
+                n += MEMBER + strlen(key) + memory_of(item);
+        return n;
 }
 
 static int remember(struct watch *watch, const char *kind, const struct store_event *event)
@@ -245,8 +270,9 @@ static int remember(struct watch *watch, const char *kind, const struct store_ev
         if (event->removed)
                 json_decref(map_remove(&watch->seen_by, event->uid));
         recent.doc = json_incref((json_t *)event->doc);
+        recent.bytes = sizeof(recent) + recent.len + memory_of(recent.doc);
         watch->recent[watch->n_recent++] = recent;
-        watch->recent_bytes += recent.len;
+        watch->recent_bytes += recent.bytes;
         return 0;
 }
 

@@ -104,6 +104,11 @@ static int check_qcow2_header(int fd, const char *name, struct error **ret_error
         return features & 4 ? refers_elsewhere(name, "external data file", ret_error) : 0;
 }
 
+int image_check_header(int fd, enum image_format format, const char *name, struct error **ret_error)
+{
+        return format == IMAGE_QCOW2 ? check_qcow2_header(fd, name, ret_error) : 0;
+}
+
 static void finish(struct image_job *job, struct error *error)
 {
         image_done_fn done = job->done;
@@ -265,29 +270,50 @@ static int start_tool(struct image_job *job, struct error **ret_error)
         return child_start(job->loop, &spec, on_tool_exit, job, &job->child, ret_error);
 }
 
+/* `fd` is taken over, also on failure. */
+static int new_opened_job(struct loop *loop, const char *name, int fd, enum image_format format,
+        image_done_fn done, void *userdata, struct image_job **ret_job, struct error **ret_error)
+{
+        _cleanup_(image_job_freep) struct image_job *job = ALLOC(struct image_job);
+        _cleanup_fd_ int owned = fd;
+
+        if (!job)
+                return error_from_errno(ret_error, ENOMEM, "%s", name);
+        job->loop = loop;
+        job->format = job->info.format = format;
+        job->fd = TAKE_FD(owned);
+        job->target_fd = job->datastore_fd = -1;
+        job->done = done;
+        job->userdata = userdata;
+        job->step = STEP_INFO;
+        job->name = alloc_strdup(name);
+        if (!job->name)
+                return error_from_errno(ret_error, ENOMEM, "%s", name);
+        *ret_job = TAKE_PTR(job);
+        return 0;
+}
+
 static int new_job(struct loop *loop, const struct datastore *datastore, const char *path,
         enum image_format format, image_done_fn done, void *userdata, struct image_job **ret_job,
         struct error **ret_error)
 {
-        _cleanup_(image_job_freep) struct image_job *job = ALLOC(struct image_job);
+        _cleanup_(image_job_freep) struct image_job *job = NULL;
+        _cleanup_free_ char *name = alloc_printf("%s: %s", datastore->name, path);
+        int r;
 
-        if (!job)
+        if (!name)
                 return error_from_errno(ret_error, ENOMEM, "%s: %s", datastore->name, path);
-        job->loop = loop;
-        job->format = job->info.format = format;
-        job->fd = job->target_fd = job->datastore_fd = -1;
-        job->done = done;
-        job->userdata = userdata;
-        job->step = STEP_INFO;
+        r = new_opened_job(loop, name, -1, format, done, userdata, &job, ret_error);
+        if (r < 0)
+                return r;
         if (!text_is_relative_path(path))
                 return beneath_failed(-EXDEV, datastore->name, path, ret_error);
         job->path = alloc_strdup(path);
-        job->name = alloc_printf("%s: %s", datastore->name, path);
-        if (!job->path || !job->name)
-                return error_from_errno(ret_error, ENOMEM, "%s: %s", datastore->name, path);
+        if (!job->path)
+                return error_from_errno(ret_error, ENOMEM, "%s", name);
         job->datastore_fd = fcntl(datastore->fd, F_DUPFD_CLOEXEC, 3);
         if (job->datastore_fd < 0)
-                return error_from_errno(ret_error, errno, "%s", job->name);
+                return error_from_errno(ret_error, errno, "%s", name);
         *ret_job = TAKE_PTR(job);
         return 0;
 }
@@ -307,6 +333,14 @@ static int make_file(struct image_job *job, const struct datastore *datastore, s
         return r < 0 ? beneath_failed(r, datastore->name, job->path, ret_error) : 0;
 }
 
+static int check_size(const char *name, uint64_t size_bytes, struct error **ret_error)
+{
+        return size_bytes && size_bytes <= IMAGE_MAX_BYTES
+                       ? 0
+                       : error_set(ret_error, ERROR_BAD_DOCUMENT, "Give a size of 1 byte to 64 TiB.",
+                                 "%s: a disk cannot have %" PRIu64 " bytes", name, size_bytes);
+}
+
 int image_create_start(struct loop *loop, const struct datastore *datastore, const char *path,
         enum image_format format, uint64_t size_bytes, enum image_allocation allocation, uint64_t timeout_ms,
         image_done_fn done, void *userdata, struct image_job **ret_job, struct error **ret_error)
@@ -314,9 +348,9 @@ int image_create_start(struct loop *loop, const struct datastore *datastore, con
         _cleanup_(image_job_freep) struct image_job *job = NULL;
         int r;
 
-        if (!size_bytes || size_bytes > IMAGE_MAX_BYTES)
-                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Give a size of 1 byte to 64 TiB.",
-                        "%s: a disk cannot have %" PRIu64 " bytes", path, size_bytes);
+        r = check_size(path, size_bytes, ret_error);
+        if (r < 0)
+                return r;
         r = new_job(loop, datastore, path, format, done, userdata, &job, ret_error);
         if (r < 0)
                 return r;
@@ -373,31 +407,64 @@ int image_check_start(struct loop *loop, const struct datastore *datastore, cons
                 loop, datastore, path, format, true, timeout_ms, done, userdata, ret_job, ret_error);
 }
 
-int image_copy_start(struct loop *loop, const struct datastore *from, const char *path,
-        enum image_format format, const struct datastore *to, const char *to_path,
+static int start_opened(struct image_job *job, struct image_job **ret_job, struct error **ret_error)
+{
+        _cleanup_(image_job_freep) struct image_job *owned = job;
+        int r = start_tool(job, ret_error);
+
+        if (r == 0)
+                *ret_job = TAKE_PTR(owned);
+        return r;
+}
+
+int image_create_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+        uint64_t size_bytes, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error)
+{
+        struct image_job *job;
+        int r = new_opened_job(loop, name, fd, format, done, userdata, &job, ret_error);
+
+        if (r < 0)
+                return r;
+        r = check_size(name, size_bytes, ret_error);
+        if (r < 0) {
+                image_job_free(job);
+                return r;
+        }
+        job->step = STEP_CREATE;
+        job->timeout_ms = CREATE_TIMEOUT_MS;
+        job->size_bytes = (size_bytes + 511) / 512 * 512;
+        return start_opened(job, ret_job, ret_error);
+}
+
+int image_info_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+        image_done_fn done, void *userdata, struct image_job **ret_job, struct error **ret_error)
+{
+        struct image_job *job;
+        int r = new_opened_job(loop, name, fd, format, done, userdata, &job, ret_error);
+
+        if (r < 0)
+                return r;
+        job->timeout_ms = READ_TIMEOUT_MS;
+        return start_opened(job, ret_job, ret_error);
+}
+
+int image_copy_opened(struct loop *loop, const char *name, int fd, enum image_format format, int to_fd,
         enum image_format to_format, uint64_t rate_bytes_per_s, uint64_t timeout_ms, image_done_fn done,
         void *userdata, struct image_job **ret_job, struct error **ret_error)
 {
-        _cleanup_(image_job_freep) struct image_job *job = NULL;
-        int r = new_job(loop, from, path, format, done, userdata, &job, ret_error);
+        _cleanup_fd_ int owned = to_fd;
+        struct image_job *job;
+        int r = new_opened_job(loop, name, fd, format, done, userdata, &job, ret_error);
 
         if (r < 0)
                 return r;
         job->step = STEP_COPY;
+        job->target_fd = TAKE_FD(owned);
         job->target_format = to_format;
         job->rate_bytes_per_s = rate_bytes_per_s;
         job->timeout_ms = timeout_ms;
-        r = datastore_open_file(from, path, O_RDONLY, &job->fd, ret_error);
-        if (!r && format == IMAGE_QCOW2)
-                r = check_qcow2_header(job->fd, job->name, ret_error);
-        if (!r)
-                r = datastore_open_file(to, to_path, O_RDWR, &job->target_fd, ret_error);
-        if (!r)
-                r = start_tool(job, ret_error);
-        if (r < 0)
-                return r;
-        *ret_job = TAKE_PTR(job);
-        return 0;
+        return start_opened(job, ret_job, ret_error);
 }
 
 void image_job_free(struct image_job *job)
@@ -407,7 +474,7 @@ void image_job_free(struct image_job *job)
         if (!job)
                 return;
         child_free(job->child);
-        if (job->step == STEP_CREATE && job->size_bytes) {
+        if (job->step == STEP_CREATE && job->size_bytes && job->path) {
                 r = beneath_unlink(job->datastore_fd, job->path);
                 if (r < 0 && r != -ENOENT)
                         log_debug(

@@ -58,12 +58,22 @@ int image_check_start(struct loop *loop, const struct datastore *datastore, cons
         enum image_format format, uint64_t timeout_ms, image_done_fn done, void *userdata,
         struct image_job **ret_job, struct error **ret_error);
 
-/* Copies the content of an image that nobody writes into one that image_create_start() has just made, of the same virtual
+/* Refuses what image_info_start() does, by the header of an open file: CHECK_FAILED, BAD_DOCUMENT. May block. */
+int image_check_header(int fd, enum image_format format, const char *name, struct error **ret_error);
+
+/* The same with files that are open already (opening.h), and whose headers were checked: these do not block. `name` is for messages; the
+ * descriptors are taken over, also on failure. An image that could not be made is left to the caller. */
+int image_create_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+        uint64_t size_bytes, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error);
+int image_info_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+        image_done_fn done, void *userdata, struct image_job **ret_job, struct error **ret_error);
+
+/* Copies the content of an image that nobody writes into one that image_create_opened() has just made, of the same virtual
  * size: data only, what is not allocated or zero stays so. Written through: what could not be written is an error. The source is locked against writers
  * meanwhile (LOCKED). rate_bytes_per_s 0: as fast as it goes; timeout_ms 0: no limit. `info` is what it was given with
  * the target's allocated_bytes. A failed one leaves the target half written: it is the caller's to remove. */
-int image_copy_start(struct loop *loop, const struct datastore *from, const char *path,
-        enum image_format format, const struct datastore *to, const char *to_path,
+int image_copy_opened(struct loop *loop, const char *name, int fd, enum image_format format, int to_fd,
         enum image_format to_format, uint64_t rate_bytes_per_s, uint64_t timeout_ms, image_done_fn done,
         void *userdata, struct image_job **ret_job, struct error **ret_error);
 

@@ -11,6 +11,8 @@
 #include "storage/beneath.h"
 
 #define RECORD_MAX_BYTES (256 * 1024)
+#define LOCK_FIRST 100 /* see lock_image() */
+#define LOCK_BYTES 200
 #define ID_DIGITS 12 /* of the migration's id, without its hyphens */
 
 /* --- JSON ---------------------------------------------------------------------------------------------------- */
@@ -176,11 +178,29 @@ bool move_record_is_made_path(const char *vm_name, const char *path)
                image_format_from_string(dot + 1, &format) == 0;
 }
 
+int move_record_check_paths(const struct move_record *record, const char *vm_name, struct error **ret_error)
+{
+        for (size_t i = 0; i < record->n_disks; i++) {
+                const struct move_disk *disk = &record->disks[i];
+                _cleanup_free_ char *path =
+                        move_record_path(vm_name, disk->name, record->id, disk->to.format);
+
+                if (!path)
+                        return error_from_errno(ret_error, ENOMEM, "storage migration");
+                if (strcmp(path, disk->to.path) != 0)
+                        return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL,
+                                "\"%s\" is not what the copy of disk %s would be called, %s", disk->to.path,
+                                disk->name, path);
+        }
+        return 0;
+}
+
 /* --- Files --------------------------------------------------------------------------------------------------- */
 
 int move_record_read(
         const struct vm_folder *folder, struct move_record **ret_record, struct error **ret_error)
 {
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
         _cleanup_error_ struct error *damage = NULL;
         _cleanup_json_ json_t *json = NULL;
         _cleanup_free_ char *text = NULL;
@@ -195,7 +215,11 @@ int move_record_read(
                 return beneath_failed(r, folder->path, MOVE_RECORD_FILE, ret_error);
         r = doc_parse(text, len, &json, &damage);
         if (r >= 0)
-                r = move_record_from_json(json, ret_record, &damage);
+                r = move_record_from_json(json, &record, &damage);
+        if (r >= 0)
+                r = move_record_check_paths(record, folder->name, &damage);
+        if (r >= 0)
+                *ret_record = TAKE_PTR(record);
         if (r >= 0 || (damage && damage->code == ERROR_NO_MEMORY))
                 return r < 0 ? error_propagate(ret_error, TAKE_PTR(damage)) : 0;
         return error_set(ret_error, ERROR_CONFLICT,
@@ -215,6 +239,36 @@ int move_record_write(
         return r < 0 ? beneath_failed(r, folder->path, MOVE_RECORD_FILE, ret_error) : 0;
 }
 
+static bool names_place(const json_t *disk, const struct move_place *place)
+{
+        return !strcmp(json_string_value(json_object_get(disk, "datastore")) ?: "", place->datastore) &&
+               !strcmp(json_string_value(json_object_get(disk, "path")) ?: "", place->path);
+}
+
+int move_record_check_document(
+        const struct vm_folder *folder, const json_t *document, struct error **ret_error)
+{
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        const json_t *disks = json_object_get(json_object_get(document, "spec"), "disks");
+        int r = move_record_read(folder, &record, ret_error);
+
+        for (size_t i = 0; r >= 0 && record && i < record->n_disks; i++) {
+                const struct move_disk *moved = &record->disks[i];
+                json_t *disk;
+                size_t k;
+
+                json_array_foreach ((json_t *)disks, k, disk)
+                        if (moved->switched && names_place(disk, &moved->from) &&
+                                !strcmp(json_string_value(json_object_get(disk, "name")) ?: "", moved->name))
+                                return error_set(ret_error, ERROR_CONFLICT,
+                                        "Start it: the start goes by the record.",
+                                        "a storage migration has moved disk %s of the virtual machine to "
+                                        "%s:%s, of which its document does not know",
+                                        moved->name, moved->to.datastore, moved->to.path);
+        }
+        return r;
+}
+
 int move_record_remove(const struct vm_folder *folder, struct error **ret_error)
 {
         int r = beneath_unlink(folder->fd, MOVE_RECORD_FILE);
@@ -222,6 +276,23 @@ int move_record_remove(const struct vm_folder *folder, struct error **ret_error)
         if (r >= 0 && fsync(folder->fd) < 0)
                 r = -errno;
         return r < 0 && r != -ENOENT ? beneath_failed(r, folder->path, MOVE_RECORD_FILE, ret_error) : 0;
+}
+
+/* Whoever may read or write an image holds locks on some of these bytes (QEMU's block/file-posix.c, RAW_LOCK_PERM_BASE and
+ * RAW_LOCK_SHARED_BASE): with all of them ours, no QEMU and no qemu-img has it, on any host. */
+static int lock_image(const struct datastore *datastore, const char *path, int fd, struct error **ret_error)
+{
+        struct flock lock = {
+                .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_FIRST, .l_len = LOCK_BYTES};
+
+        if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+                return 0;
+        if (errno != EAGAIN && errno != EACCES)
+                return error_from_errno(ret_error, errno, "cannot lock %s: %s", datastore->name, path);
+        return error_set(ret_error, ERROR_LOCKED,
+                "Is it another virtual machine's now? Else it is removed later.",
+                "%s: %s is in use by a running QEMU, on this or another host; it is not removed",
+                datastore->name, path);
 }
 
 int move_record_remove_image(const struct datastore *datastore, const char *path, struct error **ret_error)
@@ -237,6 +308,9 @@ int move_record_remove_image(const struct datastore *datastore, const char *path
                 return 0;
         if (r < 0)
                 return beneath_failed(r, datastore->name, path, ret_error);
+        r = lock_image(datastore, path, fd, ret_error);
+        if (r < 0)
+                return r;
         if (fstat(fd, &st) == 0 && st.st_nlink == 1 && ftruncate(fd, 0) < 0)
                 return beneath_failed(-errno, datastore->name, path, ret_error);
         r = beneath_unlink(datastore->fd, path);
@@ -264,7 +338,9 @@ int move_record_sync_image(const struct datastore *datastore, const char *path, 
         _cleanup_fd_ int fd = -1;
         int r = beneath_open_file(datastore->fd, path, O_RDWR, 0, &fd);
 
-        if (r >= 0 && fsync(fd) < 0)
+        /* What was written around the caches leaves nothing to be flushed, and so nothing would show that the datastore hangs: its time
+         * is set, which goes there. */
+        if (r >= 0 && (futimens(fd, NULL) < 0 || fsync(fd) < 0))
                 r = -errno;
         if (r >= 0)
                 r = sync_parent(datastore, path);

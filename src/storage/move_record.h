@@ -51,17 +51,25 @@ char *move_record_path(const char *vm_name, const char *disk_name, const char *i
 /* True for a path of that form. */
 bool move_record_is_made_path(const char *vm_name, const char *path);
 
+/* BAD_DOCUMENT when the copy of some disk is not of that form: only such are removed, and taken for disks. */
+int move_record_check_paths(const struct move_record *record, const char *vm_name, struct error **ret_error);
+
 /* *ret_record is NULL when there is none. CONFLICT: it is damaged; nobody can say which image counts. */
 int move_record_read(
         const struct vm_folder *folder, struct move_record **ret_record, struct error **ret_error);
 /* Replaces it atomically and durably. */
 int move_record_write(
         const struct vm_folder *folder, const struct move_record *record, struct error **ret_error);
+/* CONFLICT when a disk of the VM's document (borrowed) is an image from which a copy has taken over. After the next owner epoch was taken no
+ * other host can change that any more. */
+int move_record_check_document(
+        const struct vm_folder *folder, const json_t *document, struct error **ret_error);
 /* Removes it; 0 also if there is none. */
 int move_record_remove(const struct vm_folder *folder, struct error **ret_error);
 
 /* Removes an image and frees its room at once, also while a QEMU still holds a descriptor of it (which it cannot be made to
- * close): the file is cut to nothing first, unless it has other names. 0 also if it is gone. */
+ * close): the file is cut to nothing first, unless it has other names. 0 also if it is gone. LOCKED: a QEMU uses it as a disk; nothing was
+ * touched. */
 int move_record_remove_image(const struct datastore *datastore, const char *path, struct error **ret_error);
-/* An image's data, and its name in its folder, are safe when this returns. */
+/* An image's data, and its name in its folder, are safe when this returns, and its datastore takes writes. */
 int move_record_sync_image(const struct datastore *datastore, const char *path, struct error **ret_error);

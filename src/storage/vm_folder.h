@@ -66,6 +66,11 @@ int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint6
 int vm_folder_check_owner(
         const struct vm_folder *folder, const char *host, uint64_t known_epoch, struct error **ret_error);
 
+/* The same, and as long as the descriptor *ret_fd (the caller's) is open, nobody can take the VM: what is written meanwhile comes before the
+ * next owner's epoch. Also BUSY, and OWNER_UNKNOWN: this host sees an old record. */
+int vm_folder_lock_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch, int *ret_fd,
+        struct error **ret_error);
+
 /* Makes nvram.fd as a copy of the firmware's variable template (such as /usr/share/OVMF/OVMF_VARS_4M.fd) unless it
  * exists. Never half-written. */
 int vm_folder_make_nvram(const struct vm_folder *folder, const char *template_path, struct error **ret_error);

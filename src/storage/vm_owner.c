@@ -163,14 +163,27 @@ static int refuse_stale(const struct vm_owner *owner, uint64_t known_epoch, stru
                 owner->host, owner->epoch, known_epoch);
 }
 
+static int refuse_old_view(const struct vm_folder *folder, const struct vm_owner *owner, uint64_t last_epoch,
+        struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_OWNER_UNKNOWN, "Try again in a minute.",
+                "this host sees an old owner record in %s (epoch %" PRIu64 ", the last one given is %" PRIu64
+                ")",
+                folder->path, owner->epoch, last_epoch);
+}
+
+static int refuse_damaged_lock(const struct vm_folder *folder, struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_OWNER_UNKNOWN,
+                "Compare it with " VM_FOLDER_OWNER ", then delete it.",
+                "%s/" VM_FOLDER_OWNER_LOCK " is damaged", folder->path);
+}
+
 static int check_current(const struct vm_folder *folder, const struct vm_owner *current, uint64_t last_epoch,
         uint64_t known_epoch, struct error **ret_error)
 {
         if (last_epoch > current->epoch)
-                return error_set(ret_error, ERROR_OWNER_UNKNOWN, "Try again in a minute.",
-                        "this host sees an old owner record in %s (epoch %" PRIu64
-                        ", the last one given is %" PRIu64 ")",
-                        folder->path, current->epoch, last_epoch);
+                return refuse_old_view(folder, current, last_epoch, ret_error);
         return current->epoch > known_epoch ? refuse_stale(current, known_epoch, ret_error) : 0;
 }
 
@@ -183,6 +196,28 @@ int vm_folder_check_owner(
         if (r < 0 || owner.epoch <= known_epoch || !strcmp(owner.host, host))
                 return r;
         return refuse_stale(&owner, known_epoch, ret_error);
+}
+
+int vm_folder_lock_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch, int *ret_fd,
+        struct error **ret_error)
+{
+        struct vm_owner owner = {};
+        _cleanup_fd_ int lock_fd = -1;
+        uint64_t last_epoch = 0;
+        int r = lock_record(folder, &lock_fd, ret_error);
+
+        if (r == 0)
+                r = vm_folder_read_owner(folder, &owner, ret_error);
+        if (r < 0)
+                return r;
+        if (read_last_epoch(lock_fd, &last_epoch) < 0)
+                return refuse_damaged_lock(folder, ret_error);
+        if (last_epoch > owner.epoch)
+                return refuse_old_view(folder, &owner, last_epoch, ret_error);
+        if (owner.epoch > known_epoch && strcmp(owner.host, host) != 0)
+                return refuse_stale(&owner, known_epoch, ret_error);
+        *ret_fd = TAKE_FD(lock_fd);
+        return 0;
 }
 
 int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch,
@@ -206,9 +241,7 @@ int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint6
                 return r;
         r = read_last_epoch(lock_fd, &last_epoch);
         if (r < 0)
-                return error_set(ret_error, ERROR_OWNER_UNKNOWN,
-                        "Compare it with " VM_FOLDER_OWNER ", then delete it.",
-                        "%s/" VM_FOLDER_OWNER_LOCK " is damaged", folder->path);
+                return refuse_damaged_lock(folder, ret_error);
         if (current.epoch == epoch && !strcmp(current.host, host)) {
                 /* Written before, but perhaps not yet durable: the same again. */
                 next.since_unix_ms = current.since_unix_ms;

@@ -123,6 +123,18 @@ bool vm_machine_is_valid(const char *machine)
                strlen(machine) <= MACHINE_MAX_CHARS;
 }
 
+bool vm_config_same_disks(const struct vm_config *a, const struct vm_config *b)
+{
+        if (a->n_disks != b->n_disks)
+                return false;
+        for (size_t i = 0; i < a->n_disks; i++)
+                if (strcmp(a->disks[i].name, b->disks[i].name) != 0 ||
+                        strcmp(a->disks[i].datastore, b->disks[i].datastore) != 0 ||
+                        strcmp(a->disks[i].path, b->disks[i].path) != 0)
+                        return false;
+        return true;
+}
+
 enum vm_chipset vm_chipset_of(const char *machine)
 {
         return !strcmp(machine, "q35") || after(machine, "pc-q35-") ? VM_CHIPSET_Q35 : VM_CHIPSET_PC;

@@ -116,6 +116,9 @@ json_t *vm_config_to_json(const struct vm_config *config);
 void vm_config_free(struct vm_config *config);
 DEFINE_CLEANUP(struct vm_config *, vm_config_free)
 
+/* True when both have the same disks by name, in the same order, in the same places. */
+bool vm_config_same_disks(const struct vm_config *a, const struct vm_config *b);
+
 /* Which chipset the machine name (as in spec.machine or status.machine) stands for. */
 enum vm_chipset vm_chipset_of(const char *machine);
 /* True for "q35", "pc", "pc-q35-N.N", "pc-i440fx-N.N" (also with a distribution's suffix, such as "-rhel"). */

@@ -5,6 +5,7 @@ A cell holds the agent at a named point (src/io/crash_point.h), kills something,
 document names it, and the guest finds all that it wrote. docs/decisions/0029 says what each cell must lead to."""
 
 import itertools
+import json
 
 import pytest
 from fault_matrix import DeadHost
@@ -19,7 +20,7 @@ POINTS = {"storage-move-recorded": False, "storage-move-created": False, "storag
           "storage-move-settling": True}
 BEFORE_THE_COPY = ("storage-move-recorded", "storage-move-created")
 # The others with --all-points.
-USUAL = {("agent", "storage-move-created"), ("agent", "storage-move-copying"), ("agent", "storage-move-pivoted"),
+USUAL = {("agent", "storage-move-created"), ("agent", "storage-move-copying"), ("agent", "storage-move-stopped"), ("agent", "storage-move-pivoted"),
          ("agent", "storage-move-committed"), ("qemu", "storage-move-pivoted"), ("qemu", "storage-move-committed"),
          ("manager", "storage-move-settling")}
 PATIENCE_S = 180
@@ -352,6 +353,96 @@ def test_host_that_dies_before_the_manager_heard_leaves_the_copy_to_the_next(lab
     guest.verify()
 
 
+def test_host_that_commits_while_another_starts_the_vm_does_not_leave_two_disks(lab, guest):
+    """host1 is taken for dead and lives: it commits after host2 has opened the images, before host2 takes the epoch. QEMU holds no lock on
+    a raw image that a copy has taken over from."""
+    if disk_of(guest)["format"] == "qcow2":
+        move(lab, guest, "--to-datastore", other(guest), "--format", "raw")
+    before = disk_of(guest)
+    gate = hold(lab, "host1", "storage-move-pivoted")
+    claim = hold(lab, "host2", "start-claiming")
+    task = begin(lab, guest, "--to-datastore", other(guest))
+    wait_held(gate)
+    dead = DeadHost(lab, "host1")
+    lab.network.cut("host1")
+    dead.confirm()
+    assert guest.wait_task(task)["status"]["state"] == "failed"
+    started = lab.drover_json("--no-wait", "vm", "start", guest.name, "--host", "host2")["name"]
+    wait_held(claim)
+    gate.touch()
+    record = lab.folder / "shared" / guest.name / "storage-move.json"
+    wait_for("the record to name the copy", lambda: '"switched":true' in record.read_text(encoding="utf-8").replace(" ", ""))
+    claim.touch()
+    ended = guest.wait_task(started)
+    assert ended["status"]["state"] == "failed" and "storage migration has moved disk" in str(ended["status"]["error"]), ended["status"]
+    assert lab.find("host2", f"qemu:{guest.name}") == []
+    dead.die()
+    guest.start("host2")
+    assert disk_of(guest)["datastore"] != before["datastore"]
+    guest.verify()
+    dead.return_()
+    lab.drover("vm", "stop", guest.name, "--force")
+    guest.start("host1")
+    guest.verify()
+
+
+def test_host_that_was_only_cut_off_tells_the_manager_where_the_disks_are(lab, guest):
+    """Its task has failed when it commits: nobody asks for the outcome any more."""
+    before = disk_of(guest)
+    session = guest.session(patience_s=PATIENCE_S)
+    gate = hold(lab, "host1", "storage-move-pivoted")
+    task = begin(lab, guest, "--to-datastore", other(guest))
+    wait_held(gate)
+    lab.network.cut("host1")
+    DeadHost(lab, "host1").confirm()
+    assert guest.wait_task(task)["status"]["state"] == "failed"
+    assert disk_of(guest) == before
+    gate.touch()
+    lab.network.cut("host1", up=True)
+    lab.wait_connected()
+    wait_for("the document to name the copy", lambda: disk_of(guest)["datastore"] != before["datastore"])
+    assert guest.power() == "running"
+    guest.migrate("host2", "--verify")
+    guest.verify()
+    session.close()
+    lab.drover("vm", "stop", guest.name, "--force")
+    guest.start("host1")
+    wait_for("the old image to be removed", lambda: images(lab, guest) == [str(path_of(lab, disk_of(guest)))])
+
+
+def test_destination_does_not_open_a_disk_from_which_a_copy_has_taken_over(lab, guest):
+    record = lab.folder / "shared" / guest.name / "storage-move.json"
+    disk = {key: disk_of(guest)[key] for key in ("datastore", "path", "format")}
+    copy = {"datastore": other(guest), "path": f"{guest.name}/disk0-0123abcd4567.raw", "format": "raw"}
+    record.write_text(json.dumps({"format": 1, "id": "0123abcd-4567-4c8f-9a55-0c5b6a1f2e3d", "disks": [
+        {"name": "disk0", "from": disk, "to": copy, "switched": True}]}), encoding="utf-8")
+    done = lab.run_drover("vm", "migrate", guest.name, "--to", "host2")
+    record.unlink()
+    assert done.returncode == 5 and "storage migration has moved disk disk0" in done.stderr, done.stderr
+    assert guest.host() == "host1" and guest.power() == "running"
+    guest.verify()
+
+
+def test_disks_of_a_guest_whose_memory_is_kept_stay(lab, guest):
+    before, written = disk_of(guest), guest.status()["records_written"]
+    lab.drover("vm", "suspend", guest.name)
+    done = lab.run_drover("vm", "migrate", guest.name, "--to-datastore", other(guest))
+    assert done.returncode == 5 and "suspended" in done.stderr, done.stderr
+    lab.drover("vm", "resume", guest.name)
+    assert guest.status()["records_written"] >= written
+    guest.verify()
+    # Nor where nobody but the record of the state says so.
+    lab.drover("vm", "stop", guest.name, "--force")
+    state = lab.folder / "shared" / guest.name / "suspend.json"
+    state.write_text("{", encoding="utf-8")
+    done = lab.run_drover("vm", "migrate", guest.name, "--to-datastore", other(guest))
+    state.unlink()
+    assert done.returncode == 5 and "suspend.json is damaged" in done.stderr, done.stderr
+    assert disk_of(guest) == before and len(images(lab, guest)) == 1
+    guest.start("host1")
+    guest.verify()
+
+
 def test_damaged_record_ends_a_migration_whose_qemu_is_gone(lab, guest):
     before = disk_of(guest)
     gate = hold(lab, "host1", "storage-move-stopped")
@@ -372,6 +463,25 @@ def test_damaged_record_ends_a_migration_whose_qemu_is_gone(lab, guest):
     record.write_text(good, encoding="utf-8")
     guest.start("host1")
     wait_for("what was left to be removed", lambda: images(lab, guest) == [str(path_of(lab, disk_of(guest)))])
+    guest.verify()
+
+
+def test_damaged_journal_leaves_its_vm_alone_until_somebody_has_looked(lab, guest):
+    gate = hold(lab, "host1", "storage-move-copying")
+    task = begin(lab, guest, "--to-datastore", other(guest))
+    wait_held(gate)
+    lab.kill("host1", "agent")
+    journal, = (lab.folder_of("host1") / "state/storage-moves").glob(f"*.{guest.document()['uid']}.json")
+    good = journal.read_text(encoding="utf-8")
+    journal.write_text("{", encoding="utf-8")
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    wait_for("the task to say so", lambda: "cannot be read" in str(guest.task(task)["status"]["progress"]))
+    lab.kill("host1", "agent")
+    journal.write_text(good, encoding="utf-8")
+    lab.start("host1", "agent")
+    assert guest.wait_task(task)["status"]["state"] == "succeeded"
+    check_tidy(lab, guest)
     guest.verify()
 
 

@@ -25,6 +25,7 @@ class Machine:
 
     def __init__(self, lab):
         self.lab, self.name = lab, f"machine{next(_numbers)}"
+        lab.wait_connected()
         lab.drover("vm", "create", self.name, "--memory", "32M", "--disk", "shared:1M,format=raw", "--net", "default", "--host", "host1",
                    "--start")
 
@@ -72,11 +73,13 @@ def shared_guest(lab):
 @pytest.fixture
 def guest(lab, shared_guest):
     """It runs, on host1."""
+    lab.wait_connected()
+    wait_for("the guest's state to be known", lambda: shared_guest.power() not in ("unknown", "starting"), 60)
     if shared_guest.power() == "running" and shared_guest.host() != "host1":
         lab.drover("vm", "suspend", shared_guest.name)
         lab.drover("vm", "resume", shared_guest.name, "--host", "host1")
     elif shared_guest.power() != "running":
-        if shared_guest.power() in ("paused", "suspending", "unknown"):
+        if shared_guest.power() in ("paused", "suspending"):
             lab.drover("vm", "stop", shared_guest.name, "--force")
         lab.drover("vm", "start", shared_guest.name, "--discard-state", "--host", "host1")
     shared_guest.wait_ready()

@@ -143,7 +143,7 @@ static void throttle_is_raised_until_it_converges(void **state)
                 assert_true(action == DISK_CONVERGENCE_SWITCH || action == DISK_CONVERGENCE_THROTTLE);
                 /* Small writes change whole blocks: eight times what they are. */
                 if (action == DISK_CONVERGENCE_THROTTLE)
-                        copy.written = MIN(copy.written, 8 * disk_convergence_write_limit(&copy.c));
+                        copy.written = MIN(copy.written, 8 * disk_convergence_write_limit(&copy.c, 1));
         }
         assert_int_equal(action, DISK_CONVERGENCE_SWITCH);
         assert_string_equal(disk_convergence_by(&copy.c), "throttle");
@@ -179,6 +179,80 @@ static void rest_that_did_not_settle_makes_it_careful_and_then_ends_it(void **st
         assert_false(disk_convergence_unsettled(&copy.c, copy.s.now_ms));
 }
 
+/* A target that hangs: its rate from before must not make the migration wait for ever, nor is the guest slowed down for it. */
+static void copy_that_stands_still_gets_no_step_and_is_given_up(void **state)
+{
+        struct error *error;
+        struct copy copy;
+
+        begin(&copy, "{\"converge\": [{\"step\": \"throttle\"}]}", 4 * MIB, MIB);
+        assert_int_equal(run(&copy, 4), DISK_CONVERGENCE_GO_ON);
+        copy.path = 0;
+        assert_int_equal(run(&copy, 55), DISK_CONVERGENCE_GO_ON);
+        assert_int_equal(copy.c.n_entries, 0);
+        assert_int_equal(run(&copy, 30), DISK_CONVERGENCE_GIVE_UP);
+        assert_int_equal(copy.c.n_entries, 0);
+        error = disk_convergence_error(&copy.c);
+        assert_int_equal(error->code, ERROR_TIMED_OUT);
+        assert_non_null(strstr(error_message(error), "nothing of the disks was copied for 1"));
+        error_free(error);
+}
+
+static void copy_that_stood_still_for_a_while_goes_on(void **state)
+{
+        struct copy copy;
+
+        begin(&copy, "{}", 16 * MIB, 0);
+        assert_int_equal(run(&copy, 1), DISK_CONVERGENCE_GO_ON);
+        copy.path = 0;
+        assert_int_equal(run(&copy, 50), DISK_CONVERGENCE_GO_ON);
+        copy.path = 16 * MIB;
+        assert_int_equal(run(&copy, 10), DISK_CONVERGENCE_SWITCH);
+        assert_string_equal(disk_convergence_by(&copy.c), "copy");
+}
+
+/* 500,000 bytes a second, as QEMU does them: 1 MiB, and then nothing for two seconds. */
+static void rate_of_a_copy_in_bursts_is_that_of_the_whole(void **state)
+{
+        uint64_t sum = 0;
+        struct copy copy;
+
+        begin(&copy, "{}", 0, 0);
+        for (int i = 0; i < 100; i++) {
+                (void)turn(&copy);
+                if (i % 10 == 0) {
+                        copy.s.copied_bytes += MIB;
+                        copy.s.remaining_bytes -= MIB / 2;
+                }
+                sum += copy.c.path_bytes_per_s;
+        }
+        assert_in_range(sum / 100, 300000, 700000);
+}
+
+/* 8 KiB a second: one request of a MiB is two minutes. */
+static void copy_with_a_low_limit_does_not_stand_still(void **state)
+{
+        struct copy copy;
+
+        begin(&copy, "{}", 0, 0);
+        copy.s.rate_limit = 8 << 10;
+        copy.c.low_bytes = 64 * MIB;
+        for (int i = 0; i < 3; i++) {
+                assert_int_equal(run(&copy, 128), DISK_CONVERGENCE_GO_ON);
+                copy.s.copied_bytes += MIB;
+                copy.s.remaining_bytes -= 16 * MIB; /* a new low: no step is due */
+        }
+}
+
+static void throttled_guest_keeps_a_disk_that_works(void **state)
+{
+        struct disk_convergence c = {.path_bytes_per_s = 1000, .throttle_percent = 99};
+
+        assert_int_equal(disk_convergence_write_limit(&c, 1), 256 << 10);
+        c.path_bytes_per_s = 1000 * MIB;
+        assert_int_equal(disk_convergence_write_limit(&c, 4), 1000 * MIB / 100 / 4);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -190,6 +264,11 @@ int main(void)
                 cmocka_unit_test(bound_is_raised_in_steps_up_to_what_is_allowed),
                 cmocka_unit_test(throttle_is_raised_until_it_converges),
                 cmocka_unit_test(waiting_ends_by_itself),
+                cmocka_unit_test(copy_that_stands_still_gets_no_step_and_is_given_up),
+                cmocka_unit_test(copy_that_stood_still_for_a_while_goes_on),
+                cmocka_unit_test(rate_of_a_copy_in_bursts_is_that_of_the_whole),
+                cmocka_unit_test(copy_with_a_low_limit_does_not_stand_still),
+                cmocka_unit_test(throttled_guest_keeps_a_disk_that_works),
                 cmocka_unit_test(rest_that_did_not_settle_makes_it_careful_and_then_ends_it),
         };
 

@@ -289,7 +289,7 @@ static void test_claim_that_is_given_up_counts_as_taken(void **state)
                 skip();
         lock = hold_owner_lock();
         document = rig_vm_document();
-        assert_int_equal(vm_start(rig.agent, document, false, on_done, &started, &vm, NULL), 0);
+        assert_int_equal(vm_start(rig.agent, document, false, false, on_done, &started, &vm, NULL), 0);
         json_decref(document);
         for (int i = 0; i < 400 && !vm->job->owner; i++)
                 (void)loop_iterate(rig.loop, 50);
@@ -410,7 +410,7 @@ static void test_unfinished_start_is_undone_by_the_next_agent(void **state)
         if (!possible)
                 skip();
         document = rig_vm_document();
-        assert_int_equal(vm_start(rig.agent, document, false, NULL, NULL, &vm, NULL), 0);
+        assert_int_equal(vm_start(rig.agent, document, false, false, NULL, NULL, &vm, NULL), 0);
         json_decref(document);
         for (int i = 0; i < 200 && !vm->pid; i++)
                 (void)loop_iterate(rig.loop, 50);

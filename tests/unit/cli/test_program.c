@@ -115,6 +115,25 @@ static void revoke_token(struct http_request *request, void *userdata)
         http_request_reply_empty(request, 204);
 }
 
+/* That of "carol" alone is known to come with her tokens' end. */
+static void put_password(struct http_request *request, void *userdata)
+{
+        json_t *body = NULL, *revokes;
+        struct error *error = NULL;
+
+        if (http_request_json(request, &body, &error) < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        revokes = json_object_get(body, "revoke_tokens");
+        if (strcmp(http_request_param(request, "name"), "carol") ? !revokes : json_is_true(revokes)) {
+                http_request_reply_empty(request, 204);
+                return;
+        }
+        error_set(&error, ERROR_BAD_DOCUMENT, NULL, "field revoke_tokens is not known");
+        http_request_reply_error(request, error);
+}
+
 /* The token and the reason, as they arrived. */
 static void whoami(struct http_request *request, void *userdata)
 {
@@ -154,6 +173,7 @@ static const struct http_route routes[] = {
         {"POST", "/api/v1/vms/{name}/migrate", migrate},
         {"GET", "/api/v1/tasks/{name}", get_task},
         {"DELETE", "/api/v1/tokens/{name}", revoke_token},
+        {"PUT", "/api/v1/users/{name}/password", put_password},
         {"GET", "/api/v1/events", events},
         {"GET", "/version", whoami},
 };
@@ -438,6 +458,17 @@ static void test_token_and_reason_are_sent(void **state)
         assert_run("version", 0, "Bearer from-file", "");
 }
 
+static void test_tokens_end_with_a_password_only_when_that_is_asked_for(void **state)
+{
+        _cleanup_free_ char *file = NULL, *plain = NULL, *revoking = NULL;
+
+        write_file("password", "correct horse battery\n", &file);
+        plain = alloc_printf("user password alice --password-file %s", file);
+        revoking = alloc_printf("user password carol --password-file %s --revoke-tokens", file);
+        assert_run(plain, 0, "", "");
+        assert_run(revoking, 0, "", "");
+}
+
 static void test_a_token_that_is_none_is_refused(void **state)
 {
         _cleanup_free_ char *file = NULL, *line = NULL;
@@ -545,6 +576,8 @@ int main(void)
                 cmocka_unit_test_setup(test_a_time_limit_on_waiting_is_status_6, default_environment),
                 cmocka_unit_test_setup(test_checks_that_fail_are_status_1, default_environment),
                 cmocka_unit_test_setup(test_an_answer_without_a_body_is_success, default_environment),
+                cmocka_unit_test_setup(
+                        test_tokens_end_with_a_password_only_when_that_is_asked_for, default_environment),
                 cmocka_unit_test_setup(test_token_and_reason_are_sent, default_environment),
                 cmocka_unit_test_setup(test_a_token_that_is_none_is_refused, default_environment),
                 cmocka_unit_test_setup(

@@ -50,6 +50,28 @@ static void most_free_memory_comes_first(void **data)
         assert_order(&(struct checks_input){.vm = vm}, hosts, "bca");
 }
 
+static void ranking_in_pieces_is_the_same(void **data)
+{
+        _cleanup_json_ json_t *vm = machine(), *hosts = json_array(), *whole = NULL, *pieces = NULL;
+        const struct checks_input input = {.vm = vm, .home = NULL};
+        struct placement *placement;
+        int n = 1, r;
+
+        for (int i = 0; i < 20; i++)
+                json_array_append_new(hosts, host((char[]){(char)('a' + i), 0}, i * 7 % 16, i % 4));
+        whole = placement_rank(&input, hosts, NULL);
+        placement = placement_new(&input, hosts, NULL);
+        assert_non_null(placement);
+        while ((r = placement_step(placement, 3)) > 0)
+                n++;
+        assert_int_equal(r, 0);
+        assert_int_equal(n, 7); /* three at a time, and no more */
+        pieces = placement_ranking(placement);
+        placement_free(placement);
+        assert_int_equal(json_array_size(whole), 20);
+        assert_true(json_equal(whole, pieces));
+}
+
 static void load_counts_too(void **data)
 {
         _cleanup_json_ json_t *vm = machine(),
@@ -291,6 +313,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(most_free_memory_comes_first),
+                cmocka_unit_test(ranking_in_pieces_is_the_same),
                 cmocka_unit_test(load_counts_too),
                 cmocka_unit_test(ties_are_broken_by_name_whatever_the_input_order),
                 cmocka_unit_test(home_is_preferred_among_hosts_that_are_about_as_good),

@@ -95,6 +95,38 @@ static void a_peer_that_never_answers_times_out(void **state)
         assert_int_equal(loop_wait(f->loop, &f->aborted, WAIT_MS), 0); /* and the server learns of it */
 }
 
+static void count_slowly(void *userdata, int status, json_t *body _unused_, struct error *error _unused_)
+{
+        uint64_t until_ms = clock_now_ms(&clock_system) + 20;
+        size_t *n = userdata;
+
+        while (clock_now_ms(&clock_system) < until_ms)
+                ;
+        (*n)++;
+}
+
+/* What took its part of the loop's time leaves the rest for the next turn. */
+static void calls_that_end_at_once_do_not_hold_the_loop(void **state)
+{
+        struct fixture *f = *state;
+        _cleanup_fd_ int listening = fixture_listen(f->address); /* nobody answers */
+        const struct http_call_spec spec = {
+                .method = "GET", .address = f->address, .path = "/", .timeout_ms = 100};
+        uint64_t until_ms;
+        size_t n = 0, before;
+
+        for (int i = 0; i < 5; i++)
+                assert_int_equal(http_client_call(f->client, &spec, count_slowly, &n, NULL, NULL), 0);
+        for (until_ms = clock_now_ms(&clock_system) + 50; clock_now_ms(&clock_system) < until_ms;)
+                assert_int_equal(loop_iterate(f->loop, 1), 0);
+        usleep(200000);
+        while (n < 5) {
+                before = n;
+                assert_int_equal(loop_iterate(f->loop, WAIT_MS), 0);
+                assert_true(n <= before + 1);
+        }
+}
+
 static void a_peer_that_speaks_something_else_is_an_error(void **state)
 {
         _cleanup_answer_ struct answer a = {};
@@ -423,6 +455,7 @@ int main(void)
                 TEST(a_redirect_is_not_followed),
                 TEST(a_peer_that_is_not_there_is_unreachable),
                 TEST(a_peer_that_never_answers_times_out),
+                TEST(calls_that_end_at_once_do_not_hold_the_loop),
                 TEST(a_peer_that_speaks_something_else_is_an_error),
                 TEST(values_that_would_change_the_url_are_refused),
                 TEST(a_cancelled_call_is_silent),

@@ -167,6 +167,7 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 return;
         if (!strcmp(verb, "start")) {
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
+                agent->start_clears = http_request_query(request, "clear") != NULL;
                 vm = json_deep_copy(body);
                 json_object_set_new(agent->vms, uid, vm);
                 agent->started_knowing = json_integer_value(json_object_get(json_status(vm), "owner_epoch"));
@@ -326,6 +327,8 @@ static void on_storage_move_start(struct http_request *request, void *userdata)
                 agent->storage_move = json_pack("{s:O, s:s, s:b, s:[], s:{s:i, s:i}, s:n, s:n, s:O}", "id",
                         json_object_get(body, "id"), "phase", "copying", "live", 1, "disks", "progress",
                         "copied_bytes", 1, "total_bytes", 4, "result", "error", "request", body);
+        json_object_set_new(
+                agent->storage_move, "clears", json_boolean(http_request_query(request, "clear") != NULL));
         http_request_reply_json(request, 202, json_deep_copy(agent->storage_move));
 }
 

@@ -37,11 +37,12 @@ struct agent_double {
         bool refuse_start;
         const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
         json_int_t started_knowing; /* owner epoch of the document that was to be started last */
-        bool forgetful;             /* answers 404 for what it does not have */
-        const char *hold;           /* this verb is not answered, but kept in `held` */
-        bool hold_migrations;       /* nor is a request for a migration */
-        bool hold_switch;           /* nor is the next switch that is put */
-        struct http_request *held;  /* to be answered by the test */
+        bool start_clears;    /* the last start was told that nobody else has files of the VM\'s folder */
+        bool forgetful;       /* answers 404 for what it does not have */
+        const char *hold;     /* this verb is not answered, but kept in `held` */
+        bool hold_migrations; /* nor is a request for a migration */
+        bool hold_switch;     /* nor is the next switch that is put */
+        struct http_request *held; /* to be answered by the test */
         char *cert_pem, *ca_pem;
         unsigned int
                 n_blocks; /* so many times its answer about the host holds the whole loop, the manager's too, for block_ms */

@@ -341,6 +341,28 @@ static void user_has_so_many_sessions_and_loses_the_one_used_the_longest_ago(voi
         assert_refused_for(state, "ended");
 }
 
+/* There may be hundreds of thousands: what cannot even be read shows that they are left alone. */
+static void sessions_of_others_are_not_looked_into(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *user = put_user(state, "migrator");
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        char cookie[128], csrf[65], path[128];
+        sqlite3 *db = NULL;
+
+        session_of(state, user, cookie, csrf);
+        snprintf(path, sizeof(path), "%s/test.db", state->folder.path);
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db,
+                                 "INSERT INTO object VALUES ('session', 'x', 'aaron-uid/x', 1, 'unreadable'),"
+                                 "('session', 'y', 'zoe-uid/y', 1, 'unreadable')",
+                                 NULL, NULL, NULL),
+                SQLITE_OK);
+        sqlite3_close(db);
+        assert_int_equal(auth_sessions_trim(state->store, &batch, json_text(user, "uid"), 0, NULL), 0);
+        assert_int_equal(batch.n_changes, 1);
+}
+
 static void addresses_of_one_customer_count_as_one(void **data)
 {
         static const char *const same[][2] = {{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::1"},
@@ -449,6 +471,7 @@ int main(void)
                 TEST(session_ends_however_busy_it_is),
                 TEST(new_password_ends_the_sessions),
                 TEST(user_has_so_many_sessions_and_loses_the_one_used_the_longest_ago),
+                TEST(sessions_of_others_are_not_looked_into),
                 TEST(addresses_of_one_customer_count_as_one),
                 TEST(roles_are_made_once),
                 TEST(enrolment_token_is_used_up),

@@ -303,6 +303,108 @@ static void what_could_not_be_followed_is_followed_later(void **data)
         assert_true(is_same(state, "vm"));
 }
 
+/* A manager that could not follow for so long that the log does not reach back any more. */
+static void what_the_log_has_forgotten_is_loaded_anew(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory = state->manager.inventory;
+        uint64_t revision = 0;
+        const json_t *same;
+
+        put(state, host("n1"));
+        put(state, host("n2"));
+        put(state, plain("a", "a"));
+        put(state, plain("b", "b"));
+        put(state, plain("c", "c"));
+        same = inventory_vm(inventory, "a");
+        state->ops.changes = no_changes;
+        assert_int_equal(drop(state, "host", "uid-n2"), 0);
+        assert_int_equal(put(state, host("n3")), 0);
+        assert_int_equal(drop(state, "vm", "b"), 0);
+        assert_int_equal(put(state, plain("c", "b")), 0); /* renamed, to a name that was taken */
+        assert_int_equal(put(state, plain("d", "d")), 0);
+        assert_int_equal(store_trim_log(state->manager.store, 1, NULL), 0);
+        state->ops = *state->real;
+        inventory_follow(inventory);
+        assert_true(inventory_is_current(inventory));
+        assert_int_equal(store_revision(state->manager.store, &revision, NULL), 0);
+        assert_true(inventory_followed(inventory) == revision);
+        assert_true(is_same(state, "vm"));
+        assert_true(is_same(state, "host"));
+        assert_ptr_equal(inventory_vm(inventory, "a"), same);
+        assert_null(inventory_host(inventory, "n2"));
+        assert_string_equal(json_text(inventory_vm_named(inventory, "b"), "uid"), "c");
+        assert_int_equal(put(state, plain("e", "e")), 0);
+        assert_true(is_same(state, "vm"));
+}
+
+static void host_that_the_store_has_under_another_name_is_followed(void **data)
+{
+        struct state *state = *data;
+        json_t *renamed = host("n1");
+
+        put(state, host("n1"));
+        put(state, vm("a", "a", "n2", "[]", "[]"));
+        json_object_set_new(renamed, "name", json_string("n2"));
+        assert_int_equal(put(state, renamed), 0);
+        assert_true(is_same(state, "host"));
+        assert_null(inventory_host(state->manager.inventory, "n1"));
+        assert_non_null(inventory_host(state->manager.inventory, "n2"));
+}
+
+/* --- Merging ------------------------------------------------------------------------------------------------------------ */
+
+#define BAD "00000000-0000-4000-8000-000000000150"
+
+static const struct store_ops *backend;
+static size_t n_commits;
+
+/* One change that cannot be made. */
+static int commit_none_of_bad(struct store *store, const struct store_row_change *changes, size_t n_changes,
+        uint64_t *ret_revision, struct error **ret_error)
+{
+        n_commits++;
+        for (size_t i = 0; i < n_changes; i++)
+                if (!strcmp(changes[i].uid, BAD))
+                        return error_set(ret_error, ERROR_EXISTS, NULL, "it cannot be made");
+        return backend->commit(store, changes, n_changes, ret_revision, ret_error);
+}
+
+static void change_that_cannot_be_made_is_tried_alone_with_a_few_others(void **data)
+{
+        struct state *state = *data;
+        struct inventory *inventory = state->manager.inventory;
+        enum { N = 300 };
+        struct host *at;
+        char uid[40];
+
+        put(state, host("n1"));
+        for (int i = 0; i < N; i++) {
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                put(state, vm(uid, uid, "n1", "[]", "[]"));
+        }
+        at = map_get(&inventory->hosts, "uid-n1");
+        at->connected = true;
+        for (int i = 0; i < N; i++) {
+                _cleanup_json_ json_t *report = json_pack(
+                        "{s:s, s:{s:s, s:i}}", "name", "x", "status", "power", "paused", "owner_epoch", 1);
+
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                assert_int_equal(host_take_report(at, uid, report), 0);
+        }
+        backend = state->real;
+        n_commits = 0;
+        state->ops.commit = commit_none_of_bad;
+        inventory_merge_host(at);
+        state->ops.commit = state->real->commit;
+        assert_true(n_commits < N / 2);
+        for (int i = 0; i < N; i++) {
+                snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012d", i);
+                assert_string_equal(json_text(json_status(inventory_vm(inventory, uid)), "power"),
+                        strcmp(uid, BAD) ? "paused" : "running");
+        }
+}
+
 /* One call fails, once: what is asked for again succeeds. */
 #define SURELY(condition) assert_true((condition) || (condition))
 
@@ -320,6 +422,14 @@ static void disarm(void)
 #endif
 }
 
+/* The change is followed as it is committed, or, where that has failed half way, later: with `trimmed` the log does not have it then. */
+static void forget_log(struct state *state, const void *trimmed)
+{
+        if (trimmed)
+                SURELY(store_trim_log(state->manager.store, 0, NULL) >= 0);
+}
+
+/* `arg`: the log is trimmed after each change. */
 static void change_and_look(void *arg)
 {
         static const char
@@ -330,16 +440,19 @@ static void change_and_look(void *arg)
         void *data = NULL;
         char text[64];
 
-        (void)arg;
         disarm();
         setup(&data);
         arm_again();
         state = data;
         inventory = state->manager.inventory;
         SURELY(put(state, host("host1")) >= 0);
+        forget_log(state, arg);
         SURELY(put(state, vm("a", "a", "host1", image, nics)) >= 0);
+        forget_log(state, arg);
         SURELY(put(state, vm("b", "b", "host1", image, nics)) >= 0);
+        forget_log(state, arg);
         SURELY(put(state, vm("a", "c", "host1", image, "[]")) >= 0);
+        forget_log(state, arg);
         while (!inventory_is_current(inventory))
                 inventory_follow(inventory);
         SURELY(is_same(state, "vm") && is_same(state, "host"));
@@ -353,7 +466,10 @@ static void change_and_look(void *arg)
 
 static void failure_half_way_loses_nothing(void **data)
 {
+        bool trimmed = true;
+
         torture_loop(change_and_look, NULL);
+        torture_loop(change_and_look, &trimmed);
 }
 
 /* --- Excuses ------------------------------------------------------------------------------------------------------------ */
@@ -394,6 +510,9 @@ int main(void)
                 TEST(image_that_both_only_read_is_nobodys),
                 TEST(text_of_a_machine_is_that_of_its_newest_document),
                 TEST(what_could_not_be_followed_is_followed_later),
+                TEST(what_the_log_has_forgotten_is_loaded_anew),
+                TEST(host_that_the_store_has_under_another_name_is_followed),
+                TEST(change_that_cannot_be_made_is_tried_alone_with_a_few_others),
                 cmocka_unit_test(failure_half_way_loses_nothing),
                 cmocka_unit_test(silence_is_excused_only_while_nobody_could_hear),
                 cmocka_unit_test(excuses_end),

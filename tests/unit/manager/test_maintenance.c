@@ -931,6 +931,30 @@ static void run_whose_host_is_taken_for_a_while_takes_place_then(void **data)
         assert_int_equal(n_tasks(state, "host.maintenance"), 2);
 }
 
+static void run_tells_why_those_due_before_it_were_left_out(void **data)
+{
+        struct state *state = *data;
+        const json_t *run;
+        char path[128];
+
+        set_the_stage(state);
+        begin_maintenance(state, "{\"on\": true}", path);
+        wait_for_migration(state);
+        create_schedule(state, "{\"calendar\": \"*:*:*\", \"action\": {\"type\": \"maintenance\", \"host\": "
+                               "\"host1\", \"on\": true}}");
+        iterate_for(state, 3500);
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        wait_for_run(state, "run");
+        run = json_array_get(json_object_get(json_status(state->body), "runs"),
+                json_array_size(json_object_get(json_status(state->body), "runs")) - 1);
+        assert_true(json_integer_value(json_object_get(run, "missed")) > 1);
+        assert_non_null(strstr(json_text(run, "why"), "host/host1"));
+        /* Of the last one that was tried it is known, not of those before. */
+        assert_non_null(strstr(json_text(run, "why"), "the manager was away, or: "));
+}
+
 static void many_that_are_due_at_once_each_run_once(void **data)
 {
         enum { N = 60 };
@@ -1153,6 +1177,7 @@ int main(void)
                 TEST(what_has_not_begun_when_the_window_ends_does_not_begin),
                 TEST(run_that_was_due_while_no_manager_was_there_takes_place_once),
                 TEST(run_whose_host_is_taken_for_a_while_takes_place_then),
+                TEST(run_tells_why_those_due_before_it_were_left_out),
                 TEST(many_that_are_due_at_once_each_run_once),
                 TEST(schedule_whose_zone_is_gone_is_shown_as_broken_and_hides_no_other),
                 TEST(zone_that_was_updated_is_noticed),

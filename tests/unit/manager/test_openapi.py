@@ -3,13 +3,18 @@
 """docs/openapi.json against the running drover-manager: each route is described, each description has a route, and what
 the program answers is valid against the schemas. Usage: test_openapi.py DROVER-MANAGER OPENAPI.JSON API_ROUTES.H ACCESS.H"""
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import re
+import socket
+import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.error
 import urllib.request
@@ -78,7 +83,7 @@ class Routes(unittest.TestCase):
             jsonschema.Draft202012Validator.check_schema(schema)
 
 
-class Answers(unittest.TestCase):
+class WithManager(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory(prefix="drover-test-")
@@ -89,6 +94,7 @@ class Answers(unittest.TestCase):
         cls.process = subprocess.Popen(base, stderr=subprocess.PIPE, text=True)
         port = re.search(r":(\d+)$", cls.process.stderr.readline().strip()).group(1)
         secret = pathlib.Path(token).read_text(encoding="ascii").strip()
+        cls.port, cls.database = int(port), state + "/manager.db"
         cls.api = Api(openapi, f"https://127.0.0.1:{port}", secret, state + "/pki/ca.pem")
 
     @classmethod
@@ -107,6 +113,45 @@ class Answers(unittest.TestCase):
     def finish(self, task):
         return self.api.finish(task)
 
+
+class SlowReaders(WithManager):
+    ENTRIES = 400
+
+    def begin_export(self, secret):
+        """Asks for an export and reads no more of it than its head."""
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect(("127.0.0.1", self.port))
+        stream = ssl.create_default_context(cafile=self.folder.name + "/state/pki/ca.pem").wrap_socket(plain, server_hostname="127.0.0.1")
+        self.addCleanup(stream.close)
+        stream.sendall(f"GET /api/v1/audit/export HTTP/1.0\r\nAuthorization: Bearer {secret}\r\n\r\n".encode())
+        self.assertEqual(stream.recv(12), b"HTTP/1.1 200")
+        return stream
+
+    def test_slow_readers_of_the_audit_log_do_not_keep_others_out(self):
+        secrets = [self.call("POST", "/api/v1/tokens", {"name": f"reader{n}", "role": "admin"})[1]["secret"] for n in range(2)]
+        with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as database, database:
+            # Far more than is on its way to a reader.
+            database.executemany("INSERT INTO object VALUES ('audit', ?1, ?1, 1, ?2)",
+                                 [(f"z{n}", json.dumps({"name": f"z{n}", "text": "x" * 20000})) for n in range(self.ENTRIES)])
+        readers = [self.begin_export(secret) for secret in secrets for _ in range(4)]
+        for _ in range(600):
+            try:
+                self.open("GET", "/api/v1/audit/export").close()
+                break
+            except urllib.error.HTTPError as refusal:
+                self.assertEqual(refusal.code, 429)
+                refusal.close()
+                time.sleep(0.05)
+        else:
+            self.fail("slow readers have kept all places for 30 s")
+        # They have lost nothing by it.
+        readers[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        received = b"".join(iter(lambda: readers[0].recv(65536), b""))
+        self.assertEqual(received.count(b'"name":"z'), self.ENTRIES)
+
+
+class Answers(WithManager):
     def test_every_get_without_a_name(self):
         for method, path in sorted(described()):
             if method == "GET" and "{" not in path and path != "/api/v1/events":

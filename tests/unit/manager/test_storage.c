@@ -271,6 +271,101 @@ static void image_that_nobody_else_has_is_not_kept(void **data)
         assert_int_equal(json_array_size(kept_by(state)), 0);
 }
 
+static void image_that_was_given_to_the_same_one_again_is_kept(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *vm = NULL;
+        char path[128];
+
+        set_disks(state);
+        begin(state, path);
+        switch_disks(state);
+        json_object_set_new(json_array_get(json_object_get(state->agents[0].storage_move, "disks"), 0),
+                "from",
+                json_pack("{s:s, s:s}", "datastore", "fast", "path", "store/disk0-0123abcd4567.qcow2"));
+        wait_status(state, path, "state", "succeeded");
+        assert_int_equal(json_array_size(kept_by(state)), 1);
+}
+
+/* What is left of earlier migrations lies in the VM's folders: it may go only while nobody else names a file there. */
+static void what_is_left_may_go_only_while_nobody_else_has_files_of_the_folder(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        call(state, "POST", "/api/v1/vms/store/stop", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms/store/start", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        assert_true(state->agents[0].start_clears);
+        call(state, "POST", "/api/v1/vms/store/stop", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms",
+                json_pack("{s:s, s:s, s:{s:I, s:s, s:{s:s, s:s}}}", "name", "viewer", "host", "host1", "spec",
+                        "memory_bytes", (json_int_t)64 << 20, "datastore", "shared", "cdrom", "datastore",
+                        "fast", "path", "store/disk0-aaaabbbbcccc.raw"));
+        assert_string_equal(finish(state), "succeeded");
+        call(state, "POST", "/api/v1/vms/store/start", NULL);
+        assert_string_equal(finish(state), "succeeded");
+        assert_false(state->agents[0].start_clears);
+        begin(state, path);
+        assert_true(json_is_false(json_object_get(state->agents[0].storage_move, "clears")));
+        switch_disks(state);
+        wait_status(state, path, "state", "succeeded");
+}
+
+/* As the agent reports it of a storage migration that has switched and that nobody has settled. */
+static void report_moved(struct state *state, const char *from)
+{
+        char uid[64];
+
+        assert_int_equal(call(state, "GET", "/api/v1/vms/store", NULL), 200);
+        snprintf(uid, sizeof(uid), "%s", json_text(state->body, "uid"));
+        assert_non_null(json_object_get(state->agents[0].vms, uid));
+        json_object_set_new(json_object_get(state->agents[0].vms, uid), "moved_disks",
+                json_pack("[{s:s, s:{s:s, s:s, s:s}, s:{s:s, s:s, s:s}, s:b}]", "name", "disk0", "from",
+                        "datastore", "shared", "path", from, "format", "raw", "to", "datastore", "fast",
+                        "path", "store/disk0-0123abcd4567.qcow2", "format", "qcow2", "switched", 1));
+        refresh_all(state);
+        inventory_review(state->manager->inventory, uid);
+}
+
+static bool names_the_copy(struct state *state)
+{
+        const json_t *disk = disk_of(state);
+
+        return !strcmp(json_text(disk, "datastore"), "fast") &&
+               !strcmp(json_text(disk, "path"), "store/disk0-0123abcd4567.qcow2") &&
+               !strcmp(json_text(disk, "format"), "qcow2");
+}
+
+static void copies_of_a_task_that_is_no_more_are_taken_over(void **data)
+{
+        struct state *state = *data;
+
+        set_disks(state);
+        report_moved(state, "store/disk0.raw");
+        wait_until(state, names_the_copy);
+}
+
+static void document_that_names_another_image_by_now_stays(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        report_moved(state, "store/older.raw");
+        begin(state, path); /* and while a task works on it, the task says what its disks are */
+        report_moved(state, "store/disk0.raw");
+        for (int i = 0; i < 20; i++)
+                assert_string_equal(json_text(disk_of(state), "datastore"), "shared");
+        call(state, "GET", path, NULL);
+        switch_disks(state);
+        wait_status(state, path, "state", "succeeded");
+        assert_true(names_the_copy(state));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -284,6 +379,10 @@ int main(void)
                 TEST(image_that_another_boots_from_or_has_as_its_cdrom_stays),
                 TEST(image_that_was_given_to_another_meanwhile_is_kept),
                 TEST(image_that_nobody_else_has_is_not_kept),
+                TEST(copies_of_a_task_that_is_no_more_are_taken_over),
+                TEST(document_that_names_another_image_by_now_stays),
+                TEST(image_that_was_given_to_the_same_one_again_is_kept),
+                TEST(what_is_left_may_go_only_while_nobody_else_has_files_of_the_folder),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

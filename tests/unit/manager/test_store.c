@@ -206,6 +206,33 @@ static void list_pages_by_name_in_both_directions(void **data)
         assert_names(state->store, &(struct store_query){.kind = "none", .limit = 2}, "", false);
 }
 
+static void list_of_a_prefix_ends_with_it(void **data)
+{
+        static const char *const names[] = {"a", "b", "b/", "b/1", "b/2", "b/3", "b0", "c"};
+        const struct store_query query = {.kind = "vm", .prefix = "b/", .limit = 9};
+        struct state *state = *data;
+        _cleanup_json_ json_t *docs = NULL, *rest = NULL;
+        bool more = true;
+        size_t n = 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+                assert_int_equal(
+                        put(state->store, names[i], (char[]){(char)(i + '0'), 0}, STORE_ABSENT, NULL), 0);
+        assert_int_equal(store_list(state->store, &query, &docs, &more, NULL), 0);
+        assert_int_equal(json_array_size(docs), 3);
+        assert_string_equal(json_text(json_array_get(docs, 0), "name"), "b/1");
+        assert_false(more);
+        assert_int_equal(store_count(state->store, &query, &n, NULL), 0);
+        assert_int_equal(n, 3);
+        assert_int_equal(
+                store_list(state->store,
+                        &(struct store_query){.kind = "vm", .prefix = "b/", .after = "b/1", .limit = 1},
+                        &rest, &more, NULL),
+                0);
+        assert_string_equal(json_text(json_array_get(rest, 0), "name"), "b/2");
+        assert_true(more);
+}
+
 struct seen {
         char text[256];
         uint64_t last;
@@ -726,6 +753,7 @@ int main(void)
                 TEST(a_name_is_taken_once_per_kind),
                 TEST(transaction_is_all_or_nothing),
                 TEST(list_pages_by_name_in_both_directions),
+                TEST(list_of_a_prefix_ends_with_it),
                 TEST(watch_replays_each_change_in_order),
                 TEST(watch_from_before_the_log_is_refused),
                 TEST(revisions_do_not_start_again_when_all_is_gone),

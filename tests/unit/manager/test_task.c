@@ -560,10 +560,40 @@ static void retention_forgets_the_oldest_ended_tasks(void **data)
         state->hang_at = "one";
         submit(state, "triple", third);
         task_engine_run(state->engine);
-        assert_int_equal(task_trim(state->store, 1, NULL), 0);
+        assert_int_equal(task_trim(state->store, state->engine, 1, NULL), 0);
         assert_int_equal(store_get(state->store, "task", first, &doc, NULL), -ENOENT);
         assert_state(state, second, "succeeded");
         assert_state(state, third, "running");
+}
+
+static void retention_keeps_what_an_unfinished_task_waits_for(void **data)
+{
+        struct state *state = *data;
+        char parent[64], older[64], other[64];
+        _cleanup_json_ json_t *of = NULL, *child = NULL;
+        json_t *doc = NULL;
+
+        state->hang_at = "one";
+        submit(state, "triple", parent);
+        task_engine_run(state->engine);
+        state->hang_at = NULL;
+        assert_int_equal(submit_as(state, "triple", "vm/c", NULL, older, NULL), 0);
+        of = json_pack("{s:s}", "parent", parent);
+        assert_int_equal(task_submit(state->engine,
+                                 &(struct task_request){.action = "triple",
+                                         .object = "vm/b",
+                                         .objects = (const char *const[]){"vm/b", NULL},
+                                         .by = "tester",
+                                         .data = of},
+                                 NULL, &child, NULL),
+                0);
+        task_engine_run(state->engine);
+        assert_int_equal(submit_as(state, "triple", "vm/c", NULL, other, NULL), 0);
+        task_engine_run(state->engine);
+        assert_int_equal(task_trim(state->store, state->engine, 1, NULL), 0);
+        assert_state(state, json_text(child, "uid"), "succeeded");
+        assert_int_equal(store_get(state->store, "task", older, &doc, NULL), -ENOENT);
+        assert_state(state, other, "succeeded"); /* the newest one, though two are older and kept */
 }
 
 static void count_commit(void *userdata)
@@ -704,6 +734,7 @@ int main(void)
                 TEST(queued_tasks_start_by_priority_then_age),
                 TEST(end_is_in_the_audit_log),
                 TEST(retention_forgets_the_oldest_ended_tasks),
+                TEST(retention_keeps_what_an_unfinished_task_waits_for),
                 TEST(progress_of_many_is_recorded_together),
                 TEST(task_that_cannot_be_written_keeps_no_other_from_it),
                 TEST(progress_does_not_tell_of_a_step_that_was_refused),

@@ -2,10 +2,12 @@
 
 /* What clients hear that watch: each change once, in order, wherever they begin and however much there is at once. */
 
+#include <malloc.h>
 #include <stdlib.h>
 
 #include "manager_rig.h"
 
+#include "base/doc.h"
 #include "manager/store_backend.h"
 
 struct heard {
@@ -134,6 +136,37 @@ static void flood_is_heard_whole(void **data)
         http_call_cancel(filtered.call);
 }
 
+/* One machine again and again, whose document has hundreds of numbers: ten times as large in memory as written down. */
+static void what_is_remembered_is_bounded_in_memory(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *numbers = json_object();
+        struct heard watching;
+        char key[16];
+        size_t before;
+
+        for (int i = 0; i < 300; i++) {
+                snprintf(key, sizeof(key), "k%d", i);
+                json_object_set_new(numbers, key, json_integer(i));
+        }
+        begin(state, "/api/v1/events", &watching);
+        wait_heard(state, &watching, &watching.n_vms, 0);
+        before = mallinfo2().uordblks;
+        for (int i = 0; i < 30; i++) {
+                _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+                for (int k = 0; k < 100; k++)
+                        store_batch_put(&batch, STORE_ANY,
+                                json_pack("{s:s, s:s, s:s, s:O, s:{}}", "kind", "vm", "uid", "vm", "name",
+                                        "vm", "spec", numbers, "status"));
+                assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        }
+        wait_heard(state, &watching, &watching.n_vms, 3000);
+        /* What SQLite keeps of its pages is in it, too. */
+        assert_true(mallinfo2().uordblks < before + (48u << 20));
+        http_call_cancel(watching.call);
+}
+
 static void client_that_missed_what_is_forgotten_lists_again(void **data)
 {
         struct state *state = *data;
@@ -201,6 +234,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(client_resumes_where_it_was),
                 TEST(flood_is_heard_whole),
+                TEST(what_is_remembered_is_bounded_in_memory),
                 TEST(client_that_missed_what_is_forgotten_lists_again),
                 TEST(change_during_a_round_is_heard),
                 TEST(nothing_is_read_while_nobody_watches),

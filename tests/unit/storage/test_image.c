@@ -302,8 +302,18 @@ static struct outcome copy(struct scratch *s, const char *from, enum image_forma
         struct outcome outcome = {};
         struct error *error = NULL;
         struct image_job *job;
-        int r = image_copy_start(s->loop, s->datastore, from, format, s->datastore, to, to_format, 0, 0,
-                on_done, &outcome, &job, &error);
+        int fd = -1, to_fd = -1;
+        int r = datastore_open_file(s->datastore, from, O_RDONLY, &fd, &error);
+
+        if (r == 0)
+                r = image_check_header(fd, format, from, &error);
+        if (r == 0)
+                r = datastore_open_file(s->datastore, to, O_RDWR, &to_fd, &error);
+        if (r == 0)
+                r = image_copy_opened(
+                        s->loop, from, fd, format, to_fd, to_format, 0, 0, on_done, &outcome, &job, &error);
+        else
+                close(fd);
 
         return ended(s, r, error, &outcome);
 }

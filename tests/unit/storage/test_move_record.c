@@ -60,6 +60,30 @@ static void test_a_record_that_says_less_than_the_written_one_is_behind(void **s
         assert_false(move_record_is_behind(known, written));
 }
 
+static void test_a_document_that_names_what_a_copy_has_replaced_is_refused(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(*state);
+        _cleanup_(move_record_freep) struct move_record *record = NULL;
+        _cleanup_json_ json_t *json = document("web1/disk0-0123abcd4567.qcow2");
+        _cleanup_json_ json_t *old = json_pack("{s:{s:[{s:s, s:s, s:s}]}}", "spec", "disks", "name", "disk0",
+                "datastore", "shared", "path", "web1/disk0.raw");
+        _cleanup_json_ json_t *other = json_deep_copy(old);
+        _cleanup_error_ struct error *error = NULL;
+
+        assert_int_equal(move_record_check_document(folder, old, NULL), 0);
+        assert_int_equal(move_record_from_json(json, &record, NULL), 0);
+        record->disks[0].switched = false;
+        assert_int_equal(move_record_write(folder, record, NULL), 0);
+        assert_int_equal(move_record_check_document(folder, old, NULL), 0);
+        record->disks[0].switched = true;
+        assert_int_equal(move_record_write(folder, record, NULL), 0);
+        assert_true(move_record_check_document(folder, old, &error) < 0);
+        assert_error(error, ERROR_CONFLICT, "fast:web1/disk0-0123abcd4567.qcow2");
+        json_object_set_new(json_array_get(json_object_get(json_object_get(other, "spec"), "disks"), 0),
+                "datastore", json_string("fast"));
+        assert_int_equal(move_record_check_document(folder, other, NULL), 0);
+}
+
 static void test_paths_that_leave_the_datastore_are_no_images(void **state)
 {
         static const char *const paths[] = {"../disk0.raw", "/etc/passwd", "web1/../../x", "", "a//b"};
@@ -88,6 +112,26 @@ static void test_a_damaged_record_is_never_taken_for_none(void **state)
                 scratch_write(*state, "store/web1/" MOVE_RECORD_FILE, texts[i]);
                 assert_true(move_record_read(folder, &record, &error) < 0);
                 assert_error(error, ERROR_CONFLICT, "damaged");
+        }
+}
+
+/* Whatever it says is opened as the disk, or removed. */
+static void test_a_record_whose_copy_is_no_copy_is_damaged(void **state)
+{
+        static const char *const paths[] = {"web2/disk0-0123abcd4567.qcow2", "web1/disk0.qcow2",
+                "web1/disk1-0123abcd4567.qcow2", "web1/disk0-0123abcd4567.raw",
+                "web1/disk0-0123abcd4568.qcow2"};
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(*state);
+
+        for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+                _cleanup_(move_record_freep) struct move_record *made = NULL, *read = NULL;
+                _cleanup_json_ json_t *json = document(paths[i]);
+                _cleanup_error_ struct error *error = NULL;
+
+                assert_int_equal(move_record_from_json(json, &made, NULL), 0);
+                assert_int_equal(move_record_write(folder, made, NULL), 0);
+                assert_true(move_record_read(folder, &read, &error) < 0);
+                assert_error(error, ERROR_CONFLICT, paths[i]);
         }
 }
 
@@ -121,6 +165,28 @@ static void test_a_removed_image_gives_its_room_back_while_it_is_open(void **sta
         close(fd);
         assert_false(scratch_exists(s, "store/old.raw"));
         assert_int_equal(move_record_remove_image(s->datastore, "old.raw", NULL), 0);
+}
+
+/* As QEMU locks what it reads and writes: F_RDLCK at 100 and the next bytes. */
+static void test_an_image_that_a_qemu_uses_is_not_removed(void **state)
+{
+        struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+        _cleanup_error_ struct error *error = NULL;
+        struct scratch *s = *state;
+        char path[128];
+        struct stat st;
+        int fd;
+
+        scratch_write(s, "store/used.raw", "0123456789");
+        snprintf(path, sizeof(path), "%s/used.raw", s->store);
+        fd = open(path, O_RDWR | O_CLOEXEC);
+        assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+        assert_true(move_record_remove_image(s->datastore, "used.raw", &error) < 0);
+        assert_error(error, ERROR_LOCKED, "in use by a running QEMU");
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_size, 10);
+        close(fd);
+        assert_int_equal(move_record_remove_image(s->datastore, "used.raw", NULL), 0);
 }
 
 static void test_a_removal_follows_no_link_and_spares_other_names(void **state)
@@ -175,11 +241,14 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 SCRATCH_TEST(test_a_record_is_read_back_as_it_was_written),
                 SCRATCH_TEST(test_a_record_that_says_less_than_the_written_one_is_behind),
+                SCRATCH_TEST(test_a_document_that_names_what_a_copy_has_replaced_is_refused),
                 SCRATCH_TEST(test_paths_that_leave_the_datastore_are_no_images),
                 SCRATCH_TEST(test_a_damaged_record_is_never_taken_for_none),
+                SCRATCH_TEST(test_a_record_whose_copy_is_no_copy_is_damaged),
                 SCRATCH_TEST(test_names_of_copies_are_told_from_others),
                 SCRATCH_TEST(test_a_removed_image_gives_its_room_back_while_it_is_open),
                 SCRATCH_TEST(test_memory_that_is_short_is_an_error_like_any_other),
+                SCRATCH_TEST(test_an_image_that_a_qemu_uses_is_not_removed),
                 SCRATCH_TEST(test_a_removal_follows_no_link_and_spares_other_names),
         };
 

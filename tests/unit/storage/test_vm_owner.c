@@ -96,6 +96,21 @@ static void test_a_record_that_is_behind_what_the_caller_knows_is_no_obstacle(vo
         assert_owner(folder, HOST_B, 6);
 }
 
+static void test_nobody_takes_a_vm_while_its_owner_writes(void **state)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(state);
+        _cleanup_error_ struct error *error = NULL;
+        int fd = -1;
+
+        take(folder, HOST_A, 0, 3);
+        assert_int_equal(vm_folder_lock_owner(folder, HOST_A, 0, &fd, NULL), 0);
+        take_fails(folder, HOST_B, 3, 4, ERROR_BUSY, "another host is changing");
+        close(fd);
+        take(folder, HOST_B, 3, 4);
+        assert_true(vm_folder_lock_owner(folder, HOST_A, 3, &fd, &error) < 0);
+        assert_error(error, ERROR_STALE_EPOCH, HOST_B);
+}
+
 static void test_the_check_refuses_only_a_later_epoch_of_another_host(void **state)
 {
         _cleanup_(vm_folder_freep) struct vm_folder *folder = folder_of(state);
@@ -270,6 +285,7 @@ int main(void)
                 SCRATCH_TEST(test_the_record_is_as_documented),
                 SCRATCH_TEST(test_an_outdated_expectation_is_refused_and_names_the_owner),
                 SCRATCH_TEST(test_a_record_that_is_behind_what_the_caller_knows_is_no_obstacle),
+                SCRATCH_TEST(test_nobody_takes_a_vm_while_its_owner_writes),
                 SCRATCH_TEST(test_the_check_refuses_only_a_later_epoch_of_another_host),
                 SCRATCH_TEST(test_an_epoch_may_be_skipped_but_never_goes_back),
                 SCRATCH_TEST(test_a_repeated_call_succeeds),
