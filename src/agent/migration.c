@@ -892,6 +892,8 @@ static void restore_records(struct migration *m)
                 if (m->role == MIGRATION_SOURCE_SIDE) {
                         m->source.lost |= json_is_true(json_object_get(line, "lost"));
                         m->source.completed |= json_is_true(json_object_get(line, "completed"));
+                        if (m->disks)
+                                m->disks->peer_removed |= json_is_true(json_object_get(line, "peer_removed"));
                         if (json_is_true(json_object_get(line, "held")))
                                 m->source.post_copy = POST_COPY_STOPPING;
                 } else {

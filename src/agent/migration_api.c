@@ -9,6 +9,7 @@
 #include "agent/api.h"
 #include "agent/handshake.h"
 #include "agent/migration.h"
+#include "agent/migration_disks.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
 #include "agent/storage_move.h"
@@ -283,6 +284,18 @@ void migration_api_limits(struct agent *agent, struct http_request *request)
                 (void)mover_process_send(m->mover,
                         json_pack("{s:s, s:I}", "op", "limits", "rate_limit_bps", (json_int_t)rate_bps), NULL,
                         0, NULL);
+        api_reply_json(request, 200, migration_document(m));
+}
+
+void migration_api_peer_was_removed(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = request_migration(agent, request);
+        struct error *e = NULL;
+
+        if (!m)
+                return;
+        if (migration_disks_give_up_peer(m, &e) < 0)
+                return api_reply_error(request, e);
         api_reply_json(request, 200, migration_document(m));
 }
 

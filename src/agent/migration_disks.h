@@ -24,7 +24,8 @@ struct migration_disks {
         struct disk_mirrors *mirrors;
         struct owner_record_change *give;
         bool given;
-        bool continued; /* QEMU may go on to its device state: it was told so */
+        bool peer_removed; /* see handoff.h */
+        bool continued;    /* QEMU may go on to its device state: it was told so */
         struct loop_source *limit;
         struct qmp_call *call;
 
@@ -77,7 +78,9 @@ static inline bool migration_is_apart(const struct migration *m)
 {
         return m->disks != NULL;
 }
-bool migration_peer_removed(const struct migration *m);
+/* The manager's word, for this migration alone: the destination was removed, and what is there is given up. Noted in the journal. CONFLICT: nothing
+ * waits for it here. */
+int migration_disks_give_up_peer(struct migration *m, struct error **ret_error);
 
 /* --- Destination --- */
 

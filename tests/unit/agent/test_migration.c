@@ -187,6 +187,65 @@ static void test_guest_that_resumed_by_itself_is_taken_back_under_a_new_epoch(vo
         assert_string_equal(json_string_value(json_object_get(owner, "owner")), RIG_HOST_UID);
 }
 
+/* Without a QEMU, and with a disk that travelled along: the last that the journal says is `handed-off`. */
+static void leave_journal_of_disks(void)
+{
+        _cleanup_json_ json_t *spec = make_spec(), *first = NULL, *second = NULL;
+        _cleanup_free_ char *folder = state_path("");
+        struct journal *journal;
+
+        assert_int_equal(json_object_set_new(spec, "disks", json_pack("{s:s}", "datastore", "local")), 0);
+        assert_int_equal(json_object_set_new(json_object_get(json_object_get(spec, "vm"), "spec"), "disks",
+                                 json_pack("[{s:s, s:s, s:s, s:s}]", "name", "disk0", "datastore", "local",
+                                         "path", "t1/disk0.raw", "format", "raw")),
+                0);
+        first = json_pack("{s:s, s:i, s:i, s:O}", "record", "outgoing", "epoch", 1, "role", 0, "spec", spec);
+        second = json_pack("{s:s, s:i}", "record", "handed-off", "epoch", 2);
+        assert_int_equal(rig_vm(&rig, "stop", json_pack("{s:b}", "force", 1), NULL), 200);
+        rig_stop_agent(&rig);
+        assert_int_equal(journal_create(folder, ID, RIG_VM_UID, first, &journal, NULL), 0);
+        assert_int_equal(journal_append(journal, second, NULL), 0);
+        journal_free(journal);
+        rig_start_agent(&rig);
+}
+
+/* The guest may have gone on from there, to a third host. */
+static void test_removal_of_the_peer_alone_is_no_word_about_the_disks_there(void **state)
+{
+        _cleanup_json_ json_t *last = NULL;
+        uint64_t until_ms;
+        char phase[32];
+
+        if (!possible)
+                skip();
+        leave_journal_of_disks();
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[s]}", "hosts", RIG_OTHER_UID), NULL),
+                200);
+        wait_phase("waiting-for-peer");
+        for (until_ms = clock_now_ms(&clock_system) + 1500; clock_now_ms(&clock_system) < until_ms;)
+                (void)loop_iterate(rig.loop, 50);
+        read_phase(phase);
+        assert_string_equal(phase, "waiting-for-peer");
+
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/peer-removed", NULL, NULL),
+                200);
+        rig_stop_agent(&rig); /* it is noted */
+        rig_start_agent(&rig);
+        wait_phase("failed");
+        last = last_record();
+        assert_string_equal(json_string_value(json_object_get(last, "record")), "taken-back");
+        assert_int_equal(json_integer_value(json_object_get(last, "epoch")), 3);
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[]}", "hosts"), NULL),
+                200);
+        rig_configure(&rig);
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/peer-removed", NULL, NULL),
+                409); /* it is settled */
+}
+
 static void assert_code(int status, json_t *body, const char *code)
 {
         assert_true(status >= 400);
@@ -223,6 +282,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(test_settled_line_is_written_when_the_disk_takes_it_again),
                 TEST(test_guest_that_resumed_by_itself_is_taken_back_under_a_new_epoch),
+                TEST(test_removal_of_the_peer_alone_is_no_word_about_the_disks_there),
                 TEST(test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer),
         };
 
