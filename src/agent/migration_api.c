@@ -306,6 +306,11 @@ void migration_api_forget(struct agent *agent, struct http_request *request)
 
         if (!m)
                 return;
+        if (migration_disks_peer_may_ask(m)) {
+                error_set(&e, ERROR_CONFLICT, NULL,
+                        "the source of migration %s may still ask whose the disks are", m->id);
+                return http_request_reply_error(request, e);
+        }
         /* Of a destination the manager hears nothing more than of the source, which is settled first. */
         if (m->settled ? m->n_pending > 0 : m->role == MIGRATION_DESTINATION_SIDE) {
                 migration_forget_when_settled(m);

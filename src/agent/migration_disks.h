@@ -91,5 +91,9 @@ void migration_disks_export(struct migration *m);
 void migration_disks_cancel(struct migration *m);
 /* The mover has written all: QEMU ends the exports. True when it has; else it kicks then. */
 bool migration_disks_closed(struct migration *m);
+/* It has settled without its source's last word, that was taken for down: when that comes back, nobody else can tell it whose the disks are. */
+bool migration_disks_peer_may_ask(const struct migration *m);
+/* What an earlier migration of the VM made here is not removed yet, or is being removed. */
+bool migration_disks_linger(struct agent *agent, const char *vm_uid);
 /* It was abandoned, and the source has the VM: what was made here is removed. True when it is, or is kept; else it kicks then. */
 bool migration_disks_removed(struct migration *m);

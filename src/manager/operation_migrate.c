@@ -981,9 +981,13 @@ static void run_conclude(struct task *task, void *userdata)
         struct manager *manager = userdata;
 
         if (strcmp(json_text(task_data(task), "where"), "to")) {
-                _cleanup_error_ struct error *failure = failure_of(task);
+                _cleanup_error_ struct error *failure = failure_of(task), *whole = NULL;
+                _cleanup_free_ char *stays = migration_along_stays(task);
 
-                task_step_failed(task, error_with_names(manager, failure));
+                if (stays && failure)
+                        (void)error_set(&whole, failure->code, failure->hint,
+                                "%s; what was left behind stays: %s", error_message(failure), stays);
+                task_step_failed(task, error_with_names(manager, whole ?: failure));
                 return;
         }
         task_set_result(task, result_document(task));

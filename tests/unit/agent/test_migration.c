@@ -253,6 +253,91 @@ static void assert_code(int status, json_t *body, const char *code)
         json_decref(body);
 }
 
+#define OTHER_ID "55555555-5555-4555-8555-555555555555"
+
+/* Of a destination that abandoned what came with its disks; `settled`: it has settled, too. */
+static void leave_journal_of_destination(bool with_disks, bool settled)
+{
+        _cleanup_json_ json_t *spec = make_spec(), *first = NULL, *second = NULL, *third = NULL;
+        _cleanup_free_ char *folder = state_path("");
+        json_t *source = json_incref(json_object_get(spec, "source"));
+        struct journal *journal;
+
+        assert_int_equal(json_object_set_new(spec, "id", json_string(OTHER_ID)), 0);
+        assert_int_equal(json_object_set(spec, "source", json_object_get(spec, "destination")), 0);
+        assert_int_equal(json_object_set_new(spec, "destination", source), 0);
+        if (with_disks) {
+                json_object_set_new(spec, "disks", json_pack("{s:s}", "datastore", "local"));
+                json_object_set_new(spec, "disks_from",
+                        json_pack("{s:s, s:[i]}", "left_store", OTHER_ID, "sizes", 1 << 20));
+                json_object_set_new(json_object_get(json_object_get(spec, "vm"), "spec"), "disks",
+                        json_pack("[{s:s, s:s, s:s, s:s}]", "name", "disk0", "datastore", "local", "path",
+                                "t1/disk0.raw", "format", "raw"));
+        }
+        first = json_pack("{s:s, s:i, s:i, s:O}", "record", "prepared", "epoch", 1, "role", 1, "spec", spec);
+        second = json_pack("{s:s, s:i}", "record", "abandoned", "epoch", 1);
+        third = json_pack("{s:s, s:i, s:s}", "record", "abandoned", "epoch", 1, "settled", "failed");
+        rig_stop_agent(&rig);
+        assert_int_equal(journal_create(folder, OTHER_ID, RIG_VM_UID, first, &journal, NULL), 0);
+        assert_int_equal(journal_append(journal, second, NULL), 0);
+        if (settled)
+                assert_int_equal(journal_append(journal, third, NULL), 0);
+        journal_free(journal);
+        rig_start_agent(&rig);
+}
+
+static void drop_journal_of_destination(void)
+{
+        _cleanup_free_ char *path = state_path("/" OTHER_ID "." RIG_VM_UID ".journal");
+
+        rig_stop_agent(&rig);
+        assert_int_equal(unlink(path), 0);
+        rig_start_agent(&rig);
+}
+
+/* A source that was taken for down comes back and asks; nobody else knows. */
+static void test_destination_of_disks_is_not_forgotten_before_its_source_has_heard(void **state)
+{
+        json_t *body = NULL;
+        int status;
+
+        if (!possible)
+                skip();
+        leave_journal_of_destination(true, true);
+        status = rig_call(&rig, rig.manager, "DELETE", "/agent/v1/migrations/" OTHER_ID, NULL, &body);
+        assert_code(status, body, "conflict");
+        assert_int_equal(
+                rig_call(&rig, rig.host, "GET", "/agent/v1/peer/migrations/" OTHER_ID, NULL, &body), 200);
+        assert_string_equal(json_string_value(json_object_get(body, "record")), "abandoned");
+        json_decref(body);
+        drop_journal_of_destination();
+
+        leave_journal_of_destination(false, true);
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "DELETE", "/agent/v1/migrations/" OTHER_ID, NULL, NULL), 204);
+}
+
+/* The one before is about to remove its folder, which would be the next one's. */
+static void test_destination_takes_no_migration_while_disks_of_an_earlier_one_are_there(void **state)
+{
+        _cleanup_json_ json_t *spec = NULL;
+        json_t *source, *body = NULL;
+        int status;
+
+        if (!possible)
+                skip();
+        leave_journal_of_destination(true, false);
+        spec = make_spec();
+        source = json_incref(json_object_get(spec, "source"));
+        assert_int_equal(json_object_set(spec, "source", json_object_get(spec, "destination")), 0);
+        assert_int_equal(json_object_set_new(spec, "destination", source), 0);
+        status = rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations", json_incref(spec), &body);
+        assert_code(status, body, "busy");
+        drop_journal_of_destination();
+        status = rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations", json_incref(spec), &body);
+        assert_code(status, body, "conflict"); /* it runs here */
+}
+
 static void test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer(void **state)
 {
         _cleanup_free_ char *path = state_path("/" ID "." RIG_VM_UID ".journal");
@@ -283,6 +368,8 @@ int main(void)
                 TEST(test_settled_line_is_written_when_the_disk_takes_it_again),
                 TEST(test_guest_that_resumed_by_itself_is_taken_back_under_a_new_epoch),
                 TEST(test_removal_of_the_peer_alone_is_no_word_about_the_disks_there),
+                TEST(test_destination_of_disks_is_not_forgotten_before_its_source_has_heard),
+                TEST(test_destination_takes_no_migration_while_disks_of_an_earlier_one_are_there),
                 TEST(test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer),
         };
 
