@@ -108,6 +108,11 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
                 return error_set(ret_error, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
                         "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
                         vm->name, (unsigned long long)vm->config->status.owner_epoch);
+        if (m->disks && !migration_switchover_wanted(m))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                        "Name switchover.patience_ms in the specification.",
+                        "disks travel along only where QEMU is held until what is left of them fits into the "
+                        "pause");
         if (migration_post_copy_allowed(m) && migration_verifies(m, vm))
                 return error_set(ret_error, ERROR_NOT_SUPPORTED,
                         "Leave post-copy out of --converge, or accept the risk with --no-verify.",
