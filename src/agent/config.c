@@ -22,6 +22,7 @@ enum key_kind {
         KEY_PATH,
         KEY_ACCELERATOR,
         KEY_ADDRESSES,
+        KEY_YES_NO,
         KEY_LOG_LEVEL
 };
 
@@ -45,6 +46,7 @@ static const struct key {
         {"checkpoint-space", KEY_SIZE, offsetof(struct agent_config, checkpoint_space), "0"},
         {"checkpoint-hours", KEY_HOURS, offsetof(struct agent_config, checkpoint_hours), "48"},
         {"sibling-space", KEY_SIZE, offsetof(struct agent_config, sibling_space), "0"},
+        {"disks-along", KEY_YES_NO, offsetof(struct agent_config, disks_along), "no"},
         {"openvswitch", KEY_PATH, offsetof(struct agent_config, openvswitch), OVSDB_DEFAULT_PATH},
         {"log-level", KEY_LOG_LEVEL, 0, NULL},
 };
@@ -138,6 +140,8 @@ static char *check_value(const struct key *key, const char *value)
         if (key->kind == KEY_ACCELERATOR && strcmp(value, "auto") != 0 && strcmp(value, "kvm") != 0 &&
                 strcmp(value, "tcg") != 0)
                 return alloc_printf("accelerator must be auto, kvm or tcg, not '%.64s'", value);
+        if (key->kind == KEY_YES_NO && strcmp(value, "yes") != 0 && strcmp(value, "no") != 0)
+                return alloc_printf("%s must be yes or no, not '%.64s'", key->name, value);
         if (key->kind == KEY_ADDRESSES &&
                 sock_address_list_parse(value, 0, ARRAY_SIZE(addresses), addresses, &n, NULL) < 0)
                 return alloc_printf(

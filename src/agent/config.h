@@ -26,6 +26,7 @@ struct agent_config {
         char *checkpoint_space; /* size, as text_parse_size() takes it; 0: no checkpoints */
         char *checkpoint_hours; /* number */
         char *sibling_space;    /* size: pages that guests of one tenant share when they come here; 0: none */
+        char *disks_along;      /* "yes", "no": takes part in migrations that take the disks along */
         char *openvswitch;      /* socket of Open vSwitch's database */
         enum log_level log_level;
 };

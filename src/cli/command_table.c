@@ -133,7 +133,8 @@ static const struct option_spec vm_list_options[] = {
                 .help = "only those on this host"},
         {.name = "power",
                 .kind = VALUE_CHOICE,
-                .value = "stopped|starting|running|paused|incoming|outgoing-done|crashed|unknown",
+                .value = "stopped|starting|running|paused|suspending|suspended|incoming|outgoing-done|"
+                         "crashed|unknown",
                 .help = "only those in this state"},
         END,
 };
@@ -676,23 +677,19 @@ const struct command command_table[] = {
                 .run = command_host_label},
         {.words = "host maintenance",
                 .summary = "empty a host for maintenance, or end its maintenance",
-                .details =
-                        "With --on the host takes no virtual machine any more, and those that run there move "
-                        "to the "
-                        "best hosts, large ones first, through the queue. For each there is a bounded number "
-                        "of tries; "
-                        "after one that failed, and for what fits nowhere, --policy says what is tried, as "
-                        "STEP[,STEP...] in that order: other-host takes the next best host, wait[=TIME] "
-                        "waits until "
-                        "one fits (10m), stop[=TIME] asks the guest to power off (2m), and power-off cuts "
-                        "its power; "
-                        "none stands for no step. What is left then stays, the report says why, and the exit "
-                        "status is 1; the host stays closed, and --on again goes on with it. Virtual "
-                        "machines that are "
-                        "off stay where they are. Cancelled, the host is open again.\n\n"
-                        "--off opens the host; with --return what was moved away comes back, but for what "
-                        "was "
-                        "stopped.",
+                .details = "With --on the host takes no virtual machine any more, and those that run there "
+                           "move to the best hosts, large ones first, through the queue. For each there is "
+                           "a bounded number of tries; after one that failed, and for what fits nowhere, "
+                           "--policy says what is tried, as STEP[,STEP...] in that order: other-host takes "
+                           "the next best host, wait[=TIME] waits until one fits (10m), suspend[=TIME] "
+                           "writes its memory to its datastore and resumes it at once on the best host, or "
+                           "where one fits within that time (1m), stop[=TIME] asks the guest to power off "
+                           "(2m), and power-off cuts its power; none stands for no step. What is left then "
+                           "stays, the report says why, and the exit status is 1; the host stays closed, "
+                           "and --on again goes on with it. Virtual machines that are off stay where they "
+                           "are. Cancelled, the host is open again.\n\n"
+                           "--off opens the host and resumes what --on has suspended; with --return what "
+                           "was moved away comes back, but for what was stopped.",
                 .operands = {OPERAND("HOST", "hosts")},
                 .options = host_maintenance_options,
                 .run = command_host_maintenance},
@@ -789,28 +786,27 @@ const struct command command_table[] = {
                 .options = vm_forecast_options,
                 .run = command_vm_forecast},
         {.words = "vm migrate",
-                .summary = "move a running virtual machine to another host, or its disks",
+                .summary = "move a virtual machine to another host, or its disks",
                 .details =
-                        "Shows pass, rate, what remains and the dirty rate while it runs, and a report at "
-                        "the end. "
-                        "With --check nothing is moved: each check is printed with its cause and way out, "
-                        "and the "
-                        "exit status is 1 if one failed.\n\n"
-                        "--converge says what may be done for a guest that changes its memory faster than "
-                        "it can be sent, as STEP[,STEP...] in the order in which they are tried: "
-                        "wait[=TIME] waits for a quiet moment (without TIME as long as the load "
-                        "rises and falls, 30s at most), pause=TIME doubles the bound on the pause again "
-                        "and again up to TIME, throttle[=PERCENT] slows its processors down, more "
-                        "and more, up to PERCENT of the time (99), and post-copy, which is done only "
-                        "where it is named, "
-                        "and last, lets it go on at the destination before its memory is there. The rest "
-                        "follows; if either host or the network between them fails meanwhile, the guest "
-                        "is off, as after "
-                        "a power failure. When none helps, or with none, "
-                        "the migration ends and the guest runs on where it is.\n\n"
+                        "Shows pass, rate, what remains and the dirty rate while it runs, and a report "
+                        "at the end. With --check nothing is moved: each check is printed with its "
+                        "cause and way out, and the exit status is 1 if one failed.\n\n"
+                        "One that is off or suspended is given to the other host and stays off or "
+                        "suspended: it is started or resumed there next, unless another host is named. "
+                        "Nothing is copied, so its disks must be on datastores of both; the other "
+                        "options are for one that runs.\n\n"
+                        "--converge says what may be done for a guest that changes its memory faster "
+                        "than it can be sent, as STEP[,STEP...] in the order in which they are tried: "
+                        "wait[=TIME] waits for a quiet moment (without TIME as long as the load rises "
+                        "and falls, 30s at most), pause=TIME doubles the bound on the pause again and "
+                        "again up to TIME, throttle[=PERCENT] slows its processors down, more and more, "
+                        "up to PERCENT of the time (99), and post-copy, which is done only where it is "
+                        "named, and last, lets it go on at the destination before its memory is there. "
+                        "The rest follows; if either host or the network between them fails meanwhile, "
+                        "the guest is off, as after a power failure. When none helps, or with none, the "
+                        "migration ends and the guest runs on where it is.\n\n"
                         "Ctrl-C detaches and the migration goes on; Ctrl-C again within two seconds "
-                        "cancels it, "
-                        "and the guest stays where it is.\n\n"
+                        "cancels it, and the guest stays where it is.\n\n"
                         "With --to and --to-datastore it takes its folder and its disks along to a datastore "
                         "of that host, which nobody else has to have; --give-up is 24h then. With "
                         "--to-datastore alone it stays on its host, and its disks go to another datastore of "

@@ -9,9 +9,9 @@
 #include "base/text.h"
 
 #define FORM \
-        "write it as STEP[,STEP...] of other-host, wait[=TIME], stop[=TIME] and power-off, or none, such " \
-        "as " \
-        "other-host,wait=10m,stop"
+        "write it as STEP[,STEP...] of other-host, wait[=TIME], suspend[=TIME], stop[=TIME] and power-off, " \
+        "or " \
+        "none, such as other-host,wait=10m,suspend"
 
 /* "wait=10m" as {"step", "limit_ms"}; which words there are is the manager's to know. */
 static int append_step(json_t *list, const char *word, struct error **ret_error)

@@ -330,6 +330,16 @@ static int report_disks(
         return flushed(cli, ret_error);
 }
 
+static int report_cold(
+        const struct cli *cli, const char *object, const json_t *result, struct error **ret_error)
+{
+        const char *name = strchr(object, '/') ? strchr(object, '/') + 1 : object;
+
+        fprintf(cli->out, "%s: on %s now, and %s as before\n", name, text_of(result, "to") ?: "-",
+                text_of(result, "power") ?: "off");
+        return flushed(cli, ret_error);
+}
+
 int report_task(const struct cli *cli, const json_t *task, struct error **ret_error)
 {
         const char *action = json_string_value(output_lookup(task, "spec.action")) ?: "task",
@@ -343,6 +353,8 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
                 return report_moves(cli, result, ret_error);
         if (!strcmp(action, "vm.migrate-disks") && json_is_object(result))
                 return report_disks(cli, object, result, ret_error);
+        if (!strcmp(action, "vm.migrate-cold") && json_is_object(result))
+                return report_cold(cli, object, result, ret_error);
         output_text(cli->out, object, false);
         fputs(": ", cli->out);
         output_text(cli->out, action, false);

@@ -26,8 +26,10 @@ void check_host_same(struct check *check)
 void check_host_maintenance(struct check *check)
 {
         const json_t *maintenance = json_object_get(check->host, "maintenance");
+        const char *reopening = check->input->reopening;
+        bool reopens = reopening && *reopening && !strcmp(check_text(maintenance, "task"), reopening);
 
-        check_tell(check, check->host_name, json_is_object(maintenance),
+        check_tell(check, check->host_name, json_is_object(maintenance) && !reopens,
                 "host %s is in maintenance, since %s, by %s", check->host_name,
                 check_text(maintenance, "since"), check_text(maintenance, "by"));
 }

@@ -32,6 +32,8 @@ struct checks_input {
                               * one that asks. vm_uid: that it works on; host_uid: likewise; to: name of the host that it
                               * brings that VM to */
         const char *asking; /* name of one of these tasks that is in nobody's way: it asks; or NULL */
+        const char *
+                reopening; /* name of the task that has closed a host for maintenance and now gives back what it took; or NULL */
         const json_t *
                 reserved; /* {host uid: {"memory_bytes", "cpus"}}: for VMs that tasks bring there and that the host
                                  * does not count yet */

@@ -14,11 +14,14 @@ static const char *const words[] = {
 };
 
 #define HINT \
-        "Allowed are other-host, wait, stop and power-off, each once, in the order in which they are to be " \
-        "tried."
+        "Allowed are other-host, wait, suspend, stop and power-off, each once, in the order in which they " \
+        "are " \
+        "to be tried."
 
 static const uint64_t default_limits_ms[N_EVACUATION_FALLBACKS] = {
-        [EVACUATION_WAIT] = EVACUATION_WAIT_DEFAULT_MS, [EVACUATION_STOP] = EVACUATION_STOP_DEFAULT_MS};
+        [EVACUATION_WAIT] = EVACUATION_WAIT_DEFAULT_MS,
+        [EVACUATION_SUSPEND] = EVACUATION_SUSPEND_DEFAULT_MS,
+        [EVACUATION_STOP] = EVACUATION_STOP_DEFAULT_MS};
 
 static int find_word(const char *word, enum evacuation_fallback *ret)
 {
@@ -28,6 +31,12 @@ static int find_word(const char *word, enum evacuation_fallback *ret)
                         return 0;
                 }
         return -EINVAL;
+}
+
+static bool uses_power(enum evacuation_fallback fallback)
+{
+        return fallback == EVACUATION_SUSPEND || fallback == EVACUATION_STOP ||
+               fallback == EVACUATION_POWER_OFF;
 }
 
 static int read_step(
@@ -51,9 +60,10 @@ static int read_step(
                 if (policy->steps[i].fallback == fallback)
                         return error_set(
                                 ret_error, ERROR_BAD_DOCUMENT, HINT, "policy: %s is there twice", word);
-        if (!may_stop && (fallback == EVACUATION_STOP || fallback == EVACUATION_POWER_OFF))
-                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Only maintenance of a host ends guests.",
-                        "policy: %s is not for this", word);
+        if (!may_stop && uses_power(fallback))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT,
+                        "Only maintenance of a host suspends or ends guests.", "policy: %s is not for this",
+                        word);
         limit_ms = default_limits_ms[fallback];
         if (!limit_ms && json_is_integer(json_object_get(item, "limit_ms")))
                 return error_set(
@@ -94,6 +104,14 @@ int evacuation_policy_read(
         return 0;
 }
 
+bool evacuation_policy_uses_power(const struct evacuation_policy *policy)
+{
+        for (size_t i = 0; i < policy->n; i++)
+                if (uses_power(policy->steps[i].fallback))
+                        return true;
+        return false;
+}
+
 const char *evacuation_rank_to_string(const struct evacuation_policy *policy, unsigned int rank)
 {
         if (!rank)
@@ -113,6 +131,45 @@ static bool is_time_again(const struct evacuation_facts *facts)
 {
         return facts->now_ms >= facts->last_end_ms + EVACUATION_AGAIN_MS ||
                facts->now_ms < facts->last_end_ms;
+}
+
+static enum evacuation_act act_once(
+        struct evacuation_progress *progress, const struct evacuation_facts *facts, enum evacuation_act act)
+{
+        if (progress->acted || !facts->may_stop)
+                return EVACUATION_ACT_LEAVE;
+        progress->acted = true;
+        return act;
+}
+
+uint64_t evacuation_patience_ms(const struct evacuation_policy *policy, bool brings_back)
+{
+        enum evacuation_fallback step = brings_back ? EVACUATION_WAIT : EVACUATION_SUSPEND;
+
+        for (size_t i = 0; i < policy->n; i++)
+                if (policy->steps[i].fallback == step)
+                        return policy->steps[i].limit_ms;
+        return brings_back ? 0 : EVACUATION_SUSPEND_DEFAULT_MS;
+}
+
+/* It is away from where it was; all there is to do is to let it run again. */
+static enum evacuation_act act_of_suspended(const struct evacuation_policy *policy,
+        struct evacuation_progress *progress, const struct evacuation_facts *facts)
+{
+        bool waits;
+
+        if (!progress->suspended_ms || facts->now_ms < progress->suspended_ms)
+                progress->suspended_ms = facts->now_ms;
+        waits = (uint64_t)(facts->now_ms - progress->suspended_ms) < facts->patience_ms;
+        if (facts->unclear)
+                return waits ? EVACUATION_ACT_WAIT : EVACUATION_ACT_LEAVE;
+        if (progress->n_resumes >= policy->tries)
+                return EVACUATION_ACT_LEAVE;
+        if (facts->fits_other && (waits || !progress->lost_race)) {
+                progress->n_resumes++;
+                return EVACUATION_ACT_RESUME;
+        }
+        return waits ? EVACUATION_ACT_WAIT : EVACUATION_ACT_LEAVE;
 }
 
 /* What the present rank has left to do; LEAVE: nothing. */
@@ -141,14 +198,12 @@ static enum evacuation_act act_of_rank(const struct evacuation_policy *policy,
                 if (facts->runs && facts->fits && is_time_again(facts))
                         return move(progress, EVACUATION_ACT_MIGRATE);
                 return EVACUATION_ACT_WAIT;
+        case EVACUATION_SUSPEND:
+                return act_once(progress, facts, EVACUATION_ACT_SUSPEND);
         case EVACUATION_STOP:
+                return act_once(progress, facts, EVACUATION_ACT_STOP);
         case EVACUATION_POWER_OFF:
-                if (progress->acted || !facts->may_stop)
-                        return EVACUATION_ACT_LEAVE;
-                progress->acted = true;
-                return policy->steps[progress->rank - 1].fallback == EVACUATION_STOP
-                               ? EVACUATION_ACT_STOP
-                               : EVACUATION_ACT_POWER_OFF;
+                return act_once(progress, facts, EVACUATION_ACT_POWER_OFF);
         case N_EVACUATION_FALLBACKS:
                 break;
         }
@@ -158,13 +213,17 @@ static enum evacuation_act act_of_rank(const struct evacuation_policy *policy,
 enum evacuation_act evacuation_next(const struct evacuation_policy *policy,
         struct evacuation_progress *progress, const struct evacuation_facts *facts)
 {
+        if (facts->suspended)
+                return act_of_suspended(policy, progress, facts);
         while (!facts->closed && progress->rank <= policy->n) {
                 enum evacuation_act act = act_of_rank(policy, progress, facts);
 
                 if (act != EVACUATION_ACT_LEAVE)
                         return act;
-                *progress = (struct evacuation_progress){
-                        .rank = progress->rank + 1, .n_moves = progress->n_moves, .since_ms = facts->now_ms};
+                *progress = (struct evacuation_progress){.rank = progress->rank + 1,
+                        .n_moves = progress->n_moves,
+                        .n_resumes = progress->n_resumes,
+                        .since_ms = facts->now_ms};
         }
         return EVACUATION_ACT_LEAVE;
 }

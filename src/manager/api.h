@@ -85,6 +85,10 @@ int api_body_new(struct http_request *request, json_t **ret_body, const char **r
 int api_body_spec(
         struct http_request *request, json_t **ret_body, json_t **ret_spec, struct error **ret_error);
 
+/* DENIED when the policy of moving many (operation_moves_check() has passed it) suspends or ends guests and the caller may not do so
+ * one by one, everywhere. */
+int api_check_power(const struct http_request *request, const json_t *body, struct error **ret_error);
+
 /* Commits the removal of the object, which `batch` has, as KIND.delete, and answers 204; the error is left to the caller. */
 int api_remove(struct http_request *request, struct manager *manager, const json_t *doc,
         struct store_batch *batch, struct error **ret_error);

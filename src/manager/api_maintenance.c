@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "manager/api.h"
+#include "manager/api_access.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/moves_plan.h"
@@ -42,6 +43,18 @@ static void submit(
                         NULL);
 }
 
+int api_check_power(const struct http_request *request, const json_t *body, struct error **ret_error)
+{
+        const struct auth_caller *caller = api_caller(request);
+
+        if (!operation_moves_use_power(body) || auth_may_everywhere(caller, PERMISSION_VM_POWER))
+                return 0;
+        return error_set(ret_error, ERROR_DENIED,
+                "Ask for a role that has it, or leave suspend, stop and power-off out of the policy.",
+                "%s has not the permission %s everywhere, which this policy takes", caller->name,
+                permission_to_string(PERMISSION_VM_POWER));
+}
+
 void api_host_maintenance(struct http_request *request, void *userdata)
 {
         static const char *const keys[] = {
@@ -58,6 +71,8 @@ void api_host_maintenance(struct http_request *request, void *userdata)
                 r = api_body(request, keys, &body, &error);
         if (r >= 0)
                 r = operation_maintenance_check(host, body, &error);
+        if (r >= 0)
+                r = api_check_power(request, body, &error);
         if (r >= 0 && json_is_true(json_object_get(body, "dry_run"))) {
                 r = operation_maintenance_plan(manager, host, body, &plan, &error);
                 if (r >= 0) {
@@ -66,7 +81,7 @@ void api_host_maintenance(struct http_request *request, void *userdata)
                 }
         }
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, manager, error);
         else
                 submit(request, manager, host, body);
 }

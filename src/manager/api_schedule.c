@@ -9,6 +9,7 @@
 #include "base/doc.h"
 #include "base/text.h"
 #include "manager/api.h"
+#include "manager/api_access.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/moves_plan.h"
@@ -97,6 +98,8 @@ void api_schedule_create(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = schedules_check_spec(spec, &error);
         if (r >= 0)
+                r = api_check_power(request, json_object_get(spec, "action"), &error);
+        if (r >= 0)
                 r = check_room(manager, &error);
         if (r >= 0) {
                 doc = text_uuid_new(uid) < 0
@@ -107,7 +110,7 @@ void api_schedule_create(struct http_request *request, void *userdata)
                 r = doc ? schedules_reset(manager, doc, &error) : no_memory(&error);
         }
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, manager, error);
         else
                 record(request, manager, doc, "schedule.create", true);
 }
@@ -125,12 +128,14 @@ void api_schedule_update(struct http_request *request, void *userdata)
                 r = api_body_spec(request, &body, &spec, &error);
         if (r >= 0)
                 r = schedules_check_spec(spec, &error);
+        if (r >= 0)
+                r = api_check_power(request, json_object_get(spec, "action"), &error);
         if (r >= 0 && json_object_set(doc, "spec", spec) < 0)
                 r = no_memory(&error);
         if (r >= 0)
                 r = schedules_reset(manager, doc, &error);
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, manager, error);
         else
                 record(request, manager, doc, "schedule.update", false);
 }
@@ -171,7 +176,7 @@ static void set_paused(struct http_request *request, struct manager *manager, bo
         if (r >= 0 && !paused)
                 r = schedules_reset(manager, doc, &error);
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, manager, error);
         else
                 record(request, manager, doc, paused ? "schedule.pause" : "schedule.resume", false);
 }

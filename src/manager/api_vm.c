@@ -12,6 +12,7 @@
 #include "manager/api.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/moves.h"
 #include "manager/operations.h"
 #include "manager/vm_spec.h"
 
@@ -423,8 +424,13 @@ static void reply_check(
 {
         struct error *error = NULL;
         json_t *report = NULL;
+        int r;
 
-        if (operation_migrate_check_request(manager, vm, body, &report, &error) < 0)
+        if (moves_is_off(vm))
+                r = operation_cold_check(manager, vm, json_text_or_null(body, "to"), NULL, &report, &error);
+        else
+                r = operation_migrate_check_request(manager, vm, body, &report, &error);
+        if (r < 0)
                 http_request_reply_error(request, error);
         else
                 http_request_reply_json(request, 200, report);
@@ -455,7 +461,9 @@ void api_vm_migrate(struct http_request *request, void *userdata)
                 return;
         }
         data = json_pack("{s:s*}", "to", to);
-        if (data)
+        if (data && moves_is_off(vm))
+                submit(request, manager, "vm.migrate-cold", vm, body, data, NULL, NULL);
+        else if (data)
                 submit(request, manager, "vm.migrate", vm, body, data, json_text_or_null(body, "priority"),
                         NULL);
         else

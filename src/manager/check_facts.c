@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/doc.h"
 #include "manager/json.h"
 #include "manager/manager.h"
@@ -205,6 +206,20 @@ static int load_vm(struct manager *manager, const json_t *vm, bool moves, struct
         return moves ? 0 : pools_about(manager, vm, &facts->pools, ret_error);
 }
 
+/* The cancelled maintenance for which the task works, or NULL: what that has taken away from its host it may give back, before the host
+ * is open. Where the host was closed before, it stays so. */
+static const char *reopening_of(struct manager *manager, const struct task *task)
+{
+        const struct task *parent =
+                task ? task_find(manager->tasks, json_text(task_data(task), "parent")) : NULL;
+
+        task = parent ?: task;
+        return task && !strcmp(task_action(task), "host.maintenance") && task_cancel_requested(task) &&
+                               json_is_null(json_object_get(task_data(task), "before"))
+                       ? task_name(task)
+                       : NULL;
+}
+
 /* to: the only host that it may go to; NULL: any. */
 static int load_facts(struct manager *manager, const json_t *vm, bool moves, const char *to,
         const struct task *asking, struct check_facts *ret_facts, struct error **ret_error)
@@ -221,6 +236,7 @@ static int load_facts(struct manager *manager, const json_t *vm, bool moves, con
         if (r < 0)
                 return r;
         facts.asking = asking ? task_name(asking) : NULL;
+        facts.reopening = reopening_of(manager, asking);
         *ret_facts = facts;
         facts = (struct check_facts){};
         return 0;
@@ -293,6 +309,50 @@ void check_facts_deinit(struct check_facts *facts)
         json_decref(facts->jobs);
 }
 
+static int add_reserved(json_t *sums, const json_t *more)
+{
+        const char *uid;
+        json_t *item;
+
+        json_object_foreach ((json_t *)more, uid, item) {
+                json_t *sum = json_object_get(sums, uid);
+
+                if (!sum) {
+                        sum = json_object();
+                        if (json_object_set_new(sums, uid, sum) < 0)
+                                return -ENOMEM;
+                }
+                if (add_to(sum, "memory_bytes", json_integer_value(json_object_get(item, "memory_bytes"))) <
+                                0 ||
+                        add_to(sum, "cpus", json_integer_value(json_object_get(item, "cpus"))) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+int check_facts_assume(struct check_facts *facts, const struct check_assumptions *assumptions)
+{
+        if (!assumptions)
+                return 0;
+        if (assumptions->reopening)
+                facts->reopening = assumptions->reopening;
+        return add_reserved(facts->reserved, assumptions->reserved);
+}
+
+int check_facts_reserve(json_t *reserved, const json_t *host, const json_t *vm)
+{
+        const char *uid = json_text(host, "uid");
+        json_t *sums = json_object_get(reserved, uid);
+        json_int_t bytes = json_integer_value(json_object_get(sums, "memory_bytes")) + checks_memory_need(vm),
+                   cpus = json_integer_value(json_object_get(sums, "cpus")) +
+                          MAX(json_integer_value(json_object_get(json_spec(vm), "cpus")), 1);
+
+        return json_object_set_new(
+                       reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus)) < 0
+                       ? -ENOMEM
+                       : 0;
+}
+
 struct checks_input check_facts_input(const struct check_facts *facts)
 {
         return (struct checks_input){.vm = facts->vm,
@@ -302,6 +362,7 @@ struct checks_input check_facts_input(const struct check_facts *facts)
                 .jobs = facts->jobs,
                 .tasks = facts->tasks,
                 .asking = facts->asking,
+                .reopening = facts->reopening,
                 .reserved = facts->reserved,
                 .datastores = facts->datastores,
                 .switches = facts->switches,

@@ -19,8 +19,9 @@ struct check_facts {
         json_t *pools;               /* NULL for a move */
         const json_t *source, *home; /* as in struct checks_input; `its_host`, or `nowhere` */
         json_t *nowhere;
-        const char *asking; /* name of the task that asks, its own; NULL: none */
-        json_t *jobs;       /* NULL: none */
+        const char *asking;    /* name of the task that asks, its own; NULL: none */
+        const char *reopening; /* as in struct checks_input; the task's own */
+        json_t *jobs;          /* NULL: none */
 };
 
 /* Of a VM (document) and all hosts. moves: it is to leave the host that it runs on (then `source` is that host, or an empty
@@ -45,6 +46,16 @@ void check_facts_deinit(struct check_facts *facts);
  * Host facts lag behind by up to a heartbeat; what is decided in between must be added to them. */
 bool check_facts_brings_memory(const struct manager *manager, const struct task *task,
         const char **ret_host_uid, const json_t **ret_vm);
+
+/* What is taken for done already; borrowed. */
+struct check_assumptions {
+        const json_t *reserved; /* {host uid: {"memory_bytes", "cpus"}}: more that is on its way; or NULL */
+        const char *reopening;  /* the host that this task has closed is open again; or NULL */
+};
+/* Adds one more VM (document) that is on its way to the host (document) to those sums, so that the next one is judged with it there. -ENOMEM. */
+int check_facts_reserve(json_t *reserved, const json_t *host, const json_t *vm);
+/* assumptions: may be NULL, and must live as long as the facts. -ENOMEM. */
+int check_facts_assume(struct check_facts *facts, const struct check_assumptions *assumptions);
 
 /* For the functions of cluster/; borrows the facts. */
 struct checks_input check_facts_input(const struct check_facts *facts);

@@ -194,6 +194,20 @@ static bool better(
         return !strcmp(host_name_of(host), recorded);
 }
 
+/* A host goes on telling of a VM that it ran once: that it has stopped there says nothing any more. Of one that was given to another host while it was
+ * off (operation_cold.c) neither does what is told of its last run: that is recorded, until it is to run again. */
+static bool is_past(
+        const json_t *vm, const struct host *host, const struct host *recorded, const json_t *report)
+{
+        bool moved_cold = json_is_true(json_object_get(json_status(vm), "moved_cold"));
+
+        if (rank_of(report) >= RANK_LIVE)
+                return false;
+        if (epoch_of(report) < epoch_of(vm))
+                return host != recorded || moved_cold;
+        return moved_cold && host != recorded && epoch_of(report) == epoch_of(vm) && !has_qemu(vm);
+}
+
 static void collect(const struct inventory *inventory, const json_t *vm, struct reports *ret)
 {
         const char *recorded = json_text(json_status(vm), "host");
@@ -208,9 +222,7 @@ static void collect(const struct inventory *inventory, const json_t *vm, struct 
 
                 if (!host->connected || !report->doc)
                         continue;
-                /* A host goes on telling of a VM that it ran once: that it has stopped there says nothing any more. */
-                if (host != ret->recorded && rank_of(report->doc) < RANK_LIVE &&
-                        epoch_of(report->doc) < epoch_of(vm))
+                if (is_past(vm, host, ret->recorded, report->doc))
                         continue;
                 if (!strcmp(power_of(report->doc), "running")) {
                         if (ret->n_running < ARRAY_SIZE(ret->running)) {

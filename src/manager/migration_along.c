@@ -50,8 +50,11 @@ static int check_capable(
 {
         if (json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), "disks_along")))
                 return 0;
-        return error_set(ret_error, ERROR_NOT_SUPPORTED, "Upgrade drover there.",
-                "the agent of host %s is of a version that cannot take disks along", name);
+        return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                "Set disks-along = yes in drover-agent.conf there, and restart the agent; an agent that does "
+                "not know "
+                "it is to be upgraded first. It is on trial: see docs/storage-migration.md.",
+                "host %s does not take part in migrations that take disks along", name);
 }
 
 static int check_datastore(

@@ -2,15 +2,15 @@
 #pragma once
 
 /* Many virtual machines moved by one task: maintenance of a host, bringing them back, a schedule's run. What to do with each
- * is decided by cluster/evacuation.h; here it is done, by tasks of their own (vm.migrate, vm.stop) that go through the same queue
- * and checks as anybody's.
+ * is decided by cluster/evacuation.h; here it is done, by tasks of their own (vm.migrate, vm.suspend, vm.resume, vm.stop) that go
+ * through the same queue and checks as anybody's.
  *
  * Nothing is done twice: a try is recorded in the task's data, with the uid of the task that it will be, before that task is
  * submitted; after a crash a try whose task is not there is submitted then.
  *
  * The task's data: moves: array of one record each {"uid", "name", "outcome", "to", "why", "tries", "progress", ...};
  * options: what the vm.migrate tasks get; policy: as in cluster/evacuation.h; from: the host to leave, or to: the host to go to;
- * start_before_unix_ms: nothing starts after that; give_up_ms: what has not ended after that time is cancelled. */
+ * left: those that left the host before, see operation_maintenance.c; start_before_unix_ms: nothing starts after that; give_up_ms: what has not ended after that time is cancelled. */
 
 #include <jansson.h>
 
@@ -26,13 +26,20 @@ int moves_add_settled(struct task *task, const json_t *vm, const char *outcome, 
 
 /* One look at all of them, which begins and ends what there is to begin and end: true when all have their outcome; false: to be called
  * again after *ret_again_ms. A task that is to be cancelled ends those under way, but waits for guests that were asked to power
- * off, for a minute. */
+ * off, and for guests that it resumes, for a minute. */
 bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_ms);
 
 /* How many there are, and have that outcome. */
 size_t moves_count(const struct task *task, const char *outcome);
 
-/* {"moved", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
+/* What is known of it (a record) is that it left its host suspended, or may have, and that who ends the maintenance is to resume it: it has the
+ * uid of the suspension ("suspended_by"). */
+bool moves_leaves_suspended(const json_t *record);
+/* The VM (document) is suspended, or nobody can tell at the moment, and that suspension (the uid of its vm.suspend task) was its last one: nobody
+ * has resumed it since and suspended it for reasons of their own. */
+bool moves_is_suspended_by(const json_t *vm, const char *suspension);
+
+/* {"moved", "moved-cold", "suspended", "resumed", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
 json_t *moves_report(const struct task *task);
 /* The same without the lines of each: what the audit log has of it; each decision is an entry of its own there. The caller's. */
 json_t *moves_audited(const json_t *report);

@@ -6,15 +6,20 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
-#include "cluster/checks.h"
 #include "cluster/evacuation.h"
 #include "manager/api_scan.h"
+#include "manager/check_facts.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/moves.h"
 #include "manager/operations.h"
 
 #define CLOSED_MS 5 /* others have the loop's time at the moment */
+
+/* What is said of a VM; texts are borrowed. */
+struct line {
+        const char *outcome, *to, *why;
+};
 
 struct moves_plan {
         struct api_scan base;
@@ -23,32 +28,28 @@ struct moves_plan {
         json_t *vms; /* documents, in their order */
         size_t n_done;
         json_t *lines, *settled, *reserved;
+        char *reopening; /* NULL: nothing that is closed counts as open */
+        json_t *resumes; /* {uid: the host on which it is not to be resumed, or null} */
 };
 
-/* What the policy would come to for one that fits nowhere now. */
-static const char *planned_fallback(const struct evacuation_policy *policy)
+/* What the policy would come to for one that fits nowhere now; N_EVACUATION_FALLBACKS: it stays. */
+static enum evacuation_fallback planned_fallback(const struct evacuation_policy *policy)
 {
-        static const char *const planned[N_EVACUATION_FALLBACKS] = {[EVACUATION_WAIT] = "would-wait",
-                [EVACUATION_STOP] = "would-stop",
-                [EVACUATION_POWER_OFF] = "would-power-off"};
-
         for (size_t i = 0; i < policy->n; i++)
-                if (planned[policy->steps[i].fallback])
-                        return planned[policy->steps[i].fallback];
-        return "would-stay";
+                if (policy->steps[i].fallback != EVACUATION_OTHER_HOST)
+                        return policy->steps[i].fallback;
+        return N_EVACUATION_FALLBACKS;
 }
 
-/* So that the next one is judged with this one there. */
-static int reserve(json_t *reserved, const json_t *host, const json_t *vm)
+static const char *outcome_of(enum evacuation_fallback fallback)
 {
-        const char *uid = json_text(host, "uid");
-        json_t *sums = json_object_get(reserved, uid);
-        json_int_t bytes = json_integer_value(json_object_get(sums, "memory_bytes")) + checks_memory_need(vm),
-                   cpus = json_integer_value(json_object_get(sums, "cpus")) +
-                          MAX(json_integer_value(json_object_get(json_spec(vm), "cpus")), 1);
+        static const char *const planned[] = {[EVACUATION_WAIT] = "would-wait",
+                [EVACUATION_SUSPEND] = "would-suspend",
+                [EVACUATION_STOP] = "would-stop",
+                [EVACUATION_POWER_OFF] = "would-power-off",
+                [N_EVACUATION_FALLBACKS] = "would-stay"};
 
-        return json_object_set_new(
-                reserved, uid, json_pack("{s:I, s:I}", "memory_bytes", bytes, "cpus", cpus));
+        return planned[fallback];
 }
 
 static void plan_free(struct api_scan *base)
@@ -56,10 +57,12 @@ static void plan_free(struct api_scan *base)
         struct moves_plan *plan = CONTAINER_OF(base, struct moves_plan, base);
 
         free(plan->to);
+        free(plan->reopening);
         json_decref(plan->vms);
         json_decref(plan->lines);
         json_decref(plan->settled);
         json_decref(plan->reserved);
+        json_decref(plan->resumes);
         free(plan);
 }
 
@@ -74,40 +77,101 @@ static int no_memory(struct error **ret_error)
         return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
-static json_t *line_of(const json_t *vm, const char *outcome, const char *to, const char *why)
+static json_t *line_of(const json_t *vm, const struct line *line)
 {
-        return json_pack("{s:s, s:s, s:s?, s:s?, s:[]}", "vm", json_text(vm, "name"), "outcome", outcome,
-                "to", to, "why", why, "tries");
+        return json_pack("{s:s, s:s, s:s?, s:s?, s:[]}", "vm", json_text(vm, "name"), "outcome",
+                line->outcome, "to", line->to, "why", line->why, "tries");
+}
+
+/* Where it would be resumed: the plan's own host if that takes it. *ret_report has what the line borrows. */
+static int plan_resumption(struct moves_plan *plan, const json_t *vm, const char *except, struct line *line,
+        json_t **ret_report, struct error **ret_error)
+{
+        json_t *host;
+        size_t i;
+        int r = operation_resume_check(plan->base.manager, vm, except, NULL,
+                &(struct check_assumptions){.reserved = plan->reserved, .reopening = plan->reopening},
+                ret_report, ret_error);
+
+        if (r < 0)
+                return r;
+        line->to = NULL;
+        line->why = json_text_or_null(*ret_report, "why");
+        json_array_foreach (json_object_get(*ret_report, "hosts"), i, host)
+                if (!line->to || (plan->to && !strcmp(json_string_value(host), plan->to)))
+                        line->to = json_string_value(host);
+        return 0;
+}
+
+/* One that is to be suspended to leave its host. One that is paused would run if it were resumed. */
+static int plan_suspension(struct moves_plan *plan, const json_t *vm, struct line *line, json_t **ret_report,
+        struct error **ret_error)
+{
+        int r;
+
+        if (!strcmp(json_text(json_status(vm), "power"), "paused"))
+                return 0;
+        r = plan_resumption(plan, vm, json_text(json_status(vm), "host"), line, ret_report, ret_error);
+        if (r >= 0 && line->to)
+                line->outcome = "would-move-cold";
+        return r;
+}
+
+static int plan_move(struct moves_plan *plan, const json_t *vm, struct line *line, json_t **ret_report,
+        json_t **ret_resumption, struct error **ret_error)
+{
+        enum evacuation_fallback fallback = planned_fallback(&plan->policy);
+        int r = operation_migrate_plan(plan->base.manager, vm, plan->to,
+                &(struct check_assumptions){.reserved = plan->reserved, .reopening = plan->reopening},
+                ret_report, ret_error);
+
+        if (r < 0)
+                return r;
+        if (json_is_true(json_object_get(*ret_report, "ok"))) {
+                *line = (struct line){"would-move", json_text(*ret_report, "to"), NULL};
+                return 0;
+        }
+        if (!strcmp(json_text(json_status(vm), "power"), "unknown"))
+                fallback = N_EVACUATION_FALLBACKS;
+        *line = (struct line){
+                outcome_of(fallback), NULL, moves_first_cause(json_object_get(*ret_report, "checks"))};
+        return fallback == EVACUATION_SUSPEND ? plan_suspension(plan, vm, line, ret_resumption, ret_error)
+                                              : 0;
+}
+
+/* One that was suspended by this maintenance: by its end it is resumed, before that moved cold if some host takes it. */
+static int plan_suspended(struct moves_plan *plan, const json_t *vm, struct line *line,
+        json_t **ret_resumption, struct error **ret_error)
+{
+        const char *except = json_string_value(json_object_get(plan->resumes, json_text(vm, "uid")));
+        int r = plan_resumption(plan, vm, except, line, ret_resumption, ret_error);
+
+        if (line->to)
+                line->outcome = except ? "would-move-cold" : "would-resume";
+        else
+                line->outcome = outcome_of(except ? EVACUATION_SUSPEND : planned_fallback(&plan->policy));
+        return r;
 }
 
 static int plan_one(struct moves_plan *plan, const json_t *vm, struct error **ret_error)
 {
-        struct manager *manager = plan->base.manager;
-        _cleanup_json_ json_t *report = NULL;
-        const char *outcome = "would-move", *why = NULL, *to = NULL;
+        _cleanup_json_ json_t *report = NULL, *resumption = NULL;
+        struct line line = {"off"};
         const json_t *target;
-        bool ok;
         int r = 0;
 
-        if (moves_is_off(vm))
-                outcome = "off";
-        else if (plan->to && !strcmp(json_text(json_status(vm), "host"), plan->to))
-                outcome = "there";
-        else {
-                r = operation_migrate_plan(manager, vm, plan->to, plan->reserved, &report, ret_error);
-                if (r < 0)
-                        return r;
-                ok = json_is_true(json_object_get(report, "ok"));
-                to = ok ? json_text(report, "to") : NULL;
-                why = ok ? NULL : moves_first_cause(json_object_get(report, "checks"));
-                outcome = ok ? outcome : planned_fallback(&plan->policy);
-                if (!ok && !strcmp(json_text(json_status(vm), "power"), "unknown"))
-                        outcome = "would-stay";
-                target = to ? inventory_host(manager->inventory, to) : NULL;
-                if (target && reserve(plan->reserved, target, vm) < 0)
-                        r = -ENOMEM;
-        }
-        r |= json_array_append_new(plan->lines, line_of(vm, outcome, to, why));
+        if (json_object_get(plan->resumes, json_text(vm, "uid")))
+                r = plan_suspended(plan, vm, &line, &resumption, ret_error);
+        else if (plan->to && !moves_is_off(vm) && !strcmp(json_text(json_status(vm), "host"), plan->to))
+                line.outcome = "there";
+        else if (!moves_is_off(vm))
+                r = plan_move(plan, vm, &line, &report, &resumption, ret_error);
+        if (r < 0)
+                return r;
+        target = line.to ? inventory_host(plan->base.manager->inventory, line.to) : NULL;
+        if (target && check_facts_reserve(plan->reserved, target, vm) < 0)
+                r = -ENOMEM;
+        r |= json_array_append_new(plan->lines, line_of(vm, &line));
         return r < 0 ? no_memory(ret_error) : 0;
 }
 
@@ -149,10 +213,12 @@ int moves_plan_new(const json_t **vms, size_t n, const char *to, const json_t *p
         plan->lines = json_array();
         plan->settled = json_array();
         plan->reserved = json_object();
+        plan->resumes = json_object();
         r = evacuation_policy_read(policy, true, &plan->policy, ret_error);
         if (r < 0)
                 return r;
-        if ((to && !plan->to) || !plan->vms || !plan->lines || !plan->settled || !plan->reserved)
+        if ((to && !plan->to) || !plan->vms || !plan->lines || !plan->settled || !plan->reserved ||
+                !plan->resumes)
                 return no_memory(ret_error);
         evacuation_sort(vms, n);
         for (size_t i = 0; i < n; i++)
@@ -162,9 +228,23 @@ int moves_plan_new(const json_t **vms, size_t n, const char *to, const json_t *p
         return 0;
 }
 
+int moves_plan_reopens(struct moves_plan *plan, const char *task)
+{
+        return alloc_replace(&plan->reopening, task);
+}
+
+int moves_plan_resumes(struct moves_plan *plan, const json_t *vm, const char *except)
+{
+        json_t *value = except ? json_string(except) : json_null();
+
+        return json_object_set_new(plan->resumes, json_text(vm, "uid"), value) < 0 ? -ENOMEM : 0;
+}
+
 int moves_plan_add_settled(struct moves_plan *plan, const json_t *vm, const char *outcome, const char *to)
 {
-        return json_array_append_new(plan->settled, line_of(vm, outcome, to, NULL)) < 0 ? -ENOMEM : 0;
+        return json_array_append_new(plan->settled, line_of(vm, &(struct line){outcome, to, NULL})) < 0
+                       ? -ENOMEM
+                       : 0;
 }
 
 void moves_plan_reply(struct moves_plan *plan, struct http_request *request, struct manager *manager)

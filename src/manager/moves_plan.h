@@ -18,6 +18,10 @@ int moves_plan_new(const json_t **vms, size_t n, const char *to, const json_t *p
 void moves_plan_free(struct moves_plan *plan);
 DEFINE_CLEANUP(struct moves_plan *, moves_plan_free)
 
+/* The host that the maintenance task of that name has closed counts as open. -ENOMEM. */
+int moves_plan_reopens(struct moves_plan *plan, const char *task);
+/* One of the vms is suspended, and is to be resumed; except: on another host than that; NULL: on any. -ENOMEM. */
+int moves_plan_resumes(struct moves_plan *plan, const json_t *vm, const char *except);
 /* One more for the report, which needs nothing. -ENOMEM. */
 int moves_plan_add_settled(struct moves_plan *plan, const json_t *vm, const char *outcome, const char *to);
 

@@ -2,8 +2,9 @@
 
 /* host.maintenance: the host is closed (check `host-maintenance`), and what runs there moves away; host.maintenance-end: it is
  * opened, and those come back if that was asked for. Its document has status.maintenance {"state", "since", "by", "why", "task",
- * "left"}: entering, on, or incomplete (some stay there); left: those that it moved away, {"uid", "name", "to"}. Once it is open,
- * status.to_return has those that are still to come back: the request can be repeated.
+ * "left"}: entering, on, or incomplete (some stay there); left: those that it moved away, {"uid", "name", "to"}, or suspended, with
+ * "suspended_by" (the uid of the vm.suspend task) and to null. Once it is open, status.to_return has those that are still to come back: the request can be repeated.
+ * What it has suspended is resumed also when the others are not to come back.
  *
  * Cancelled, the host is as it was before, but for what has moved. A failure leaves it closed: who mends what the report names
  * repeats the request.
@@ -42,6 +43,19 @@ static const json_t *left_by(const json_t *host)
                            : json_object_get(json_status(host), "to_return");
 }
 
+/* Whether the end of maintenance has something to do with those that left: all of them if they are to come back, else those that were
+ * suspended. */
+static bool is_to_come_back(const json_t *left, bool back)
+{
+        json_t *item;
+        size_t i;
+
+        json_array_foreach ((json_t *)left, i, item)
+                if (back || *json_text(item, "suspended_by"))
+                        return true;
+        return false;
+}
+
 static int check_priority(const json_t *body, struct error **ret_error)
 {
         static const char *const words[] = {"low", "normal", "high", "critical"};
@@ -73,6 +87,14 @@ int operation_moves_check(const json_t *body, bool may_stop, struct error **ret_
         return r;
 }
 
+bool operation_moves_use_power(const json_t *body)
+{
+        struct evacuation_policy policy;
+
+        return evacuation_policy_read(body, true, &policy, NULL) >= 0 &&
+               evacuation_policy_uses_power(&policy);
+}
+
 int operation_maintenance_check(const json_t *host, const json_t *body, struct error **ret_error)
 {
         bool on = true, back = false, dry_run;
@@ -91,7 +113,7 @@ int operation_maintenance_check(const json_t *host, const json_t *body, struct e
                         ret_error, ERROR_BAD_DOCUMENT, NULL, "field return is for the end of maintenance");
         if (r >= 0)
                 r = operation_moves_check(body, on, ret_error);
-        if (r >= 0 && host && !on && !maintenance_of(host) && !(back && json_array_size(left_by(host)))) {
+        if (r >= 0 && host && !on && !maintenance_of(host) && !is_to_come_back(left_by(host), back)) {
                 error_set(ret_error, ERROR_CONFLICT, NULL, "host %s is not in maintenance",
                         json_text(host, "name"));
                 error_about(ret_error, "host/%s", json_text(host, "name"));
@@ -134,8 +156,20 @@ static bool is_elsewhere(const json_t *host, const json_t *item, const json_t *v
         return *to && *at && strcmp(at, to) && strcmp(at, json_text(host, "name"));
 }
 
-/* The VMs (documents, borrowed) on the host, or that were moved away from it. */
-static int find_vms(struct manager *manager, const json_t *host, bool on, json_t *vms,
+/* What is to be done about one that left the host, when it is opened: one that was suspended is resumed, unless somebody has done so; the others come
+ * back if that was asked for (back). */
+static bool comes_back(const json_t *host, const json_t *item, const json_t *vm, bool back)
+{
+        const char *suspension = json_text(item, "suspended_by");
+
+        if (*suspension)
+                return moves_is_suspended_by(vm, suspension);
+        return back && !is_elsewhere(host, item, vm);
+}
+
+/* The VMs (documents, borrowed) that are on the host, with those that it has suspended and that could not be resumed on another one; or that left
+ * it and come back. */
+static int find_vms(struct manager *manager, const json_t *host, bool on, bool back, json_t *vms,
         const json_t ***ret_vms, size_t *ret_n)
 {
         const json_t *left = left_by(host);
@@ -147,26 +181,36 @@ static int find_vms(struct manager *manager, const json_t *host, bool on, json_t
                 free(found);
                 return -ENOMEM;
         }
-        if (on)
-                json_array_foreach (vms, i, vm) {
-                        if (!strcmp(json_text(json_status(vm), "host"), json_text(host, "name")))
-                                found[n++] = vm;
-                }
-        else
-                json_array_foreach ((json_t *)left, i, item) {
-                        const json_t *known = inventory_vm(manager->inventory, json_text(item, "uid"));
+        json_array_foreach (vms, i, vm)
+                if (on && !strcmp(json_text(json_status(vm), "host"), json_text(host, "name")))
+                        found[n++] = vm;
+        json_array_foreach ((json_t *)left, i, item) {
+                const json_t *known = inventory_vm(manager->inventory, json_text(item, "uid"));
+                bool there = on && !strcmp(json_text(json_status(known), "host"), json_text(host, "name"));
 
-                        if (known && !is_elsewhere(host, item, known))
-                                found[n++] = known;
-                }
+                if (known && !there && comes_back(host, item, known, back))
+                        found[n++] = known;
+        }
         *ret_vms = found;
         *ret_n = n;
         return 0;
 }
 
-/* Of those that were moved on a line in the report of those that come back: to the plan of a dry run, or the task's. */
-static int add_elsewhere(
-        struct manager *manager, const json_t *host, struct moves_plan *plan, struct task *task)
+/* What there is to say of one that does not come back; NULL: nothing. */
+static const char *outcome_of_left(const json_t *host, const json_t *item, const json_t *vm, bool back)
+{
+        bool suspended = *json_text(item, "suspended_by");
+
+        if (!suspended && !back)
+                return NULL;
+        if (suspended && moves_is_off(vm))
+                return "off";
+        return !strcmp(json_text(json_status(vm), "host"), json_text(host, "name")) ? "there" : "elsewhere";
+}
+
+/* Lines in the report for those of which others have disposed since: in the plan of a dry run, or the task's. */
+static int add_others(
+        struct manager *manager, const json_t *host, bool back, struct moves_plan *plan, struct task *task)
 {
         json_t *item;
         size_t i;
@@ -174,11 +218,30 @@ static int add_elsewhere(
 
         json_array_foreach ((json_t *)left_by(host), i, item) {
                 const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
-                const char *at = json_text(json_status(vm), "host");
+                const char *at = json_text(json_status(vm), "host"), *outcome;
 
-                if (vm && r == 0 && is_elsewhere(host, item, vm))
-                        r = plan ? moves_plan_add_settled(plan, vm, "elsewhere", at)
-                                 : moves_add_settled(task, vm, "elsewhere", at);
+                if (!vm || r < 0 || comes_back(host, item, vm, back))
+                        continue;
+                outcome = outcome_of_left(host, item, vm, back);
+                if (outcome)
+                        r = plan ? moves_plan_add_settled(plan, vm, outcome, at)
+                                 : moves_add_settled(task, vm, outcome, at);
+        }
+        return r;
+}
+
+/* The plan is to say of those that they are resumed; on: elsewhere. */
+static int add_resumptions(struct manager *manager, const json_t *host, bool on, struct moves_plan *plan)
+{
+        json_t *item;
+        size_t i;
+        int r = 0;
+
+        json_array_foreach ((json_t *)left_by(host), i, item) {
+                const json_t *vm = inventory_vm(manager->inventory, json_text(item, "uid"));
+
+                if (vm && r >= 0 && comes_back(host, item, vm, false))
+                        r = moves_plan_resumes(plan, vm, on ? json_text(host, "name") : NULL);
         }
         return r;
 }
@@ -194,14 +257,14 @@ int operation_maintenance_plan(struct manager *manager, const json_t *host, cons
         size_t n = 0;
         int r;
 
-        if (find_vms(manager, host, on, vms, &found, &n) < 0)
+        if (find_vms(manager, host, on, back, vms, &found, &n) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        if (!on && !back)
-                n = 0;
         r = moves_plan_new(found, n, on ? NULL : json_text(host, "name"), body, &plan, ret_error);
         if (r < 0)
                 return r;
-        if (!on && back && add_elsewhere(manager, host, plan, NULL) < 0)
+        if (add_resumptions(manager, host, on, plan) < 0 ||
+                (!on && (moves_plan_reopens(plan, json_text(maintenance_of(host), "task")) < 0 ||
+                                add_others(manager, host, back, plan, NULL) < 0)))
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         *ret_plan = TAKE_PTR(plan);
         return 0;
@@ -255,7 +318,24 @@ static int put_maintenance(struct task *task, const json_t *host, json_t *mainte
         return 0;
 }
 
-/* Those that this task moved away, beside those that an earlier one did. */
+static bool has_left(const json_t *record)
+{
+        const char *outcome = json_text(record, "outcome");
+
+        return !strcmp(outcome, "moved") || !strcmp(outcome, "moved-cold") || moves_leaves_suspended(record);
+}
+
+/* For the list of those that left the host. */
+static json_t *leaving_of(const json_t *record)
+{
+        bool suspended = moves_leaves_suspended(record);
+
+        return json_pack("{s:O, s:O, s:O, s:O*}", "uid", json_object_get(record, "uid"), "name",
+                json_object_get(record, "name"), "to", json_object_get(record, "to"), "suspended_by",
+                suspended ? json_object_get(record, "suspended_by") : NULL);
+}
+
+/* Those that this task moved away, beside those that an earlier one did and that have not come back since. */
 static json_t *left_of(const struct task *task)
 {
         const json_t *before = json_object_get(task_data(task), "left");
@@ -263,16 +343,14 @@ static json_t *left_of(const struct task *task)
         size_t i, k;
 
         json_array_foreach (json_object_get(task_data(task), "moves"), i, item) {
-                if (strcmp(json_text(item, "outcome"), "moved"))
+                if (json_is_null(json_object_get(item, "outcome")))
                         continue;
                 json_array_foreach (left, k, known)
                         if (!strcmp(json_text(known, "uid"), json_text(item, "uid")))
                                 break;
                 if (k < json_array_size(left))
-                        json_array_remove(left, k); /* it has come back since, and left again */
-                if (json_array_append_new(left,
-                            json_pack("{s:O, s:O, s:O}", "uid", json_object_get(item, "uid"), "name",
-                                    json_object_get(item, "name"), "to", json_object_get(item, "to"))) < 0) {
+                        json_array_remove(left, k);
+                if (has_left(item) && json_array_append_new(left, leaving_of(item)) < 0) {
                         json_decref(left);
                         return NULL;
                 }
@@ -363,10 +441,17 @@ void operation_moves_cancel(struct task *task, void *userdata)
 
 static void fail_cancelled(struct task *task)
 {
+        size_t n_moved = moves_count(task, "moved") + moves_count(task, "moved-cold"),
+               n_suspended = moves_count(task, "suspended");
         struct error *error = NULL;
 
-        error_set(&error, ERROR_CANCELLED, NULL, "the task was cancelled; %zu had moved",
-                moves_count(task, "moved"));
+        if (n_suspended)
+                error_set(&error, ERROR_CANCELLED,
+                        "The end of maintenance (`--off`) resumes them, but for those that were paused.",
+                        "the task was cancelled; %zu had moved, and %zu stay suspended", n_moved,
+                        n_suspended);
+        else
+                error_set(&error, ERROR_CANCELLED, NULL, "the task was cancelled; %zu had moved", n_moved);
         task_step_failed(task, error);
 }
 
@@ -464,6 +549,7 @@ static void run_open(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
         const json_t *host = host_of(task, manager);
+        bool back = json_is_true(json_object_get(task_data(task), "return"));
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
         _cleanup_free_ const json_t **found = NULL;
         size_t n = 0;
@@ -473,16 +559,15 @@ static void run_open(struct task *task, void *userdata)
                 fail_gone(task);
                 return;
         }
-        r = find_vms(manager, host, false, vms, &found, &n);
+        r = find_vms(manager, host, false, back, vms, &found, &n);
         json_object_del(task_data(task), "moves"); /* of a run of this step that was not recorded */
         if (r >= 0)
                 r = json_object_set_new(task_data(task), "left",
                         left_by(host) ? json_deep_copy(left_by(host)) : json_array());
-        if (r >= 0 && json_is_true(json_object_get(task_data(task), "return"))) {
+        if (r >= 0)
                 r = moves_add(task, found, n);
-                if (r >= 0)
-                        r = add_elsewhere(manager, host, NULL, task);
-        }
+        if (r >= 0)
+                r = add_others(manager, host, back, NULL, task);
         end_with(task, r < 0 ? r : put_maintenance(task, host, NULL, still_to_return(task)));
 }
 

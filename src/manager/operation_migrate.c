@@ -56,30 +56,6 @@ static int add_refusal(
         return 0;
 }
 
-/* Beside what the facts say is on its way to the hosts. */
-static int add_reserved(json_t *sums, const json_t *more)
-{
-        const char *uid;
-        json_t *item;
-
-        json_object_foreach ((json_t *)more, uid, item) {
-                static const char *const keys[] = {"memory_bytes", "cpus"};
-                json_t *sum = json_object_get(sums, uid);
-
-                if (!sum) {
-                        sum = json_object();
-                        if (json_object_set_new(sums, uid, sum) < 0)
-                                return -ENOMEM;
-                }
-                for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
-                        if (json_object_set_new(sum, keys[i],
-                                    json_integer(json_integer_value(json_object_get(sum, keys[i])) +
-                                                 json_integer_value(json_object_get(item, keys[i])))) < 0)
-                                return -ENOMEM;
-        }
-        return 0;
-}
-
 uint64_t operation_min_bandwidth_bps(const json_t *input)
 {
         return (uint64_t)MAX(json_integer_value(json_object_get(input, "min_bandwidth_bps")), (json_int_t)0);
@@ -87,7 +63,8 @@ uint64_t operation_min_bandwidth_bps(const json_t *input)
 
 /* options: the migration as it was asked for (MigrateRequest); NULL: with nothing but defaults. */
 static int check(struct manager *manager, const json_t *vm, const char *to, const json_t *options,
-        const struct task *asking, const json_t *reserved, json_t **ret_report, struct error **ret_error)
+        const struct task *asking, const struct check_assumptions *assumptions, json_t **ret_report,
+        struct error **ret_error)
 {
         const char *from = json_text(json_status(vm), "host"), *best = to;
         _cleanup_json_ json_t *ranking = NULL, *checks = NULL, *costs = NULL, *rest = NULL;
@@ -105,7 +82,7 @@ static int check(struct manager *manager, const json_t *vm, const char *to, cons
                          : check_facts_load(manager, vm, true, asking, &facts, ret_error);
         if (r < 0)
                 return r;
-        if (add_reserved(facts.reserved, reserved) < 0)
+        if (check_facts_assume(&facts, assumptions) < 0)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         input = check_facts_input(&facts);
         input.min_bandwidth_bps = operation_min_bandwidth_bps(options);
@@ -137,10 +114,10 @@ int operation_migrate_check(struct manager *manager, const json_t *vm, const cha
                 manager, vm, to, asking ? task_input(asking) : NULL, asking, NULL, ret_report, ret_error);
 }
 
-int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to, const json_t *reserved,
-        json_t **ret_report, struct error **ret_error)
+int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to,
+        const struct check_assumptions *assumptions, json_t **ret_report, struct error **ret_error)
 {
-        return check(manager, vm, to, NULL, NULL, reserved, ret_report, ret_error);
+        return check(manager, vm, to, NULL, NULL, assumptions, ret_report, ret_error);
 }
 
 int operation_migrate_check_request(struct manager *manager, const json_t *vm, const json_t *request,

@@ -5,13 +5,16 @@
  * with the task that creates it, so that its name and its MAC addresses are taken from then on.
  *
  * Before an agent is asked to start a VM, `starting` and the host are recorded: should no answer ever come, the VM counts
- * as unknown on that host, not as stopped, and cannot be started a second time elsewhere. */
+ * as unknown on that host, not as stopped, and cannot be started a second time elsewhere.
+ *
+ * internal.suspended_by of the VM: uid of the vm.suspend task that suspends it, or did; absent once a task has seen it run since. */
 
 #include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "cluster/checks.h"
 #include "cluster/placement.h"
 #include "manager/check_facts.h"
@@ -73,11 +76,16 @@ static int check_wanted(const struct check_facts *facts, const struct checks_inp
                       : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
+static bool is_from_state(const struct task *task)
+{
+        return json_is_true(json_object_get(task_data(task), "from_state"));
+}
+
 /* The host is chosen for the cluster's model of now, and the VM starts there with that one. */
 static int remember_model(
         struct task *task, const json_t *vm, const json_t *resolved, struct error **ret_error)
 {
-        if (json_is_true(json_object_get(task_data(task), "from_state")))
+        if (is_from_state(task))
                 return 0; /* it resumes with what it had */
         if (resolved != vm && json_object_set(task_data(task), "cpu_model",
                                       json_object_get(json_spec(resolved), "cpu_model")) < 0)
@@ -97,24 +105,6 @@ static json_t *with_chosen_model(struct task *task, const json_t *vm)
         return TAKE_PTR(copy);
 }
 
-/* The VM as its memory needs it: with what was decided when it was started, for a host that knows that machine and has those
- * features. The caller's; NULL without memory. */
-static json_t *as_suspended(const json_t *vm)
-{
-        static const char *const keys[] = {"machine", "cpu_model", "accelerator"};
-        _cleanup_json_ json_t *copy = json_copy((json_t *)vm), *spec = json_copy(json_spec(vm));
-
-        if (!copy || !spec || json_object_set(copy, "spec", spec) < 0)
-                return NULL;
-        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-                json_t *value = json_object_get(json_status(vm), keys[i]);
-
-                if (json_is_string(value) && json_object_set(spec, keys[i], value) < 0)
-                        return NULL;
-        }
-        return TAKE_PTR(copy);
-}
-
 static int choose_host(struct task *task, struct manager *manager, const json_t *vm, const json_t **ret_host,
         struct error **ret_error)
 {
@@ -124,8 +114,8 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         struct checks_input input;
         int r;
 
-        if (json_is_true(json_object_get(task_data(task), "from_state"))) {
-                resolved = as_suspended(vm);
+        if (is_from_state(task)) {
+                resolved = operation_as_suspended(vm);
                 r = resolved ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         } else
                 r = cluster_cpu_resolve(manager, vm, &resolved, ret_error);
@@ -136,7 +126,7 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
         if (r < 0)
                 return r;
         input = check_facts_input(&facts);
-        input.resumes = json_is_true(json_object_get(task_data(task), "from_state"));
+        input.resumes = is_from_state(task);
         if (wanted)
                 r = check_wanted(&facts, &input, wanted, ret_error);
         else {
@@ -191,11 +181,9 @@ static void run_place(struct task *task, void *userdata)
 static int check_knows_states(
         struct task *task, const json_t *vm, const json_t *host, struct error **ret_error)
 {
-        bool has = json_is_true(json_object_get(task_data(task), "from_state")) ||
-                   !strcmp(json_text(json_status(vm), "power"), "suspended");
+        bool has = is_from_state(task) || !strcmp(json_text(json_status(vm), "power"), "suspended");
 
-        if (!has ||
-                json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), "suspend")))
+        if (!has || operation_knows_states(host))
                 return 0;
         return error_set(ret_error, ERROR_NOT_SUPPORTED,
                 "Upgrade drover there, or name another host (--host).",
@@ -287,8 +275,7 @@ static void set_result(struct task *task)
 
 static bool is_transfer(const struct task *task)
 {
-        return !strcmp(task_action(task), "vm.suspend") ||
-               json_is_true(json_object_get(task_data(task), "from_state"));
+        return !strcmp(task_action(task), "vm.suspend") || is_from_state(task);
 }
 
 static void take_document(struct task *task, struct manager *manager, json_t *body)
@@ -593,11 +580,6 @@ static void run_pause(struct task *task, void *userdata)
 
 /* --- To a state and back --------------------------------------------------------------------------------------- */
 
-static bool is_from_state(const struct task *task)
-{
-        return json_is_true(json_object_get(task_data(task), "from_state"));
-}
-
 static uint64_t state_timeout_ms(const struct task *task, uint64_t usual_ms)
 {
         json_int_t wanted = json_integer_value(json_object_get(task_input(task), "timeout_ms"));
@@ -656,7 +638,7 @@ static void call_restore(struct task *task, struct manager *manager)
 {
         uint64_t timeout_ms = state_timeout_ms(task, RESUME_TIMEOUT_MS);
         const json_t *vm = vm_of(task, manager);
-        _cleanup_json_ json_t *body = vm ? vm_for_agent(vm) : NULL, *status = json_copy(json_status(vm));
+        _cleanup_json_ json_t *body = vm ? vm_for_agent(vm) : NULL, *status = json_copy(json_status(body));
         _cleanup_free_ char *verb = alloc_printf("restore?timeout_ms=%llu", (unsigned long long)timeout_ms);
         json_t *was = json_object_get(task_data(task), "was");
 
@@ -702,26 +684,39 @@ static void run_suspend(struct task *task, void *userdata)
                 call_vm(task, userdata, "suspend", body, timeout_ms + STOP_GRACE_MS, on_suspended);
 }
 
+/* With the end of the step: who waits for this task looks at the VM as soon as it has ended. */
 static void told(struct task *task, struct manager *manager, json_t *body)
 {
-        if (json_is_object(json_status(body)))
-                inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
-                        json_text(task_data(task), "vm_uid"), body);
+        if (!json_is_object(json_status(body)))
+                return;
+        inventory_told(manager->inventory, json_text(task_data(task), "host_uid"),
+                json_text(task_data(task), "vm_uid"), body);
+        vm_take_report(task, manager, body, json_text(task_data(task), "host"));
+}
+
+/* A step that fails takes no changes along. */
+static void fail_late(struct task *task, const char *power)
+{
+        _cleanup_batch_ struct store_batch batch = *task_batch(task);
+        struct error *late = NULL;
+
+        *task_batch(task) = STORE_BATCH_INIT;
+        if (task_record(task, &batch, NULL) < 0)
+                log_debug("task %s: the end of it is recorded by the inventory", task_name(task));
+        error_set(&late, ERROR_CONFLICT, NULL, "it was too late: the virtual machine is %s", power);
+        task_step_failed(task, late);
 }
 
 /* There was nothing to be stopped: it had not begun, or it was done. */
 static void on_looked_late(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         const char *power = json_text(json_status(body), "power");
-        struct error *late = NULL;
 
         told(task, manager, body);
-        if (error || !is_reached(task, power)) {
+        if (error || !is_reached(task, power))
                 task_step_done(task);
-                return;
-        }
-        error_set(&late, ERROR_CONFLICT, NULL, "it was too late: the virtual machine is %s", power);
-        task_step_failed(task, late);
+        else
+                fail_late(task, power);
 }
 
 static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
@@ -789,11 +784,30 @@ static const char *host_without_states(struct manager *manager)
         return NULL;
 }
 
+/* Whoever has suspended it is the one to let it run again: the VM says which task it was, with the end of the step. */
+static int sign(struct task *task, const json_t *vm)
+{
+        _cleanup_json_ json_t *doc = json_deep_copy(vm), *internal = NULL;
+        json_t *before = json_object_get(doc, "internal");
+
+        internal = before ? json_incref(before) : json_object();
+        if (!doc || json_object_set_new(internal, "suspended_by", json_string(task_uid(task))) < 0 ||
+                json_object_set(doc, "internal", internal) < 0)
+                return -ENOMEM;
+        store_batch_put(task_batch(task), json_revision(vm), TAKE_PTR(doc));
+        return 0;
+}
+
 static void run_find_to_suspend(struct task *task, void *userdata)
 {
         const char *older = host_without_states(userdata);
+        const json_t *vm = vm_of(task, userdata);
         struct error *error = NULL;
 
+        if (!older && vm && sign(task, vm) < 0) {
+                task_step_failed(task, NULL);
+                return;
+        }
         if (!older) {
                 run_find(task, userdata);
                 return;

@@ -29,6 +29,7 @@ const struct task_kind *const operation_kinds[] = {
         &operation_vm_suspend,
         &operation_vm_delete,
         &operation_vm_migrate,
+        &operation_vm_migrate_cold,
         &operation_vm_migrate_disks,
         &operation_host_add,
         &operation_host_sync,
@@ -273,9 +274,15 @@ void step_say(struct task *task, const char *fmt, ...)
 
 json_t *vm_for_agent(const json_t *vm)
 {
+        _cleanup_json_ json_t *status = json_copy(json_status(vm));
+
+        if (json_status(vm) && !status)
+                return NULL;
+        if (status)
+                (void)json_object_del(status, "moved_cold");
         return json_pack("{s:s, s:s, s:s, s:I, s:O, s:O*}", "kind", "vm", "name", json_text(vm, "name"),
                 "uid", json_text(vm, "uid"), "revision", (json_int_t)json_revision(vm), "spec", json_spec(vm),
-                "status", json_status(vm));
+                "status", status);
 }
 
 /* What the agent filled in, but for the CPU model: the agent was told the cluster's (cluster_cpu.h). */
@@ -303,6 +310,8 @@ void vm_take_report(struct task *task, struct manager *manager, const json_t *re
         if (!doc || !status || json_object_set_new(status, "host", json_string(host_name)) < 0 ||
                 json_object_set_new(doc, "status", status) < 0)
                 return;
+        if (!strcmp(json_text(status, "power"), "running"))
+                (void)json_object_del(json_object_get(doc, "internal"), "suspended_by");
         if (json_is_object(json_spec(report)) && take_spec(doc, json_spec(report)) < 0)
                 return;
         store_batch_put(task_batch(task), revision, TAKE_PTR(doc));

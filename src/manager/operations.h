@@ -9,6 +9,7 @@
 #include "manager/inventory.h"
 #include "manager/task.h"
 
+struct check_assumptions;
 struct manager;
 struct moves_plan;
 
@@ -20,6 +21,7 @@ extern const struct task_kind operation_vm_resume;
 extern const struct task_kind operation_vm_suspend;
 extern const struct task_kind operation_vm_delete;
 extern const struct task_kind operation_vm_migrate;
+extern const struct task_kind operation_vm_migrate_cold;
 extern const struct task_kind operation_vm_migrate_disks;
 extern const struct task_kind operation_host_add;
 extern const struct task_kind operation_host_sync;
@@ -47,9 +49,28 @@ bool operations_host_connected(struct manager *manager, const json_t *host);
 int operation_migrate_check(struct manager *manager, const json_t *vm, const char *to,
         const struct task *asking, json_t **ret_report, struct error **ret_error);
 
-/* The same where more than the tasks under way is decided: reserved is {host uid: {"memory_bytes", "cpus"}} for others. */
-int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to, const json_t *reserved,
+/* The same for a dry run (assumptions as in check_facts.h; may be NULL). */
+int operation_migrate_plan(struct manager *manager, const json_t *vm, const char *to,
+        const struct check_assumptions *assumptions, json_t **ret_report, struct error **ret_error);
+
+/* The VM as its memory needs it: with what was decided when it was started, for a host that knows that machine and has those
+ * features. The caller's; NULL without memory. */
+json_t *operation_as_suspended(const json_t *vm);
+
+/* What the checks say about giving a VM (document) that is off or suspended to host `to` (NULL: the best other one): as
+ * operation_migrate_check(). NO_RESOURCES when no host is named and none fits. */
+int operation_cold_check(struct manager *manager, const json_t *vm, const char *to, const struct task *asking,
         json_t **ret_report, struct error **ret_error);
+
+/* Whether the agent of that host (document) knows of states: one of a version before suspending would take no notice of one. */
+bool operation_knows_states(const json_t *host);
+
+/* Where a VM (document) could be resumed from its state, be it suspended or not yet: {"ok", "hosts": [names, best first], "why"}, the
+ * caller's; why: what stands in the way on the host that comes nearest, or null. except: a host that is left out; asking: the task
+ * that asks; assumptions: as above. These may be NULL. */
+int operation_resume_check(struct manager *manager, const json_t *vm, const char *except,
+        const struct task *asking, const struct check_assumptions *assumptions, json_t **ret_report,
+        struct error **ret_error);
 
 /* A request for maintenance of a host, or for its end ("on": false): BAD_DOCUMENT, or CONFLICT for what the host's state does not
  * allow. */
@@ -65,6 +86,8 @@ int operation_maintenance_plan(struct manager *manager, const json_t *host, cons
 /* Shared by the tasks that move many (moves.h): the request's fields tries, policy, priority, max_pause_ms and give_up_ms; what of
  * them goes into the task's data as "policy" and "options" (the caller's; NULL without memory); and the step. */
 int operation_moves_check(const json_t *body, bool may_stop, struct error **ret_error);
+/* For a body that was checked: whether its policy suspends guests or ends them. */
+bool operation_moves_use_power(const json_t *body);
 json_t *operation_moves_policy(const json_t *body);
 json_t *operation_moves_options(const json_t *body);
 void operation_moves_run(struct task *task, void *userdata);

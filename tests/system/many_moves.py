@@ -14,6 +14,10 @@ END_POINTS = [f"host.maintenance-end-{when}-{step}" for step in ("open", "settle
               for when in ("before", "after")]
 SCHEDULE_POINTS = [f"schedule.run-{when}-{step}" for step in ("select", "move", "conclude")
                    for when in ("before", "after")] + ["schedule-due", "schedule-begun"]
+# Moved cold: src/manager/moves_try.c and the steps of operation_vm.c
+COLD_POINTS = [f"moves-{action}-{when}" for action in ("suspend", "resume") for when in ("decided", "submitted")] + [
+    f"vm.{action}-{when}-{step}" for action in ("suspend", "resume") for when in ("before", "after")
+    for step in ("find", action, "refresh")]
 TASK_TIMEOUT_S = 180
 
 
@@ -117,4 +121,42 @@ def moves_all_though_manager_dies(lab, names, manager, point, revive):
     else:
         assert lab.drover_json("host", "show", home)["status"]["maintenance"]["state"] == "on"
         lab.drover("host", "maintenance", home, "--off")
+    assert lab.drover_json("audit", "verify")["ok"]
+
+
+def moves_cold_though_manager_dies(lab, name, manager, point, revive):
+    """Empties the host of a guest that cannot move live, with a manager that is killed at the point, and opens it again: the guest was suspended once and
+    resumed once, on the other host."""
+    home = places(lab, [name])[name][0]
+    restart_to_die_at(lab, manager, point)
+    before = newest_task(lab)
+    request = Request(lab, "host", "maintenance", home, "--on", "--policy", "suspend")
+    wait_dead_at(lab, manager, point)
+    revive()
+    task = wait_ended(lab, request.task())
+    assert task["status"]["state"] == "succeeded", task["status"]
+    assert [item["outcome"] for item in task["status"]["result"]["vms"] if item["vm"] == name] == ["moved-cold"]
+    assert_all_left(lab, [name], home)
+    made = children(lab, before)
+    assert {action: made[f"vm.{action}", f"vm/{name}"] for action in ("suspend", "resume", "stop")} == {
+        "suspend": 1, "resume": 1, "stop": 0}, made
+    lab.drover("host", "maintenance", home, "--off")
+    assert lab.drover_json("audit", "verify")["ok"]
+
+
+def resumes_though_manager_dies(lab, guest, manager, point, revive):
+    """Ends a maintenance that has suspended the guest, with a manager that is killed at the point: the guest was resumed once, where it was."""
+    home = guest.host()
+    lab.drover("host", "maintenance", home, "--on", "--policy", "suspend=1s")
+    assert guest.power() == "suspended"
+    restart_to_die_at(lab, manager, point)
+    before = newest_task(lab)
+    request = Request(lab, "host", "maintenance", home, "--off")
+    wait_dead_at(lab, manager, point)
+    revive()
+    task = wait_ended(lab, request.task())
+    assert task["status"]["state"] == "succeeded", task["status"]
+    assert_all_at(lab, [guest.name], home)
+    assert children(lab, before)["vm.resume", f"vm/{guest.name}"] == 1
+    assert "maintenance" not in lab.drover_json("host", "show", home)["status"]
     assert lab.drover_json("audit", "verify")["ok"]

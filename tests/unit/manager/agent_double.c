@@ -30,13 +30,14 @@ static void on_host(struct http_request *request, void *userdata)
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
-                          "s:b, s:b, s:b}, s:i, s:[{s:s, s:I}]}",
+                          "s:b, s:b, s:b, s:b}, s:i, s:[{s:s, s:I}]}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
-                        "storage_moves", 1, "disks_along", 1, "n_vms", (int)json_object_size(agent->vms),
-                        "links", "address", "127.0.0.1", "speed_bps", agent->link_bps));
+                        "storage_moves", 1, "suspend", !agent->knows_no_states, "disks_along", 1, "n_vms",
+                        (int)json_object_size(agent->vms), "links", "address", "127.0.0.1", "speed_bps",
+                        agent->link_bps));
 }
 
 static void on_vms(struct http_request *request, void *userdata)
@@ -141,6 +142,54 @@ static bool refuse_start(struct http_request *request, const struct agent_double
         return true;
 }
 
+/* As on the real one the state is beside the disks: any host resumes it, if only once. */
+static bool suspend_or_restore(
+        struct http_request *request, struct agent_double *agent, const char *uid, const char *verb)
+{
+        bool suspends = !strcmp(verb, "suspend");
+        json_t *vm = json_object_get(agent->vms, uid), *body = NULL;
+        struct error *error = NULL;
+        json_int_t epoch;
+
+        if (!suspends && strcmp(verb, "restore") != 0)
+                return false;
+        if (!suspends) {
+                assert_int_equal(http_request_json(request, &body, NULL), 0);
+                assert_null(json_object_get(json_status(body), "moved_cold")); /* the manager's own */
+        }
+        if (agent->busy) {
+                error_set(&error, ERROR_BUSY, NULL, "enough are resumed");
+                http_request_reply_error(request, error);
+                return true;
+        }
+        if (agent->refuse_state) {
+                if (!suspends) { /* it has taken it over, and it is as it was told */
+                        epoch = json_integer_value(json_object_get(json_status(body), "owner_epoch"));
+                        json_object_set(agent->vms, uid, body);
+                        set_epoch(body, epoch + 1);
+                }
+                error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU does not want to");
+                http_request_reply_error(request, error);
+                return true;
+        }
+        if (!suspends) {
+                epoch = json_integer_value(json_object_get(json_status(body), "owner_epoch"));
+                vm = json_deep_copy(body);
+                json_object_set_new(agent->vms, uid, vm);
+                set_epoch(vm, epoch + 1);
+        }
+        set_power(vm, suspends ? "suspended" : agent->crash_resumed ? "crashed" : "running");
+        if (!suspends && agent->crash_resumed) {
+                error_set(&error, ERROR_QEMU_FAILED, NULL, "QEMU ended");
+                http_request_reply_error(request, error);
+                return true;
+        }
+        vm = json_deep_copy(vm);
+        json_object_set_new(vm, "transfer", json_pack("{s:i}", suspends ? "suspend_ms" : "resume_ms", 5));
+        http_request_reply_json(request, 200, vm);
+        return true;
+}
+
 static void on_vm_verb(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
@@ -163,7 +212,8 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 http_request_reply_json(request, 200, vm);
                 return;
         }
-        if (!strcmp(verb, "start") && refuse_start(request, agent, vm))
+        if ((!strcmp(verb, "start") && refuse_start(request, agent, vm)) ||
+                suspend_or_restore(request, agent, uid, verb))
                 return;
         if (!strcmp(verb, "start")) {
                 assert_int_equal(http_request_json(request, &body, NULL), 0);
@@ -181,6 +231,20 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                                                        : "running");
         http_request_reply_json(
                 request, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
+}
+
+static void on_suspend_cancel(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        json_t *vm = json_object_get(agent->vms, http_request_param(request, "uid"));
+        struct error *error = NULL;
+
+        if (strcmp(json_text(json_status(vm), "power"), "suspended") != 0) {
+                reply_or_not_found(request, vm);
+                return;
+        }
+        error_set(&error, ERROR_CONFLICT, NULL, "it is suspended");
+        http_request_reply_error(request, error);
 }
 
 static void on_vm(struct http_request *request, void *userdata)
@@ -401,6 +465,7 @@ static const struct http_route routes[] = {
         {"GET", "/agent/v1/events", on_events},
         {"GET", "/agent/v1/vms/{uid}", on_vm},
         {"POST", "/agent/v1/vms/{uid}/{verb}", on_vm_verb},
+        {"POST", "/agent/v1/vms/{uid}/suspend/cancel", on_suspend_cancel},
         {"POST", "/agent/v1/migrations", on_migrate},
         {"GET", "/agent/v1/migrations/{id}", on_migration},
         {"POST", "/agent/v1/migrations/{id}/cancel", on_migration_cancel},

@@ -35,6 +35,10 @@ struct agent_double {
         unsigned int n_permits, n_waits; /* answers to that */
         json_int_t rate_limit_bps;       /* that its migration was told last; -1: nothing */
         bool refuse_start;
+        bool knows_no_states;       /* it is of a version before suspending */
+        bool refuse_state;          /* suspending and resuming fail */
+        bool crash_resumed;         /* what is resumed is taken, and ends */
+        bool busy;                  /* nothing is resumed now */
         const char *refuse_for;     /* uid: start is refused since that host has a later epoch */
         json_int_t started_knowing; /* owner epoch of the document that was to be started last */
         bool start_clears;    /* the last start was told that nobody else has files of the VM\'s folder */

@@ -789,7 +789,8 @@ static void requests_that_mean_nothing_are_refused(void **data)
                 const char *body;
                 int status;
         } wrong[] = {{"{}", 422}, {"{\"on\": 1}", 422}, {"{\"on\": true, \"return\": true}", 422},
-                {"{\"on\": true, \"policy\": [{\"step\": \"suspend\"}]}", 422},
+                {"{\"on\": true, \"policy\": [{\"step\": \"hope\"}]}", 422},
+                {"{\"on\": false, \"policy\": [{\"step\": \"suspend\"}]}", 422},
                 {"{\"on\": true, \"tries\": 99}", 422}, {"{\"on\": true, \"hurry\": true}", 422},
                 {"{\"on\": false}", 409}, {"{\"on\": true, \"priority\": \"now\"}", 422}};
         struct state *state = *data;

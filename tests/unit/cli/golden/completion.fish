@@ -78,7 +78,7 @@ complete -c drover -n '__drover_in "host maintenance"' -l give-up -x -d 'end the
 complete -c drover -n '__drover_at "host remove"' -a '(drover names hosts 2>/dev/null)'
 complete -c drover -n '__drover_in "host remove"' -l force -d 'also with VMs on it, or when it is unreachable'
 complete -c drover -n '__drover_in "vm list"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only those on this host'
-complete -c drover -n '__drover_in "vm list"' -l power -x -a 'stopped starting running paused incoming outgoing-done crashed unknown' -d 'only those in this state'
+complete -c drover -n '__drover_in "vm list"' -l power -x -a 'stopped starting running paused suspending suspended incoming outgoing-done crashed unknown' -d 'only those in this state'
 complete -c drover -n '__drover_at "vm show"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm create"' -l cpus -x -d 'virtual CPUs; default 1'
 complete -c drover -n '__drover_in "vm create"' -l memory -x -d 'memory, such as 4G'

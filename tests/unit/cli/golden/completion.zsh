@@ -129,7 +129,7 @@ _drover_value() {
     case "$1 $2" in
     'host maintenance --priority') echo 'low normal high critical' ;;
     'vm list --host') echo 'names hosts' ;;
-    'vm list --power') echo 'stopped starting running paused incoming outgoing-done crashed unknown' ;;
+    'vm list --power') echo 'stopped starting running paused suspending suspended incoming outgoing-done crashed unknown' ;;
     'vm create --firmware') echo 'bios uefi' ;;
     'vm create --accelerator') echo 'auto kvm tcg' ;;
     'vm create --datastore') echo 'names datastores' ;;
