@@ -132,8 +132,8 @@ static const json_t *other_user(const json_t *vms, const json_t *vm, const json_
 }
 
 /* The image of a disk that is to be moved must be this VM's alone: it is removed afterwards. */
-int operation_storage_check_alone(
-        struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error)
+int operation_storage_check_alone(struct manager *manager, const json_t *vm, const json_t *wanted,
+        const char *hint, struct error **ret_error)
 {
         _cleanup_json_ json_t *vms = inventory_vms_beside(manager->inventory, vm);
         const json_t *other;
@@ -146,11 +146,25 @@ int operation_storage_check_alone(
         json_array_foreach (json_object_get(json_spec(vm), "disks"), i, mine) {
                 other = named(wanted, json_text(mine, "name")) ? other_user(vms, vm, mine) : NULL;
                 if (other)
-                        return error_set(ret_error, ERROR_CONFLICT, "Name the others with --disk.",
+                        return error_set(ret_error, ERROR_CONFLICT, hint,
                                 "the image of disk %s is used by the virtual machine %s as well",
                                 json_text(mine, "name"), json_text(other, "name"));
         }
         return 0;
+}
+
+json_t *operation_storage_shared(struct manager *manager, const json_t *vm)
+{
+        _cleanup_json_ json_t *vms = inventory_vms_beside(manager->inventory, vm), *names = json_array();
+        json_t *disk;
+        size_t i;
+
+        if (!vms || !names)
+                return NULL;
+        json_array_foreach (json_object_get(json_spec(vm), "disks"), i, disk)
+                if (other_user(vms, vm, disk) && json_array_append(names, json_object_get(disk, "name")) < 0)
+                        return NULL;
+        return TAKE_PTR(names);
 }
 
 /* Names of the disks whose old image another virtual machine has been given meanwhile, or this one again: it stays. The caller's; NULL
@@ -219,7 +233,8 @@ int operation_storage_check(struct manager *manager, const json_t *vm, const jso
         if (r >= 0)
                 r = check_host(manager, vm, host, input, ret_error);
         if (r >= 0)
-                r = operation_storage_check_alone(manager, vm, disks, ret_error);
+                r = operation_storage_check_alone(
+                        manager, vm, disks, "Name the others with --disk.", ret_error);
         if (r < 0)
                 return r;
         *ret_host = host;
