@@ -138,7 +138,10 @@ void api_vm_delete(struct http_request *request, void *agent)
         struct error *error = NULL;
         json_t *document;
 
-        if (read_document(request, &document) && vm_delete(agent, document, on_deleted, request, &error) < 0)
+        bool left = http_request_query(request, "left") != NULL;
+
+        if (read_document(request, &document) &&
+                vm_delete(agent, document, left, on_deleted, request, &error) < 0)
                 api_reply_error(request, error);
 }
 

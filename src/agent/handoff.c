@@ -110,12 +110,11 @@ static bool is_ungiven(const struct handoff_source_facts *f)
 /* The record that decides is the destination's own. Nobody reads it but its agent, and a host that is down may have run the guest. */
 static enum handoff_source_action decide_apart(const struct handoff_source_facts *f)
 {
-        bool here = f->qemu != HANDOFF_QEMU_GONE;
-
+        /* Also with its QEMU gone: the disks are here, and nobody has newer ones. */
         if (f->peer_removed && !f->mover_alive)
-                return here ? HANDOFF_SOURCE_TAKE_BACK : HANDOFF_SOURCE_RELEASE;
+                return HANDOFF_SOURCE_TAKE_BACK;
         if (f->peer.answered && f->peer.record == HANDOFF_NONE && f->peer.claim == HANDOFF_UNCLAIMED)
-                return here ? HANDOFF_SOURCE_TAKE_BACK : HANDOFF_SOURCE_RELEASE;
+                return HANDOFF_SOURCE_TAKE_BACK;
         if (f->peer.answered && f->peer.record == HANDOFF_NONE && f->peer.claim == HANDOFF_CLAIMED)
                 return HANDOFF_SOURCE_RELEASE;
         if (!f->given && !f->stop_wanted && f->completed)

@@ -35,7 +35,10 @@ mtype record = OLD;          /* on the common datastore; APART: in the destinati
 mtype s_record = OLD;        /* in the source's folder: OLD; CLAIMED: names the destination; RECLAIMED. Who starts the VM from there goes by it */
 bool s_given = false;        /* it is known to be CLAIMED */
 bool s_refused = false;      /* it could not be written */
-bool removed = false;        /* the destination's host is down for good, and so is the copy there: somebody said so */
+bool removed = false;        /* the manager's word for this migration: the destination's host was removed, and what is there is given up */
+bool host_removed = false;   /* it was; also of a host that is well, once the guest has gone on from it */
+bool task = true;            /* the manager's task keeps the VM: nobody moves or starts it */
+bool moved_on = false;       /* for the properties alone: the guest has gone on from the destination, with its disks, and runs at a third host */
 bool mirrored = false;       /* the disks at the destination are what they are at the source, where the guest is stopped */
 #ifdef BREAK_SWITCH_UNMIRRORED
 #define MIRRORED true
@@ -121,7 +124,11 @@ byte faults = 0;
 #ifdef BREAK_APART_FENCED
 #define SILENT_FOR_GOOD (fenced && !sm)
 #else
+#ifdef BREAK_REMOVED_IS_GIVEN_UP
+#define SILENT_FOR_GOOD (host_removed && !sm)
+#else
 #define SILENT_FOR_GOOD (removed && !sm)
+#endif
 #endif
 #define READABLE (s_peer == FORGOTTEN && da && link)
 #define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && (SILENT_FOR_GOOD || READABLE))
@@ -256,7 +263,13 @@ active proctype SourceAgent()
 #endif
   :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && !SEEN_UNCLAIMED -> sj = RELEASED; lost = true }
   :: atomic { sa && NOBODY_TELLS && STOPPED && s_claimed -> sj = TAKEN_BACK }
+#ifdef APART
+  /* its disks are here */
+  :: atomic { sa && NOBODY_TELLS && sq == GONE && SEEN_UNCLAIMED -> sj = TAKEN_BACK; if :: RECLAIM :: skip fi }
+  :: atomic { sa && NOBODY_TELLS && sq == GONE && !SEEN_UNCLAIMED -> sj = RELEASED }
+#else
   :: atomic { sa && NOBODY_TELLS && sq == GONE -> sj = RELEASED }
+#endif
   /* after the record */
   :: atomic { sa && (sj == TAKEN_BACK || sj == RELEASED) && sm -> sm = false }
   :: atomic { sa && sj == RELEASED && sq != GONE -> sq = GONE }
@@ -349,7 +362,17 @@ active proctype Faults()
   :: atomic { d_down && !fenced -> fenced = true }
 #ifdef APART
   :: atomic { faults < FAULTS && sa && sj == HANDED_OFF && !s_given && !s_refused -> faults++; s_refused = true }
-  :: atomic { d_down && fenced && !removed -> removed = true }
+  /* The task ends with the source's last word, or with that of a destination whose guest runs (whether the source was heard or not); then the
+   * guest may go on, and the host be removed, which is well. While the task lasts, only a host that is confirmed down is removed. */
+  :: atomic { task && ((sa && (sj == TAKEN_BACK || sj == RELEASED)) || (da && dj == OWNER && dq == RUN)) -> task = false }
+  :: atomic { !task && da && dj == OWNER && dq == RUN && !moved_on -> moved_on = true; dq = GONE }
+  :: atomic { !host_removed && ((d_down && fenced) || moved_on) -> host_removed = true;
+       if :: moved_on && !d_down -> FORGET_DESTINATION; d_down = true :: else fi }
+#ifdef BREAK_REMOVED_LATE
+  :: atomic { host_removed && !removed -> removed = true }
+#else
+  :: atomic { host_removed && task && !removed -> removed = true }
+#endif
 #endif
   :: atomic { !sa -> sa = true }
   :: atomic { !da && !d_down -> da = true }
@@ -365,8 +388,10 @@ active proctype Faults()
 #ifdef APART
 /* Once the guest ran at the destination, nobody can start it from what it left behind, and the destination's record says so. What a host that was
  * removed for good had is given up. */
-#define ALL_SAFE (ONE_RUNS && NEVER_REWOUND && (removed || (ONE_CLAIMS && NEVER_STALE && (!d_ran || (s_record != OLD && record == CLAIMED && mirrored)))))
-#define GIVEN_UP (removed && sq == RUN && dq == GONE)
+#define ALL_SAFE (ONE_RUNS && NEVER_REWOUND && !(moved_on && sq == RUN) && (removed || (ONE_CLAIMS && NEVER_STALE && (!d_ran || (s_record != OLD && record == CLAIMED && mirrored)))))
+/* Or the task has found the VM at the destination, and that goes down before the source hears of it: the copy there stays stopped, for nobody can tell it
+ * where the guest went on. */
+#define GIVEN_UP ((removed && sq == RUN && dq == GONE) || (moved_on && sq == GONE && dq == GONE) || (!task && d_ran && d_down && sq == COMPLETED))
 #else
 #define ALL_SAFE (ONE_RUNS && ONE_CLAIMS && NEVER_STALE && NEVER_REWOUND)
 #define GIVEN_UP false

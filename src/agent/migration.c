@@ -346,7 +346,8 @@ static void on_forget(void *userdata)
 void migration_forget_when_settled(struct migration *m)
 {
         m->forget_wanted = true;
-        if (m->settled && !m->forget && loop_add_timer(m->agent->loop, 0, on_forget, m, &m->forget) < 0)
+        if (m->settled && !migration_disks_peer_may_ask(m) && !m->forget &&
+                loop_add_timer(m->agent->loop, 0, on_forget, m, &m->forget) < 0)
                 log_warning("migration %s: no timer to forget it", m->id); /* prune() does */
 }
 
@@ -892,6 +893,8 @@ static void restore_records(struct migration *m)
                 if (m->role == MIGRATION_SOURCE_SIDE) {
                         m->source.lost |= json_is_true(json_object_get(line, "lost"));
                         m->source.completed |= json_is_true(json_object_get(line, "completed"));
+                        if (m->disks)
+                                m->disks->peer_removed |= json_is_true(json_object_get(line, "peer_removed"));
                         if (json_is_true(json_object_get(line, "held")))
                                 m->source.post_copy = POST_COPY_STOPPING;
                 } else {

@@ -9,6 +9,7 @@
 #include "agent/api.h"
 #include "agent/handshake.h"
 #include "agent/migration.h"
+#include "agent/migration_disks.h"
 #include "agent/migration_state.h"
 #include "agent/mover_process.h"
 #include "agent/storage_move.h"
@@ -107,6 +108,11 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
                 return error_set(ret_error, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
                         "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
                         vm->name, (unsigned long long)vm->config->status.owner_epoch);
+        if (m->disks && !migration_switchover_wanted(m))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                        "Name switchover.patience_ms in the specification.",
+                        "disks travel along only where QEMU is held until what is left of them fits into the "
+                        "pause");
         if (migration_post_copy_allowed(m) && migration_verifies(m, vm))
                 return error_set(ret_error, ERROR_NOT_SUPPORTED,
                         "Leave post-copy out of --converge, or accept the risk with --no-verify.",
@@ -286,6 +292,18 @@ void migration_api_limits(struct agent *agent, struct http_request *request)
         api_reply_json(request, 200, migration_document(m));
 }
 
+void migration_api_peer_was_removed(struct agent *agent, struct http_request *request)
+{
+        struct migration *m = request_migration(agent, request);
+        struct error *e = NULL;
+
+        if (!m)
+                return;
+        if (migration_disks_give_up_peer(m, &e) < 0)
+                return api_reply_error(request, e);
+        api_reply_json(request, 200, migration_document(m));
+}
+
 void migration_api_forget(struct agent *agent, struct http_request *request)
 {
         struct migration *m = request_migration(agent, request);
@@ -293,6 +311,11 @@ void migration_api_forget(struct agent *agent, struct http_request *request)
 
         if (!m)
                 return;
+        if (migration_disks_peer_may_ask(m)) {
+                error_set(&e, ERROR_CONFLICT, NULL,
+                        "the source of migration %s may still ask whose the disks are", m->id);
+                return http_request_reply_error(request, e);
+        }
         /* Of a destination the manager hears nothing more than of the source, which is settled first. */
         if (m->settled ? m->n_pending > 0 : m->role == MIGRATION_DESTINATION_SIDE) {
                 migration_forget_when_settled(m);

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "agent/agent.h"
-#include "agent/host_list.h"
 #include "agent/mover_process.h"
 #include "agent/owner_record.h"
 #include "agent/stores.h"
@@ -360,9 +359,24 @@ void migration_disks_give(struct migration *m)
         error_free(e);
 }
 
-bool migration_peer_removed(const struct migration *m)
+int migration_disks_give_up_peer(struct migration *m, struct error **ret_error)
 {
-        return host_list_has(m->agent->removed_hosts, m->peer_uid);
+        int r;
+
+        if (m->role != MIGRATION_SOURCE_SIDE || !m->disks || m->settled)
+                return error_set(ret_error, ERROR_CONFLICT, NULL,
+                        "migration %s does not wait here for a destination that has its disks", m->id);
+        if (m->disks->peer_removed)
+                return 0;
+        r = migration_note(m, "peer_removed", ret_error);
+        if (r < 0)
+                return r;
+        log_notice("migration %s of vm %s: the destination was removed from the cluster; what is there is "
+                   "given up",
+                m->id, m->vm_uid);
+        m->disks->peer_removed = true;
+        migration_kick(m);
+        return 0;
 }
 
 /* --- Undoing ------------------------------------------------------------------------------------------------- */

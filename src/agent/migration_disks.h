@@ -24,7 +24,8 @@ struct migration_disks {
         struct disk_mirrors *mirrors;
         struct owner_record_change *give;
         bool given;
-        bool continued; /* QEMU may go on to its device state: it was told so */
+        bool peer_removed; /* see handoff.h */
+        bool continued;    /* QEMU may go on to its device state: it was told so */
         struct loop_source *limit;
         struct qmp_call *call;
 
@@ -77,7 +78,9 @@ static inline bool migration_is_apart(const struct migration *m)
 {
         return m->disks != NULL;
 }
-bool migration_peer_removed(const struct migration *m);
+/* The manager's word, for this migration alone: the destination was removed, and what is there is given up. Noted in the journal. CONFLICT: nothing
+ * waits for it here. */
+int migration_disks_give_up_peer(struct migration *m, struct error **ret_error);
 
 /* --- Destination --- */
 
@@ -88,5 +91,9 @@ void migration_disks_export(struct migration *m);
 void migration_disks_cancel(struct migration *m);
 /* The mover has written all: QEMU ends the exports. True when it has; else it kicks then. */
 bool migration_disks_closed(struct migration *m);
+/* It has settled without its source's last word, that was taken for down: when that comes back, nobody else can tell it whose the disks are. */
+bool migration_disks_peer_may_ask(const struct migration *m);
+/* What an earlier migration of the VM made here is not removed yet, or is being removed. */
+bool migration_disks_linger(struct agent *agent, const char *vm_uid);
 /* It was abandoned, and the source has the VM: what was made here is removed. True when it is, or is kept; else it kicks then. */
 bool migration_disks_removed(struct migration *m);

@@ -91,6 +91,20 @@ static int write_record(const struct work *work, const struct vm_folder *folder,
                 folder, work->m->peer_uid, epoch - 1, epoch, work->now_unix_ms, ret_error);
 }
 
+/* Images in a folder that was there before may be a running guest's, this one's included. */
+static int refuse_folder(const struct work *work, const struct datastore *store, struct error **ret_error)
+{
+        bool holds = false;
+        int r = vm_folder_holds_files(store, name_of(work->m), &holds, ret_error);
+
+        if (r < 0 || !holds)
+                return r;
+        return error_set(ret_error, ERROR_EXISTS,
+                "Choose another datastore; or find out whose the files there are, which a running virtual "
+                "machine may be using.",
+                "there is a folder %s with files on datastore %s already", name_of(work->m), store->name);
+}
+
 static int make_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct work *work = arg;
@@ -99,6 +113,8 @@ static int make_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         int r = datastore_open(work->store_name, work->store_path, work->store_id, &store, ret_error);
 
+        if (r >= 0)
+                r = refuse_folder(work, store, ret_error);
         if (r >= 0)
                 r = vm_folder_create(store, name_of(m), m->vm_uid, m->disks->document, &folder, ret_error);
         if (r >= 0)
@@ -302,9 +318,10 @@ bool migration_disks_closed(struct migration *m)
         return false;
 }
 
-/* --- Removing ------------------------------------------------------------------------------------------------ */
+/* --- Removing ------------------------------------------------------------------------------------------------
+ * By the names of what this migration made, and nothing else: whatever is in the folder beside that is somebody's. */
 
-/* A later migration of the VM to here has written its own document, and the folder is its. */
+/* The document there names the images of this migration: nobody else has taken the folder. */
 static bool is_ours(const struct migration *m, const struct vm_folder *folder)
 {
         _cleanup_json_ json_t *there = NULL;
@@ -320,19 +337,17 @@ static int remove_in_child(void *arg, json_t **ret_result, struct error **ret_er
         const struct migration *m = work->m;
         _cleanup_(datastore_freep) struct datastore *store = NULL;
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
-        bool ours;
         int r = datastore_open(work->store_name, work->store_path, work->store_id, &store, ret_error);
 
         if (r < 0 || vm_folder_open(store, name_of(m), m->vm_uid, &folder, NULL) < 0)
                 return r;
-        ours = is_ours(m, folder);
-        if (ours)
+        if (is_ours(m, folder))
                 r = vm_folder_check_owner(folder, work->host_uid, m->epoch + 1, ret_error);
         for (size_t i = 0; r >= 0 && i < m->disks->n; i++)
                 r = move_record_remove_image(store, path_of(m, i), ret_error);
-        return r < 0 || !ours ? r
-                              : vm_folder_delete(store, name_of(m), m->vm_uid, work->host_uid, m->epoch + 1,
-                                        ret_error);
+        return r < 0 || !is_ours(m, folder) ? r
+                                            : vm_folder_retire(store, name_of(m), m->vm_uid, work->host_uid,
+                                                      m->epoch + 1, ret_error);
 }
 
 static void on_removed(void *userdata, json_t *result, struct error *error)
@@ -346,6 +361,38 @@ static void on_removed(void *userdata, json_t *result, struct error *error)
                         "migration %s of vm %s: what was made for its disks on datastore %s stays there: %s",
                         m->id, m->vm_uid, m->disks->datastore, error_message(error));
         migration_kick(m);
+}
+
+bool migration_disks_peer_may_ask(const struct migration *m)
+{
+        bool heard = m->peer.answered &&
+                     (m->peer.record == HANDOFF_TAKEN_BACK || m->peer.record == HANDOFF_RELEASED ||
+                             m->peer.record == HANDOFF_NONE);
+
+        return m->disks && m->role == MIGRATION_DESTINATION_SIDE && m->settled && !heard &&
+               !m->destination.released;
+}
+
+struct occupied {
+        const char *vm_uid;
+        bool busy;
+};
+
+static void note_occupied(void *userdata, struct migration *m)
+{
+        struct occupied *occupied = userdata;
+
+        occupied->busy |= m->role == MIGRATION_DESTINATION_SIDE && m->disks && !m->settled &&
+                          m->record != HANDOFF_OWNER && !m->disks->removed &&
+                          !strcmp(m->vm_uid, occupied->vm_uid);
+}
+
+bool migration_disks_linger(struct agent *agent, const char *vm_uid)
+{
+        struct occupied occupied = {.vm_uid = vm_uid};
+
+        migration_for_each(agent, note_occupied, &occupied);
+        return occupied.busy;
 }
 
 bool migration_disks_removed(struct migration *m)

@@ -11,6 +11,7 @@
 #include "agent/handshake.h"
 #include "agent/identity.h"
 #include "agent/migration.h"
+#include "agent/migration_disks.h"
 #include "agent/migration_state.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
@@ -267,7 +268,7 @@ static int check_prepare(
         if (migration_find(agent, m->id))
                 return error_set(ret_error, ERROR_EXISTS, "Begin again under a new id.",
                         "migration %s exists already here", m->id);
-        if (migration_vm_busy(agent, m->vm_uid)) {
+        if (migration_vm_busy(agent, m->vm_uid) || migration_disks_linger(agent, m->vm_uid)) {
                 migration_end_earlier(agent, m);
                 return error_set(ret_error, ERROR_BUSY, "Try again in a few seconds.",
                         "the destination is still cleaning up an earlier migration of %s", m->vm_uid);

@@ -905,7 +905,8 @@ static void take_back(struct migration *m, uint64_t known_epoch)
                 return;
         migration_set_phase(m, MIGRATION_SETTLING);
         migration_close_path(m);
-        if (vm && vm_has_qemu(vm) && !m->claimed)
+        if (vm && (vm_has_qemu(vm) || m->disks) &&
+                !m->claimed) /* who starts it from its disks goes by the record */
                 return reclaim(m, vm, known_epoch);
         if (m->record != HANDOFF_TAKEN_BACK && migration_set_record(m, HANDOFF_TAKEN_BACK, epoch, &e) < 0) {
                 log_error("%s", error_message(e));
@@ -1122,7 +1123,7 @@ static struct handoff_source_facts facts_of(const struct migration *m)
                 .peer_fenced = migration_peer_fenced(m),
                 .apart = m->disks != NULL,
                 .given = m->disks && m->disks->given,
-                .peer_removed = migration_peer_removed(m),
+                .peer_removed = m->disks && m->disks->peer_removed,
                 .peer = m->peer,
         };
 }

@@ -299,10 +299,15 @@ bool migration_switchover_poll(struct migration *m, const struct migration_info 
                         hold(m, true);
                 ask(m);
         }
-        if (gate->state == SWITCHOVER_CLOSED && !gate->exact && !migration_disks_fit(m) &&
-                gate->remaining_bytes <= EARLY_BYTES) {
-                hold(m, true); /* it would stop the guest by itself */
-                return true;
+        if ((gate->state == SWITCHOVER_CLOSED || gate->state == SWITCHOVER_OPEN) && !gate->exact &&
+                m->disks) {
+                /* It would stop the guest by itself, however much is left of the disks. */
+                bool early = !migration_disks_fit(m) && gate->remaining_bytes <= EARLY_BYTES;
+
+                if (early || gate->state == SWITCHOVER_OPEN || !is_near(m))
+                        hold(m, early);
+                if (early)
+                        return true;
         }
         if (gate->state == SWITCHOVER_OPEN)
                 use_permit(m);

@@ -20,6 +20,7 @@
 #include "storage/image.h"
 #include "storage/move_record.h"
 #include "storage/offload.h"
+#include "storage/state_file.h"
 #include "storage/vm_folder.h"
 
 #define DELETE_TIMEOUT_MS 120000
@@ -31,7 +32,7 @@ struct creation {
         struct vm_config *config;
         vm_create_fn done;
         void *userdata;
-        bool deletes;
+        bool deletes, left;
 
         struct stores_wait *wait;
         struct image_job *image;
@@ -53,6 +54,7 @@ struct delete_args {
         uint64_t known_epoch;
         const struct vm_config *config;
         struct stores *stores; /* for names, paths and ids alone */
+        bool left;             /* see vm_delete_left() */
 };
 
 static void next_disk(struct creation *creation);
@@ -261,7 +263,7 @@ static void on_create_stores(void *userdata, struct error *error)
                 next_disk(creation);
 }
 
-static int begin(struct agent *agent, const json_t *document, bool deletes, stores_done_fn next,
+static int begin(struct agent *agent, const json_t *document, bool deletes, bool left, stores_done_fn next,
         vm_create_fn done, void *userdata, struct error **ret_error)
 {
         _cleanup_(creation_freep) struct creation *creation = ALLOC(struct creation);
@@ -271,7 +273,8 @@ static int begin(struct agent *agent, const json_t *document, bool deletes, stor
 
         if (!creation)
                 return error_from_errno(ret_error, ENOMEM, "VM");
-        *creation = (struct creation){.agent = agent, .done = done, .userdata = userdata, .deletes = deletes};
+        *creation = (struct creation){
+                .agent = agent, .done = done, .userdata = userdata, .deletes = deletes, .left = left};
         list_init(&creation->all);
         r = vm_config_from_json(document, &creation->config, ret_error);
         if (r < 0)
@@ -294,7 +297,7 @@ static int begin(struct agent *agent, const json_t *document, bool deletes, stor
 int vm_create(struct agent *agent, const json_t *document, vm_create_fn done, void *userdata,
         struct error **ret_error)
 {
-        return begin(agent, document, false, on_create_stores, done, userdata, ret_error);
+        return begin(agent, document, false, false, on_create_stores, done, userdata, ret_error);
 }
 
 /* --- Delete -------------------------------------------------------------------------------------------------- */
@@ -319,6 +322,14 @@ static int remove_copy(
         return r;
 }
 
+static bool is_in_folder(const struct delete_args *args, const struct vm_disk *disk)
+{
+        size_t n = strlen(args->name);
+
+        return !disk->read_only && !strcmp(disk->datastore, args->store_name) &&
+               !strncmp(disk->path, args->name, n) && disk->path[n] == '/';
+}
+
 /* Images that storage migrations made are nobody else's: those in the folder go with it, those elsewhere here, while the folder,
  * and in it the record that lists them, still stands. */
 static int remove_copies(
@@ -328,7 +339,8 @@ static int remove_copies(
         int r = move_record_read(folder, &record, ret_error);
 
         for (size_t i = 0; r >= 0 && i < args->config->n_disks; i++)
-                if (move_record_is_made_path(args->name, args->config->disks[i].path))
+                if (move_record_is_made_path(args->name, args->config->disks[i].path) ||
+                        (args->left && is_in_folder(args, &args->config->disks[i])))
                         r = remove_copy(args, args->config->disks[i].datastore, args->config->disks[i].path,
                                 ret_error);
         for (size_t i = 0; r >= 0 && record && i < record->n_disks; i++)
@@ -351,7 +363,14 @@ static int delete_in_child(void *arg, json_t **ret_result, struct error **ret_er
                 r = vm_folder_check_owner(folder, args->host_uid, args->known_epoch, ret_error);
                 if (r >= 0)
                         r = remove_copies(args, folder, ret_error);
+                if (r >= 0 && args->left)
+                        r = move_record_remove(folder, ret_error);
+                if (r >= 0 && args->left)
+                        r = state_file_remove(folder, ret_error);
         }
+        if (r >= 0 && args->left)
+                return vm_folder_retire(
+                        store, args->name, args->uid, args->host_uid, args->known_epoch, ret_error);
         return r < 0 ? r
                      : vm_folder_delete(
                                store, args->name, args->uid, args->host_uid, args->known_epoch, ret_error);
@@ -391,7 +410,7 @@ static void on_delete_stores(void *userdata, struct error *error)
         if (r == 0) {
                 args = (struct delete_args){store->name, store->path, store->id, config->name, config->uid,
                         agent_host_uid(creation->agent), config->status.owner_epoch, config,
-                        creation->agent->stores};
+                        creation->agent->stores, creation->left};
                 r = offload_start(creation->agent->loop, "deletion of a VM's folder", delete_in_child, &args,
                         DELETE_TIMEOUT_MS, on_deleted, creation, &creation->offload, &failure);
         }
@@ -399,7 +418,7 @@ static void on_delete_stores(void *userdata, struct error *error)
                 finish(creation, NULL, failure);
 }
 
-int vm_delete(struct agent *agent, const json_t *document, vm_create_fn done, void *userdata,
+int vm_delete(struct agent *agent, const json_t *document, bool left, vm_create_fn done, void *userdata,
         struct error **ret_error)
 {
         const char *uid = json_string_value(json_object_get(document, "uid"));
@@ -414,5 +433,5 @@ int vm_delete(struct agent *agent, const json_t *document, vm_create_fn done, vo
         if (vm && (vm_has_qemu(vm) || vm->job))
                 return error_set(ret_error, ERROR_CONFLICT, "Stop it first.", "VM %s is %s", vm->name,
                         vm_power_to_string(vm_power(vm)));
-        return begin(agent, document, true, on_delete_stores, done, userdata, ret_error);
+        return begin(agent, document, true, left, on_delete_stores, done, userdata, ret_error);
 }

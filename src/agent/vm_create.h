@@ -20,8 +20,10 @@ int vm_create(struct agent *agent, const json_t *document, vm_create_fn done, vo
         struct error **ret_error);
 
 /* Removes the VM's folder with all in it; images elsewhere stay. Refused while the VM runs here or is migrated. The
- * VM is forgotten. `done` gets no document. */
-int vm_delete(struct agent *agent, const json_t *document, vm_create_fn done, void *userdata,
+ * VM is forgotten. `done` gets no document. With `left` (the VM has gone on to another folder, and the document names what stayed behind here)
+ * only the document's disks in the folder that are not read-only go, those that migrations made, and drover's own records; whatever else is
+ * in the folder stays. */
+int vm_delete(struct agent *agent, const json_t *document, bool left, vm_create_fn done, void *userdata,
         struct error **ret_error);
 
 /* Gives up everything under way: the agent ends. */

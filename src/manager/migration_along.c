@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Data of the task: left: the document as it was, for the source to remove; cleared: that was done; left_over: why something of it was not. */
+/* Data of the task: left: the document as it was, for the source to remove; cleared: that was done; left_over: why something of it was not; left_shared:
+ * names of the disks whose images another VM uses. */
 
 #include "manager/migration_along.h"
 
@@ -72,6 +73,57 @@ static int check_datastore(
         return 0;
 }
 
+static bool is_in_folder(const json_t *vm, const char *path)
+{
+        const char *name = json_text(vm, "name");
+
+        return !strncmp(path, name, strlen(name)) && path[strlen(name)] == '/';
+}
+
+/* The folder there has to be a new one: not where a disk of the VM is already. Only the agents can tell of other files. */
+static int check_folder(const json_t *vm, const json_t *from_live, const json_t *to_live,
+        const char *datastore, struct error **ret_error)
+{
+        const json_t *here = named(json_object_get(json_status(from_live), "datastores"), datastore);
+        const json_t *there = named(json_object_get(json_status(to_live), "datastores"), datastore);
+        json_t *disk;
+        size_t i;
+
+        if (!here || strcmp(json_text(here, "id"), json_text(there, "id")) != 0)
+                return 0;
+        json_array_foreach (disks_of(vm), i, disk)
+                if (!strcmp(json_text(disk, "datastore"), datastore) &&
+                        is_in_folder(vm, json_text(disk, "path")))
+                        return error_set(ret_error, ERROR_CONFLICT,
+                                "Choose another datastore; or migrate it without the disks, if its own is "
+                                "there as well.",
+                                "disk %s is on datastore %s already, in a folder %s", json_text(disk, "name"),
+                                datastore, json_text(vm, "name"));
+        return 0;
+}
+
+static json_t *those_that_travel(const json_t *vm)
+{
+        json_t *list = json_array(), *disk;
+        size_t i;
+
+        json_array_foreach (disks_of(vm), i, disk)
+                if (list && travels(disk) && json_array_append(list, disk) < 0) {
+                        json_decref(list);
+                        return NULL;
+                }
+        return list;
+}
+
+static int check_alone(struct manager *manager, const json_t *vm, struct error **ret_error)
+{
+        _cleanup_json_ json_t *wanted = those_that_travel(vm);
+
+        return wanted ? operation_storage_check_alone(
+                                manager, vm, wanted, "Give that one an image of its own first.", ret_error)
+                      : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
 static json_t *rest_of(const json_t *vm)
 {
         json_t *rest = json_deep_copy(vm), *disks = disks_of(rest);
@@ -107,7 +159,10 @@ int migration_along_check(struct manager *manager, const json_t *vm, const json_
         if (r >= 0)
                 r = check_datastore(manager, to, datastore, ret_error);
         if (r >= 0)
-                r = operation_storage_check_alone(manager, vm, disks_of(vm), ret_error);
+                r = check_folder(vm, inventory_live(manager->inventory, json_text(from, "uid")),
+                        inventory_live(manager->inventory, json_text(to, "uid")), datastore, ret_error);
+        if (r >= 0)
+                r = check_alone(manager, vm, ret_error);
         if (r < 0)
                 return r;
         rest = rest_of(vm);
@@ -219,20 +274,30 @@ static bool is_made(const char *path)
         return n == 12 && dash[1 + n] == '.';
 }
 
-/* Images that are not the VM's alone to remove, or that the folder's end does not remove; the caller's; NULL: none. */
-static json_t *kept_of(const json_t *left)
+static bool is_removed(const json_t *left, const json_t *shared, const json_t *disk)
 {
-        const char *name = json_text(left, "name"), *datastore = json_text(json_spec(left), "datastore");
+        const char *path = json_text(disk, "path");
+        bool at_home = !strcmp(json_text(disk, "datastore"), json_text(json_spec(left), "datastore"));
+
+        return travels(disk) && !doc_has_string(shared, json_text(disk, "name")) &&
+               is_in_folder(left, path) && (at_home || is_made(path));
+}
+
+/* Images that stay: others use them, or they are outside the folder; the caller's; NULL: none. */
+static json_t *kept_of(const json_t *left, const json_t *shared)
+{
+        const char *datastore = json_text(json_spec(left), "datastore");
         json_t *text = NULL, *disk;
         size_t i;
 
         json_array_foreach (disks_of(left), i, disk) {
                 const char *path = json_text(disk, "path"), *there = json_text(disk, "datastore");
-                bool in_folder = !strncmp(path, name, strlen(name)) && path[strlen(name)] == '/';
                 json_t *longer;
 
-                if (!travels(disk) || (in_folder && (!strcmp(there, datastore) || is_made(path))))
+                if (is_removed(left, shared, disk))
                         continue;
+                if (!travels(disk) && (strcmp(there, datastore) != 0 || !is_in_folder(left, path)))
+                        continue; /* it is none of what moved */
                 longer = json_sprintf(
                         "%s%s%s:%s", text ? json_string_value(text) : "", text ? ", " : "", there, path);
                 json_decref(text);
@@ -257,7 +322,7 @@ static void on_cleared(struct task *task, struct manager *manager, json_t *body,
                         json_text(json_spec(json_object_get(data, "left")), "datastore"),
                         json_text(data, "from"), error_message(error));
         else
-                why = kept_of(json_object_get(data, "left"));
+                why = kept_of(json_object_get(data, "left"), json_object_get(data, "left_shared"));
         if ((why && json_object_set_new(data, "left_over", why) < 0) ||
                 json_object_set_new(data, "cleared", json_true()) < 0)
                 task_step_failed(task, NULL);
@@ -265,27 +330,57 @@ static void on_cleared(struct task *task, struct manager *manager, json_t *body,
                 task_step_again(task, 0);
 }
 
+/* What was left, but without the images that another VM has been given meanwhile; the caller's. */
+static json_t *removable(struct task *task, struct manager *manager, const json_t *left)
+{
+        _cleanup_json_ json_t *shared = operation_storage_shared(manager, left), *doc = json_deep_copy(left);
+        json_t *disks = disks_of(doc);
+
+        if (!shared || !doc)
+                return NULL;
+        for (size_t i = json_array_size(disks); i-- > 0;)
+                if (doc_has_string(shared, json_text(json_array_get(disks, i), "name")))
+                        json_array_remove(disks, i);
+        return json_object_set(task_data(task), "left_shared", shared) < 0 ? NULL : TAKE_PTR(doc);
+}
+
 bool migration_along_clear(struct task *task, struct manager *manager)
 {
         json_t *data = task_data(task), *left = json_object_get(data, "left");
+        const char *where = json_text(data, "where");
+        _cleanup_json_ json_t *body = NULL;
         _cleanup_free_ char *path = NULL;
 
-        /* Those of a host that is down may be the only ones that are left. */
+        /* Where neither side has the VM, they may be the only ones that are left. */
         if (!left || json_is_true(json_object_get(data, "cleared")) ||
-                strcmp(json_text(data, "where"), "to") != 0)
+                (strcmp(where, "to") != 0 && strcmp(where, "lost") != 0))
                 return false;
-        path = alloc_printf("/agent/v1/vms/%s/delete", json_text(data, "vm_uid"));
-        if (!path)
+        path = alloc_printf("/agent/v1/vms/%s/delete?left=1", json_text(data, "vm_uid"));
+        body = removable(task, manager, left);
+        if (!path || !body)
                 task_step_failed(task, NULL);
         else
                 step_call_once(task, manager,
                         &(struct agent_request){.host_uid = json_text(data, "host_uid"),
                                 .method = "POST",
                                 .path = path,
-                                .body = left,
+                                .body = body,
                                 .timeout_ms = CALL_TIMEOUT_MS},
                         on_cleared);
         return true;
+}
+
+char *migration_along_stays(const struct task *task)
+{
+        const json_t *data = task_data(task), *left = json_object_get(data, "left");
+        const char *over = json_text_or_null(data, "left_over");
+
+        if (!left || (json_is_true(json_object_get(data, "cleared")) && !over))
+                return NULL;
+        if (over)
+                return alloc_strdup(over);
+        return alloc_printf("the folder %s on datastore %s of host %s", json_text(left, "name"),
+                json_text(json_spec(left), "datastore"), json_text(data, "from"));
 }
 
 static json_t *place_of(const json_t *disk)

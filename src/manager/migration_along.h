@@ -27,5 +27,7 @@ int migration_along_record(struct task *task, struct manager *manager);
 /* Has the source remove what was left behind, if that is recorded. True: it is being done, and `fn` is called when it is (or will not
  * be, which the result says); false: there is nothing to do (any more). */
 bool migration_along_clear(struct task *task, struct manager *manager);
+/* What was left behind and is still there, in words; the caller's; NULL: nothing, as far as is known. */
+char *migration_along_stays(const struct task *task);
 /* {"datastore", "disks": [{"name", "from", "to"}], "left"} into the result. */
 int migration_along_result(const struct task *task, json_t *result);

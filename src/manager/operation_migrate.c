@@ -3,7 +3,8 @@
 /* vm.migrate: checks, one specification to the source's agent, then the two agents do it; the manager looks on. The
  * agents' journals decide what happened (docs/internals/agent-api.md), so the task never fails before both of them
  * were asked where the virtual machine is, however often the manager was restarted meanwhile. Of a host that was confirmed
- * down no answer is waited for: it has neither the migration nor the virtual machine.
+ * down no answer is waited for: it has neither the migration nor the virtual machine. Only where the disks travel along a destination that is down is waited
+ * for, until it is removed: it may have the newest ones (docs/decisions/0034).
  *
  * Data: vm_uid; to (asked for, or chosen by the queue when the task starts); to_chosen, costs (migration_queue.c); host_uid, from: the source; to_uid, to_name: the destination;
  * epoch: the source's; outcome: the source's (or, when that is lost, the destination's) last migration status; where:
@@ -454,12 +455,27 @@ static bool is_down(const struct task *task, struct manager *manager, const char
         return inventory_confirmed_down(manager->inventory, json_text(task_data(task), host_key));
 }
 
+static bool is_removed(const struct task *task, struct manager *manager, const char *host_key)
+{
+        return !inventory_host(manager->inventory, json_text(task_data(task), host_key));
+}
+
 /* What was asked for is not there, and will not come. */
 static bool has_none(
         const struct task *task, struct manager *manager, const char *host_key, const struct error *error)
 {
         return error && (error->code == ERROR_NOT_FOUND || is_down(task, manager, host_key));
 }
+
+/* The newest disks may be at a destination that is only known to be down: no answer, until it is removed, or back. */
+static bool may_have_disks(const struct task *task, struct manager *manager)
+{
+        return migration_along(task) && is_down(task, manager, "to_uid");
+}
+
+#define WAITS_FOR_DISKS \
+        "the destination is confirmed down, and may have the newest disks: bring it back, or remove the " \
+        "host"
 
 /* The guest runs at the destination, whose agent only waits for the source to hear of it. */
 static bool taken_over(const json_t *status)
@@ -483,6 +499,13 @@ static int count_miss(struct task *task, bool missed)
         return json_object_set_new(task_data(task), "source_misses", json_integer(missed ? n + 1 : 0));
 }
 
+/* Not decided yet, or not to be seen from here. */
+static void wait_for_hosts(struct task *task, const char *message)
+{
+        say_phase(task, "waiting-for-peer", message);
+        task_step_again(task, WAIT_MS);
+}
+
 /* The source cannot be asked, or knows nothing of it any more: the destination may know how it ended. */
 static void on_destination_status(
         struct task *task, struct manager *manager, json_t *body, struct error *error)
@@ -498,6 +521,8 @@ static void on_destination_status(
                         task_step_done(task);
                 return;
         }
+        if (may_have_disks(task, manager))
+                return wait_for_hosts(task, WAITS_FOR_DISKS);
         if (forgot && has_none(task, manager, "to_uid", error)) {
                 task_step_done(task); /* neither knows it: where the machine is, settles it */
                 return;
@@ -568,6 +593,15 @@ static void follow_on(struct task *task, struct manager *manager, const json_t *
                 follow_share(task, manager);
 }
 
+/* Only while the task still keeps the VM where it is: the host that was removed, then confirmed down, was the last one to have run the guest. */
+static bool tell_removal(struct task *task, struct manager *manager)
+{
+        if (!migration_along(task) || !is_removed(task, manager, "to_uid"))
+                return false;
+        tell_source(task, manager, "peer-removed", NULL, on_told);
+        return true;
+}
+
 static void on_source_status(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         bool forgot = has_none(task, manager, "host_uid", error);
@@ -582,10 +616,11 @@ static void on_source_status(struct task *task, struct manager *manager, json_t 
                 return;
         }
         show_progress(task, body);
-        if (!is_terminal(json_text(body, "phase")))
-                follow_on(task, manager, body);
-        else if (switchover_arbiter_hear(manager->switchovers, task, body, &(json_t *){NULL}, NULL) < 0 ||
-                 keep_outcome(task, body) < 0)
+        if (!is_terminal(json_text(body, "phase"))) {
+                if (!tell_removal(task, manager))
+                        follow_on(task, manager, body);
+        } else if (switchover_arbiter_hear(manager->switchovers, task, body, &(json_t *){NULL}, NULL) < 0 ||
+                   keep_outcome(task, body) < 0)
                 task_step_failed(task, NULL);
         else
                 task_step_done(task);
@@ -642,17 +677,24 @@ static bool has_left(const struct task *task)
         return !strcmp(record, "released") || !strcmp(record, "owner");
 }
 
+/* A side has said whose it is. */
+static bool has_said(const struct task *task)
+{
+        return *json_text(json_object_get(task_data(task), "outcome"), "record");
+}
+
 /* The latest owner epoch that the migration may have led to: that of a source that took the VM back, which comes after the
  * destination's claim, and neither lived to tell. Too high is harmless, for nobody has the VM; too low, and its owner record
  * would be taken for a living owner's. */
-static json_int_t last_epoch(const struct task *task, const json_t *vm)
+static json_int_t last_epoch(const struct task *task, struct manager *manager, const json_t *vm)
 {
         json_int_t known = number_or(json_status(vm), "owner_epoch", 0);
         json_int_t began = number_or(task_data(task), "epoch", known);
 
-        if (migration_along(
-                    task)) /* each folder has a record of its own, which has to refuse whoever takes the wrong one */
-                return MAX(known, began + (has_left(task) ? 1 : 0));
+        /* Each folder has a record of its own. Where nobody has said which one counts, the source's has to refuse all if it was given away,
+         * whatever epochs were heard of. */
+        if (migration_along(task) && !has_said(task) && !is_removed(task, manager, "to_uid"))
+                return began;
         return MAX(known, began + 2);
 }
 
@@ -674,7 +716,7 @@ static int record_lost(struct task *task, struct manager *manager)
                                   json_text(task_data(task), "from"), json_text(task_data(task), "to_name"));
         if (!message || json_object_set_new(status, "power", json_string("crashed")) < 0 ||
                 json_object_set_new(status, "host", json_string(host)) < 0 ||
-                json_object_set_new(status, "owner_epoch", json_integer(last_epoch(task, vm))) < 0 ||
+                json_object_set_new(status, "owner_epoch", json_integer(last_epoch(task, manager, vm))) < 0 ||
                 json_object_set(status, "message", message) < 0 ||
                 (has_left(task) && migration_along_take_places(task, doc) < 0))
                 return -ENOMEM;
@@ -691,13 +733,6 @@ static void settled(struct task *task, struct manager *manager, const char *wher
                 task_step_failed(task, NULL);
         else
                 task_step_done(task);
-}
-
-/* Not decided yet, or not to be seen from here. */
-static void wait_for_hosts(struct task *task, const char *message)
-{
-        say_phase(task, "waiting-for-peer", message);
-        task_step_again(task, WAIT_MS);
 }
 
 /* What an answer says of the machine there: NULL when the host has no such machine any more. */
@@ -718,8 +753,11 @@ static void on_vm_at_source(struct task *task, struct manager *manager, json_t *
                 wait_for_hosts(task,
                         "the source's agent cannot be reached; where the virtual machine runs is not known");
         else if (power ? !strcmp(power, "outgoing-done") || !strcmp(power, "incoming")
-                       : flag(task, "to_incoming"))
-                wait_for_hosts(task, "the hosts have not settled yet who owns the virtual machine");
+                       : flag(task, "to_incoming")) {
+                if (!power || !tell_removal(task, manager))
+                        wait_for_hosts(task, "the hosts have not settled yet who owns the virtual machine");
+        } else if (!power && !has_said(task) && may_have_disks(task, manager))
+                wait_for_hosts(task, WAITS_FOR_DISKS);
         else
                 settled(task, manager, power ? "from" : flag(task, "to_crashed") ? "lost" : "nowhere");
 }
@@ -853,19 +891,23 @@ static json_t *result_document(struct task *task)
 static struct error *loss_of(const struct task *task)
 {
         const char *from = json_text(task_data(task), "from"), *to = json_text(task_data(task), "to_name");
+        const char *start =
+                migration_along(task) && has_left(task)
+                        ? "Its disks are on the destination's datastore: start it on a host that has that."
+                        : "Start it again.";
         struct error *error = NULL;
 
         if (flag(task, "to_down") && flag(task, "from_down"))
-                error_set(&error, ERROR_PEER_FAILED, "Start it again.",
+                error_set(&error, ERROR_PEER_FAILED, start,
                         "the hosts %s and %s were both confirmed down; the virtual machine has ended", from,
                         to);
         else if (flag(task, "to_down"))
-                error_set(&error, ERROR_PEER_FAILED, "Start it again.",
+                error_set(&error, ERROR_PEER_FAILED, start,
                         "the virtual machine was handed over to host %s, which was confirmed down; it has "
                         "ended",
                         to);
         else if (flag(task, "from_down"))
-                error_set(&error, ERROR_PEER_FAILED, "Start it again.",
+                error_set(&error, ERROR_PEER_FAILED, start,
                         "host %s was confirmed down before host %s had the virtual machine; it has ended",
                         from, to);
         else
@@ -916,9 +958,13 @@ static void run_conclude(struct task *task, void *userdata)
         struct manager *manager = userdata;
 
         if (strcmp(json_text(task_data(task), "where"), "to")) {
-                _cleanup_error_ struct error *failure = failure_of(task);
+                _cleanup_error_ struct error *failure = failure_of(task), *whole = NULL;
+                _cleanup_free_ char *stays = migration_along_stays(task);
 
-                task_step_failed(task, error_with_names(manager, failure));
+                if (stays && failure)
+                        (void)error_set(&whole, failure->code, failure->hint,
+                                "%s; what was left behind stays: %s", error_message(failure), stays);
+                task_step_failed(task, error_with_names(manager, whole ?: failure));
                 return;
         }
         task_set_result(task, result_document(task));

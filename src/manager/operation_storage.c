@@ -132,8 +132,8 @@ static const json_t *other_user(const json_t *vms, const json_t *vm, const json_
 }
 
 /* The image of a disk that is to be moved must be this VM's alone: it is removed afterwards. */
-int operation_storage_check_alone(
-        struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error)
+int operation_storage_check_alone(struct manager *manager, const json_t *vm, const json_t *wanted,
+        const char *hint, struct error **ret_error)
 {
         _cleanup_json_ json_t *vms = inventory_vms_beside(manager->inventory, vm);
         const json_t *other;
@@ -146,11 +146,25 @@ int operation_storage_check_alone(
         json_array_foreach (json_object_get(json_spec(vm), "disks"), i, mine) {
                 other = named(wanted, json_text(mine, "name")) ? other_user(vms, vm, mine) : NULL;
                 if (other)
-                        return error_set(ret_error, ERROR_CONFLICT, "Name the others with --disk.",
+                        return error_set(ret_error, ERROR_CONFLICT, hint,
                                 "the image of disk %s is used by the virtual machine %s as well",
                                 json_text(mine, "name"), json_text(other, "name"));
         }
         return 0;
+}
+
+json_t *operation_storage_shared(struct manager *manager, const json_t *vm)
+{
+        _cleanup_json_ json_t *vms = inventory_vms_beside(manager->inventory, vm), *names = json_array();
+        json_t *disk;
+        size_t i;
+
+        if (!vms || !names)
+                return NULL;
+        json_array_foreach (json_object_get(json_spec(vm), "disks"), i, disk)
+                if (other_user(vms, vm, disk) && json_array_append(names, json_object_get(disk, "name")) < 0)
+                        return NULL;
+        return TAKE_PTR(names);
 }
 
 /* Names of the disks whose old image another virtual machine has been given meanwhile, or this one again: it stays. The caller's; NULL
@@ -219,7 +233,8 @@ int operation_storage_check(struct manager *manager, const json_t *vm, const jso
         if (r >= 0)
                 r = check_host(manager, vm, host, input, ret_error);
         if (r >= 0)
-                r = operation_storage_check_alone(manager, vm, disks, ret_error);
+                r = operation_storage_check_alone(
+                        manager, vm, disks, "Name the others with --disk.", ret_error);
         if (r < 0)
                 return r;
         *ret_host = host;
@@ -408,12 +423,13 @@ static void on_status(struct task *task, struct manager *manager, json_t *body, 
                 task_step_done(task);
 }
 
-/* Refused once the disks are being switched: then the migration goes on to its end. */
+/* Refused while the disks are being switched, from which the migration may go back to copying: so it is asked for until it is taken, or
+ * the migration has ended. */
 static void on_cancel_sent(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        bool answered = !error || (error->code != ERROR_UNREACHABLE && error->code != ERROR_TIMED_OUT);
+        bool taken = !error || error->code == ERROR_NOT_FOUND;
 
-        if (answered && json_object_set_new(task_data(task), "cancel_sent", json_true()) < 0)
+        if (taken && json_object_set_new(task_data(task), "cancel_sent", json_true()) < 0)
                 task_step_failed(task, NULL);
         else
                 call_move(task, manager, "GET", "", NULL, on_status);
@@ -509,7 +525,8 @@ static void run_forget(struct task *task, void *userdata)
 static json_t *result_document(struct task *task)
 {
         const json_t *outcome = json_object_get(task_data(task), "outcome");
-        json_t *result = json_copy(json_object_get(outcome, "result")) ?: json_object();
+        json_t *measured = json_object_get(outcome, "result");
+        json_t *result = json_is_object(measured) ? json_copy(measured) : json_object();
         const char *left = json_text_or_null(outcome, "left") ?: json_text_or_null(task_data(task), "left");
 
         if (!result ||

@@ -107,9 +107,11 @@ int operation_storage_disks(
 int operation_storage_check(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, json_t **ret_disks, struct error **ret_error);
 
-/* CONFLICT: the image of one of the VM's disks, of those that `wanted` (array of {"name"}) names, is used by another VM as well. */
-int operation_storage_check_alone(
-        struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error);
+/* CONFLICT: the image of one of the VM's disks, of those that `wanted` (array of {"name"}) names, is used by another VM as well; `hint`: the way out. */
+int operation_storage_check_alone(struct manager *manager, const json_t *vm, const json_t *wanted,
+        const char *hint, struct error **ret_error);
+/* Names of the VM's disks (a document) whose image another VM names as well; the caller's; NULL without memory. */
+json_t *operation_storage_shared(struct manager *manager, const json_t *vm);
 
 /* For kinds whose tasks wait in the queue of migrations: how many may be under way at once is its matter. See struct task_kind. */
 bool operation_may_start(const struct task *task, void *userdata);

@@ -308,20 +308,34 @@ int beneath_clear(int dir_fd, const char *keep)
 
 int beneath_is_empty(int dir_fd, bool *ret_empty)
 {
+        bool holds = false;
+        int r = beneath_holds_others(dir_fd, (const char *const[]){NULL}, &holds);
+
+        if (r == 0)
+                *ret_empty = !holds;
+        return r;
+}
+
+int beneath_holds_others(int dir_fd, const char *const *names, bool *ret_holds)
+{
         _cleanup_(dir_closep) DIR *dir = NULL;
         const struct dirent *entry;
-        bool empty = true;
+        bool holds = false;
         int r = open_stream(dir_fd, &dir);
 
         if (r < 0)
                 return r;
-        for (errno = 0; (entry = readdir(dir)); errno = 0)
-                if (!is_dots(entry->d_name) &&
-                        strncmp(entry->d_name, TEMPORARY_PREFIX, strlen(TEMPORARY_PREFIX)) != 0)
-                        empty = false;
+        for (errno = 0; (entry = readdir(dir)); errno = 0) {
+                const char *const *name = names;
+
+                while (*name && strcmp(*name, entry->d_name) != 0)
+                        name++;
+                holds |= !*name && !is_dots(entry->d_name) &&
+                         strncmp(entry->d_name, TEMPORARY_PREFIX, strlen(TEMPORARY_PREFIX)) != 0;
+        }
         if (errno)
                 return -errno;
-        *ret_empty = empty;
+        *ret_holds = holds;
         return 0;
 }
 

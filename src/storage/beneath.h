@@ -36,6 +36,9 @@ int beneath_clear(int dir_fd, const char *keep);
 /* Whether the folder holds nothing, apart from the temporary file of a beneath_write_atomic() that broke off. */
 int beneath_is_empty(int dir_fd, bool *ret_empty);
 
+/* Whether it holds anything but entries of these names (NULL ends them) and such temporary files. */
+int beneath_holds_others(int dir_fd, const char *const *names, bool *ret_holds);
+
 /* The error object for a failure of the functions above: "WHERE: PATH: ..." with the cause that an operator can act
  * on. Returns the negative errno of its code. */
 int beneath_failed(int r, const char *where, const char *path, struct error **ret_error);

@@ -200,8 +200,8 @@ static int check_deletable(const struct vm_folder *folder, const char *datastore
         return empty ? 0 : foreign(datastore, folder->name, ERROR_CONFLICT, ret_error);
 }
 
-int vm_folder_delete(const struct datastore *datastore, const char *name, const char *uid, const char *host,
-        uint64_t known_epoch, struct error **ret_error)
+static int open_deletable(const struct datastore *datastore, const char *name, const char *uid,
+        const char *host, uint64_t known_epoch, struct vm_folder **ret_folder, struct error **ret_error)
 {
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         int fd, r = check_names(name, uid, ret_error);
@@ -214,6 +214,17 @@ int vm_folder_delete(const struct datastore *datastore, const char *name, const 
         r = new_folder(datastore, name, uid, fd, &folder, ret_error);
         if (r == 0)
                 r = check_deletable(folder, datastore->name, host, known_epoch, ret_error);
+        if (r == 0)
+                *ret_folder = TAKE_PTR(folder);
+        return r;
+}
+
+int vm_folder_delete(const struct datastore *datastore, const char *name, const char *uid, const char *host,
+        uint64_t known_epoch, struct error **ret_error)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        int r = open_deletable(datastore, name, uid, host, known_epoch, &folder, ret_error);
+
         if (r < 0)
                 return r;
         r = beneath_clear(folder->fd, VM_FOLDER_DOC);
@@ -222,6 +233,47 @@ int vm_folder_delete(const struct datastore *datastore, const char *name, const 
         if (!r || r == -ENOENT)
                 r = unlinkat(datastore->fd, name, AT_REMOVEDIR) < 0 ? -errno : 0;
         if (!r && fsync(datastore->fd) < 0)
+                r = -errno;
+        return r < 0 ? beneath_failed(r, datastore->name, name, ret_error) : 0;
+}
+
+/* vm.json last: it is the only one that says whose the others are. */
+static const char *const records[] = {
+        VM_FOLDER_NVRAM, VM_FOLDER_SERIAL_LOG, VM_FOLDER_OWNER_LOCK, VM_FOLDER_OWNER, VM_FOLDER_DOC, NULL};
+
+int vm_folder_holds_files(
+        const struct datastore *datastore, const char *name, bool *ret_holds, struct error **ret_error)
+{
+        _cleanup_fd_ int fd = -1;
+        int r = beneath_open(datastore->fd, name, O_RDONLY | O_DIRECTORY, 0, &fd);
+
+        if (r == -ENOENT) {
+                *ret_holds = false;
+                return 0;
+        }
+        if (r == 0)
+                r = beneath_holds_others(fd, records, ret_holds);
+        return r < 0 ? beneath_failed(r, datastore->name, name, ret_error) : 0;
+}
+
+int vm_folder_retire(const struct datastore *datastore, const char *name, const char *uid, const char *host,
+        uint64_t known_epoch, struct error **ret_error)
+{
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        bool empty = false;
+        int r = open_deletable(datastore, name, uid, host, known_epoch, &folder, ret_error);
+
+        if (r < 0)
+                return r;
+        for (size_t i = 0; records[i] && (r == 0 || r == -ENOENT); i++)
+                r = beneath_unlink(folder->fd, records[i]);
+        if (r == 0 || r == -ENOENT)
+                r = beneath_is_empty(folder->fd, &empty);
+        if (r == 0 && empty)
+                r = beneath_clear(folder->fd, NULL); /* temporary files */
+        if (r == 0 && empty && unlinkat(datastore->fd, name, AT_REMOVEDIR) < 0 && errno != ENOTEMPTY)
+                r = -errno;
+        if (r == 0 && fsync(datastore->fd) < 0)
                 r = -errno;
         return r < 0 ? beneath_failed(r, datastore->name, name, ret_error) : 0;
 }

@@ -42,6 +42,15 @@ DEFINE_CLEANUP(struct vm_folder *, vm_folder_free)
 int vm_folder_delete(const struct datastore *datastore, const char *name, const char *uid, const char *host,
         uint64_t known_epoch, struct error **ret_error);
 
+/* True if there is a folder NAME that holds anything but the records that drover writes by itself (vm.json, owner.json, owner.lock, nvram.fd,
+ * serial.log): images, which a VM may be using, whosever they are. */
+int vm_folder_holds_files(
+        const struct datastore *datastore, const char *name, bool *ret_holds, struct error **ret_error);
+/* Removes those records, vm.json last, and then the folder, unless something else is in it: that stays, with the folder. Otherwise as
+ * vm_folder_delete(). */
+int vm_folder_retire(const struct datastore *datastore, const char *name, const char *uid, const char *host,
+        uint64_t known_epoch, struct error **ret_error);
+
 /* The document; the caller's. */
 int vm_folder_read_doc(const struct vm_folder *folder, json_t **ret_doc, struct error **ret_error);
 /* Replaces it atomically and durably; its "uid" must be the folder's. */

@@ -75,6 +75,26 @@ def test_guest_goes_there_and_back_with_its_disks(lab, guest):
     session.close()
 
 
+def test_what_is_somebodys_stays_and_is_not_written_to(lab, guest):
+    """Beside what is the migration's in its folders there may be what others use."""
+    session = guest.session()
+    source, to = guest.host(), other(guest)
+    theirs = folder(lab, guest, source) / "tools.iso"
+    theirs.write_bytes(b"theirs")
+    assert guest.migrate(to, "--to-datastore", "local")["disks_along"]["left"] is None
+    assert [path.name for path in folder(lab, guest, source).iterdir()] == ["tools.iso"]
+    assert theirs.read_bytes() == b"theirs"
+    task = guest.wait_task(guest.begin_migration(source, "--to-datastore", "local"))
+    assert task["status"]["state"] == "failed"
+    assert "with files on datastore local already" in task["status"]["error"]["detail"]
+    assert [path.name for path in folder(lab, guest, source).iterdir()] == ["tools.iso"]
+    assert guest.host() == to
+    theirs.unlink()
+    theirs.parent.rmdir()
+    guest.verify()
+    session.close()
+
+
 # --- Whatever dies -----------------------------------------------------------------------------------------------------------------
 
 # The agent that dies at its own crash point, and is started again: where the guest is then, and with it the disks that count.

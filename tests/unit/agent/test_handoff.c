@@ -744,6 +744,9 @@ static void host_that_is_down_with_its_datastore_is_waited_for(void **state _unu
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
         f.peer_removed = true;
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+        f.qemu = HANDOFF_QEMU_GONE; /* the disks are here all the same */
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK);
+        f.qemu = HANDOFF_QEMU_COMPLETED;
         f.mover_alive = true; /* then it is not down */
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
         f.result_running = true;

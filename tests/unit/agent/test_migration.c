@@ -187,11 +187,170 @@ static void test_guest_that_resumed_by_itself_is_taken_back_under_a_new_epoch(vo
         assert_string_equal(json_string_value(json_object_get(owner, "owner")), RIG_HOST_UID);
 }
 
+static json_t *spec_of_disks(void)
+{
+        json_t *spec = make_spec();
+
+        assert_int_equal(json_object_set_new(spec, "disks", json_pack("{s:s}", "datastore", "local")), 0);
+        assert_int_equal(json_object_set_new(json_object_get(json_object_get(spec, "vm"), "spec"), "disks",
+                                 json_pack("[{s:s, s:s, s:s, s:s}]", "name", "disk0", "datastore", "local",
+                                         "path", "t1/disk0.raw", "format", "raw")),
+                0);
+        return spec;
+}
+
+/* Without a QEMU, and with a disk that travelled along: the last that the journal says is `handed-off`. */
+static void leave_journal_of_disks(void)
+{
+        _cleanup_json_ json_t *spec = spec_of_disks(), *first = NULL, *second = NULL;
+        _cleanup_free_ char *folder = state_path("");
+        struct journal *journal;
+
+        first = json_pack("{s:s, s:i, s:i, s:O}", "record", "outgoing", "epoch", 1, "role", 0, "spec", spec);
+        second = json_pack("{s:s, s:i}", "record", "handed-off", "epoch", 2);
+        assert_int_equal(rig_vm(&rig, "stop", json_pack("{s:b}", "force", 1), NULL), 200);
+        rig_stop_agent(&rig);
+        assert_int_equal(journal_create(folder, ID, RIG_VM_UID, first, &journal, NULL), 0);
+        assert_int_equal(journal_append(journal, second, NULL), 0);
+        journal_free(journal);
+        rig_start_agent(&rig);
+}
+
+/* The guest may have gone on from there, to a third host. */
+static void test_removal_of_the_peer_alone_is_no_word_about_the_disks_there(void **state)
+{
+        _cleanup_json_ json_t *last = NULL;
+        uint64_t until_ms;
+        char phase[32];
+
+        if (!possible)
+                skip();
+        leave_journal_of_disks();
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[s]}", "hosts", RIG_OTHER_UID), NULL),
+                200);
+        wait_phase("waiting-for-peer");
+        for (until_ms = clock_now_ms(&clock_system) + 1500; clock_now_ms(&clock_system) < until_ms;)
+                (void)loop_iterate(rig.loop, 50);
+        read_phase(phase);
+        assert_string_equal(phase, "waiting-for-peer");
+
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/peer-removed", NULL, NULL),
+                200);
+        rig_stop_agent(&rig); /* it is noted */
+        rig_start_agent(&rig);
+        wait_phase("failed");
+        last = last_record();
+        assert_string_equal(json_string_value(json_object_get(last, "record")), "taken-back");
+        assert_int_equal(json_integer_value(json_object_get(last, "epoch")), 3);
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[]}", "hosts"), NULL),
+                200);
+        rig_configure(&rig);
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/peer-removed", NULL, NULL),
+                409); /* it is settled */
+}
+
 static void assert_code(int status, json_t *body, const char *code)
 {
         assert_true(status >= 400);
         assert_string_equal(json_string_value(json_object_get(body, "code")), code);
         json_decref(body);
+}
+
+/* QEMU would stop the guest as soon as its memory is copied, whatever is left of the disks. */
+static void test_disks_do_not_travel_along_where_nobody_holds_qemu(void **state)
+{
+        json_t *body = NULL;
+        int status;
+
+        if (!possible)
+                skip();
+        status = rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", spec_of_disks(), &body);
+        assert_code(status, body, "not-supported");
+}
+
+#define OTHER_ID "55555555-5555-4555-8555-555555555555"
+
+/* Of a destination that abandoned what came with its disks; `settled`: it has settled, too. */
+static void leave_journal_of_destination(bool with_disks, bool settled)
+{
+        _cleanup_json_ json_t *spec = with_disks ? spec_of_disks() : make_spec(), *first = NULL,
+                              *second = NULL, *third = NULL;
+        _cleanup_free_ char *folder = state_path("");
+        json_t *source = json_incref(json_object_get(spec, "source"));
+        struct journal *journal;
+
+        assert_int_equal(json_object_set_new(spec, "id", json_string(OTHER_ID)), 0);
+        assert_int_equal(json_object_set(spec, "source", json_object_get(spec, "destination")), 0);
+        assert_int_equal(json_object_set_new(spec, "destination", source), 0);
+        if (with_disks)
+                json_object_set_new(spec, "disks_from",
+                        json_pack("{s:s, s:[i]}", "left_store", OTHER_ID, "sizes", 1 << 20));
+        first = json_pack("{s:s, s:i, s:i, s:O}", "record", "prepared", "epoch", 1, "role", 1, "spec", spec);
+        second = json_pack("{s:s, s:i}", "record", "abandoned", "epoch", 1);
+        third = json_pack("{s:s, s:i, s:s}", "record", "abandoned", "epoch", 1, "settled", "failed");
+        rig_stop_agent(&rig);
+        assert_int_equal(journal_create(folder, OTHER_ID, RIG_VM_UID, first, &journal, NULL), 0);
+        assert_int_equal(journal_append(journal, second, NULL), 0);
+        if (settled)
+                assert_int_equal(journal_append(journal, third, NULL), 0);
+        journal_free(journal);
+        rig_start_agent(&rig);
+}
+
+static void drop_journal_of_destination(void)
+{
+        _cleanup_free_ char *path = state_path("/" OTHER_ID "." RIG_VM_UID ".journal");
+
+        rig_stop_agent(&rig);
+        assert_int_equal(unlink(path), 0);
+        rig_start_agent(&rig);
+}
+
+/* A source that was taken for down comes back and asks; nobody else knows. */
+static void test_destination_of_disks_is_not_forgotten_before_its_source_has_heard(void **state)
+{
+        json_t *body = NULL;
+        int status;
+
+        if (!possible)
+                skip();
+        leave_journal_of_destination(true, true);
+        status = rig_call(&rig, rig.manager, "DELETE", "/agent/v1/migrations/" OTHER_ID, NULL, &body);
+        assert_code(status, body, "conflict");
+        assert_int_equal(
+                rig_call(&rig, rig.host, "GET", "/agent/v1/peer/migrations/" OTHER_ID, NULL, &body), 200);
+        assert_string_equal(json_string_value(json_object_get(body, "record")), "abandoned");
+        json_decref(body);
+        drop_journal_of_destination();
+
+        leave_journal_of_destination(false, true);
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "DELETE", "/agent/v1/migrations/" OTHER_ID, NULL, NULL), 204);
+}
+
+/* The one before is about to remove its folder, which would be the next one's. */
+static void test_destination_takes_no_migration_while_disks_of_an_earlier_one_are_there(void **state)
+{
+        _cleanup_json_ json_t *spec = NULL;
+        json_t *source, *body = NULL;
+        int status;
+
+        if (!possible)
+                skip();
+        leave_journal_of_destination(true, false);
+        spec = make_spec();
+        source = json_incref(json_object_get(spec, "source"));
+        assert_int_equal(json_object_set(spec, "source", json_object_get(spec, "destination")), 0);
+        assert_int_equal(json_object_set_new(spec, "destination", source), 0);
+        status = rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations", json_incref(spec), &body);
+        assert_code(status, body, "busy");
+        drop_journal_of_destination();
+        status = rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations", json_incref(spec), &body);
+        assert_code(status, body, "conflict"); /* it runs here */
 }
 
 static void test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer(void **state)
@@ -223,6 +382,10 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(test_settled_line_is_written_when_the_disk_takes_it_again),
                 TEST(test_guest_that_resumed_by_itself_is_taken_back_under_a_new_epoch),
+                TEST(test_removal_of_the_peer_alone_is_no_word_about_the_disks_there),
+                TEST(test_destination_of_disks_is_not_forgotten_before_its_source_has_heard),
+                TEST(test_destination_takes_no_migration_while_disks_of_an_earlier_one_are_there),
+                TEST(test_disks_do_not_travel_along_where_nobody_holds_qemu),
                 TEST(test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer),
         };
 

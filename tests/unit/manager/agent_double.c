@@ -30,12 +30,12 @@ static void on_host(struct http_request *request, void *userdata)
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
-                          "s:b, s:b, s:b}, s:i, s:[{s:s, s:I}]}",
+                          "s:b, s:b, s:b, s:b}, s:i, s:[{s:s, s:I}]}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
-                        "storage_moves", 1, "suspend", !agent->knows_no_states, "n_vms",
+                        "storage_moves", 1, "suspend", !agent->knows_no_states, "disks_along", 1, "n_vms",
                         (int)json_object_size(agent->vms), "links", "address", "127.0.0.1", "speed_bps",
                         agent->link_bps));
 }
@@ -376,6 +376,16 @@ static void on_limits(struct http_request *request, void *userdata)
         http_request_reply_json(request, 200, json_object());
 }
 
+/* As an agent does whose guest waits for a destination that had its disks. */
+static void on_peer_removed(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        json_object_set_new(agent->migration, "phase", json_string("failed"));
+        json_object_set_new(agent->migration, "record", json_string("taken-back"));
+        http_request_reply_json(request, 200, json_object());
+}
+
 static void on_migration_delete(struct http_request *request, void *userdata)
 {
         http_request_reply_empty(request, 204);
@@ -410,6 +420,14 @@ static void on_storage_move_verb(struct http_request *request, void *userdata)
 
         if (agent->hold && !strcmp(agent->hold, "settle") && settles) {
                 agent->held = request;
+                return;
+        }
+        if (!settles &&
+                !strcmp(json_string_value(json_object_get(agent->storage_move, "phase")), "switching")) {
+                struct error *error = NULL;
+
+                (void)error_set(&error, ERROR_CONFLICT, NULL, "its disks are being switched");
+                http_request_reply_error(request, error);
                 return;
         }
         json_object_set_new(agent->storage_move, "phase", json_string(settles ? "done" : "cancelled"));
@@ -461,6 +479,7 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations/{id}/cancel", on_migration_cancel},
         {"POST", "/agent/v1/migrations/{id}/switchover", on_switchover},
         {"POST", "/agent/v1/migrations/{id}/limits", on_limits},
+        {"POST", "/agent/v1/migrations/{id}/peer-removed", on_peer_removed},
         {"DELETE", "/agent/v1/migrations/{id}", on_migration_delete},
         {"POST", "/agent/v1/storage-moves", on_storage_move_start},
         {"GET", "/agent/v1/storage-moves/{id}", on_storage_move},

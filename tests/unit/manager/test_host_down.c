@@ -597,6 +597,145 @@ static void migration_between_two_dead_hosts_ends(void **data)
         assert_string_equal(power(state), "crashed");
 }
 
+/* --- With disks that travel along -------------------------------------------------------------------------------- */
+
+static void add_datastore(struct state *state, const char *name)
+{
+        call(state, "POST", "/api/v1/datastores",
+                json_pack("{s:s, s:{s:s}}", "name", name, "spec", "path", "/srv2"));
+        assert_string_equal(finish(state), "succeeded");
+}
+
+/* A migration from datastore "shared" to "other", of which the source waits for the destination's word. */
+static void begin_along(struct state *state, char ret_path[static 128])
+{
+        stage(state);
+        add_datastore(state, "other");
+        refresh_all(state);
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/migrate",
+                                 json_pack("{s:s, s:s}", "to", "host2", "to_datastore", "other")),
+                202);
+        snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
+        for (int i = 0; i < 500 && !state->agents[0].migration; i++)
+                loop_iterate(state->loop, 20);
+        assert_non_null(state->agents[0].migration);
+        json_object_set_new(state->agents[0].migration, "phase", json_string("waiting-for-peer"));
+}
+
+static void run_for(struct state *state, uint64_t ms)
+{
+        uint64_t until_ms = clock_now_ms(&clock_system) + ms;
+
+        while (clock_now_ms(&clock_system) < until_ms)
+                loop_iterate(state->loop, 20);
+}
+
+static bool task_is_running(struct state *state, const char *path)
+{
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        return !strcmp(json_text(json_status(state->body), "state"), "running");
+}
+
+static int n_words_of_removal(struct state *state)
+{
+        char key[160];
+
+        snprintf(key, sizeof(key), "POST /agent/v1/migrations/%s/peer-removed",
+                json_text(state->agents[0].migration, "id"));
+        return agent_double_calls(&state->agents[0], key);
+}
+
+static void remove_host(struct state *state, const char *path)
+{
+        assert_int_equal(call(state, "DELETE", path, NULL), 202);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void removal_of_the_destination_gives_its_disks_up_while_the_task_lasts(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        begin_along(state, path);
+        let_die_and_confirm(state, "host2");
+        run_for(state, 1500);
+        assert_true(task_is_running(state, path));
+        assert_int_equal(n_words_of_removal(state), 0);
+        remove_host(state, "/api/v1/hosts/host2?force=true");
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_true(n_words_of_removal(state) > 0);
+        assert_string_equal(power(state), "running");
+        assert_string_equal(home(state), "host1");
+}
+
+/* The guest ran there, and may have gone on to a third host since. */
+static void removal_after_the_task_gives_nothing_up(void **data)
+{
+        struct state *state = *data;
+        char path[128], uid[64];
+        json_t *vm, *migration;
+
+        begin_along(state, path);
+        snprintf(uid, sizeof(uid), "%s", vm_uid(state));
+        vm = json_deep_copy(json_object_get(state->agents[0].vms, uid));
+        migration =
+                TAKE_PTR(state->agents[0].migration); /* its source has nothing to say of it for a while */
+        state->agents[0].forgetful = true;
+        json_object_set_new(state->agents[1].vms, uid, vm);
+        state->agents[1].migration =
+                json_pack("{s:s, s:s, s:n, s:n}", "phase", "done", "record", "owner", "result", "error");
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        state->agents[0].migration = migration;
+        remove_host(state, "/api/v1/hosts/host2?force=true");
+        run_for(state, 1500);
+        assert_int_equal(n_words_of_removal(state), 0);
+}
+
+static void disks_of_two_dead_hosts_are_waited_for(void **data)
+{
+        struct state *state = *data;
+        json_int_t before;
+        char path[128];
+
+        begin_along(state, path);
+        before = epoch(state);
+        let_die_and_confirm(state, "host1");
+        let_die_and_confirm(state, "host2");
+        run_for(state, 2500);
+        assert_true(
+                task_is_running(state, path)); /* it keeps the VM: nobody starts it from the older disks */
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/start", NULL), 409);
+        state->agents[1].migration =
+                json_pack("{s:s, s:s, s:n, s:n}", "phase", "done", "record", "owner", "result", "error");
+        let_return(state, "host2");
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(power(state), "crashed");
+        assert_string_equal(json_text(json_spec(state->body), "datastore"), "other");
+        assert_true(epoch(state) > before);
+}
+
+static void source_that_took_its_disks_back_is_believed_though_both_are_down(void **data)
+{
+        struct state *state = *data;
+        json_int_t before;
+        char path[128];
+
+        begin_along(state, path);
+        before = epoch(state);
+        let_die(state, "host2");
+        end_at_source(state, "failed", false);
+        json_object_set_new(state->agents[0].migration, "record", json_string("taken-back"));
+        confirm_down(state, "host2");
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(power(state), "crashed");
+        assert_string_equal(json_text(json_spec(state->body), "datastore"), "shared");
+        assert_int_equal(epoch(state), before + 2); /* as the record there says */
+}
+
 #define N_SILENT 4
 
 /* Addresses where no connection is taken: the kernel drops what comes once the line of those not yet accepted is full. */
@@ -718,6 +857,10 @@ int main(void)
                 TEST(machine_that_died_with_its_source_can_be_started),
                 TEST(migration_that_its_dead_source_may_have_begun_is_settled),
                 TEST(migration_between_two_dead_hosts_ends),
+                TEST(removal_of_the_destination_gives_its_disks_up_while_the_task_lasts),
+                TEST(removal_after_the_task_gives_nothing_up),
+                TEST(disks_of_two_dead_hosts_are_waited_for),
+                TEST(source_that_took_its_disks_back_is_believed_though_both_are_down),
                 TEST(host_that_takes_no_connection_keeps_no_place),
                 TEST(host_that_failed_waits_for_those_not_yet_tried),
         };

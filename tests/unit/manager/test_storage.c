@@ -5,6 +5,7 @@
 
 #include "manager_rig.h"
 
+#include "base/alloc.h"
 #include "base/doc.h"
 
 #define PATH "/api/v1/vms/store/migrate-disks"
@@ -112,6 +113,26 @@ static void cancel_is_passed_on_and_the_document_stays(void **data)
         call(state, "POST", cancel, NULL);
         wait_status(state, path, "state", "cancelled");
         assert_string_equal(json_text(disk_of(state), "datastore"), "shared");
+}
+
+/* The agent refuses it while it switches, and may go back to copying. */
+static void cancel_that_is_refused_is_asked_for_again(void **data)
+{
+        struct state *state = *data;
+        struct agent_double *agent = &state->agents[0];
+        char path[128], cancel[144], key[144];
+
+        set_disks(state);
+        begin(state, path);
+        json_object_set_new(agent->storage_move, "phase", json_string("switching"));
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        call(state, "POST", cancel, NULL);
+        snprintf(key, sizeof(key), "POST /agent/v1/storage-moves/%s/cancel",
+                json_text(agent->storage_move, "id"));
+        while (!json_object_get(agent->seen, key))
+                (void)loop_iterate(state->loop, 100);
+        json_object_set_new(agent->storage_move, "phase", json_string("copying"));
+        wait_status(state, path, "state", "cancelled");
 }
 
 static void it_takes_of_host_and_datastores_what_disks_cost(void **data)
@@ -366,12 +387,125 @@ static void document_that_names_another_image_by_now_stays(void **data)
         assert_true(names_the_copy(state));
 }
 
+/* --- Along with a migration to another host ------------------------------------------------------------------------ */
+
+static void begin_along(struct state *state, const char *datastore)
+{
+        assert_int_equal(call(state, "POST", "/api/v1/vms/store/migrate",
+                                 json_pack("{s:s, s:s}", "to", "host2", "to_datastore", datastore)),
+                202);
+}
+
+static void follow_along(struct state *state, char ret_path[static 128])
+{
+        begin_along(state, "fast");
+        snprintf(ret_path, 128, "/api/v1/tasks/%s", json_text(state->body, "name"));
+        wait_status(state, ret_path, "step", "follow");
+}
+
+/* As the agents do: the guest is on host2, in this state. */
+static void arrive(struct state *state, const char *power, const char *phase, const char *record)
+{
+        struct agent_double *from = &state->agents[0], *to = &state->agents[1];
+        _cleanup_json_ json_t *vm = NULL;
+        char uid[64];
+
+        assert_int_equal(call(state, "GET", "/api/v1/vms/store", NULL), 200);
+        snprintf(uid, sizeof(uid), "%s", json_text(state->body, "uid"));
+        vm = json_deep_copy(json_object_get(from->vms, uid));
+        json_object_set_new(json_status(vm), "power", json_string(power));
+        json_object_set(to->vms, uid, vm);
+        json_object_del(from->vms, uid);
+        json_object_set_new(from->migration, "phase", json_string(phase));
+        json_object_set_new(from->migration, "record", json_string(record));
+}
+
+static void disk_that_is_in_the_folder_there_already_is_not_overwritten(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        begin(state, path); /* moves it to "fast", into a folder of the VM's name */
+        switch_disks(state);
+        wait_status(state, path, "state", "succeeded");
+        begin_along(state, "fast");
+        assert_string_equal(finish(state), "failed");
+        assert_non_null(strstr(json_text(json_object_get(json_status(state->body), "error"), "detail"),
+                "disk disk0 is on datastore fast already, in a folder store"));
+}
+
+/* With a disk of its own, and one that it shares with its like. */
+static void add_reader_of_base(struct state *state, const char *name)
+{
+        _cleanup_free_ char *path = alloc_printf("%s/disk0.raw", name);
+        json_t *vm = vm_document(name);
+
+        json_object_set_new(vm, "host", json_string("host1"));
+        json_object_set_new(json_object_get(vm, "spec"), "disks",
+                json_pack("[{s:s, s:s, s:s, s:s, s:I}, {s:s, s:s, s:s, s:s, s:b}]", "name", "disk0",
+                        "datastore", "shared", "path", path, "format", "raw", "size_bytes",
+                        (json_int_t)1 << 20, "name", "base", "datastore", "shared", "path", "base.raw",
+                        "format", "raw", "read_only", 1));
+        call(state, "POST", "/api/v1/vms", vm);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void read_only_image_of_two_machines_holds_no_disk_back(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_disks(state);
+        add_reader_of_base(state, "one");
+        add_reader_of_base(state, "two");
+        assert_int_equal(call(state, "POST", "/api/v1/vms/one/migrate",
+                                 json_pack("{s:s, s:s}", "to", "host2", "to_datastore", "fast")),
+                202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        wait_status(state, path, "step", "follow");
+}
+
+static void image_that_another_was_given_meanwhile_stays_where_it_is(void **data)
+{
+        struct state *state = *data;
+        const json_t *result;
+        char path[128];
+
+        set_disks(state);
+        follow_along(state, path);
+        add_reader(state, "viewer", "cdrom", NULL);
+        arrive(state, "running", "done", "released");
+        wait_status(state, path, "state", "succeeded");
+        result = json_object_get(json_object_get(json_status(state->body), "result"), "disks_along");
+        assert_string_equal(json_text(result, "left"), "shared:store/disk0.raw");
+        assert_string_equal(json_text(disk_of(state), "datastore"), "fast");
+}
+
+static void what_stays_behind_is_told_by_a_task_that_fails(void **data)
+{
+        struct state *state = *data;
+        const char *detail;
+        char path[128];
+
+        set_disks(state);
+        follow_along(state, path);
+        add_reader(state, "viewer", "cdrom", NULL);
+        arrive(state, "crashed", "failed", "released");
+        wait_status(state, path, "state", "failed");
+        detail = json_text(json_object_get(json_status(state->body), "error"), "detail");
+        if (!strstr(detail, "what was left behind stays: shared:store/disk0.raw"))
+                fail_msg("unexpected: %s", detail);
+        assert_string_equal(json_text(disk_of(state), "datastore"), "fast");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(document_names_the_copy_before_the_old_image_may_go),
                 TEST(manager_that_is_restarted_takes_it_up),
                 TEST(cancel_is_passed_on_and_the_document_stays),
+                TEST(cancel_that_is_refused_is_asked_for_again),
                 TEST(it_takes_of_host_and_datastores_what_disks_cost),
                 TEST(datastore_that_is_busy_is_waited_for),
                 TEST(what_cannot_be_is_refused_with_its_cause),
@@ -382,6 +516,10 @@ int main(void)
                 TEST(copies_of_a_task_that_is_no_more_are_taken_over),
                 TEST(document_that_names_another_image_by_now_stays),
                 TEST(image_that_was_given_to_the_same_one_again_is_kept),
+                TEST(disk_that_is_in_the_folder_there_already_is_not_overwritten),
+                TEST(read_only_image_of_two_machines_holds_no_disk_back),
+                TEST(image_that_another_was_given_meanwhile_stays_where_it_is),
+                TEST(what_stays_behind_is_told_by_a_task_that_fails),
                 TEST(what_is_left_may_go_only_while_nobody_else_has_files_of_the_folder),
         };
 

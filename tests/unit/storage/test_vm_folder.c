@@ -2,6 +2,7 @@
 #include "scratch.h"
 
 #include "base/doc.h"
+#include "storage/beneath.h"
 #include "storage/vm_folder.h"
 
 #define UID "6f1cb2a4-0d5e-4c8f-9a55-0c5b6a1f2e3d"
@@ -167,6 +168,53 @@ static void test_a_deletion_removes_everything_but_follows_no_link(void **state)
         assert_int_equal(vm_folder_delete(s->datastore, "web1", UID, HOST, 0, NULL), -ENOENT);
 }
 
+static void put_file(const struct vm_folder *folder, const char *name)
+{
+        assert_int_equal(beneath_write_atomic(folder->fd, name, "x", 1, 0640, true), 0);
+}
+
+static bool holds_files(struct scratch *s, const char *name)
+{
+        bool holds = false;
+
+        assert_int_equal(vm_folder_holds_files(s->datastore, name, &holds, NULL), 0);
+        return holds;
+}
+
+static void test_a_folder_with_records_alone_holds_no_files(void **state)
+{
+        struct scratch *s = *state;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+
+        assert_false(holds_files(s, "web1"));
+        folder = create(s, "web1", UID);
+        assert_int_equal(vm_folder_take_owner(folder, HOST, 0, 1, 1, NULL), 0);
+        put_file(folder, VM_FOLDER_NVRAM);
+        assert_false(holds_files(s, "web1"));
+        put_file(folder, "disk0-0123456789ab.raw");
+        assert_true(holds_files(s, "web1"));
+}
+
+static void test_a_folder_that_is_left_loses_its_records_and_nothing_else(void **state)
+{
+        struct scratch *s = *state;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = create(s, "web1", UID), *again = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        bool empty = true;
+
+        assert_int_equal(vm_folder_take_owner(folder, OTHER_HOST, 0, 3, 1, NULL), 0);
+        put_file(folder, "tools.iso");
+        assert_true(vm_folder_retire(s->datastore, "web1", UID, HOST, 2, &error) < 0);
+        assert_int_equal(error->code, ERROR_STALE_EPOCH);
+        assert_int_equal(vm_folder_retire(s->datastore, "web1", UID, HOST, 3, NULL), 0);
+        assert_int_equal(beneath_unlink(folder->fd, "tools.iso"), 0); /* it was there */
+        assert_int_equal(beneath_is_empty(folder->fd, &empty), 0);
+        assert_true(empty);
+        again = create(s, "web1", UID);
+        assert_int_equal(vm_folder_retire(s->datastore, "web1", UID, HOST, 0, NULL), 0);
+        assert_int_equal(vm_folder_retire(s->datastore, "web1", UID, HOST, 0, NULL), -ENOENT);
+}
+
 static void test_a_deletion_that_broke_off_is_finished(void **state)
 {
         struct scratch *s = *state;
@@ -285,6 +333,8 @@ int main(void)
                 SCRATCH_TEST(test_a_creation_that_broke_off_is_taken_up),
                 SCRATCH_TEST(test_a_creation_without_room_leaves_no_folder),
                 SCRATCH_TEST(test_a_deletion_removes_everything_but_follows_no_link),
+                SCRATCH_TEST(test_a_folder_with_records_alone_holds_no_files),
+                SCRATCH_TEST(test_a_folder_that_is_left_loses_its_records_and_nothing_else),
                 SCRATCH_TEST(test_a_deletion_that_broke_off_is_finished),
                 SCRATCH_TEST(test_a_deletion_that_knows_too_old_an_owner_removes_nothing),
                 SCRATCH_TEST(test_a_deletion_by_the_owner_itself_needs_no_epoch),
