@@ -38,6 +38,7 @@ struct args {
         uint64_t known_epoch;
         uint64_t epoch;  /* 0: the next one */
         bool from_disks; /* with the next one: whatever state there is */
+        bool goes_on;    /* its QEMU has had the disks all along */
         int64_t now_unix_ms;
         const json_t *document;
 };
@@ -166,7 +167,7 @@ static int take(const struct args *args, uint64_t *ret_epoch, struct error **ret
         }
         /* The VM is ours, and who had it cannot commit a storage migration any more: it may have until now, after this host opened the
          * images. That the folder is seen as it is (NFS), the owner record that was just replaced in it sees to. */
-        if (r == 0 && args->document)
+        if (r == 0 && args->document && !args->goes_on)
                 r = move_record_check_document(folder, args->document, &error);
         if (r == 0 && args->document)
                 r = write_document(folder, args->document, epoch, &error);
@@ -264,6 +265,15 @@ int owner_record_take_next_from_disks(struct vm *vm, uint64_t known_epoch, const
         struct error **ret_error)
 {
         struct args args = {.known_epoch = known_epoch, .document = document, .from_disks = true};
+
+        return begin(vm, &args, done, userdata, ret_change, ret_error);
+}
+
+int owner_record_take_back(struct vm *vm, uint64_t known_epoch, const json_t *document, owner_record_fn done,
+        void *userdata, struct owner_record_change **ret_change, struct error **ret_error)
+{
+        struct args args = {
+                .known_epoch = known_epoch, .document = document, .from_disks = true, .goes_on = true};
 
         return begin(vm, &args, done, userdata, ret_change, ret_error);
 }

@@ -36,6 +36,10 @@ int owner_record_take_next(struct vm *vm, uint64_t known_epoch, const json_t *do
 int owner_record_take_next_from_disks(struct vm *vm, uint64_t known_epoch, const json_t *document,
         owner_record_fn done, void *userdata, struct owner_record_change **ret_change,
         struct error **ret_error);
+/* The same for a guest that goes on here after all, in the QEMU that has had its disks since it was started: what the record of a storage
+ * migration says, or that it is damaged, does not concern it. */
+int owner_record_take_back(struct vm *vm, uint64_t known_epoch, const json_t *document, owner_record_fn done,
+        void *userdata, struct owner_record_change **ret_change, struct error **ret_error);
 /* For a start from the state that is good for known_epoch: takes the epoch after it, and nothing else. */
 int owner_record_take_for_state(struct vm *vm, uint64_t known_epoch, const json_t *document,
         owner_record_fn done, void *userdata, struct owner_record_change **ret_change,

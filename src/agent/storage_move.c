@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Keeps the storage migrations of this host, with a journal each, STATE-DIR/storage-moves/ID.VM.json (both UUIDs): {"format": 1, "phase", "vm":
- * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "nodes"}. The journal is
+ * document, "record": as in the VM's folder, "live", "was_running", "rate_bytes_per_s", "timeout_ms", "error", "result", "left", "wanted", "nodes", "allocated_bytes"}. The journal is
  * how an agent that starts again knows that there is something to look after; which image is the disk, the record in the folder
  * says alone. */
 
@@ -255,14 +255,31 @@ static void read_nodes(struct storage_move *m, const json_t *nodes)
         }
 }
 
+static json_t *sizes_json(const struct storage_move *m)
+{
+        json_t *sizes = json_array();
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                (void)json_array_append_new(sizes, json_integer((json_int_t)m->disks[i].allocated_bytes));
+        return sizes;
+}
+
+void storage_move_take_sizes(struct storage_move *m, const json_t *json)
+{
+        const json_t *sizes = json_object_get(json, "allocated_bytes");
+
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->disks[i].allocated_bytes = (uint64_t)json_integer_value(json_array_get(sizes, i));
+}
+
 static json_t *journal_json(const struct storage_move *m)
 {
-        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?, s:o}", "format", 1,
-                "phase", phases[m->phase], "vm", vm_config_to_json(m->config), "record",
+        return json_pack("{s:i, s:s, s:o, s:o, s:b, s:b, s:I, s:I, s:o?, s:O?, s:s?, s:O?, s:o, s:o}",
+                "format", 1, "phase", phases[m->phase], "vm", vm_config_to_json(m->config), "record",
                 move_record_to_json(m->record), "live", m->live, "was_running", m->was_running,
                 "rate_bytes_per_s", (json_int_t)m->rate_bytes_per_s, "timeout_ms", (json_int_t)m->timeout_ms,
                 "error", m->error ? error_to_json(m->error) : NULL, "result", m->result, "left", m->left,
-                "wanted", m->wanted, "nodes", nodes_json(m));
+                "wanted", m->wanted, "nodes", nodes_json(m), "allocated_bytes", sizes_json(m));
 }
 
 int storage_move_journal(const struct storage_move *m, struct error **ret_error)
@@ -314,11 +331,21 @@ static int read_phase(const json_t *json, enum storage_move_phase *ret_phase)
         return -EINVAL;
 }
 
+/* A journal is written before the record, so it may say of a disk that its copy has taken over when that never was recorded, and the VM
+ * was started from where the disks were. What has taken over, QEMU says while it lives, and else the record alone. */
+static void forget_switched(struct storage_move *m)
+{
+        for (size_t i = 0; i < m->record->n_disks; i++)
+                m->record->disks[i].switched = false;
+}
+
 static int from_journal(
         struct agent *agent, const json_t *json, struct storage_move **ret, struct error **ret_error)
 {
         _cleanup_(storage_move_freep) struct storage_move *m = NULL;
         const json_t *problem = json_object_get(json, "error");
+        const char *left = json_string_value(json_object_get(json, "left"));
+        json_t *result = json_object_get(json, "result");
         enum storage_move_phase phase;
         int r = storage_move_make(agent, json_object_get(json, "vm"), json_object_get(json, "record"),
                 json_object_get(json, "wanted") ?: json, &m, ret_error);
@@ -333,14 +360,20 @@ static int from_journal(
         if (read_phase(json, &phase) < 0)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "its phase is unknown");
         m->phase = phase;
+        if (phase < STORAGE_MOVE_SWITCHED)
+                forget_switched(m);
         m->recorded = true;
         m->live = json_is_true(json_object_get(json, "live"));
         m->throttled = m->live; /* it may be: nobody wrote that down */
         m->was_running = json_is_true(json_object_get(json, "was_running"));
         m->error = json_is_object(problem) ? error_from_json(problem) : NULL;
-        m->result = json_incref(json_object_get(json, "result"));
+        m->result =
+                json_is_object(result) ? json_incref(result) : NULL; /* null: it is still to be measured */
+        if (left && alloc_replace(&m->left, left) < 0)
+                return error_from_errno(ret_error, ENOMEM, "storage migration");
         m->cancelled = m->error && m->error->code == ERROR_CANCELLED;
         read_nodes(m, json_object_get(json, "nodes"));
+        storage_move_take_sizes(m, json);
         *ret = TAKE_PTR(m);
         return 0;
 }
@@ -393,6 +426,10 @@ static int read_journal(struct agent *agent, const char *name)
                           "%s",
                         path, error_message(error));
                 return add_unreadable(agent, name);
+        }
+        if (storage_move_find(agent, m->id)) { /* renamed just now: readdir() may give it once more */
+                storage_move_free(m);
+                return 0;
         }
         list_append(&agent->storage_moves->all, &m->all);
         r = rename_journal(m, path, name);
@@ -500,8 +537,7 @@ bool storage_move_lost(struct storage_move *m, const struct error *error)
                 return false;
         }
         m->committing = false;
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                m->record->disks[i].switched = false;
+        forget_switched(m);
         if (!m->error)
                 (void)error_set(&m->error, error->code, error->hint, "%s", error_message(error));
         if (m->live && vm && vm_has_qemu(vm))
@@ -521,8 +557,8 @@ static bool is_waiting_for_long(struct storage_move *m)
         return now_ms - m->waiting_ms > RECORD_PATIENCE_MS;
 }
 
-/* Who owns the VM is asked before anything is written, so one whose owner stays unknown was not switched. It must not run on: another host
- * may have it. */
+/* Who owns the VM is asked before anything is written, so one whose owner is unknown at every try was not switched; where an earlier try came
+ * to no end, nothing is removed. After a minute of it the guest must not run on: another host may have it. */
 static void on_committed(void *userdata, json_t *result, struct error *error)
 {
         struct storage_move *m = userdata;
@@ -531,8 +567,14 @@ static void on_committed(void *userdata, json_t *result, struct error *error)
         if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
                 return;
         if (error) { /* it may have been written nevertheless: only a success is an answer */
-                if (error->code == ERROR_OWNER_UNKNOWN && is_waiting_for_long(m) &&
-                        storage_move_lost(m, error))
+                /* The VM was suspended meanwhile, as far as anybody can tell: nothing was written. */
+                if (error->code == ERROR_CONFLICT && !m->live && !m->unclear && storage_move_lost(m, error))
+                        return;
+                m->unclear =
+                        m->unclear || (error->code != ERROR_OWNER_UNKNOWN && error->code != ERROR_CONFLICT);
+                if (error->code != ERROR_OWNER_UNKNOWN)
+                        m->waiting_ms = 0;
+                else if (is_waiting_for_long(m) && storage_move_lost(m, error))
                         return;
                 log_error("storage migration %s of VM %s: its record cannot be written, which is tried "
                           "again: %s",
@@ -541,9 +583,6 @@ static void on_committed(void *userdata, json_t *result, struct error *error)
                 return;
         }
         m->committed = true;
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                m->disks[i].allocated_bytes = (uint64_t)json_integer_value(
-                        json_array_get(json_object_get(result, "allocated_bytes"), i));
         storage_move_point(m, "storage-move-committed", m->then);
 }
 
@@ -589,8 +628,7 @@ int storage_move_note_kept(struct storage_move *m, const json_t *cleared)
 
         if (!kept)
                 return 0;
-        text = alloc_printf(
-                "%s%s%s stays: it is outside the virtual machine's folder, or another one uses it",
+        text = alloc_printf("%s%s%s stays: it is outside the virtual machine's folder, or in use",
                 m->left ?: "", m->left ? "; " : "", kept);
         if (!text)
                 return -ENOMEM;
@@ -760,6 +798,7 @@ static void on_record_read(void *userdata, json_t *result, struct error *error)
                 on_record_unread(m, error);
                 return;
         }
+        m->waiting_ms = 0;
         if (json_is_object(result) && move_record_from_json(result, &record, NULL) >= 0 &&
                 !strcmp(record->id, m->id) && record->n_disks == m->record->n_disks) {
                 move_record_free(m->record);
@@ -818,8 +857,7 @@ void storage_move_vm_gone(struct agent *agent, struct vm *vm)
                 return;
         }
         /* Not recorded: the guest was stopped since before the switch, so the source has all that it wrote. */
-        for (size_t i = 0; i < m->record->n_disks; i++)
-                m->record->disks[i].switched = false;
+        forget_switched(m);
         interrupted(m, "QEMU ended while the disks were being moved; they are where they were");
 }
 

@@ -38,6 +38,7 @@ static void on_synced(void *userdata, json_t *result, struct error *error)
                 storage_move_stop_copy(m, error);
                 return;
         }
+        storage_move_take_sizes(m, result);
         for (size_t i = 0; i < m->record->n_disks; i++)
                 m->record->disks[i].switched = true;
         storage_move_enter(m, STORAGE_MOVE_SWITCHING);

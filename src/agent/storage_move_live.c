@@ -586,7 +586,9 @@ static void on_continued(void *userdata, const json_t *result, const struct erro
                         "the disks moved, but QEMU does not continue the guest: %s", error_message(error));
         if (!m->result) /* else measured when the guest went on */
                 storage_move_measure(m);
-        m->guest_stopped = false;
+        /* Whoever resumes this must not take the guest for one that is stopped. */
+        m->guest_stopped = m->was_running = false;
+        (void)storage_move_journal(m, NULL);
         if (vm)
                 vm_refresh(vm);
         finish(m);
@@ -700,7 +702,7 @@ static void on_going_on(void *userdata, const json_t *result, const struct error
         m->call = NULL;
         if (failed(m, "QEMU does not continue the guest", error))
                 return;
-        m->guest_stopped = false;
+        m->guest_stopped = m->was_running = false;
         if (vm)
                 vm_refresh(vm);
         storage_move_enter(m, STORAGE_MOVE_COPYING);
@@ -845,10 +847,12 @@ static void on_tried(void *userdata, json_t *result, struct error *error)
         m->offload = NULL;
         if (error && error->code == ERROR_STALE_EPOCH && storage_move_lost(m, error))
                 return;
-        if (error)
+        if (error) {
                 storage_move_stop_copy(m, error);
-        else
-                send(m, "query-jobs", NULL, on_rest);
+                return;
+        }
+        storage_move_take_sizes(m, result);
+        send(m, "query-jobs", NULL, on_rest);
 }
 
 /* What the switch needs is tried while the guest runs: the copies take a flush, the record can be written, and the VM is ours. What fails

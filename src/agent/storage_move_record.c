@@ -65,39 +65,36 @@ static int lock_owner(
         return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
 }
 
-static int sync_copies(const struct work *work, struct error **ret_error)
+/* What a copy takes on its datastore, 0 when it is not known: nothing depends on it. */
+static json_t *measure_copy(const struct datastore *store, const char *path)
 {
-        const struct move_record *record = work->m->record;
-        int r = 0;
+        _cleanup_fd_ int fd = -1;
+        struct stat st;
 
-        for (size_t i = 0; i < record->n_disks && r >= 0; i++) {
-                _cleanup_(datastore_freep) struct datastore *store = NULL;
-
-                r = open_store(work, record->disks[i].to.datastore, &store, ret_error);
-                if (r >= 0)
-                        r = move_record_sync_image(store, record->disks[i].to.path, ret_error);
-        }
-        return r;
+        if (datastore_open_file(store, path, O_RDONLY, &fd, NULL) < 0 || fstat(fd, &st) < 0)
+                st.st_blocks = 0;
+        return json_integer((json_int_t)st.st_blocks * 512);
 }
 
-/* What the copies take on their datastores: {"allocated_bytes": [N, ...]}; nothing depends on it. */
-static json_t *measure_copies(const struct work *work)
+/* *ret_result: {"allocated_bytes": [N, ...]} */
+static int sync_copies(const struct work *work, json_t **ret_result, struct error **ret_error)
 {
         const struct move_record *record = work->m->record;
-        json_t *list = json_array();
+        _cleanup_json_ json_t *sizes = json_array();
 
-        for (size_t i = 0; list && i < record->n_disks; i++) {
+        for (size_t i = 0; i < record->n_disks; i++) {
                 const struct move_place *to = &record->disks[i].to;
                 _cleanup_(datastore_freep) struct datastore *store = NULL;
-                _cleanup_fd_ int fd = -1;
-                struct stat st;
+                int r = open_store(work, to->datastore, &store, ret_error);
 
-                if (open_store(work, to->datastore, &store, NULL) < 0 ||
-                        datastore_open_file(store, to->path, O_RDONLY, &fd, NULL) < 0 || fstat(fd, &st) < 0)
-                        st.st_blocks = 0;
-                (void)json_array_append_new(list, json_integer((json_int_t)st.st_blocks * 512));
+                if (r >= 0)
+                        r = move_record_sync_image(store, to->path, ret_error);
+                if (r < 0)
+                        return r;
+                (void)json_array_append_new(sizes, measure_copy(store, to->path));
         }
-        return json_pack("{s:o}", "allocated_bytes", list);
+        *ret_result = json_pack("{s:O}", "allocated_bytes", sizes);
+        return 0;
 }
 
 static bool is_in_folder(const char *vm_name, const char *path)
@@ -179,11 +176,11 @@ static int clear(const struct work *work, const struct vm_folder *folder, json_t
 
         if (r < 0 || !record || strcmp(record->id, work->id) != 0)
                 return r;
-        if (move_record_is_behind(work->m->record, record))
+        if (move_record_is_behind(work->m->record, record) || move_record_is_behind(record, work->m->record))
                 return error_set(ret_error, ERROR_CONFLICT,
                         "Start the virtual machine: the start goes by the record.",
-                        "the record in the folder of VM %s says that a copy has taken over; nothing is "
-                        "removed",
+                        "the record in the folder of VM %s and this agent do not agree on which copies have "
+                        "taken over; nothing is removed",
                         work->m->config->name);
         for (size_t i = 0; i < record->n_disks; i++) {
                 const struct move_disk *disk = &record->disks[i];
@@ -219,20 +216,12 @@ static int read_record(const struct vm_folder *folder, json_t **ret_result, stru
 }
 
 /* Whoever takes the VM waits for it, or it is refused: so that no start goes by a record that is being replaced. */
-static int write_record(const struct work *work, const struct vm_folder *folder, json_t **ret_result,
-        struct error **ret_error)
+static int write_record(const struct work *work, const struct vm_folder *folder, struct error **ret_error)
 {
-        const struct storage_move *m = work->m;
         _cleanup_fd_ int lock_fd = -1;
-        int r = lock_owner(m, folder, &lock_fd, ret_error);
+        int r = lock_owner(work->m, folder, &lock_fd, ret_error);
 
-        if (r >= 0)
-                r = move_record_write(folder, m->record, ret_error);
-        fd_closep(&lock_fd); /* what follows may hang */
-        lock_fd = -1;
-        if (r >= 0 && move_record_any_switched(m->record))
-                *ret_result = measure_copies(work);
-        return r;
+        return r < 0 ? r : move_record_write(folder, work->m->record, ret_error);
 }
 
 /* What is copied to the datastore of disk `first`, of all disks that go there. */
@@ -272,6 +261,17 @@ static int check_room(const struct work *work, struct error **ret_error)
         return 0;
 }
 
+/* Beside a guest that runs a damaged state is an old one: the guest has taken an epoch since. */
+static int check_not_suspended(
+        const struct storage_move *m, const struct vm_folder *folder, struct error **ret_error)
+{
+        _cleanup_json_ json_t *state = NULL;
+
+        if (m->live && state_file_record(folder, &state, NULL) < 0)
+                return 0;
+        return state_file_check_none(folder, ret_error);
+}
+
 static int work_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct work *work = arg;
@@ -286,20 +286,20 @@ static int work_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         if (r >= 0 && work->work == STORAGE_MOVE_WRITE && !m->live)
                 r = state_file_check_none(folder, ret_error);
         if (r >= 0 && (work->work == STORAGE_MOVE_SYNC || work->work == STORAGE_MOVE_READY))
-                r = sync_copies(work, ret_error);
+                r = sync_copies(work, ret_result, ret_error);
         if (r < 0)
                 return r;
         switch (work->work) {
         case STORAGE_MOVE_LOOK:
                 r = check_room(work, ret_error);
                 if (r >= 0)
-                        r = state_file_check_none(folder, ret_error);
+                        r = check_not_suspended(m, folder, ret_error);
                 return r < 0 ? r : read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_READ:
                 return read_record(folder, ret_result, ret_error);
         case STORAGE_MOVE_WRITE:
         case STORAGE_MOVE_READY:
-                return write_record(work, folder, ret_result, ret_error);
+                return write_record(work, folder, ret_error);
         case STORAGE_MOVE_CLEAR:
                 return clear(work, folder, ret_result, ret_error);
         case STORAGE_MOVE_SYNC:

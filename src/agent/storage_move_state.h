@@ -36,7 +36,7 @@ enum storage_move_phase {
 struct storage_move_disk {
         size_t index; /* in the VM's document */
         uint64_t virtual_bytes;
-        uint64_t allocated_bytes;
+        uint64_t allocated_bytes; /* on its datastore; once it is copied, what the copy takes */
         uint64_t copied_bytes, total_bytes;
         char source_node[COMMAND_LINE_NODE_SIZE]; /* that its device had when it began */
         char node[COMMAND_LINE_NODE_SIZE];        /* that its device has, as last asked */
@@ -67,6 +67,7 @@ struct storage_move {
         bool throttled;     /* what the guest writes may be limited by us */
         bool committing;    /* the record is being replaced: there is no way back */
         bool committed;     /* and was */
+        bool unclear;       /* a try to replace it came to no end that says whether it was */
         bool recorded;      /* there is, or may be, a record of it in the VM's folder */
         bool reading;       /* an agent before us may have replaced the record: it was not read yet */
         bool keep_earlier; /* images that an earlier migration has left: another VM may have been given them */
@@ -114,6 +115,8 @@ void storage_move_measure(struct storage_move *m);
 /* One that has switched and whose manager never came back for it: the record in the folder says all that is left to do, and the
  * next migration, or the next start, does it. Accepts NULL, and leaves any other alone. */
 void storage_move_let_go_of_switched(struct storage_move *m);
+/* What its disks take, {"allocated_bytes": [N, ...]} of its journal, or of STORAGE_MOVE_SYNC or _READY: then it is the copies. */
+void storage_move_take_sizes(struct storage_move *m, const json_t *json);
 /* Adds to `left` what the answer to STORAGE_MOVE_CLEAR says stays. -ENOMEM. */
 int storage_move_note_kept(struct storage_move *m, const json_t *cleared);
 /* Removes what is not used, then it has ended. */
@@ -161,8 +164,8 @@ enum storage_move_work {
         STORAGE_MOVE_READ, /* result: the record, or null */
         STORAGE_MOVE_LOOK, /* the same, if the datastores have room for the copies and the VM is not suspended */
         STORAGE_MOVE_WRITE, /* the record as it is here. STALE_EPOCH: the VM is another host's, nothing was written */
-        STORAGE_MOVE_SYNC,  /* the copies */
-        STORAGE_MOVE_READY, /* is it ours still, the copies flushed, the record written as it is: what the commit needs, tried before the guest is stopped for it */
+        STORAGE_MOVE_SYNC,  /* the copies; result: what they take on their datastores */
+        STORAGE_MOVE_READY, /* the same result: is it ours still, the copies flushed, the record written as it is: what the commit needs, tried before the guest is stopped for it */
         STORAGE_MOVE_CLEAR, /* removes, by the record of migration `id` in the folder, what is not used; then the record */
 };
 int storage_move_work(struct storage_move *m, enum storage_move_work work, const char *id,

@@ -17,6 +17,7 @@
 
 #include "agent/agent.h"
 #include "agent/migration.h"
+#include "agent/storage_move.h"
 #include "agent/vm_job.h"
 #include "agent/vm_suspend.h"
 #include "base/alloc.h"
@@ -141,6 +142,7 @@ static void settle_ended(struct vm *vm)
                 vm_set_power(vm, VM_POWER_CRASHED, "QEMU ended while the agent did not watch it");
         vm_restore_keep_later(vm);
         migration_vm_gone(vm->agent, vm);
+        storage_move_vm_gone(vm->agent, vm);
 }
 
 /* -ESRCH: there is none; other errors say nothing about it. */

@@ -369,8 +369,7 @@ static void settle_power(struct vm *vm, bool orderly, const char *how)
         else if (power == VM_POWER_SUSPENDED)
                 vm_set_power(vm, power, NULL);
         else if (power == VM_POWER_SUSPENDING || (power == VM_POWER_STARTING && vm->restore_continuing)) {
-                if (vm_suspend_epoch_unclear(vm))
-                        vm_claim_is_unclear(vm);
+                vm_suspend_vm_gone(vm);
                 vm_restore_forget(vm);
                 vm_set_power(vm, stopped ? VM_POWER_STOPPED : VM_POWER_CRASHED, stopped ? NULL : how);
         } else if (power == VM_POWER_STARTING && !vm_restore_keep(vm))

@@ -60,6 +60,7 @@ struct vm_suspend {
         bool cancelled; /* going back: QEMU was told to cancel */
         bool must_take; /* going back: not without the next epoch, whatever QEMU says of the migration */
         bool unclear;   /* the owner record may have a later epoch of this host's than it knows */
+        uint64_t later; /* the highest that tries that failed may have left there; 0: none */
         bool taken;     /* going back: the guest may go on as far as the owner record is concerned */
 };
 
@@ -632,7 +633,8 @@ static void on_taken(void *userdata, uint64_t epoch, struct error *error)
         if (error && error->code == ERROR_STALE_EPOCH && vm_end_lost(vm, error_message(error), NULL) == 0)
                 return;
         if (error) {
-                /* An epoch that may have been written does not count: the next try would pass another host's with it. */
+                /* An epoch that may have been written does not count yet: the next try would pass another host's with it. */
+                s->later = MAX(s->later, epoch);
                 log_error("VM %s waits for its datastore: %s", vm->name, error_message(error));
                 again(s, AGAIN_MS);
                 return;
@@ -653,8 +655,8 @@ static void take_next(struct vm_suspend *s)
         _cleanup_json_ json_t *document = vm_document(vm);
 
         s->unclear = true;
-        if (document && owner_record_take_next_from_disks(
-                                vm, s->epoch, document, on_taken, vm, &vm->job->owner, &error) == 0)
+        if (document &&
+                owner_record_take_back(vm, s->epoch, document, on_taken, vm, &vm->job->owner, &error) == 0)
                 return;
         log_error("VM %s waits for its datastore: %s", vm->name,
                 error ? error_message(error) : "out of memory");
@@ -740,9 +742,26 @@ void vm_suspend_recover(struct vm *vm)
         }
 }
 
-bool vm_suspend_epoch_unclear(const struct vm *vm)
+/* There is no next try: whoever starts the VM, here or elsewhere, has to know what the tries may have left. A last one may be under way. */
+static void keep_later(const struct vm_suspend *s)
 {
-        return !vm->job || !vm->job->suspend || vm->job->suspend->unclear;
+        struct vm *vm = s->vm;
+        uint64_t later = s->later + (vm->job->owner ? 1 : 0);
+
+        if (later > vm->config->status.owner_epoch + 1)
+                vm->config->status.owner_epoch =
+                        later - 1; /* and one for what is unclear, which is told separately */
+}
+
+void vm_suspend_vm_gone(struct vm *vm)
+{
+        const struct vm_suspend *s = vm->job ? vm->job->suspend : NULL;
+
+        if (s && !s->unclear)
+                return;
+        if (s)
+                keep_later(s);
+        vm_claim_is_unclear(vm);
 }
 
 void vm_suspend_give_up(struct vm *vm)
@@ -751,6 +770,7 @@ void vm_suspend_give_up(struct vm *vm)
 
         if (!vm->job || !vm->job->suspend)
                 return;
+        keep_later(vm->job->suspend);
         (void)error_set(&error, ERROR_CANCELLED, NULL, "VM %s was stopped with force", vm->name);
         vm_job_end(vm, error);
 }

@@ -34,8 +34,8 @@ int vm_restore_cancel(struct vm *vm, struct error **ret_error);
 /* For vm_monitor.c and vm_adopt.c: a QEMU of an earlier agent's suspending (SUSPENDING: its guest goes on; SUSPENDED: it has
  * nothing to do any more), or of a resumption whose guest was to be let go (STARTING, restore_continuing), answers. */
 void vm_suspend_recover(struct vm *vm);
-/* Its QEMU has ended: may the owner record have an epoch of this host's that it does not know? */
-bool vm_suspend_epoch_unclear(const struct vm *vm);
+/* Its QEMU has ended: an epoch of this host's that the owner record may have, and that it does not know, counts as taken. */
+void vm_suspend_vm_gone(struct vm *vm);
 /* Before a forced stop: ends what suspends the VM, or recovers it, as it is. */
 void vm_suspend_give_up(struct vm *vm);
 /* No QEMU is left of a resumption that an earlier agent began, or this one: true when its guest never ran and the state

@@ -423,12 +423,13 @@ static void on_status(struct task *task, struct manager *manager, json_t *body, 
                 task_step_done(task);
 }
 
-/* Refused once the disks are being switched: then the migration goes on to its end. */
+/* Refused while the disks are being switched, from which the migration may go back to copying: so it is asked for until it is taken, or
+ * the migration has ended. */
 static void on_cancel_sent(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        bool answered = !error || (error->code != ERROR_UNREACHABLE && error->code != ERROR_TIMED_OUT);
+        bool taken = !error || error->code == ERROR_NOT_FOUND;
 
-        if (answered && json_object_set_new(task_data(task), "cancel_sent", json_true()) < 0)
+        if (taken && json_object_set_new(task_data(task), "cancel_sent", json_true()) < 0)
                 task_step_failed(task, NULL);
         else
                 call_move(task, manager, "GET", "", NULL, on_status);
@@ -524,7 +525,8 @@ static void run_forget(struct task *task, void *userdata)
 static json_t *result_document(struct task *task)
 {
         const json_t *outcome = json_object_get(task_data(task), "outcome");
-        json_t *result = json_copy(json_object_get(outcome, "result")) ?: json_object();
+        json_t *measured = json_object_get(outcome, "result");
+        json_t *result = json_is_object(measured) ? json_copy(measured) : json_object();
         const char *left = json_text_or_null(outcome, "left") ?: json_text_or_null(task_data(task), "left");
 
         if (!result ||

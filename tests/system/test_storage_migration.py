@@ -308,6 +308,7 @@ def test_whatever_dies_one_image_is_the_disk(lab, guest, victim, point):
     moves = POINTS[point] if victim == "qemu" else victim == "manager" or point not in BEFORE_THE_COPY
     assert ended["status"]["state"] == ("succeeded" if moves else "failed"), ended["status"]
     assert disk_of(guest)["datastore"] == (there if moves else before["datastore"])
+    assert not moves or ended["status"]["result"]["bytes_copied"] > 0, ended["status"]
     check_tidy(lab, guest)
     if victim == "qemu":
         session.abandon()
@@ -438,8 +439,20 @@ def test_disks_of_a_guest_whose_memory_is_kept_stay(lab, guest):
     done = lab.run_drover("vm", "migrate", guest.name, "--to-datastore", other(guest))
     state.unlink()
     assert done.returncode == 5 and "suspend.json is damaged" in done.stderr, done.stderr
+    gate = hold(lab, "host1", "storage-move-ready")
+    task = begin(lab, guest, "--to-datastore", other(guest))
+    wait_held(gate)
+    state.write_text("{", encoding="utf-8")
+    gate.touch()
+    status = guest.wait_task(task)["status"]
+    assert status["state"] == "failed" and "suspend.json is damaged" in status["error"]["detail"], status
+    state.unlink()
     assert disk_of(guest) == before and len(images(lab, guest)) == 1
     guest.start("host1")
+    # Beside a guest that runs it is an old one.
+    state.write_text("{", encoding="utf-8")
+    move(lab, guest, "--to-datastore", other(guest))
+    state.unlink()
     guest.verify()
 
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import struct
 
 import pytest
@@ -301,6 +302,42 @@ def test_guest_whose_vm_ran_elsewhere_meanwhile_never_goes_on(machine, lab, poin
     assert json.loads(record.read_text()) == owner
     owner.update(owner=lab.drover_json("host", "show", "host1")["uid"])
     record.write_text(json.dumps(owner))
+
+
+def test_guest_goes_on_whatever_is_the_matter_with_the_record_of_a_storage_migration(guest, lab):
+    task = die_at(lab, guest, "suspend-complete", "suspend")
+    record = folder(lab, guest) / "storage-move.json"
+    record.write_text("{")
+    told = len(lab.log_of("host1", "agent").read_text())
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    wait_for("the guest to go on", lambda: "): running" in lab.log_of("host1", "agent").read_text()[told:], 60)
+    record.unlink()
+    guest.wait_task(task)
+    if guest.power() == "suspended":
+        resume(lab, guest)
+    guest.verify()
+
+
+def test_epochs_of_tries_that_failed_do_not_keep_another_host_from_starting_it(machine, lab):
+    """The owner record can be changed, the document beside it cannot."""
+    vm = machine()
+    task = die_at(lab, vm, "suspend-complete", "suspend")
+    document = folder(lab, vm) / "vm.json"
+    if subprocess.run(["chattr", "+i", document], check=False).returncode:
+        pytest.skip("no immutable files here")
+    told = len(lab.log_of("host1", "agent").read_text())
+    try:
+        lab.start("host1", "agent")
+        wait_for("a few tries", lambda: lab.log_of("host1", "agent").read_text()[told:].count("waits for its datastore") > 3, 60)
+        lab.wait_connected()
+        vm.wait_task(task)
+        lab.drover("vm", "stop", vm.name, "--force")
+    finally:
+        subprocess.run(["chattr", "-i", document], check=True)
+    wait_for("its end", lambda: vm.power() == "stopped", 60)
+    lab.drover("vm", "start", vm.name, "--discard-state", "--host", "host2")
+    assert vm.power() == "running" and vm.document()["status"]["host"] == "host2"
 
 
 def test_paused_guest_whose_agent_dies_is_suspended_all_the_same(guest, lab):

@@ -20,8 +20,10 @@
 #include "agent/agent.h"
 #include "agent/cgroup.h"
 #include "agent/events.h"
+#include "agent/storage_move_state.h"
 #include "agent/vm_adopt.h"
 #include "agent/vm_job.h"
+#include "base/doc.h"
 #include "io/child.h"
 #include "io/file.h"
 
@@ -58,7 +60,7 @@ static int setup(void **state)
         (void)snprintf(f->aside, sizeof(f->aside), "%s.bad", f->path);
         assert_int_equal(getrlimit(RLIMIT_NOFILE, &f->limit), 0);
         assert_int_equal(loop_new(&f->loop), 0);
-        f->agent.config.runtime_dir = f->folder;
+        f->agent.config.runtime_dir = f->agent.config.state_dir = f->folder;
         f->agent.loop = f->loop;
         map_init(&f->agent.vms);
         assert_int_equal(events_new(f->loop, &f->agent.events), 0);
@@ -100,6 +102,7 @@ static int teardown(void **state)
                 vm_free(item->value);
         map_deinit(&f->agent.vms);
         child_free(f->child);
+        storage_moves_free(f->agent.storage_moves);
         events_free(f->agent.events);
         cgroup_free(f->agent.cgroup);
         loop_free(f->loop);
@@ -208,6 +211,35 @@ static void test_qemu_that_ends_unwatched_is_found_ended(void **state)
         assert_false(vm_has_qemu(vm_find(&f->agent, UID)));
 }
 
+static void test_storage_migration_is_told_of_a_qemu_that_is_found_ended(void **state)
+{
+        static const char id[] = "0123abcd-4567-4890-8bcd-ef0123456789";
+        _cleanup_json_ json_t *document = json_pack("{s:s, s:s, s:s, s:{s:i, s:s}}", "kind", "vm", "name",
+                "t1", "uid", UID, "spec", "memory_bytes", 64 << 20, "datastore", "local");
+        _cleanup_json_ json_t *record =
+                json_pack("{s:i, s:s, s:[{s:s, s:{s:s, s:s, s:s}, s:{s:s, s:s, s:s}, s:b}]}", "format", 1,
+                        "id", id, "disks", "name", "disk0", "from", "datastore", "local", "path",
+                        "t1/disk0.raw", "format", "raw", "to", "datastore", "local", "path",
+                        "t1/disk0-0123abcd4567.raw", "format", "raw", "switched", 0);
+        struct fixture *f = *state;
+        struct storage_move *m;
+
+        run_guest(f, "running");
+        assert_int_equal(storage_moves_new(&f->agent, &f->agent.storage_moves, NULL), 0);
+        assert_int_equal(storage_move_make(&f->agent, document, record, record, &m, NULL), 0);
+        leave_descriptors(f, 2);
+        assert_int_equal(adopt(f, NULL), 0);
+        m->live = true;
+        m->phase = STORAGE_MOVE_COPYING;
+        storage_move_add(m);
+        assert_true(storage_move_busy(&f->agent, UID));
+        end_guest(f);
+        free_descriptors(f);
+        wait_power(f, VM_POWER_CRASHED);
+        assert_false(storage_move_busy(&f->agent, UID));
+        assert_int_equal(m->phase, STORAGE_MOVE_FAILED);
+}
+
 static void test_unwatched_guest_is_not_taken_for_ended(void **state)
 {
         _cleanup_error_ struct error *error = NULL;
@@ -301,6 +333,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(test_qemu_without_a_descriptor_left_is_watched_later),
                 TEST(test_qemu_that_ends_unwatched_is_found_ended),
+                TEST(test_storage_migration_is_told_of_a_qemu_that_is_found_ended),
                 TEST(test_unwatched_guest_is_not_taken_for_ended),
                 TEST(test_runtime_file_that_cannot_be_read_now_is_no_damaged_one),
                 TEST(test_damaged_runtime_file_is_put_aside),

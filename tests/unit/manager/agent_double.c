@@ -422,6 +422,14 @@ static void on_storage_move_verb(struct http_request *request, void *userdata)
                 agent->held = request;
                 return;
         }
+        if (!settles &&
+                !strcmp(json_string_value(json_object_get(agent->storage_move, "phase")), "switching")) {
+                struct error *error = NULL;
+
+                (void)error_set(&error, ERROR_CONFLICT, NULL, "its disks are being switched");
+                http_request_reply_error(request, error);
+                return;
+        }
         json_object_set_new(agent->storage_move, "phase", json_string(settles ? "done" : "cancelled"));
         if (settles) {
                 json_t *body = NULL;

@@ -115,6 +115,26 @@ static void cancel_is_passed_on_and_the_document_stays(void **data)
         assert_string_equal(json_text(disk_of(state), "datastore"), "shared");
 }
 
+/* The agent refuses it while it switches, and may go back to copying. */
+static void cancel_that_is_refused_is_asked_for_again(void **data)
+{
+        struct state *state = *data;
+        struct agent_double *agent = &state->agents[0];
+        char path[128], cancel[144], key[144];
+
+        set_disks(state);
+        begin(state, path);
+        json_object_set_new(agent->storage_move, "phase", json_string("switching"));
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        call(state, "POST", cancel, NULL);
+        snprintf(key, sizeof(key), "POST /agent/v1/storage-moves/%s/cancel",
+                json_text(agent->storage_move, "id"));
+        while (!json_object_get(agent->seen, key))
+                (void)loop_iterate(state->loop, 100);
+        json_object_set_new(agent->storage_move, "phase", json_string("copying"));
+        wait_status(state, path, "state", "cancelled");
+}
+
 static void it_takes_of_host_and_datastores_what_disks_cost(void **data)
 {
         static const char *const wanted[] = {"host/host1", "datastore/fast", "datastore/shared"};
@@ -485,6 +505,7 @@ int main(void)
                 TEST(document_names_the_copy_before_the_old_image_may_go),
                 TEST(manager_that_is_restarted_takes_it_up),
                 TEST(cancel_is_passed_on_and_the_document_stays),
+                TEST(cancel_that_is_refused_is_asked_for_again),
                 TEST(it_takes_of_host_and_datastores_what_disks_cost),
                 TEST(datastore_that_is_busy_is_waited_for),
                 TEST(what_cannot_be_is_refused_with_its_cause),
