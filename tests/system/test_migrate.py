@@ -141,12 +141,6 @@ def test_unknown_host_is_refused(still_vm, lab):
     assert done.returncode == 3 and "host9" in done.stderr
 
 
-def test_stopped_vm_is_not_migrated_live(vm, lab):
-    guest = vm(start=False)
-    assert lab.run_drover("vm", "migrate", guest.name, "--to", "host2").returncode != 0
-    assert guest.power() == "stopped"
-
-
 def test_check_says_what_would_happen_and_does_nothing(still_vm, lab):
     report = lab.drover_json("vm", "migrate", still_vm.name, "--to", "host2", "--check")
     assert report["ok"] and report["to"] == "host2"

@@ -82,7 +82,7 @@ def test_datastore_that_fills_up_while_memory_is_written_leaves_the_guest_runnin
     session = guest.session()
     tight.fill(spare_kib=512)
     done = lab.run_drover("vm", "suspend", guest.name)
-    assert done.returncode != 0 and "space" in done.stderr, done.stderr
+    assert done.returncode != 0 and "does not fit" in done.stderr, done.stderr
     tight.free()
     assert guest.power() == "running"
     assert "suspend." not in lab.machines.run("host1", "ls", tight.path / guest.name)

@@ -81,6 +81,15 @@ static void on_datastore(struct http_request *request, void *userdata)
         http_request_reply_json(request, 200, doc);
 }
 
+static void hold(struct agent_double *agent, struct http_request *request)
+{
+        if (agent->held) {
+                assert_true(agent->n_held_before < ARRAY_SIZE(agent->held_before));
+                agent->held_before[agent->n_held_before++] = agent->held;
+        }
+        agent->held = request;
+}
+
 static void on_network(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
@@ -92,7 +101,7 @@ static void on_network(struct http_request *request, void *userdata)
         json_object_set_new(agent->networks, http_request_path(request) + strlen("/agent/v1/"), doc);
         if (agent->hold_switch && strstr(http_request_path(request), "/switches/")) {
                 agent->hold_switch = false;
-                agent->held = request;
+                hold(agent, request);
                 return;
         }
         http_request_reply_json(request, 200, json_deep_copy(doc));
@@ -201,7 +210,7 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 return;
         }
         if (agent->hold && !strcmp(verb, agent->hold)) {
-                agent->held = request;
+                hold(agent, request);
                 return;
         }
         if (!strcmp(verb, "create")) { /* as the real one: it tells of a VM once it was started */
@@ -260,7 +269,7 @@ static void on_migrate(struct http_request *request, void *userdata)
         json_t *body = NULL;
 
         if (agent->hold_migrations) {
-                agent->held = request;
+                hold(agent, request);
                 return;
         }
         assert_int_equal(http_request_json(request, &body, NULL), 0);
@@ -419,7 +428,7 @@ static void on_storage_move_verb(struct http_request *request, void *userdata)
         bool settles = !strcmp(http_request_param(request, "verb"), "settle");
 
         if (agent->hold && !strcmp(agent->hold, "settle") && settles) {
-                agent->held = request;
+                hold(agent, request);
                 return;
         }
         if (!settles &&
@@ -548,6 +557,10 @@ void agent_double_restart(struct agent_double *agent)
 
 void agent_double_deinit(struct agent_double *agent)
 {
+        if (agent->held)
+                http_request_reply_error(agent->held, NULL);
+        for (size_t i = 0; i < agent->n_held_before; i++)
+                http_request_reply_error(agent->held_before[i], NULL);
         agent_double_stop(agent);
         json_decref(agent->removed);
         json_decref(agent->fenced);

@@ -46,7 +46,9 @@ struct agent_double {
         const char *hold;     /* this verb is not answered, but kept in `held` */
         bool hold_migrations; /* nor is a request for a migration */
         bool hold_switch;     /* nor is the next switch that is put */
-        struct http_request *held; /* to be answered by the test */
+        struct http_request *held;           /* to be answered by the test, or at the end */
+        struct http_request *held_before[8]; /* those before it, at the end */
+        size_t n_held_before;
         char *cert_pem, *ca_pem;
         unsigned int
                 n_blocks; /* so many times its answer about the host holds the whole loop, the manager's too, for block_ms */
