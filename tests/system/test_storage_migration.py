@@ -250,7 +250,7 @@ def test_full_datastore_is_refused_or_gives_the_copy_up(lab, guest, tight):
     (["--to-datastore", "OTHER", "--disk", "nodisk"], 3, "no disk nodisk"),
     (["--to-datastore", "OTHER", "--disk", "../disk0"], None, "no name of a disk"),
     (["--to-datastore", "OTHER", "--format", "vmdk"], 2, ""),
-    (["--to-datastore", "shared", "--to", "host2"], None, "folder is on datastore shared"),
+    (["--to-datastore", "shared", "--to", "host2"], None, "on datastore shared already"),
     (["--to-datastore", "OTHER", "--to", "host2", "--disk", "disk0"], None, "stays on its host"),
     (["--disk", "disk0"], None, "--to-datastore"),
     (["--to-datastore", "local"], None, "does not exist"),
