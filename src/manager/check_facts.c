@@ -213,7 +213,8 @@ static const char *reopening_of(struct manager *manager, const struct task *task
         const struct task *parent =
                 task ? task_find(manager->tasks, json_text(task_data(task), "parent")) : NULL;
 
-        task = parent ?: task;
+        if (parent)
+                task = parent;
         return task && !strcmp(task_action(task), "host.maintenance") && task_cancel_requested(task) &&
                                json_is_null(json_object_get(task_data(task), "before"))
                        ? task_name(task)
