@@ -212,9 +212,9 @@ static int open_deletable(const struct datastore *datastore, const char *name, c
         if (r < 0)
                 return beneath_failed(r, datastore->name, name, ret_error);
         r = new_folder(datastore, name, uid, fd, &folder, ret_error);
-        if (r == 0)
+        if (r >= 0)
                 r = check_deletable(folder, datastore->name, host, known_epoch, ret_error);
-        if (r == 0)
+        if (r >= 0)
                 *ret_folder = TAKE_PTR(folder);
         return r;
 }
