@@ -131,8 +131,8 @@ def measure(pids, memory_bytes, left=None):
         try:
             _pack(pids, memory_bytes, left, limit, zstd.stdin)
         finally:
-            zstd.stdin.close()  # the counter reads until then, also when a guest's memory could not be found
-        limit.bytes = counter.total()
+            zstd.stdin.close()
+            limit.bytes = counter.total()  # it reads to the end also when a guest's memory could not be found
     if zstd.returncode != 0:
         raise LabError(f"zstd ended with {zstd.returncode}")
     return limit

@@ -229,27 +229,26 @@ class Lab:
         self.drover("network", "port-group", "add", "default", "--switch", "default")
 
     def wait_connected(self, hosts=None, timeout_s=CONNECT_TIMEOUT_S):
-        """Until the manager is connected to all (or these) hosts."""
+        """Until all agents (or those of these hosts) answer and the manager is connected to them: its idea of a host may be older than
+        the agent's restart."""
         wanted = set(hosts or self.hosts)
 
         def connected():
             listed = self.try_drover("host", "list", "-o", "json")
             return listed and wanted <= {host["name"] for host in json.loads(listed)["items"]
                                          if host["status"]["state"] == "connected"}
+        for host in sorted(wanted):
+            wait_for(f"the agent of {host} to answer", lambda host=host: self.answers(host), timeout_s)
         wait_for(f"{', '.join(sorted(wanted))} to be connected", connected, timeout_s)
 
-    def wait_answering(self, host):
-        """Until the agent of a host answers; the manager's idea of it may be older than the agent's restart."""
+    def answers(self, host):
+        """Whether the agent of a host takes connections, as the host itself sees it."""
         address = (network.host_address(self.hosts.index(host) + 1), AGENT_PORT)
-
-        def answers():
-            try:
-                netns.connect(self.machines.pid("manager"), address, 1).close()
-            except OSError:
-                return False
-            return True
-        wait_for(f"the agent of {host} to answer", answers)
-        self.wait_connected()
+        try:
+            netns.connect(self.machines.pid(host), address, 1).close()
+        except OSError:
+            return False
+        return True
 
     # Programs
 
@@ -290,11 +289,11 @@ class Lab:
         return len(pids)
 
     def restart(self, machine, program, environment=None):
-        """An agent answers afterwards; the manager may not have noticed yet that the old one has ended."""
+        """An agent is connected afterwards."""
         self.machines.kill(self.find(machine, program))
         self.start(machine, program, environment)
         if program == "agent":
-            self.wait_answering(machine)
+            self.wait_connected()
 
     # The CLI
 

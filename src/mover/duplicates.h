@@ -2,7 +2,8 @@
 #pragma once
 
 /* Finds pages whose content one channel has sent before, so that a reference of 16 bytes goes in place of 4,096. One slot of
- * 8 bytes a page (0.2 % of RAM), at most 32 MiB a channel; a slot holds the page sent last of all those that fall onto it.
+ * 8 bytes a page (0.2 % of RAM), at most 32 MiB a channel. Two slots make a set, which holds the two contents met last of all those
+ * that fall into it: with one slot each, two contents that alternate would throw each other out, and never be found.
  *
  * What is found is certain as far as the page index is: all 16 keyed hashes of both pages are equal. A channel's thread owns
  * its table; it only ever names that channel's pages, whose versions at the sink are in the order in which they were sent. */

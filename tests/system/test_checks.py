@@ -117,7 +117,7 @@ def test_host_connected(still, lab):
     cause = still.wait_broken("host2", "host-connected")["cause"]
     assert cause == "host host2 is unreachable"
     lab.start("host2", "agent")
-    lab.wait_answering("host2")
+    lab.wait_connected()
 
 
 def test_same_host(still):
@@ -166,7 +166,7 @@ def test_backup(machine, lab, tmp_path):
     monitor.do("blockdev-backup", **{"job-id": "nightly", "device": node, "target": "copy", "sync": "full", "speed": 1})
     monitor.close()
     lab.start("host1", "agent")
-    lab.wait_answering("host1")
+    lab.wait_connected()
     assert vm.wait_broken("host2", "backup")["cause"] == "QEMU works on its disks: job nightly (backup)"
 
 

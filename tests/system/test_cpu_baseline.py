@@ -86,4 +86,4 @@ def test_baseline_is_known_of_hosts_that_are_away(lab):
     assert cluster_cpu(lab)["computed"]["model"] == before["model"]
     assert len(cluster_cpu(lab)["computed"]["kinds"]) == 2
     lab.start("host1", "agent")
-    lab.wait_answering("host1")
+    lab.wait_connected()

@@ -102,7 +102,7 @@ class Proof:
         self.lab.kill(host, "agent")
         self.gates.open()
         self.lab.start(host, "agent", self.gates.environment)
-        self.lab.wait_answering(host)
+        self.lab.wait_connected()
 
     def ended(self):
         return self.guest.wait_task(self.task)["status"]

@@ -21,7 +21,7 @@ def end(lab, host):
 def upgrade(lab, host):
     end(lab, host)
     lab.start(host, "agent")
-    lab.wait_answering(host)
+    lab.wait_connected()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def earlier(request, lab):
     end(lab, "host2")
     config.write_text(ours.replace(str(lab.program("drover-mover")), str(theirs.program("drover-mover"))), encoding="utf-8")
     theirs.start("host2", "agent")
-    lab.wait_answering("host2")
+    lab.wait_connected()
 
     def replace():
         config.write_text(ours, encoding="utf-8")

@@ -166,6 +166,23 @@ static size_t n_frames(struct list *frames)
         return n;
 }
 
+/* Digests that choose the same place in the table, whatever the key. */
+static void test_two_contents_of_one_place_are_both_found(void **state)
+{
+        struct pages p = pages_new();
+        const uint64_t one = UINT64_C(1) << 40, other = UINT64_C(2) << 40;
+
+        for (uint64_t page = 0; page < 10; page++)
+                record(&p, page, (uint8_t)(1 + page % 2));
+        assert_false(duplicates_find(p.duplicates, p.index, 0, one, &p.from));
+        assert_false(duplicates_find(p.duplicates, p.index, 1, other, &p.from));
+        for (uint64_t page = 2; page < 10; page++) {
+                assert_true(duplicates_find(p.duplicates, p.index, page, page % 2 ? other : one, &p.from));
+                assert_int_equal(p.from, page % 2);
+        }
+        pages_free(&p);
+}
+
 static void test_log_keeps_what_was_not_acknowledged_in_order(void **state)
 {
         const uint64_t pages[] = {7, 8, 9, 20, 3};
@@ -687,6 +704,7 @@ int main(void)
                 cmocka_unit_test(test_page_of_a_content_sent_before_is_found),
                 cmocka_unit_test(test_page_that_has_changed_since_is_no_duplicate),
                 cmocka_unit_test(test_page_behind_is_no_duplicate),
+                cmocka_unit_test(test_two_contents_of_one_place_are_both_found),
                 cmocka_unit_test(test_log_keeps_what_was_not_acknowledged_in_order),
                 cmocka_unit_test(test_log_that_is_full_says_so),
                 cmocka_unit_test(test_every_level_packs_and_unpacks),
