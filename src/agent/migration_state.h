@@ -315,8 +315,6 @@ void migration_settle(struct migration *m, enum migration_phase phase);
 void migration_kick(struct migration *m);
 /* Crash point; true when a test holds the migration here: return, the step comes again. */
 bool migration_hold(struct migration *m, const char *point);
-/* Asks QEMU where it stands; the answer sets m->qemu and kicks. */
-void migration_refresh_qemu(struct migration *m);
 /* True while a step that QEMU refused has to wait before it is tried again; migration_refused() notes a refusal. */
 bool migration_must_wait(const struct migration *m);
 void migration_refused(struct migration *m);
@@ -337,6 +335,14 @@ const char *migration_spec_string(const struct migration *m, const char *key); /
 /* Of its priority: 0 for normal, which is what absent means. */
 int migration_level(const struct migration *m);
 uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback);
+
+/* The migration that holds the VM (there is at most one), or NULL. */
+struct migration *migration_find_by_vm(struct agent *agent, const char *vm_uid);
+
+/* --- migration_qemu.c --- */
+
+/* Asks QEMU where it stands; the answer sets m->qemu and kicks. */
+void migration_refresh_qemu(struct migration *m);
 
 /* --- migration_api.c --- */
 /* The error for an id that migration_find() does not find: NOT_FOUND, or OWNER_UNKNOWN for one whose journal cannot be read. */
@@ -461,6 +467,23 @@ void migration_source_leave_monitor(struct migration *m);
 void migration_source_next_stage(struct migration *m);
 /* The prepared answer of the destination. */
 void migration_source_begin(struct migration *m);
+/* What was used of the data connections goes into the record. */
+void migration_source_close_connections(struct migration *m);
+/* The file with the guest's memory, if one was begun, is complete or of no use. */
+void migration_source_end_keeping(struct migration *m, bool complete);
+
+/* --- migration_source_end.c: what handoff.c decided; each comes again until it is done --- */
+
+/* known_epoch: the latest that the owner record may have, for the VM to be ours to take. */
+void migration_source_take_back(struct migration *m, uint64_t known_epoch);
+void migration_source_release(struct migration *m);
+/* The owner record names another host, or the manager says that one has the VM: QEMU ends here. */
+void migration_source_end_lost_copy(struct migration *m);
+/* The guest runs here, or ended here: settled, once nothing of the disks' mirrors is left. */
+void migration_source_fail(struct migration *m);
+/* It is the destination's: settled, once that knows. */
+void migration_source_finish(struct migration *m);
+
 void migration_destination_begin(struct migration *m, struct http_request *request);
 /* QEMU is started for the VM of this document, and waits; then the mover, with connections to the exports of its disks. */
 void migration_destination_start(struct migration *m, const json_t *document);
