@@ -643,7 +643,8 @@ struct error *migration_mover_error(const json_t *message)
 
 bool migration_peer_fenced(const struct migration *m)
 {
-        return host_list_has(m->agent->fenced_hosts, m->peer_uid);
+        return host_list_has(m->agent->fenced_hosts, m->peer_uid) ||
+               host_list_has(m->agent->removed_hosts, m->peer_uid);
 }
 
 struct migration *migration_find_by_vm(struct agent *agent, const char *vm_uid)

@@ -292,16 +292,27 @@ void migration_api_limits(struct agent *agent, struct http_request *request)
         api_reply_json(request, 200, migration_document(m));
 }
 
-void migration_api_peer_was_removed(struct agent *agent, struct http_request *request)
+static void tell(struct agent *agent, struct http_request *request,
+        int (*word)(struct migration *m, struct error **ret_error))
 {
         struct migration *m = request_migration(agent, request);
         struct error *e = NULL;
 
         if (!m)
                 return;
-        if (migration_disks_give_up_peer(m, &e) < 0)
+        if (word(m, &e) < 0)
                 return api_reply_error(request, e);
         api_reply_json(request, 200, migration_document(m));
+}
+
+void migration_api_peer_was_removed(struct agent *agent, struct http_request *request)
+{
+        tell(agent, request, migration_disks_give_up_peer);
+}
+
+void migration_api_let_go(struct agent *agent, struct http_request *request)
+{
+        tell(agent, request, migration_disks_let_go);
 }
 
 void migration_api_forget(struct agent *agent, struct http_request *request)

@@ -379,6 +379,46 @@ int migration_disks_give_up_peer(struct migration *m, struct error **ret_error)
         return 0;
 }
 
+int migration_disks_let_go(struct migration *m, struct error **ret_error)
+{
+        int r;
+
+        if (m->role != MIGRATION_SOURCE_SIDE || !m->disks || m->settled || m->record != HANDOFF_HANDED_OFF ||
+                m->path_alive)
+                return error_set(ret_error, ERROR_CONFLICT, NULL,
+                        "migration %s does not wait here for a destination that has its disks", m->id);
+        if (m->source.lost)
+                return 0;
+        r = migration_note(m, "lost", ret_error);
+        if (r < 0)
+                return r;
+        m->source.lost = true;
+        error_free(TAKE_PTR(m->stop_reason));
+        error_set(&m->stop_reason, ERROR_PEER_FAILED, NULL,
+                "the destination was removed from the cluster, and the migration's task has ended: what was "
+                "kept here of the guest is ended");
+        log_notice("migration %s of vm %s: %s", m->id, m->vm_uid, error_message(m->stop_reason));
+        migration_kick(m);
+        return 0;
+}
+
+static void note_waiting(void *userdata, struct migration *m)
+{
+        if (m->role == MIGRATION_SOURCE_SIDE && m->disks && !m->settled && !m->detached &&
+                m->phase == MIGRATION_WAITING_FOR_PEER)
+                (void)json_array_append_new(
+                        userdata, json_pack("{s:s, s:s}", "id", m->id, "peer", m->peer_uid));
+}
+
+json_t *migration_disks_waiting(struct agent *agent)
+{
+        json_t *list = json_array();
+
+        if (list)
+                migration_for_each(agent, note_waiting, list);
+        return list;
+}
+
 /* --- Undoing ------------------------------------------------------------------------------------------------- */
 
 void migration_disks_undo(struct migration *m)

@@ -82,6 +82,11 @@ static inline bool migration_is_apart(const struct migration *m)
  * waits for it here. */
 int migration_disks_give_up_peer(struct migration *m, struct error **ret_error);
 
+/* The same once its task has ended, and the VM may have been started from either folder: QEMU ends here, and the record here stays as it is. */
+int migration_disks_let_go(struct migration *m, struct error **ret_error);
+/* [{"id", "peer"}]: sources here that wait for the word of a destination; the caller's. */
+json_t *migration_disks_waiting(struct agent *agent);
+
 /* --- Destination --- */
 
 /* Makes folder and images; then migration_destination_start(), or migration_destination_failed(). */

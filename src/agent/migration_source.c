@@ -867,6 +867,7 @@ static struct handoff_source_facts facts_of(const struct migration *m)
                 .apart = m->disks != NULL,
                 .given = m->disks && m->disks->given,
                 .peer_removed = m->disks && m->disks->peer_removed,
+                .left = m->disks && m->source.lost,
                 .peer = m->peer,
         };
 }

@@ -74,7 +74,8 @@ static void on_reclaimed(void *userdata, uint64_t epoch _unused_, struct error *
         m->claim = NULL;
         if (error)
                 log_error("migration %s of vm %s: %s", m->id, m->vm_uid, error_message(error));
-        if (error && error->code == ERROR_STALE_EPOCH && stopped)
+        if (error && error->code == ERROR_STALE_EPOCH &&
+                (stopped || (m->disks && m->qemu == HANDOFF_QEMU_GONE)))
                 lose(m, error);
         else if (error && needs_proof && committed)
                 migration_refused(m); /* without the record nothing says that the VM is ours */

@@ -321,7 +321,7 @@ void migration_refused(struct migration *m);
 struct vm *migration_vm(const struct migration *m); /* NULL when the VM is gone, or this is detached */
 /* See `detached`. */
 void migration_detach(struct migration *m);
-/* The manager says that the peer's host is down: it will never answer, and nothing runs there. */
+/* The manager says that the peer's host is down, or no part of the cluster any more: it will never answer, and nothing runs there. */
 bool migration_peer_fenced(const struct migration *m);
 /* Ends the mover if there is one; the data path is gone. */
 void migration_close_path(struct migration *m);

@@ -11,11 +11,14 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/task.h"
 
 #define CALL_TIMEOUT_MS 130000u
+#define LET_GO_TIMEOUT_MS 10000u
 #define AGAIN_MS 1000
 #define CLEAR_MAX_MS 60000
 
@@ -357,6 +360,37 @@ bool migration_along_clear(struct task *task, struct manager *manager)
                                 .timeout_ms = CALL_TIMEOUT_MS},
                         on_cleared);
         return true;
+}
+
+static void on_let_go(void *userdata _unused_, int status, json_t *body _unused_, struct error *error)
+{
+        if (error)
+                log_notice("a source that waits for a removed host was not told (%d): %s", status,
+                        error_message(error)); /* it says again that it waits */
+}
+
+/* While the task lasts it tells the source itself, which may take the VM back. Afterwards the VM may have been started from either folder. */
+void migration_along_hear(struct manager *manager, const char *host_uid, const json_t *waiting)
+{
+        json_t *one;
+        size_t i;
+
+        json_array_foreach ((json_t *)waiting, i, one) {
+                const char *id = json_text(one, "id");
+                _cleanup_free_ char *path = NULL;
+
+                if (!text_is_uuid(id) || task_find(manager->tasks, id) ||
+                        !inventory_removed(manager->inventory, json_text(one, "peer")))
+                        continue;
+                path = alloc_printf("/agent/v1/migrations/%s/let-go", id);
+                if (path)
+                        (void)agent_call(manager,
+                                &(struct agent_request){.host_uid = host_uid,
+                                        .method = "POST",
+                                        .path = path,
+                                        .timeout_ms = LET_GO_TIMEOUT_MS},
+                                on_let_go, NULL, NULL, NULL);
+        }
 }
 
 char *migration_along_stays(const struct task *task)
