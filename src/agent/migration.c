@@ -384,7 +384,7 @@ static void prune(struct migrations *all)
 
                 if (map_size(&all->by_id) <= SETTLED_MAX)
                         return;
-                if (m->settled && !m->n_pending)
+                if (m->settled && !m->n_pending && !migration_disks_peer_may_ask(m))
                         migration_forget(m);
         }
 }
@@ -488,6 +488,9 @@ static int write_report(struct migration *m, struct error **ret_error)
 
         if (!line || json_object_set_new(line, "settled", json_string(phase_names[m->phase])) < 0 ||
                 (m->result && json_object_set(line, "result", m->result) < 0) ||
+                (m->disks && !migration_disks_peer_may_ask(m) &&
+                        json_object_set_new(line, "heard", json_true()) < 0) ||
+                (m->disks && m->disks->stays && json_object_set_new(line, "stays", json_true()) < 0) ||
                 (m->stop_reason && json_object_set_new(line, "error", error_to_json(m->stop_reason)) < 0))
                 return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
         return journal_append(m->journal, line, ret_error);
@@ -739,6 +742,9 @@ static void restore_records(struct migration *m)
                 } else {
                         m->destination.post_copy |= json_is_true(json_object_get(line, "post_copy"));
                         m->destination.arrived |= json_is_true(json_object_get(line, "arrived"));
+                        m->destination.released |= json_is_true(json_object_get(line, "heard"));
+                        if (m->disks)
+                                m->disks->stays |= json_is_true(json_object_get(line, "stays"));
                 }
                 m->record_epoch = (uint64_t)json_integer_value(json_object_get(line, "epoch"));
                 if (!settled)

@@ -37,12 +37,13 @@ static json_t *history_json(const struct migration *m)
 
 json_t *migration_document(const struct migration *m)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*, s:o*}", "id", m->id,
-                "vm", m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
-                migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record), "epoch",
-                (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result", m->result,
-                "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
-                migration_switchover_document(m), "network", migration_network_document(m));
+        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*, s:o*, s:o*}", "id",
+                m->id, "vm", m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination",
+                "phase", migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record),
+                "epoch", (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result",
+                m->result, "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
+                migration_switchover_document(m), "network", migration_network_document(m), "left",
+                migration_disks_left(m));
 }
 
 void migration_publish(struct migration *m)

@@ -730,18 +730,25 @@ static void on_mover_ended(void *userdata, struct error *failure)
         migration_kick(m);
 }
 
+void migration_source_stopped(struct migration *m, int64_t unix_us)
+{
+        if (m->source.stopped_unix_us)
+                return;
+        if (m->source.post_copy == POST_COPY_NONE)
+                fd_closep(&m->source.qemu_fd);
+        m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
+        migration_switchover_stopped(m);
+        migration_set_phase(m, MIGRATION_SWITCHING);
+        if (m->mover)
+                (void)mover_process_send(m->mover, migration_disks_stopped(m), NULL, 0, NULL);
+}
+
 void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us)
 {
         const char *status = json_string_value(json_object_get(data, "status")) ?: "";
 
-        if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING && !m->source.stopped_unix_us) {
-                if (m->source.post_copy == POST_COPY_NONE)
-                        fd_closep(&m->source.qemu_fd);
-                m->source.stopped_unix_us = unix_us ?: (int64_t)(clock_realtime_ns() / 1000);
-                migration_switchover_stopped(m);
-                migration_set_phase(m, MIGRATION_SWITCHING);
-                if (m->mover)
-                        (void)mover_process_send(m->mover, migration_disks_stopped(m), NULL, 0, NULL);
+        if (!strcmp(event, "STOP") && m->source.stage == STAGE_RUNNING) {
+                migration_source_stopped(m, unix_us);
         } else if (!strcmp(event, "MIGRATION_PASS")) {
                 m->source.n_passes =
                         MAX(m->source.n_passes, (uint64_t)json_integer_value(json_object_get(data, "pass")));

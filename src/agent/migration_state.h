@@ -457,6 +457,8 @@ void migration_post_copy_result(const struct migration *m, json_t *result);
 void migration_source_step(struct migration *m);
 void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_source_deinit(struct migration *m);
+/* The guest was stopped, at that time (0: now): limits of the pause begin, once. */
+void migration_source_stopped(struct migration *m, int64_t unix_us);
 /* Whether the memory of both sides is compared: as the spec says, else where QEMU is known to lose some of it. */
 bool migration_verifies(const struct migration *m, const struct vm *vm);
 /* Writes `handed-off` if that is not done. False when it failed, which ends the migration, or is held by a test: it comes again. */

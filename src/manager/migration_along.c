@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Data of the task: left: the document as it was, for the source to remove; cleared: that was done; left_over: why something of it was not; left_shared:
- * names of the disks whose images another VM uses. */
+ * names of the disks whose images another VM uses; left_there: what was made at the destination and is not removed, null: nothing. */
 
 #include "manager/migration_along.h"
 
@@ -21,6 +21,7 @@
 #define LET_GO_TIMEOUT_MS 10000u
 #define AGAIN_MS 1000
 #define CLEAR_MAX_MS 60000
+#define REMOVAL_MAX_MS 10000
 
 static const char *datastore_of(const json_t *options)
 {
@@ -336,6 +337,54 @@ static json_t *removable(struct task *task, struct manager *manager, const json_
         return json_object_set(task_data(task), "left_shared", shared) < 0 ? NULL : TAKE_PTR(doc);
 }
 
+static void remember_there(struct task *task, json_t *text)
+{
+        if (json_object_set_new(task_data(task), "left_there", text ?: json_null()) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_again(task, 0);
+}
+
+/* What was made at the destination is removed by that, once it has heard that the VM stays; or it says what is not. */
+static void on_there(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *host = json_text(task_data(task), "to_uid"), *phase = json_text(body, "phase");
+        const char *stays = json_text_or_null(body, "left");
+        bool ended = !*phase || !strcmp(phase, "failed") || !strcmp(phase, "done");
+
+        if (stays)
+                remember_there(
+                        task, json_sprintf("%s of host %s", stays, json_text(task_data(task), "to_name")));
+        else if (error ? error->code == ERROR_NOT_FOUND && inventory_host(manager->inventory, host) : ended)
+                remember_there(task, NULL);
+        else if (task_step_elapsed_ms(task) < REMOVAL_MAX_MS &&
+                 !inventory_confirmed_down(manager->inventory, host) &&
+                 inventory_host(manager->inventory, host))
+                task_step_again(task, AGAIN_MS);
+        else
+                remember_there(task,
+                        json_sprintf("what was made on datastore %s of host %s, unless that removes it later",
+                                datastore_of(task_input(task)), json_text(task_data(task), "to_name")));
+}
+
+static bool look_there(struct task *task, struct manager *manager)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s", task_uid(task));
+
+        if (!migration_along(task) || json_object_get(task_data(task), "left_there"))
+                return false;
+        if (!path)
+                task_step_failed(task, NULL);
+        else
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "to_uid"),
+                                .method = "GET",
+                                .path = path,
+                                .timeout_ms = LET_GO_TIMEOUT_MS},
+                        on_there);
+        return true;
+}
+
 bool migration_along_clear(struct task *task, struct manager *manager)
 {
         json_t *data = task_data(task), *left = json_object_get(data, "left");
@@ -343,8 +392,10 @@ bool migration_along_clear(struct task *task, struct manager *manager)
         _cleanup_json_ json_t *body = NULL;
         _cleanup_free_ char *path = NULL;
 
+        if (!left)
+                return strcmp(where, "to") != 0 && look_there(task, manager);
         /* Where neither side has the VM, they may be the only ones that are left. */
-        if (!left || json_is_true(json_object_get(data, "cleared")) ||
+        if (json_is_true(json_object_get(data, "cleared")) ||
                 (strcmp(where, "to") != 0 && strcmp(where, "lost") != 0))
                 return false;
         path = alloc_printf("/agent/v1/vms/%s/delete?left=1", json_text(data, "vm_uid"));
@@ -397,7 +448,10 @@ char *migration_along_stays(const struct task *task)
 {
         const json_t *data = task_data(task), *left = json_object_get(data, "left");
         const char *over = json_text_or_null(data, "left_over");
+        const char *there = json_text_or_null(data, "left_there");
 
+        if (there)
+                return alloc_strdup(there);
         if (!left || (json_is_true(json_object_get(data, "cleared")) && !over))
                 return NULL;
         if (over)

@@ -24,7 +24,7 @@ bool migration_along(const struct task *task);
  * changes a document that the caller records. */
 int migration_along_take_places(struct task *task, json_t *doc);
 int migration_along_record(struct task *task, struct manager *manager);
-/* Has the source remove what was left behind, if that is recorded. True: it is being done, and `fn` is called when it is (or will not
+/* Has the source remove what was left behind, if that is recorded; else, where the VM did not arrive, hears of the destination what stays there. True: it is being done, and `fn` is called when it is (or will not
  * be, which the result says); false: there is nothing to do (any more). */
 bool migration_along_clear(struct task *task, struct manager *manager);
 /* What a host's agent says of its sources that wait for a destination, [{"id", "peer"}] or NULL. Those that nobody else can tell any more, because

@@ -389,6 +389,49 @@ static void test_destination_takes_no_migration_while_disks_of_an_earlier_one_ar
         assert_code(status, body, "conflict"); /* it runs here */
 }
 
+static json_t *wait_other(const char *phase)
+{
+        uint64_t until_ms = clock_now_ms(&clock_system) + SETTLE_MS;
+        json_t *body = NULL;
+
+        for (;;) {
+                (void)loop_iterate(rig.loop, 50);
+                assert_int_equal(
+                        rig_call(&rig, rig.manager, "GET", "/agent/v1/migrations/" OTHER_ID, NULL, &body),
+                        200);
+                if (!strcmp(json_string_value(json_object_get(body, "phase")) ?: "", phase))
+                        return body;
+                assert_true(clock_now_ms(&clock_system) < until_ms);
+                json_decref(body);
+        }
+}
+
+/* While it was away its source was removed: nobody will say any more whose the disks are, so they stay, and others are not kept waiting. */
+static void test_destination_whose_source_was_removed_keeps_its_disks_and_says_so(void **state)
+{
+        _cleanup_json_ json_t *status = NULL, *again = NULL;
+
+        if (!possible)
+                skip();
+        leave_journal_of_destination(true, false);
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[s]}", "hosts", RIG_OTHER_UID), NULL),
+                200);
+        status = wait_other("failed");
+        assert_string_equal(
+                json_string_value(json_object_get(status, "left")), "the folder t1 on datastore local");
+        rig_stop_agent(&rig); /* it is noted */
+        rig_start_agent(&rig);
+        again = wait_other("failed");
+        assert_string_equal(
+                json_string_value(json_object_get(again, "left")), "the folder t1 on datastore local");
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[]}", "hosts"), NULL),
+                200);
+        rig_configure(&rig);
+        drop_journal_of_destination();
+}
+
 static void test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer(void **state)
 {
         _cleanup_free_ char *path = state_path("/" ID "." RIG_VM_UID ".journal");
@@ -422,6 +465,7 @@ int main(void)
                 TEST(test_source_that_is_told_to_let_go_leaves_the_owner_record_alone),
                 TEST(test_destination_of_disks_is_not_forgotten_before_its_source_has_heard),
                 TEST(test_destination_takes_no_migration_while_disks_of_an_earlier_one_are_there),
+                TEST(test_destination_whose_source_was_removed_keeps_its_disks_and_says_so),
                 TEST(test_disks_do_not_travel_along_where_nobody_holds_qemu),
                 TEST(test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer),
         };
