@@ -445,9 +445,19 @@ static void call_migration(struct task *task, struct manager *manager, const cha
                         fn);
 }
 
-static int keep_outcome(struct task *task, json_t *status)
+/* What of a migration's status is asked for later, and nothing else that an agent says. */
+static int keep_outcome(struct task *task, const json_t *status)
 {
-        return json_object_set(task_data(task), "outcome", status);
+        static const char *const keys[] = {"phase", "record", "error", "result", "phases"};
+        _cleanup_json_ json_t *outcome = json_object();
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                json_t *value = json_object_get(status, keys[i]);
+
+                if (value && json_object_set(outcome, keys[i], value) < 0)
+                        return -ENOMEM;
+        }
+        return outcome && json_object_set(task_data(task), "outcome", outcome) == 0 ? 0 : -ENOMEM;
 }
 
 static bool is_down(const struct task *task, struct manager *manager, const char *host_key)

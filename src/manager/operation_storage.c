@@ -270,9 +270,19 @@ static void say_phase(struct task *task, const char *phase, const char *message)
                                     json_text(task_input(task), "to_datastore")));
 }
 
-static int keep_outcome(struct task *task, json_t *outcome)
+/* What of a storage migration's status is asked for later, and nothing else that an agent says. */
+static int keep_outcome(struct task *task, const json_t *status)
 {
-        return json_object_set(task_data(task), "outcome", outcome);
+        static const char *const keys[] = {"phase", "error", "result", "disks", "left"};
+        _cleanup_json_ json_t *outcome = json_object();
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                json_t *value = json_object_get(status, keys[i]);
+
+                if (value && json_object_set(outcome, keys[i], value) < 0)
+                        return -ENOMEM;
+        }
+        return outcome && json_object_set(task_data(task), "outcome", outcome) == 0 ? 0 : -ENOMEM;
 }
 
 /* A refusal is the end; nothing was begun there. */

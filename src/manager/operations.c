@@ -14,6 +14,7 @@
 #include "manager/migration_queue.h"
 
 #define RETRY_MS 1000
+#define ANSWER_MAX_BYTES (256u << 10) /* it goes into documents of at most STORE_DOCUMENT_MAX */
 #define REFRESH_AGAIN_MS 50
 #define REFRESH_MAX_MS 10000
 #define SETTLE_MAX_MS 15000
@@ -105,10 +106,12 @@ static void answer_for_dead(
 static void call_agent(struct task *task, struct manager *manager, const struct agent_request *request,
         step_reply_fn fn, bool once)
 {
+        struct agent_request bounded = *request;
         struct step_call *call;
         struct error *error = NULL;
         int r;
 
+        bounded.body_max_bytes = ANSWER_MAX_BYTES;
         if (inventory_confirmed_down(manager->inventory, request->host_uid)) {
                 answer_for_dead(task, manager, request->host_uid, fn);
                 return;
@@ -119,7 +122,7 @@ static void call_agent(struct task *task, struct manager *manager, const struct 
                 return;
         }
         *call = (struct step_call){.task = task, .manager = manager, .fn = fn, .once = once};
-        r = agent_call(manager, request, on_step_reply, call, &call->call, &error);
+        r = agent_call(manager, &bounded, on_step_reply, call, &call->call, &error);
         if (r >= 0) {
                 task_set_pending(task, call, cancel_step_call);
                 return;

@@ -121,11 +121,12 @@ int operation_starting(struct task *task, void *userdata);
 typedef void (*step_reply_fn)(struct task *task, struct manager *manager, json_t *body, struct error *error);
 
 /* Calls an agent for a step; the task waits. Without an answer the step runs again after a second (hence the request id
- * of task_request_id()), until the task's time limit; an answer, good or bad, goes to fn. Of a host that was confirmed
+ * of task_request_id()), until the task's time limit; an answer, good or bad, goes to fn. One of more than
+ * 256 KiB is none: what a host says is kept in documents that have a limit. Of a host that was confirmed
  * down the answer is UNREACHABLE, at once. */
 void step_call(
         struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn);
-/* The same, but fn also learns that there was no answer (UNREACHABLE, TIMED_OUT). */
+/* The same, but fn also learns that there was no answer (UNREACHABLE, TIMED_OUT, PROTOCOL: it was too large). */
 void step_call_once(
         struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn);
 

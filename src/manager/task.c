@@ -35,9 +35,28 @@ static bool crash(struct task_engine *engine, const char *when, const struct tas
         return engine->dead;
 }
 
+static void run_step_again(struct task *task)
+{
+        task->phase = PHASE_READY;
+        task->poked = false;
+        task->cancel_told = false;
+        task->n_step_calls = 0;
+        task->step_started_ms = task_now_ms(task->engine);
+}
+
+/* The store refuses the step's end for good: takes the error over. */
+static void fail_recording(struct task *task, struct error *error)
+{
+        store_batch_deinit(&task->batch);
+        error_free(task->error);
+        task->error = error;
+        task->phase = PHASE_FAILED;
+}
+
 /* The store did not take the end of a step. When an object was changed under the step's own changes, the step runs again
- * and sees the new state; a name that is taken is its failure. Anything else (disk full, locked) is tried again, for the
- * step's effect is real and must not be forgotten. */
+ * and sees the new state; a name that is taken is its failure, and so is a document that is too large, without what the step made large:
+ * whatever a host answers, the task ends. Anything else (disk full, locked) is tried again, for the step's effect is real and must not be
+ * forgotten. */
 static void record_failed(struct task *task, struct error *error)
 {
         bool own = task->batch.n_changes > 0 && task->phase == PHASE_DONE && error;
@@ -47,14 +66,20 @@ static void record_failed(struct task *task, struct error *error)
                         error_message(error));
                 store_batch_deinit(&task->batch);
                 error_free(error);
-                task_begin_step(task);
+                run_step_again(task);
                 return;
         }
         if (own && error->code == ERROR_EXISTS) {
-                store_batch_deinit(&task->batch);
-                error_free(task->error);
-                task->error = error;
-                task->phase = PHASE_FAILED;
+                fail_recording(task, error);
+                return;
+        }
+        if (error && error->code == ERROR_TOO_LARGE && task_make_smaller(task)) {
+                log_warning("task %s: step %s: %s", task_name(task), task_step_of(task)->name,
+                        error_message(error));
+                if (task->phase == PHASE_FAILED)
+                        error_free(error); /* that of the failure stays */
+                else
+                        fail_recording(task, error);
                 return;
         }
         log_error("task %s: cannot record step %s: %s", task_name(task), task_step_of(task)->name,
@@ -65,11 +90,10 @@ static void record_failed(struct task *task, struct error *error)
 
 void task_begin_step(struct task *task)
 {
-        task->phase = PHASE_READY;
-        task->poked = false;
-        task->cancel_told = false;
-        task->n_step_calls = 0;
-        task->step_started_ms = task_now_ms(task->engine);
+        json_decref(task->data_before);
+        task->data_before = json_deep_copy(task_data(task));
+        task->n_too_large = 0;
+        run_step_again(task);
 }
 
 static void start(struct task *task)

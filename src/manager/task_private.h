@@ -45,6 +45,8 @@ struct task {
         bool progress_dirty;
         struct error *error;
         struct store_batch batch;
+        json_t *data_before; /* the data as the step found it */
+        size_t n_too_large;  /* so often its end was larger than what can be recorded */
         void *pending;
         void (*pending_cancel)(void *pending);
 };
@@ -75,7 +77,7 @@ static inline uint64_t task_now_ms(const struct task_engine *engine)
         return clock_now_ms(engine->config.clock);
 }
 
-/* The step begins, or does so again. */
+/* The next step begins. */
 void task_begin_step(struct task *task);
 
 /* --- Defined in task_record.c ------------------------------------------------------------------------------------------- */
@@ -120,5 +122,8 @@ bool task_has_progress(const struct task *task);
 /* In one transaction: hundreds of tasks make progress at once, and each transaction waits for the disk. Those that are due soon
  * go along. One that cannot be written keeps no other from it. */
 void task_flush_progress(struct task_engine *engine);
+/* The store does not take so large a document: the second look at a step's end leaves out more than the first. False: there is nothing
+ * more to be left out. */
+bool task_make_smaller(struct task *task);
 /* Loads the unfinished ones. */
 int task_load_all(struct task_engine *engine, struct error **ret_error);

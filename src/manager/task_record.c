@@ -19,6 +19,8 @@
 #define PROGRESS_RETRY_MS \
         10000 /* of a task whose record cannot be written: it would keep those of others from going together */
 
+#define DATA_LARGE_BYTES (64u << 10)
+
 static const char *const state_names[] = {
         [TASK_QUEUED] = "queued",
         [TASK_RUNNING] = "running",
@@ -49,6 +51,7 @@ void task_free(struct task *task)
         task_drop_pending(task);
         store_batch_deinit(&task->batch);
         error_free(task->error);
+        json_decref(task->data_before);
         json_decref(task->doc);
         free(task);
 }
@@ -224,6 +227,36 @@ void task_put_back(struct task *task, const struct task_position *position)
 {
         (void)json_object_update(task->status, position->status); /* the same keys: needs no memory */
         (void)json_object_update(task->internal, position->internal);
+}
+
+/* Members of the data that are large on their own; what undoing goes by is small. */
+static bool drop_large_data(struct task *task)
+{
+        const char *key;
+        json_t *value;
+        void *spare;
+        bool dropped = false;
+
+        json_object_foreach_safe(task_data(task), spare, key, value)
+        {
+                _cleanup_free_ char *text = doc_to_text(value);
+
+                if (!text || strlen(text) > DATA_LARGE_BYTES)
+                        dropped |= json_object_del(task_data(task), key) == 0;
+        }
+        return dropped;
+}
+
+bool task_make_smaller(struct task *task)
+{
+        static const char *const keys[] = {"progress", "result"};
+        bool first = task->n_too_large++ == 0;
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+                (void)json_object_set_new(task->status, keys[i], json_null());
+        if (!first || !task->data_before)
+                return drop_large_data(task);
+        return json_object_set_new(task->internal, "data", json_deep_copy(task->data_before)) == 0;
 }
 
 static const char *audit_result(enum task_state state)

@@ -11,6 +11,8 @@
 #include "manager/audit.h"
 #include "manager/task.h"
 
+enum bloat { BLOAT_DATA, BLOAT_RESULT, BLOAT_PROGRESS, BLOAT_BATCH, N_BLOATS };
+
 struct state {
         struct folder folder;
         struct store *store;
@@ -23,7 +25,10 @@ struct state {
         bool poke_in_step;    /* news come while a step of kind "later" is asking for them */
         int n_gate;           /* tasks of kind "gated" that may start */
         int n_refused;
-        int n_cancels; /* pending things that were cancelled */
+        enum bloat bloat; /* what is made too large */
+        bool bloat_again; /* by undoing, too */
+        json_t *large;    /* an object */
+        int n_cancels;    /* pending things that were cancelled */
 };
 
 static void note(struct state *state, const char *what)
@@ -157,8 +162,42 @@ static void run_slow(struct task *task, void *userdata)
 static const struct task_step slow_steps[] = {{.name = "slow", .run = run_slow}};
 static const struct task_kind slow = {"slow", slow_steps, 1, 60000, NULL};
 
+/* Its second step makes its own document larger than the store takes one, or that of something else; what its undoing goes by, is there. */
+static void run_bloat(struct task *task, void *userdata)
+{
+        const struct state *state = userdata;
+        json_t *doc;
+
+        note(userdata, "bloat");
+        if (state->bloat == BLOAT_DATA)
+                json_object_set(task_data(task), "answer", state->large);
+        else if (state->bloat == BLOAT_RESULT)
+                task_set_result(task, json_incref(state->large));
+        else if (state->bloat == BLOAT_PROGRESS)
+                task_progress(task, json_incref(state->large));
+        else {
+                doc = object_new("thing", "thing", "x");
+                json_object_set(doc, "answer", state->large);
+                store_batch_put(task_batch(task), STORE_ABSENT, doc);
+        }
+        task_step_done(task);
+}
+static void undo_bloat(struct task *task, void *userdata)
+{
+        note(userdata, json_object_get(task_data(task), "one") ? "undo-bloat" : "lost");
+        if (((struct state *)userdata)->bloat_again)
+                json_object_set(task_data(task), "answer", ((struct state *)userdata)->large);
+        task_step_done(task);
+}
+static const struct task_step bloat_steps[] = {
+        {.name = "one", .run = run_one, .undo = undo_one},
+        {.name = "bloat", .run = run_bloat, .undo = undo_bloat},
+        {.name = "two", .run = run_two},
+};
+static const struct task_kind bloat = {"bloat", bloat_steps, 3, 60000, NULL};
+
 static const struct task_kind *const kinds[] = {
-        &triple, &polite, &keep, &gated, &later, &busy, &refused, &slow, NULL};
+        &triple, &polite, &keep, &gated, &later, &busy, &refused, &slow, &bloat, NULL};
 
 static bool crash(void *userdata, const struct task *task, const char *point)
 {
@@ -197,6 +236,7 @@ static int teardown(void **data)
         task_engine_free(state->engine);
         store_close(state->store);
         folder_remove(&state->folder);
+        json_decref(state->large);
         free(state);
         return 0;
 }
@@ -685,6 +725,68 @@ static void progress_does_not_tell_of_a_step_that_was_refused(void **data)
         assert_string_equal(state->trace, "refused refused refused ");
 }
 
+static json_t *large_object(size_t n_bytes)
+{
+        char *text = calloc(1, n_bytes + 1);
+        json_t *object;
+
+        assert_non_null(text);
+        memset(text, 'A', n_bytes);
+        object = json_pack("{s:s}", "text", text);
+        free(text);
+        assert_non_null(object);
+        return object;
+}
+
+/* Whatever makes it large, it ends, and is undone, and holds nothing any more. */
+static void step_that_ends_too_large_fails(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *doc = NULL;
+        char uid[64];
+
+        state->large = large_object(STORE_DOCUMENT_MAX);
+        for (enum bloat what = 0; what < N_BLOATS; what++)
+                for (int again = 0; again < 2; again++) {
+                        state->trace[0] = '\0';
+                        state->bloat = what;
+                        state->bloat_again = again;
+                        submit(state, "bloat", uid);
+                        task_engine_run(state->engine);
+                        assert_string_equal(state->trace, "one bloat undo-bloat undo-one ");
+                        assert_state(state, uid, "failed");
+                        assert_error(state, uid, "too-large", "larger than 4 MiB");
+                        assert_null(task_holding(state->engine, "vm/a"));
+                        assert_int_equal(store_get(state->store, "thing", "thing", &doc, NULL), -ENOENT);
+                }
+}
+
+/* One that is as large as documents can be has no room for what says that it runs, or for the error. */
+static void task_that_was_large_when_it_began_ends(void **data)
+{
+        struct state *state = *data;
+
+        state->fail_at = "three";
+        for (size_t less = 400, n = 0; n < 4; less += 40) {
+                _cleanup_json_ json_t *child = NULL, *large = json_pack("{s:o}", "answer",
+                                                             large_object(STORE_DOCUMENT_MAX - less));
+
+                if (task_submit(state->engine,
+                            &(struct task_request){.action = "triple",
+                                    .object = "vm/a",
+                                    .objects = (const char *const[]){"vm/a", NULL},
+                                    .by = "tester",
+                                    .data = large},
+                            NULL, &child, NULL) < 0)
+                        continue;
+                n++;
+                task_engine_run(state->engine);
+                assert_state(state, json_text(child, "uid"), "failed");
+                assert_null(task_holding(state->engine, "vm/a"));
+        }
+        assert_non_null(strstr(state->trace, "one two three undo-three undo-one "));
+}
+
 /* Each has its turn, whoever could go on at once; and one that has ended holds nothing any more when others have a turn. */
 static void run_ends_in_time_and_the_next_one_goes_on(void **data)
 {
@@ -738,6 +840,8 @@ int main(void)
                 TEST(progress_of_many_is_recorded_together),
                 TEST(task_that_cannot_be_written_keeps_no_other_from_it),
                 TEST(progress_does_not_tell_of_a_step_that_was_refused),
+                TEST(step_that_ends_too_large_fails),
+                TEST(task_that_was_large_when_it_began_ends),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
