@@ -272,8 +272,7 @@ static void run_check(struct task *task, void *userdata)
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
         if (r >= 0 && !json_text_or_null(task_input(task), "to"))
-                r = step_audit_choice(
-                        task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
+                r = step_chose(task, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
                 r = remember_spec(task, manager, vm, &error);
         if (r >= 0 && !migration_along(task)) /* which knows nothing of disks, and would learn from them */

@@ -134,7 +134,7 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
                 r = ranking ? placement_best(ranking, &best, ret_error)
                             : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
                 if (r >= 0)
-                        r = step_audit_choice(task, manager, best, ranking, ret_error);
+                        r = step_chose(task, best, ranking, ret_error);
         }
         if (r < 0)
                 return r;

@@ -8,7 +8,6 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
-#include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_queue.h"
@@ -244,24 +243,14 @@ static json_t *ranking_summary(const json_t *ranking)
         return summary;
 }
 
-int step_audit_choice(struct task *task, struct manager *manager, const char *host, const json_t *ranking,
-        struct error **ret_error)
+int step_chose(struct task *task, const char *host, const json_t *ranking, struct error **ret_error)
 {
-        _cleanup_json_ json_t *summary = ranking_summary(ranking),
-                              *detail = json_pack("{s:s, s:s, s:I, s:O}", "task", task_name(task), "host",
-                                      host, "n_hosts", (json_int_t)json_array_size(ranking), "ranking",
-                                      summary);
+        json_t *detail = json_pack("{s:s, s:s, s:I, s:o}", "task", task_name(task), "host", host, "n_hosts",
+                (json_int_t)json_array_size(ranking), "ranking", ranking_summary(ranking));
 
-        if (!detail)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        return audit_add(manager->store, manager->clock, task_batch(task),
-                &(struct audit_entry){.who = "system",
-                        .action = task_action(task),
-                        .object = task_object(task),
-                        .why = "the best of the hosts that can take it",
-                        .result = "decided",
-                        .detail = detail},
-                ret_error);
+        return task_decided(task, "the best of the hosts that can take it", detail) == 0
+                       ? 0
+                       : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
 void step_say(struct task *task, const char *fmt, ...)

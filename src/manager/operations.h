@@ -144,8 +144,7 @@ struct error *error_with_names(const struct manager *manager, const struct error
 
 /* A host was chosen, by the manager itself: that goes into the audit log with what it was chosen by, when the step is recorded. `ranking` as
  * placement_rank() makes it. */
-int step_audit_choice(struct task *task, struct manager *manager, const char *host, const json_t *ranking,
-        struct error **ret_error);
+int step_chose(struct task *task, const char *host, const json_t *ranking, struct error **ret_error);
 
 /* Progress of a step in one sentence. */
 void step_say(struct task *task, const char *fmt, ...) _printf_(2, 3);

@@ -37,6 +37,7 @@ static bool crash(struct task_engine *engine, const char *when, const struct tas
 
 static void run_step_again(struct task *task)
 {
+        json_decref(TAKE_PTR(task->decision));
         task->phase = PHASE_READY;
         task->poked = false;
         task->cancel_told = false;
@@ -132,47 +133,60 @@ static struct error *cancelled_error(void)
         return error;
 }
 
+static int record_last(struct task *task, struct error **ret_error)
+{
+        bool cancelled = task->undoing && task_cancel_requested(task) &&
+                         !strcmp(json_text(json_object_get(task->status, "error"), "code"), "cancelled");
+
+        return task_finish(task,
+                !task->undoing ? TASK_SUCCEEDED
+                : cancelled    ? TASK_CANCELLED
+                               : TASK_FAILED,
+                ret_error);
+}
+
+static int record_and_go_on(struct task *task, struct error **ret_error)
+{
+        _cleanup_position_ struct task_position before = {};
+        size_t step = task->step;
+        int r = task_remember_position(task, &before, ret_error);
+
+        if (r < 0)
+                return r;
+        task->step = task->undoing ? step - 1 : step + 1;
+        if (task->undoing)
+                task_set_deadline(task);
+        task_describe(task);
+        r = task_record_now(task, ret_error);
+        if (r < 0) {
+                task->step = step;
+                task_put_back(task, &before);
+                return r;
+        }
+        task_begin_step(task);
+        if (task_cancel_requested(task) && !task->undoing && task_step_of(task)->cancel == NULL)
+                task_step_failed(task, cancelled_error());
+        return 0;
+}
+
 /* A finished step: on to the next one, or to the end. */
 static void record_done(struct task *task)
 {
-        _cleanup_position_ struct task_position before = {};
-        _cleanup_error_ struct error *error = NULL;
-        size_t step = task->step;
+        size_t n_changes = task->batch.n_changes;
+        struct error *error = NULL;
         int r;
 
         if (crash(task->engine, "after", task))
                 return;
-        if (task->undoing ? task->step == 0 : task->step + 1 == task->kind->n_steps) {
-                bool cancelled =
-                        task->undoing && task_cancel_requested(task) &&
-                        !strcmp(json_text(json_object_get(task->status, "error"), "code"), "cancelled");
-
-                r = task_finish(task,
-                        !task->undoing ? TASK_SUCCEEDED
-                        : cancelled    ? TASK_CANCELLED
-                                       : TASK_FAILED,
-                        &error);
-        } else if ((r = task_remember_position(task, &before, &error)) >= 0) {
-                task->step = task->undoing ? step - 1 : step + 1;
-                if (task->undoing)
-                        task_set_deadline(task);
-                task_describe(task);
-                r = task_record_now(task, &error);
-                if (r >= 0 && task_cancel_requested(task) && !task->undoing &&
-                        task_step_of(task)->cancel == NULL) {
-                        task_begin_step(task);
-                        task_step_failed(task, cancelled_error());
-                        return;
-                }
-                if (r >= 0)
-                        task_begin_step(task);
-                else {
-                        task->step = step;
-                        task_put_back(task, &before);
-                }
+        r = task_audit_decision(task, &error);
+        if (r >= 0 && (task->undoing ? task->step == 0 : task->step + 1 == task->kind->n_steps))
+                r = record_last(task, &error);
+        else if (r >= 0)
+                r = record_and_go_on(task, &error);
+        if (r < 0) {
+                task_batch_truncate(&task->batch, n_changes);
+                record_failed(task, error);
         }
-        if (r < 0)
-                record_failed(task, TAKE_PTR(error));
 }
 
 static bool has_undo(const struct task *task)
@@ -245,6 +259,9 @@ static void call_step(struct task *task)
                 task_step_done(task);
         else
                 fn(task, task->engine->config.userdata);
+        /* In the same turn: what others commit between would make it run again, and they go by what it has decided. */
+        if (task->phase == PHASE_DONE)
+                record_done(task);
 }
 
 /* A date that is set while we run is no reason to give up. */

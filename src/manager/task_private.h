@@ -46,6 +46,7 @@ struct task {
         struct error *error;
         struct store_batch batch;
         json_t *data_before; /* the data as the step found it */
+        json_t *decision;    /* of this step, for the audit log: {"why", "detail"} */
         size_t n_too_large;  /* so often its end was larger than what can be recorded */
         void *pending;
         void (*pending_cancel)(void *pending);
@@ -113,6 +114,11 @@ void task_put_back(struct task *task, const struct task_position *position);
 void task_position_deinit(struct task_position *position);
 #define _cleanup_position_ _cleanup_(task_position_deinit)
 
+/* Adds what the step has decided, if anything, to its batch: when that is recorded, for the log's head moves whenever anything is
+ * committed. */
+int task_audit_decision(struct task *task, struct error **ret_error);
+/* Drops the newest changes, down to so many. */
+void task_batch_truncate(struct store_batch *batch, size_t n_changes);
 /* Commits the task's document together with what the step left in its batch. The batch is emptied on success. */
 int task_record_now(struct task *task, struct error **ret_error);
 /* Records the task's end: 0, or the failed commit's error with the task as it was. */

@@ -52,6 +52,7 @@ void task_free(struct task *task)
         store_batch_deinit(&task->batch);
         error_free(task->error);
         json_decref(task->data_before);
+        json_decref(task->decision);
         json_decref(task->doc);
         free(task);
 }
@@ -152,7 +153,7 @@ void task_describe(struct task *task)
                 task->batch.result = -ENOMEM;
 }
 
-static void batch_truncate(struct store_batch *batch, size_t n_changes)
+void task_batch_truncate(struct store_batch *batch, size_t n_changes)
 {
         while (batch->n_changes > n_changes) {
                 struct store_change *change = &batch->changes[--batch->n_changes];
@@ -163,6 +164,27 @@ static void batch_truncate(struct store_batch *batch, size_t n_changes)
                 json_decref(change->doc);
         }
         batch->result = 0;
+}
+
+int task_decided(struct task *task, const char *why, json_t *detail)
+{
+        json_decref(task->decision);
+        task->decision = json_pack("{s:s, s:o}", "why", why, "detail", detail);
+        return task->decision ? 0 : -ENOMEM;
+}
+
+int task_audit_decision(struct task *task, struct error **ret_error)
+{
+        if (!task->decision)
+                return 0;
+        return audit_add(task->engine->config.store, task->engine->config.clock, &task->batch,
+                &(struct audit_entry){.who = "system",
+                        .action = task_action(task),
+                        .object = task_object(task),
+                        .why = json_text(task->decision, "why"),
+                        .result = "decided",
+                        .detail = json_object_get(task->decision, "detail")},
+                ret_error);
 }
 
 /* Commits the task's document together with what the step left in its batch. The batch is emptied on success. */
@@ -178,7 +200,7 @@ int task_record_now(struct task *task, struct error **ret_error)
         store_batch_put(&task->batch, task->revision ?: STORE_ABSENT, copy);
         r = store_commit(engine->config.store, &task->batch, &task->revision, ret_error);
         if (r < 0) {
-                batch_truncate(&task->batch, n_before);
+                task_batch_truncate(&task->batch, n_before);
                 return r;
         }
         store_batch_deinit(&task->batch);
@@ -305,7 +327,7 @@ int task_finish(struct task *task, enum task_state state, struct error **ret_err
         if (r >= 0)
                 r = task_record_now(task, ret_error);
         if (r < 0) {
-                batch_truncate(&task->batch, n_before);
+                task_batch_truncate(&task->batch, n_before);
                 task->phase = phase;
                 task_put_back(task, &before);
                 return r;

@@ -25,6 +25,8 @@ struct state {
         bool poke_in_step;    /* news come while a step of kind "later" is asking for them */
         int n_gate;           /* tasks of kind "gated" that may start */
         int n_refused;
+        struct task *waiting[4];
+        size_t n_waiting;
         enum bloat bloat; /* what is made too large */
         bool bloat_again; /* by undoing, too */
         json_t *large;    /* an object */
@@ -196,8 +198,39 @@ static const struct task_step bloat_steps[] = {
 };
 static const struct task_kind bloat = {"bloat", bloat_steps, 3, 60000, NULL};
 
-static const struct task_kind *const kinds[] = {
-        &triple, &polite, &keep, &gated, &later, &busy, &refused, &slow, &bloat, NULL};
+/* Its step ends at once, with a decision; a change of the same object by another one would make it run again. */
+static void run_choose(struct task *task, void *userdata)
+{
+        struct state *state = userdata;
+        json_t *thing = NULL;
+        uint64_t revision = 0;
+
+        note(state, "choose");
+        if (store_get(state->store, "thing", "thing", &thing, NULL) == 0)
+                revision = json_revision(thing);
+        json_decref(thing);
+        assert_int_equal(
+                task_decided(task, "it is the best", json_pack("{s:I}", "seen", (json_int_t)revision)), 0);
+        store_batch_put(task_batch(task), revision, object_new("thing", "thing", "x"));
+        task_step_done(task);
+}
+static const struct task_step choose_steps[] = {
+        {.name = "choose", .run = run_choose}, {.name = "later", .run = run_later}};
+static const struct task_kind choose = {"choose", choose_steps, 2, 60000, NULL};
+
+/* Its step has decided, and ends when an answer comes. */
+static void run_choose_later(struct task *task, void *userdata)
+{
+        note(userdata, "choose-later");
+        assert_int_equal(task_decided(task, "it is the best", json_object()), 0);
+        task_set_pending(task, &((struct state *)userdata)->n_cancels, forget_pending);
+        ((struct state *)userdata)->waiting[((struct state *)userdata)->n_waiting++] = task;
+}
+static const struct task_step choose_later_steps[] = {{.name = "choose-later", .run = run_choose_later}};
+static const struct task_kind choose_later = {"choose-later", choose_later_steps, 1, 60000, NULL};
+
+static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, &busy, &refused,
+        &slow, &bloat, &choose, &choose_later, NULL};
 
 static bool crash(void *userdata, const struct task *task, const char *point)
 {
@@ -725,6 +758,59 @@ static void progress_does_not_tell_of_a_step_that_was_refused(void **data)
         assert_string_equal(state->trace, "refused refused refused ");
 }
 
+static size_t count_decisions(struct state *state)
+{
+        struct store_query query = {.kind = "audit", .limit = 100};
+        json_t *entries = NULL, *entry;
+        size_t i, n = 0;
+
+        assert_int_equal(store_list(state->store, &query, &entries, NULL, NULL), 0);
+        json_array_foreach (entries, i, entry)
+                n += !strcmp(json_text(entry, "result"), "decided") &&
+                     !strcmp(json_text(entry, "why"), "it is the best");
+        json_decref(entries);
+        return n;
+}
+
+/* Each decides once, by what those before it have decided. */
+static void steps_that_decide_at_once_do_not_disturb_each_other(void **data)
+{
+        static const char *const objects[] = {"vm/a", "vm/b", "vm/c", "vm/d"};
+        struct state *state = *data;
+        char uid[64];
+
+        for (size_t i = 0; i < ARRAY_SIZE(objects); i++)
+                assert_int_equal(submit_as(state, "choose", objects[i], NULL, uid, NULL), 0);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "choose choose choose choose poll poll poll poll ");
+        assert_int_equal(count_decisions(state), ARRAY_SIZE(objects));
+}
+
+/* The log's head moves between a decision and the end of its step. */
+static void decision_is_logged_when_its_step_is_recorded(void **data)
+{
+        struct state *state = *data;
+        json_t *verdict = NULL;
+        char uid[64], other[64];
+
+        assert_int_equal(submit_as(state, "choose-later", "vm/a", NULL, uid, NULL), 0);
+        assert_int_equal(submit_as(state, "choose-later", "vm/b", NULL, other, NULL), 0);
+        task_engine_run(state->engine);
+        assert_int_equal(count_decisions(state), 0);
+        for (size_t i = 0; i < state->n_waiting; i++) {
+                task_set_pending(state->waiting[i], NULL, NULL);
+                task_step_done(state->waiting[i]);
+        }
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "choose-later choose-later ");
+        assert_state(state, uid, "succeeded");
+        assert_state(state, other, "succeeded");
+        assert_int_equal(count_decisions(state), 2);
+        assert_int_equal(audit_verify(state->store, &verdict, NULL), 0);
+        assert_true(json_is_true(json_object_get(verdict, "ok")));
+        json_decref(verdict);
+}
+
 static json_t *large_object(size_t n_bytes)
 {
         char *text = calloc(1, n_bytes + 1);
@@ -840,6 +926,8 @@ int main(void)
                 TEST(progress_of_many_is_recorded_together),
                 TEST(task_that_cannot_be_written_keeps_no_other_from_it),
                 TEST(progress_does_not_tell_of_a_step_that_was_refused),
+                TEST(steps_that_decide_at_once_do_not_disturb_each_other),
+                TEST(decision_is_logged_when_its_step_is_recorded),
                 TEST(step_that_ends_too_large_fails),
                 TEST(task_that_was_large_when_it_began_ends),
         };
