@@ -374,7 +374,7 @@ static bool run_round(struct task_engine *engine)
                 if (engine->dead)
                         return false;
                 if (task->phase == PHASE_ENDED) {
-                        task_forget(task);
+                        task_free(task);
                         moved = !engine->interrupted; /* others may start now */
                 }
         }
@@ -444,10 +444,8 @@ void task_engine_free(struct task_engine *engine)
         if (!engine)
                 return;
         engine->dead = true;
-        list_for_each_safe (task, spare, &engine->tasks, link) {
-                list_remove(&task->link);
+        list_for_each_safe (task, spare, &engine->tasks, link)
                 task_free(task);
-        }
         map_deinit(&engine->by_uid);
         map_deinit(&engine->holders);
         free(engine);
@@ -504,17 +502,17 @@ int task_submit(struct task_engine *engine, const struct task_request *request, 
                 ret_error);
         if (r < 0)
                 return r;
+        /* Before it is recorded: one that is recorded is also the engine's, and holds its objects. A second one of the same uid is refused
+         * by the store. */
+        if (!task_find(engine, task_uid(task)) && task_enlist(task) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         r = task_record_now(task, ret_error);
         if (r < 0)
                 return r;
-        /* Recorded: if memory is short from here on, the next start of the manager picks it up. */
         if (ret_doc)
                 *ret_doc = task_public(task->doc);
         if (ret_doc && *ret_doc)
                 json_object_set_new(*ret_doc, "revision", json_integer((json_int_t)task->revision));
-        r = task_enlist(task);
-        if (r < 0)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         TAKE_PTR(task);
         wake(engine);
         return 0;

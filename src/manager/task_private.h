@@ -87,12 +87,11 @@ void task_begin_step(struct task *task);
 const struct task_kind *task_find_kind(const struct task_engine *engine, const char *action);
 /* Takes the document over, also when it fails: -ENOMEM. The task is the caller's until task_enlist(). */
 int task_new(struct task_engine *engine, json_t *doc, struct task **ret_task);
+/* Out of the engine's tables as well. */
 void task_free(struct task *task);
 DEFINE_CLEANUP(struct task *, task_free)
 /* Puts the task among the engine's own: it holds its objects from here on. */
 int task_enlist(struct task *task);
-/* The way back: takes it out and frees it. */
-void task_forget(struct task *task);
 /* Cancels what the step has under way. */
 void task_drop_pending(struct task *task);
 

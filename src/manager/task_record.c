@@ -19,6 +19,7 @@
 #define PROGRESS_RETRY_MS \
         10000 /* of a task whose record cannot be written: it would keep those of others from going together */
 
+#define RESUMED_MIN_MS 60000
 #define DATA_LARGE_BYTES (64u << 10)
 
 static const char *const state_names[] = {
@@ -44,10 +45,26 @@ void task_drop_pending(struct task *task)
                 task->pending_cancel(pending);
 }
 
+/* Also one that got only half way in. */
+static void unlist(struct task *task)
+{
+        struct task_engine *engine = task->engine;
+        json_t *object;
+        size_t i;
+
+        json_array_foreach (json_object_get(task->internal, "objects"), i, object)
+                if (map_get(&engine->holders, json_string_value(object)) == task)
+                        map_remove(&engine->holders, json_string_value(object));
+        if (map_get(&engine->by_uid, task_uid(task)) == task)
+                map_remove(&engine->by_uid, task_uid(task));
+        list_remove(&task->link);
+}
+
 void task_free(struct task *task)
 {
         if (!task)
                 return;
+        unlist(task);
         task_drop_pending(task);
         store_batch_deinit(&task->batch);
         error_free(task->error);
@@ -103,18 +120,6 @@ int task_enlist(struct task *task)
                         return r;
         }
         return 0;
-}
-
-void task_forget(struct task *task)
-{
-        struct map_item *item, *spare;
-
-        map_for_each (item, spare, &task->engine->holders)
-                if (item->value == task)
-                        map_remove(&task->engine->holders, item->key);
-        map_remove(&task->engine->by_uid, task_uid(task));
-        list_remove(&task->link);
-        task_free(task);
 }
 
 int task_set_time(json_t *object, const char *key, const struct clock *clock)
@@ -419,13 +424,15 @@ void task_flush_progress(struct task_engine *engine)
         }
 }
 
+/* A limit that ended while no manager was there leaves a look at what the agent has done, or undone, since. */
 static void resume_deadline(struct task *task)
 {
+        int64_t least = (int64_t)MIN(task->kind->timeout_ms, (uint64_t)RESUMED_MIN_MS);
         json_int_t deadline = json_integer_value(json_object_get(task->internal, "deadline_unix_ms"));
         int64_t left = deadline - clock_unix_ms(task->engine->config.clock);
 
-        task->deadline_ms = task_now_ms(task->engine) +
-                            (uint64_t)CLAMP(left, (int64_t)0, (int64_t)task->kind->timeout_ms);
+        task->deadline_ms =
+                task_now_ms(task->engine) + (uint64_t)CLAMP(left, least, (int64_t)task->kind->timeout_ms);
 }
 
 static void resume(struct task *task)

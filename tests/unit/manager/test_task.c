@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "base/doc.h"
+#include "base/torture.h"
 #include "manager/audit.h"
 #include "manager/task.h"
 
@@ -87,6 +88,7 @@ static const struct task_step triple_steps[] = {
         {.name = "three", .run = run_three, .undo = undo_three},
 };
 static const struct task_kind triple = {"triple", triple_steps, 3, 60000, NULL};
+static const struct task_kind brief = {"brief", triple_steps, 2, 30000, NULL};
 
 static const struct task_step polite_steps[] = {
         {.name = "one", .run = run_one, .cancel = ask_to_end, .no_timeout = true}};
@@ -230,7 +232,7 @@ static const struct task_step choose_later_steps[] = {{.name = "choose-later", .
 static const struct task_kind choose_later = {"choose-later", choose_later_steps, 1, 60000, NULL};
 
 static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, &busy, &refused,
-        &slow, &bloat, &choose, &choose_later, NULL};
+        &slow, &bloat, &choose, &choose_later, &brief, NULL};
 
 static bool crash(void *userdata, const struct task *task, const char *point)
 {
@@ -537,6 +539,41 @@ static void time_limit_ends_a_hanging_task(void **data)
         assert_error(state, uid, "timed-out", "step two");
 }
 
+/* The manager was away for longer than the limit: what was begun, or is being undone, is looked at once more. */
+static void limit_that_ended_in_an_outage_leaves_one_attempt(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "two";
+        submit(state, "brief", uid);
+        task_engine_run(state->engine);
+        clock_manual_advance(&state->clock, 600000);
+        state->hang_at = NULL;
+        restart(state);
+        assert_string_equal(state->trace, "one two two ");
+        assert_state(state, uid, "succeeded");
+}
+
+static void undoing_that_was_cut_short_by_an_outage_goes_on(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->fail_at = "three";
+        state->hang_at = "undo-three";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        clock_manual_advance(&state->clock, 600000);
+        restart(state);
+        assert_string_equal(state->trace, "one two three undo-three undo-three ");
+        assert_int_equal(task_engine_next_ms(state->engine), 60000);
+        state->hang_at = NULL;
+        clock_manual_advance(&state->clock, 60000);
+        task_engine_run(state->engine);
+        assert_state(state, uid, "failed");
+}
+
 static void step_without_time_limit_waits_on(void **data)
 {
         struct state *state = *data;
@@ -758,6 +795,33 @@ static void progress_does_not_tell_of_a_step_that_was_refused(void **data)
         assert_string_equal(state->trace, "refused refused refused ");
 }
 
+static void count_task(void *userdata, const struct task *task)
+{
+        ++*(size_t *)userdata;
+}
+
+/* The nth fallible call in it fails, in a build with -Dtorture=true. Whether there were so many. */
+static bool submit_tortured(struct state *state, uint64_t nth, int *ret_result)
+{
+        _cleanup_json_ json_t *doc = NULL;
+        bool reached = false;
+
+#ifdef DROVER_TORTURE
+        torture_arm(nth);
+#endif
+        *ret_result = task_submit(state->engine,
+                &(struct task_request){.action = "triple",
+                        .object = "vm/a",
+                        .objects = (const char *const[]){"vm/a", "vm/b", NULL},
+                        .by = "tester"},
+                NULL, &doc, NULL);
+#ifdef DROVER_TORTURE
+        reached = torture_count() >= nth;
+        torture_arm(0);
+#endif
+        return reached;
+}
+
 static size_t count_decisions(struct state *state)
 {
         struct store_query query = {.kind = "audit", .limit = 100};
@@ -770,6 +834,28 @@ static size_t count_decisions(struct state *state)
                      !strcmp(json_text(entry, "why"), "it is the best");
         json_decref(entries);
         return n;
+}
+
+/* What was refused holds nothing and is not there, nor is it after a restart. */
+static void submission_is_whole_or_not_at_all(void **data)
+{
+        struct state *state = *data;
+        bool reached = true;
+
+        for (uint64_t nth = 1; reached; nth++) {
+                size_t n = 0;
+                int r = 0;
+
+                reached = submit_tortured(state, nth, &r);
+                assert_true(reached || r == 0);
+                task_each(state->engine, count_task, &n);
+                assert_int_equal(n, r < 0 ? 0 : 1);
+                assert_int_equal(!!task_holding(state->engine, "vm/a"), n);
+                assert_int_equal(!!task_holding(state->engine, "vm/b"), n);
+                state->trace[0] = '\0';
+                restart(state);
+                assert_string_equal(state->trace, r < 0 ? "" : "one two three ");
+        }
 }
 
 /* Each decides once, by what those before it have decided. */
@@ -916,6 +1002,8 @@ int main(void)
                 TEST(step_with_its_own_end_is_asked),
                 TEST(ended_task_cannot_be_cancelled),
                 TEST(time_limit_ends_a_hanging_task),
+                TEST(limit_that_ended_in_an_outage_leaves_one_attempt),
+                TEST(undoing_that_was_cut_short_by_an_outage_goes_on),
                 TEST(step_without_time_limit_waits_on),
                 TEST(sleeping_step_runs_again_in_time),
                 TEST(news_that_come_while_a_step_asks_are_not_lost),
@@ -926,6 +1014,7 @@ int main(void)
                 TEST(progress_of_many_is_recorded_together),
                 TEST(task_that_cannot_be_written_keeps_no_other_from_it),
                 TEST(progress_does_not_tell_of_a_step_that_was_refused),
+                TEST(submission_is_whole_or_not_at_all),
                 TEST(steps_that_decide_at_once_do_not_disturb_each_other),
                 TEST(decision_is_logged_when_its_step_is_recorded),
                 TEST(step_that_ends_too_large_fails),
