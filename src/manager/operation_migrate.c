@@ -395,7 +395,7 @@ static json_int_t percent_of(const json_t *progress)
                         left -= MAX(memory - there, 0.0);
                 }
         }
-        return done > 0 ? MIN((json_int_t)(100.0 * done / (done + left)), 99) : 0;
+        return operation_percent(done, done + left);
 }
 
 static bool waits_for_link(const json_t *status)

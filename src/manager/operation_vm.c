@@ -293,7 +293,8 @@ static void take_document(struct task *task, struct manager *manager, json_t *bo
 static bool is_reached(const struct task *task, const char *power)
 {
         static const char *const powers[][2] = {{"vm.create", "running"}, {"vm.start", "running"},
-                {"vm.pause", "paused"}, {"vm.resume", "running"}, {"vm.suspend", "suspended"}};
+                {"vm.pause", "paused"}, {"vm.resume", "running"}, {"vm.suspend", "suspended"},
+                {"vm.stop", "stopped"}, {"vm.stop", "crashed"}};
 
         for (size_t i = 0; i < ARRAY_SIZE(powers); i++)
                 if (!strcmp(task_action(task), powers[i][0]) && !strcmp(power, powers[i][1]))
@@ -562,8 +563,8 @@ static void run_wait_stopped(struct task *task, void *userdata)
 
 static const struct task_step stop_steps[] = {
         {.name = "find", .run = run_find},
-        {.name = "stop", .run = run_stop},
-        {.name = "wait", .run = run_wait_stopped},
+        {.name = "stop", .run = run_stop, .cancel = cancel_later},
+        {.name = "wait", .run = run_wait_stopped, .cancel = cancel_later},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
 };
 const struct task_kind operation_vm_stop = {

@@ -178,6 +178,13 @@ bool step_waits_for_hosts(struct task *task, struct manager *manager)
         return true;
 }
 
+json_int_t operation_percent(double done, double total)
+{
+        double percent = 100.0 * done / total;
+
+        return done > 0 && total > 0 && percent > 0 ? (json_int_t)MIN(percent, 99.0) : 0;
+}
+
 struct error *error_copy(const struct error *error)
 {
         _cleanup_json_ json_t *json = error_to_json(error);

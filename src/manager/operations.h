@@ -146,6 +146,9 @@ struct error *error_with_names(const struct manager *manager, const struct error
  * placement_rank() makes it. */
 int step_chose(struct task *task, const char *host, const json_t *ranking, struct error **ret_error);
 
+/* How far it is, from numbers that an agent sends and that may be any: 0 to 99. */
+json_int_t operation_percent(double done, double total);
+
 /* Progress of a step in one sentence. */
 void step_say(struct task *task, const char *fmt, ...) _printf_(2, 3);
 

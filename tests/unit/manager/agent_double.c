@@ -236,6 +236,13 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 http_request_reply_json(request, 200, vm);
                 return;
         }
+        if (!strcmp(verb, "stop") && agent->refuse_stop) {
+                struct error *error = NULL;
+
+                error_set(&error, ERROR_CONFLICT, NULL, "it is stopped");
+                http_request_reply_error(request, error);
+                return;
+        }
         if ((!strcmp(verb, "start") && refuse_start(request, agent, vm)) ||
                 suspend_or_restore(request, agent, uid, verb))
                 return;

@@ -35,6 +35,7 @@ struct agent_double {
         unsigned int n_permits, n_waits; /* answers to that */
         json_int_t rate_limit_bps;       /* that its migration was told last; -1: nothing */
         bool refuse_start;
+        bool refuse_stop;           /* it is stopped */
         bool knows_no_states;       /* it is of a version before suspending */
         bool refuse_state;          /* suspending and resuming fail */
         bool crash_resumed;         /* what is resumed is taken, and ends */

@@ -67,6 +67,38 @@ static void what_a_source_adds_to_its_status_is_not_kept(void **data)
         assert_null(json_object_get(outcome, "x"));
 }
 
+static json_int_t shown(struct state *state, const char *path, const char *key)
+{
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        return json_integer_value(
+                json_object_get(json_object_get(json_status(state->body), "progress"), key));
+}
+
+static void numbers_that_cannot_be_are_shown_as_some_that_can(void **data)
+{
+        static const double numbers[][2] = {{5, -5}, {5, -10}, {1e300, 1}, {1e300, 1e300}, {-1, 1e300}};
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        begin_migration(state, path);
+        for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+                uint64_t end = clock_now_ms(loop_clock(state->loop)) + WAIT_MS;
+
+                json_object_set_new(state->agents[0].migration, "progress",
+                        json_pack("{s:i, s:f, s:f}", "pass", (int)i + 100, "bytes_ram", numbers[i][0],
+                                "remaining_bytes", numbers[i][1]));
+                while (shown(state, path, "pass") != (json_int_t)i + 100) {
+                        assert_true(clock_now_ms(loop_clock(state->loop)) < end);
+                        loop_iterate(state->loop, 20);
+                }
+                assert_in_range(shown(state, path, "percent"), 0, 99);
+        }
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+}
+
 static void answer_that_is_too_large_does_not_hold_the_machine(void **data)
 {
         struct state *state = *data;
@@ -101,12 +133,33 @@ static void one_host_does_not_hold_what_is_applied_to_all(void **data)
         assert_string_equal(finish(state), "succeeded");
 }
 
+/* Each host of the cluster has its part of that document. */
+static void what_a_host_adds_to_its_answer_is_not_kept(void **data)
+{
+        struct state *state = *data;
+        const json_t *answers, *answer;
+
+        set_the_stage(state);
+        pad(state, "/switches/");
+        state->agents[0].pad_bytes = 1000;
+        call(state, "POST", "/api/v1/switches", json_pack("{s:s}", "name", "sw2"));
+        assert_string_equal(finish(state), "succeeded");
+        assert_int_equal(call(state, "GET", "/api/v1/switches/sw2", NULL), 200);
+        answers = json_object_get(json_status(state->body), "hosts");
+        answer = json_object_get(answers, "host1");
+        assert_true(json_is_true(json_object_get(answer, "ok")));
+        assert_non_null(json_object_get(answer, "asked"));
+        assert_null(json_object_get(answer, "x"));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(status_that_is_too_large_does_not_hold_the_migration),
                 TEST(what_a_source_adds_to_its_status_is_not_kept),
                 TEST(answer_that_is_too_large_does_not_hold_the_machine),
+                TEST(numbers_that_cannot_be_are_shown_as_some_that_can),
+                TEST(what_a_host_adds_to_its_answer_is_not_kept),
                 TEST(one_host_does_not_hold_what_is_applied_to_all),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
