@@ -494,7 +494,10 @@ static int load_one(struct task_engine *engine, json_t *doc, struct error **ret_
 
 int task_load_all(struct task_engine *engine, struct error **ret_error)
 {
-        struct store_query query = {.kind = "task", .limit = STORE_LIMIT_NONE, .match = is_unfinished};
+        struct store_query query = {.kind = "task",
+                .limit = STORE_LIMIT_NONE,
+                .text = TASK_UNFINISHED_TEXT,
+                .match = is_unfinished};
         _cleanup_json_ json_t *docs = NULL;
         json_t *doc;
         size_t i;

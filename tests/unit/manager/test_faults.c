@@ -205,6 +205,52 @@ static void start_that_was_refused_leaves_the_machine_stopped(void **data)
         assert_string_equal(finish(state), "succeeded");
 }
 
+#define N_PAST 60
+
+static json_t *past_migration(size_t i)
+{
+        char uid[64], name[32];
+
+        snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012zu", i);
+        snprintf(name, sizeof(name), "t%010zu", i + 5000);
+        return json_pack(
+                "{s:s, s:s, s:s, s:{s:s}, s:{s:s, s:s, s:{s:s, s:s, s:i, s:i, s:{s:i, s:i}}}, s:{s:{s:s}}}",
+                "kind", "task", "name", name, "uid", uid, "spec", "action", "vm.migrate", "status", "state",
+                "succeeded", "finished", "2026-01-01T00:00:00Z", "result", "from", "host1", "to", "host2",
+                "total_ms", 1000, "pause_ms", 5, "forecast", "total_ms", 1000, "pause_ms", 5, "internal",
+                "data", "vm_uid", uid);
+}
+
+static json_int_t n_scored(struct state *state)
+{
+        assert_int_equal(call(state, "GET", "/api/v1/forecast-score", NULL), 200);
+        return json_integer_value(json_object_get(state->body, "n"));
+}
+
+/* In parts, between which everybody has his turn; one that ends meanwhile counts once. */
+static void past_migrations_are_read_in_parts(void **data)
+{
+        struct state *state = *data;
+        uint64_t end;
+
+        for (size_t i = 0; i < N_PAST; i++) {
+                _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+                store_batch_put(&batch, STORE_ABSENT, past_migration(i));
+                assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        }
+        stop_manager(state);
+        start_manager(state);
+        end = now_ms(state) + WAIT_MS;
+        while (n_scored(state) < N_PAST) {
+                assert_true(now_ms(state) < end);
+                loop_iterate(state->loop, 20);
+        }
+        for (int i = 0; i < 10; i++)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(n_scored(state), N_PAST);
+}
+
 /* The guest powers off while its agent is restarted, which then says that there is nothing to be stopped. */
 static void stop_that_the_agent_did_before_its_restart_succeeds(void **data)
 {
@@ -539,6 +585,7 @@ int main(void)
                 TEST(machine_whose_start_was_not_answered_is_unknown),
                 TEST(start_that_was_refused_leaves_the_machine_stopped),
                 TEST(start_that_the_agent_did_before_its_restart_succeeds),
+                TEST(past_migrations_are_read_in_parts),
                 TEST(stop_that_the_agent_did_before_its_restart_succeeds),
                 TEST(stop_that_was_asked_for_is_not_cancelled),
                 TEST(creation_without_answer_is_taken_back),
