@@ -384,7 +384,8 @@ static void on_removed(void *userdata, const json_t *result, const struct error 
         struct disk_mirrors *m = userdata;
 
         m->call = NULL;
-        if (error && error->code != ERROR_QEMU_FAILED) /* the monitor; else there is no such node */
+        /* The monitor, or a job that has not let go of it yet; else there is no such node. */
+        if (error && (error->code != ERROR_QEMU_FAILED || strstr(error_message(error), "in use")))
                 return again(m, AGAIN_MS);
         m->at++;
         remove_next(m);

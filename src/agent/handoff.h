@@ -71,9 +71,9 @@ int handoff_qemu_from_string(const char *s, enum handoff_qemu *ret); /* -EINVAL 
 /* True if a journal whose last record is `from` may get `to` next. */
 bool handoff_record_may_follow(enum handoff_record from, enum handoff_record to);
 
-/* What a side knows of its peer: only from an answer that it asked for, never from silence. */
 enum handoff_claim { HANDOFF_CLAIM_UNKNOWN, HANDOFF_UNCLAIMED, HANDOFF_CLAIMED };
 
+/* What a side knows of its peer: only from an answer that it asked for, never from silence. */
 struct handoff_peer {
         bool answered; /* in this round; records are monotonic, so an old answer stays true for what it
                           promised */

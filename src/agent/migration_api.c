@@ -109,6 +109,8 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
                 return error_set(ret_error, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
                         "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
                         vm->name, (unsigned long long)vm->config->status.owner_epoch);
+        if (migration_disks_refused(m, ret_error) < 0)
+                return -EOPNOTSUPP;
         if (m->disks && !migration_switchover_wanted(m))
                 return error_set(ret_error, ERROR_NOT_SUPPORTED,
                         "Name switchover.patience_ms in the specification.",

@@ -73,6 +73,15 @@ int migration_disks_init(struct migration *m, struct error **ret_error)
         return r == 0 ? take_indexes(m, ret_error) : r;
 }
 
+int migration_disks_refused(const struct migration *m, struct error **ret_error)
+{
+        if (!m->disks || !strcmp(m->agent->config.disks_along, "yes"))
+                return 0;
+        return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                "Take disks-along = no out of drover-agent.conf there.",
+                "host %s takes no part in migrations that take disks along", m->agent->config.name);
+}
+
 void migration_disks_free(struct migration *m)
 {
         struct migration_disks *d = TAKE_PTR(m->disks);

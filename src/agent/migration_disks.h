@@ -47,6 +47,8 @@ struct migration_disks {
 
 /* Reads `disks` of the spec, {"datastore"}. BAD_DOCUMENT, NOT_SUPPORTED. */
 int migration_disks_init(struct migration *m, struct error **ret_error);
+/* NOT_SUPPORTED: disks travel along with it, and this host's configuration says that it takes no part in that. */
+int migration_disks_refused(const struct migration *m, struct error **ret_error);
 void migration_disks_free(struct migration *m);
 void migration_disks_leave_monitor(struct migration *m);
 /* `disks` of a mover's start message; the caller's; NULL: none move. */

@@ -266,6 +266,8 @@ static int check_prepare(
                 return error_set(ret_error, ERROR_CONFLICT,
                         "Try again when the manager has seen the source again.",
                         "the destination was told that the source is down");
+        if (migration_disks_refused(m, ret_error) < 0)
+                return -EOPNOTSUPP;
         if (migration_find(agent, m->id))
                 return error_set(ret_error, ERROR_EXISTS, "Begin again under a new id.",
                         "migration %s exists already here", m->id);

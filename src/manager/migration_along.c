@@ -38,15 +38,14 @@ static bool travels(const json_t *disk)
         return !json_is_true(json_object_get(disk, "read_only"));
 }
 
-static int check_capable(
-        struct manager *manager, const json_t *host, const char *name, struct error **ret_error)
+static int check_capable(const json_t *host, const char *name, struct error **ret_error)
 {
         if (json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), "disks_along")))
                 return 0;
         return error_set(ret_error, ERROR_NOT_SUPPORTED,
-                "Set disks-along = yes in drover-agent.conf there, and restart the agent; an agent that does "
-                "not know "
-                "it is to be upgraded first. It is on trial: see docs/storage-migration.md.",
+                "Take disks-along = no out of drover-agent.conf there, and restart the agent; an agent that "
+                "does "
+                "not know it is to be upgraded first.",
                 "host %s does not take part in migrations that take disks along", name);
 }
 
@@ -146,9 +145,9 @@ int migration_along_check(struct manager *manager, const json_t *vm, const json_
                 return error_set(ret_error, ERROR_CONFLICT, "Name it with --to.",
                         "disks travel along to a host that has to be named, from one that the virtual "
                         "machine is on");
-        r = check_capable(manager, from, json_text(from, "name"), ret_error);
+        r = check_capable(from, json_text(from, "name"), ret_error);
         if (r >= 0)
-                r = check_capable(manager, to, to_name, ret_error);
+                r = check_capable(to, to_name, ret_error);
         if (r >= 0)
                 r = check_datastore(manager, to, datastore, ret_error);
         if (r >= 0)

@@ -4,6 +4,7 @@
 import itertools
 import json
 import random
+import shutil
 import time
 
 import pytest
@@ -136,6 +137,8 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("crash_point", CRASHES if every else USUAL_CRASHES)
     elif "victim" in metafunc.fixturenames:
         metafunc.parametrize(("point", "victim"), VICTIMS if every else USUAL_VICTIMS)
+    elif "dying" in metafunc.fixturenames:
+        metafunc.parametrize("dying", ("source",) if every else ())
     elif "after" in metafunc.fixturenames:
         metafunc.parametrize("after", ("return", "removal") if every else ("removal",))
 
@@ -251,6 +254,30 @@ def test_datastore_that_the_folder_is_on_already_is_refused(lab, guest):
     assert lab.drover_json("vm", "show", "plain")["status"]["host"] == "host1"
     lab.drover("vm", "stop", "plain", "--force")
     lab.drover("vm", "delete", "plain")
+
+
+def test_host_that_dies_before_commit_has_the_disks_that_count_and_the_task_names_the_others(lab, guest, dying):
+    session = guest.session(patience_s=PATIENCE_S)
+    epoch = guest.document()["status"]["owner_epoch"]
+    cell, gate = begin(lab, guest, "source-commit")
+    dead = DeadHost(lab, cell.host(dying))
+    dead.die()
+    dead.confirm()
+    status = guest.wait_task(cell.task)["status"]
+    assert status["state"] == "failed"
+    there = f"the folder {guest.name} on datastore local of host {cell.destination}"
+    assert f"what was left behind stays: {there}" in status["error"]["detail"], status["error"]
+    assert guest.power() == "crashed"
+    gate.touch()
+    dead.return_()
+    wait_for("the source to take it back", lambda: record(lab, guest, cell.source)["epoch"] == epoch + 2)
+    session.abandon()
+    shutil.rmtree(folder(lab, guest, cell.destination))
+    wait_for("nothing of it to be under way",
+             lambda: lab.run_drover("vm", "start", guest.name, "--host", cell.source).returncode == 0)
+    guest.wait_ready()
+    guest.verify()
+    assert guest.host() == cell.source
 
 
 def test_guest_waits_for_a_destination_that_died_until_that_says_or_is_removed(lab, guest, after):
