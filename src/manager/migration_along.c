@@ -19,6 +19,7 @@
 
 #define CALL_TIMEOUT_MS 130000u
 #define LET_GO_TIMEOUT_MS 10000u
+#define WAITING_MAX 16 /* told at a time to one host */
 #define AGAIN_MS 1000
 #define CLEAR_MAX_MS 60000
 #define REMOVAL_MAX_MS 10000
@@ -429,6 +430,8 @@ void migration_along_hear(struct manager *manager, const char *host_uid, const j
                 const char *id = json_text(one, "id");
                 _cleanup_free_ char *path = NULL;
 
+                if (i == WAITING_MAX) /* the others in a later round */
+                        return;
                 if (!text_is_uuid(id) || task_find(manager->tasks, id) ||
                         !inventory_removed(manager->inventory, json_text(one, "peer")))
                         continue;
