@@ -12,7 +12,8 @@
  * its VMs `unknown`, never `stopped`, but for those that were stopped already: only the manager starts them. A VM that
  * its host, when asked, does not have and that no task works on does not run: `crashed`, or `stopped` if it was being
  * started; so is one on a host that was confirmed down. A report never replaces a newer one: each bears the moment at which
- * it was asked for. What a host says that ran the VM once counts nothing against a later owner epoch. */
+ * it was asked for. What a host says that ran the VM once counts nothing against a later owner epoch, and what another one
+ * says counts nothing while the host where the VM is recorded has it (docs/decisions/0040). */
 
 #include <jansson.h>
 

@@ -13,7 +13,7 @@
 #include "manager/inventory_private.h"
 #include "manager/json.h"
 
-/* A VM that two hosts reported as running: an alert once both say so again when asked after this moment. */
+/* A VM that two hosts reported as theirs: an alert once both say so again when asked after this moment. */
 struct suspicion {
         uint64_t since_ms;
         bool alerted;
@@ -168,13 +168,22 @@ static const struct report *report_of(const struct host *host, const char *vm_ui
         return report && report->doc ? report : NULL;
 }
 
+struct copy {
+        struct host *host;
+        uint64_t at_ms; /* of its report */
+};
+
 struct reports {
         struct host *best; /* NULL: nobody reports it */
         const json_t *report;
-        struct host *running[2]; /* the first two that say `running` */
-        uint64_t running_at_ms[2];
-        size_t n_running;
+        struct copy copies[2]; /* the first two that say `running`, or the VM's host and one that claims it */
+        size_t n_copies;
         struct host *recorded; /* where the VM is recorded; NULL: nowhere, or that host was removed */
+        const struct report *
+                home; /* what that host, which is connected, says of the VM that lives there; NULL: it does not */
+        const struct task *holding; /* the task that works on it; NULL: none */
+        bool unasked;               /* the host where it is recorded as living has not had its say yet */
+        bool ignored;               /* another host says that it has it, and does not count */
 };
 
 /* A process counts more than none; then the later owner, for of a host that was away too long an old copy may be left. */
@@ -208,13 +217,58 @@ static bool is_past(
         return moved_cold && host != recorded && epoch_of(report) == epoch_of(vm) && !has_qemu(vm);
 }
 
+static const struct task *holding(const struct inventory *inventory, const char *uid)
+{
+        char object[64];
+
+        snprintf(object, sizeof(object), "vm/%.36s", uid);
+        return inventory->manager->tasks ? task_holding(inventory->manager->tasks, object) : NULL;
+}
+
+static bool is_of_task(const struct task *task, const struct host *host)
+{
+        return !strcmp(json_text(task_data(task), "host_uid"), host_uid_of(host)) ||
+               !strcmp(json_text(task_data(task), "to_uid"), host_uid_of(host));
+}
+
+/* A host speaks for the VMs that it has. What another one says of a VM does not count while the host where it is recorded has it, or has
+ * not been asked yet since we began to lead: its word alone, and any epoch that it likes, would bring the VM under it. Nor does it while
+ * a task works on the VM with other hosts. */
+static bool counts(const struct reports *reports, const struct host *host)
+{
+        if (host == reports->recorded || (reports->holding && is_of_task(reports->holding, host)))
+                return true;
+        return !reports->home && !reports->unasked &&
+               (!reports->holding || !*json_text(task_data(reports->holding), "host_uid"));
+}
+
+static void collect_begin(const struct inventory *inventory, const json_t *vm, struct reports *ret)
+{
+        struct host *recorded = map_get(&inventory->hosts_by_name, json_text(json_status(vm), "host"));
+        const struct report *home = recorded ? report_of(recorded, json_text(vm, "uid")) : NULL;
+        bool lives = home && recorded->connected && rank_of(home->doc) >= RANK_LIVE;
+
+        *ret = (struct reports){.recorded = recorded,
+                .home = lives ? home : NULL,
+                .holding = holding(inventory, json_text(vm, "uid")),
+                .unasked = recorded && !recorded->connected && !host_is_unreachable(recorded) &&
+                           !host_is_confirmed_down(recorded->doc) && has_qemu(vm)};
+}
+
+static void add_copy(struct reports *reports, const struct report *report)
+{
+        if (reports->n_copies < ARRAY_SIZE(reports->copies))
+                reports->copies[reports->n_copies] = (struct copy){report->host, report->at_ms};
+        reports->n_copies++;
+}
+
 static void collect(const struct inventory *inventory, const json_t *vm, struct reports *ret)
 {
         const char *recorded = json_text(json_status(vm), "host");
         const struct reported *reported = index_reported(inventory, json_text(vm, "uid"));
-        const struct report *report;
+        const struct report *report, *claim = NULL;
 
-        *ret = (struct reports){.recorded = map_get(&inventory->hosts_by_name, recorded)};
+        collect_begin(inventory, vm, ret);
         if (!reported)
                 return;
         list_for_each (report, &reported->reports, of_vm) {
@@ -224,17 +278,23 @@ static void collect(const struct inventory *inventory, const json_t *vm, struct 
                         continue;
                 if (is_past(vm, host, ret->recorded, report->doc))
                         continue;
-                if (!strcmp(power_of(report->doc), "running")) {
-                        if (ret->n_running < ARRAY_SIZE(ret->running)) {
-                                ret->running[ret->n_running] = host;
-                                ret->running_at_ms[ret->n_running] = report->at_ms;
-                        }
-                        ret->n_running++;
-                }
-                if (better(ret, host, report->doc, recorded)) {
+                if (!strcmp(power_of(report->doc), "running"))
+                        add_copy(ret, report);
+                if (!counts(ret, host)) {
+                        bool lives = rank_of(report->doc) >= RANK_LIVE;
+
+                        ret->ignored |= lives;
+                        if (ret->home && lives && epoch_of(report->doc) > epoch_of(ret->home->doc))
+                                claim = report;
+                } else if (better(ret, host, report->doc, recorded)) {
                         ret->best = host;
                         ret->report = report->doc;
                 }
+        }
+        if (claim && ret->n_copies < 2) {
+                ret->n_copies = 0;
+                add_copy(ret, ret->home);
+                add_copy(ret, claim);
         }
 }
 
@@ -253,7 +313,7 @@ static void raise_alert(struct inventory *inventory, const json_t *vm, const str
         _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(vm, "name"));
         _cleanup_free_ char *message =
                 alloc_printf("%s runs on two hosts at once: %s and %s; stop one copy now", object ?: "a VM",
-                        host_name_of(reports->running[0]), host_name_of(reports->running[1]));
+                        host_name_of(reports->copies[0].host), host_name_of(reports->copies[1].host));
         _cleanup_json_ json_t *doc = NULL;
         char since[32], name[64];
 
@@ -261,8 +321,8 @@ static void raise_alert(struct inventory *inventory, const json_t *vm, const str
         alert_name(json_text(vm, "uid"), name);
         doc = json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:[s,s]}, s:{s:s, s:s}}", "kind", "alert", "name",
                 name, "uid", name, "spec", "code", "split-brain", "object", object, "vm_uid",
-                json_text(vm, "uid"), "hosts", host_name_of(reports->running[0]),
-                host_name_of(reports->running[1]), "status", "message", message, "since",
+                json_text(vm, "uid"), "hosts", host_name_of(reports->copies[0].host),
+                host_name_of(reports->copies[1].host), "status", "message", message, "since",
                 text_format_time(clock_unix_ms(manager->clock), since));
         if (!doc)
                 return;
@@ -302,18 +362,18 @@ static void suspect(struct inventory *inventory, const char *uid, const struct r
                 return;
         }
         suspicion->since_ms = inventory_now_ms(inventory);
-        inventory_refresh(inventory, host_uid_of(reports->running[0]));
-        inventory_refresh(inventory, host_uid_of(reports->running[1]));
+        inventory_refresh(inventory, host_uid_of(reports->copies[0].host));
+        inventory_refresh(inventory, host_uid_of(reports->copies[1].host));
 }
 
-/* Reports are of different moments: around a switchover two hosts may seem to run a VM. Only when both say so again after
+/* Reports are of different moments: around a switchover two hosts may seem to have a VM. Only when both say so again after
  * being asked anew is it true. */
 static void watch_split_brain(struct inventory *inventory, const json_t *vm, const struct reports *reports)
 {
         const char *uid = json_text(vm, "uid");
         struct suspicion *suspicion = map_get(&inventory->suspects, uid);
 
-        if (reports->n_running < 2) {
+        if (reports->n_copies < 2) {
                 if (suspicion && (!suspicion->alerted || end_alert(inventory, uid)))
                         free(map_remove(&inventory->suspects, uid));
                 return;
@@ -322,8 +382,8 @@ static void watch_split_brain(struct inventory *inventory, const json_t *vm, con
                 suspect(inventory, uid, reports);
                 return;
         }
-        if (suspicion->alerted || reports->running_at_ms[0] <= suspicion->since_ms ||
-                reports->running_at_ms[1] <= suspicion->since_ms)
+        if (suspicion->alerted || reports->copies[0].at_ms <= suspicion->since_ms ||
+                reports->copies[1].at_ms <= suspicion->since_ms)
                 return;
         suspicion->alerted = true;
         raise_alert(inventory, vm, reports);
@@ -376,10 +436,7 @@ void inventory_merge_deinit(struct inventory *inventory)
 
 static bool is_held(const struct inventory *inventory, const char *uid)
 {
-        char object[64];
-
-        snprintf(object, sizeof(object), "vm/%.36s", uid);
-        return !inventory->manager->tasks || task_holding(inventory->manager->tasks, object);
+        return !inventory->manager->tasks || holding(inventory, uid);
 }
 
 static json_t *status_with(const json_t *vm, const char *power, const char *message)
@@ -479,6 +536,8 @@ static json_t *merged_status(
         if (reports->best && rank_of(reports->report) >= RANK_LIVE &&
                 (ended || !is_outdated(reports, vm->doc)))
                 return status_reported(reports);
+        if (reports->unasked && reports->ignored)
+                return json_incref(json_status(vm->doc));
         if (reports->recorded && !reports->recorded->connected) {
                 _cleanup_free_ char *message =
                         alloc_printf("its host %s cannot be reached", host_name_of(reports->recorded));
