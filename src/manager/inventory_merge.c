@@ -12,6 +12,7 @@
 #include "manager/audit.h"
 #include "manager/inventory_private.h"
 #include "manager/json.h"
+#include "manager/vm_spec.h"
 
 /* A VM that two hosts reported as theirs: an alert once both say so again when asked after this moment. */
 struct suspicion {
@@ -604,8 +605,8 @@ static json_t *spec_with_moved(
                 json_array_foreach (json_object_get(spec, "disks"), i, disk) {
                         to = json_object_get(one, "to");
                         if (strcmp(json_text(disk, "name"), json_text(one, "name")) != 0 ||
-                                !is_at(disk, json_object_get(one, "from")) || !*json_text(to, "path") ||
-                                json_object_update_existing(disk, to) < 0)
+                                !is_at(disk, json_object_get(one, "from")) ||
+                                vm_spec_take_place(disk, json_text(vm, "name"), to) < 0)
                                 continue;
                         changed = true;
                         log_notice("vm %s: disk %s is %s:%s since a storage migration whose task did not end",

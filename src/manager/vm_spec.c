@@ -6,6 +6,7 @@
 #include <strings.h>
 #include <sys/random.h>
 
+#include "base/alloc.h"
 #include "base/doc.h"
 #include "base/mac.h"
 #include "base/text.h"
@@ -329,4 +330,104 @@ int vm_spec_assign_macs(json_t *spec, const json_t *vms, struct error **ret_erro
                         return r;
         }
         return 0;
+}
+
+/* --- What an agent filled in ------------------------------------------------------------------------------------- */
+
+static bool has(const json_t *obj, const char *key)
+{
+        const json_t *value = json_object_get(obj, key);
+
+        return value && !json_is_null(value);
+}
+
+/* `keys` is a NULL-terminated list. */
+static int fill(json_t *obj, const json_t *from, const char *const *keys)
+{
+        for (; json_is_object(obj) && *keys; keys++)
+                if (!has(obj, *keys) && has(from, *keys) &&
+                        json_object_set(obj, *keys, json_object_get(from, *keys)) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+bool vm_spec_path_is_own(const char *vm_name, const char *path)
+{
+        size_t n = strlen(vm_name);
+
+        return n && !strncmp(path, vm_name, n) && path[n] == '/' && path[n + 1] &&
+               !strchr(path + n + 1, '/') && text_is_relative_path(path) && !is_record(path);
+}
+
+int vm_spec_take_place(json_t *disk, const char *vm_name, const json_t *place)
+{
+        static const char *const keys[] = {"datastore", "path", "format"};
+
+        if (!text_is_name(json_text(place, "datastore")) ||
+                !vm_spec_path_is_own(vm_name, json_text(place, "path")))
+                return -EINVAL;
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+                if (json_is_string(json_object_get(place, keys[i])) &&
+                        json_object_set(disk, keys[i], json_object_get(place, keys[i])) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+static int fill_disk(json_t *disk, const char *vm_name, const json_t *from)
+{
+        static const char *const keys[] = {
+                "name", "datastore", "size_bytes", "format", "bus", "read_only", NULL};
+        const char *path = json_text(from, "path");
+        int r = 0;
+
+        /* The default, or where it is since a storage migration that nobody here knows of. */
+        if (*path && strcmp(json_text(disk, "path"), path) != 0)
+                r = vm_spec_take_place(disk, vm_name, from);
+        return r < 0 ? r : fill(disk, from, keys);
+}
+
+static int fill_devices(json_t *spec, const char *vm_name, const json_t *reported)
+{
+        static const char *const nic_keys[] = {"mac", "model", NULL};
+        json_t *disks = json_object_get(spec, "disks"), *nics = json_object_get(spec, "nics"), *item;
+        const json_t *their_disks = json_object_get(reported, "disks"),
+                     *their_nics = json_object_get(reported, "nics");
+        size_t i;
+        int r = 0;
+
+        if (json_array_size(disks) != json_array_size(their_disks) ||
+                json_array_size(nics) != json_array_size(their_nics))
+                return -EINVAL;
+        json_array_foreach (disks, i, item)
+                if (r >= 0)
+                        r = fill_disk(item, vm_name, json_array_get(their_disks, i));
+        json_array_foreach (nics, i, item)
+                if (r >= 0)
+                        r = fill(item, json_array_get(their_nics, i), nic_keys);
+        return r;
+}
+
+int vm_spec_take(const json_t *spec, const char *vm_name, const json_t *reported, json_t **ret_spec)
+{
+        static const char *const keys[] = {"cpus", "machine", "accelerator", "firmware", "datastore", "rng",
+                "balloon", "guest_agent", NULL};
+        static const char *const file_keys[] = {"datastore", NULL}, *const files[] = {"kernel", "initrd"};
+        _cleanup_json_ json_t *copy = json_deep_copy(spec);
+        _cleanup_error_ struct error *error = NULL;
+        int r = copy ? fill(copy, reported, keys) : -ENOMEM;
+
+        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(files); i++)
+                r = fill(json_object_get(json_object_get(copy, "boot"), files[i]),
+                        json_object_get(json_object_get(reported, "boot"), files[i]), file_keys);
+        if (r >= 0)
+                r = fill(json_object_get(copy, "cdrom"), json_object_get(reported, "cdrom"), file_keys);
+        if (r >= 0)
+                r = fill_devices(copy, vm_name, reported);
+        if (r >= 0 && !has(copy, "cpu_model"))
+                r = json_object_set_new(copy, "cpu_model", json_string("auto")) < 0 ? -ENOMEM : 0;
+        if (r >= 0 && vm_spec_check(copy, &error) < 0)
+                r = -EINVAL;
+        if (r >= 0)
+                *ret_spec = TAKE_PTR(copy);
+        return r;
 }
