@@ -101,6 +101,10 @@ bool inventory_fresh(const struct inventory *inventory, const char *host_uid, ui
 /* Each host has answered or failed to since this process began to lead; before that, what is not connected says nothing. */
 bool inventory_settled(const struct inventory *inventory);
 
+/* The name of the alert that a host says that it has VMs which are not taken into the inventory. It goes with the host. */
+#define INVENTORY_ALERT_NAME_SIZE 64
+void inventory_alert_name(const char *host_uid, char ret[static INVENTORY_ALERT_NAME_SIZE]);
+
 struct agent_request {
         const char *host_uid;
         const char *method;
@@ -108,6 +112,7 @@ struct agent_request {
         const json_t *body;     /* may be NULL */
         const char *request_id; /* NULL: a new one */
         uint64_t timeout_ms;
+        size_t body_max_bytes;                          /* of the answer; 0: 4 MiB */
         uint64_t connect_timeout_ms;                    /* 0: 5 s, or timeout_ms if that is less */
         void (*line)(void *userdata, const char *line); /* for streams, as http_client_call() has it */
 };

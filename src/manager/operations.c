@@ -14,6 +14,7 @@
 #include "manager/manager.h"
 #include "manager/migration_queue.h"
 #include "manager/vm_spec.h"
+#include "manager/vm_status.h"
 
 #define RETRY_MS 1000
 #define REFRESH_AGAIN_MS 50
@@ -307,11 +308,10 @@ void vm_take_report(struct task *task, struct manager *manager, const json_t *re
 {
         const char *uid = json_text(task_data(task), "vm_uid");
         _cleanup_json_ json_t *doc = json_deep_copy(inventory_vm(manager->inventory, uid));
-        json_t *status = json_deep_copy(json_status(report));
+        json_t *status = vm_status_reported(report, json_status(doc), host_name);
         uint64_t revision = json_revision(doc);
 
-        if (!doc || !status || json_object_set_new(status, "host", json_string(host_name)) < 0 ||
-                json_object_set_new(doc, "status", status) < 0)
+        if (!doc || !status || json_object_set_new(doc, "status", status) < 0)
                 return;
         if (!strcmp(json_text(status, "power"), "running"))
                 (void)json_object_del(json_object_get(doc, "internal"), "suspended_by");
