@@ -379,6 +379,14 @@ static bool is_terminal(const char *phase)
         return !strcmp(phase, "done") || !strcmp(phase, "failed") || !strcmp(phase, "cancelled");
 }
 
+/* The numbers are the agent's: their sum may be 0, or beyond any number. */
+static json_int_t percent_from(double done, double left)
+{
+        double percent = 100.0 * done / (done + left);
+
+        return done > 0 && percent > 0 ? (json_int_t)MIN(percent, 99.0) : 0;
+}
+
 static json_int_t percent_of(const json_t *progress)
 {
         double done = json_number_value(json_object_get(progress, "bytes_ram"));
@@ -396,7 +404,7 @@ static json_int_t percent_of(const json_t *progress)
                         left -= MAX(memory - there, 0.0);
                 }
         }
-        return done > 0 ? MIN((json_int_t)(100.0 * done / (done + left)), 99) : 0;
+        return percent_from(done, left);
 }
 
 static bool waits_for_link(const json_t *status)

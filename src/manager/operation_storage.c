@@ -18,6 +18,7 @@
 #include "manager/manager.h"
 #include "manager/operations.h"
 
+#define BYTES_MAX 1e18
 #define CALL_TIMEOUT_MS 10000u
 #define POLL_MS 250
 #define WAIT_MS 1000
@@ -355,11 +356,18 @@ static bool has_ended(const char *phase)
         return !strcmp(phase, "done") || !strcmp(phase, "failed") || !strcmp(phase, "cancelled");
 }
 
+static double bytes_of(const json_t *progress, const char *key)
+{
+        double bytes = json_number_value(json_object_get(progress, key));
+
+        return bytes > 0 ? MIN(bytes, BYTES_MAX) : 0;
+}
+
 static void show_progress(struct task *task, const json_t *status)
 {
         const json_t *progress = json_object_get(status, "progress");
-        double copied = json_number_value(json_object_get(progress, "copied_bytes"));
-        double total = json_number_value(json_object_get(progress, "total_bytes"));
+        /* The agent's word: it may be beyond any number of bytes. */
+        double copied = bytes_of(progress, "copied_bytes"), total = bytes_of(progress, "total_bytes");
         json_int_t percent = total > 0 ? (json_int_t)MIN(100.0 * copied / total, 99.0) : 0;
 
         task_progress(

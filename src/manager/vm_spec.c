@@ -19,6 +19,9 @@
 #define NICS_MAX 16
 #define APPEND_MAX 4096
 #define CPU_MODEL_MAX 511
+#define LABELS_MAX 64
+#define LABEL_KEY_MAX_CHARS 63
+#define LABEL_VALUE_MAX_CHARS 255
 #define DISK_MAX_BYTES (8ull << 50)
 
 static int bad_value(
@@ -193,7 +196,6 @@ static int check_scalars(const json_t *spec, struct error **ret_error)
         static const char *const flags[] = {"rng", "balloon", "free_page_reporting", "guest_agent"};
         uint64_t cpus = 1, memory = 0;
         const char *text = NULL;
-        json_t *labels = NULL;
         bool flag;
         int r;
 
@@ -217,7 +219,35 @@ static int check_scalars(const json_t *spec, struct error **ret_error)
                 json_is_false(json_object_get(spec, "balloon")))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Leave out one of the two.",
                         "field spec.free_page_reporting needs the balloon, and spec.balloon is false");
-        return r < 0 ? r : doc_opt_object(spec, "spec", "labels", &labels, ret_error);
+        return r;
+}
+
+static bool is_label_key(const char *key)
+{
+        size_t n = strspn(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/-");
+
+        return n && !key[n] && n <= LABEL_KEY_MAX_CHARS;
+}
+
+static int check_labels(const json_t *spec, struct error **ret_error)
+{
+        json_t *labels = NULL, *value;
+        const char *key, *text;
+        int r = doc_opt_object(spec, "spec", "labels", &labels, ret_error);
+
+        if (r >= 0 && json_object_size(labels) > LABELS_MAX)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec.labels has more than %d items",
+                        LABELS_MAX);
+        json_object_foreach (labels, key, value) {
+                if (r >= 0 && !is_label_key(key))
+                        r = error_set(ret_error, ERROR_BAD_DOCUMENT,
+                                "Use up to 63 letters, digits, '.', '_', '/' and '-'.",
+                                "field spec.labels: %.64s cannot be used as a label", key);
+                if (r >= 0)
+                        r = doc_need_string(
+                                labels, "spec.labels", key, LABEL_VALUE_MAX_CHARS, &text, ret_error);
+        }
+        return r;
 }
 
 int vm_spec_check(const json_t *spec, struct error **ret_error)
@@ -230,6 +260,8 @@ int vm_spec_check(const json_t *spec, struct error **ret_error)
         r = doc_only_keys(spec, "spec", keys, ret_error);
         if (r >= 0)
                 r = check_scalars(spec, ret_error);
+        if (r >= 0)
+                r = check_labels(spec, ret_error);
         if (r >= 0)
                 r = check_name(spec, "spec", "datastore", false, ret_error);
         if (r >= 0)

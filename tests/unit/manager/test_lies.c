@@ -349,6 +349,59 @@ static void machine_that_nobody_could_have_made_is_not_taken_in(void **data)
         wait_until(state, no_alert_is_there);
 }
 
+static void progress_of_a_migration_is_a_percentage(void **data)
+{
+        static const double left[] = {-1e308, 1e308, -5e307, -1000};
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        begin_migration(state, path);
+        for (size_t i = 0; i < ARRAY_SIZE(left); i++) {
+                json_object_set_new(state->agents[0].migration, "progress",
+                        json_pack("{s:i, s:f, s:f}", "pass", (int)i + 7, "bytes_ram", i == 3 ? 1000 : 1e308,
+                                "remaining_bytes", left[i]));
+                do {
+                        loop_iterate(state->loop, 20);
+                        assert_int_equal(call(state, "GET", path, NULL), 200);
+                } while (json_integer_value(json_object_get(
+                                 json_object_get(json_status(state->body), "progress"), "pass")) !=
+                         (int)i + 7);
+                assert_in_range(json_integer_value(json_object_get(
+                                        json_object_get(json_status(state->body), "progress"), "percent")),
+                        0, 99);
+        }
+        complete_migration(state);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static void labels_are_bounded(void **data)
+{
+        struct state *state = *data;
+        char *text = padding(256);
+        json_t *vm = vm_document("labelled"), *labels = json_object();
+
+        set_the_stage(state);
+        json_object_set_new(json_spec(vm), "labels", json_pack("{s:s}", "note", text));
+        assert_int_equal(call(state, "POST", "/api/v1/vms", json_deep_copy(vm)), 422);
+        json_object_set_new(json_spec(vm), "labels", json_pack("{s:s}", text, "1"));
+        assert_int_equal(call(state, "POST", "/api/v1/vms", json_deep_copy(vm)), 422);
+        json_object_set_new(json_spec(vm), "labels", json_pack("{s:i}", "note", 1));
+        assert_int_equal(call(state, "POST", "/api/v1/vms", json_deep_copy(vm)), 422);
+        for (int i = 0; i < 65; i++) {
+                snprintf(text, 32, "label%d", i);
+                json_object_set_new(labels, text, json_string("1"));
+        }
+        free(text);
+        json_object_set(json_spec(vm), "labels", labels);
+        assert_int_equal(call(state, "POST", "/api/v1/vms", json_deep_copy(vm)), 422);
+        json_object_del(labels, "label0");
+        assert_int_equal(call(state, "POST", "/api/v1/vms", vm), 202);
+        assert_string_equal(finish(state), "succeeded");
+        json_decref(labels);
+}
+
 /* Entry for entry of a size, asked after each: at most twice what is meant to be kept is. */
 static void log_is_bounded_by_bytes(void **data)
 {
@@ -397,6 +450,8 @@ int main(void)
                 TEST(host_that_says_too_much_of_itself_is_not_heard),
                 TEST(machines_that_a_host_brings_are_bounded),
                 TEST(machine_that_nobody_could_have_made_is_not_taken_in),
+                TEST(progress_of_a_migration_is_a_percentage),
+                TEST(labels_are_bounded),
                 cmocka_unit_test(log_is_bounded_by_bytes),
                 TEST(bytes_of_what_is_recorded_are_counted),
         };
