@@ -272,8 +272,7 @@ static void run_check(struct task *task, void *userdata)
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
         if (r >= 0 && !json_text_or_null(task_input(task), "to"))
-                r = step_audit_choice(
-                        task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
+                r = step_chose(task, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
                 r = remember_spec(task, manager, vm, &error);
         if (r >= 0 && !migration_along(task)) /* which knows nothing of disks, and would learn from them */
@@ -379,14 +378,6 @@ static bool is_terminal(const char *phase)
         return !strcmp(phase, "done") || !strcmp(phase, "failed") || !strcmp(phase, "cancelled");
 }
 
-/* The numbers are the agent's: their sum may be 0, or beyond any number. */
-static json_int_t percent_from(double done, double left)
-{
-        double percent = 100.0 * done / (done + left);
-
-        return done > 0 && percent > 0 ? (json_int_t)MIN(percent, 99.0) : 0;
-}
-
 static json_int_t percent_of(const json_t *progress)
 {
         double done = json_number_value(json_object_get(progress, "bytes_ram"));
@@ -404,7 +395,7 @@ static json_int_t percent_of(const json_t *progress)
                         left -= MAX(memory - there, 0.0);
                 }
         }
-        return percent_from(done, left);
+        return operation_percent(done, done + left);
 }
 
 static bool waits_for_link(const json_t *status)
@@ -453,9 +444,19 @@ static void call_migration(struct task *task, struct manager *manager, const cha
                         fn);
 }
 
-static int keep_outcome(struct task *task, json_t *status)
+/* What of a migration's status is asked for later, and nothing else that an agent says. */
+static int keep_outcome(struct task *task, const json_t *status)
 {
-        return json_object_set(task_data(task), "outcome", status);
+        static const char *const keys[] = {"phase", "record", "error", "result", "phases"};
+        _cleanup_json_ json_t *outcome = json_object();
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                json_t *value = json_object_get(status, keys[i]);
+
+                if (value && json_object_set(outcome, keys[i], value) < 0)
+                        return -ENOMEM;
+        }
+        return outcome && json_object_set(task_data(task), "outcome", outcome) == 0 ? 0 : -ENOMEM;
 }
 
 static bool is_down(const struct task *task, struct manager *manager, const char *host_key)
