@@ -734,6 +734,11 @@ static int check_vm(struct disk_work *w, struct agent *agent, struct error **ret
         w->live = vm && vm_has_qemu(vm);
         if (w->live)
                 return check_live(w, vm, ret_error);
+        /* Of one that this host does not know the manager says that it is off. */
+        if (!vm && w->config->status.power != VM_POWER_STOPPED && w->config->status.power != VM_POWER_CRASHED)
+                return error_set(ret_error, ERROR_CONFLICT, NULL,
+                        "VM %s is %s, by its document, and not known to this host", name,
+                        vm_power_to_string(w->config->status.power));
         if (vm && vm_power(vm) != VM_POWER_STOPPED && vm_power(vm) != VM_POWER_CRASHED)
                 return error_set(ret_error, ERROR_CONFLICT, NULL, "VM %s is %s", name,
                         vm_power_to_string(vm_power(vm)));
@@ -759,8 +764,6 @@ static int find_or_make(struct disk_work *w, struct agent *agent, struct error *
         if (r < 0)
                 return error_from_errno(ret_error, r, "VM %s", w->config->name);
         TAKE_PTR(config);
-        if (vm_power(w->vm) != VM_POWER_CRASHED)
-                w->vm->config->status.power = VM_POWER_STOPPED;
         w->made_vm = true;
         return 0;
 }

@@ -14,6 +14,10 @@ from labkit.workload import Workload
 
 LAB = {"hosts": 2, "qemu_versions": {"host1": "7.2", "host2": "10.0"}}
 MIB = 1 << 20
+CELLS = [(f"disk-work-{point}", verb) for point in ("looked", "between", "changed") for verb in ("create", "revert", "delete")]
+# The others with --all-points.
+USUAL = [("disk-work-looked", "create"), ("disk-work-between", "create"), ("disk-work-between", "revert"), ("disk-work-changed", "revert"),
+         ("disk-work-between", "delete")]
 VERSIONS = {"host1": "qemu7.2", "host2": "qemu10.0"}
 _numbers = itertools.count()
 
@@ -229,8 +233,12 @@ def test_snapshot_that_was_removed_by_hand_is_not_half_reverted_to(lab, machine)
     assert holds(lab, machine) == [2, 2]
 
 
-@pytest.mark.parametrize("verb", ["create", "revert", "delete"])
-@pytest.mark.parametrize("point", ["disk-work-looked", "disk-work-between", "disk-work-changed"])
+def pytest_generate_tests(metafunc):
+    if "point" in metafunc.fixturenames:
+        cells = CELLS if metafunc.config.getoption("--all-points") else USUAL
+        metafunc.parametrize("point, verb", cells, ids=[f"{point}-{verb}" for point, verb in cells])
+
+
 def test_agent_that_dies_is_asked_again(lab, machine, verb, point):
     put(lab, machine, 1)
     if verb != "create":
