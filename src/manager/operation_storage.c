@@ -88,17 +88,6 @@ int operation_storage_disks(
         return 0;
 }
 
-static const json_t *named(const json_t *list, const char *name)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)list, i, item)
-                if (!strcmp(json_text(item, "name"), name))
-                        return item;
-        return NULL;
-}
-
 static bool same_file(const json_t *a, const json_t *b)
 {
         return !strcmp(json_text(a, "datastore"), json_text(b, "datastore")) &&
@@ -145,7 +134,7 @@ int operation_storage_check_alone(struct manager *manager, const json_t *vm, con
                 return error_from_errno(
                         ret_error, ENOMEM, "virtual machines beside %s", json_text(vm, "name"));
         json_array_foreach (json_object_get(json_spec(vm), "disks"), i, mine) {
-                other = named(wanted, json_text(mine, "name")) ? other_user(vms, vm, mine) : NULL;
+                other = json_named(wanted, json_text(mine, "name")) ? other_user(vms, vm, mine) : NULL;
                 if (other)
                         return error_set(ret_error, ERROR_CONFLICT, hint,
                                 "the image of disk %s is used by the virtual machine %s as well",
@@ -210,7 +199,7 @@ static int check_host(struct manager *manager, const json_t *vm, const json_t *h
                     json_object_get(json_object_get(json_status(host), "capabilities"), "storage_moves")))
                 return error_set(ret_error, ERROR_NOT_SUPPORTED, "Upgrade drover there.",
                         "the agent of host %s is of a version that cannot move disks", name);
-        there = named(json_object_get(json_status(live), "datastores"), datastore);
+        there = json_named(json_object_get(json_status(live), "datastores"), datastore);
         if (!there)
                 return error_set(ret_error, ERROR_CHECK_FAILED,
                         "Attach it there: `drover datastore show` lists its hosts.",
