@@ -165,6 +165,7 @@ static void succeed(struct disk_work *w)
                         fail(w, NULL);
                         return;
                 }
+        assert(w->kind < N_KINDS);
         log_info("VM %s: %s of its disks is done", vm->name, kind_names[w->kind]);
         take_sizes(w);
         vm_job_drop(vm); /* frees the work */

@@ -183,8 +183,9 @@ static int read_resize(struct http_request *request, json_t **ret_input, struct 
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field size_bytes is missing");
         if (r < 0)
                 return r;
+        size_bytes = (size_bytes + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES;
         *ret_input = json_pack("{s:s, s:I}", "disk", http_request_param(request, "disk"), "size_bytes",
-                (json_int_t)((size_bytes + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES));
+                (json_int_t)size_bytes);
         return *ret_input ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 

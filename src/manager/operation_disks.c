@@ -127,22 +127,12 @@ int disk_work_remember_host(struct task *task, const json_t *host)
 
 /* --- vm.resize-disk ------------------------------------------------------------------------------------------ */
 
-static const json_t *find_disk(const json_t *vm, const char *name)
-{
-        json_t *disk;
-        size_t i;
-
-        json_array_foreach (json_object_get(json_spec(vm), "disks"), i, disk)
-                if (!strcmp(json_text(disk, "name"), name))
-                        return disk;
-        return NULL;
-}
-
 int operation_resize_check(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error)
 {
         const char *name = json_text(input, "disk");
-        const json_t *disk = find_disk(vm, name), *reverting = snapshots_reverting(vm);
+        const json_t *disk = json_named(json_object_get(json_spec(vm), "disks"), name),
+                     *reverting = snapshots_reverting(vm);
         json_int_t size = json_integer_value(json_object_get(input, "size_bytes")),
                    has = json_integer_value(json_object_get(disk, "size_bytes"));
         _cleanup_json_ json_t *names = json_pack("[s]", name);

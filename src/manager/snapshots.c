@@ -26,20 +26,9 @@ static json_t *all(const json_t *vm)
         return json_object_get(vm, "snapshots");
 }
 
-static json_t *named(const json_t *list, const char *name)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)list, i, item)
-                if (!strcmp(json_text(item, "name"), name))
-                        return item;
-        return NULL;
-}
-
 json_t *snapshots_find(const json_t *vm, const char *name)
 {
-        return named(all(vm), name);
+        return (json_t *)json_named(all(vm), name); /* as changeable as the document */
 }
 
 bool snapshot_is(const json_t *snapshot, enum snapshot_state state)
@@ -75,7 +64,7 @@ bool snapshots_have_disk(const json_t *vm, const char *disk)
         size_t i;
 
         json_array_foreach (all(vm), i, item)
-                if (!disk || named(json_object_get(item, "disks"), disk))
+                if (!disk || json_named(json_object_get(item, "disks"), disk))
                         return true;
         return false;
 }
@@ -169,7 +158,7 @@ int snapshots_drop(json_t *vm, const char *name)
 
         if (!gone)
                 return 0;
-        parent = named(list, json_text(gone, "parent"));
+        parent = snapshots_find(vm, json_text(gone, "parent"));
         if (parent && json_is_true(json_object_get(gone, "current")) &&
                 json_object_set_new(parent, "current", json_true()) < 0)
                 return -ENOMEM;
@@ -196,7 +185,7 @@ bool snapshot_is_of(const json_t *snapshot, const char *uid)
 
 static bool is_there(const json_t *vm, const json_t *disk)
 {
-        const json_t *now = named(json_object_get(json_spec(vm), "disks"), json_text(disk, "name"));
+        const json_t *now = json_named(json_object_get(json_spec(vm), "disks"), json_text(disk, "name"));
 
         return now && !strcmp(json_text(now, "datastore"), json_text(disk, "datastore")) &&
                !strcmp(json_text(now, "path"), json_text(disk, "path"));
@@ -230,11 +219,12 @@ int snapshot_check_disks(const json_t *vm, const json_t *snapshot, struct error 
 
 int snapshots_take_sizes(json_t *where, const json_t *disks)
 {
-        json_t *disk, *mine;
+        const json_t *disk;
+        json_t *mine;
         size_t i;
 
         json_array_foreach (json_object_get(where, "disks"), i, mine) {
-                disk = named(disks, json_text(mine, "name"));
+                disk = json_named(disks, json_text(mine, "name"));
                 if (disk && json_object_set(mine, "size_bytes", json_object_get(disk, "size_bytes")) < 0)
                         return -ENOMEM;
         }

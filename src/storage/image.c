@@ -18,6 +18,7 @@
 
 #define CHILD_FD 3
 #define CHILD_PATH "/proc/self/fd/3"
+#define CHILD_QCOW2 "driver=qcow2,file.driver=file,file.filename=/proc/self/fd/3"
 #define CHILD_TARGET_FD 4 /* of a copy */
 #define CHILD_TARGET_PATH "/proc/self/fd/4"
 #define OUTPUT_MAX_BYTES (64 * 1024)
@@ -116,7 +117,7 @@ static void finish(struct image_job *job, struct error *error)
 {
         image_done_fn done = job->done;
         struct image_info info = job->info;
-        _cleanup_json_ json_t *snapshots = NULL;
+        _cleanup_json_ json_t *snapshots = json_incref(job->snapshots); /* info points to it */
         void *userdata = job->userdata;
         struct stat st;
 
@@ -128,7 +129,6 @@ static void finish(struct image_job *job, struct error *error)
         }
         if (job->step == STEP_COPY && !fstat(job->target_fd, &st))
                 info.allocated_bytes = (uint64_t)st.st_blocks * 512;
-        snapshots = TAKE_PTR(job->snapshots);
         image_job_free(job);
         done(userdata, error ? NULL : &info, error);
 }
@@ -271,7 +271,7 @@ static int start_tool(struct image_job *job, struct error **ret_error)
                 [IMAGE_SNAPSHOT_DELETE] = "-d"};
         /* It has no option for the format. */
         const char *snapshot[] = {"qemu-img", "snapshot", "-q", verbs[job->verb], job->snapshot,
-                "--image-opts", "driver=qcow2,file.driver=file,file.filename=" CHILD_PATH, NULL};
+                "--image-opts", CHILD_QCOW2, NULL};
         const char *check[] = {"qemu-img", "check", "--output=json", "-f", format, CHILD_PATH, NULL};
         const struct child_fd fds[] = {
                 {.fd = job->fd, .target = CHILD_FD}, {.fd = job->target_fd, .target = CHILD_TARGET_FD}};
