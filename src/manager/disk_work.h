@@ -18,6 +18,13 @@ int disk_work_check(struct manager *manager, const json_t *vm, const json_t *nam
 void disk_work_call(struct task *task, struct manager *manager, const char *work, const json_t *names,
         const char *snapshot, uint64_t size_bytes, step_reply_fn fn);
 
+/* Sizes in an agent's answer, which may be anything: array of {"name", "size_bytes"} of the disks of these names, the caller's. NULL without
+ * memory. */
+json_t *disk_work_sizes(const json_t *body, const json_t *names);
+/* The task's result, of what it was about (`key`: `name`) and these sizes. */
+void disk_work_set_result(
+        struct task *task, const char *key, const char *name, const json_t *sizes, const json_t *body);
+
 /* For a call that cannot be taken back: the task ends with what the host answers. */
 void disk_work_cancel_later(struct task *task, void *userdata);
 /* The VM of the task; NULL: it is gone, and the step has failed. */

@@ -19,6 +19,8 @@
 
 #define CALL_TIMEOUT_MS 630000u /* above what the agent gives QEMU, or qemu-img, for one image */
 #define MINUTE_MS (60ull * 1000)
+#define SIZE_MAX_BYTES ((json_int_t)64 << 40)
+#define SECTOR_BYTES 512
 
 static bool is_one_of(const char *word, const char *const *words)
 {
@@ -96,6 +98,39 @@ void disk_work_call(struct task *task, struct manager *manager, const char *work
                                 .request_id = id,
                                 .timeout_ms = CALL_TIMEOUT_MS},
                         fn);
+}
+
+static bool is_size(const json_t *value)
+{
+        return json_is_integer(value) && json_integer_value(value) > 0 &&
+               json_integer_value(value) <= SIZE_MAX_BYTES && json_integer_value(value) % SECTOR_BYTES == 0;
+}
+
+json_t *disk_work_sizes(const json_t *body, const json_t *names)
+{
+        _cleanup_json_ json_t *sizes = json_array();
+        json_t *name;
+        size_t i;
+
+        json_array_foreach ((json_t *)names, i, name) {
+                const json_t *disk =
+                        json_named(json_object_get(body, "disks"), json_string_value(name) ?: "");
+                json_t *size = json_object_get(disk, "size_bytes");
+
+                if (is_size(size) && json_array_append_new(sizes,
+                                             json_pack("{s:O, s:O}", "name", name, "size_bytes", size)) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(sizes);
+}
+
+void disk_work_set_result(
+        struct task *task, const char *key, const char *name, const json_t *sizes, const json_t *body)
+{
+        task_set_result(
+                task, json_pack("{s:s, s:s, s:s, s:O, s:b}", "vm_uid", json_text(task_data(task), "vm_uid"),
+                              "host", json_text(task_data(task), "host"), key, name, "disks", sizes, "live",
+                              json_is_true(json_object_get(body, "live"))));
 }
 
 void disk_work_cancel_later(struct task *task, void *userdata)
@@ -181,8 +216,9 @@ static void run_check(struct task *task, void *userdata)
 
 static void on_resized(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        const json_t *vm, *disks = json_object_get(body, "disks");
-        _cleanup_json_ json_t *doc = NULL;
+        const char *name = json_text(task_input(task), "disk");
+        _cleanup_json_ json_t *names = json_pack("[s]", name), *sizes = NULL, *doc = NULL;
+        const json_t *vm;
 
         if (error) {
                 task_step_failed(task, error_with_names(manager, error));
@@ -191,19 +227,15 @@ static void on_resized(struct task *task, struct manager *manager, json_t *body,
         vm = disk_work_vm(task, manager);
         if (!vm)
                 return;
+        sizes = disk_work_sizes(body, names);
         doc = json_deep_copy(vm);
-        if (!doc || snapshots_take_sizes(json_spec(doc), disks) < 0) {
+        if (!names || !sizes || !doc || snapshots_take_sizes(json_spec(doc), sizes) < 0) {
                 task_step_failed(task, NULL);
                 return;
         }
         if (!json_equal(doc, vm))
                 store_batch_put(task_batch(task), json_revision(vm), TAKE_PTR(doc));
-        task_set_result(
-                task, json_pack("{s:s, s:s, s:s, s:O*, s:O*}", "vm_uid", json_text(task_data(task), "vm_uid"),
-                              "host", json_text(task_data(task), "host"), "disk",
-                              json_text(task_input(task), "disk"), "size_bytes",
-                              json_object_get(json_array_get(disks, 0), "size_bytes"), "live",
-                              json_object_get(body, "live")));
+        disk_work_set_result(task, "disk", name, sizes, body);
         task_step_done(task);
 }
 

@@ -207,28 +207,21 @@ static void ask(struct task *task, struct manager *manager, const char *work, st
         disk_work_call(task, manager, work, json_object_get(task_data(task), "disks"), tag, 0, fn);
 }
 
-static void set_result(struct task *task, const json_t *body)
-{
-        task_set_result(
-                task, json_pack("{s:s, s:s, s:s, s:O*, s:O*}", "vm_uid", json_text(task_data(task), "vm_uid"),
-                              "host", json_text(task_data(task), "host"), "snapshot", name_of(task), "disks",
-                              json_object_get(body, "disks"), "live", json_object_get(body, "live")));
-}
-
 /* Takes the answer over, with the end of the step; `change` as above. */
 static void take_answer(struct task *task, struct manager *manager, const json_t *body,
         int (*change)(json_t *doc, const char *name, const json_t *disks))
 {
         uint64_t revision;
-        _cleanup_json_ json_t *doc = begin_change(task, manager, &revision);
+        _cleanup_json_ json_t *doc = begin_change(task, manager, &revision), *sizes = NULL;
 
         if (!doc)
                 return;
-        if (change(doc, name_of(task), json_object_get(body, "disks")) < 0) {
+        sizes = disk_work_sizes(body, json_object_get(task_data(task), "disks"));
+        if (!sizes || change(doc, name_of(task), sizes) < 0) {
                 task_step_failed(task, NULL);
                 return;
         }
-        set_result(task, body);
+        disk_work_set_result(task, "snapshot", name_of(task), sizes, body);
         end_change(task, revision, TAKE_PTR(doc));
 }
 

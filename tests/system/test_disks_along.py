@@ -4,6 +4,7 @@
 import itertools
 import json
 import random
+import subprocess
 import time
 
 import pytest
@@ -237,6 +238,20 @@ def test_datastore_that_the_folder_is_on_already_is_refused(lab, guest):
     assert lab.drover_json("vm", "show", "plain")["status"]["host"] == "host1"
     lab.drover("vm", "stop", "plain", "--force")
     lab.drover("vm", "delete", "plain")
+
+
+def test_disks_with_snapshots_do_not_travel_without_them(lab):
+    kept = Workload(lab, "keeper").create(host="host1", image=None, memory="32M", disks=("local:8M",), start=False)
+    subprocess.run(["qemu-img", "snapshot", "-c", "foreign", image(lab, kept, "host1", 0)], check=True)
+    lab.drover("vm", "start", kept.name, "--host", "host1")
+    words = ("vm", "migrate", kept.name, "--to", "host2", "--to-datastore", "local")
+    done = lab.run_drover(*words)
+    assert done.returncode != 0 and "disk-snapshots" in done.stderr  # the agent looks at the image
+    lab.drover("vm", "snapshot", "create", kept.name, "ours")
+    report = json.loads(lab.run_drover("-o", "json", *words, "--check").stdout)
+    assert [check["object"] for check in report["checks"] if check["code"] == "disk-snapshots" and not check["ok"]] == ["ours"]
+    assert (kept.power(), kept.host()) == ("running", "host1")
+    kept.discard()
 
 
 def test_guest_waits_for_a_destination_that_died_until_that_says_or_is_removed(lab, guest, after):

@@ -25,7 +25,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 def made(lab):
     """Two VMs with two disks each, "guest" with the workload and "machine" with nothing that runs: what they went through before makes it only harder."""
-    both = {"guest": Workload(lab, "kept").create(host="host1", memory="128M", append="workload.memory=16 workload.disk=100",
+    both = {"guest": Workload(lab, "kept").create("--machine", "pc-q35-7.2", host="host1", memory="128M", append="workload.memory=16 workload.disk=100",
                                                   disks=("shared:64M", "shared:32M"), start=False),
             "machine": Workload(lab, "idle").create(host="host2", memory="32M", image=None, disks=("shared:16M", "shared:16M"), start=False)}
     yield both
@@ -139,7 +139,7 @@ def test_guest_grows_and_is_reverted_to_what_it_had_written_while_it_ran(lab, gu
 
     before = guest.status()["disk_bytes"]
     result = lab.drover_json("vm", "disk", "resize", guest.name, "disk0", str(before + 16 * MIB))["status"]["result"]
-    assert (result["live"], result["size_bytes"]) == (True, before + 16 * MIB)
+    assert (result["live"], result["disks"]) == (True, [{"name": "disk0", "size_bytes": before + 16 * MIB}])
     wait_for("the guest to see its new size", lambda: guest.status()["disk_bytes"] == before + 16 * MIB)
     assert guest.document()["spec"]["disks"][0]["size_bytes"] == before + 16 * MIB
     lab.drover("vm", "disk", "resize", guest.name, "disk0", str(before + 16 * MIB))  # it has that already
@@ -182,7 +182,7 @@ def test_snapshots_go_with_a_guest_that_moves_and_forbid_what_would_lose_them(la
 
 def test_disk_of_one_that_is_off_becomes_larger(lab, machine):
     result = lab.drover_json("vm", "disk", "resize", machine.name, "disk1", "100M")["status"]["result"]
-    assert (result["live"], result["size_bytes"]) == (False, 100 * MIB)
+    assert (result["live"], result["disks"]) == (False, [{"name": "disk1", "size_bytes": 100 * MIB}])
     assert qemu_img("info", "--output=json", image(lab, machine, 1))["virtual-size"] == 100 * MIB
     assert machine.document()["spec"]["disks"][1]["size_bytes"] == 100 * MIB
 

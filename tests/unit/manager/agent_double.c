@@ -289,6 +289,10 @@ static void on_disk_work(struct http_request *request, void *userdata)
                 http_request_reply_error(request, error);
                 return;
         }
+        if (agent->disk_work_answer) {
+                http_request_reply_json(request, 200, json_deep_copy(agent->disk_work_answer));
+                return;
+        }
         size = json_object_get(body, "size_bytes");
         json_array_foreach (json_object_get(body, "disks"), i, name)
                 json_array_append_new(disks, json_pack("{s:O, s:o}", "name", name, "size_bytes",
@@ -632,6 +636,7 @@ void agent_double_deinit(struct agent_double *agent)
         json_decref(agent->networks);
         json_decref(agent->migration);
         json_decref(agent->storage_move);
+        json_decref(agent->disk_work_answer);
         json_decref(agent->disk_work);
         json_decref(agent->seen);
 }

@@ -17,12 +17,13 @@ struct agent_double {
         char *key_pem;
         char *csr_pem;
         char uid[64];
-        json_t *vms;          /* uid -> document, as this host reports it */
-        json_t *datastores;   /* name -> document */
-        json_t *networks;     /* "switches/NAME", "port-groups/NAME" -> document */
-        json_t *migration;    /* status document; NULL: none */
-        json_t *storage_move; /* status document of a storage migration; NULL: none */
-        json_t *disk_work;    /* the last request for one; NULL: none */
+        json_t *vms;              /* uid -> document, as this host reports it */
+        json_t *datastores;       /* name -> document */
+        json_t *networks;         /* "switches/NAME", "port-groups/NAME" -> document */
+        json_t *migration;        /* status document; NULL: none */
+        json_t *storage_move;     /* status document of a storage migration; NULL: none */
+        json_t *disk_work_answer; /* instead of a true one; NULL: none */
+        json_t *disk_work;        /* the last request for one; NULL: none */
         const char *
                 fail_disk_work; /* those of this kind end with this error ("revert qemu-failed"); NULL: none do */
         json_t *seen;           /* "METHOD PATH" -> number of calls */

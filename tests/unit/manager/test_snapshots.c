@@ -112,6 +112,24 @@ static void size_is_that_of_the_answer_and_only_grows(void **data)
         assert_int_equal(size_of(state), 2 * SIZE + 512);
 }
 
+static void sizes_that_are_none_stay_out_of_the_document(void **data)
+{
+        struct state *state = *data;
+
+        set_disk(state);
+        state->agents[0].disk_work_answer = json_pack("{s:[{s:s, s:s}, {s:s, s:i}, {s:s, s:i}], s:s}",
+                "disks", "name", "disk0", "size_bytes", "many", "name", "disk0", "size_bytes", -512, "name",
+                "other", "size_bytes", 512, "live", "perhaps");
+        done(state, "POST", VM "/disks/disk0/resize", json_pack("{s:I}", "size_bytes", 2 * SIZE));
+        assert_int_equal(size_of(state), SIZE);
+        create(state, "one");
+        assert_state(state, "one", "ready");
+        assert_int_equal(json_integer_value(json_object_get(
+                                 json_array_get(json_object_get(snapshot_of(state, "one"), "disks"), 0),
+                                 "size_bytes")),
+                SIZE);
+}
+
 static void snapshot_is_in_the_document_before_the_agent_is_asked(void **data)
 {
         struct state *state = *data;
@@ -306,6 +324,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(size_is_that_of_the_answer_and_only_grows),
+                TEST(sizes_that_are_none_stay_out_of_the_document),
                 TEST(snapshot_is_in_the_document_before_the_agent_is_asked),
                 TEST(snapshot_that_fails_leaves_nothing),
                 TEST(snapshot_that_cannot_be_cleared_away_stays_to_be_deleted),
