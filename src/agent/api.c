@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "agent/disk_work.h"
 #include "agent/forecast.h"
 #include "agent/host_list.h"
 #include "agent/identity.h"
@@ -81,6 +82,7 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/vms/{uid}/restore", api_vm_restore},
         {"POST", "/agent/v1/vms/{uid}/restore/cancel", api_vm_restore_cancel},
         {"POST", "/agent/v1/vms/{uid}/delete", api_vm_delete},
+        {"POST", "/agent/v1/vms/{uid}/disk-work", api_vm_disk_work},
         {"GET", "/agent/v1/vms/{uid}/console", api_vm_console},
         {"POST", "/agent/v1/vms/{uid}/sample", api_vm_sample},
         {"POST", "/agent/v1/migrations", route_start},

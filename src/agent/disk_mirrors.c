@@ -34,8 +34,9 @@ struct mirror {
         uint64_t size_bytes, used_bytes;
         uint64_t copied_bytes, total_bytes;
         bool ready;
-        bool cancelled; /* was told to end, by this agent */
-        bool ended;     /* and has, well */
+        bool cancelled;     /* was told to end, by this agent */
+        bool ended;         /* and has, well */
+        bool has_snapshots; /* its image: they would stay behind */
 };
 
 struct disk_mirrors {
@@ -110,6 +111,19 @@ static void fail_with(struct disk_mirrors *m, const char *what, size_t number, c
         fail(m, e);
 }
 
+/* The manager may not know of them: somebody else has made them. */
+static void fail_for_snapshots(struct disk_mirrors *m, size_t number)
+{
+        struct error *e = NULL;
+
+        error_set(&e, ERROR_CHECK_FAILED,
+                "Delete its snapshots first (drover vm snapshot list; those of others with qemu-img "
+                "snapshot).",
+                "disk-snapshots: the image of disk %zu has snapshots, which would not go along",
+                m->mirrors[number].index);
+        fail(m, e);
+}
+
 /* False: QEMU is not there, or its monitor is not. */
 static bool ask(struct disk_mirrors *m, const char *name, json_t *arguments, int fd, qmp_reply_fn reply)
 {
@@ -124,16 +138,6 @@ static bool ask(struct disk_mirrors *m, const char *name, json_t *arguments, int
 
 /* --- What QEMU has ------------------------------------------------------------------------------------------- */
 
-/* "dev-disk3", alone or within a path of QEMU's object model. */
-static bool is_device(const char *qdev, size_t index)
-{
-        char id[ID_SIZE];
-        size_t len = (size_t)snprintf(id, sizeof(id), "dev-disk%zu", index);
-        const char *at = strstr(qdev, id);
-
-        return at && (at == qdev || at[-1] == '/') && (at[len] == '\0' || at[len] == '/');
-}
-
 static bool take_device(struct mirror *mirror, const json_t *devices)
 {
         json_t *device;
@@ -147,12 +151,13 @@ static bool take_device(struct mirror *mirror, const json_t *devices)
                 json_int_t size = json_integer_value(json_object_get(image, "virtual-size"));
                 json_int_t used = json_integer_value(json_object_get(image, "actual-size"));
 
-                if (!qdev || !node || size <= 0 || !is_device(qdev, mirror->index) ||
+                if (!qdev || !node || size <= 0 || !command_line_is_disk_device(qdev, mirror->index) ||
                         strlen(node) >= sizeof(mirror->node))
                         continue;
                 memcpy(mirror->node, node, strlen(node) + 1);
                 mirror->size_bytes = (uint64_t)size;
                 mirror->used_bytes = used > 0 ? MIN((uint64_t)used, (uint64_t)size) : (uint64_t)size;
+                mirror->has_snapshots = json_array_size(json_object_get(image, "snapshots")) > 0;
                 return true;
         }
         return false;
@@ -167,6 +172,11 @@ static void on_devices(void *userdata, const json_t *result, const struct error 
                 if (error || !take_device(&m->mirrors[i], result))
                         return fail_with(m, "the size", i,
                                 error ? error_message(error) : "QEMU does not have this disk");
+        for (size_t i = 0; i < m->n; i++)
+                if (m->mirrors[i].has_snapshots) {
+                        fail_for_snapshots(m, i);
+                        return;
+                }
         enter(m, DISK_MIRRORS_KNOWN);
 }
 

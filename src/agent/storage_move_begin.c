@@ -448,6 +448,15 @@ static void on_info(void *userdata, const struct image_info *info, struct error 
                 storage_move_stop(m, failure);
                 return;
         }
+        if (info->snapshots) {
+                (void)error_set(&failure, ERROR_CHECK_FAILED,
+                        "Delete its snapshots first (drover vm snapshot list; those of others with qemu-img "
+                        "snapshot).",
+                        "disk-snapshots: the image of disk %s has snapshots, which would not go along",
+                        m->record->disks[m->at].name);
+                storage_move_stop(m, failure);
+                return;
+        }
         disk->virtual_bytes = info->virtual_bytes;
         disk->allocated_bytes = disk->total_bytes = info->allocated_bytes;
         m->at++;

@@ -160,17 +160,6 @@ static bool any_job_runs(const struct storage_move *m)
         return false;
 }
 
-/* "dev-disk3", alone or within a path of QEMU's object model. */
-static bool is_device(const char *qdev, size_t index)
-{
-        char id[ID_SIZE];
-        const char *at;
-        size_t len = (size_t)snprintf(id, sizeof(id), "dev-disk%zu", index);
-
-        at = strstr(qdev, id);
-        return at && (at == qdev || at[-1] == '/') && (at[len] == '\0' || at[len] == '/');
-}
-
 /* Takes the nodes of an answer to query-block over. False: the device of some disk is not there. */
 static bool take_nodes(struct storage_move *m, const json_t *result)
 {
@@ -184,7 +173,7 @@ static bool take_nodes(struct storage_move *m, const json_t *result)
                         const char *node = json_string_value(
                                 json_object_get(json_object_get(device, "inserted"), "node-name"));
 
-                        if (qdev && node && is_device(qdev, m->disks[i].index) &&
+                        if (qdev && node && command_line_is_disk_device(qdev, m->disks[i].index) &&
                                 strlen(node) < sizeof(m->disks[i].node)) {
                                 memcpy(m->disks[i].node, node, strlen(node) + 1);
                                 snprintf(m->disks[i].device, sizeof(m->disks[i].device), "%s", qdev);

@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "agent/agent.h"
+#include "agent/disk_work.h"
 #include "agent/owner_record.h"
 #include "agent/stores.h"
 #include "agent/vm_suspend.h"
@@ -15,7 +16,8 @@
 #include "vmm/qmp.h"
 
 static const char *const kind_names[] = {"start", "start for a migration", "stop", "pause", "resume",
-        "stream of a migration", "release", "discard", "suspend", "resume from its state"};
+        "stream of a migration", "release", "discard", "suspend", "resume from its state",
+        "work on its disks"};
 static_assert(ARRAY_SIZE(kind_names) == N_VM_JOB_KINDS, "a name for each kind of job");
 
 int vm_job_begin(
@@ -67,6 +69,7 @@ static struct vm_job *detach(struct vm *vm)
         owner_record_change_free(TAKE_PTR(job->owner));
         vm_suspend_free(TAKE_PTR(job->suspend));
         vm_restore_free(TAKE_PTR(job->restore));
+        disk_work_free(TAKE_PTR(job->disks));
         crash_hold_free(TAKE_PTR(job->hold));
         error_free(TAKE_PTR(job->error));
         return job;

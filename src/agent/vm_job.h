@@ -6,6 +6,7 @@
 #include "agent/vm.h"
 
 struct crash_hold;
+struct disk_work;
 struct image_job;
 struct migration_setup;
 struct owner_record_change;
@@ -25,6 +26,7 @@ enum vm_job_kind {
         VM_JOB_DISCARD,
         VM_JOB_SUSPEND,
         VM_JOB_RESTORE,
+        VM_JOB_DISKS,
         N_VM_JOB_KINDS,
 };
 
@@ -43,6 +45,7 @@ struct vm_job {
         struct owner_record_change *owner;
         struct vm_suspend *suspend;
         struct vm_restore *restore;
+        struct disk_work *disks;
         struct crash_hold *hold;
 
         struct move_record

@@ -255,6 +255,7 @@ static bool begins_a_command(const struct arguments *a)
 static int read_word(struct arguments *a, const char *word, struct error **ret_error)
 {
         const struct operand_spec *operand;
+        uint64_t size_bytes;
         char hint[USAGE_LINE_SIZE];
 
         if (!a->command) {
@@ -267,6 +268,9 @@ static int read_word(struct arguments *a, const char *word, struct error **ret_e
         if (!operand || !operand->name)
                 return error_set(ret_error, ERROR_BAD_REQUEST, usage_line(a->command, hint),
                         "'%s' is one word too many for 'drover %s'", word, a->command->words);
+        if (operand->kind == VALUE_SIZE && text_parse_size(word, &size_bytes) < 0)
+                return error_set(ret_error, ERROR_BAD_REQUEST, "Write it as 40G, or 512M.",
+                        "%s: '%s' is not a size", operand->name, word);
         if (operand->kind == VALUE_NAME && !text_is_name(word))
                 return error_set(ret_error, ERROR_BAD_REQUEST,
                         "a name has letters, digits, '.', '_' and '-', and at most 63 of them",

@@ -52,6 +52,12 @@ struct cli {
         X(vm_advise) \
         X(vm_forecast) \
         X(vm_migrate) \
+        X(vm_disk_resize) \
+        X(vm_snapshot_create) \
+        X(vm_snapshot_list) \
+        X(vm_snapshot_show) \
+        X(vm_snapshot_revert) \
+        X(vm_snapshot_delete) \
         X(task_list) \
         X(task_show) \
         X(task_watch) \

@@ -459,6 +459,43 @@ const struct command command_table[] = {
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_migrate_options,
                 .run = command_vm_migrate},
+        {.words = "vm disk resize",
+                .summary = "make a disk larger, while its virtual machine runs or is off",
+                .details = "SIZE is what it is to have, such as 40G. A guest sees the new size of a virtio "
+                           "or SCSI disk at "
+                           "once, of a SATA or IDE disk with its next start; partitions and file systems are "
+                           "its own to grow. A disk cannot be made smaller.\n\n" WAITS,
+                .operands = {OPERAND("VM", "vms"), OPERAND("DISK", NULL),
+                        {.name = "SIZE", .kind = VALUE_SIZE}},
+                .run = command_vm_disk_resize},
+        {.words = "vm snapshot create",
+                .summary = "keep what the disks of a virtual machine hold now",
+                .details =
+                        "Of all its disks at one moment, which have to be qcow2; of one that runs as after "
+                        "a power failure, without what is in its memory.\n\n" WAITS,
+                .operands = {OPERAND("VM", "vms"), OPERAND("SNAPSHOT", NULL)},
+                .options = vm_snapshot_create_options,
+                .run = command_vm_snapshot_create},
+        {.words = "vm snapshot list",
+                .summary = "list the snapshots of a virtual machine",
+                .operands = {OPERAND("VM", "vms")},
+                .run = command_vm_snapshot_list},
+        {.words = "vm snapshot show",
+                .summary = "show a snapshot",
+                .operands = {OPERAND("VM", "vms"), OPERAND("SNAPSHOT", NULL)},
+                .run = command_vm_snapshot_show},
+        {.words = "vm snapshot revert",
+                .summary = "put the disks of a virtual machine that is off back to a snapshot",
+                .details =
+                        "What they hold now is lost, unless another snapshot keeps it. Snapshots that were "
+                        "made later stay.\n\n" WAITS,
+                .operands = {OPERAND("VM", "vms"), OPERAND("SNAPSHOT", NULL)},
+                .run = command_vm_snapshot_revert},
+        {.words = "vm snapshot delete",
+                .summary = "delete a snapshot; what the disks hold stays",
+                .details = WAITS,
+                .operands = {OPERAND("VM", "vms"), OPERAND("SNAPSHOT", NULL)},
+                .run = command_vm_snapshot_delete},
 
         {.words = "task list",
                 .summary = "list tasks, newest first",

@@ -114,6 +114,11 @@ const struct option_spec vm_suspend_options[] = {
         {0},
 };
 
+const struct option_spec vm_snapshot_create_options[] = {
+        {.name = "description", .kind = VALUE_TEXT, .value = "TEXT", .help = "what it is for"},
+        {0},
+};
+
 const struct option_spec vm_stop_options[] = {
         {.name = "force", .help = "cut the power instead of pressing the power button"},
         PATIENCE_OPTION(3600000, "how long the guest may take to power off; default 2m"),

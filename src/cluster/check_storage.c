@@ -219,3 +219,19 @@ void check_storage_in_use(struct check *check)
                                 check_text(user, "vm"), check_text(user, "host"));
         }
 }
+
+/* What a copy of a disk has is what the disk holds, not what its image has besides. */
+void check_storage_snapshots(struct check *check)
+{
+        json_t *snapshots = json_object_get(check->input->vm, "snapshots"), *one;
+        size_t i;
+
+        if (!check->input->takes_disks)
+                return;
+        json_array_foreach (snapshots, i, one)
+                check_broken(check, check_text(one, "name"), NULL,
+                        "its disks would travel along, and the snapshot %s would not",
+                        check_text(one, "name"));
+        if (!json_array_size(snapshots))
+                check_met(check, NULL);
+}

@@ -56,6 +56,8 @@ static const struct check_rule rules[] = {
         {"disk-lock", E, true, check_storage_locks,
                 "Mount it with locks on that host (without nolock or local_lock)."},
         {"disk-in-use", E, false, check_storage_in_use, "Stop that virtual machine first."},
+        {"disk-snapshots", E, true, check_storage_snapshots,
+                "Delete its snapshots first (`drover vm snapshot list`), or leave its disks where they are."},
         {"port-group", E, false, check_network_port_groups,
                 "Add the port group to that host, or choose another host."},
         {"switch", E, false, check_network_switches,

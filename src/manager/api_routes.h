@@ -45,6 +45,12 @@
         X("POST", V1 "/vms/{name}/suspend", vm_suspend, VM_POWER, VM) \
         X("POST", V1 "/vms/{name}/migrate", vm_migrate, VM_MIGRATE, VM_HOST) \
         X("POST", V1 "/vms/{name}/migrate-disks", vm_migrate_disks, VM_MIGRATE, VM) \
+        X("POST", V1 "/vms/{name}/disks/{disk}/resize", vm_resize_disk, VM_DISK, VM) \
+        X("GET", V1 "/vms/{name}/snapshots", vm_snapshot_list, VM_READ, VM) \
+        X("POST", V1 "/vms/{name}/snapshots", vm_snapshot_create, VM_SNAPSHOT, VM) \
+        X("GET", V1 "/vms/{name}/snapshots/{snapshot}", vm_snapshot_get, VM_READ, VM) \
+        X("DELETE", V1 "/vms/{name}/snapshots/{snapshot}", vm_snapshot_delete, VM_SNAPSHOT, VM) \
+        X("POST", V1 "/vms/{name}/snapshots/{snapshot}/revert", vm_snapshot_revert, VM_SNAPSHOT, VM) \
         X("GET", V1 "/vms/{name}/advice", vm_advice, VM_READ, VM) \
         X("GET", V1 "/vms/{name}/console", vm_console, VM_CONSOLE, VM) \
         X("POST", V1 "/vms/{name}/forecast", vm_forecast, VM_MIGRATE, VM_HOST) \

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The request to move disks of a virtual machine to another datastore. */
+/* Requests to move disks of a virtual machine to another datastore, and to make them larger. */
 
 #include <errno.h>
 #include <string.h>
@@ -15,6 +15,8 @@
 #include "manager/operations.h"
 
 #define DISKS_MAX 64
+#define VM_DISK_MAX_BYTES (UINT64_C(64) << 40)
+#define SECTOR_BYTES 512
 #define TIMEOUT_MAX_MS (UINT64_C(7) * 24 * 3600 * 1000)
 
 static int check_word(const json_t *body, const char *key, const char *const *words, const char *hint,
@@ -166,4 +168,57 @@ void api_vm_migrate_disks(struct http_request *request, void *userdata)
                         .input = body,
                         .data = data},
                 NULL);
+}
+
+static int read_resize(struct http_request *request, json_t **ret_input, struct error **ret_error)
+{
+        static const char *const keys[] = {"size_bytes", NULL};
+        uint64_t size_bytes = 0;
+        json_t *body = NULL;
+        int r = api_body(request, keys, &body, ret_error);
+
+        if (r >= 0)
+                r = doc_opt_u64(body, "", "size_bytes", 1, VM_DISK_MAX_BYTES, &size_bytes, ret_error);
+        if (r >= 0 && !size_bytes)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field size_bytes is missing");
+        if (r < 0)
+                return r;
+        size_bytes = (size_bytes + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES;
+        *ret_input = json_pack("{s:s, s:I}", "disk", http_request_param(request, "disk"), "size_bytes",
+                (json_int_t)size_bytes);
+        return *ret_input ? 0 : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+}
+
+void api_vm_resize_disk(struct http_request *request, void *userdata)
+{
+        _cleanup_json_ json_t *vm = NULL, *input = NULL, *data = NULL;
+        _cleanup_free_ char *held = NULL, *object = NULL;
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+        const json_t *host;
+        int r = api_get_object(request, manager, "vm", &vm, &error);
+
+        if (r >= 0)
+                r = read_resize(request, &input, &error);
+        if (r >= 0)
+                r = operation_resize_check(manager, vm, input, &host, &error);
+        if (r < 0) {
+                if (vm)
+                        error_about(&error, "vm/%s", json_text(vm, "name"));
+                http_request_reply_error(request, error);
+                return;
+        }
+        held = alloc_printf("vm/%s", json_text(vm, "uid"));
+        object = alloc_printf("vm/%s", json_text(vm, "name"));
+        data = json_pack("{s:s}", "vm_uid", json_text(vm, "uid"));
+        if (!held || !object || !data)
+                http_request_reply_error(request, NULL);
+        else
+                api_submit(request, manager,
+                        &(struct task_request){.action = "vm.resize-disk",
+                                .object = object,
+                                .objects = (const char *const[]){held, NULL},
+                                .input = input,
+                                .data = data},
+                        NULL);
 }

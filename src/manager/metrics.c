@@ -195,16 +195,23 @@ static int write_vms(struct manager *manager, struct buf *out, struct error **re
 {
         static const char *const powers[] = {"stopped", "starting", "running", "paused", "incoming",
                 "outgoing-done", "crashed", "unknown", "suspending", "suspended", NULL};
+        static const char *const states[] = {"creating", "ready", "reverting", "deleting", NULL};
         struct gauge gauge = {"drover_vms", "Virtual machines by power state.", "power", powers, {}};
+        struct gauge snapshots = {
+                "drover_snapshots", "Snapshots of virtual machines by state.", "state", states, {}};
         _cleanup_json_ json_t *vms = inventory_vms(manager->inventory);
-        json_t *vm;
-        size_t i;
+        json_t *vm, *snapshot;
+        size_t i, k;
 
         if (!vms)
                 return no_memory(ret_error);
-        json_array_foreach (vms, i, vm)
+        json_array_foreach (vms, i, vm) {
                 count_word(&gauge, json_text(json_status(vm), "power"));
+                json_array_foreach (json_object_get(vm, "snapshots"), k, snapshot)
+                        count_word(&snapshots, json_text(snapshot, "state"));
+        }
         write_gauge(out, &gauge);
+        write_gauge(out, &snapshots);
         return 0;
 }
 

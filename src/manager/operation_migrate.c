@@ -86,6 +86,7 @@ static int check(struct manager *manager, const json_t *vm, const char *to, cons
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         input = check_facts_input(&facts);
         input.min_bandwidth_bps = operation_min_bandwidth_bps(options);
+        input.takes_disks = json_text_or_null(options, "to_datastore") != NULL;
         costs = asking && to ? json_object() : forecasts_costs(manager, vm);
         ranking = asking && to ? json_array() : costs ? placement_rank(&input, facts.hosts, costs) : NULL;
         if (!ranking)

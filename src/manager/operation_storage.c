@@ -17,6 +17,7 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
+#include "manager/snapshots.h"
 
 #define CALL_TIMEOUT_MS 10000u
 #define POLL_MS 250
@@ -212,6 +213,21 @@ static int check_host(struct manager *manager, const json_t *vm, const json_t *h
         return 0;
 }
 
+/* A copy has what the disk holds, not what its image has besides. */
+static int check_snapshots(const json_t *vm, const json_t *disks, struct error **ret_error)
+{
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach ((json_t *)disks, i, disk)
+                if (snapshots_have_disk(vm, json_text(disk, "name")))
+                        return error_set(ret_error, ERROR_CHECK_FAILED,
+                                "Delete its snapshots first (drover vm snapshot list).",
+                                "disk-snapshots: disk %s has snapshots, which would not go along",
+                                json_text(disk, "name"));
+        return 0;
+}
+
 /* Whether the agent's QEMU, or image, allows it, the agent says. */
 int operation_storage_check(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, json_t **ret_disks, struct error **ret_error)
@@ -222,6 +238,8 @@ int operation_storage_check(struct manager *manager, const json_t *vm, const jso
 
         if (r >= 0)
                 r = check_host(manager, vm, host, input, ret_error);
+        if (r >= 0)
+                r = check_snapshots(vm, disks, ret_error);
         if (r >= 0)
                 r = operation_storage_check_alone(
                         manager, vm, disks, "Name the others with --disk.", ret_error);

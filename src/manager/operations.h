@@ -23,6 +23,10 @@ extern const struct task_kind operation_vm_delete;
 extern const struct task_kind operation_vm_migrate;
 extern const struct task_kind operation_vm_migrate_cold;
 extern const struct task_kind operation_vm_migrate_disks;
+extern const struct task_kind operation_vm_resize_disk;
+extern const struct task_kind operation_vm_snapshot_create;
+extern const struct task_kind operation_vm_snapshot_revert;
+extern const struct task_kind operation_vm_snapshot_delete;
 extern const struct task_kind operation_host_add;
 extern const struct task_kind operation_host_sync;
 extern const struct task_kind operation_host_remove;
@@ -112,6 +116,18 @@ int operation_storage_check_alone(struct manager *manager, const json_t *vm, con
         const char *hint, struct error **ret_error);
 /* Names of the VM's disks (a document) whose image another VM names as well; the caller's; NULL without memory. */
 json_t *operation_storage_shared(struct manager *manager, const json_t *vm);
+
+/* Whether a disk of the VM (document) can get the size of the request (VmResizeDisk with "disk"), as far as the manager knows; *ret_host
+ * (borrowed): where the VM is. */
+int operation_resize_check(struct manager *manager, const json_t *vm, const json_t *input,
+        const json_t **ret_host, struct error **ret_error);
+/* Likewise for the VM's snapshot `name`. */
+int operation_snapshot_check_create(struct manager *manager, const json_t *vm, const char *name,
+        const json_t **ret_host, struct error **ret_error);
+int operation_snapshot_check_revert(struct manager *manager, const json_t *vm, const char *name,
+        const json_t **ret_host, struct error **ret_error);
+int operation_snapshot_check_delete(struct manager *manager, const json_t *vm, const char *name,
+        const json_t **ret_host, struct error **ret_error);
 
 /* For kinds whose tasks wait in the queue of migrations: how many may be under way at once is its matter. See struct task_kind. */
 bool operation_may_start(const struct task *task, void *userdata);

@@ -18,6 +18,7 @@
 
 #define CHILD_FD 3
 #define CHILD_PATH "/proc/self/fd/3"
+#define CHILD_QCOW2 "driver=qcow2,file.driver=file,file.filename=/proc/self/fd/3"
 #define CHILD_TARGET_FD 4 /* of a copy */
 #define CHILD_TARGET_PATH "/proc/self/fd/4"
 #define OUTPUT_MAX_BYTES (64 * 1024)
@@ -33,7 +34,7 @@
 static const char *const format_names[] = {[IMAGE_RAW] = "raw", [IMAGE_QCOW2] = "qcow2"};
 static_assert(ARRAY_SIZE(format_names) == N_IMAGE_FORMATS, "every format has a name");
 
-enum step { STEP_CREATE, STEP_INFO, STEP_CHECK, STEP_COPY };
+enum step { STEP_CREATE, STEP_INFO, STEP_CHECK, STEP_COPY, STEP_RESIZE, STEP_SNAPSHOT };
 
 struct image_job {
         struct loop *loop;
@@ -51,6 +52,9 @@ struct image_job {
         uint64_t rate_bytes_per_s;
         uint64_t size_bytes;
         uint64_t timeout_ms;
+        enum image_snapshot_verb verb; /* of STEP_SNAPSHOT */
+        char *snapshot;
+        json_t *snapshots; /* what info.snapshots points to */
         struct image_info info;
         image_done_fn done;
         void *userdata;
@@ -113,6 +117,7 @@ static void finish(struct image_job *job, struct error *error)
 {
         image_done_fn done = job->done;
         struct image_info info = job->info;
+        _cleanup_json_ json_t *snapshots = json_incref(job->snapshots); /* info points to it */
         void *userdata = job->userdata;
         struct stat st;
 
@@ -159,6 +164,19 @@ static void tool_failed(
                 child_result_format(result, how), *words ? ": " : "", words);
 }
 
+json_t *image_snapshot_names(const json_t *image)
+{
+        const json_t *list = json_object_get(image, "snapshots");
+        _cleanup_json_ json_t *names = json_array_size(list) ? json_array() : NULL;
+        json_t *one;
+        size_t i;
+
+        json_array_foreach ((json_t *)list, i, one)
+                if (json_array_append(names, json_object_get(one, "name")) < 0)
+                        return NULL;
+        return TAKE_PTR(names);
+}
+
 static int parse_info(struct image_job *job, const char *output, struct error **ret_error)
 {
         const char *start = strchr(output, '{');
@@ -180,6 +198,9 @@ static int parse_info(struct image_job *job, const char *output, struct error **
         job->info.allocated_bytes = allocated;
         job->info.dirty = json_is_true(json_object_get(json, "dirty-flag"));
         job->info.corrupt = json_is_true(json_object_get(data, "corrupt"));
+        job->info.snapshots = job->snapshots = image_snapshot_names(json);
+        if (!job->snapshots && json_array_size(json_object_get(json, "snapshots")))
+                return error_from_errno(ret_error, ENOMEM, "%s", job->name);
         return 0;
 }
 
@@ -244,6 +265,13 @@ static int start_tool(struct image_job *job, struct error **ret_error)
         const char *info[] = {"qemu-img", "info", "--output=json", "-f", format, CHILD_PATH, NULL};
         const char *info_shared[] = {
                 "qemu-img", "info", "-U", "--output=json", "-f", format, CHILD_PATH, NULL};
+        const char *resize[] = {"qemu-img", "resize", "-q", "-f", format, CHILD_PATH, size, NULL};
+        const char *const verbs[] = {[IMAGE_SNAPSHOT_CREATE] = "-c",
+                [IMAGE_SNAPSHOT_APPLY] = "-a",
+                [IMAGE_SNAPSHOT_DELETE] = "-d"};
+        /* It has no option for the format. */
+        const char *snapshot[] = {"qemu-img", "snapshot", "-q", verbs[job->verb], job->snapshot,
+                "--image-opts", CHILD_QCOW2, NULL};
         const char *check[] = {"qemu-img", "check", "--output=json", "-f", format, CHILD_PATH, NULL};
         const struct child_fd fds[] = {
                 {.fd = job->fd, .target = CHILD_FD}, {.fd = job->target_fd, .target = CHILD_TARGET_FD}};
@@ -257,11 +285,13 @@ static int start_tool(struct image_job *job, struct error **ret_error)
                 copy[14] = CHILD_TARGET_PATH;
         }
         snprintf(size, sizeof(size), "%" PRIu64, job->size_bytes);
-        spec.argv = job->step == STEP_CREATE  ? create
-                    : job->step == STEP_CHECK ? check
-                    : job->step == STEP_COPY  ? copy
-                    : job->check              ? info
-                                              : info_shared;
+        spec.argv = job->step == STEP_CREATE     ? create
+                    : job->step == STEP_CHECK    ? check
+                    : job->step == STEP_COPY     ? copy
+                    : job->step == STEP_RESIZE   ? resize
+                    : job->step == STEP_SNAPSHOT ? snapshot
+                    : job->check                 ? info
+                                                 : info_shared;
         spec.env = env;
         spec.fds = fds;
         spec.n_fds = job->target_fd >= 0 ? 2 : 1;
@@ -467,6 +497,46 @@ int image_copy_opened(struct loop *loop, const char *name, int fd, enum image_fo
         return start_opened(job, ret_job, ret_error);
 }
 
+int image_resize_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+        uint64_t size_bytes, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error)
+{
+        struct image_job *job;
+        int r = new_opened_job(loop, name, fd, format, done, userdata, &job, ret_error);
+
+        if (r < 0)
+                return r;
+        r = check_size(name, size_bytes, ret_error);
+        if (r < 0) {
+                image_job_free(job);
+                return r;
+        }
+        job->step = STEP_RESIZE;
+        job->timeout_ms = CREATE_TIMEOUT_MS;
+        job->size_bytes = (size_bytes + 511) / 512 * 512;
+        return start_opened(job, ret_job, ret_error);
+}
+
+int image_snapshot_opened(struct loop *loop, const char *name, int fd, enum image_snapshot_verb verb,
+        const char *snapshot, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error)
+{
+        struct image_job *job;
+        int r = new_opened_job(loop, name, fd, IMAGE_QCOW2, done, userdata, &job, ret_error);
+
+        if (r < 0)
+                return r;
+        job->step = STEP_SNAPSHOT;
+        job->timeout_ms = CREATE_TIMEOUT_MS;
+        job->verb = verb;
+        job->snapshot = alloc_strdup(snapshot);
+        if (!job->snapshot) {
+                image_job_free(job);
+                return error_from_errno(ret_error, ENOMEM, "%s", name);
+        }
+        return start_opened(job, ret_job, ret_error);
+}
+
 void image_job_free(struct image_job *job)
 {
         int r;
@@ -483,6 +553,8 @@ void image_job_free(struct image_job *job)
         fd_closep(&job->fd);
         fd_closep(&job->target_fd);
         fd_closep(&job->datastore_fd);
+        json_decref(job->snapshots);
+        free(job->snapshot);
         free(job->name);
         free(job->path);
         free(job);

@@ -28,7 +28,13 @@ struct image_info {
         bool corrupt;      /* marked so by QEMU */
         uint64_t n_errors; /* found by image_check_start() */
         uint64_t n_leaks;  /* clusters that nothing refers to: wasted space, no damage */
+        /* Read by image_info_*() and image_check_start(), borrowed: names of the snapshots in a qcow2 image; NULL: none. */
+        const json_t *snapshots;
 };
+
+/* Names of the snapshots in an image, of what QEMU says of it (qemu-img info, query-block's "image"): an array, the caller's; NULL: it
+ * names none, or no memory. */
+json_t *image_snapshot_names(const json_t *image);
 
 /* Exactly one of info and error; borrowed. */
 typedef void (*image_done_fn)(void *userdata, const struct image_info *info, struct error *error);
@@ -76,6 +82,17 @@ int image_info_opened(struct loop *loop, const char *name, int fd, enum image_fo
 int image_copy_opened(struct loop *loop, const char *name, int fd, enum image_format format, int to_fd,
         enum image_format to_format, uint64_t rate_bytes_per_s, uint64_t timeout_ms, image_done_fn done,
         void *userdata, struct image_job **ret_job, struct error **ret_error);
+
+/* Changes the virtual size of an image that nobody uses, whose descriptor may be written to; `size_bytes` as above, and not less than it has. */
+int image_resize_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+        uint64_t size_bytes, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error);
+
+/* Snapshots inside a qcow2 image that nobody uses, by name. APPLY: the image is as it was then, its size included. */
+enum image_snapshot_verb { IMAGE_SNAPSHOT_CREATE, IMAGE_SNAPSHOT_APPLY, IMAGE_SNAPSHOT_DELETE };
+int image_snapshot_opened(struct loop *loop, const char *name, int fd, enum image_snapshot_verb verb,
+        const char *snapshot, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error);
 
 /* Kills qemu-img (and removes a half-made new image); `done` is not called. Accepts NULL. */
 void image_job_free(struct image_job *job);

@@ -60,6 +60,15 @@ char *command_line_disk_node(size_t index, char ret[static COMMAND_LINE_NODE_SIZ
         return ret;
 }
 
+bool command_line_is_disk_device(const char *qdev, size_t index)
+{
+        char id[COMMAND_LINE_NODE_SIZE];
+        size_t len = (size_t)snprintf(id, sizeof(id), "dev-disk%zu", index);
+        const char *at = strstr(qdev, id);
+
+        return at && (at == qdev || at[-1] == '/') && (at[len] == '\0' || at[len] == '/');
+}
+
 uint64_t command_line_effective_memory(
         uint64_t memory_bytes, enum vm_accelerator accelerator, unsigned int qemu_major)
 {

@@ -73,3 +73,5 @@ uint64_t command_line_effective_memory(
 /* Block node that disk number `index` of the document (from 0) is attached by: "disk3"; its file node is
  * "disk3-file", its device "dev-disk3". */
 char *command_line_disk_node(size_t index, char ret[static COMMAND_LINE_NODE_SIZE]);
+/* Whether `qdev`, as query-block names a device, is the device of that disk: its id, alone or within a path of QEMU's object model. */
+bool command_line_is_disk_device(const char *qdev, size_t index);

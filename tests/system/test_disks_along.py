@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import shutil
+import subprocess
 import time
 
 import pytest
@@ -277,6 +278,20 @@ def test_host_that_dies_before_commit_has_the_disks_that_count_and_the_task_name
     guest.wait_ready()
     guest.verify()
     assert (guest.host(), record(lab, guest, cell.source)["epoch"]) == (cell.source, epoch + 3)
+
+
+def test_disks_with_snapshots_do_not_travel_without_them(lab):
+    kept = Workload(lab, "keeper").create(host="host1", image=None, memory="32M", disks=("local:8M",), start=False)
+    subprocess.run(["qemu-img", "snapshot", "-c", "foreign", image(lab, kept, "host1", 0)], check=True)
+    lab.drover("vm", "start", kept.name, "--host", "host1")
+    words = ("vm", "migrate", kept.name, "--to", "host2", "--to-datastore", "local")
+    done = lab.run_drover(*words)
+    assert done.returncode != 0 and "disk-snapshots" in done.stderr  # the agent looks at the image
+    lab.drover("vm", "snapshot", "create", kept.name, "ours")
+    report = json.loads(lab.run_drover("-o", "json", *words, "--check").stdout)
+    assert [check["object"] for check in report["checks"] if check["code"] == "disk-snapshots" and not check["ok"]] == ["ours"]
+    assert (kept.power(), kept.host()) == ("running", "host1")
+    kept.discard()
 
 
 def test_guest_waits_for_a_destination_that_died_until_that_says_or_is_removed(lab, guest, after):

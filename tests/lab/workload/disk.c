@@ -243,11 +243,16 @@ void disk_verify(void)
 
 void disk_status(FILE *out)
 {
+        uint64_t size_bytes = 0;
+
         pthread_mutex_lock(&disk.lock);
+        if (disk.fd >= 0 && ioctl(disk.fd, BLKGETSIZE64, &size_bytes) < 0)
+                size_bytes = 0;
         fprintf(out,
-                "\"disk\": \"%s\", \"records_written\": %" PRIu64 ", \"records_before\": %" PRIu64
-                ", \"records_checked\": %" PRIu64 ", \"slowest_write_ms\": %.1f, ",
-                disk.fd < 0 ? "" : disk.device, disk.last, disk.before, disk.n_checked,
+                "\"disk\": \"%s\", \"disk_bytes\": %" PRIu64 ", \"records_written\": %" PRIu64
+                ", \"records_before\": %" PRIu64 ", \"records_checked\": %" PRIu64
+                ", \"slowest_write_ms\": %.1f, ",
+                disk.fd < 0 ? "" : disk.device, size_bytes, disk.last, disk.before, disk.n_checked,
                 (double)disk.slowest_ns / 1e6);
         pthread_mutex_unlock(&disk.lock);
 }

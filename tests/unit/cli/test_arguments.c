@@ -104,7 +104,8 @@ static void minimal_line(const struct command *command, char *line, size_t size)
         size_t used = (size_t)snprintf(line, size, "%s", command->words);
 
         for (const struct operand_spec *p = command->operands; p->name; p++)
-                used += (size_t)snprintf(line + used, size - used, " word");
+                used += (size_t)snprintf(
+                        line + used, size - used, " %s", p->kind == VALUE_SIZE ? "1G" : "word");
         for (const struct option_spec *o = command->options; o && o->name; o++)
                 if (o->required && o->kind == VALUE_CHOICE)
                         used += (size_t)snprintf(line + used, size - used, " --%s %.*s", o->name,

@@ -6,6 +6,7 @@
 #include <poll.h>
 
 #include "base/alloc.h"
+#include "base/doc.h"
 #include "io/pki.h"
 #include "io/sock.h"
 
@@ -30,14 +31,14 @@ static void on_host(struct http_request *request, void *userdata)
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
-                          "s:b, s:b, s:b, s:b}, s:i, s:[{s:s, s:I}], s:O*}",
+                          "s:b, s:b, s:b, s:b, s:b}, s:i, s:[{s:s, s:I}], s:O*}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
-                        "storage_moves", 1, "suspend", !agent->knows_no_states, "disks_along", 1, "n_vms",
-                        (int)json_object_size(agent->vms), "links", "address", "127.0.0.1", "speed_bps",
-                        agent->link_bps, "waiting_migrations", agent->waiting));
+                        "storage_moves", 1, "suspend", !agent->knows_no_states, "disk_work", 1, "disks_along",
+                        1, "n_vms", (int)json_object_size(agent->vms), "links", "address", "127.0.0.1",
+                        "speed_bps", agent->link_bps, "waiting_migrations", agent->waiting));
 }
 
 /* Answers with the document (taken over), and with what nobody asked for if it is to. */
@@ -261,6 +262,42 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                               : !strcmp(verb, "pause") ? "paused"
                                                        : "running");
         reply_padded(request, agent, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
+}
+
+static void on_disk_work(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+        _cleanup_json_ json_t *disks = json_array();
+        size_t i, n = strcspn(agent->fail_disk_work ?: "", " ");
+        struct error *error = NULL;
+        enum error_code code;
+        json_t *body = NULL, *name, *size;
+        const char *work;
+
+        assert_int_equal(http_request_json(request, &body, NULL), 0);
+        assert_null(json_object_get(json_object_get(body, "vm"), "snapshots")); /* the manager's own */
+        json_decref(agent->disk_work);
+        agent->disk_work = json_deep_copy(body);
+        work = json_text(body, "work");
+        if (agent->hold && !strcmp(work, agent->hold)) {
+                hold(agent, request);
+                return;
+        }
+        if (agent->fail_disk_work && n == strlen(work) && !strncmp(agent->fail_disk_work, work, n)) {
+                assert_int_equal(error_code_from_string(agent->fail_disk_work + n + 1, &code), 0);
+                error_set(&error, code, NULL, "the agent does not want to");
+                http_request_reply_error(request, error);
+                return;
+        }
+        if (agent->disk_work_answer) {
+                http_request_reply_json(request, 200, json_deep_copy(agent->disk_work_answer));
+                return;
+        }
+        size = json_object_get(body, "size_bytes");
+        json_array_foreach (json_object_get(body, "disks"), i, name)
+                json_array_append_new(disks, json_pack("{s:O, s:o}", "name", name, "size_bytes",
+                                                     size ? json_incref(size) : json_integer(4 << 20)));
+        http_request_reply_json(request, 200, json_pack("{s:O, s:b}", "disks", disks, "live", 0));
 }
 
 static void on_suspend_cancel(struct http_request *request, void *userdata)
@@ -527,6 +564,7 @@ static const struct http_route routes[] = {
         {"PUT", "/agent/v1/fenced-hosts", on_fenced_hosts},
         {"GET", "/agent/v1/events", on_events},
         {"GET", "/agent/v1/vms/{uid}", on_vm},
+        {"POST", "/agent/v1/vms/{uid}/disk-work", on_disk_work},
         {"POST", "/agent/v1/vms/{uid}/{verb}", on_vm_verb},
         {"POST", "/agent/v1/vms/{uid}/suspend/cancel", on_suspend_cancel},
         {"POST", "/agent/v1/migrations", on_migrate},
@@ -622,6 +660,8 @@ void agent_double_deinit(struct agent_double *agent)
         json_decref(agent->networks);
         json_decref(agent->migration);
         json_decref(agent->storage_move);
+        json_decref(agent->disk_work_answer);
+        json_decref(agent->disk_work);
         json_decref(agent->seen);
         json_decref(agent->waiting);
         json_decref(agent->lies);

@@ -163,7 +163,7 @@ class Answers(WithManager):
         for method, path in sorted(described()):
             if "{name}" in path:
                 with self.subTest(method=method, path=path):
-                    status, problem = self.call(method, path, name="nobody")
+                    status, problem = self.call(method, path, name="nobody", disk="disk9", snapshot="none")
                     self.assertEqual((status, problem["code"]), (404, "not-found"))
 
     def test_host(self):

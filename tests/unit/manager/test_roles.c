@@ -130,12 +130,10 @@ static bool is_route(const struct route *route, const char *handler)
 /* A path with `name` for its {name}. */
 static void fill_path(const char *pattern, const char *name, char ret[static 128])
 {
-        const char *open = strchr(pattern, '{');
+        size_t n = 0;
 
-        if (open)
-                snprintf(ret, 128, "%.*s%s%s", (int)(open - pattern), pattern, name, strchr(open, '}') + 1);
-        else
-                snprintf(ret, 128, "%s", pattern);
+        for (const char *at = pattern; *at && n + 1 < 128; at = strchr(at, *at == '{' ? '}' : *at) + 1)
+                n += (size_t)snprintf(ret + n, 128 - n, "%.*s", *at == '{' ? 64 : 1, *at == '{' ? name : at);
 }
 
 /* Objects of the route's kind: a VM, the host where it is, the newest task. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scratch.h"
 
+#include "base/doc.h"
 #include "io/child.h"
 #include "storage/image.h"
 
@@ -346,6 +347,69 @@ static void test_a_copy_of_what_refers_elsewhere_is_refused(void **state)
         assert_fails(copy(s, "a.qcow2", IMAGE_QCOW2, "b.raw", IMAGE_RAW), ERROR_CHECK_FAILED, "backing file");
 }
 
+static struct outcome work(struct scratch *s, const char *path, enum image_format format, uint64_t size_bytes,
+        enum image_snapshot_verb verb, const char *snapshot)
+{
+        struct outcome outcome = {};
+        struct error *error = NULL;
+        struct image_job *job;
+        int fd = -1, r = datastore_open_file(s->datastore, path, O_RDWR, &fd, &error);
+
+        if (r == 0 && snapshot)
+                r = image_snapshot_opened(s->loop, path, fd, verb, snapshot, on_done, &outcome, &job, &error);
+        else if (r == 0)
+                r = image_resize_opened(
+                        s->loop, path, fd, format, size_bytes, on_done, &outcome, &job, &error);
+        return ended(s, r, error, &outcome);
+}
+
+static void test_an_image_grows(void **state)
+{
+        static const char *const names[] = {"a.raw", "a.qcow2"};
+        struct scratch *s = *state;
+
+        for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+                enum image_format format = i ? IMAGE_QCOW2 : IMAGE_RAW;
+                struct outcome outcome;
+
+                assert_ok(create(s, names[i], format, MIB, IMAGE_THIN));
+                assert_ok(work(s, names[i], format, 2 * MIB, 0, NULL));
+                outcome = info(s, names[i], format);
+                assert_ok(outcome);
+                assert_int_equal(outcome.info.virtual_bytes, 2 * MIB);
+                assert_fails(work(s, names[i], format, 0, 0, NULL), ERROR_BAD_DOCUMENT, "0 bytes");
+        }
+}
+
+static void test_snapshots_are_made_applied_and_deleted(void **state)
+{
+        struct scratch *s = *state;
+
+        assert_ok(create(s, "a.qcow2", IMAGE_QCOW2, MIB, IMAGE_THIN));
+        run("qemu-io -f qcow2 -c 'write -P 7 0 64k' a.qcow2 >/dev/null", s);
+        assert_ok(work(s, "a.qcow2", IMAGE_QCOW2, 0, IMAGE_SNAPSHOT_CREATE, "drover-one"));
+        run("qemu-io -f qcow2 -c 'write -P 8 0 64k' a.qcow2 >/dev/null", s);
+        run("qemu-img snapshot -l a.qcow2 | grep -qw drover-one", s);
+        assert_ok(work(s, "a.qcow2", IMAGE_QCOW2, 0, IMAGE_SNAPSHOT_APPLY, "drover-one"));
+        run("qemu-io -f qcow2 -c 'read -P 7 0 64k' a.qcow2 | grep -qv 'Pattern verification failed'", s);
+        assert_ok(work(s, "a.qcow2", IMAGE_QCOW2, 0, IMAGE_SNAPSHOT_DELETE, "drover-one"));
+        run("! qemu-img snapshot -l a.qcow2 | grep -qw drover-one", s);
+        assert_fails(work(s, "a.qcow2", IMAGE_QCOW2, 0, IMAGE_SNAPSHOT_APPLY, "drover-one"),
+                ERROR_QEMU_FAILED, "drover-one");
+}
+
+static void test_names_of_snapshots_are_read(void **state)
+{
+        _cleanup_json_ json_t *image = json_pack(
+                "{s:[{s:s, s:s}, {s:s, s:s}]}", "snapshots", "id", "1", "name", "a", "id", "2", "name", "b");
+        _cleanup_json_ json_t *names = image_snapshot_names(image), *none = json_object();
+
+        assert_int_equal(json_array_size(names), 2);
+        assert_true(doc_has_string(names, "a"));
+        assert_true(doc_has_string(names, "b"));
+        assert_null(image_snapshot_names(none));
+}
+
 static void test_formats_have_names(void **state)
 {
         enum image_format format;
@@ -380,6 +444,9 @@ int main(void)
                 SCRATCH_TEST(test_the_time_limit_ends_it),
                 SCRATCH_TEST(test_a_copy_has_the_same_content_and_stays_sparse),
                 SCRATCH_TEST(test_a_copy_of_what_refers_elsewhere_is_refused),
+                SCRATCH_TEST(test_an_image_grows),
+                SCRATCH_TEST(test_snapshots_are_made_applied_and_deleted),
+                SCRATCH_TEST(test_names_of_snapshots_are_read),
                 SCRATCH_TEST(test_formats_have_names),
         };
 

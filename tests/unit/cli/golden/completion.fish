@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -30,7 +30,9 @@ end
 complete -c drover -f
 complete -c drover -n '__drover_at ""' -a 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help'
 complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down label maintenance remove'
-complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume suspend delete console advise forecast migrate'
+complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume suspend delete console advise forecast migrate disk snapshot'
+complete -c drover -n '__drover_at "vm disk"' -a 'resize'
+complete -c drover -n '__drover_at "vm snapshot"' -a 'create list show revert delete'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "queue"' -a 'show drain resume'
 complete -c drover -n '__drover_at "schedule"' -a 'list show create next run pause resume delete'
@@ -139,6 +141,13 @@ complete -c drover -n '__drover_in "vm migrate"' -l channels -x -d 'number of co
 complete -c drover -n '__drover_in "vm migrate"' -l rate-limit -x -d 'such as 500mbit; default none'
 complete -c drover -n '__drover_in "vm migrate"' -l min-bandwidth -x -d 'wait until both hosts\' links can promise this much, and keep others from it'
 complete -c drover -n '__drover_in "vm migrate"' -l give-up -x -d 'cancel the migration after this long; default 1h'
+complete -c drover -n '__drover_at "vm disk resize"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_at "vm snapshot create"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm snapshot create"' -l description -x -d 'what it is for'
+complete -c drover -n '__drover_at "vm snapshot list"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_at "vm snapshot show"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_at "vm snapshot revert"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_at "vm snapshot delete"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "task list"' -l active -d 'only those that have not ended'
 complete -c drover -n '__drover_in "task list"' -l object -x -d 'only about this, such as vm/web1'
 complete -c drover -n '__drover_in "task list"' -l action -x -d 'only this action, such as vm.migrate'
