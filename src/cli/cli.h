@@ -52,6 +52,8 @@ struct cli {
         X(vm_advise) \
         X(vm_forecast) \
         X(vm_migrate) \
+        X(vm_import_disk) \
+        X(vm_export_disk) \
         X(task_list) \
         X(task_show) \
         X(task_watch) \

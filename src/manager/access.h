@@ -23,6 +23,7 @@
         X(VM_DELETE, "vm.delete", "delete virtual machines") \
         X(VM_POWER, "vm.power", "start, stop, pause, suspend and resume virtual machines") \
         X(VM_MIGRATE, "vm.migrate", "migrate virtual machines and their disks, and check migrations") \
+        X(VM_IMAGE, "vm.image", "import disks and virtual machines from images, and export them") \
         X(VM_CONSOLE, "vm.console", "read consoles of virtual machines") \
         X(TASK_READ, "task.read", "see tasks") \
         X(TASK_CANCEL, "task.cancel", "cancel tasks") \

@@ -23,6 +23,8 @@ extern const struct task_kind operation_vm_delete;
 extern const struct task_kind operation_vm_migrate;
 extern const struct task_kind operation_vm_migrate_cold;
 extern const struct task_kind operation_vm_migrate_disks;
+extern const struct task_kind operation_vm_import_disk;
+extern const struct task_kind operation_vm_export_disk;
 extern const struct task_kind operation_host_add;
 extern const struct task_kind operation_host_sync;
 extern const struct task_kind operation_host_remove;

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks come from and go into images of other products: content and checksums hold, what is hostile is refused, and nothing half made is left."""
+
+import hashlib
+import itertools
+import os
+import pathlib
+import subprocess
+
+import pytest
+from labkit.lab import wait_for
+
+LAB = {"hosts": 1, "qemu_versions": {"host1": "10.0"}}
+MIB = 1 << 20
+
+_numbers = itertools.count()
+
+
+def qemu_img(*words):
+    subprocess.run(["qemu-img", *map(str, words)], check=True, capture_output=True)
+
+
+def sha256(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def incoming(lab):
+    """A folder on the datastore with an image of another product in each format, all of one content."""
+    folder = lab.folder / "shared/incoming"
+    folder.mkdir()
+    with open(folder / "web.raw", "wb") as image:
+        image.write(os.urandom(3 * MIB))
+        image.truncate(16 * MIB)
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", folder / "web.raw", folder / "web.vmdk")
+    qemu_img("convert", "-f", "raw", "-O", "vhdx", folder / "web.raw", folder / "web.vhdx")
+    return folder
+
+
+@pytest.fixture
+def empty_vm(lab):
+    """A virtual machine that is off and has no disk yet."""
+    name = f"img{next(_numbers)}"
+    lab.drover("vm", "create", name, "--memory", "64M", "--datastore", "shared", "--host", "host1")
+    yield name
+    lab.drover("vm", "delete", name)
+    assert not (lab.folder / "shared" / name).exists(), "its folder goes with everything in it"
+
+
+def disks_of(lab, name):
+    return lab.drover_json("vm", "show", name)["spec"].get("disks", [])
+
+
+def content(path, image_format):
+    flat = path.with_name(path.name + ".flat")
+    qemu_img("convert", "-f", image_format, "-O", "raw", path, flat)
+    data = flat.read_bytes()
+    flat.unlink()
+    return data
+
+
+def leftovers(lab):
+    return [str(path) for path in (lab.folder / "shared").rglob("*.part")] + \
+        [str(path) for path in lab.folder.rglob("image-jobs/*")]
+
+
+def test_disk_that_was_imported_and_exported_again_has_the_same_content(lab, empty_vm, incoming):
+    done = lab.drover("vm", "import-disk", empty_vm, "shared:incoming/web.vmdk")
+    assert sha256(incoming / "web.vmdk") in done, "the checksum of the image is kept"
+    disk, = disks_of(lab, empty_vm)
+    assert (disk["path"], disk["format"], disk["size_bytes"]) == (f"{empty_vm}/disk0.qcow2", "qcow2", 16 * MIB)
+    made = lab.folder / "shared" / disk["path"]
+    assert content(made, "qcow2") == (incoming / "web.raw").read_bytes()
+    for ending, image_format in (("vmdk", "vmdk"), ("vhdx", "vhdx"), ("vdi", "vdi"), ("raw", "raw")):
+        out = lab.folder / f"shared/exports/{empty_vm}.{ending}"
+        told = lab.drover("vm", "export-disk", empty_vm, "disk0", f"shared:exports/{empty_vm}.{ending}")
+        assert sha256(out) in told
+        assert out.with_name(out.name + ".sha256").read_text() == f"{sha256(out)}  {out.name}\n"
+        assert content(out, image_format) == (incoming / "web.raw").read_bytes(), ending
+    # The checksum that was written beside the image is compared when it comes back.
+    lab.drover("vm", "import-disk", empty_vm, f"shared:exports/{empty_vm}.vhdx", "--to-format", "raw", "--name", "back")
+    assert (lab.folder / f"shared/{empty_vm}/back.raw").read_bytes() == (incoming / "web.raw").read_bytes()
+    out = lab.folder / f"shared/exports/{empty_vm}.vdi"
+    with open(out, "r+b") as image:
+        image.seek(2 * MIB)
+        image.write(b"changed")
+    refused = lab.run_drover("vm", "import-disk", empty_vm, f"shared:exports/{empty_vm}.vdi")
+    assert refused.returncode == 1 and "has the checksum" in refused.stderr, refused.stderr
+    assert leftovers(lab) == []
+
+
+def test_imported_disk_is_a_disk_of_the_guest(lab, vm, incoming):
+    guest = vm(append="workload.disk=0", start=False)
+    lab.drover("vm", "import-disk", guest.name, "shared:incoming/web.raw", "--to-format", "raw")
+    guest.start("host1")
+    disk = disks_of(lab, guest.name)[1]
+    assert disk["size_bytes"] == 16 * MIB
+    refused = lab.run_drover("vm", "export-disk", guest.name, "disk1", "shared:exports/running.raw")
+    assert refused.returncode == 5 and "Stop it first" in refused.stderr, refused.stderr
+
+
+def hostile(folder, name):
+    """An image that shows its reader a file of the host, and what the refusal says."""
+    secret, path = folder / "secret", folder / f"{name}.{name.partition('-')[0]}"
+    secret.write_bytes(b"s" * MIB)
+    if name == "qcow2-backing":
+        qemu_img("create", "-f", "qcow2", "-b", "/etc/hostname", "-F", "raw", "-u", path, "1M")
+    elif name == "qcow2-data":
+        qemu_img("create", "-f", "qcow2", "-o", f"data_file={secret},data_file_raw=on", path, "1M")
+    elif name == "vmdk-descriptor":
+        path.write_text('# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
+                        f'RW 2048 FLAT "{secret}" 0\nddb.adapterType = "ide"\n')
+    return path
+
+
+@pytest.mark.parametrize("name", ["qcow2-backing", "qcow2-data", "vmdk-descriptor"])
+def test_image_that_names_a_file_of_the_host_is_refused(lab, empty_vm, incoming, name):
+    path = hostile(incoming, name)
+    refused = lab.run_drover("vm", "import-disk", empty_vm, f"shared:incoming/{path.name}")
+    assert refused.returncode == 1 and "refers to another file" in refused.stderr, refused.stderr
+    assert "qemu-img convert" in refused.stderr, "the way out"
+    assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
+
+
+@pytest.mark.parametrize("name, says", [("shared:../secret.raw", ".."), ("shared:/etc/passwd", "no file on a datastore"),
+                                        ("nowhere:web.raw", "nowhere"), ("shared:incoming/none.raw", "none.raw"),
+                                        ("shared:incoming/web", "does not tell the format")])
+def test_name_that_is_no_image_on_a_datastore_is_refused(lab, empty_vm, incoming, name, says):
+    refused = lab.run_drover("vm", "import-disk", empty_vm, name)
+    assert refused.returncode in (1, 2, 3) and says in refused.stderr, refused.stderr
+    assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
+
+
+def test_export_neither_replaces_a_file_nor_goes_into_the_folder_of_a_vm(lab, empty_vm, incoming):
+    lab.drover("vm", "import-disk", empty_vm, "shared:incoming/web.raw")
+    before = sha256(incoming / "web.raw")
+    there = lab.run_drover("vm", "export-disk", empty_vm, "disk0", "shared:incoming/web.raw")
+    assert there.returncode == 5 and "is there already" in there.stderr, there.stderr
+    assert sha256(incoming / "web.raw") == before
+    inside = lab.run_drover("vm", "export-disk", empty_vm, "disk0", f"shared:{empty_vm}/suspend.raw")
+    assert inside.returncode == 5 and "folder of the virtual machine" in inside.stderr, inside.stderr
+    record = lab.run_drover("vm", "export-disk", empty_vm, "disk0", "shared:exports/owner.json")
+    assert record.returncode != 0 and "does not tell the format" in record.stderr, record.stderr
+    assert leftovers(lab) == []
+
+
+# Where the agent ends, or its helper, and the agent with it.
+POINTS = ("image-job-journalled", "image-job-begun", "image-job-made", "image-job-named", "image-job-done")
+SOME_POINTS = ("image-job-begun", "image-job-named")
+
+
+def pytest_generate_tests(metafunc):
+    if "point" in metafunc.fixturenames:
+        metafunc.parametrize("point", POINTS if metafunc.config.getoption("--all-points") else SOME_POINTS)
+
+
+def test_agent_that_dies_at_a_point_makes_the_disk_after_all(lab, empty_vm, incoming, point):
+    gate = lab.folder / f"gate-{next(_numbers)}"
+    lost = f",image-job-lost:{gate}-lost" if point in ("image-job-begun", "image-job-made", "image-job-named") else ""
+    lab.restart("host1", "agent", {"DROVER_CRASH_AT": f"{point}:{gate}{lost}"})
+    lab.wait_connected()
+    task = lab.drover_json("--no-wait", "vm", "import-disk", empty_vm, "shared:incoming/web.vhdx")["name"]
+    wait_for(f"the agent to die at {point}", lambda: gate.exists() and not lab.find("host1", "agent"), 60, 0.05)
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    wait_for("the task to end", lambda: lab.drover_json("task", "show", task)["status"]["finished"], 60)
+    status = lab.drover_json("task", "show", task)["status"]
+    assert status["state"] == "succeeded", status
+    disk, = disks_of(lab, empty_vm)
+    assert content(lab.folder / "shared" / disk["path"], "qcow2") == (incoming / "web.raw").read_bytes()
+    assert leftovers(lab) == []
+
+
+def test_helper_that_dies_fails_the_task_and_leaves_nothing(lab, empty_vm, incoming):
+    gate = lab.folder / f"gate-{next(_numbers)}"
+    lab.restart("host1", "agent", {"DROVER_CRASH_AT": f"image-job-named:{gate}"})
+    lab.wait_connected()
+    failed = lab.run_drover("vm", "import-disk", empty_vm, "shared:incoming/web.vmdk")
+    assert failed.returncode == 1 and "died" in failed.stderr, failed.stderr
+    assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
+    assert not (lab.folder / f"shared/{empty_vm}/disk0.qcow2").exists()
+    lab.drover("vm", "import-disk", empty_vm, "shared:incoming/web.vmdk")
+
+
+def test_cancelled_import_leaves_nothing(lab, empty_vm, incoming):
+    big = incoming / "big.raw"
+    subprocess.run(["fallocate", "-l", "1500M", big], check=True)
+    with open(big, "r+b") as image:
+        image.write(os.urandom(MIB))
+    task = lab.drover_json("--no-wait", "vm", "import-disk", empty_vm, "shared:incoming/big.raw", "--to-format", "raw")["name"]
+    wait_for("the helper to have begun", lambda: leftovers(lab), 30, 0.02)
+    lab.drover("task", "cancel", task)
+    wait_for("the task to end", lambda: lab.drover_json("task", "show", task)["status"]["finished"], 60)
+    assert lab.drover_json("task", "show", task)["status"]["state"] == "cancelled"
+    big.unlink()
+    assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
