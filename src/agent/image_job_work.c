@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "io/crash_point.h"
 #include "io/file.h"
+#include "storage/appliance.h"
 #include "storage/beneath.h"
 #include "storage/image_convert.h"
 #include "storage/offload.h"
@@ -23,6 +24,7 @@
 #define CHECKSUM_FILE_MAX 4096
 #define MADE_MAX_BYTES 65536
 #define SHA256_HEX_CHARS 64
+#define KIND_READ "read"
 
 /* One end of the work. `part` and `sums` are the target's: the file under work, and the one with its checksum. */
 struct place {
@@ -41,7 +43,8 @@ static void place_deinit(struct place *place)
 
 /* --- Requests ------------------------------------------------------------------------------------------------------ */
 
-static int check_place(const json_t *request, const char *key, json_t **ret_place, struct error **ret_error)
+static int check_place(
+        const json_t *request, const char *key, bool has_format, json_t **ret_place, struct error **ret_error)
 {
         const char *text = NULL;
         enum image_kind kind;
@@ -59,9 +62,9 @@ static int check_place(const json_t *request, const char *key, json_t **ret_plac
         if (r >= 0 && !text_is_relative_path(text))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Name a file inside the datastore.",
                         "%s.path is \"%.64s\", which is no path inside a datastore", key, text);
-        if (r >= 0)
+        if (r >= 0 && has_format)
                 r = doc_need_string(place, key, "format", 16, &text, ret_error);
-        if (r >= 0 && image_kind_from_string(text, &kind) < 0)
+        if (r >= 0 && has_format && image_kind_from_string(text, &kind) < 0)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Possible are " IMAGE_KIND_WORDS ".",
                         "%s.format is \"%.16s\"", key, text);
         if (r >= 0)
@@ -111,6 +114,7 @@ int image_job_check(const json_t *request, struct error **ret_error)
         static const char *const keys[] = {"id", "kind", "timeout_ms", "source", "target", NULL};
         const char *id = NULL, *kind = NULL;
         json_t *place = NULL;
+        bool converts;
         uint64_t number;
         int r = doc_only_keys(request, "", keys, ret_error);
 
@@ -120,18 +124,19 @@ int image_job_check(const json_t *request, struct error **ret_error)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field id is no UUID");
         if (r >= 0)
                 r = doc_need_string(request, "", "kind", 16, &kind, ret_error);
-        if (r >= 0 && strcmp(kind, "convert") != 0)
+        converts = kind && !strcmp(kind, "convert");
+        if (r >= 0 && !converts && strcmp(kind, KIND_READ) != 0)
                 r = error_set(ret_error, ERROR_NOT_SUPPORTED, "Upgrade drover there.",
                         "this agent knows no work \"%.16s\" on images", kind);
         if (r >= 0)
                 r = doc_need_u64(request, "", "timeout_ms", 1000, INT64_MAX, &number, ret_error);
         if (r >= 0)
-                r = check_place(request, "source", &place, ret_error);
+                r = check_place(request, "source", converts, &place, ret_error);
         if (r >= 0)
                 r = check_source(place, ret_error);
-        if (r >= 0)
-                r = check_place(request, "target", &place, ret_error);
-        return r < 0 ? r : check_target(place, ret_error);
+        if (r >= 0 && converts)
+                r = check_place(request, "target", true, &place, ret_error);
+        return r < 0 || !converts ? r : check_target(place, ret_error);
 }
 
 static const char *text_of(const json_t *object, const char *key)
@@ -451,12 +456,73 @@ static int make(const struct image_job_work *work, const struct place *target, j
         return r;
 }
 
+/* --- Appliances -------------------------------------------------------------------------------------------------------- */
+
+static bool only_reads(const struct image_job_work *work)
+{
+        return !strcmp(text_of(work->request, "kind"), KIND_READ);
+}
+
+/* Of the manifest beside a description: "web.ovf", "web.mf". */
+static int open_manifest(const struct place *source, int *ret_fd)
+{
+        char path[PATH_MAX_CHARS + 1];
+
+        snprintf(path, sizeof(path), "%.*s.mf", (int)(strlen(source->path) - strlen(".ovf")), source->path);
+        return beneath_open_file(source->store->fd, path, O_RDONLY, 0, ret_fd);
+}
+
+/* Where the disk's content is: the archive, or the file beside the description. */
+static int add_path(const struct place *source, bool archive, json_t *disk)
+{
+        const char *slash = strrchr(source->path, '/');
+        _cleanup_free_ char *beside = alloc_printf(
+                "%.*s%s", slash ? (int)(slash + 1 - source->path) : 0, source->path, text_of(disk, "file"));
+
+        return beside ? json_object_set_new(disk, "path", json_string(archive ? source->path : beside))
+                      : -ENOMEM;
+}
+
+static int read_appliance(const struct image_job_work *work, json_t **ret_result, struct error **ret_error)
+{
+        _cleanup_place_ struct place source = {};
+        _cleanup_json_ json_t *description = NULL;
+        _cleanup_fd_ int fd = -1, manifest_fd = -1;
+        json_t *disk;
+        bool archive;
+        size_t i;
+        int r = open_place(work, "source", &source, ret_error);
+
+        if (r < 0)
+                return r;
+        archive = appliance_is_archive(source.path);
+        if (!archive && !appliance_is_description(source.path))
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name a file that ends in .ova or .ovf.",
+                        "%s is no appliance by its name", source.label);
+        r = beneath_open_file(source.store->fd, source.path, O_RDONLY, 0, &fd);
+        if (r < 0)
+                return beneath_failed(r, source.store->name, source.path, ret_error);
+        if (!archive)
+                (void)open_manifest(&source, &manifest_fd);
+        crash_point("image-job-reading");
+        r = appliance_read(fd, manifest_fd, archive, source.label, &description, ret_error);
+        json_array_foreach (json_object_get(description, "disks"), i, disk)
+                if (r >= 0 && add_path(&source, archive, disk) < 0)
+                        r = error_from_errno(ret_error, ENOMEM, "%s", source.label);
+        if (r >= 0)
+                *ret_result = TAKE_PTR(description);
+        return r;
+}
+
 int image_job_run(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct image_job_work *work = arg;
         _cleanup_place_ struct place target = {};
-        int r = open_place(work, "target", &target, ret_error);
+        int r;
 
+        if (only_reads(work))
+                return read_appliance(work, ret_result, ret_error);
+        r = open_place(work, "target", &target, ret_error);
         return r < 0 ? r : make(work, &target, ret_result, ret_error);
 }
 
@@ -467,8 +533,11 @@ int image_job_clear(void *arg, json_t **ret_result, struct error **ret_error)
         const struct image_job_work *work = arg;
         _cleanup_place_ struct place target = {};
         _cleanup_json_ json_t *made = NULL;
-        int r = open_place(work, "target", &target, ret_error);
+        int r;
 
+        if (only_reads(work))
+                return 0;
+        r = open_place(work, "target", &target, ret_error);
         if (r < 0)
                 return r;
         made = read_made(work);

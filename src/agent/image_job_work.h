@@ -25,7 +25,8 @@ struct image_job_work {
         bool undo; /* image_job_clear(): remove what it has made, though it has its name already */
 };
 
-/* BAD_DOCUMENT unless it is a request: {"id", "kind": "convert", "timeout_ms", "source": {"datastore", "path", "format", "offset", "length",
+/* BAD_DOCUMENT unless it is a request: {"id", "kind": "read", "timeout_ms", "source": {"datastore", "path"}} for what an appliance says of itself
+ * (storage/appliance.h; its disks have a "path", too), or {"id", "kind": "convert", "timeout_ms", "source": {"datastore", "path", "format", "offset", "length",
  * "digest": {"hash", "hex"}}, "target": {"datastore", "path", "format", "stream", "checksum"}}. */
 int image_job_check(const json_t *request, struct error **ret_error);
 

@@ -264,14 +264,20 @@ static void on_stores(void *userdata, struct error *error)
                 fail(job, failure);
 }
 
+/* NULL: the job has no such end. */
+static const char *datastore_of(const struct job *job, const char *end)
+{
+        return json_string_value(json_object_get(json_object_get(job->request, end), "datastore"));
+}
+
 static void begin(struct job *job)
 {
         const char *names[2];
         size_t n_names = 1;
         struct error *error = NULL;
 
-        names[0] = json_string_value(json_object_get(json_object_get(job->request, "target"), "datastore"));
-        names[1] = json_string_value(json_object_get(json_object_get(job->request, "source"), "datastore"));
+        names[0] = datastore_of(job, "source");
+        names[1] = datastore_of(job, "target");
         if (names[1] && strcmp(names[0], names[1]) != 0)
                 n_names = 2;
         job->phase = PHASE_RUNNING;
@@ -296,8 +302,7 @@ static void on_interrupted_stores(void *userdata, struct error *error)
 /* An agent before us had begun it. */
 static void interrupt(struct job *job)
 {
-        const char *name =
-                json_string_value(json_object_get(json_object_get(job->request, "target"), "datastore"));
+        const char *name = datastore_of(job, "target") ?: datastore_of(job, "source");
         _cleanup_error_ struct error *error = NULL;
 
         job->undo = true;

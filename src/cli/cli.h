@@ -52,6 +52,7 @@ struct cli {
         X(vm_advise) \
         X(vm_forecast) \
         X(vm_migrate) \
+        X(vm_import) \
         X(vm_import_disk) \
         X(vm_export_disk) \
         X(task_list) \

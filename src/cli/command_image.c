@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* drover vm import-disk, vm export-disk */
+/* drover vm import, vm import-disk, vm export-disk */
 
 #include <string.h>
 
@@ -87,4 +87,62 @@ int command_vm_export_disk(struct cli *cli, const struct arguments *arguments, s
                                       json_object_set_new(body, "stream", json_true()) < 0)))
                 r = no_memory(ret_error);
         return r < 0 ? r : task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
+}
+
+/* "shared:incoming/web.ova" -> "web"; the caller's. */
+static int name_of(const char *appliance, char **ret_name, struct error **ret_error)
+{
+        const char *at = strrchr(appliance, '/'), *dot;
+
+        at = at ? at + 1 : strchr(appliance, ':') + 1;
+        dot = strrchr(at, '.');
+        *ret_name = alloc_printf("%.*s", dot ? (int)(dot - at) : (int)strlen(at), at);
+        if (!*ret_name)
+                return no_memory(ret_error);
+        return text_is_name(*ret_name)
+                       ? 0
+                       : error_set(ret_error, ERROR_BAD_REQUEST, "Give one with --name.",
+                                 "'%s' is not a name that a virtual machine can have", *ret_name);
+}
+
+static int add_net_map(json_t *body, const struct arguments *arguments, struct error **ret_error)
+{
+        json_t *map = json_object();
+        size_t position = 0;
+
+        if (json_object_set_new(body, "net_map", map) < 0)
+                return no_memory(ret_error);
+        for (const char *text; (text = arguments_next(arguments, "net-map", &position));) {
+                const char *equals = strrchr(text, '=');
+                _cleanup_free_ char *network =
+                        equals ? alloc_printf("%.*s", (int)(equals - text), text) : NULL;
+
+                if (!equals)
+                        return error_set(ret_error, ERROR_BAD_REQUEST, "write it as NETWORK=PORTGROUP",
+                                "option --net-map: '%s' has no '='", text);
+                if (!network || json_object_set_new(map, network, json_string(equals + 1)) < 0)
+                        return no_memory(ret_error);
+        }
+        return 0;
+}
+
+int command_vm_import(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        static const char *const texts[][2] = {{"name", "name"}, {"to-datastore", "to_datastore"},
+                {"to-format", "to_format"}, {"bus", "bus"}, {"host", "host"}};
+        const char *appliance = arguments_operand(arguments, 0);
+        _cleanup_json_ json_t *body = NULL;
+        _cleanup_free_ char *name = NULL;
+        int r = begin_body(arguments, appliance, &body, ret_error);
+
+        if (r == 0 && !arguments_text(arguments, "name")) {
+                r = name_of(appliance, &name, ret_error);
+                if (r == 0 && json_object_set_new(body, "name", json_string(name)) < 0)
+                        r = no_memory(ret_error);
+        }
+        if (r == 0)
+                r = add_texts(body, arguments, texts, ARRAY_SIZE(texts), ret_error);
+        if (r == 0)
+                r = add_net_map(body, arguments, ret_error);
+        return r < 0 ? r : task_request(cli, "POST", "/vm-imports", TAKE_PTR(body), ret_error);
 }

@@ -461,6 +461,19 @@ const struct command command_table[] = {
                 .options = vm_migrate_options,
                 .run = command_vm_migrate},
 
+        {.words = "vm import",
+                .summary = "make a virtual machine of an appliance from another product",
+                .details =
+                        "APPLIANCE is DATASTORE:PATH, an OVA, or an OVF with its disks beside it, as VMware "
+                        "and "
+                        "VirtualBox export them. Processors, memory, firmware, disks and NICs become those "
+                        "of "
+                        "a new virtual machine, which is off; the appliance stays. What its manifest says of "
+                        "checksums is compared. Its NICs get new MAC addresses, and model e1000 unless they "
+                        "were virtio; its disks are on SATA, whose driver most guests have.",
+                .operands = {TEXT_OPERAND("APPLIANCE")},
+                .options = vm_import_options,
+                .run = command_vm_import},
         {.words = "vm import-disk",
                 .summary = "make a disk of an image",
                 .details =

@@ -32,6 +32,40 @@ const struct option_spec vm_import_disk_options[] = {
         {0},
 };
 
+const struct option_spec vm_import_options[] = {
+        {.name = "name",
+                .kind = VALUE_NAME,
+                .value = "NAME",
+                .help = "of the virtual machine; default: the file's name without its ending"},
+        {.name = "net-map",
+                .kind = VALUE_TEXT,
+                .repeat = true,
+                .value = "NETWORK=PORTGROUP",
+                .help = "NICs on this network of the appliance go to that port group; without one they are "
+                        "left "
+                        "out; may be repeated"},
+        {.name = "to-datastore",
+                .kind = VALUE_NAME,
+                .value = "NAME",
+                .names_of = "datastores",
+                .help = "where the virtual machine is made; default: where the appliance is"},
+        {.name = "to-format",
+                .kind = VALUE_CHOICE,
+                .value = "raw|qcow2",
+                .help = "of its disks; default qcow2"},
+        {.name = "bus",
+                .kind = VALUE_CHOICE,
+                .value = "virtio|scsi|sata|ide",
+                .help = "of its disks; default sata"},
+        {.name = "host",
+                .kind = VALUE_NAME,
+                .value = "HOST",
+                .names_of = "hosts",
+                .help = "which host does it; default: one that has the datastores"},
+        GIVE_UP_OPTION,
+        {0},
+};
+
 const struct option_spec vm_export_disk_options[] = {
         {.name = "stream",
                 .help = "a vmdk that is compressed and read from its beginning to its end, as appliances "

@@ -185,3 +185,100 @@ void api_vm_export_disk(struct http_request *request, void *userdata)
         else
                 submit(request, manager, "vm.export-disk", vm, body);
 }
+
+static int check_net_map(struct manager *manager, const json_t *body, struct error **ret_error)
+{
+        _cleanup_json_ json_t *port_groups = NULL;
+        json_t *map = NULL, *value, *doc;
+        const char *network;
+        size_t i;
+        int r = doc_opt_object(body, "", "net_map", &map, ret_error);
+
+        if (r >= 0 && map)
+                r = inventory_objects(manager->inventory, "port-group", &port_groups, ret_error);
+        if (r < 0 || !map)
+                return r;
+        json_object_foreach (map, network, value) {
+                const char *wanted = json_string_value(value);
+                bool found = wanted && !*wanted;
+
+                json_array_foreach (port_groups, i, doc)
+                        found = found || (wanted && !strcmp(json_text(doc, "name"), wanted));
+                if (!found)
+                        return error_set(ret_error, ERROR_NOT_FOUND, "See `drover network port-group list`.",
+                                "net_map: there is no port group %.64s for the network \"%.100s\"",
+                                wanted ?: "", network);
+        }
+        return 0;
+}
+
+static int read_import(
+        struct http_request *request, struct manager *manager, json_t **ret_body, struct error **ret_error)
+{
+        static const char *const keys[] = {"name", "datastore", "path", "to_datastore", "to_format",
+                "net_map", "bus", "host", "timeout_ms", NULL};
+        static const char *const formats[] = {"raw", "qcow2", NULL};
+        static const char *const buses[] = {"virtio", "scsi", "sata", "ide", NULL};
+        const char *name = NULL;
+        json_t *body = NULL;
+        int r = api_body(request, keys, &body, ret_error);
+
+        if (r >= 0)
+                r = api_body_name(body, &name, ret_error);
+        if (r >= 0)
+                r = check_file(body, ret_error);
+        if (r >= 0)
+                r = check_name(body, "to_datastore", ret_error);
+        if (r >= 0)
+                r = check_word(body, "to_format", formats, "Disks are raw or qcow2.", ret_error);
+        if (r >= 0)
+                r = check_word(body, "bus", buses, "Possible are virtio, scsi, sata and ide.", ret_error);
+        if (r >= 0)
+                r = check_name(body, "host", ret_error);
+        if (r >= 0)
+                r = check_timeout(body, ret_error);
+        if (r >= 0)
+                r = check_net_map(manager, body, ret_error);
+        if (r >= 0)
+                *ret_body = body;
+        return r;
+}
+
+/* The name is taken from now on; what the virtual machine is, the appliance says. */
+void api_vm_import(struct http_request *request, void *userdata)
+{
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_json_ json_t *vm = NULL, *data = NULL;
+        _cleanup_free_ char *held = NULL, *object = NULL;
+        struct manager *manager = userdata;
+        char uid[UUID_STRING_SIZE];
+        struct error *error = NULL;
+        json_t *body = NULL;
+
+        if (read_import(request, manager, &body, &error) < 0) {
+                http_request_reply_error(request, error);
+                return;
+        }
+        vm = text_uuid_new(uid) < 0
+                     ? NULL
+                     : json_pack("{s:s, s:s, s:s, s:{s:i, s:i, s:s}, s:{s:s, s:n, s:s}}", "kind", "vm",
+                               "name", json_text(body, "name"), "uid", uid, "spec", "cpus", 1, "memory_bytes",
+                               16 << 20, "datastore",
+                               json_text_or_null(body, "to_datastore") ?: json_text(body, "datastore"),
+                               "status", "power", "stopped", "host", "message", "is being imported");
+        data = json_pack("{s:s}", "vm_uid", uid);
+        held = alloc_printf("vm/%s", uid);
+        object = alloc_printf("vm/%s", json_text(body, "name"));
+        if (!vm || !data || !held || !object) {
+                http_request_reply_error(request, NULL);
+                return;
+        }
+        store_batch_put(&batch, STORE_ABSENT, json_incref(vm));
+        api_submit(request, manager,
+                &(struct task_request){.action = "vm.import",
+                        .object = object,
+                        .objects = (const char *const[]){held, NULL},
+                        .input = body,
+                        .data = data},
+                &batch);
+}

@@ -36,6 +36,7 @@
         X("POST", V1 "/enrol", enrol, NONE, PUBLIC) \
         X("GET", V1 "/vms", vm_list, VM_READ, LIST) \
         X("POST", V1 "/vms", vm_create, VM_CREATE, VM_NEW) \
+        X("POST", V1 "/vm-imports", vm_import, VM_IMAGE, ALL) \
         X("GET", V1 "/vms/{name}", vm_get, VM_READ, VM) \
         X("DELETE", V1 "/vms/{name}", vm_delete, VM_DELETE, VM) \
         X("POST", V1 "/vms/{name}/start", vm_start, VM_POWER, VM_HOST) \

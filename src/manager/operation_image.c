@@ -250,6 +250,31 @@ void operation_image_follow(struct task *task, void *userdata)
         call_job(task, userdata, "GET", "", CALL_TIMEOUT_MS, on_status);
 }
 
+void operation_image_ask(struct task *task, struct manager *manager, step_reply_fn fn)
+{
+        call_job(task, manager, "POST", "", CALL_TIMEOUT_MS, fn);
+}
+
+int operation_image_judge(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *phase = json_text(body, "phase");
+
+        if (asks_again(task, manager, error))
+                return -EAGAIN;
+        if (error)
+                task_step_failed(task, error_with_names(manager, error));
+        else if (!strcmp(phase, "failed"))
+                task_step_failed(task, error_from_json(json_object_get(body, "error")));
+        else if (strcmp(phase, "done") != 0) {
+                show_progress(task, body);
+                return 0;
+        } else if (json_object_set(task_data(task), "outcome", json_object_get(body, "result")) >= 0)
+                return 1;
+        else
+                task_step_failed(task, NULL);
+        return -EINVAL;
+}
+
 static void on_undone(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
         const char *left = json_text_or_null(body, "left");

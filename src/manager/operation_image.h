@@ -6,6 +6,7 @@
 #include <jansson.h>
 
 #include "base/error.h"
+#include "manager/operations.h"
 
 struct manager;
 struct task;
@@ -27,3 +28,8 @@ void operation_image_start(struct task *task, void *userdata);
 void operation_image_undo(struct task *task, void *userdata);
 void operation_image_follow(struct task *task, void *userdata);
 void operation_image_forget(struct task *task, void *userdata);
+
+/* For steps that do several one after the other: asks the agent for data "job", which begins it if it has not; fn gets the job as it is. */
+void operation_image_ask(struct task *task, struct manager *manager, step_reply_fn fn);
+/* What that answer means: 1: it is made (data "outcome"); 0: to be asked for again; negative: the step has ended, or goes on by itself. */
+int operation_image_judge(struct task *task, struct manager *manager, json_t *body, struct error *error);

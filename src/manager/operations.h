@@ -23,6 +23,7 @@ extern const struct task_kind operation_vm_delete;
 extern const struct task_kind operation_vm_migrate;
 extern const struct task_kind operation_vm_migrate_cold;
 extern const struct task_kind operation_vm_migrate_disks;
+extern const struct task_kind operation_vm_import;
 extern const struct task_kind operation_vm_import_disk;
 extern const struct task_kind operation_vm_export_disk;
 extern const struct task_kind operation_host_add;
@@ -114,6 +115,11 @@ int operation_storage_check_alone(struct manager *manager, const json_t *vm, con
         const char *hint, struct error **ret_error);
 /* Names of the VM's disks (a document) whose image another VM names as well; the caller's; NULL without memory. */
 json_t *operation_storage_shared(struct manager *manager, const json_t *vm);
+
+/* Steps of vm.create for kinds that make a VM in another way: data as described in operation_vm.c. The VM's object is made with the task. */
+void operation_vm_undo_place(struct task *task, void *userdata);
+void operation_vm_run_create(struct task *task, void *userdata);
+void operation_vm_undo_create(struct task *task, void *userdata);
 
 /* For kinds whose tasks wait in the queue of migrations: how many may be under way at once is its matter. See struct task_kind. */
 bool operation_may_start(const struct task *task, void *userdata);

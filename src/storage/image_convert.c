@@ -82,10 +82,12 @@ static int digest_chunks(EVP_MD_CTX *context, int fd, uint64_t offset, uint64_t 
 {
         _cleanup_free_ uint8_t *chunk = alloc_zero(CHUNK_BYTES);
         uint64_t done = 0, told = 0;
-        struct stat st;
+        struct stat st = {};
 
-        if (!chunk || fstat(fd, &st) < 0)
+        if (!chunk)
                 return -ENOMEM;
+        if (progress) /* which a process that is shut in has not, nor this call */
+                (void)fstat(fd, &st);
         while (!length || done < length) {
                 size_t want = length ? (size_t)MIN(length - done, (uint64_t)CHUNK_BYTES) : CHUNK_BYTES;
                 ssize_t n = pread(fd, chunk, want, (off_t)(offset + done));
