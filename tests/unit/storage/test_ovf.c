@@ -136,10 +136,10 @@ static void entities_and_document_types_are_refused(void **state)
 
 static void what_is_no_machine_is_refused(void **state)
 {
-        char deep[1024] = "";
+        char deep[301] = "";
 
-        for (int i = 0; i < 100; i++)
-                strcat(deep, "<a>");
+        for (size_t i = 0; i < 300; i++)
+                deep[i] = "<a>"[i % 3];
         assert_refused("", ERROR_BAD_DOCUMENT, "no OVF");
         assert_refused(HEAD TAIL, ERROR_BAD_DOCUMENT, "no virtual machine");
         assert_refused(HEAD SYSTEM(CPU) TAIL, ERROR_BAD_DOCUMENT, "how much memory");
