@@ -16,6 +16,7 @@
 #include "io/crash_point.h"
 #include "io/file.h"
 #include "storage/appliance.h"
+#include "storage/appliance_write.h"
 #include "storage/beneath.h"
 #include "storage/image_convert.h"
 #include "storage/offload.h"
@@ -25,6 +26,7 @@
 #define MADE_MAX_BYTES 65536
 #define SHA256_HEX_CHARS 64
 #define KIND_READ "read"
+#define KIND_PACK "pack"
 
 /* One end of the work. `part` and `sums` are the target's: the file under work, and the one with its checksum. */
 struct place {
@@ -109,12 +111,46 @@ static int check_target(const json_t *target, struct error **ret_error)
         return r < 0 ? r : doc_opt_bool(target, "target", "checksum", &flag, ret_error);
 }
 
+static int check_pack(const json_t *request, struct error **ret_error)
+{
+        json_t *disks = NULL, *vm = NULL, *target = NULL, *disk, *place = NULL;
+        const char *name = NULL;
+        size_t i;
+        int r = doc_opt_array(request, "", "disks", APPLIANCE_DISKS_MAX, &disks, ret_error);
+
+        json_array_foreach (disks, i, disk) {
+                _cleanup_json_ json_t *wrapped = json_pack("{s:O}", "disk", disk);
+
+                if (r >= 0)
+                        r = wrapped ? check_place(wrapped, "disk", true, &place, ret_error) : -ENOMEM;
+        }
+        if (r >= 0)
+                r = doc_opt_object(request, "", "vm", &vm, ret_error);
+        if (r >= 0)
+                r = doc_need_string(vm, "vm", "name", NAME_MAX_CHARS, &name, ret_error);
+        if (r >= 0 && !text_is_name(name))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "vm.name is no name");
+        return r < 0 ? r : check_place(request, "target", false, &target, ret_error);
+}
+
+static int check_convert(const json_t *request, struct error **ret_error)
+{
+        json_t *place = NULL;
+        int r = check_place(request, "source", true, &place, ret_error);
+
+        if (r >= 0)
+                r = check_source(place, ret_error);
+        if (r >= 0)
+                r = check_place(request, "target", true, &place, ret_error);
+        return r < 0 ? r : check_target(place, ret_error);
+}
+
 int image_job_check(const json_t *request, struct error **ret_error)
 {
-        static const char *const keys[] = {"id", "kind", "timeout_ms", "source", "target", NULL};
+        static const char *const keys[] = {
+                "id", "kind", "timeout_ms", "source", "target", "disks", "vm", NULL};
         const char *id = NULL, *kind = NULL;
         json_t *place = NULL;
-        bool converts;
         uint64_t number;
         int r = doc_only_keys(request, "", keys, ret_error);
 
@@ -124,19 +160,18 @@ int image_job_check(const json_t *request, struct error **ret_error)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field id is no UUID");
         if (r >= 0)
                 r = doc_need_string(request, "", "kind", 16, &kind, ret_error);
-        converts = kind && !strcmp(kind, "convert");
-        if (r >= 0 && !converts && strcmp(kind, KIND_READ) != 0)
-                r = error_set(ret_error, ERROR_NOT_SUPPORTED, "Upgrade drover there.",
-                        "this agent knows no work \"%.16s\" on images", kind);
         if (r >= 0)
                 r = doc_need_u64(request, "", "timeout_ms", 1000, INT64_MAX, &number, ret_error);
-        if (r >= 0)
-                r = check_place(request, "source", converts, &place, ret_error);
-        if (r >= 0)
-                r = check_source(place, ret_error);
-        if (r >= 0 && converts)
-                r = check_place(request, "target", true, &place, ret_error);
-        return r < 0 || !converts ? r : check_target(place, ret_error);
+        if (r < 0)
+                return r;
+        if (!strcmp(kind, "convert"))
+                return check_convert(request, ret_error);
+        if (!strcmp(kind, KIND_PACK))
+                return check_pack(request, ret_error);
+        if (!strcmp(kind, KIND_READ))
+                return check_place(request, "source", false, &place, ret_error);
+        return error_set(ret_error, ERROR_NOT_SUPPORTED, "Upgrade drover there.",
+                "this agent knows no work \"%.16s\" on images", kind);
 }
 
 static const char *text_of(const json_t *object, const char *key)
@@ -162,10 +197,9 @@ static void name_part(struct place *place, const char *id)
         snprintf(place->sums, sizeof(place->sums), "%s.sha256", place->path);
 }
 
-static int open_place(
-        const struct image_job_work *work, const char *key, struct place *place, struct error **ret_error)
+static int open_place_at(
+        const struct image_job_work *work, const json_t *json, struct place *place, struct error **ret_error)
 {
-        const json_t *json = json_object_get(work->request, key);
         const struct datastore *known;
         int r = stores_get(work->stores, text_of(json, "datastore"), &known, ret_error);
 
@@ -177,6 +211,12 @@ static int open_place(
         name_part(place, work->id);
         snprintf(place->label, sizeof(place->label), "%s: %s", place->store->name, place->path);
         return 0;
+}
+
+static int open_place(
+        const struct image_job_work *work, const char *key, struct place *place, struct error **ret_error)
+{
+        return open_place_at(work, json_object_get(work->request, key), place, ret_error);
 }
 
 /* The folder that holds the target; *ret_name is what it is called there. */
@@ -514,6 +554,91 @@ static int read_appliance(const struct image_job_work *work, json_t **ret_result
         return r;
 }
 
+/* A file without a name beside the target, which is gone with whoever has it open. */
+static int open_scratch(const struct place *target, int *ret_fd, struct error **ret_error)
+{
+        char path[sizeof(target->part) + 2];
+        int r;
+
+        snprintf(path, sizeof(path), "%s.d", target->part);
+        (void)beneath_unlink(target->store->fd, path);
+        r = beneath_open_file(target->store->fd, path, O_RDWR | O_CREAT | O_EXCL, 0640, ret_fd);
+        if (r >= 0)
+                r = beneath_unlink(target->store->fd, path);
+        return r < 0 ? beneath_failed(r, target->store->name, path, ret_error) : 0;
+}
+
+static int pack_disk(const struct image_job_work *work, const json_t *json, const struct place *target,
+        struct appliance_disk *disk, struct error **ret_error)
+{
+        _cleanup_place_ struct place source = {};
+        struct image_converted converted;
+        struct image_conversion conversion = {
+                .to_kind = IMAGE_KIND_VMDK, .stream = true, .progress = on_progress};
+        _cleanup_fd_ int fd = -1;
+        int r = open_place_at(work, json, &source, ret_error);
+
+        if (r >= 0) {
+                r = beneath_open_file(source.store->fd, source.path, O_RDONLY, 0, &fd);
+                r = r < 0 ? beneath_failed(r, source.store->name, source.path, ret_error) : 0;
+        }
+        if (r >= 0)
+                r = open_scratch(target, &disk->fd, ret_error);
+        if (r < 0)
+                return r;
+        (void)image_kind_from_string(text_of(json, "format"), &conversion.kind);
+        conversion.name = source.label;
+        conversion.fd = fd;
+        conversion.to_fd = disk->fd;
+        r = image_convert(&conversion, &converted, ret_error);
+        if (r < 0)
+                return r;
+        disk->bytes = converted.bytes;
+        disk->virtual_bytes = converted.virtual_bytes;
+        return image_digest(disk->fd, 0, 0, IMAGE_SHA256, on_progress, NULL, disk->sha256, NULL, ret_error);
+}
+
+/* *ret_result: {"bytes", "sha256"} */
+static int write_archive(const struct image_job_work *work, const struct place *target, int out_fd,
+        const struct appliance_disk *disks, size_t n_disks, json_t **ret_result, struct error **ret_error)
+{
+        char sha256[IMAGE_HASH_HEX_SIZE];
+        uint64_t bytes = 0;
+        int r = appliance_write(out_fd, json_object_get(work->request, "vm"), disks, n_disks, target->label,
+                on_progress, NULL, ret_error);
+
+        if (r >= 0)
+                r = image_digest(out_fd, 0, 0, IMAGE_SHA256, on_progress, NULL, sha256, &bytes, ret_error);
+        if (r < 0)
+                return r;
+        *ret_result = json_pack("{s:I, s:s}", "bytes", (json_int_t)bytes, "sha256", sha256);
+        return *ret_result ? 0 : error_from_errno(ret_error, ENOMEM, "%s", target->label);
+}
+
+static int pack(const struct image_job_work *work, const struct place *target, json_t **ret_result,
+        struct error **ret_error)
+{
+        const json_t *list = json_object_get(work->request, "disks");
+        struct appliance_disk disks[APPLIANCE_DISKS_MAX];
+        _cleanup_json_ json_t *result = NULL;
+        _cleanup_fd_ int out_fd = -1;
+        size_t n_disks = json_array_size(list);
+        int r = make_part(target, &out_fd, ret_error);
+
+        /* The process ends afterwards, and its descriptors with it. */
+        for (size_t i = 0; r >= 0 && i < n_disks; i++)
+                r = pack_disk(work, json_array_get(list, i), target, &disks[i], ret_error);
+        if (r >= 0)
+                r = write_archive(work, target, out_fd, disks, n_disks, &result, ret_error);
+        if (r >= 0)
+                r = write_made(work, out_fd, ret_error);
+        if (r >= 0)
+                r = conclude(work, target, result, ret_error);
+        if (r >= 0)
+                *ret_result = TAKE_PTR(result);
+        return r;
+}
+
 int image_job_run(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct image_job_work *work = arg;
@@ -523,7 +648,11 @@ int image_job_run(void *arg, json_t **ret_result, struct error **ret_error)
         if (only_reads(work))
                 return read_appliance(work, ret_result, ret_error);
         r = open_place(work, "target", &target, ret_error);
-        return r < 0 ? r : make(work, &target, ret_result, ret_error);
+        if (r < 0)
+                return r;
+        return !strcmp(text_of(work->request, "kind"), KIND_PACK)
+                       ? pack(work, &target, ret_result, ret_error)
+                       : make(work, &target, ret_result, ret_error);
 }
 
 /* --- Removal --------------------------------------------------------------------------------------------------------- */

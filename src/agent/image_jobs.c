@@ -276,8 +276,8 @@ static void begin(struct job *job)
         size_t n_names = 1;
         struct error *error = NULL;
 
-        names[0] = datastore_of(job, "source");
-        names[1] = datastore_of(job, "target");
+        names[0] = datastore_of(job, "target") ?: datastore_of(job, "source");
+        names[1] = datastore_of(job, "source");
         if (names[1] && strcmp(names[0], names[1]) != 0)
                 n_names = 2;
         job->phase = PHASE_RUNNING;

@@ -53,6 +53,7 @@ struct cli {
         X(vm_forecast) \
         X(vm_migrate) \
         X(vm_import) \
+        X(vm_export) \
         X(vm_import_disk) \
         X(vm_export_disk) \
         X(task_list) \

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* drover vm import, vm import-disk, vm export-disk */
+/* drover vm import, vm export, vm import-disk, vm export-disk */
 
 #include <string.h>
 
@@ -145,4 +145,14 @@ int command_vm_import(struct cli *cli, const struct arguments *arguments, struct
         if (r == 0)
                 r = add_net_map(body, arguments, ret_error);
         return r < 0 ? r : task_request(cli, "POST", "/vm-imports", TAKE_PTR(body), ret_error);
+}
+
+int command_vm_export(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        _cleanup_free_ char *path = alloc_printf("/vms/%s/export", arguments_operand(arguments, 0));
+        _cleanup_json_ json_t *body = NULL;
+        int r = path ? begin_body(arguments, arguments_operand(arguments, 1), &body, ret_error)
+                     : no_memory(ret_error);
+
+        return r < 0 ? r : task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
 }

@@ -474,6 +474,18 @@ const struct command command_table[] = {
                 .operands = {TEXT_OPERAND("APPLIANCE")},
                 .options = vm_import_options,
                 .run = command_vm_import},
+        {.words = "vm export",
+                .summary = "write a virtual machine into an appliance for another product",
+                .details =
+                        "FILE is DATASTORE:PATH, a new .ova on a datastore of the host where the virtual "
+                        "machine "
+                        "is: a description (OVF), a manifest with the SHA-256 of each file, and its disks as "
+                        "compressed vmdk. The virtual machine has to be off. Meanwhile there has to be room "
+                        "for "
+                        "the disks twice. The SHA-256 of the whole is printed and written beside it.",
+                .operands = {OPERAND("VM", "vms"), TEXT_OPERAND("FILE")},
+                .options = vm_export_options,
+                .run = command_vm_export},
         {.words = "vm import-disk",
                 .summary = "make a disk of an image",
                 .details =

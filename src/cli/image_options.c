@@ -66,6 +66,11 @@ const struct option_spec vm_import_options[] = {
         {0},
 };
 
+const struct option_spec vm_export_options[] = {
+        GIVE_UP_OPTION,
+        {0},
+};
+
 const struct option_spec vm_export_disk_options[] = {
         {.name = "stream",
                 .help = "a vmdk that is compressed and read from its beginning to its end, as appliances "

@@ -6,5 +6,6 @@
 #include "cli/command_table.h"
 
 extern const struct option_spec vm_import_options[];
+extern const struct option_spec vm_export_options[];
 extern const struct option_spec vm_import_disk_options[];
 extern const struct option_spec vm_export_disk_options[];

@@ -355,7 +355,7 @@ static int report_image(
                 label(cli, json_is_true(json_object_get(source, "verified")) ? "verified" : "sha256");
                 fprintf(cli->out, "%s (the image)\n", text_of(source, "sha256") ?: "?");
         } else {
-                fprintf(cli->out, ": disk %s written to %s:%s, %s\n", name ?: "?",
+                fprintf(cli->out, ":%s%s written to %s:%s, %s\n", name ? " disk " : "", name ?: "",
                         text_of(result, "datastore") ?: "?", text_of(result, "path") ?: "?",
                         size_text(number_of(result, "bytes"), text));
                 label(cli, "sha256");
@@ -401,7 +401,8 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
                 return report_cold(cli, object, result, ret_error);
         if (!strcmp(action, "vm.import"))
                 return report_import(cli, object, result, ret_error);
-        if (!strcmp(action, "vm.import-disk") || !strcmp(action, "vm.export-disk"))
+        if (!strcmp(action, "vm.import-disk") || !strcmp(action, "vm.export-disk") ||
+                !strcmp(action, "vm.export"))
                 return report_image(cli, object, result, ret_error);
         output_text(cli->out, object, false);
         fputs(": ", cli->out);

@@ -282,3 +282,28 @@ void api_vm_import(struct http_request *request, void *userdata)
                         .data = data},
                 &batch);
 }
+
+void api_vm_export(struct http_request *request, void *userdata)
+{
+        static const char *const keys[] = {"datastore", "path", "timeout_ms", NULL};
+        _cleanup_json_ json_t *vm = NULL;
+        struct manager *manager = userdata;
+        struct error *error = NULL;
+        json_t *body = NULL;
+        int r = api_get_object(request, manager, "vm", &vm, &error);
+
+        if (r >= 0)
+                r = api_body(request, keys, &body, &error);
+        if (r >= 0)
+                r = check_file(body, &error);
+        if (r >= 0)
+                r = check_timeout(body, &error);
+        if (r >= 0)
+                r = operation_image_check_off(vm, &error);
+        if (r >= 0)
+                r = operation_image_check_archive_path(manager, json_text(body, "path"), &error);
+        if (r < 0)
+                http_request_reply_error(request, error);
+        else
+                submit(request, manager, "vm.export", vm, body);
+}

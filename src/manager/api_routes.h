@@ -46,6 +46,7 @@
         X("POST", V1 "/vms/{name}/suspend", vm_suspend, VM_POWER, VM) \
         X("POST", V1 "/vms/{name}/migrate", vm_migrate, VM_MIGRATE, VM_HOST) \
         X("POST", V1 "/vms/{name}/migrate-disks", vm_migrate_disks, VM_MIGRATE, VM) \
+        X("POST", V1 "/vms/{name}/export", vm_export, VM_IMAGE, VM) \
         X("POST", V1 "/vms/{name}/import-disk", vm_import_disk, VM_IMAGE, VM) \
         X("POST", V1 "/vms/{name}/export-disk", vm_export_disk, VM_IMAGE, VM) \
         X("GET", V1 "/vms/{name}/advice", vm_advice, VM_READ, VM) \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* vm.import-disk and vm.export-disk: an image on a datastore becomes a disk of a VM that is off, and the other way round. The agent
+/* vm.import-disk, vm.export-disk and vm.export: an image on a datastore becomes a disk of a VM that is off, and the other way round; the whole VM becomes an
+ * archive (OVA). The agent
  * of the VM's host does it (src/agent/image_jobs.h); a job that its agent has interrupted is begun anew.
  *
  * Data: vm_uid; host_uid, host; job: what the agent is asked for, whose id is the task's uid; disk: of an import, what the document will
@@ -99,23 +100,39 @@ int operation_image_check_off(const json_t *vm, struct error **ret_error)
                 "the virtual machine is %s", power);
 }
 
-int operation_image_check_export_path(
-        struct manager *manager, const char *path, const char **ret_format, struct error **ret_error)
+static int check_export_folder(struct manager *manager, const char *path, struct error **ret_error)
 {
-        const char *format = operation_image_format(path);
         char folder[NAME_MAX_CHARS + 2];
 
         snprintf(folder, sizeof(folder), "%.*s", (int)strcspn(path, "/"), path);
         if (strchr(path, '/') && inventory_vm_named(manager->inventory, folder))
                 return error_set(ret_error, ERROR_CONFLICT, "Name another folder, such as exports/.",
                         "%s would be in the folder of the virtual machine %s, and go with it", path, folder);
+        return 0;
+}
+
+int operation_image_check_export_path(
+        struct manager *manager, const char *path, const char **ret_format, struct error **ret_error)
+{
+        const char *format = operation_image_format(path);
+
         /* Nor will a record of a virtual machine ever be the target, whose names end otherwise. */
         if (!format)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT,
                         "Let it end in .qcow2, .raw, .vmdk, .vhdx, .vdi or .vhd.",
                         "the name %s does not tell the format", path);
         *ret_format = format;
-        return 0;
+        return check_export_folder(manager, path, ret_error);
+}
+
+int operation_image_check_archive_path(struct manager *manager, const char *path, struct error **ret_error)
+{
+        size_t len = strlen(path);
+
+        if (len <= 4 || strcasecmp(path + len - 4, ".ova") != 0)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Let it end in .ova.",
+                        "%s is no name of an appliance", path);
+        return check_export_folder(manager, path, ret_error);
 }
 
 /* --- Steps that both have -------------------------------------------------------------------------------------------- */
@@ -534,5 +551,81 @@ const struct task_kind operation_vm_export_disk = {
         .action = "vm.export-disk",
         .steps = export_steps,
         .n_steps = ARRAY_SIZE(export_steps),
+        .timeout_ms = 60000,
+};
+
+/* --- Export of a whole virtual machine -------------------------------------------------------------------------------- */
+
+static json_t *pack_job(const struct task *task, const json_t *vm)
+{
+        const json_t *input = task_input(task), *spec = json_spec(vm);
+        _cleanup_json_ json_t *disks = json_array();
+        json_t *disk, *nics = json_object_get(spec, "nics");
+        size_t i;
+
+        json_array_foreach (json_object_get(spec, "disks"), i, disk)
+                if (json_array_append_new(disks,
+                            json_pack("{s:O, s:O, s:O}", "datastore", json_object_get(disk, "datastore"),
+                                    "path", json_object_get(disk, "path"), "format",
+                                    json_object_get(disk, "format"))) < 0)
+                        return NULL;
+        return json_pack("{s:s, s:s, s:I, s:O, s:{s:O, s:O, s:O, s:s, s:O*}, s:{s:O, s:O}}", "id",
+                task_uid(task), "kind", "pack", "timeout_ms", timeout_of(task), "disks", disks, "vm", "name",
+                json_object_get(vm, "name"), "cpus", json_object_get(spec, "cpus"), "memory_bytes",
+                json_object_get(spec, "memory_bytes"), "firmware",
+                json_text_or_null(spec, "firmware") ?: "bios", "nics", nics, "target", "datastore",
+                json_object_get(input, "datastore"), "path", json_object_get(input, "path"));
+}
+
+static int prepare_pack(
+        struct task *task, struct manager *manager, const json_t *vm, struct error **ret_error)
+{
+        const json_t *input = task_input(task),
+                     *host = inventory_host(manager->inventory, json_text(json_status(vm), "host"));
+        const char *datastores[DISKS_MAX + 2] = {json_text(input, "datastore")};
+        json_t *disk;
+        size_t i;
+        int r = operation_image_check_off(vm, ret_error);
+
+        json_array_foreach (json_object_get(json_spec(vm), "disks"), i, disk)
+                if (i < DISKS_MAX)
+                        datastores[i + 1] = json_text(disk, "datastore");
+        if (r >= 0)
+                r = operation_image_check_archive_path(manager, json_text(input, "path"), ret_error);
+        if (r >= 0)
+                r = operation_image_check_host(manager, host, datastores, ret_error);
+        if (r >= 0 && set_job(task, host, pack_job(task, vm)) < 0)
+                r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return r;
+}
+
+static void run_check_pack(struct task *task, void *userdata)
+{
+        prepare(task, userdata, prepare_pack);
+}
+
+static void run_tell_pack(struct task *task, void *userdata)
+{
+        const json_t *outcome = json_object_get(task_data(task), "outcome"), *input = task_input(task);
+
+        task_set_result(task,
+                json_pack("{s:s, s:s, s:O, s:O, s:O, s:O}", "vm_uid", json_text(task_data(task), "vm_uid"),
+                        "host", json_text(task_data(task), "host"), "datastore",
+                        json_object_get(input, "datastore"), "path", json_object_get(input, "path"), "bytes",
+                        json_object_get(outcome, "bytes"), "sha256", json_object_get(outcome, "sha256")));
+        task_step_done(task);
+}
+
+static const struct task_step pack_steps[] = {
+        {.name = "check", .run = run_check_pack},
+        {.name = "start", .run = operation_image_start, .undo = operation_image_undo, .no_timeout = true},
+        {.name = "follow", .run = operation_image_follow, .no_timeout = true},
+        {.name = "tell", .run = run_tell_pack},
+        {.name = "forget", .run = operation_image_forget, .keep = true},
+};
+const struct task_kind operation_vm_export = {
+        .action = "vm.export",
+        .steps = pack_steps,
+        .n_steps = ARRAY_SIZE(pack_steps),
         .timeout_ms = 60000,
 };

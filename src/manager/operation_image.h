@@ -22,6 +22,8 @@ int operation_image_check_off(const json_t *vm, struct error **ret_error);
 /* Where an export may go; *ret_format (static) is told by the name. */
 int operation_image_check_export_path(
         struct manager *manager, const char *path, const char **ret_format, struct error **ret_error);
+/* The same for a whole VM. */
+int operation_image_check_archive_path(struct manager *manager, const char *path, struct error **ret_error);
 
 /* Steps: data "job" is what the agent of data "host_uid" is asked for; data "outcome" is its result after `follow`. Undoing `start` removes what was made. */
 void operation_image_start(struct task *task, void *userdata);

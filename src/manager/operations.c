@@ -32,6 +32,7 @@ const struct task_kind *const operation_kinds[] = {
         &operation_vm_migrate_cold,
         &operation_vm_migrate_disks,
         &operation_vm_import,
+        &operation_vm_export,
         &operation_vm_import_disk,
         &operation_vm_export_disk,
         &operation_host_add,

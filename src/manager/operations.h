@@ -24,6 +24,7 @@ extern const struct task_kind operation_vm_migrate;
 extern const struct task_kind operation_vm_migrate_cold;
 extern const struct task_kind operation_vm_migrate_disks;
 extern const struct task_kind operation_vm_import;
+extern const struct task_kind operation_vm_export;
 extern const struct task_kind operation_vm_import_disk;
 extern const struct task_kind operation_vm_export_disk;
 extern const struct task_kind operation_host_add;

@@ -329,3 +329,26 @@ def test_agent_that_dies_in_an_import_does_it_after_all(lab, incoming):
     assert spec.get("nics", []) == [] and len(spec["disks"]) == 1
     assert leftovers(lab) == []
     lab.drover("vm", "delete", "again")
+
+
+def test_virtual_machine_that_is_exported_comes_back_as_it_was(lab, vm, incoming):
+    lab.drover("vm", "create", "out", "--memory", "96M", "--cpus", "2", "--firmware", "uefi", "--datastore", "shared", "--host", "host1", "--net", "default")
+    lab.drover("vm", "import-disk", "out", "shared:incoming/web.raw")
+    told = lab.drover("vm", "export", "out", "shared:exports/out.ova")
+    archive = lab.folder / "shared/exports/out.ova"
+    assert sha256(archive) in told
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["out.ovf", "out.mf", "out-disk1.vmdk"]
+        manifest = tar.extractfile("out.mf").read().decode()
+        for name in ("out.ovf", "out-disk1.vmdk"):
+            assert f"SHA256({name})= {hashlib.sha256(tar.extractfile(name).read()).hexdigest()}" in manifest
+    assert leftovers(lab) == []
+    refused = lab.run_drover("vm", "export", "out", "shared:exports/out.ova")
+    assert refused.returncode == 5 and "is there already" in refused.stderr, refused.stderr
+    lab.drover("vm", "import", "shared:exports/out.ova", "--name", "in", "--net-map", "default=default")
+    spec = lab.drover_json("vm", "show", "in")["spec"]
+    assert (spec["cpus"], spec["memory_bytes"], spec["firmware"], len(spec["nics"])) == (2, 96 * MIB, "uefi", 1)
+    assert content(lab.folder / "shared" / spec["disks"][0]["path"], "qcow2") == (incoming / "web.raw").read_bytes()
+    for name in ("out", "in"):
+        lab.drover("vm", "delete", name)
+    assert leftovers(lab) == []

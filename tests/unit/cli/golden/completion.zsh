@@ -5,7 +5,7 @@ _drover_words() {
     case "$1" in
     '') echo 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down label maintenance remove' ;;
-    'vm') echo 'list show create start stop pause resume suspend delete console advise forecast migrate import import-disk export-disk' ;;
+    'vm') echo 'list show create start stop pause resume suspend delete console advise forecast migrate import export import-disk export-disk' ;;
     'task') echo 'list show watch cancel' ;;
     'queue') echo 'show drain resume' ;;
     'schedule') echo 'list show create next run pause resume delete' ;;
@@ -41,6 +41,7 @@ _drover_options() {
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --to-datastore --format --disk --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'vm import') echo '--name --net-map --to-datastore --to-format --bus --host --give-up ' ;;
+    'vm export') echo '--give-up ' ;;
     'vm import-disk') echo '--format --sha256 --to-datastore --to-format --name --bus --give-up ' ;;
     'vm export-disk') echo '--stream --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
@@ -90,6 +91,7 @@ _drover_operand() {
     'vm advise 0') echo 'names vms' ;;
     'vm forecast 0') echo 'names vms' ;;
     'vm migrate 0') echo 'names vms' ;;
+    'vm export 0') echo 'names vms' ;;
     'vm import-disk 0') echo 'names vms' ;;
     'vm export-disk 0') echo 'names vms' ;;
     'task show 0') echo 'names tasks' ;;
@@ -186,7 +188,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --name --net-map --to-datastore --to-format --bus --host --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --name --net-map --to-datastore --to-format --bus --host --give-up --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2
