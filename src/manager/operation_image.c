@@ -47,17 +47,6 @@ const char *operation_image_format(const char *path)
         return NULL;
 }
 
-static const json_t *named(const json_t *list, const char *name)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)list, i, item)
-                if (!strcmp(json_text(item, "name"), name))
-                        return item;
-        return NULL;
-}
-
 int operation_image_check_host(
         struct manager *manager, const json_t *host, const char *const *datastores, struct error **ret_error)
 {
@@ -74,7 +63,8 @@ int operation_image_check_host(
                 return error_set(ret_error, ERROR_NOT_SUPPORTED, "Upgrade drover there.",
                         "the agent of host %s is of a version that cannot import and export images", name);
         for (; *datastores; datastores++) {
-                const json_t *there = named(json_object_get(json_status(live), "datastores"), *datastores);
+                const json_t *there =
+                        json_named(json_object_get(json_status(live), "datastores"), *datastores);
 
                 if (!there)
                         return error_set(ret_error, ERROR_CHECK_FAILED,
@@ -352,7 +342,7 @@ static void free_name(const json_t *disks, char ret[static 16])
 {
         for (unsigned int i = 0; i <= DISKS_MAX; i++) {
                 snprintf(ret, 16, "disk%u", i);
-                if (!named(disks, ret))
+                if (!json_named(disks, ret))
                         return;
         }
 }
@@ -362,7 +352,7 @@ static int check_name(const json_t *disks, const char *name, struct error **ret_
         if (json_array_size(disks) >= DISKS_MAX)
                 return error_set(ret_error, ERROR_NO_RESOURCES, NULL,
                         "the virtual machine has %d disks already, and cannot have more", DISKS_MAX);
-        if (named(disks, name))
+        if (json_named(disks, name))
                 return error_set(ret_error, ERROR_EXISTS, "Name it otherwise.",
                         "the virtual machine has a disk %s already", name);
         return 0;
@@ -461,7 +451,7 @@ static void run_attach(struct task *task, void *userdata)
         }
         if (!disk || !disks ||
                 json_object_set(disk, "size_bytes", json_object_get(outcome, "virtual_bytes")) < 0 ||
-                (!named(disks, json_text(disk, "name")) && json_array_append(disks, disk) < 0)) {
+                (!json_named(disks, json_text(disk, "name")) && json_array_append(disks, disk) < 0)) {
                 task_step_failed(task, NULL);
                 return;
         }
@@ -493,7 +483,7 @@ static int prepare_export(
 {
         const json_t *input = task_input(task),
                      *host = inventory_host(manager->inventory, json_text(json_status(vm), "host")),
-                     *disk = named(json_object_get(json_spec(vm), "disks"), json_text(input, "disk"));
+                     *disk = json_named(json_object_get(json_spec(vm), "disks"), json_text(input, "disk"));
         const char *datastores[3] = {json_text(input, "datastore"), json_text(disk, "datastore")},
                    *format = NULL;
         json_t *job;
