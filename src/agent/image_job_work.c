@@ -657,6 +657,18 @@ int image_job_run(void *arg, json_t **ret_result, struct error **ret_error)
 
 /* --- Removal --------------------------------------------------------------------------------------------------------- */
 
+/* A folder that was made for the file, while it is empty. One of the datastore's own, so that no link is followed. */
+static void remove_folder(const struct place *target)
+{
+        size_t len = strcspn(target->path, "/");
+        char folder[PATH_MAX_CHARS + 1];
+
+        if (!target->path[len] || strchr(target->path + len + 1, '/'))
+                return;
+        snprintf(folder, sizeof(folder), "%.*s", (int)len, target->path);
+        (void)unlinkat(target->store->fd, folder, AT_REMOVEDIR);
+}
+
 int image_job_clear(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct image_job_work *work = arg;
@@ -678,5 +690,6 @@ int image_job_clear(void *arg, json_t **ret_result, struct error **ret_error)
         if (r < 0 && r != -ENOENT)
                 return beneath_failed(r, target.store->name, target.part, ret_error);
         (void)unlink(work->made_path);
+        remove_folder(&target);
         return 0;
 }

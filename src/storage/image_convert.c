@@ -22,6 +22,8 @@
 #define SECTOR UINT64_C(512)
 #define SOURCE_SIZE 256
 #define OTHER_FILES_HINT "Make one whole file of it on a machine that you trust: qemu-img convert."
+/* With less than what one write takes, a datastore is full. */
+#define FULL_BYTES (UINT64_C(2) << 20)
 /* What a conversion leaves to the guests whose disks are on the datastore, which QEMU stops when there is no room. */
 #define ROOM_LEFT_BYTES (UINT64_C(64) << 20)
 
@@ -293,6 +295,13 @@ static int look_at(const struct image_conversion *c, const char *source, uint64_
         return 0;
 }
 
+static uint64_t room_at(int fd)
+{
+        struct statvfs fs;
+
+        return fstatvfs(fd, &fs) < 0 ? UINT64_MAX : (uint64_t)fs.f_bavail * fs.f_frsize;
+}
+
 /* All that the image claims to hold, compressed or not, counts with its full size. */
 static int check_room(
         const struct image_conversion *c, const char *source, uint64_t *ret_needed, struct error **ret_error)
@@ -301,7 +310,6 @@ static int check_room(
                 "qemu-img", "measure", "--output=json", "-O", "qcow2", "--image-opts", source, NULL};
         _cleanup_json_ json_t *measured = NULL;
         uint64_t needed = 0, room;
-        struct statvfs fs;
         int r = run_json(c, argv, &measured, ret_error);
 
         if (r < 0)
@@ -309,9 +317,7 @@ static int check_room(
         if (doc_need_u64(measured, "", "required", 0, INT64_MAX, &needed, NULL) < 0)
                 return error_set(ret_error, ERROR_QEMU_FAILED, NULL,
                         "%s: qemu-img's answer is not understood", c->name);
-        if (fstatvfs(c->to_fd, &fs) < 0)
-                return error_from_errno(ret_error, errno, "%s", c->name);
-        room = (uint64_t)fs.f_bavail * fs.f_frsize;
+        room = room_at(c->to_fd);
         room -= MIN(room, ROOM_LEFT_BYTES);
         if (needed > room && !c->stream)
                 return error_set(ret_error, ERROR_NO_SPACE, "Free space there, or name another datastore.",
@@ -336,6 +342,17 @@ static void on_tick(void *userdata)
                         (uint64_t)st.st_blocks * SECTOR, watch->total);
 }
 
+/* QEMU's vmdk driver has other words for a write that found no room. */
+static int judge(const struct image_conversion *c, int r, struct error *error, struct error **ret_error)
+{
+        if (r < 0 && error && error->code == ERROR_QEMU_FAILED && room_at(c->to_fd) < FULL_BYTES) {
+                error_free(error);
+                return error_set(ret_error, ERROR_NO_SPACE, "Free space on the datastore, or enlarge it.",
+                        "copy of %s: the datastore is full", c->name);
+        }
+        return r < 0 ? error_propagate(ret_error, error) : r;
+}
+
 static int run_convert(
         const struct image_conversion *c, const char *source, uint64_t needed, struct error **ret_error)
 {
@@ -345,13 +362,16 @@ static int run_convert(
         const char *stream[] = {"qemu-img", "convert", "-q", "-t", "writethrough", "--image-opts", "-O",
                 "vmdk", "-o", "subformat=streamOptimized", source, IMAGE_TOOL_SECOND, NULL};
         struct watch watch = {.conversion = c, .total = needed};
+        struct error *error = NULL;
+        int r;
         struct image_tool tool = tool_of(c, c->stream ? stream : plain);
 
         tool.files[1] = (struct image_tool_file){.fd = c->to_fd, .write = true};
         tool.n_files = 2;
         tool.tick = on_tick;
         tool.userdata = &watch;
-        return image_tool_run(&tool, NULL, ret_error);
+        r = image_tool_run(&tool, NULL, &error);
+        return judge(c, r, error, ret_error);
 }
 
 int image_convert(const struct image_conversion *conversion, struct image_converted *ret_converted,

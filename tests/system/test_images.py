@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 from labkit.lab import wait_for
+from manager_faults import Request, restart_to_die_at, wait_dead_at
 
 LAB = {"hosts": 1, "qemu_versions": {"host1": "10.0"}}
 MIB = 1 << 20
@@ -150,7 +151,14 @@ POINTS = ("image-job-journalled", "image-job-begun", "image-job-made", "image-jo
 SOME_POINTS = ("image-job-begun", "image-job-named")
 
 
+STEPS = ("find", "read", "follow", "describe", "create", "disks", "attach", "forget-disks", "forget")
+MANAGER_POINTS = [f"vm.import-{when}-{step}" for step in STEPS for when in ("before", "after")]
+SOME_MANAGER_POINTS = ("vm.import-after-describe", "vm.import-before-attach")
+
+
 def pytest_generate_tests(metafunc):
+    if "manager_point" in metafunc.fixturenames:
+        metafunc.parametrize("manager_point", MANAGER_POINTS if metafunc.config.getoption("--all-points") else SOME_MANAGER_POINTS)
     if "point" in metafunc.fixturenames:
         metafunc.parametrize("point", POINTS if metafunc.config.getoption("--all-points") else SOME_POINTS)
 
@@ -352,3 +360,49 @@ def test_virtual_machine_that_is_exported_comes_back_as_it_was(lab, vm, incoming
     for name in ("out", "in"):
         lab.drover("vm", "delete", name)
     assert leftovers(lab) == []
+
+
+def test_manager_that_dies_at_a_step_of_an_import_goes_on_with_it(lab, incoming, manager_point):
+    if not (incoming / "step.ova").exists():
+        make_appliance(incoming, "step")
+    restart_to_die_at(lab, "manager", manager_point)
+    request = Request(lab, "vm", "import", "shared:incoming/step.ova", "--net-map", "VM Network=")
+    wait_dead_at(lab, "manager", manager_point)
+    lab.start("manager", "manager")
+    lab.wait_connected()
+    task = request.task()
+    wait_for("the task to end", lambda: lab.drover_json("task", "show", task)["status"]["finished"], 60)
+    status = lab.drover_json("task", "show", task)["status"]
+    assert status["state"] == "succeeded", status
+    disk, = disks_of(lab, "step")
+    assert content(lab.folder / "shared" / disk["path"], "qcow2") == (incoming / "step.flat").read_bytes()
+    assert leftovers(lab) == []
+    lab.drover("vm", "delete", "step")
+
+
+@pytest.fixture
+def tight(lab):
+    """A datastore of 80 MiB, of which a conversion leaves 64 to the guests' disks."""
+    path = lab.folder_of("host1") / "datastores/tight"
+    path.mkdir()
+    lab.machines.run("host1", "mount", "-t", "tmpfs", "-o", "size=80m,mode=0755", "tmpfs", path)
+    lab.drover("datastore", "add", "tight", path, "--local")
+    yield path
+    lab.drover("datastore", "remove", "tight")
+    lab.machines.run("host1", "umount", "--lazy", path)
+
+
+def test_datastore_without_room_is_refused_or_left_as_it_was(lab, empty_vm, incoming, tight):
+    with open(incoming / "large.raw", "wb") as image:
+        for _ in range(20):
+            image.write(os.urandom(MIB))
+    before = lab.run_drover("vm", "import-disk", empty_vm, "shared:incoming/large.raw", "--to-datastore", "tight")
+    assert before.returncode == 1 and "has room for" in before.stderr, before.stderr
+    lab.drover("vm", "import-disk", empty_vm, "shared:incoming/large.raw")
+    lab.machines.run("host1", "sh", "-c", f"fallocate -l 70M {tight}/filler")
+    # How much a compressed copy takes nobody knows before: the datastore becomes full in the middle.
+    during = lab.run_drover("vm", "export-disk", empty_vm, "disk0", "tight:large.vmdk", "--stream")
+    assert during.returncode == 1 and "full" in during.stderr, during.stderr
+    held = lab.machines.run("host1", "ls", "-A", tight).split()
+    lab.machines.run("host1", "rm", f"{tight}/filler")
+    assert sorted(held) == [".drover-datastore", "filler"], held

@@ -206,6 +206,39 @@ static void test_program_reaches_what_it_was_given_and_nothing_else(void **state
         shell(s, "test \"$(cat given)\" = content && test ! -e made");
 }
 
+static void on_qemu_exit(void *userdata, const struct child_result *result)
+{
+        *(bool *)userdata = true;
+}
+
+/* qemu-img is shut in, and sees the locks of others all the same. */
+static void test_image_that_a_qemu_writes_is_not_read(void **state)
+{
+        struct scratch *s = *state;
+        _cleanup_(child_freep) struct child *qemu = NULL;
+        struct child_spec spec = CHILD_SPEC_INIT;
+        bool exited = false;
+        char path[160];
+        int in[2], out[2];
+        char c;
+
+        shell(s, MAKE_DISK);
+        snprintf(path, sizeof(path), "%s/disk", s->store);
+        assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+        assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+        spec.argv = (const char *const[]){"qemu-io", "-f", "raw", path, NULL};
+        spec.stdin_fd = in[0];
+        spec.output_fd = out[1];
+        assert_int_equal(child_start(s->loop, &spec, on_qemu_exit, &exited, &qemu, NULL), 0);
+        close(out[1]);
+        assert_int_equal(read(out[0], &c, 1), 1); /* its prompt: the image is open */
+        assert_refused(s, "disk", IMAGE_KIND_RAW, ERROR_LOCKED, "in use");
+        close(in[0]);
+        close(in[1]);
+        close(out[0]);
+        assert_int_equal(loop_wait(s->loop, &exited, 30000), 0);
+}
+
 static void test_checksum_is_of_the_part_that_was_asked_for(void **state)
 {
         struct scratch *s = *state;
@@ -236,6 +269,7 @@ int main(void)
                 SCRATCH_TEST(test_what_is_no_such_image_is_refused),
                 SCRATCH_TEST(test_damaged_image_is_an_error),
                 SCRATCH_TEST(test_program_reaches_what_it_was_given_and_nothing_else),
+                SCRATCH_TEST(test_image_that_a_qemu_writes_is_not_read),
                 SCRATCH_TEST(test_checksum_is_of_the_part_that_was_asked_for),
                 /* The last one: it has a mount namespace of its own. */
                 SCRATCH_TEST(test_image_that_would_unpack_to_more_than_there_is_room_for_is_refused),
