@@ -63,7 +63,7 @@ static int place_descriptors(const struct image_tool *tool, int *output_fd)
 }
 
 static void __attribute__((noreturn))
-run_program(const struct image_tool *tool, const char *path, int output_fd)
+run_program(const struct image_tool *tool, const char *path, int output_fd, pid_t parent)
 {
         static const char *const env[] = {"LC_ALL=C", "PATH=/usr/bin:/bin", "MALLOC_ARENA_MAX=2", NULL};
         struct confine_file files[IMAGE_TOOL_FILES_MAX];
@@ -71,6 +71,8 @@ run_program(const struct image_tool *tool, const char *path, int output_fd)
         int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent) /* it died before the line above */
+                _exit(126);
         if (null_fd < 0 || dup2(null_fd, 0) < 0 || place_descriptors(tool, &output_fd) < 0)
                 _exit(126);
         for (size_t i = 0; i < tool->n_files; i++)
@@ -140,7 +142,7 @@ int image_tool_run(const struct image_tool *tool, char **ret_output, struct erro
         _cleanup_fd_ int read_fd = -1, write_fd = -1;
         struct buf output;
         int fds[2], status = 0, r = 0;
-        pid_t pid;
+        pid_t pid, parent = getpid();
 
         if (!path)
                 return error_set(ret_error, ERROR_NOT_SUPPORTED, "Install the package qemu-utils.",
@@ -153,7 +155,7 @@ int image_tool_run(const struct image_tool *tool, char **ret_output, struct erro
         if (pid < 0)
                 return error_from_errno(ret_error, errno, "%s", tool->name);
         if (!pid)
-                run_program(tool, path, write_fd);
+                run_program(tool, path, write_fd, parent);
         fd_closep(&write_fd);
         write_fd = -1;
         buf_init(&output, OUTPUT_MAX_BYTES);
