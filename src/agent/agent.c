@@ -14,6 +14,7 @@
 #include "agent/host.h"
 #include "agent/host_list.h"
 #include "agent/identity.h"
+#include "agent/image_jobs.h"
 #include "agent/migration.h"
 #include "agent/request_cache.h"
 #include "agent/siblings.h"
@@ -178,6 +179,8 @@ static int make_parts(struct agent *agent, struct error **ret_error)
                 r = stores_new(agent->loop, agent->config.state_dir, &agent->stores, ret_error);
         if (r == 0)
                 r = storage_moves_new(agent, &agent->storage_moves, ret_error);
+        if (r == 0)
+                r = image_jobs_new(agent, &agent->image_jobs, ret_error);
         if (r < 0)
                 return r;
         r = events_new(agent->loop, &agent->events);
@@ -238,6 +241,8 @@ static void on_adopted(void *userdata)
         r = migration_recover_all(agent);
         if (r == 0)
                 r = storage_move_recover_all(agent);
+        if (r == 0)
+                r = image_jobs_recover_all(agent);
         if (r < 0)
                 (void)error_from_errno(&error, r, "migrations of the run before cannot be taken up");
         else
@@ -286,6 +291,8 @@ void agent_free(struct agent *agent)
         migration_free_all(agent);
         vm_create_cancel_all(agent);
         switch_list_cancel_all(agent);
+        image_jobs_free(agent->image_jobs);
+        agent->image_jobs = NULL;
         storage_moves_free(agent->storage_moves);
         agent->storage_moves = NULL;
         map_for_each (item, spare, &agent->vms)

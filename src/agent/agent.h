@@ -24,6 +24,7 @@ struct host;
 struct http_client;
 struct http_server;
 struct identity;
+struct image_jobs;
 struct migrations;
 struct netlink;
 struct ovs;
@@ -63,6 +64,7 @@ struct agent {
         struct handshake *handshake;     /* handshake.h: signed specifications of migrations */
         uint64_t manager_epoch;          /* highest seen, durable before it is acted on; api.c */
         struct storage_moves *storage_moves; /* storage_move.h: disks that go to other datastores */
+        struct image_jobs *image_jobs;       /* image_jobs.h: conversion of images */
         struct migrations *migrations;       /* migration.c's own state; NULL until migration_recover_all() */
 
         struct agent_startup *startup; /* agent.c: what agent_start() has to do still; NULL afterwards */

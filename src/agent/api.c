@@ -10,6 +10,7 @@
 #include "agent/forecast.h"
 #include "agent/host_list.h"
 #include "agent/identity.h"
+#include "agent/image_jobs.h"
 #include "agent/migration.h"
 #include "agent/request_cache.h"
 #include "agent/storage_move.h"
@@ -101,6 +102,9 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/storage-moves/{id}/cancel", storage_move_api_cancel},
         {"POST", "/agent/v1/storage-moves/{id}/settle", storage_move_api_settle},
         {"DELETE", "/agent/v1/storage-moves/{id}", storage_move_api_forget},
+        {"POST", "/agent/v1/image-jobs", image_jobs_api_start},
+        {"GET", "/agent/v1/image-jobs/{id}", image_jobs_api_get},
+        {"DELETE", "/agent/v1/image-jobs/{id}", image_jobs_api_forget},
         {"POST", "/agent/v1/peer/migrations", route_peer_prepare},
         {"POST", PEER_PROBE, api_peer_probe},
         {"POST", PEER_COMPARE, api_peer_compare},

@@ -241,11 +241,11 @@ static json_t *qemu_document(const struct qemu_binary *qemu)
 
 static json_t *capabilities(const struct host *host)
 {
-        return json_pack("{s:b, s:s?, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "kvm", host->kvm_works,
-                "kvm_reason", host->kvm_reason, "cgroup", cgroup_available(host->agent->cgroup), "switchover",
-                true, "limits", true, "network_proof", true, "signed_spec", true, "storage_moves", true,
-                "suspend", true, "disk_work", true, "disks_along",
-                !strcmp(host->agent->config.disks_along, "yes"));
+        return json_pack("{s:b, s:s?, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "kvm",
+                host->kvm_works, "kvm_reason", host->kvm_reason, "cgroup",
+                cgroup_available(host->agent->cgroup), "switchover", true, "limits", true, "network_proof",
+                true, "signed_spec", true, "storage_moves", true, "images", true, "suspend", true,
+                "disk_work", true, "disks_along", !strcmp(host->agent->config.disks_along, "yes"));
 }
 
 /* Guest RAM that is promised to VMs with a QEMU here. */

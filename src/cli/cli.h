@@ -58,6 +58,10 @@ struct cli {
         X(vm_snapshot_show) \
         X(vm_snapshot_revert) \
         X(vm_snapshot_delete) \
+        X(vm_import) \
+        X(vm_export) \
+        X(vm_import_disk) \
+        X(vm_export_disk) \
         X(task_list) \
         X(task_show) \
         X(task_watch) \

@@ -4,6 +4,7 @@
 #include "cli/access_options.h"
 #include "cli/cli.h"
 #include "cli/datastore_options.h"
+#include "cli/image_options.h"
 #include "cli/network_options.h"
 #include "cli/pool_options.h"
 #include "cli/vm_options.h"
@@ -496,6 +497,55 @@ const struct command command_table[] = {
                 .details = WAITS,
                 .operands = {OPERAND("VM", "vms"), OPERAND("SNAPSHOT", NULL)},
                 .run = command_vm_snapshot_delete},
+
+        {.words = "vm import",
+                .summary = "make a virtual machine of an appliance from another product",
+                .details =
+                        "APPLIANCE is DATASTORE:PATH, an OVA, or an OVF with its disks beside it, as VMware "
+                        "and "
+                        "VirtualBox export them. Processors, memory, firmware, disks and NICs become those "
+                        "of "
+                        "a new virtual machine, which is off; the appliance stays. What its manifest says of "
+                        "checksums is compared. Its NICs get new MAC addresses, and model e1000 unless they "
+                        "were virtio; its disks are on SATA, whose driver most guests have.",
+                .operands = {TEXT_OPERAND("APPLIANCE")},
+                .options = vm_import_options,
+                .run = command_vm_import},
+        {.words = "vm export",
+                .summary = "write a virtual machine into an appliance for another product",
+                .details =
+                        "FILE is DATASTORE:PATH, a new .ova on a datastore of the host where the virtual "
+                        "machine "
+                        "is: a description (OVF), a manifest with the SHA-256 of each file, and its disks as "
+                        "compressed vmdk. The virtual machine has to be off. Meanwhile there has to be room "
+                        "for "
+                        "the disks twice. The SHA-256 of the whole is printed and written beside it.",
+                .operands = {OPERAND("VM", "vms"), TEXT_OPERAND("FILE")},
+                .options = vm_export_options,
+                .run = command_vm_export},
+        {.words = "vm import-disk",
+                .summary = "make a disk of an image",
+                .details =
+                        "IMAGE is DATASTORE:PATH, a file on a datastore of the host where the virtual "
+                        "machine "
+                        "is: raw, qcow2, vmdk, vhdx, vdi or vhd. It is converted into a new disk of the "
+                        "virtual machine, which has to be off; the image stays. It is read by a process that "
+                        "reaches no other file: an image that refers to another one (a backing file, a vmdk "
+                        "of several files) is refused, and so is one that would unpack to more than there is "
+                        "room for.",
+                .operands = {OPERAND("VM", "vms"), TEXT_OPERAND("IMAGE")},
+                .options = vm_import_disk_options,
+                .run = command_vm_import_disk},
+        {.words = "vm export-disk",
+                .summary = "write a disk into an image",
+                .details =
+                        "FILE is DATASTORE:PATH, a new file on a datastore of the host where the virtual "
+                        "machine is; what its name ends in says the format: .raw, .qcow2, .vmdk, .vhdx, .vdi "
+                        "or .vhd. The virtual machine has to be off. Its SHA-256 is printed and written "
+                        "beside it, as FILE.sha256.",
+                .operands = {OPERAND("VM", "vms"), OPERAND("DISK", NULL), TEXT_OPERAND("FILE")},
+                .options = vm_export_disk_options,
+                .run = command_vm_export_disk},
 
         {.words = "task list",
                 .summary = "list tasks, newest first",

@@ -340,6 +340,50 @@ static int report_cold(
         return flushed(cli, ret_error);
 }
 
+/* What an import or export has made, and its checksum. */
+static int report_image(
+        const struct cli *cli, const char *object, const json_t *result, struct error **ret_error)
+{
+        const json_t *disk = json_object_get(result, "disk"), *source = json_object_get(result, "source");
+        const char *name = json_string_value(disk) ?: text_of(disk, "name");
+        char text[24];
+
+        output_text(cli->out, strchr(object, '/') ? strchr(object, '/') + 1 : object, false);
+        if (json_is_object(source)) {
+                fprintf(cli->out, ": disk %s of %s made\n", name ?: "?",
+                        size_text(number_of(disk, "size_bytes"), text));
+                label(cli, json_is_true(json_object_get(source, "verified")) ? "verified" : "sha256");
+                fprintf(cli->out, "%s (the image)\n", text_of(source, "sha256") ?: "?");
+        } else {
+                fprintf(cli->out, ":%s%s written to %s:%s, %s\n", name ? " disk " : "", name ?: "",
+                        text_of(result, "datastore") ?: "?", text_of(result, "path") ?: "?",
+                        size_text(number_of(result, "bytes"), text));
+                label(cli, "sha256");
+                fprintf(cli->out, "%s\n", text_of(result, "sha256") ?: "?");
+        }
+        return flushed(cli, ret_error);
+}
+
+static int report_import(
+        const struct cli *cli, const char *object, const json_t *result, struct error **ret_error)
+{
+        json_t *disk;
+        char text[24];
+        size_t i;
+
+        output_text(cli->out, strchr(object, '/') ? strchr(object, '/') + 1 : object, false);
+        fputs(": imported, and off\n", cli->out);
+        json_array_foreach (json_object_get(result, "disks"), i, disk) {
+                const json_t *source = json_object_get(disk, "source");
+
+                label(cli, text_of(disk, "name") ?: "disk");
+                fprintf(cli->out, "%s, sha256 %s%s\n", size_text(number_of(disk, "size_bytes"), text),
+                        text_of(source, "sha256") ?: "?",
+                        json_is_true(json_object_get(source, "verified")) ? ", as its manifest says" : "");
+        }
+        return flushed(cli, ret_error);
+}
+
 int report_task(const struct cli *cli, const json_t *task, struct error **ret_error)
 {
         const char *action = json_string_value(output_lookup(task, "spec.action")) ?: "task",
@@ -355,6 +399,11 @@ int report_task(const struct cli *cli, const json_t *task, struct error **ret_er
                 return report_disks(cli, object, result, ret_error);
         if (!strcmp(action, "vm.migrate-cold") && json_is_object(result))
                 return report_cold(cli, object, result, ret_error);
+        if (!strcmp(action, "vm.import"))
+                return report_import(cli, object, result, ret_error);
+        if (!strcmp(action, "vm.import-disk") || !strcmp(action, "vm.export-disk") ||
+                !strcmp(action, "vm.export"))
+                return report_image(cli, object, result, ret_error);
         output_text(cli->out, object, false);
         fputs(": ", cli->out);
         output_text(cli->out, action, false);

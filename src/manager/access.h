@@ -25,6 +25,7 @@
         X(VM_MIGRATE, "vm.migrate", "migrate virtual machines and their disks, and check migrations") \
         X(VM_DISK, "vm.disk", "make disks of virtual machines larger") \
         X(VM_SNAPSHOT, "vm.snapshot", "make, revert to and delete snapshots of virtual machines") \
+        X(VM_IMAGE, "vm.image", "import disks and virtual machines from images, and export them") \
         X(VM_CONSOLE, "vm.console", "read consoles of virtual machines") \
         X(TASK_READ, "task.read", "see tasks") \
         X(TASK_CANCEL, "task.cancel", "cancel tasks") \

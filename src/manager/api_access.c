@@ -449,15 +449,25 @@ static bool may_make_vm(struct http_request *request, struct manager *manager, c
                        auth_may_everywhere(context->caller, PERMISSION_NETWORK_USE));
 }
 
-/* Moving disks fills a datastore and removes an image, which the permission to migrate does not cover. */
+/* Moving disks fills a datastore and removes an image, which the permission to migrate does not cover; imports and exports name files that may be
+ * anybody's. */
 static bool lacks_datastores(struct http_request *request, const struct context *context)
 {
         json_t *body = NULL;
+        bool images = context->rule->permission == PERMISSION_VM_IMAGE;
         bool along = context->rule->handler == api_vm_migrate &&
                      http_request_json(request, &body, NULL) >= 0 && json_object_get(body, "to_datastore");
 
-        return (along || context->rule->handler == api_vm_migrate_disks) &&
+        return (along || images || context->rule->handler == api_vm_migrate_disks) &&
                !auth_may_everywhere(context->caller, PERMISSION_DATASTORE_USE);
+}
+
+/* What an appliance becomes is a new virtual machine, with NICs. */
+static bool lacks_import(const struct context *context)
+{
+        return context->rule->handler == api_vm_import &&
+               (!auth_may_everywhere(context->caller, PERMISSION_VM_CREATE) ||
+                       !auth_may_everywhere(context->caller, PERMISSION_NETWORK_USE));
 }
 
 /* About the objects: true when the caller may; else *ret_error is set if that could not be found out. */
@@ -471,7 +481,7 @@ static bool may_here(struct http_request *request, struct manager *manager, cons
         bool vm = context->rule->scope == SCOPE_VM || context->rule->scope == SCOPE_VM_HOST;
         bool pool = context->rule->scope == SCOPE_POOL;
 
-        if (lacks_datastores(request, context))
+        if (lacks_datastores(request, context) || lacks_import(context))
                 return false;
         if (context->rule->scope <= SCOPE_OWN ||
                 auth_may_everywhere(context->caller, context->rule->permission))
@@ -505,8 +515,13 @@ static void set_denied(struct http_request *request, const struct context *conte
                         "%s has not the permission %s", context->caller->name, permission);
         else if (lacks_datastores(request, context))
                 error_set(ret_error, ERROR_DENIED, "Ask for a role that has it: `drover role list`.",
-                        "%s has not the permission %s everywhere, which moving disks takes beside %s",
+                        "%s has not the permission %s everywhere, which that takes beside %s",
                         context->caller->name, permission_to_string(PERMISSION_DATASTORE_USE), permission);
+        else if (lacks_import(context))
+                error_set(ret_error, ERROR_DENIED, "Ask for a role that has it: `drover role list`.",
+                        "%s has not the permissions vm.create and network.use everywhere, which an import "
+                        "takes beside %s",
+                        context->caller->name, permission);
         else if (context->rule->scope == SCOPE_VM_HOST || context->rule->scope == SCOPE_VM_NEW)
                 error_set(ret_error, ERROR_DENIED,
                         "Name a host (--to, --host) within the scope; `drover whoami` tells what that is.",

@@ -36,6 +36,7 @@
         X("POST", V1 "/enrol", enrol, NONE, PUBLIC) \
         X("GET", V1 "/vms", vm_list, VM_READ, LIST) \
         X("POST", V1 "/vms", vm_create, VM_CREATE, VM_NEW) \
+        X("POST", V1 "/vm-imports", vm_import, VM_IMAGE, ALL) \
         X("GET", V1 "/vms/{name}", vm_get, VM_READ, VM) \
         X("DELETE", V1 "/vms/{name}", vm_delete, VM_DELETE, VM) \
         X("POST", V1 "/vms/{name}/start", vm_start, VM_POWER, VM_HOST) \
@@ -51,6 +52,9 @@
         X("GET", V1 "/vms/{name}/snapshots/{snapshot}", vm_snapshot_get, VM_READ, VM) \
         X("DELETE", V1 "/vms/{name}/snapshots/{snapshot}", vm_snapshot_delete, VM_SNAPSHOT, VM) \
         X("POST", V1 "/vms/{name}/snapshots/{snapshot}/revert", vm_snapshot_revert, VM_SNAPSHOT, VM) \
+        X("POST", V1 "/vms/{name}/export", vm_export, VM_IMAGE, VM) \
+        X("POST", V1 "/vms/{name}/import-disk", vm_import_disk, VM_IMAGE, VM) \
+        X("POST", V1 "/vms/{name}/export-disk", vm_export_disk, VM_IMAGE, VM) \
         X("GET", V1 "/vms/{name}/advice", vm_advice, VM_READ, VM) \
         X("GET", V1 "/vms/{name}/console", vm_console, VM_CONSOLE, VM) \
         X("POST", V1 "/vms/{name}/forecast", vm_forecast, VM_MIGRATE, VM_HOST) \

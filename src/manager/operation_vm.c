@@ -224,7 +224,7 @@ static void run_place_start(struct task *task, void *userdata)
                 task_step_done(task);
 }
 
-static void undo_place(struct task *task, void *userdata)
+void operation_vm_undo_place(struct task *task, void *userdata)
 {
         store_batch_remove(task_batch(task), "vm", json_text(task_data(task), "vm_uid"), STORE_ANY);
         task_step_done(task);
@@ -395,7 +395,7 @@ static void on_created(struct task *task, struct manager *manager, json_t *body,
         task_step_done(task);
 }
 
-static void run_create(struct task *task, void *userdata)
+void operation_vm_run_create(struct task *task, void *userdata)
 {
         step_say(task, "creating on host %s", json_text(task_data(task), "host"));
         send_document(task, userdata, "create", CREATE_TIMEOUT_MS, on_created);
@@ -415,7 +415,7 @@ static void on_uncreated(struct task *task, struct manager *manager, json_t *bod
 }
 
 /* What no answer came for may have been made. An agent that refuses has tidied up itself. */
-static void undo_create(struct task *task, void *userdata)
+void operation_vm_undo_create(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
         const json_t *vm = vm_of(task, manager);
@@ -483,8 +483,11 @@ static void cancel_later(struct task *task, void *userdata)
 }
 
 static const struct task_step create_steps[] = {
-        {.name = "place", .run = run_place, .undo = undo_place},
-        {.name = "create", .run = run_create, .undo = undo_create, .cancel = cancel_later},
+        {.name = "place", .run = run_place, .undo = operation_vm_undo_place},
+        {.name = "create",
+                .run = operation_vm_run_create,
+                .undo = operation_vm_undo_create,
+                .cancel = cancel_later},
         {.name = "start", .run = run_start_if_wanted, .cancel = cancel_later, .keep = true},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later, .keep = true},
 };

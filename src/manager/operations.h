@@ -27,6 +27,10 @@ extern const struct task_kind operation_vm_resize_disk;
 extern const struct task_kind operation_vm_snapshot_create;
 extern const struct task_kind operation_vm_snapshot_revert;
 extern const struct task_kind operation_vm_snapshot_delete;
+extern const struct task_kind operation_vm_import;
+extern const struct task_kind operation_vm_export;
+extern const struct task_kind operation_vm_import_disk;
+extern const struct task_kind operation_vm_export_disk;
 extern const struct task_kind operation_host_add;
 extern const struct task_kind operation_host_sync;
 extern const struct task_kind operation_host_remove;
@@ -128,6 +132,10 @@ int operation_snapshot_check_revert(struct manager *manager, const json_t *vm, c
         const json_t **ret_host, struct error **ret_error);
 int operation_snapshot_check_delete(struct manager *manager, const json_t *vm, const char *name,
         const json_t **ret_host, struct error **ret_error);
+/* Steps of vm.create for kinds that make a VM in another way: data as described in operation_vm.c. The VM's object is made with the task. */
+void operation_vm_undo_place(struct task *task, void *userdata);
+void operation_vm_run_create(struct task *task, void *userdata);
+void operation_vm_undo_create(struct task *task, void *userdata);
 
 /* For kinds whose tasks wait in the queue of migrations: how many may be under way at once is its matter. See struct task_kind. */
 bool operation_may_start(const struct task *task, void *userdata);

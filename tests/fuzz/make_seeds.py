@@ -6,8 +6,10 @@ found by fuzzing.
     tests/fuzz/make_seeds.py             into tests/fuzz/corpus/
 """
 
+import io
 import struct
 import subprocess
+import tarfile
 from pathlib import Path
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
@@ -248,7 +250,33 @@ def time_seeds():
         save("calendar", name, text)
 
 
+def appliance_seeds():
+    """Machines as other products describe them, a manifest, and archives of them."""
+    def item(kind, rest):
+        return f"<Item><rasd:ResourceType>{kind}</rasd:ResourceType>{rest}</Item>"
+
+    ovf = ('<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" '
+           'xmlns:rasd="rasd" xmlns:vmw="vmw"><References><File ovf:id="f" ovf:href="a.vmdk"/></References><DiskSection><Disk ovf:capacity="1" '
+           'ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="d" ovf:fileRef="f"/></DiskSection><VirtualSystem><Name>a</Name>'
+           '<VirtualHardwareSection>' + item(3, "<rasd:VirtualQuantity>1</rasd:VirtualQuantity>") +
+           item(4, "<rasd:VirtualQuantity>64</rasd:VirtualQuantity>") + item(17, "<rasd:HostResource>ovf:/disk/d</rasd:HostResource>") +
+           item(10, "<rasd:Connection>VM Network</rasd:Connection>") + '<vmw:Config vmw:key="firmware" vmw:value="efi"/>'
+           '</VirtualHardwareSection></VirtualSystem></Envelope>').encode()
+    save("ovf", "machine", ovf)
+    save("ovf", "entity", b'<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>')
+    save("ovf", "manifest", b"SHA1(a.vmdk)= a9993e364706816aba3e25717850c26c9cd0d89d\r\n")
+    for name, form in (("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT)):
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", format=form) as tar:
+            for member, size in (("a.ovf", 5), ("a.vmdk", 600)):
+                entry = tarfile.TarInfo(member)
+                entry.size = size
+                tar.addfile(entry, io.BytesIO(bytes(size)))
+        save("tar_index", name, archive.getvalue()[:3072])
+
+
 time_seeds()
+appliance_seeds()
 stream_seeds()
 return_path_seeds()
 frame_seeds()

@@ -129,6 +129,10 @@ def test_each_route_about_guests_answers_as_described(pools, api, east):
     assert ended(api, "POST", one + "/stop", {"force": True}, **name) == "succeeded"
     spec = {"memory_bytes": 64 << 20, "datastore": "shared", "nics": [{"port_group": "default"}]}
     assert ended(api, "POST", "/api/v1/vms", {"name": "bare", "spec": spec}) == "succeeded"
+    image = {"datastore": "shared", "path": "exports/east.vmdk"}
+    assert ended(api, "POST", one + "/export-disk", {"disk": "disk0", **image}, **name) == "succeeded"
+    assert ended(api, "POST", one + "/import-disk", image, name="bare") == "succeeded"
+    assert ended(api, "POST", one + "/export", {"datastore": "shared", "path": "exports/bare.ova"}, name="bare") == "succeeded"
     rule = {"type": "run-on", "vms": ["bare"], "hosts": ["host1"]}
     assert api.call("POST", "/api/v1/affinity-rules", {"name": "r", "spec": rule})[0] == 201
     assert api.call("GET", "/api/v1/affinity-rules/{name}", name="r")[0] == 200

@@ -25,7 +25,7 @@ static void pattern_stands_for_several_permissions(void **data)
         assert_int_equal(set_of("vm.read"), BIT(VM_READ));
         assert_int_equal(set_of("vm.*"), BIT(VM_READ) | BIT(VM_CREATE) | BIT(VM_DELETE) | BIT(VM_POWER) |
                                                  BIT(VM_MIGRATE) | BIT(VM_DISK) | BIT(VM_SNAPSHOT) |
-                                                 BIT(VM_CONSOLE));
+                                                 BIT(VM_IMAGE) | BIT(VM_CONSOLE));
         assert_true(set_of("*.read") & BIT(AUDIT_READ));
         assert_false(set_of("*.read") & (BIT(VM_MIGRATE) | BIT(TOKEN_OWN)));
         assert_int_equal(set_of("*"), (UINT64_C(1) << N_PERMISSIONS) - 1);

@@ -253,6 +253,15 @@ class Answers(WithManager):
         self.assertEqual(status, 202)
         self.assertEqual(self.finish(task)["status"]["error"]["code"], "no-resources")
 
+    def test_import_without_a_host_fails_with_the_reason(self):
+        body = {"name": "v2", "datastore": "none", "path": "incoming/web.ova", "net_map": {"VM Network": ""}}
+        status, task = self.call("POST", "/api/v1/vm-imports", body)
+        self.assertEqual(status, 202)
+        self.assertIn(self.finish(task)["status"]["error"]["code"], ("no-resources", "unreachable"))
+        for field, value in (("path", "../web.ova"), ("path", "/web.ova"), ("bus", "usb"), ("net_map", {"VM Network": "nowhere"})):
+            with self.subTest(field=field, value=value):
+                self.assertIn(self.call("POST", "/api/v1/vm-imports", {**body, field: value})[0], (404, 422))
+
     def test_affinity_rule_about_nobody_is_refused(self):
         rule = {"name": "odd", "spec": {"type": "run-on", "vms": ["nobody"], "hosts": ["h9"]}}
         status, problem = self.call("POST", "/api/v1/affinity-rules", rule)

@@ -412,7 +412,8 @@ static void assert_opens(struct state *state, json_t *permissions, const char *p
         as(state, json_text(state->body, "secret"));
 #define X(method, path, handler, needed, scope) \
         if (strcmp(#needed, "NONE") && strcmp(#scope, "OWN") && strcmp(path, V1 "/events") && \
-                !(opens && !strcmp(#handler, "vm_migrate_disks")) && /* takes two */ \
+                !(opens && (!strcmp(#handler, "vm_migrate_disks") || \
+                                   !strcmp(#needed, "VM_IMAGE"))) && /* these take two */ \
                 !strcmp(permission, permission_to_string(PERMISSION_##needed))) { \
                 char full[128]; \
 \

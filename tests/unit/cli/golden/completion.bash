@@ -150,6 +150,14 @@ _drover_value() {
     'vm migrate --format') echo 'raw qcow2' ;;
     'vm migrate --priority') echo 'low normal high critical' ;;
     'vm migrate --codec') echo 'auto none lz4 zstd' ;;
+    'vm import --to-datastore') echo 'names datastores' ;;
+    'vm import --to-format') echo 'raw qcow2' ;;
+    'vm import --bus') echo 'virtio scsi sata ide' ;;
+    'vm import --host') echo 'names hosts' ;;
+    'vm import-disk --format') echo 'raw qcow2 vmdk vhdx vdi vhd' ;;
+    'vm import-disk --to-datastore') echo 'names datastores' ;;
+    'vm import-disk --to-format') echo 'raw qcow2' ;;
+    'vm import-disk --bus') echo 'virtio scsi sata ide' ;;
     'schedule create --missed') echo 'skip run-once' ;;
     'schedule create --vm') echo 'names vms' ;;
     'schedule create --to') echo 'names hosts' ;;
