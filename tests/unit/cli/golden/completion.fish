@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --name --net-map --to-datastore --to-format --bus --host --give-up --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -30,7 +30,7 @@ end
 complete -c drover -f
 complete -c drover -n '__drover_at ""' -a 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help'
 complete -c drover -n '__drover_at "host"' -a 'list show add enrol-token confirm-down label maintenance remove'
-complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume suspend delete console advise forecast migrate disk snapshot'
+complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause resume suspend delete console advise forecast migrate disk snapshot import export import-disk export-disk'
 complete -c drover -n '__drover_at "vm disk"' -a 'resize'
 complete -c drover -n '__drover_at "vm snapshot"' -a 'create list show revert delete'
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
@@ -148,6 +148,26 @@ complete -c drover -n '__drover_at "vm snapshot list"' -a '(drover names vms 2>/
 complete -c drover -n '__drover_at "vm snapshot show"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm snapshot revert"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm snapshot delete"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm import"' -l name -x -d 'of the virtual machine; default: the file\'s name without its ending'
+complete -c drover -n '__drover_in "vm import"' -l net-map -x -d 'NICs on this network of the appliance go to that port group; without one they are left out; may be repeated'
+complete -c drover -n '__drover_in "vm import"' -l to-datastore -x -a '(drover names datastores 2>/dev/null)' -d 'where the virtual machine is made; default: where the appliance is'
+complete -c drover -n '__drover_in "vm import"' -l to-format -x -a 'raw qcow2' -d 'of its disks; default qcow2'
+complete -c drover -n '__drover_in "vm import"' -l bus -x -a 'virtio scsi sata ide' -d 'of its disks; default sata'
+complete -c drover -n '__drover_in "vm import"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'which host does it; default: one that has the datastores'
+complete -c drover -n '__drover_in "vm import"' -l give-up -x -d 'end it if it takes longer; default 24h'
+complete -c drover -n '__drover_at "vm export"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm export"' -l give-up -x -d 'end it if it takes longer; default 24h'
+complete -c drover -n '__drover_at "vm import-disk"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm import-disk"' -l format -x -a 'raw qcow2 vmdk vhdx vdi vhd' -d 'what the image is; default: what its name ends in'
+complete -c drover -n '__drover_in "vm import-disk"' -l sha256 -x -d 'refuse it unless this is its checksum; default: what a file IMAGE.sha256 beside it says'
+complete -c drover -n '__drover_in "vm import-disk"' -l to-datastore -x -a '(drover names datastores 2>/dev/null)' -d 'where the disk is made; default: where the folder of the virtual machine is'
+complete -c drover -n '__drover_in "vm import-disk"' -l to-format -x -a 'raw qcow2' -d 'default qcow2'
+complete -c drover -n '__drover_in "vm import-disk"' -l name -x -d 'of the disk; default: disk0, disk1, ...'
+complete -c drover -n '__drover_in "vm import-disk"' -l bus -x -a 'virtio scsi sata ide' -d 'default virtio'
+complete -c drover -n '__drover_in "vm import-disk"' -l give-up -x -d 'end it if it takes longer; default 24h'
+complete -c drover -n '__drover_at "vm export-disk"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm export-disk"' -l stream -d 'a vmdk that is compressed and read from its beginning to its end, as appliances have it'
+complete -c drover -n '__drover_in "vm export-disk"' -l give-up -x -d 'end it if it takes longer; default 24h'
 complete -c drover -n '__drover_in "task list"' -l active -d 'only those that have not ended'
 complete -c drover -n '__drover_in "task list"' -l object -x -d 'only about this, such as vm/web1'
 complete -c drover -n '__drover_in "task list"' -l action -x -d 'only this action, such as vm.migrate'

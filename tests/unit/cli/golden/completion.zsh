@@ -5,7 +5,7 @@ _drover_words() {
     case "$1" in
     '') echo 'host vm task queue schedule datastore network affinity pool cluster login logout whoami user role token audit api events version completion help' ;;
     'host') echo 'list show add enrol-token confirm-down label maintenance remove' ;;
-    'vm') echo 'list show create start stop pause resume suspend delete console advise forecast migrate disk snapshot' ;;
+    'vm') echo 'list show create start stop pause resume suspend delete console advise forecast migrate disk snapshot import export import-disk export-disk' ;;
     'vm disk') echo 'resize' ;;
     'vm snapshot') echo 'create list show revert delete' ;;
     'task') echo 'list show watch cancel' ;;
@@ -43,6 +43,10 @@ _drover_options() {
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --to-datastore --format --disk --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'vm snapshot create') echo '--description ' ;;
+    'vm import') echo '--name --net-map --to-datastore --to-format --bus --host --give-up ' ;;
+    'vm export') echo '--give-up ' ;;
+    'vm import-disk') echo '--format --sha256 --to-datastore --to-format --name --bus --give-up ' ;;
+    'vm export-disk') echo '--stream --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;
     'schedule create') echo '--calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --return --policy --tries --priority --max-pause --give-up ' ;;
     'schedule next') echo '--count ' ;;
@@ -96,6 +100,9 @@ _drover_operand() {
     'vm snapshot show 0') echo 'names vms' ;;
     'vm snapshot revert 0') echo 'names vms' ;;
     'vm snapshot delete 0') echo 'names vms' ;;
+    'vm export 0') echo 'names vms' ;;
+    'vm import-disk 0') echo 'names vms' ;;
+    'vm export-disk 0') echo 'names vms' ;;
     'task show 0') echo 'names tasks' ;;
     'task watch 0') echo 'names tasks' ;;
     'task cancel 0') echo 'names tasks' ;;
@@ -190,7 +197,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --name --net-map --to-datastore --to-format --bus --host --give-up --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2
