@@ -532,7 +532,12 @@ const struct command command_table[] = {
                 .operands = {OPERAND("SCHEDULE", "schedules")},
                 .run = command_schedule_delete},
 
-        {.words = "datastore list", .summary = "list the datastores", .run = command_datastore_list},
+        {.words = "datastore list",
+                .summary = "list the datastores: room, what is promised of it, how quick they are",
+                .details = "PROMISED is what all disks there may come to take, LATENCY of a small write "
+                           "until it "
+                           "is safe. What a local datastore has is summed up over its hosts.",
+                .run = command_datastore_list},
         {.words = "datastore show",
                 .summary = "show a datastore, and what each host says about it",
                 .operands = {OPERAND("DATASTORE", "datastores")},
@@ -542,6 +547,15 @@ const struct command command_table[] = {
                 .operands = {OPERAND("NAME", NULL), TEXT_OPERAND("PATH")},
                 .options = datastore_add_options,
                 .run = command_datastore_add},
+        {.words = "datastore set",
+                .summary = "change how much of a datastore may be promised",
+                .details =
+                        "Images are thin: disks may be promised more than there is. With --overcommit 1.5 up "
+                        "to one and a half times the capacity; what would go beyond is refused "
+                        "(datastore-limit), be it created or moved there. What is there stays.",
+                .operands = {OPERAND("DATASTORE", "datastores")},
+                .options = datastore_set_options,
+                .run = command_datastore_set},
         {.words = "datastore remove",
                 .summary = "forget a datastore; its files stay",
                 .operands = {OPERAND("DATASTORE", "datastores")},

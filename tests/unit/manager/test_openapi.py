@@ -241,8 +241,12 @@ class Answers(WithManager):
         _, task = self.call("POST", "/api/v1/datastores", {"name": "ds", "spec": {"path": "/srv/ds"}})
         self.finish(task)
         self.assertTrue(self.call("GET", "/api/v1/datastores/{name}", name="ds")[1]["spec"]["shared"])
-        _, task = self.call("PUT", "/api/v1/datastores/{name}", {"spec": {"path": "/srv/other"}}, name="ds")
+        _, task = self.call("PUT", "/api/v1/datastores/{name}", {"spec": {"path": "/srv/other", "overcommit": 1.5}}, name="ds")
         self.finish(task)
+        with self.open("GET", "/metrics") as answer:
+            metrics = answer.read()
+        self.assertIn(b'drover_datastore_provisioned_bytes{datastore="ds"} 0\n', metrics)
+        self.assertIn(b'drover_datastore_overcommit_limit_ratio{datastore="ds"} 1.5\n', metrics)
         _, task = self.call("DELETE", "/api/v1/datastores/{name}", name="ds")
         self.assertEqual(self.finish(task)["status"]["state"], "succeeded")
         self.assertEqual(self.call("POST", "/api/v1/datastores", {"name": "x", "spec": {"path": "../etc"}})[0], 422)

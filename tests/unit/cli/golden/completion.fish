@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --overcommit --overcommit --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -34,7 +34,7 @@ complete -c drover -n '__drover_at "vm"' -a 'list show create start stop pause r
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "queue"' -a 'show drain resume'
 complete -c drover -n '__drover_at "schedule"' -a 'list show create next run pause resume delete'
-complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
+complete -c drover -n '__drover_at "datastore"' -a 'list show add set remove'
 complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
 complete -c drover -n '__drover_at "network switch"' -a 'list add show set upgrade remove'
 complete -c drover -n '__drover_at "network port-group"' -a 'list add remove'
@@ -174,6 +174,9 @@ complete -c drover -n '__drover_at "datastore show"' -a '(drover names datastore
 complete -c drover -n '__drover_in "datastore add"' -l local -d 'one per host under one name, not one and the same on all hosts'
 complete -c drover -n '__drover_in "datastore add"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only on this host; may be repeated; default: all'
 complete -c drover -n '__drover_in "datastore add"' -l path-on -x -d 'path where it differs; may be repeated'
+complete -c drover -n '__drover_in "datastore add"' -l overcommit -x -d 'how many times its capacity may be promised to disks, such as 1.5, or none (default): without limit'
+complete -c drover -n '__drover_at "datastore set"' -a '(drover names datastores 2>/dev/null)'
+complete -c drover -n '__drover_in "datastore set"' -l overcommit -x -d 'how many times its capacity may be promised to disks, such as 1.5, or none (default): without limit'
 complete -c drover -n '__drover_at "datastore remove"' -a '(drover names datastores 2>/dev/null)'
 complete -c drover -n '__drover_in "network switch add"' -l uplink -x -d 'the hosts\' network interface, of a distributed switch also several; default: none, isolated'
 complete -c drover -n '__drover_in "network switch add"' -l uplink-on -x -d 'uplink where it differs; may be repeated'
