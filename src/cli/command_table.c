@@ -398,15 +398,20 @@ const struct command command_table[] = {
                 .options = vm_console_options,
                 .run = command_vm_console},
         {.words = "vm advise",
-                .summary = "rank the hosts that a virtual machine could be moved to or started on",
-                .details = "Each host has a score from 0 to 100, by what is known of it now (memory, "
-                           "processors, "
-                           "pressure, network, storage, what the move would cost), and the reasons for it. "
-                           "Hosts "
-                           "that are not fit come last, with each check that failed. Nothing is moved; the "
-                           "first "
-                           "host is the one that 'vm migrate' takes without --to. Exit status 1 if no host "
-                           "is fit.",
+                .summary = "rank the hosts for a virtual machine, or the datastores for its disks",
+                .details =
+                        "Each host has a score from 0 to 100, by what is known of it now (memory, "
+                        "processors, "
+                        "pressure, network, storage, what the move would cost), and the reasons for it. "
+                        "Hosts "
+                        "that are not fit come last, with each check that failed. Nothing is moved; the "
+                        "first "
+                        "host is the one that 'vm migrate' takes without --to. Exit status 1 if no host "
+                        "is fit.\n\n"
+                        "With --disks the same of the datastores of the host where it is, by the room that "
+                        "would stay free and is not promised, and by how quick they are; 'vm migrate "
+                        "--to-datastore best' takes the first for each disk. Exit status 1 if some disk has "
+                        "no fit datastore.",
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_advise_options,
                 .run = command_vm_advise},
@@ -450,7 +455,9 @@ const struct command command_table[] = {
                         "With --to and --to-datastore it takes its folder and its disks along to a datastore "
                         "of that host, which nobody else has to have; --give-up is 24h then. With "
                         "--to-datastore alone it stays on its host, and its disks go to another datastore of "
-                        "that host, while it runs or is off, converted if --format says so. Only what is "
+                        "that host, while it runs or is off, converted if --format says so; best chooses "
+                        "one for each disk (see 'vm advise --disks'), and DISK=DATASTORE[,...] moves these "
+                        "disks, each to its own. Only what is "
                         "allocated is copied. A running guest is stopped for a moment at the end; until then "
                         "everything can be cancelled, and whatever fails leaves the disks where they were. "
                         "The old images are removed. --max-pause bounds what remains then, --converge says "

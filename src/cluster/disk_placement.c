@@ -222,8 +222,8 @@ static int judge(const struct disk_placement_input *input, const json_t *disk, s
                 if (add_reason(candidate->reasons, reason) < 0)
                         return -ENOMEM;
         }
-        candidate->score = weights > 0 ? 100.0 * sum / weights : 0.0;
-        candidate->score = MAX(candidate->score - WARNING_COST * (double)n_warnings, 0.0);
+        if (candidate->ok && weights > 0)
+                candidate->score = MAX(100.0 * sum / weights - WARNING_COST * (double)n_warnings, 0.0);
         return 0;
 }
 

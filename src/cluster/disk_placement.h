@@ -19,7 +19,7 @@ struct disk_placement_input {
 
 /* {"ok", "disks": [{"disk", "datastore", "size_bytes", "ok", "to", "ranking": [{"datastore", "ok", "score", "reasons", "checks"}]}]}, the
  * caller's; NULL without memory. ok: each disk has a place; to: the best one, or null. A ranking is as placement_rank() has it of hosts: the best first, those
- * that fail a check last. The score is 0 to 100: the weighted mean of room left free, room not promised, quick storage and its rate; each warning
+ * that fail a check last. The score is 0 to 100 (0 for one that fails a check): the weighted mean of room left free, room not promised, quick storage and its rate; each warning
  * takes some off. Disks that go to one datastore are counted there together: the largest chooses first. */
 json_t *disk_placement(const struct disk_placement_input *input);
 

@@ -46,6 +46,7 @@
         X("POST", V1 "/vms/{name}/migrate", vm_migrate, VM_MIGRATE, VM_HOST) \
         X("POST", V1 "/vms/{name}/migrate-disks", vm_migrate_disks, VM_MIGRATE, VM) \
         X("GET", V1 "/vms/{name}/advice", vm_advice, VM_READ, VM) \
+        X("GET", V1 "/vms/{name}/disk-advice", vm_disk_advice, VM_READ, VM) \
         X("GET", V1 "/vms/{name}/console", vm_console, VM_CONSOLE, VM) \
         X("POST", V1 "/vms/{name}/forecast", vm_forecast, VM_MIGRATE, VM_HOST) \
         X("GET", V1 "/forecast-score", forecast_score, VM_READ, ALL) \

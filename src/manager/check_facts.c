@@ -238,7 +238,7 @@ static int load_facts(struct manager *manager, const json_t *vm, bool moves, con
         if (r < 0)
                 return r;
         if (asking && !strcmp(task_action(asking), "vm.create")) {
-                facts.reserved_disks = datastores_reserved(manager, asking);
+                facts.reserved_disks = datastores_reserved(manager, vm);
                 facts.provisioned = inventory_provisioned(manager->inventory);
                 if (!facts.reserved_disks || !facts.provisioned)
                         return no_memory(ret_error);

@@ -27,7 +27,7 @@ const json_t *datastores_named(const json_t *datastores, const char *name)
 
 struct reservation {
         struct manager *manager;
-        const struct task *asking;
+        const char *except; /* uid of a VM */
         const json_t *datastores;
         json_t *sums;
         int result;
@@ -93,7 +93,7 @@ static void reserve_task(void *userdata, const struct task *task)
                 inventory_vm(reservation->manager->inventory, json_text(task_data(task), "vm_uid"));
         const char *action = task_action(task);
 
-        if (!vm || task == reservation->asking)
+        if (!vm || !strcmp(json_text(vm, "uid"), reservation->except))
                 return;
         if (!strcmp(action, "vm.migrate-disks"))
                 reserve_moved(reservation, task, vm);
@@ -103,10 +103,10 @@ static void reserve_task(void *userdata, const struct task *task)
                 reserve_created(reservation, task, vm);
 }
 
-json_t *datastores_reserved(struct manager *manager, const struct task *asking)
+json_t *datastores_reserved(struct manager *manager, const json_t *except)
 {
         _cleanup_json_ json_t *datastores = NULL;
-        struct reservation reservation = {.manager = manager, .asking = asking};
+        struct reservation reservation = {.manager = manager, .except = json_text(except, "uid")};
 
         if (inventory_objects(manager->inventory, "datastore", &datastores, NULL) < 0)
                 return NULL;
@@ -229,8 +229,8 @@ json_t *datastores_with_facts(struct manager *manager, const json_t *datastore, 
 
 /* --- Placement ------------------------------------------------------------------------------------------------ */
 
-int datastores_facts_load(struct manager *manager, const json_t *vm, const struct task *asking,
-        struct datastores_facts *ret_facts, struct error **ret_error)
+int datastores_facts_load(struct manager *manager, const json_t *vm, struct datastores_facts *ret_facts,
+        struct error **ret_error)
 {
         const json_t *host = inventory_host(manager->inventory, json_text(json_status(vm), "host"));
         struct datastores_facts facts = {.vm = vm,
@@ -240,7 +240,7 @@ int datastores_facts_load(struct manager *manager, const json_t *vm, const struc
 
         if (r < 0)
                 return r;
-        facts.reserved = datastores_reserved(manager, asking);
+        facts.reserved = datastores_reserved(manager, vm);
         if (!facts.reserved || !facts.provisioned) {
                 datastores_facts_deinit(&facts);
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");

@@ -9,13 +9,12 @@
 
 struct disk_placement_input;
 struct manager;
-struct task;
 
 #define DATASTORE_BEST "best" /* in place of a name: the best one is chosen */
 
-/* Bytes of disks that unfinished tasks bring to datastores, as cluster/datastore_place.h takes them, but for the task that asks (may be NULL); the
- * caller's, NULL without memory. Disks of a VM that is being created are provisioned already, but on no host's local datastores: those are here. */
-json_t *datastores_reserved(struct manager *manager, const struct task *asking);
+/* Bytes of disks that unfinished tasks bring to datastores, as cluster/datastore_place.h takes them, but for those of that VM (document; may be
+ * NULL), which asks; the caller's, NULL without memory. Disks of a VM that is being created are provisioned already, but on no host's local datastores: those are here. */
+json_t *datastores_reserved(struct manager *manager, const json_t *except);
 
 /* The document with its facts, the caller's; NULL without memory: status.hosts as they say now, each with what is provisioned and reserved there, and
  * status.capacity_bytes, free_bytes, provisioned_bytes, reserved_bytes, latency_ms, ..., of a local one summed up over its hosts. reserved: as above. */
@@ -28,8 +27,8 @@ struct datastores_facts {
         const json_t *vm;
         const json_t *provisioned;
 };
-int datastores_facts_load(struct manager *manager, const json_t *vm, const struct task *asking,
-        struct datastores_facts *ret_facts, struct error **ret_error);
+int datastores_facts_load(struct manager *manager, const json_t *vm, struct datastores_facts *ret_facts,
+        struct error **ret_error);
 void datastores_facts_deinit(struct datastores_facts *facts);
 #define _cleanup_datastores_facts_ _cleanup_(datastores_facts_deinit)
 struct disk_placement_input datastores_facts_input(const struct datastores_facts *facts);

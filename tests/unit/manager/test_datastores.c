@@ -161,6 +161,134 @@ static void limit_must_make_sense(void **data)
                 422);
 }
 
+/* Three shared ones with room, and "store" on host1 with a disk of 30 GiB and one of 10 on "shared". */
+static void set_disks(struct state *state)
+{
+        set_the_stage(state);
+        add_datastore(state, "fast", true, 1);
+        add_datastore(state, "slow", true, 1);
+        set_room(state, "shared", 100 * GIB, 40 * GIB);
+        set_room(state, "fast", 35 * GIB, 35 * GIB);
+        set_room(state, "slow", 200 * GIB, 20 * GIB);
+        call(state, "POST", "/api/v1/vms",
+                json_pack(
+                        "{s:s, s:s, s:{s:I, s:s, s:[{s:s, s:s, s:s, s:s, s:I}, {s:s, s:s, s:s, s:s, s:I}]}}",
+                        "name", "store", "host", "host1", "spec", "memory_bytes", (json_int_t)64 << 20,
+                        "datastore", "shared", "disks", "name", "disk0", "datastore", "shared", "path",
+                        "store/disk0.raw", "format", "raw", "size_bytes", 30 * GIB, "name", "disk1",
+                        "datastore", "shared", "path", "store/disk1.raw", "format", "raw", "size_bytes",
+                        10 * GIB));
+        assert_string_equal(finish(state), "succeeded");
+}
+
+static int move_disks(struct state *state, const char *body)
+{
+        return call(state, "POST", "/api/v1/vms/store/migrate-disks", json_loads(body, 0, NULL));
+}
+
+/* Where the agent was told to put it. */
+static const char *asked_for(struct state *state, const char *disk)
+{
+        json_t *asked = json_object_get(json_object_get(state->agents[0].storage_move, "request"), "disks"),
+               *item;
+        size_t i;
+
+        json_array_foreach (asked, i, item)
+                if (!strcmp(json_text(item, "name"), disk))
+                        return json_text(item, "datastore");
+        return "";
+}
+
+static void follow(struct state *state)
+{
+        char path[128];
+
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        wait_status(state, path, "step", "follow");
+}
+
+static void advice_ranks_the_datastores_for_each_disk(void **data)
+{
+        struct state *state = *data;
+        const json_t *disks, *first, *second;
+
+        set_disks(state);
+        assert_int_equal(call(state, "GET", "/api/v1/vms/store/disk-advice", NULL), 200);
+        assert_string_equal(json_text(state->body, "host"), "host1");
+        disks = json_object_get(state->body, "disks");
+        assert_int_equal(json_array_size(disks), 2);
+        first = json_array_get(disks, 0);
+        second = json_array_get(disks, 1);
+        assert_string_equal(
+                json_text(first, "to"), "fast"); /* it chooses first, and "slow" has no room for it */
+        assert_string_equal(json_text(second, "to"), "slow");
+        assert_string_equal(
+                json_text(
+                        json_array_get(json_object_get(json_array_get(json_object_get(second, "ranking"), 1),
+                                               "checks"),
+                                0),
+                        "code"),
+                "datastore-limit");
+}
+
+static void best_datastores_are_chosen_where_none_is_named(void **data)
+{
+        struct state *state = *data;
+        const json_t *costs;
+
+        set_disks(state);
+        assert_int_equal(move_disks(state, "{}"), 202);
+        follow(state);
+        assert_string_equal(asked_for(state, "disk0"), "fast");
+        assert_string_equal(asked_for(state, "disk1"), "slow");
+        costs = json_object_get(json_object_get(json_status(state->body), "queue"), "costs");
+        assert_int_equal(json_array_size(costs), 4); /* the host, and three datastores */
+        assert_string_equal(
+                json_text(json_object_get(json_status(state->body), "progress"), "to"), "fast, slow");
+        assert_int_equal(number(status_of(state, "fast"), "reserved_bytes"), 30 * GIB);
+        assert_int_equal(number(status_of(state, "slow"), "reserved_bytes"), 10 * GIB);
+}
+
+static void each_disk_can_have_its_own_datastore(void **data)
+{
+        struct state *state = *data;
+
+        set_disks(state);
+        assert_int_equal(move_disks(state, "{\"to_datastores\": {\"disk1\": \"fast\"}}"), 202);
+        follow(state);
+        assert_string_equal(asked_for(state, "disk0"), "");
+        assert_string_equal(asked_for(state, "disk1"), "fast");
+}
+
+static void disks_that_go_together_must_fit_together(void **data)
+{
+        struct state *state = *data;
+
+        set_disks(state);
+        assert_int_equal(move_disks(state, "{\"to_datastore\": \"fast\"}"), 422);
+        assert_string_equal(state->code, "check-failed");
+        assert_non_null(
+                strstr(json_text(state->body, "detail"), "datastore-limit: 10 GiB more would be too much for "
+                                                         "the datastore fast: 30 GiB are promised there"));
+        assert_int_equal(move_disks(state, "{\"to_datastore\": \"fast\", \"disks\": [\"disk0\"]}"), 202);
+}
+
+/* What a task brings there is not promised twice. */
+static void copy_under_way_takes_its_room(void **data)
+{
+        struct state *state = *data;
+
+        set_disks(state);
+        assert_string_equal(create_vm(state, "other", "host2", "shared", 10 * GIB), "succeeded");
+        assert_int_equal(move_disks(state, "{\"to_datastore\": \"fast\", \"disks\": [\"disk0\"]}"), 202);
+        follow(state);
+        assert_int_equal(call(state, "POST", "/api/v1/vms/other/migrate-disks",
+                                 json_pack("{s:s}", "to_datastore", "fast")),
+                422);
+        assert_non_null(strstr(json_text(state->body, "detail"), "30 GiB are promised there"));
+        assert_string_equal(create_vm(state, "third", "host2", "fast", 10 * GIB), "failed");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -170,6 +298,11 @@ int main(void)
                 TEST(what_goes_beyond_the_limit_is_not_created),
                 TEST(host_whose_local_datastore_has_room_is_chosen),
                 TEST(limit_must_make_sense),
+                TEST(advice_ranks_the_datastores_for_each_disk),
+                TEST(best_datastores_are_chosen_where_none_is_named),
+                TEST(each_disk_can_have_its_own_datastore),
+                TEST(disks_that_go_together_must_fit_together),
+                TEST(copy_under_way_takes_its_room),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,7 @@ _drover_options() {
     'vm resume') echo '--host --patience ' ;;
     'vm suspend') echo '--patience ' ;;
     'vm console') echo '--tail ' ;;
-    'vm advise') echo '--limit --all ' ;;
+    'vm advise') echo '--limit --all --disks ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --to-datastore --format --disk --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'task list') echo '--active --object --action --limit ' ;;

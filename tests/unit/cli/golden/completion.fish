@@ -115,6 +115,7 @@ complete -c drover -n '__drover_in "vm console"' -l tail -x -d 'how much of the 
 complete -c drover -n '__drover_at "vm advise"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm advise"' -l limit -x -d 'the best N; default 20'
 complete -c drover -n '__drover_in "vm advise"' -l all -d 'all hosts'
+complete -c drover -n '__drover_in "vm advise"' -l disks -d 'rank the datastores of its host for each of its disks instead'
 complete -c drover -n '__drover_at "vm forecast"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm forecast"' -l to -x -a '(drover names hosts 2>/dev/null)' -d 'only to this host; default: all that can take it'
 complete -c drover -n '__drover_in "vm forecast"' -l max-pause -x -d 'bound on the pause, to which long round trips add; default 300ms'
