@@ -12,17 +12,6 @@
 #include "manager/manager.h"
 #include "manager/operations.h"
 
-const json_t *datastores_named(const json_t *datastores, const char *name)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)datastores, i, item)
-                if (!strcmp(json_text(item, "name"), name))
-                        return item;
-        return NULL;
-}
-
 /* --- What tasks bring ----------------------------------------------------------------------------------------- */
 
 struct reservation {
@@ -81,7 +70,7 @@ static void reserve_created(struct reservation *reservation, const struct task *
                 const char *datastore = json_text(disk, "datastore");
 
                 if (json_is_false(json_object_get(
-                            json_spec(datastores_named(reservation->datastores, datastore)), "shared")))
+                            json_spec(json_named(reservation->datastores, datastore)), "shared")))
                         reserve(reservation, datastore, host, datastore_disk_bytes(disk));
         }
 }
@@ -212,7 +201,7 @@ json_t *datastores_with_facts(struct manager *manager, const json_t *datastore, 
                 if (!place.there)
                         continue;
                 if (put_host(hosts, json_text(host, "name"),
-                            datastores_named(json_object_get(json_status(host), "datastores"), place.name),
+                            json_named(json_object_get(json_status(host), "datastores"), place.name),
                             &place) < 0)
                         return NULL;
                 if (place.works)

@@ -32,6 +32,3 @@ int datastores_facts_load(struct manager *manager, const json_t *vm, struct data
 void datastores_facts_deinit(struct datastores_facts *facts);
 #define _cleanup_datastores_facts_ _cleanup_(datastores_facts_deinit)
 struct disk_placement_input datastores_facts_input(const struct datastores_facts *facts);
-
-/* The document of that name, borrowed from an array of them; NULL: there is none. */
-const json_t *datastores_named(const json_t *datastores, const char *name);

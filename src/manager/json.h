@@ -4,6 +4,7 @@
 /* Shorthands for documents whose shape the manager made or checked itself; all accept absent fields. */
 
 #include <jansson.h>
+#include <string.h>
 
 /* "" when absent or no string. */
 static inline const char *json_text(const json_t *object, const char *key)
@@ -17,6 +18,15 @@ static inline const char *json_text(const json_t *object, const char *key)
 static inline const char *json_text_or_null(const json_t *object, const char *key)
 {
         return json_string_value(json_object_get(object, key));
+}
+
+/* The first object of an array that has this "name"; NULL: none. Borrowed. */
+static inline const json_t *json_named(const json_t *array, const char *name)
+{
+        for (size_t i = 0; i < json_array_size(array); i++)
+                if (!strcmp(json_text(json_array_get(array, i), "name"), name))
+                        return json_array_get(array, i);
+        return NULL;
 }
 
 static inline json_t *json_spec(const json_t *doc)

@@ -36,17 +36,6 @@ static bool travels(const json_t *disk)
         return !json_is_true(json_object_get(disk, "read_only"));
 }
 
-static const json_t *named(const json_t *list, const char *name)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)list, i, item)
-                if (!strcmp(json_text(item, "name"), name))
-                        return item;
-        return NULL;
-}
-
 static int check_capable(
         struct manager *manager, const json_t *host, const char *name, struct error **ret_error)
 {
@@ -63,7 +52,7 @@ static int check_datastore(
         struct manager *manager, const json_t *to, const char *datastore, struct error **ret_error)
 {
         const json_t *live = inventory_live(manager->inventory, json_text(to, "uid"));
-        const json_t *there = named(json_object_get(json_status(live), "datastores"), datastore);
+        const json_t *there = json_named(json_object_get(json_status(live), "datastores"), datastore);
 
         if (!there)
                 return error_set(ret_error, ERROR_CHECK_FAILED, "`drover datastore show` lists its hosts.",
@@ -89,7 +78,7 @@ static int check_room(struct manager *manager, const json_t *vm, const json_t *t
         int r = reserved ? inventory_objects(manager->inventory, "datastore", &docs, ret_error)
                          : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 
-        doc = r < 0 ? NULL : datastores_named(docs, datastore);
+        doc = r < 0 ? NULL : json_named(docs, datastore);
         if (!doc)
                 return r;
         json_array_foreach (disks_of(vm), i, disk)
@@ -115,8 +104,8 @@ static bool is_in_folder(const json_t *vm, const char *path)
 static int check_folder(const json_t *vm, const json_t *from_live, const json_t *to_live,
         const char *datastore, struct error **ret_error)
 {
-        const json_t *here = named(json_object_get(json_status(from_live), "datastores"), datastore);
-        const json_t *there = named(json_object_get(json_status(to_live), "datastores"), datastore);
+        const json_t *here = json_named(json_object_get(json_status(from_live), "datastores"), datastore);
+        const json_t *there = json_named(json_object_get(json_status(to_live), "datastores"), datastore);
         json_t *disk;
         size_t i;
 

@@ -605,17 +605,6 @@ const struct task_kind operation_network_remove = {
         .timeout_ms = 30 * MINUTE_MS,
 };
 
-static const json_t *named(const json_t *array, const char *name)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)array, i, item)
-                if (!strcmp(json_text(item, "name"), name))
-                        return item;
-        return NULL;
-}
-
 /* Whether the host has said that it has the object as it should be, now and when it was applied. What is not wanted any more (an
  * uplink, an MTU) does not show in what it reports, where an MTU is also the uplink's: only what it was asked for last tells. */
 static bool has_object(const char *kind, const json_t *object, const char *host_name, const json_t *reported)
@@ -653,7 +642,8 @@ static bool is_in_line(struct manager *manager, const char *host_name)
                 json_array_foreach (objects, i, object)
                         if (meant_for(object, host_name) &&
                                 !has_object(applied[k].kind, object, host_name,
-                                        named(json_object_get(status, keys[k]), json_text(object, "name"))) &&
+                                        json_named(json_object_get(status, keys[k]),
+                                                json_text(object, "name"))) &&
                                 is_for_host(manager, applied[k].kind, object, host_name))
                                 return false;
         }

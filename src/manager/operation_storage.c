@@ -130,17 +130,6 @@ int operation_storage_disks(
         return 0;
 }
 
-static const json_t *named(const json_t *list, const char *name)
-{
-        json_t *item;
-        size_t i;
-
-        json_array_foreach ((json_t *)list, i, item)
-                if (!strcmp(json_text(item, "name"), name))
-                        return item;
-        return NULL;
-}
-
 static bool same_file(const json_t *a, const json_t *b)
 {
         return !strcmp(json_text(a, "datastore"), json_text(b, "datastore")) &&
@@ -187,7 +176,7 @@ int operation_storage_check_alone(struct manager *manager, const json_t *vm, con
                 return error_from_errno(
                         ret_error, ENOMEM, "virtual machines beside %s", json_text(vm, "name"));
         json_array_foreach (json_object_get(json_spec(vm), "disks"), i, mine) {
-                other = named(wanted, json_text(mine, "name")) ? other_user(vms, vm, mine) : NULL;
+                other = json_named(wanted, json_text(mine, "name")) ? other_user(vms, vm, mine) : NULL;
                 if (other)
                         return error_set(ret_error, ERROR_CONFLICT, hint,
                                 "the image of disk %s is used by the virtual machine %s as well",
@@ -278,8 +267,9 @@ static int check_places(
 
         input = datastores_facts_input(&facts);
         json_array_foreach ((json_t *)wanted, i, item) {
-                const json_t *disk = named(json_object_get(json_spec(vm), "disks"), json_text(item, "name")),
-                             *datastore = datastores_named(facts.datastores, json_text(item, "datastore"));
+                const json_t *disk = json_named(
+                                     json_object_get(json_spec(vm), "disks"), json_text(item, "name")),
+                             *datastore = json_named(facts.datastores, json_text(item, "datastore"));
                 _cleanup_json_ json_t *checks =
                         r >= 0 && datastore ? disk_placement_checks(&input, disk, datastore) : NULL;
 
