@@ -9,6 +9,7 @@
 #include "base/doc.h"
 #include "cli/collection.h"
 #include "cli/per_host.h"
+#include "cli/report.h"
 #include "cli/task.h"
 
 static const struct output_column columns[] = {{"NAME", "name", false}, {"PATH", "spec.path", false},
@@ -16,7 +17,7 @@ static const struct output_column columns[] = {{"NAME", "name", false}, {"PATH",
         {"TYPE", "status.file_system", false}, {"CAPACITY", "status.capacity_bytes", false},
         {"FREE", "status.free_bytes", false}, {"PROMISED", "status.provisioned_bytes", false},
         {"MAX", "spec.overcommit", false}, {"LATENCY", "status.latency_ms", false},
-        {"WRITES", "status.write_bytes_per_s", false}, {0}};
+        {"MAINTENANCE", "status.maintenance.state", false}, {0}};
 
 int command_datastore_list(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
@@ -98,4 +99,37 @@ int command_datastore_remove(struct cli *cli, const struct arguments *arguments,
 {
         return collection_act(
                 cli, "DELETE", "/datastores", arguments_operand(arguments, 0), "", NULL, ret_error);
+}
+
+static int maintenance_request(const struct arguments *arguments, json_t *body)
+{
+        static const char *const numbers[][2] = {{"tries", "tries"}, {"wait", "wait_ms"},
+                {"max-pause", "max_pause_ms"}, {"rate-limit", "rate_limit_bps"}, {"give-up", "give_up_ms"}};
+        const char *priority = arguments_text(arguments, "priority");
+        uint64_t number;
+        int r = 0;
+
+        if (priority)
+                r = json_object_set_new(body, "priority", json_string(priority));
+        for (size_t i = 0; i < ARRAY_SIZE(numbers) && r == 0; i++)
+                if (arguments_number(arguments, numbers[i][0], &number))
+                        r = json_object_set_new(body, numbers[i][1], json_integer((json_int_t)number));
+        return r;
+}
+
+int command_datastore_maintenance(
+        struct cli *cli, const struct arguments *arguments, struct error **ret_error)
+{
+        bool on = arguments_flag(arguments, "on"), dry = arguments_flag(arguments, "dry-run");
+        _cleanup_free_ char *path =
+                alloc_printf("/datastores/%s/maintenance", arguments_operand(arguments, 0));
+        _cleanup_json_ json_t *body = json_pack("{s:b, s:b}", "on", on, "dry_run", dry);
+
+        if (on == arguments_flag(arguments, "off"))
+                return error_set(ret_error, ERROR_BAD_REQUEST, "add --on or --off",
+                        "whether it begins or ends must be said");
+        if (!path || !body || maintenance_request(arguments, body) < 0)
+                return error_from_errno(ret_error, ENOMEM, "cannot make the request");
+        return dry ? report_plan(cli, path, TAKE_PTR(body), ret_error)
+                   : task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
 }

@@ -563,6 +563,21 @@ const struct command command_table[] = {
                 .operands = {OPERAND("DATASTORE", "datastores")},
                 .options = datastore_set_options,
                 .run = command_datastore_set},
+        {.words = "datastore maintenance",
+                .summary = "move all disks away from a datastore, or end that",
+                .details =
+                        "With --on the datastore takes no new disk any more, and the disks there move to the "
+                        "best other datastores of the hosts where their virtual machines are, large ones "
+                        "first, through the queue, while these run or are off. For each virtual machine "
+                        "there is a bounded number of tries; after one that failed the next best datastore "
+                        "is taken, and for what fits nowhere --wait waits. The task ends with one report: "
+                        "moved, files-stay (what cannot be moved by this: its folder, a CD-ROM, what is "
+                        "read-only), or stays, and why; then the exit status is 1, the datastore stays "
+                        "closed, and --on again goes on with it. Cancelled, it is open again, and what has "
+                        "moved stays where it is. --off opens it; nothing moves back.",
+                .operands = {OPERAND("DATASTORE", "datastores")},
+                .options = datastore_maintenance_options,
+                .run = command_datastore_maintenance},
         {.words = "datastore remove",
                 .summary = "forget a datastore; its files stay",
                 .operands = {OPERAND("DATASTORE", "datastores")},

@@ -61,6 +61,7 @@
         X("GET", V1 "/datastores/{name}", datastore_get, DATASTORE_READ, ALL) \
         X("PUT", V1 "/datastores/{name}", datastore_update, DATASTORE_MANAGE, ALL) \
         X("DELETE", V1 "/datastores/{name}", datastore_delete, DATASTORE_MANAGE, ALL) \
+        X("POST", V1 "/datastores/{name}/maintenance", datastore_maintenance, DATASTORE_MANAGE, ALL) \
         X("GET", V1 "/switches", switch_list, NETWORK_READ, ALL) \
         X("POST", V1 "/switches", switch_create, NETWORK_MANAGE, ALL) \
         X("GET", V1 "/switches/{name}", switch_get, NETWORK_READ, ALL) \

@@ -19,6 +19,7 @@
 #include "manager/datastores.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/moves_disks.h"
 #include "manager/operations.h"
 
 #define CALL_TIMEOUT_MS 10000u
@@ -344,23 +345,9 @@ static json_int_t number_or(const json_t *object, const char *key, json_int_t ot
 /* "fast, slow": where the disks go, each once. The caller's; NULL without memory. */
 static char *destinations(const struct task *task)
 {
-        char *text = alloc_strdup(json_text(task_input(task), "to_datastore"));
-        _cleanup_json_ json_t *seen = json_object();
-        json_t *target;
-        const char *disk;
+        const json_t *each = json_object_get(task_input(task), "to_datastores");
 
-        json_object_foreach (json_object_get(task_input(task), "to_datastores"), disk, target) {
-                const char *name = json_string_value(target) ?: "";
-                char *longer = NULL;
-
-                if (json_object_get(seen, name))
-                        continue;
-                if (text && json_object_set_new(seen, name, json_true()) >= 0)
-                        longer = alloc_printf("%s%s%s", text, *text ? ", " : "", name);
-                free(text);
-                text = longer;
-        }
-        return text;
+        return each ? moves_disks_targets(each) : alloc_strdup(json_text(task_input(task), "to_datastore"));
 }
 
 static void say_phase(struct task *task, const char *phase, const char *message)

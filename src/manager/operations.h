@@ -31,6 +31,8 @@ extern const struct task_kind operation_host_maintenance_end;
 extern const struct task_kind operation_schedule_run;
 extern const struct task_kind operation_datastore_apply;
 extern const struct task_kind operation_datastore_remove;
+extern const struct task_kind operation_datastore_maintenance;
+extern const struct task_kind operation_datastore_maintenance_end;
 extern const struct task_kind operation_network_apply;
 extern const struct task_kind operation_network_remove;
 extern const struct task_kind operation_network_upgrade;

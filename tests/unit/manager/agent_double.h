@@ -22,6 +22,7 @@ struct agent_double {
         json_t *networks;           /* "switches/NAME", "port-groups/NAME" -> document */
         json_t *migration;          /* status document; NULL: none */
         json_t *storage_move;       /* status document of a storage migration; NULL: none */
+        json_t *storage_moves;      /* id -> the same, of those that it does by itself (moves_disks) */
         json_t *seen;               /* "METHOD PATH" -> number of calls */
         char epoch[32];             /* of the last call */
         char peer[64];              /* certificate name of the last caller */
@@ -34,6 +35,8 @@ struct agent_double {
         bool coordinates;    /* its migrations ask before their final pause: see agent_double_switchover() */
         unsigned int n_permits, n_waits; /* answers to that */
         json_int_t rate_limit_bps;       /* that its migration was told last; -1: nothing */
+        bool moves_disks;                /* storage migrations end by themselves, at once */
+        const char *no_disks_to;         /* those to this datastore fail */
         bool refuse_start;
         bool knows_no_states;       /* it is of a version before suspending */
         bool refuse_state;          /* suspending and resuming fail */
