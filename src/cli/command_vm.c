@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/text.h"
 #include "cli/collection.h"
 #include "cli/converge_option.h"
 #include "cli/report.h"
@@ -270,7 +271,7 @@ static int read_targets(const char *text, json_t **ret_targets, struct error **r
 
                 if (equals)
                         *equals = '\0';
-                if (!equals || !*word || !equals[1] || json_object_get(targets, word) ||
+                if (!equals || !text_is_name(word) || !text_is_name(equals + 1) || json_object_get(targets, word) ||
                         json_object_set_new(targets, word, json_string(equals + 1)) < 0)
                         return error_set(ret_error, ERROR_BAD_REQUEST,
                                 "write it as DATASTORE, best, or DISK=DATASTORE[,DISK=DATASTORE...]",
@@ -342,6 +343,9 @@ static int check_combination(const struct arguments *arguments, bool of_disks, s
         if (!of_disks && target && (!strcmp(target, "best") || strchr(target, '=')))
                 return error_set(ret_error, ERROR_BAD_REQUEST, "Name one datastore of that host.",
                         "what is taken along to another host goes to one datastore, which must be named");
+        if (target && !strchr(target, '=') && !text_is_name(target))
+                return error_set(ret_error, ERROR_BAD_REQUEST, "`drover datastore list` shows them.",
+                        "option --to-datastore: '%s' is not a datastore's name", target);
         if (!option)
                 return 0;
         if (!of_disks)

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "../torture_loop.h"
 #include "base/doc.h"
 #include "cluster/disk_placement.h"
 
@@ -213,6 +214,22 @@ static void evacuation_asks_for_the_disks_there_and_avoids_what_failed(void **da
         assert_string_equal(text(choice, "disk0"), "big");
 }
 
+static void place_once(void *arg)
+{
+        const struct state *state = arg;
+        struct disk_placement_input input = input_of(state);
+        _cleanup_json_ json_t *report = disk_placement(&input);
+
+        if (torture_failed(!report))
+                return;
+        assert_int_equal(json_array_size(json_object_get(report, "disks")), 2);
+}
+
+static void want_of_memory_is_told(void **data)
+{
+        torture_loop(place_once, *data);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -224,6 +241,7 @@ int main(void)
                 TEST(closed_and_broken_datastores_are_no_choice),
                 TEST(what_ties_it_to_its_host_is_worth_a_warning),
                 TEST(evacuation_asks_for_the_disks_there_and_avoids_what_failed),
+                TEST(want_of_memory_is_told),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
