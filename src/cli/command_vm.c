@@ -271,7 +271,8 @@ static int read_targets(const char *text, json_t **ret_targets, struct error **r
 
                 if (equals)
                         *equals = '\0';
-                if (!equals || !text_is_name(word) || !text_is_name(equals + 1) || json_object_get(targets, word) ||
+                if (!equals || !text_is_name(word) || !text_is_name(equals + 1) ||
+                        json_object_get(targets, word) ||
                         json_object_set_new(targets, word, json_string(equals + 1)) < 0)
                         return error_set(ret_error, ERROR_BAD_REQUEST,
                                 "write it as DATASTORE, best, or DISK=DATASTORE[,DISK=DATASTORE...]",
