@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/list.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "cluster/forecast.h"
 #include "manager/api.h"
@@ -32,12 +33,19 @@
 /* So many migrations are remembered, the newest of all: of a VM, or a pair of hosts, that has not been among them lately, nothing is
  * known from before. */
 #define HISTORY_MAX 2000
+#define HISTORY_AT_ONCE 10 /* documents of some 20 KB */
+#define HISTORY_AGAIN_MS 20
+#define HISTORY_FAILED_MS 5000
+#define MIGRATION_TEXT "\"action\":\"vm.migrate\""
 
 struct forecasts {
         struct manager *manager;
         struct list waiting;
-        json_t *measured; /* VM uid -> {taken_ms, from, sample, paths} */
-        json_t *history; /* array of the newest migrations that succeeded, oldest first; NULL: to be read from the store */
+        json_t *measured;           /* VM uid -> {taken_ms, from, sample, paths} */
+        json_t *history;            /* array of the newest migrations that succeeded, oldest first */
+        struct loop_source *reader; /* reads them, the newest first; those that end meanwhile are added */
+        char *read_to;              /* name of the last one that was read; NULL: none yet */
+        size_t n_since;             /* of the history, at its end: that have ended since reading began */
 };
 
 /* A request that waits for the agent. */
@@ -50,6 +58,8 @@ struct wait {
         char *from;
 };
 
+static void read_history(void *userdata);
+
 int forecasts_new(struct manager *manager, struct forecasts **ret_forecasts)
 {
         struct forecasts *forecasts = ALLOC(struct forecasts);
@@ -59,8 +69,10 @@ int forecasts_new(struct manager *manager, struct forecasts **ret_forecasts)
         forecasts->manager = manager;
         list_init(&forecasts->waiting);
         forecasts->measured = json_object();
-        if (!forecasts->measured) {
-                free(forecasts);
+        forecasts->history = json_array();
+        if (!forecasts->measured || !forecasts->history ||
+                loop_add_timer(manager->loop, 0, read_history, forecasts, &forecasts->reader) < 0) {
+                forecasts_free(forecasts);
                 return -ENOMEM;
         }
         *ret_forecasts = forecasts;
@@ -89,6 +101,8 @@ void forecasts_free(struct forecasts *forecasts)
                 return;
         list_for_each_safe (wait, spare, &forecasts->waiting, order)
                 wait_free(wait);
+        loop_source_free(forecasts->reader);
+        free(forecasts->read_to);
         json_decref(forecasts->measured);
         json_decref(forecasts->history);
         free(forecasts);
@@ -120,32 +134,69 @@ void forecasts_task_changed(struct forecasts *forecasts, const json_t *task)
 {
         json_t *history = forecasts->history;
 
-        if (!history || !is_past(NULL, task))
+        if (!is_past(NULL, task))
                 return;
-        if (json_array_append_new(history, remembered(task)) < 0)
-                json_decref(TAKE_PTR(forecasts->history)); /* it is read anew */
-        else if (json_array_size(history) > HISTORY_MAX)
+        if (json_array_append_new(history, remembered(task)) < 0) {
+                log_debug("forecasts: no memory for migration %s", json_text(task, "name"));
+                return;
+        }
+        forecasts->n_since++;
+        if (json_array_size(history) > HISTORY_MAX)
                 json_array_remove(history, 0);
 }
 
-/* The store has them among thousands of other tasks: they are read once. */
-static int need_history(struct forecasts *forecasts, struct error **ret_error)
+/* It had not ended when reading began, and was added when it did. */
+static bool is_known(const struct forecasts *forecasts, const json_t *task)
 {
-        struct store_query query = {
-                .kind = "task", .descending = true, .limit = HISTORY_MAX, .match = is_past};
-        _cleanup_json_ json_t *docs = NULL, *history = json_array();
-        int r;
+        size_t n = json_array_size(forecasts->history), since = MIN(forecasts->n_since, n);
 
-        if (forecasts->history)
-                return 0;
-        r = store_list(forecasts->manager->store, &query, &docs, NULL, ret_error);
-        if (r < 0)
-                return r;
-        for (size_t i = json_array_size(docs); i-- > 0;)
-                if (json_array_append_new(history, remembered(json_array_get(docs, i))) < 0)
-                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        forecasts->history = TAKE_PTR(history);
-        return 0;
+        for (size_t i = n - since; i < n; i++)
+                if (!strcmp(json_text(json_array_get(forecasts->history, i), "name"),
+                            json_text(task, "name")))
+                        return true;
+        return false;
+}
+
+/* What was read is older than all that is there, but for what has ended since. */
+static void take_older(struct forecasts *forecasts, const json_t *docs)
+{
+        json_t *doc;
+        size_t i;
+
+        json_array_foreach ((json_t *)docs, i, doc) {
+                if (json_array_size(forecasts->history) >= HISTORY_MAX)
+                        break;
+                if (is_past(NULL, doc) && !is_known(forecasts, doc) &&
+                        json_array_insert_new(forecasts->history, 0, remembered(doc)) < 0)
+                        log_debug("forecasts: no memory for migration %s", json_text(doc, "name"));
+        }
+}
+
+/* The store has them among thousands of other tasks: a few at a time, and rankings go by those that were read. */
+static void read_history(void *userdata)
+{
+        struct forecasts *forecasts = userdata;
+        struct store_query query = {.kind = "task",
+                .after = forecasts->read_to,
+                .descending = true,
+                .limit = HISTORY_AT_ONCE,
+                .text = MIGRATION_TEXT};
+        _cleanup_json_ json_t *docs = NULL;
+        _cleanup_error_ struct error *error = NULL;
+        bool more = false;
+        int r = store_list(forecasts->manager->store, &query, &docs, &more, &error);
+
+        if (r >= 0 && more)
+                r = alloc_replace(&forecasts->read_to,
+                        json_text(json_array_get(docs, json_array_size(docs) - 1), "name"));
+        if (r < 0) {
+                log_warning("forecasts: past migrations are read later: %s", error_message(error));
+                (void)loop_source_rearm(forecasts->reader, HISTORY_FAILED_MS);
+                return;
+        }
+        take_older(forecasts, docs);
+        if (more && json_array_size(forecasts->history) < HISTORY_MAX)
+                (void)loop_source_rearm(forecasts->reader, HISTORY_AGAIN_MS);
 }
 
 static bool answers(const struct past_query *query, const json_t *task)
@@ -170,8 +221,6 @@ static json_t *past_tasks(
                 error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
                 return NULL;
         }
-        if (need_history(forecasts, ret_error) < 0)
-                return NULL;
         for (size_t i = json_array_size(forecasts->history); i-- > 0 && json_array_size(docs) < limit;) {
                 json_t *task = json_array_get(forecasts->history, i);
 

@@ -110,6 +110,7 @@ struct agent_request {
         const json_t *body;     /* may be NULL */
         const char *request_id; /* NULL: a new one */
         uint64_t timeout_ms;
+        size_t body_max_bytes;                          /* of the answer; 0: 4 MiB */
         uint64_t connect_timeout_ms;                    /* 0: 5 s, or timeout_ms if that is less */
         void (*line)(void *userdata, const char *line); /* for streams, as http_client_call() has it */
 };

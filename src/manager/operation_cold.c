@@ -277,8 +277,7 @@ static void run_assign(struct task *task, void *userdata)
         if (r >= 0)
                 r = checks_to_error(json_object_get(report, "checks"), &error);
         if (r >= 0 && !to)
-                r = step_audit_choice(
-                        task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
+                r = step_chose(task, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
                 r = assign(task, vm, json_text(report, "to"));
         if (r < 0)

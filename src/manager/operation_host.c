@@ -15,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
@@ -22,6 +23,7 @@
 
 #define CALL_TIMEOUT_MS 30000u
 #define CONNECT_POLL_MS 250
+#define MESSAGE_MAX 256
 #define MINUTE_MS (60ull * 1000)
 
 /* Kinds in the order in which they have to be applied (port groups name switches). */
@@ -223,22 +225,32 @@ static int keep_id(struct task *task, const json_t *item, const json_t *body)
         return json_object_set(ids, json_text(item, "name"), json_object_get(body, "id"));
 }
 
+static json_t *short_text(const char *text)
+{
+        return text ? json_stringn(text, text_fitting(text, MESSAGE_MAX)) : json_null();
+}
+
+/* Of each host of the cluster there is one in one document: what is asked for later, and a message of a line or two. */
 static json_t *answer_document(const json_t *asked, const json_t *body, const struct error *error)
 {
-        json_t *answer;
+        static const char *const keys[] = {"version", "realised"};
+        const char *message = error ? error_message(error) : json_text_or_null(body, "message");
+        bool ok = !error && !json_is_false(json_object_get(body, "ok"));
+        json_t *answer = json_pack("{s:b, s:o}", "ok", ok, "message", short_text(message));
+        int r = answer ? 0 : -ENOMEM;
 
-        if (error)
-                return json_pack("{s:b, s:s}", "ok", 0, "message", error_message(error));
-        answer = json_is_object(body) ? json_copy((json_t *)body) : json_object();
-        if (answer && asked && json_object_set(answer, "asked", (json_t *)asked) < 0) {
-                json_decref(answer);
-                return NULL;
+        if (r == 0 && !error && asked)
+                r = json_object_set(answer, "asked", (json_t *)asked);
+        for (size_t i = 0; r == 0 && !error && i < ARRAY_SIZE(keys); i++) {
+                json_t *value = json_object_get(body, keys[i]);
+
+                if (json_is_integer(value) || json_is_boolean(value))
+                        r = json_object_set(answer, keys[i], value);
         }
-        if (answer && !json_is_boolean(json_object_get(answer, "ok")))
-                json_object_set_new(answer, "ok", json_true());
-        if (answer && !json_object_get(answer, "message"))
-                json_object_set_new(answer, "message", json_null());
-        return answer;
+        if (r == 0)
+                return answer;
+        json_decref(answer);
+        return NULL;
 }
 
 static int keep_failure(

@@ -272,8 +272,7 @@ static void run_check(struct task *task, void *userdata)
         if (r >= 0 && remember_hosts(task, manager, vm, report) < 0)
                 r = error_set(&error, ERROR_INTERNAL, NULL, "the hosts cannot be recorded");
         if (r >= 0 && !json_text_or_null(task_input(task), "to"))
-                r = step_audit_choice(
-                        task, manager, json_text(report, "to"), json_object_get(report, "ranking"), &error);
+                r = step_chose(task, json_text(report, "to"), json_object_get(report, "ranking"), &error);
         if (r >= 0)
                 r = remember_spec(task, manager, vm, &error);
         if (r >= 0 && !migration_along(task)) /* which knows nothing of disks, and would learn from them */
@@ -396,7 +395,7 @@ static json_int_t percent_of(const json_t *progress)
                         left -= MAX(memory - there, 0.0);
                 }
         }
-        return done > 0 ? MIN((json_int_t)(100.0 * done / (done + left)), 99) : 0;
+        return operation_percent(done, done + left);
 }
 
 static bool waits_for_link(const json_t *status)
@@ -445,9 +444,19 @@ static void call_migration(struct task *task, struct manager *manager, const cha
                         fn);
 }
 
-static int keep_outcome(struct task *task, json_t *status)
+/* What of a migration's status is asked for later, and nothing else that an agent says. */
+static int keep_outcome(struct task *task, const json_t *status)
 {
-        return json_object_set(task_data(task), "outcome", status);
+        static const char *const keys[] = {"phase", "record", "error", "result", "phases"};
+        _cleanup_json_ json_t *outcome = json_object();
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                json_t *value = json_object_get(status, keys[i]);
+
+                if (value && json_object_set(outcome, keys[i], value) < 0)
+                        return -ENOMEM;
+        }
+        return outcome && json_object_set(task_data(task), "outcome", outcome) == 0 ? 0 : -ENOMEM;
 }
 
 static bool is_down(const struct task *task, struct manager *manager, const char *host_key)

@@ -24,6 +24,7 @@
 
 #define CALL_TIMEOUT_MS 10000u
 #define POLL_MS 250
+#define BYTES_MAX 1e18
 #define WAIT_MS 1000
 #define SETTLE_MAX_MS 60000
 #define TIMEOUT_DEFAULT_MS (UINT64_C(24) * 3600 * 1000)
@@ -358,9 +359,19 @@ static void say_phase(struct task *task, const char *phase, const char *message)
                                     phase, "from", json_text(task_data(task), "host"), "to", to ?: ""));
 }
 
-static int keep_outcome(struct task *task, json_t *outcome)
+/* What of a storage migration's status is asked for later, and nothing else that an agent says. */
+static int keep_outcome(struct task *task, const json_t *status)
 {
-        return json_object_set(task_data(task), "outcome", outcome);
+        static const char *const keys[] = {"phase", "error", "result", "disks", "left"};
+        _cleanup_json_ json_t *outcome = json_object();
+
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+                json_t *value = json_object_get(status, keys[i]);
+
+                if (value && json_object_set(outcome, keys[i], value) < 0)
+                        return -ENOMEM;
+        }
+        return outcome && json_object_set(task_data(task), "outcome", outcome) == 0 ? 0 : -ENOMEM;
 }
 
 /* A refusal is the end; nothing was begun there. */
@@ -443,19 +454,24 @@ static bool has_ended(const char *phase)
         return !strcmp(phase, "done") || !strcmp(phase, "failed") || !strcmp(phase, "cancelled");
 }
 
+/* An agent's number, which may be any. */
+static json_int_t bytes_of(double value)
+{
+        return value > 0 ? (json_int_t)MIN(value, BYTES_MAX) : 0;
+}
+
 static void show_progress(struct task *task, const json_t *status)
 {
         const json_t *progress = json_object_get(status, "progress");
         double copied = json_number_value(json_object_get(progress, "copied_bytes"));
         double total = json_number_value(json_object_get(progress, "total_bytes"));
-        json_int_t percent = total > 0 ? (json_int_t)MIN(100.0 * copied / total, 99.0) : 0;
         _cleanup_free_ char *to = destinations(task);
 
-        task_progress(
-                task, json_pack("{s:I, s:n, s:s, s:s, s:s, s:I, s:I, s:I}", "percent", percent, "message",
-                              "phase", json_text(status, "phase"), "from", json_text(task_data(task), "host"),
-                              "to", to ?: "", "copied_bytes", (json_int_t)copied, "total_bytes",
-                              (json_int_t)total, "elapsed_ms", (json_int_t)task_step_elapsed_ms(task)));
+        task_progress(task, json_pack("{s:I, s:n, s:s, s:s, s:s, s:I, s:I, s:I}", "percent",
+                                    operation_percent(copied, total), "message", "phase",
+                                    json_text(status, "phase"), "from", json_text(task_data(task), "host"),
+                                    "to", to ?: "", "copied_bytes", bytes_of(copied), "total_bytes",
+                                    bytes_of(total), "elapsed_ms", (json_int_t)task_step_elapsed_ms(task)));
 }
 
 static void fail_lost(struct task *task, struct manager *manager)

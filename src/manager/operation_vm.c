@@ -134,7 +134,7 @@ static int choose_host(struct task *task, struct manager *manager, const json_t 
                 r = ranking ? placement_best(ranking, &best, ret_error)
                             : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
                 if (r >= 0)
-                        r = step_audit_choice(task, manager, best, ranking, ret_error);
+                        r = step_chose(task, best, ranking, ret_error);
         }
         if (r < 0)
                 return r;
@@ -293,7 +293,8 @@ static void take_document(struct task *task, struct manager *manager, json_t *bo
 static bool is_reached(const struct task *task, const char *power)
 {
         static const char *const powers[][2] = {{"vm.create", "running"}, {"vm.start", "running"},
-                {"vm.pause", "paused"}, {"vm.resume", "running"}, {"vm.suspend", "suspended"}};
+                {"vm.pause", "paused"}, {"vm.resume", "running"}, {"vm.suspend", "suspended"},
+                {"vm.stop", "stopped"}, {"vm.stop", "crashed"}};
 
         for (size_t i = 0; i < ARRAY_SIZE(powers); i++)
                 if (!strcmp(task_action(task), powers[i][0]) && !strcmp(power, powers[i][1]))
@@ -562,8 +563,8 @@ static void run_wait_stopped(struct task *task, void *userdata)
 
 static const struct task_step stop_steps[] = {
         {.name = "find", .run = run_find},
-        {.name = "stop", .run = run_stop},
-        {.name = "wait", .run = run_wait_stopped},
+        {.name = "stop", .run = run_stop, .cancel = cancel_later},
+        {.name = "wait", .run = run_wait_stopped, .cancel = cancel_later},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
 };
 const struct task_kind operation_vm_stop = {

@@ -8,12 +8,12 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/text.h"
-#include "manager/audit.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_queue.h"
 
 #define RETRY_MS 1000
+#define ANSWER_MAX_BYTES (256u << 10) /* it goes into documents of at most STORE_DOCUMENT_MAX */
 #define REFRESH_AGAIN_MS 50
 #define REFRESH_MAX_MS 10000
 #define SETTLE_MAX_MS 15000
@@ -107,10 +107,12 @@ static void answer_for_dead(
 static void call_agent(struct task *task, struct manager *manager, const struct agent_request *request,
         step_reply_fn fn, bool once)
 {
+        struct agent_request bounded = *request;
         struct step_call *call;
         struct error *error = NULL;
         int r;
 
+        bounded.body_max_bytes = ANSWER_MAX_BYTES;
         if (inventory_confirmed_down(manager->inventory, request->host_uid)) {
                 answer_for_dead(task, manager, request->host_uid, fn);
                 return;
@@ -121,7 +123,7 @@ static void call_agent(struct task *task, struct manager *manager, const struct 
                 return;
         }
         *call = (struct step_call){.task = task, .manager = manager, .fn = fn, .once = once};
-        r = agent_call(manager, request, on_step_reply, call, &call->call, &error);
+        r = agent_call(manager, &bounded, on_step_reply, call, &call->call, &error);
         if (r >= 0) {
                 task_set_pending(task, call, cancel_step_call);
                 return;
@@ -176,6 +178,13 @@ bool step_waits_for_hosts(struct task *task, struct manager *manager)
         step_say(task, "waiting for the hosts to answer");
         task_step_again(task, REFRESH_AGAIN_MS);
         return true;
+}
+
+json_int_t operation_percent(double done, double total)
+{
+        double percent = 100.0 * done / total;
+
+        return done > 0 && total > 0 && percent > 0 ? (json_int_t)MIN(percent, 99.0) : 0;
 }
 
 struct error *error_copy(const struct error *error)
@@ -243,24 +252,14 @@ static json_t *ranking_summary(const json_t *ranking)
         return summary;
 }
 
-int step_audit_choice(struct task *task, struct manager *manager, const char *host, const json_t *ranking,
-        struct error **ret_error)
+int step_chose(struct task *task, const char *host, const json_t *ranking, struct error **ret_error)
 {
-        _cleanup_json_ json_t *summary = ranking_summary(ranking),
-                              *detail = json_pack("{s:s, s:s, s:I, s:O}", "task", task_name(task), "host",
-                                      host, "n_hosts", (json_int_t)json_array_size(ranking), "ranking",
-                                      summary);
+        json_t *detail = json_pack("{s:s, s:s, s:I, s:o}", "task", task_name(task), "host", host, "n_hosts",
+                (json_int_t)json_array_size(ranking), "ranking", ranking_summary(ranking));
 
-        if (!detail)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
-        return audit_add(manager->store, manager->clock, task_batch(task),
-                &(struct audit_entry){.who = "system",
-                        .action = task_action(task),
-                        .object = task_object(task),
-                        .why = "the best of the hosts that can take it",
-                        .result = "decided",
-                        .detail = detail},
-                ret_error);
+        return task_decided(task, "the best of the hosts that can take it", detail) == 0
+                       ? 0
+                       : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }
 
 void step_say(struct task *task, const char *fmt, ...)

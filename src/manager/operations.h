@@ -123,11 +123,12 @@ int operation_starting(struct task *task, void *userdata);
 typedef void (*step_reply_fn)(struct task *task, struct manager *manager, json_t *body, struct error *error);
 
 /* Calls an agent for a step; the task waits. Without an answer the step runs again after a second (hence the request id
- * of task_request_id()), until the task's time limit; an answer, good or bad, goes to fn. Of a host that was confirmed
+ * of task_request_id()), until the task's time limit; an answer, good or bad, goes to fn. One of more than
+ * 256 KiB is none: what a host says is kept in documents that have a limit. Of a host that was confirmed
  * down the answer is UNREACHABLE, at once. */
 void step_call(
         struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn);
-/* The same, but fn also learns that there was no answer (UNREACHABLE, TIMED_OUT). */
+/* The same, but fn also learns that there was no answer (UNREACHABLE, TIMED_OUT, PROTOCOL: it was too large). */
 void step_call_once(
         struct task *task, struct manager *manager, const struct agent_request *request, step_reply_fn fn);
 
@@ -145,8 +146,10 @@ struct error *error_with_names(const struct manager *manager, const struct error
 
 /* A host was chosen, by the manager itself: that goes into the audit log with what it was chosen by, when the step is recorded. `ranking` as
  * placement_rank() makes it. */
-int step_audit_choice(struct task *task, struct manager *manager, const char *host, const json_t *ranking,
-        struct error **ret_error);
+int step_chose(struct task *task, const char *host, const json_t *ranking, struct error **ret_error);
+
+/* How far it is, from numbers that an agent sends and that may be any: 0 to 99. */
+json_int_t operation_percent(double done, double total);
 
 /* Progress of a step in one sentence. */
 void step_say(struct task *task, const char *fmt, ...) _printf_(2, 3);

@@ -90,6 +90,11 @@ static bool is_beyond(const struct store_query *query, const char *name)
         return query->prefix && strncmp(name, query->prefix, strlen(query->prefix)) != 0;
 }
 
+static bool has_text(const struct store_query *query, const char *doc_text)
+{
+        return !query->text || strstr(doc_text, query->text);
+}
+
 struct listing {
         const struct store_query *query;
         json_t *docs;
@@ -105,6 +110,8 @@ static int take_row(void *userdata, const char *name, uint64_t revision, const c
 
         if (is_beyond(query, name))
                 return 1;
+        if (!has_text(query, doc_text))
+                return 0;
         r = parse_row(doc_text, revision, &doc);
         if (r < 0)
                 return r;
@@ -150,6 +157,8 @@ static int count_row(void *userdata, const char *name, uint64_t revision, const 
 
         if (is_beyond(query, name))
                 return 1;
+        if (!has_text(query, doc_text))
+                return 0;
         r = query->match ? parse_row(doc_text, revision, &doc) : 0;
         if (r < 0)
                 return r;

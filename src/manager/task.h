@@ -166,6 +166,9 @@ void task_step_again(struct task *task, uint64_t delay_ms);
 /* Something that step started and that is to be cancelled if the task is stopped or the engine freed; replaced or, by
  * NULL, taken back when it has ended. */
 void task_set_pending(struct task *task, void *pending, void (*cancel)(void *pending));
+/* For the audit log, when the end of this step is recorded: what the system has decided in it, and why. `detail` is taken over; 0 or
+ * -ENOMEM. */
+int task_decided(struct task *task, const char *why, json_t *detail);
 /* Changes to be recorded in the transaction that ends this step. */
 struct store_batch *task_batch(struct task *task);
 /* Progress for people (taken over), recorded about twice a second, together with that of other tasks, and with each step. */

@@ -15,7 +15,8 @@
 #define SLOW_NS UINT64_C(50000000) /* a round that takes this long is the last one */
 
 /* What each round writes, and what comes out of it is by the last: a small one is mostly latency. */
-static const size_t rounds_bytes[] = {256u << 10, 1u << 20, WRITE_RATE_MAX_BYTES - (256u << 10) - (1u << 20)};
+static const size_t rounds_bytes[] = {
+        64u << 10, 256u << 10, 1u << 20, WRITE_RATE_MAX_BYTES - (64u << 10) - (256u << 10) - (1u << 20)};
 
 static uint64_t per_second(size_t bytes, uint64_t took_ns)
 {

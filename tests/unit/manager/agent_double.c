@@ -40,6 +40,21 @@ static void on_host(struct http_request *request, void *userdata)
                         agent->link_bps));
 }
 
+/* Answers with the document (taken over), and with what nobody asked for if it is to. */
+static void reply_padded(
+        struct http_request *request, const struct agent_double *agent, int status, json_t *doc)
+{
+        if (agent->pad && strstr(http_request_path(request), agent->pad)) {
+                char *text = calloc(1, agent->pad_bytes + 1);
+
+                assert_non_null(text);
+                memset(text, 'A', agent->pad_bytes);
+                json_object_set_new(json_status(doc) ?: doc, "x", json_string(text));
+                free(text);
+        }
+        http_request_reply_json(request, status, doc);
+}
+
 static void on_vms(struct http_request *request, void *userdata)
 {
         const struct agent_double *agent = userdata;
@@ -104,7 +119,7 @@ static void on_network(struct http_request *request, void *userdata)
                 hold(agent, request);
                 return;
         }
-        http_request_reply_json(request, 200, json_deep_copy(doc));
+        reply_padded(request, agent, 200, json_deep_copy(doc));
 }
 
 static void set_power(json_t *vm, const char *power)
@@ -221,6 +236,13 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 http_request_reply_json(request, 200, vm);
                 return;
         }
+        if (!strcmp(verb, "stop") && agent->refuse_stop) {
+                struct error *error = NULL;
+
+                error_set(&error, ERROR_CONFLICT, NULL, "it is stopped");
+                http_request_reply_error(request, error);
+                return;
+        }
         if ((!strcmp(verb, "start") && refuse_start(request, agent, vm)) ||
                 suspend_or_restore(request, agent, uid, verb))
                 return;
@@ -238,8 +260,7 @@ static void on_vm_verb(struct http_request *request, void *userdata)
                 set_power(vm, !strcmp(verb, "stop")    ? "stopped"
                               : !strcmp(verb, "pause") ? "paused"
                                                        : "running");
-        http_request_reply_json(
-                request, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
+        reply_padded(request, agent, 200, vm && strcmp(verb, "delete") ? json_deep_copy(vm) : json_object());
 }
 
 static void on_suspend_cancel(struct http_request *request, void *userdata)
@@ -285,7 +306,10 @@ static void on_migration(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
 
-        reply_or_not_found(request, agent->migration);
+        if (agent->migration)
+                reply_padded(request, agent, 200, json_deep_copy(agent->migration));
+        else
+                reply_or_not_found(request, NULL);
 }
 
 static void on_stream_closed(void *userdata)

@@ -38,6 +38,7 @@ struct agent_double {
         bool moves_disks;                /* storage migrations end by themselves, at once */
         const char *no_disks_to;         /* those to this datastore fail */
         bool refuse_start;
+        bool refuse_stop;           /* it is stopped */
         bool knows_no_states;       /* it is of a version before suspending */
         bool refuse_state;          /* suspending and resuming fail */
         bool crash_resumed;         /* what is resumed is taken, and ends */
@@ -49,6 +50,8 @@ struct agent_double {
         const char *hold;     /* this verb is not answered, but kept in `held` */
         bool hold_migrations; /* nor is a request for a migration */
         bool hold_switch;     /* nor is the next switch that is put */
+        const char *pad; /* answers below paths that have this in them are pad_bytes longer; NULL: none */
+        size_t pad_bytes;
         struct http_request *held;           /* to be answered by the test, or at the end */
         struct http_request *held_before[8]; /* those before it, at the end */
         size_t n_held_before;

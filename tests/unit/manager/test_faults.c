@@ -205,6 +205,101 @@ static void start_that_was_refused_leaves_the_machine_stopped(void **data)
         assert_string_equal(finish(state), "succeeded");
 }
 
+#define N_PAST 60
+
+static json_t *past_migration(size_t i)
+{
+        char uid[64], name[32];
+
+        snprintf(uid, sizeof(uid), "00000000-0000-4000-8000-%012zu", i);
+        snprintf(name, sizeof(name), "t%010zu", i + 5000);
+        return json_pack(
+                "{s:s, s:s, s:s, s:{s:s}, s:{s:s, s:s, s:{s:s, s:s, s:i, s:i, s:{s:i, s:i}}}, s:{s:{s:s}}}",
+                "kind", "task", "name", name, "uid", uid, "spec", "action", "vm.migrate", "status", "state",
+                "succeeded", "finished", "2026-01-01T00:00:00Z", "result", "from", "host1", "to", "host2",
+                "total_ms", 1000, "pause_ms", 5, "forecast", "total_ms", 1000, "pause_ms", 5, "internal",
+                "data", "vm_uid", uid);
+}
+
+static json_int_t n_scored(struct state *state)
+{
+        assert_int_equal(call(state, "GET", "/api/v1/forecast-score", NULL), 200);
+        return json_integer_value(json_object_get(state->body, "n"));
+}
+
+/* In parts, between which everybody has his turn; one that ends meanwhile counts once. */
+static void past_migrations_are_read_in_parts(void **data)
+{
+        struct state *state = *data;
+        uint64_t end;
+
+        for (size_t i = 0; i < N_PAST; i++) {
+                _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+
+                store_batch_put(&batch, STORE_ABSENT, past_migration(i));
+                assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        }
+        stop_manager(state);
+        start_manager(state);
+        end = now_ms(state) + WAIT_MS;
+        while (n_scored(state) < N_PAST) {
+                assert_true(now_ms(state) < end);
+                loop_iterate(state->loop, 20);
+        }
+        for (int i = 0; i < 10; i++)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(n_scored(state), N_PAST);
+}
+
+/* The guest powers off while its agent is restarted, which then says that there is nothing to be stopped. */
+static void stop_that_the_agent_did_before_its_restart_succeeds(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        set_the_stage(state);
+        state->agents[0].hold = "stop";
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/stop", json_object()), 202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        wait_until(state, start_is_held);
+        state->agents[0].hold = NULL;
+        state->agents[0].refuse_stop = true;
+        json_object_set_new(json_status(json_object_get(state->agents[0].vms, vm_uid(state))), "power",
+                json_string("stopped"));
+        agent_double_stop(&state->agents[0]);
+        http_request_reply_error(TAKE_PTR(state->agents[0].held), NULL);
+        agent_double_restart(&state->agents[0]);
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+}
+
+/* The guest will be off whatever anybody says to the task. */
+static void stop_that_was_asked_for_is_not_cancelled(void **data)
+{
+        struct state *state = *data;
+        char path[128], cancel[160];
+
+        set_the_stage(state);
+        state->agents[0].hold = "stop";
+        assert_int_equal(call(state, "POST", "/api/v1/vms/web/stop", json_object()), 202);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        wait_until(state, start_is_held);
+        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
+        call(state, "POST", cancel, NULL);
+        for (int i = 0; i < 5; i++)
+                loop_iterate(state->loop, 20);
+        assert_int_equal(call(state, "GET", path, NULL), 200);
+        assert_string_equal(task_state(state), "running");
+        state->agents[0].hold = NULL;
+        json_object_set_new(json_status(json_object_get(state->agents[0].vms, vm_uid(state))), "power",
+                json_string("stopped"));
+        http_request_reply_json(TAKE_PTR(state->agents[0].held), 200,
+                json_deep_copy(json_object_get(state->agents[0].vms, vm_uid(state))));
+        resume_following(state, path);
+        assert_string_equal(finish(state), "succeeded");
+        assert_string_equal(power(state), "stopped");
+}
+
 static void start_that_the_agent_did_before_its_restart_succeeds(void **data)
 {
         struct state *state = *data;
@@ -490,6 +585,9 @@ int main(void)
                 TEST(machine_whose_start_was_not_answered_is_unknown),
                 TEST(start_that_was_refused_leaves_the_machine_stopped),
                 TEST(start_that_the_agent_did_before_its_restart_succeeds),
+                TEST(past_migrations_are_read_in_parts),
+                TEST(stop_that_the_agent_did_before_its_restart_succeeds),
+                TEST(stop_that_was_asked_for_is_not_cancelled),
                 TEST(creation_without_answer_is_taken_back),
                 TEST(stop_of_a_machine_that_the_agent_forgot_succeeds),
                 TEST(alert_ends_though_the_manager_was_restarted),

@@ -4,7 +4,22 @@
 
 #include <string.h>
 
+#include "base/doc.h"
+#include "cluster/placement.h"
 #include "manager_rig.h"
+
+static size_t n_rankings;
+
+/* Counts, by the linker's --wrap, and asks the real one. */
+json_t *__real_placement_rank(
+        const struct checks_input *checks, const json_t *hosts, const json_t *forecasts);
+json_t *__wrap_placement_rank(
+        const struct checks_input *checks, const json_t *hosts, const json_t *forecasts);
+json_t *__wrap_placement_rank(const struct checks_input *checks, const json_t *hosts, const json_t *forecasts)
+{
+        n_rankings++;
+        return __real_placement_rank(checks, hosts, forecasts);
+}
 
 static json_t *rule(const char *name, const char *type, const char *vm, const char *other_or_host)
 {
@@ -330,6 +345,51 @@ static void two_starts_at_once_do_not_both_take_the_last_place(void **data)
         assert_int_equal(used(state, "vms"), 0);
 }
 
+#define N_STARTS 20
+
+/* As after a power cut. */
+static void starts_at_once_rank_the_hosts_once_each(void **data)
+{
+        struct state *state = *data;
+        char name[16], paths[N_STARTS][128];
+
+        set_the_stage(state);
+        for (int i = 0; i < N_STARTS; i++) {
+                json_t *vm;
+
+                snprintf(name, sizeof(name), "vm%d", i);
+                vm = vm_document(name);
+                json_object_set_new(vm, "start", json_false());
+                call(state, "POST", "/api/v1/vms", vm);
+                assert_string_equal(finish(state), "succeeded");
+        }
+        n_rankings = 0;
+        for (int i = 0; i < N_STARTS; i++) { /* in one handler: all are there when the first has its turn */
+                _cleanup_json_ json_t *data_of = NULL, *doc = NULL;
+                char object[80], vm_uid_of[64];
+
+                snprintf(name, sizeof(name), "vm%d", i);
+                snprintf(vm_uid_of, sizeof(vm_uid_of), "%s",
+                        json_text(inventory_vm_named(state->manager->inventory, name), "uid"));
+                snprintf(object, sizeof(object), "vm/%s", vm_uid_of);
+                data_of = json_pack("{s:s}", "vm_uid", vm_uid_of);
+                assert_int_equal(task_submit(state->manager->tasks,
+                                         &(struct task_request){.action = "vm.start",
+                                                 .object = object,
+                                                 .objects = (const char *const[]){object, NULL},
+                                                 .by = "tester",
+                                                 .data = data_of},
+                                         NULL, &doc, NULL),
+                        0);
+                snprintf(paths[i], sizeof(paths[i]), "/api/v1/tasks/%s", json_text(doc, "name"));
+        }
+        for (int i = 0; i < N_STARTS; i++) {
+                resume_following(state, paths[i]);
+                assert_string_equal(finish(state), "succeeded");
+        }
+        assert_int_equal(n_rankings, N_STARTS);
+}
+
 static void advice_for_a_machine_beyond_the_limits_says_so_of_each_host(void **data)
 {
         struct state *state = *data;
@@ -462,6 +522,7 @@ int main(void)
                 TEST(policy_of_the_cluster_without_hosts_that_tell_is_refused),
                 TEST(model_of_the_cluster_is_what_the_agent_is_told),
                 TEST(two_starts_at_once_do_not_both_take_the_last_place),
+                TEST(starts_at_once_rank_the_hosts_once_each),
                 TEST(advice_for_a_machine_beyond_the_limits_says_so_of_each_host),
                 TEST(what_is_reserved_is_there_and_not_for_others),
                 TEST(machine_is_suspended_and_started_again_only_by_agents_that_know_of_it),

@@ -203,6 +203,8 @@ static void list_pages_by_name_in_both_directions(void **data)
                 false);
         assert_names(
                 state->store, &(struct store_query){.kind = "vm", .limit = 2, .match = is_odd}, "bd", false);
+        assert_names(state->store, &(struct store_query){.kind = "vm", .limit = 2, .text = "\"value\":\"3\""},
+                "d", false);
         assert_names(state->store, &(struct store_query){.kind = "none", .limit = 2}, "", false);
 }
 

@@ -8,8 +8,11 @@
 #include <errno.h>
 
 #include "base/doc.h"
+#include "base/torture.h"
 #include "manager/audit.h"
 #include "manager/task.h"
+
+enum bloat { BLOAT_DATA, BLOAT_RESULT, BLOAT_PROGRESS, BLOAT_BATCH, N_BLOATS };
 
 struct state {
         struct folder folder;
@@ -23,7 +26,12 @@ struct state {
         bool poke_in_step;    /* news come while a step of kind "later" is asking for them */
         int n_gate;           /* tasks of kind "gated" that may start */
         int n_refused;
-        int n_cancels; /* pending things that were cancelled */
+        struct task *waiting[4];
+        size_t n_waiting;
+        enum bloat bloat; /* what is made too large */
+        bool bloat_again; /* by undoing, too */
+        json_t *large;    /* an object */
+        int n_cancels;    /* pending things that were cancelled */
 };
 
 static void note(struct state *state, const char *what)
@@ -80,6 +88,7 @@ static const struct task_step triple_steps[] = {
         {.name = "three", .run = run_three, .undo = undo_three},
 };
 static const struct task_kind triple = {"triple", triple_steps, 3, 60000, NULL};
+static const struct task_kind brief = {"brief", triple_steps, 2, 30000, NULL};
 
 static const struct task_step polite_steps[] = {
         {.name = "one", .run = run_one, .cancel = ask_to_end, .no_timeout = true}};
@@ -157,8 +166,73 @@ static void run_slow(struct task *task, void *userdata)
 static const struct task_step slow_steps[] = {{.name = "slow", .run = run_slow}};
 static const struct task_kind slow = {"slow", slow_steps, 1, 60000, NULL};
 
-static const struct task_kind *const kinds[] = {
-        &triple, &polite, &keep, &gated, &later, &busy, &refused, &slow, NULL};
+/* Its second step makes its own document larger than the store takes one, or that of something else; what its undoing goes by, is there. */
+static void run_bloat(struct task *task, void *userdata)
+{
+        const struct state *state = userdata;
+        json_t *doc;
+
+        note(userdata, "bloat");
+        if (state->bloat == BLOAT_DATA)
+                json_object_set(task_data(task), "answer", state->large);
+        else if (state->bloat == BLOAT_RESULT)
+                task_set_result(task, json_incref(state->large));
+        else if (state->bloat == BLOAT_PROGRESS)
+                task_progress(task, json_incref(state->large));
+        else {
+                doc = object_new("thing", "thing", "x");
+                json_object_set(doc, "answer", state->large);
+                store_batch_put(task_batch(task), STORE_ABSENT, doc);
+        }
+        task_step_done(task);
+}
+static void undo_bloat(struct task *task, void *userdata)
+{
+        note(userdata, json_object_get(task_data(task), "one") ? "undo-bloat" : "lost");
+        if (((struct state *)userdata)->bloat_again)
+                json_object_set(task_data(task), "answer", ((struct state *)userdata)->large);
+        task_step_done(task);
+}
+static const struct task_step bloat_steps[] = {
+        {.name = "one", .run = run_one, .undo = undo_one},
+        {.name = "bloat", .run = run_bloat, .undo = undo_bloat},
+        {.name = "two", .run = run_two},
+};
+static const struct task_kind bloat = {"bloat", bloat_steps, 3, 60000, NULL};
+
+/* Its step ends at once, with a decision; a change of the same object by another one would make it run again. */
+static void run_choose(struct task *task, void *userdata)
+{
+        struct state *state = userdata;
+        json_t *thing = NULL;
+        uint64_t revision = 0;
+
+        note(state, "choose");
+        if (store_get(state->store, "thing", "thing", &thing, NULL) == 0)
+                revision = json_revision(thing);
+        json_decref(thing);
+        assert_int_equal(
+                task_decided(task, "it is the best", json_pack("{s:I}", "seen", (json_int_t)revision)), 0);
+        store_batch_put(task_batch(task), revision, object_new("thing", "thing", "x"));
+        task_step_done(task);
+}
+static const struct task_step choose_steps[] = {
+        {.name = "choose", .run = run_choose}, {.name = "later", .run = run_later}};
+static const struct task_kind choose = {"choose", choose_steps, 2, 60000, NULL};
+
+/* Its step has decided, and ends when an answer comes. */
+static void run_choose_later(struct task *task, void *userdata)
+{
+        note(userdata, "choose-later");
+        assert_int_equal(task_decided(task, "it is the best", json_object()), 0);
+        task_set_pending(task, &((struct state *)userdata)->n_cancels, forget_pending);
+        ((struct state *)userdata)->waiting[((struct state *)userdata)->n_waiting++] = task;
+}
+static const struct task_step choose_later_steps[] = {{.name = "choose-later", .run = run_choose_later}};
+static const struct task_kind choose_later = {"choose-later", choose_later_steps, 1, 60000, NULL};
+
+static const struct task_kind *const kinds[] = {&triple, &polite, &keep, &gated, &later, &busy, &refused,
+        &slow, &bloat, &choose, &choose_later, &brief, NULL};
 
 static bool crash(void *userdata, const struct task *task, const char *point)
 {
@@ -197,6 +271,7 @@ static int teardown(void **data)
         task_engine_free(state->engine);
         store_close(state->store);
         folder_remove(&state->folder);
+        json_decref(state->large);
         free(state);
         return 0;
 }
@@ -464,6 +539,41 @@ static void time_limit_ends_a_hanging_task(void **data)
         assert_error(state, uid, "timed-out", "step two");
 }
 
+/* The manager was away for longer than the limit: what was begun, or is being undone, is looked at once more. */
+static void limit_that_ended_in_an_outage_leaves_one_attempt(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->hang_at = "two";
+        submit(state, "brief", uid);
+        task_engine_run(state->engine);
+        clock_manual_advance(&state->clock, 600000);
+        state->hang_at = NULL;
+        restart(state);
+        assert_string_equal(state->trace, "one two two ");
+        assert_state(state, uid, "succeeded");
+}
+
+static void undoing_that_was_cut_short_by_an_outage_goes_on(void **data)
+{
+        struct state *state = *data;
+        char uid[64];
+
+        state->fail_at = "three";
+        state->hang_at = "undo-three";
+        submit(state, "triple", uid);
+        task_engine_run(state->engine);
+        clock_manual_advance(&state->clock, 600000);
+        restart(state);
+        assert_string_equal(state->trace, "one two three undo-three undo-three ");
+        assert_int_equal(task_engine_next_ms(state->engine), 60000);
+        state->hang_at = NULL;
+        clock_manual_advance(&state->clock, 60000);
+        task_engine_run(state->engine);
+        assert_state(state, uid, "failed");
+}
+
 static void step_without_time_limit_waits_on(void **data)
 {
         struct state *state = *data;
@@ -685,6 +795,170 @@ static void progress_does_not_tell_of_a_step_that_was_refused(void **data)
         assert_string_equal(state->trace, "refused refused refused ");
 }
 
+static void count_task(void *userdata, const struct task *task)
+{
+        ++*(size_t *)userdata;
+}
+
+/* The nth fallible call in it fails, in a build with -Dtorture=true. Whether there were so many. */
+static bool submit_tortured(struct state *state, uint64_t nth, int *ret_result)
+{
+        _cleanup_json_ json_t *doc = NULL;
+        bool reached = false;
+
+#ifdef DROVER_TORTURE
+        torture_arm(nth);
+#endif
+        *ret_result = task_submit(state->engine,
+                &(struct task_request){.action = "triple",
+                        .object = "vm/a",
+                        .objects = (const char *const[]){"vm/a", "vm/b", NULL},
+                        .by = "tester"},
+                NULL, &doc, NULL);
+#ifdef DROVER_TORTURE
+        reached = torture_count() >= nth;
+        torture_arm(0);
+#endif
+        return reached;
+}
+
+static size_t count_decisions(struct state *state)
+{
+        struct store_query query = {.kind = "audit", .limit = 100};
+        json_t *entries = NULL, *entry;
+        size_t i, n = 0;
+
+        assert_int_equal(store_list(state->store, &query, &entries, NULL, NULL), 0);
+        json_array_foreach (entries, i, entry)
+                n += !strcmp(json_text(entry, "result"), "decided") &&
+                     !strcmp(json_text(entry, "why"), "it is the best");
+        json_decref(entries);
+        return n;
+}
+
+/* What was refused holds nothing and is not there, nor is it after a restart. */
+static void submission_is_whole_or_not_at_all(void **data)
+{
+        struct state *state = *data;
+        bool reached = true;
+
+        for (uint64_t nth = 1; reached; nth++) {
+                size_t n = 0;
+                int r = 0;
+
+                reached = submit_tortured(state, nth, &r);
+                assert_true(reached || r == 0);
+                task_each(state->engine, count_task, &n);
+                assert_int_equal(n, r < 0 ? 0 : 1);
+                assert_int_equal(!!task_holding(state->engine, "vm/a"), n);
+                assert_int_equal(!!task_holding(state->engine, "vm/b"), n);
+                state->trace[0] = '\0';
+                restart(state);
+                assert_string_equal(state->trace, r < 0 ? "" : "one two three ");
+        }
+}
+
+/* Each decides once, by what those before it have decided. */
+static void steps_that_decide_at_once_do_not_disturb_each_other(void **data)
+{
+        static const char *const objects[] = {"vm/a", "vm/b", "vm/c", "vm/d"};
+        struct state *state = *data;
+        char uid[64];
+
+        for (size_t i = 0; i < ARRAY_SIZE(objects); i++)
+                assert_int_equal(submit_as(state, "choose", objects[i], NULL, uid, NULL), 0);
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "choose choose choose choose poll poll poll poll ");
+        assert_int_equal(count_decisions(state), ARRAY_SIZE(objects));
+}
+
+/* The log's head moves between a decision and the end of its step. */
+static void decision_is_logged_when_its_step_is_recorded(void **data)
+{
+        struct state *state = *data;
+        json_t *verdict = NULL;
+        char uid[64], other[64];
+
+        assert_int_equal(submit_as(state, "choose-later", "vm/a", NULL, uid, NULL), 0);
+        assert_int_equal(submit_as(state, "choose-later", "vm/b", NULL, other, NULL), 0);
+        task_engine_run(state->engine);
+        assert_int_equal(count_decisions(state), 0);
+        for (size_t i = 0; i < state->n_waiting; i++) {
+                task_set_pending(state->waiting[i], NULL, NULL);
+                task_step_done(state->waiting[i]);
+        }
+        task_engine_run(state->engine);
+        assert_string_equal(state->trace, "choose-later choose-later ");
+        assert_state(state, uid, "succeeded");
+        assert_state(state, other, "succeeded");
+        assert_int_equal(count_decisions(state), 2);
+        assert_int_equal(audit_verify(state->store, &verdict, NULL), 0);
+        assert_true(json_is_true(json_object_get(verdict, "ok")));
+        json_decref(verdict);
+}
+
+static json_t *large_object(size_t n_bytes)
+{
+        char *text = calloc(1, n_bytes + 1);
+        json_t *object;
+
+        assert_non_null(text);
+        memset(text, 'A', n_bytes);
+        object = json_pack("{s:s}", "text", text);
+        free(text);
+        assert_non_null(object);
+        return object;
+}
+
+/* Whatever makes it large, it ends, and is undone, and holds nothing any more. */
+static void step_that_ends_too_large_fails(void **data)
+{
+        struct state *state = *data;
+        _cleanup_json_ json_t *doc = NULL;
+        char uid[64];
+
+        state->large = large_object(STORE_DOCUMENT_MAX);
+        for (enum bloat what = 0; what < N_BLOATS; what++)
+                for (int again = 0; again < 2; again++) {
+                        state->trace[0] = '\0';
+                        state->bloat = what;
+                        state->bloat_again = again;
+                        submit(state, "bloat", uid);
+                        task_engine_run(state->engine);
+                        assert_string_equal(state->trace, "one bloat undo-bloat undo-one ");
+                        assert_state(state, uid, "failed");
+                        assert_error(state, uid, "too-large", "larger than 4 MiB");
+                        assert_null(task_holding(state->engine, "vm/a"));
+                        assert_int_equal(store_get(state->store, "thing", "thing", &doc, NULL), -ENOENT);
+                }
+}
+
+/* One that is as large as documents can be has no room for what says that it runs, or for the error. */
+static void task_that_was_large_when_it_began_ends(void **data)
+{
+        struct state *state = *data;
+
+        state->fail_at = "three";
+        for (size_t less = 400, n = 0; n < 4; less += 40) {
+                _cleanup_json_ json_t *child = NULL, *large = json_pack("{s:o}", "answer",
+                                                             large_object(STORE_DOCUMENT_MAX - less));
+
+                if (task_submit(state->engine,
+                            &(struct task_request){.action = "triple",
+                                    .object = "vm/a",
+                                    .objects = (const char *const[]){"vm/a", NULL},
+                                    .by = "tester",
+                                    .data = large},
+                            NULL, &child, NULL) < 0)
+                        continue;
+                n++;
+                task_engine_run(state->engine);
+                assert_state(state, json_text(child, "uid"), "failed");
+                assert_null(task_holding(state->engine, "vm/a"));
+        }
+        assert_non_null(strstr(state->trace, "one two three undo-three undo-one "));
+}
+
 /* Each has its turn, whoever could go on at once; and one that has ended holds nothing any more when others have a turn. */
 static void run_ends_in_time_and_the_next_one_goes_on(void **data)
 {
@@ -728,6 +1002,8 @@ int main(void)
                 TEST(step_with_its_own_end_is_asked),
                 TEST(ended_task_cannot_be_cancelled),
                 TEST(time_limit_ends_a_hanging_task),
+                TEST(limit_that_ended_in_an_outage_leaves_one_attempt),
+                TEST(undoing_that_was_cut_short_by_an_outage_goes_on),
                 TEST(step_without_time_limit_waits_on),
                 TEST(sleeping_step_runs_again_in_time),
                 TEST(news_that_come_while_a_step_asks_are_not_lost),
@@ -738,6 +1014,11 @@ int main(void)
                 TEST(progress_of_many_is_recorded_together),
                 TEST(task_that_cannot_be_written_keeps_no_other_from_it),
                 TEST(progress_does_not_tell_of_a_step_that_was_refused),
+                TEST(submission_is_whole_or_not_at_all),
+                TEST(steps_that_decide_at_once_do_not_disturb_each_other),
+                TEST(decision_is_logged_when_its_step_is_recorded),
+                TEST(step_that_ends_too_large_fails),
+                TEST(task_that_was_large_when_it_began_ends),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
