@@ -309,7 +309,7 @@ static int in_order(const void *a, const void *b)
 }
 
 /* reserved: grows by what the disk takes where it goes. */
-static int place(const struct disk_placement_input *input, struct seeker *seeker, json_t *reserved)
+static int place_disk(const struct disk_placement_input *input, struct seeker *seeker, json_t *reserved)
 {
         json_t *ranking = rank(input, seeker->disk), *first = json_array_get(ranking, 0);
         bool ok = json_is_true(json_object_get(first, "ok"));
@@ -359,7 +359,7 @@ json_t *disk_placement(const struct disk_placement_input *input)
         if (r >= 0)
                 qsort(seekers, n, sizeof(*seekers), largest_first);
         for (i = 0; i < n && r >= 0; i++)
-                r = place(&growing, &seekers[i], reserved);
+                r = place_disk(&growing, &seekers[i], reserved);
         if (r >= 0)
                 report = report_of(seekers, n);
         for (i = 0; i < n; i++)
