@@ -29,7 +29,8 @@
         X(QUEUE_READ, "queue.read", "see the queue of migrations") \
         X(QUEUE_MANAGE, "queue.manage", "drain and resume the queue") \
         X(SCHEDULE_READ, "schedule.read", "see schedules") \
-        X(SCHEDULE_MANAGE, "schedule.manage", "make, change and remove schedules") \
+        X(SCHEDULE_MANAGE, "schedule.manage", \
+                "make, change, run and remove schedules of what one may do oneself") \
         X(DATASTORE_READ, "datastore.read", "see datastores") \
         X(DATASTORE_USE, "datastore.use", \
                 "name files that are on datastores: as disks, CD-ROM, kernel; move disks between " \

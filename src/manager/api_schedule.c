@@ -78,6 +78,22 @@ static void record(
         api_reply_object(request, is_new ? 201 : 200, schedules_live(manager, doc));
 }
 
+/* What a schedule does is done by whoever makes it, changes what it does, lets it run again or now: DENIED unless they could do it
+ * themselves, everywhere. */
+static int check_action(struct http_request *request, const json_t *spec, struct error **ret_error)
+{
+        const json_t *action = json_object_get(spec, "action");
+        bool maintenance = !strcmp(json_text(action, "type"), "maintenance");
+        enum permission needed = maintenance ? PERMISSION_HOST_OPERATE : PERMISSION_VM_MIGRATE;
+        const struct auth_caller *caller = api_caller(request);
+
+        if (!auth_may_everywhere(caller, needed))
+                return error_set(ret_error, ERROR_DENIED, "Ask for a role that has it.",
+                        "%s has not the permission %s everywhere, which what the schedule does takes",
+                        caller->name, permission_to_string(needed));
+        return api_check_power(request, action, ret_error);
+}
+
 static int check_room(struct manager *manager, struct error **ret_error)
 {
         return api_check_room(manager, &(struct store_query){.kind = "schedule", .limit = SCHEDULES_MAX},
@@ -98,7 +114,7 @@ void api_schedule_create(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = schedules_check_spec(spec, &error);
         if (r >= 0)
-                r = api_check_power(request, json_object_get(spec, "action"), &error);
+                r = check_action(request, spec, &error);
         if (r >= 0)
                 r = check_room(manager, &error);
         if (r >= 0) {
@@ -129,7 +145,7 @@ void api_schedule_update(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = schedules_check_spec(spec, &error);
         if (r >= 0)
-                r = api_check_power(request, json_object_get(spec, "action"), &error);
+                r = check_action(request, spec, &error);
         if (r >= 0 && json_object_set(doc, "spec", spec) < 0)
                 r = no_memory(&error);
         if (r >= 0)
@@ -171,6 +187,8 @@ static void set_paused(struct http_request *request, struct manager *manager, bo
         r = api_get_object(request, manager, "schedule", &doc, &error);
         if (r >= 0)
                 r = api_body(request, no_keys, &body, &error);
+        if (r >= 0 && !paused)
+                r = check_action(request, json_spec(doc), &error);
         if (r >= 0 && json_object_set_new(json_status(doc), "paused", json_boolean(paused)) < 0)
                 r = no_memory(&error);
         if (r >= 0 && !paused)
@@ -247,10 +265,12 @@ void api_schedule_run(struct http_request *request, void *userdata)
                 r = api_body(request, keys, &body, &error);
         if (r >= 0)
                 r = doc_opt_bool(body, "", "dry_run", &dry, &error);
+        if (r >= 0)
+                r = check_action(request, json_spec(doc), &error);
         if (r >= 0 && dry)
                 r = schedules_plan(manager, doc, &plan, &error);
         if (r < 0)
-                http_request_reply_error(request, error);
+                api_reply_refusal(request, manager, error);
         else if (dry)
                 moves_plan_reply(plan, request, manager);
         else

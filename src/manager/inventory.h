@@ -12,7 +12,8 @@
  * its VMs `unknown`, never `stopped`, but for those that were stopped already: only the manager starts them. A VM that
  * its host, when asked, does not have and that no task works on does not run: `crashed`, or `stopped` if it was being
  * started; so is one on a host that was confirmed down. A report never replaces a newer one: each bears the moment at which
- * it was asked for. What a host says that ran the VM once counts nothing against a later owner epoch. */
+ * it was asked for. What a host says that ran the VM once counts nothing against a later owner epoch, and what another one
+ * says counts nothing while the host where the VM is recorded has it (docs/decisions/0040). */
 
 #include <jansson.h>
 
@@ -102,6 +103,10 @@ bool inventory_fresh(const struct inventory *inventory, const char *host_uid, ui
 
 /* Each host has answered or failed to since this process began to lead; before that, what is not connected says nothing. */
 bool inventory_settled(const struct inventory *inventory);
+
+/* The name of the alert that a host says that it has VMs which are not taken into the inventory. It goes with the host. */
+#define INVENTORY_ALERT_NAME_SIZE 64
+void inventory_alert_name(const char *host_uid, char ret[static INVENTORY_ALERT_NAME_SIZE]);
 
 struct agent_request {
         const char *host_uid;

@@ -12,15 +12,14 @@
 #include "manager/audit.h"
 #include "manager/inventory_private.h"
 #include "manager/json.h"
+#include "manager/vm_spec.h"
+#include "manager/vm_status.h"
 
-/* A VM that two hosts reported as running: an alert once both say so again when asked after this moment. */
+/* A VM that two hosts reported as theirs: an alert once both say so again when asked after this moment. */
 struct suspicion {
         uint64_t since_ms;
         bool alerted;
 };
-
-static const char *const status_keys[] = {"power", "owner_epoch", "machine", "cpu_model", "accelerator",
-        "memory_effective_bytes", "qemu_version", "message"};
 
 /* How much a report says about where the VM is; two that run outrank whatever else is reported. `unknown` is a QEMU that
  * lives but does not answer: more than all that has none. */
@@ -30,18 +29,14 @@ static const struct {
 } power_ranks[] = {{"running", 8}, {"paused", 7}, {"starting", 6}, {"unknown", 5}, {"outgoing-done", 4},
         {"incoming", 3}, {"suspending", 7}, {"suspended", 2}, {"crashed", 2}, {"stopped", 1}};
 
-#define MERGE_AT_ONCE 64 /* changes in a transaction: if one cannot be made, so many are made one by one */
-#define RANK_LIVE 6      /* `starting` and more: it is there, whatever a silent host would say */
-#define RANK_QEMU 5      /* a process that has the guest, or may have it */
+#define HOST_VMS_MAX 2000 /* that a host can bring into the inventory by saying that it has them */
+#define MERGE_AT_ONCE 64  /* changes in a transaction: if one cannot be made, so many are made one by one */
+#define RANK_LIVE 6       /* `starting` and more: it is there, whatever a silent host would say */
+#define RANK_QEMU 5       /* a process that has the guest, or may have it */
 
 static const char *power_of(const json_t *vm)
 {
         return json_text(json_status(vm), "power");
-}
-
-static json_int_t epoch_of(const json_t *vm)
-{
-        return json_integer_value(json_object_get(json_status(vm), "owner_epoch"));
 }
 
 static int rank_of(const json_t *report)
@@ -104,6 +99,10 @@ static int put_report(struct host *host, const char *vm_uid, const json_t *doc, 
 
         if (report && report->at_ms > at_ms)
                 return 0;
+        if (!report && map_size(&host->reports) >= HOST_VMS_MAX && !map_get(&host->inventory->vms, vm_uid)) {
+                host->n_unheard++;
+                return 0;
+        }
         if (!report)
                 report = report_new(host, vm_uid);
         if (!report)
@@ -140,6 +139,7 @@ int host_take_list(struct host *host, const json_t *list, uint64_t asked_ms)
         size_t i;
         int r;
 
+        host->n_unheard = 0;
         json_array_foreach ((json_t *)list, i, doc) {
                 const struct report *known = map_get(&host->reports, json_text(doc, "uid"));
 
@@ -168,13 +168,22 @@ static const struct report *report_of(const struct host *host, const char *vm_ui
         return report && report->doc ? report : NULL;
 }
 
+struct copy {
+        struct host *host;
+        uint64_t at_ms; /* of its report */
+};
+
 struct reports {
         struct host *best; /* NULL: nobody reports it */
         const json_t *report;
-        struct host *running[2]; /* the first two that say `running` */
-        uint64_t running_at_ms[2];
-        size_t n_running;
+        struct copy copies[2]; /* the first two that say `running`, or the VM's host and one that claims it */
+        size_t n_copies;
         struct host *recorded; /* where the VM is recorded; NULL: nowhere, or that host was removed */
+        const struct report *
+                home; /* what that host, which is connected, says of the VM that lives there; NULL: it does not */
+        const struct task *holding; /* the task that works on it; NULL: none */
+        bool unasked;               /* the host where it is recorded as living has not had its say yet */
+        bool ignored;               /* another host says that it has it, and does not count */
 };
 
 /* A process counts more than none; then the later owner, for of a host that was away too long an old copy may be left. */
@@ -187,8 +196,8 @@ static bool better(
                 return true;
         if ((rank >= RANK_QEMU) != (best_rank >= RANK_QEMU))
                 return rank >= RANK_QEMU;
-        if (epoch_of(report) != epoch_of(reports->report))
-                return epoch_of(report) > epoch_of(reports->report);
+        if (vm_status_epoch(report) != vm_status_epoch(reports->report))
+                return vm_status_epoch(report) > vm_status_epoch(reports->report);
         if (rank != best_rank)
                 return rank > best_rank;
         return !strcmp(host_name_of(host), recorded);
@@ -203,18 +212,64 @@ static bool is_past(
 
         if (rank_of(report) >= RANK_LIVE)
                 return false;
-        if (epoch_of(report) < epoch_of(vm))
+        if (vm_status_epoch(report) < vm_status_epoch(vm))
                 return host != recorded || moved_cold;
-        return moved_cold && host != recorded && epoch_of(report) == epoch_of(vm) && !has_qemu(vm);
+        return moved_cold && host != recorded && vm_status_epoch(report) == vm_status_epoch(vm) &&
+               !has_qemu(vm);
+}
+
+static const struct task *holding(const struct inventory *inventory, const char *uid)
+{
+        char object[64];
+
+        snprintf(object, sizeof(object), "vm/%.36s", uid);
+        return inventory->manager->tasks ? task_holding(inventory->manager->tasks, object) : NULL;
+}
+
+static bool is_of_task(const struct task *task, const struct host *host)
+{
+        return !strcmp(json_text(task_data(task), "host_uid"), host_uid_of(host)) ||
+               !strcmp(json_text(task_data(task), "to_uid"), host_uid_of(host));
+}
+
+/* A host speaks for the VMs that it has. What another one says of a VM does not count while the host where it is recorded has it, or has
+ * not been asked yet since we began to lead: its word alone, and any epoch that it likes, would bring the VM under it. Nor does it while
+ * a task works on the VM with other hosts. */
+static bool counts(const struct reports *reports, const struct host *host)
+{
+        if (host == reports->recorded || (reports->holding && is_of_task(reports->holding, host)))
+                return true;
+        return !reports->home && !reports->unasked &&
+               (!reports->holding || !*json_text(task_data(reports->holding), "host_uid"));
+}
+
+static void collect_begin(const struct inventory *inventory, const json_t *vm, struct reports *ret)
+{
+        struct host *recorded = map_get(&inventory->hosts_by_name, json_text(json_status(vm), "host"));
+        const struct report *home = recorded ? report_of(recorded, json_text(vm, "uid")) : NULL;
+        bool lives = home && recorded->connected && rank_of(home->doc) >= RANK_LIVE;
+
+        *ret = (struct reports){.recorded = recorded,
+                .home = lives ? home : NULL,
+                .holding = holding(inventory, json_text(vm, "uid")),
+                .unasked = recorded && !recorded->connected && !host_is_unreachable(recorded) &&
+                           !host_is_confirmed_down(recorded->doc) && has_qemu(vm)};
+}
+
+static void add_copy(struct reports *reports, const struct report *report)
+{
+        if (reports->n_copies < ARRAY_SIZE(reports->copies))
+                reports->copies[reports->n_copies] = (struct copy){report->host, report->at_ms};
+        reports->n_copies++;
 }
 
 static void collect(const struct inventory *inventory, const json_t *vm, struct reports *ret)
 {
         const char *recorded = json_text(json_status(vm), "host");
         const struct reported *reported = index_reported(inventory, json_text(vm, "uid"));
-        const struct report *report;
+        const struct report *report, *claim = NULL;
 
-        *ret = (struct reports){.recorded = map_get(&inventory->hosts_by_name, recorded)};
+        collect_begin(inventory, vm, ret);
         if (!reported)
                 return;
         list_for_each (report, &reported->reports, of_vm) {
@@ -224,17 +279,24 @@ static void collect(const struct inventory *inventory, const json_t *vm, struct 
                         continue;
                 if (is_past(vm, host, ret->recorded, report->doc))
                         continue;
-                if (!strcmp(power_of(report->doc), "running")) {
-                        if (ret->n_running < ARRAY_SIZE(ret->running)) {
-                                ret->running[ret->n_running] = host;
-                                ret->running_at_ms[ret->n_running] = report->at_ms;
-                        }
-                        ret->n_running++;
-                }
-                if (better(ret, host, report->doc, recorded)) {
+                if (!strcmp(power_of(report->doc), "running"))
+                        add_copy(ret, report);
+                if (!counts(ret, host)) {
+                        bool lives = rank_of(report->doc) >= RANK_LIVE;
+
+                        ret->ignored |= lives;
+                        if (ret->home && lives &&
+                                vm_status_epoch(report->doc) > vm_status_epoch(ret->home->doc))
+                                claim = report;
+                } else if (better(ret, host, report->doc, recorded)) {
                         ret->best = host;
                         ret->report = report->doc;
                 }
+        }
+        if (claim && ret->n_copies < 2) {
+                ret->n_copies = 0;
+                add_copy(ret, ret->home);
+                add_copy(ret, claim);
         }
 }
 
@@ -253,7 +315,7 @@ static void raise_alert(struct inventory *inventory, const json_t *vm, const str
         _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(vm, "name"));
         _cleanup_free_ char *message =
                 alloc_printf("%s runs on two hosts at once: %s and %s; stop one copy now", object ?: "a VM",
-                        host_name_of(reports->running[0]), host_name_of(reports->running[1]));
+                        host_name_of(reports->copies[0].host), host_name_of(reports->copies[1].host));
         _cleanup_json_ json_t *doc = NULL;
         char since[32], name[64];
 
@@ -261,8 +323,8 @@ static void raise_alert(struct inventory *inventory, const json_t *vm, const str
         alert_name(json_text(vm, "uid"), name);
         doc = json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:[s,s]}, s:{s:s, s:s}}", "kind", "alert", "name",
                 name, "uid", name, "spec", "code", "split-brain", "object", object, "vm_uid",
-                json_text(vm, "uid"), "hosts", host_name_of(reports->running[0]),
-                host_name_of(reports->running[1]), "status", "message", message, "since",
+                json_text(vm, "uid"), "hosts", host_name_of(reports->copies[0].host),
+                host_name_of(reports->copies[1].host), "status", "message", message, "since",
                 text_format_time(clock_unix_ms(manager->clock), since));
         if (!doc)
                 return;
@@ -302,18 +364,18 @@ static void suspect(struct inventory *inventory, const char *uid, const struct r
                 return;
         }
         suspicion->since_ms = inventory_now_ms(inventory);
-        inventory_refresh(inventory, host_uid_of(reports->running[0]));
-        inventory_refresh(inventory, host_uid_of(reports->running[1]));
+        inventory_refresh(inventory, host_uid_of(reports->copies[0].host));
+        inventory_refresh(inventory, host_uid_of(reports->copies[1].host));
 }
 
-/* Reports are of different moments: around a switchover two hosts may seem to run a VM. Only when both say so again after
+/* Reports are of different moments: around a switchover two hosts may seem to have a VM. Only when both say so again after
  * being asked anew is it true. */
 static void watch_split_brain(struct inventory *inventory, const json_t *vm, const struct reports *reports)
 {
         const char *uid = json_text(vm, "uid");
         struct suspicion *suspicion = map_get(&inventory->suspects, uid);
 
-        if (reports->n_running < 2) {
+        if (reports->n_copies < 2) {
                 if (suspicion && (!suspicion->alerted || end_alert(inventory, uid)))
                         free(map_remove(&inventory->suspects, uid));
                 return;
@@ -322,8 +384,8 @@ static void watch_split_brain(struct inventory *inventory, const json_t *vm, con
                 suspect(inventory, uid, reports);
                 return;
         }
-        if (suspicion->alerted || reports->running_at_ms[0] <= suspicion->since_ms ||
-                reports->running_at_ms[1] <= suspicion->since_ms)
+        if (suspicion->alerted || reports->copies[0].at_ms <= suspicion->since_ms ||
+                reports->copies[1].at_ms <= suspicion->since_ms)
                 return;
         suspicion->alerted = true;
         raise_alert(inventory, vm, reports);
@@ -351,7 +413,14 @@ int inventory_merge_load(struct inventory *inventory, struct error **ret_error)
         if (r < 0)
                 return r;
         json_array_foreach (alerts, i, alert) {
-                struct suspicion *suspicion = ALLOC(struct suspicion);
+                struct host *host = map_get(&inventory->hosts, json_text(json_spec(alert), "host_uid"));
+                struct suspicion *suspicion;
+
+                if (host)
+                        host->alerted = true;
+                if (strcmp(json_text(json_spec(alert), "code"), "split-brain") != 0)
+                        continue;
+                suspicion = ALLOC(struct suspicion);
 
                 if (!suspicion || map_put(&inventory->suspects, json_text(json_spec(alert), "vm_uid"),
                                           suspicion, NULL) < 0) {
@@ -376,10 +445,7 @@ void inventory_merge_deinit(struct inventory *inventory)
 
 static bool is_held(const struct inventory *inventory, const char *uid)
 {
-        char object[64];
-
-        snprintf(object, sizeof(object), "vm/%.36s", uid);
-        return !inventory->manager->tasks || task_holding(inventory->manager->tasks, object);
+        return !inventory->manager->tasks || holding(inventory, uid);
 }
 
 static json_t *status_with(const json_t *vm, const char *power, const char *message)
@@ -395,19 +461,9 @@ static json_t *status_with(const json_t *vm, const char *power, const char *mess
         return status;
 }
 
-static json_t *status_reported(const struct reports *reports)
+static json_t *status_reported(const json_t *vm, const struct reports *reports)
 {
-        json_t *status = json_pack("{s:s}", "host", host_name_of(reports->best));
-
-        for (size_t i = 0; status && i < ARRAY_SIZE(status_keys); i++) {
-                json_t *value = json_object_get(json_status(reports->report), status_keys[i]);
-
-                if (value && json_object_set(status, status_keys[i], value) < 0) {
-                        json_decref(status);
-                        return NULL;
-                }
-        }
-        return status;
+        return vm_status_reported(reports->report, json_status(vm), host_name_of(reports->best));
 }
 
 /* Its host was asked after the last change and does not have it. */
@@ -427,7 +483,7 @@ static json_t *status_confirmed_down(const json_t *vm, const char *host)
         _cleanup_free_ char *message = alloc_printf("host %s was confirmed down", host);
         json_t *status = message ? status_with(vm, "crashed", message) : NULL;
 
-        if (status && json_object_set_new(status, "owner_epoch", json_integer(epoch_of(vm) + 1)) < 0) {
+        if (status && json_object_set_new(status, "owner_epoch", json_integer(vm_status_epoch(vm) + 1)) < 0) {
                 json_decref(status);
                 return NULL;
         }
@@ -465,7 +521,7 @@ static json_t *status_absent(
 static bool is_outdated(const struct reports *reports, const json_t *vm)
 {
         return reports->recorded && !reports->recorded->connected && reports->best != reports->recorded &&
-               epoch_of(reports->report) < epoch_of(vm);
+               vm_status_epoch(reports->report) < vm_status_epoch(vm);
 }
 
 static json_t *merged_status(
@@ -478,7 +534,9 @@ static json_t *merged_status(
 
         if (reports->best && rank_of(reports->report) >= RANK_LIVE &&
                 (ended || !is_outdated(reports, vm->doc)))
-                return status_reported(reports);
+                return status_reported(vm->doc, reports);
+        if (reports->unasked && reports->ignored)
+                return json_incref(json_status(vm->doc));
         if (reports->recorded && !reports->recorded->connected) {
                 _cleanup_free_ char *message =
                         alloc_printf("its host %s cannot be reached", host_name_of(reports->recorded));
@@ -490,8 +548,31 @@ static json_t *merged_status(
                 return message ? status_with(vm->doc, "unknown", message) : NULL;
         }
         if (reports->best && !starts)
-                return status_reported(reports);
+                return status_reported(vm->doc, reports);
         return ended ? json_incref(json_status(vm->doc)) : status_absent(inventory, vm, reports);
+}
+
+static void count_room(struct host *host)
+{
+        const struct vm_entry *vm;
+        size_t n = 0;
+
+        list_for_each (vm, &host->vms, at_host)
+                n++;
+        host->n_room = HOST_VMS_MAX - MIN(n, HOST_VMS_MAX);
+        host->n_refused = 0;
+}
+
+/* What it says is a VM like those that are made here, and not one too many. */
+static bool may_bring(struct host *host, const json_t *report)
+{
+        _cleanup_error_ struct error *error = NULL;
+
+        if (!host->n_room || !text_is_name(json_text(report, "name")) ||
+                vm_spec_check(json_spec(report), &error) < 0)
+                return false;
+        host->n_room--;
+        return true;
 }
 
 /* A VM that an agent has and the store does not: taken into the inventory, so that nothing runs unseen. */
@@ -504,10 +585,13 @@ static void adopt(struct inventory *inventory, const char *uid, struct store_bat
         if (!vm || !text_is_uuid(uid) || is_held(inventory, uid))
                 return;
         collect(inventory, vm, &reports);
-        if (!reports.best || rank_of(reports.report) < RANK_LIVE ||
-                !text_is_name(json_text(reports.report, "name")))
+        if (!reports.best || rank_of(reports.report) < RANK_LIVE)
                 return;
-        status = status_reported(&reports);
+        if (!may_bring(reports.best, reports.report)) {
+                reports.best->n_refused++;
+                return;
+        }
+        status = status_reported(NULL, &reports);
         doc = json_pack("{s:s, s:s, s:s, s:O, s:O}", "kind", "vm", "name", json_text(reports.report, "name"),
                 "uid", uid, "spec", json_spec(reports.report), "status", status);
         if (!doc)
@@ -545,8 +629,8 @@ static json_t *spec_with_moved(
                 json_array_foreach (json_object_get(spec, "disks"), i, disk) {
                         to = json_object_get(one, "to");
                         if (strcmp(json_text(disk, "name"), json_text(one, "name")) != 0 ||
-                                !is_at(disk, json_object_get(one, "from")) || !*json_text(to, "path") ||
-                                json_object_update_existing(disk, to) < 0)
+                                !is_at(disk, json_object_get(one, "from")) ||
+                                vm_spec_take_place(disk, json_text(vm, "name"), to) < 0)
                                 continue;
                         changed = true;
                         log_notice("vm %s: disk %s is %s:%s since a storage migration whose task did not end",
@@ -622,7 +706,7 @@ static bool is_known(const struct inventory *inventory, const struct host *host,
                !strcmp(power_of(vm->doc), power_of(report->doc)) &&
                !strcmp(json_text(json_status(vm->doc), "message"),
                        json_text(json_status(report->doc), "message")) &&
-               epoch_of(vm->doc) == epoch_of(report->doc);
+               vm_status_epoch(vm->doc) == vm_status_epoch(report->doc);
 }
 
 /* Some of them, from `begin` on, in one transaction, for each waits for the disk. One change that cannot be made, such as a name that
@@ -650,6 +734,54 @@ static void merge_all(struct inventory *inventory, const json_t *uids)
                 merge_some(inventory, uids, i, MIN(i + MERGE_AT_ONCE, json_array_size(uids)));
 }
 
+void inventory_alert_name(const char *host_uid, char ret[static INVENTORY_ALERT_NAME_SIZE])
+{
+        snprintf(ret, INVENTORY_ALERT_NAME_SIZE, "vms-refused-%.36s", host_uid);
+}
+
+static json_t *refusal_alert(const struct host *host, const char *name)
+{
+        const struct clock *clock = host->inventory->manager->clock;
+        _cleanup_free_ char *object = alloc_printf("host/%s", host_name_of(host));
+        _cleanup_free_ char *message = alloc_printf(
+                "%s says that it has virtual machines that are not taken into the inventory (%zu): "
+                "more than %d, or such as no manager has made",
+                object ?: "a host", host->n_unheard + host->n_refused, HOST_VMS_MAX);
+        char since[32];
+
+        return json_pack("{s:s, s:s, s:s, s:{s:s, s:s, s:s, s:[s]}, s:{s:s, s:s}}", "kind", "alert", "name",
+                name, "uid", name, "spec", "code", "vms-refused", "object", object, "host_uid",
+                host_uid_of(host), "hosts", host_name_of(host), "status", "message", message, "since",
+                text_format_time(clock_unix_ms(clock), since));
+}
+
+/* One alert for all that are not taken in; it ends with them. */
+static void watch_refusals(struct host *host)
+{
+        struct manager *manager = host->inventory->manager;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        _cleanup_error_ struct error *error = NULL;
+        bool refuses = host->n_unheard + host->n_refused > 0;
+        char name[INVENTORY_ALERT_NAME_SIZE];
+        json_t *alert = NULL;
+
+        if (refuses == host->alerted)
+                return;
+        inventory_alert_name(host_uid_of(host), name);
+        if (refuses) {
+                alert = refusal_alert(host, name);
+                if (!alert)
+                        return; /* without memory the next round does it */
+                log_warning("%s", json_text(json_status(alert), "message"));
+                store_batch_put(&batch, STORE_ANY, alert);
+        } else
+                store_batch_remove(&batch, "alert", name, STORE_ANY);
+        if (store_commit(manager->store, &batch, NULL, &error) >= 0)
+                host->alerted = refuses;
+        else
+                log_error("cannot record the alert %s: %s", name, error_message(error));
+}
+
 void inventory_merge_host(struct host *host)
 {
         struct inventory *inventory = host->inventory;
@@ -666,7 +798,9 @@ void inventory_merge_host(struct host *host)
         map_for_each (item, spare, &inventory->suspects)
                 if (!map_get(&inventory->vms, item->key) && !map_get(&host->reports, item->key))
                         json_array_append_new(uids, json_string(item->key));
+        count_room(host);
         merge_all(inventory, uids);
+        watch_refusals(host);
 }
 
 void inventory_merge_elsewhere(struct inventory *inventory)

@@ -29,6 +29,14 @@
 #define EXCUSED_AFTER_FAILURE_MAX 1
 #define FULL_ROUND_EVERY 10
 
+/* What an agent says is kept in memory and on record. */
+#define FACTS_MAX_BYTES (256u << 10)
+#define LIST_MAX_BYTES (512u << 10)
+#define ANSWER_MAX_BYTES (64u << 10)
+#define VMS_MAX_BYTES (4u << 20)
+#define COUNT_MAX (INT64_C(1) << 52)
+#define EVENT_MAX_BYTES (64u << 10)
+
 /* While unreachable: a connection attempt repeats its first packet after 1 s, so that one of 2 s notices a network that is
  * back within about a second; an agent that starts under load may then take its time to answer. */
 #define RETURN_CONNECT_TIMEOUT_MS 2000u
@@ -48,16 +56,17 @@
 
 static const struct {
         const char *path;
-        const char *key; /* where the answer goes in `facts`; NULL: it is the facts, or none */
+        const char *key;  /* where the answer goes in `facts`; NULL: it is the facts, or none */
+        size_t max_bytes; /* of the answer: all facts together are recorded as one document */
 } poll_steps[] = {
-        [POLL_HOST] = {"/agent/v1/host", NULL},
-        [POLL_CPU] = {"/agent/v1/cpu", NULL},
-        [POLL_REMOVED_HOSTS] = {"/agent/v1/removed-hosts", NULL},
-        [POLL_FENCED_HOSTS] = {"/agent/v1/fenced-hosts", NULL},
-        [POLL_VMS] = {"/agent/v1/vms", NULL},
-        [POLL_DATASTORES] = {"/agent/v1/datastores", "datastores"},
-        [POLL_SWITCHES] = {"/agent/v1/switches", "switches"},
-        [POLL_PORT_GROUPS] = {"/agent/v1/port-groups", "port_groups"},
+        [POLL_HOST] = {"/agent/v1/host", NULL, FACTS_MAX_BYTES},
+        [POLL_CPU] = {"/agent/v1/cpu", NULL, LIST_MAX_BYTES},
+        [POLL_REMOVED_HOSTS] = {"/agent/v1/removed-hosts", NULL, ANSWER_MAX_BYTES},
+        [POLL_FENCED_HOSTS] = {"/agent/v1/fenced-hosts", NULL, ANSWER_MAX_BYTES},
+        [POLL_VMS] = {"/agent/v1/vms", NULL, VMS_MAX_BYTES},
+        [POLL_DATASTORES] = {"/agent/v1/datastores", "datastores", LIST_MAX_BYTES},
+        [POLL_SWITCHES] = {"/agent/v1/switches", "switches", LIST_MAX_BYTES},
+        [POLL_PORT_GROUPS] = {"/agent/v1/port-groups", "port_groups", LIST_MAX_BYTES},
 };
 
 static void round_next(struct host *host);
@@ -88,7 +97,9 @@ static void take_event(struct host *host, const char *text)
         _cleanup_json_ json_t *doc = NULL;
         char uid[64];
 
-        if (doc_parse(text, strlen(text), &doc, NULL) < 0)
+        size_t len = strlen(text);
+
+        if (len > EVENT_MAX_BYTES || doc_parse(text, len, &doc, NULL) < 0)
                 return;
         if (!strcmp(host->event, "migration")) {
                 task_poke(inventory->manager->tasks, json_text(doc, "id"));
@@ -295,6 +306,19 @@ static void round_done(struct host *host)
                 host->sync_missed = !operations_host_connected(host->inventory->manager, host->doc);
 }
 
+/* Numbers that are reckoned with are none that could not be. */
+static bool is_fact(const char *key, const json_t *value)
+{
+        static const char *const counts[] = {
+                "cpus", "memory_bytes", "memory_free_bytes", "memory_vms_bytes", "n_vms"};
+
+        for (size_t i = 0; i < ARRAY_SIZE(counts); i++)
+                if (!strcmp(key, counts[i]))
+                        return json_is_integer(value) && json_integer_value(value) >= 0 &&
+                               json_integer_value(value) <= COUNT_MAX;
+        return true;
+}
+
 static int take_facts(struct host *host, const json_t *body)
 {
         json_t *facts;
@@ -306,7 +330,8 @@ static int take_facts(struct host *host, const json_t *body)
                 return -ENOMEM;
         for (size_t i = 0; i < inventory_n_live_keys; i++) {
                 const char *key = inventory_live_keys[i];
-                json_t *value = json_object_get(body, key) ?: json_object_get(host->facts, key);
+                json_t *said = json_object_get(body, key),
+                       *value = said && is_fact(key, said) ? said : json_object_get(host->facts, key);
 
                 if (value && json_object_set(facts, key, value) < 0) {
                         json_decref(facts);
@@ -436,6 +461,7 @@ static void round_next(struct host *host)
                 host->list_sending = inventory->lists[list].generation;
         }
         request.path = poll_steps[host->step].path;
+        request.body_max_bytes = poll_steps[host->step].max_bytes;
         request.timeout_ms = timeout_of(host);
         request.connect_timeout_ms = host->connected ? 0 : RETURN_CONNECT_TIMEOUT_MS;
         host->call_began_ms = inventory_now_ms(inventory);

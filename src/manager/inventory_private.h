@@ -83,6 +83,12 @@ struct host {
         struct list waiting; /* for such a place */
         bool sync_missed;    /* it connected while a task held it: to be brought in line later */
 
+        /* inventory_merge.c: VMs that nobody here has made are taken in within bounds */
+        size_t n_room;    /* so many more are, since these were counted */
+        size_t n_unheard; /* of its last list: more than a host has */
+        size_t n_refused; /* in the last merge of all that it reports */
+        bool alerted;     /* of these */
+
         struct http_call *stream; /* NULL: down */
         bool stream_works;        /* its first event or comment has come */
         uint64_t stream_not_before_ms;

@@ -22,7 +22,6 @@
 
 #define HOUSEKEEPING_MS (60u * 1000)
 #define CHORE_MS 50u /* between two of its parts */
-#define CHANGE_LOG_KEEP 20000
 #define IDEMPOTENCY_MS (24ll * 3600 * 1000)
 #define EXPIRE_AT_ONCE 500
 #define DAY_MS (24ll * 3600 * 1000)
@@ -181,9 +180,14 @@ static int expire_hosts(struct manager *manager, struct error **ret_error)
 /* What the inventory could not follow yet stays in the log. */
 static int keep_log(struct manager *manager, struct error **ret_error)
 {
-        return inventory_is_current(manager->inventory)
-                       ? store_trim_log(manager->store, CHANGE_LOG_KEEP, ret_error)
-                       : 0;
+        uint64_t revision = 0;
+        int r = store_revision(manager->store, &revision, ret_error);
+
+        if (r < 0 || !inventory_is_current(manager->inventory))
+                return r;
+        return store_trim_log(manager->store,
+                log_bound_keep(&manager->log_bound, revision, store_bytes_written(manager->store)),
+                ret_error);
 }
 
 static int review_elsewhere(struct manager *manager, struct error **ret_error)

@@ -11,6 +11,7 @@
 #include "manager/ca.h"
 #include "manager/config.h"
 #include "manager/inventory.h"
+#include "manager/log_bound.h"
 #include "manager/loop_share.h"
 #include "manager/metrics.h"
 #include "manager/store.h"
@@ -43,6 +44,7 @@ struct manager {
         struct loop_source *tasks_timer;
         struct loop_source *housekeeping;
         size_t chore; /* of housekeeping, the next one */
+        struct log_bound log_bound;
         struct watch *watch;
         struct api_scans scans;
         struct loop_share share;

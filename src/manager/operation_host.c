@@ -551,6 +551,7 @@ static void run_forget_host(struct task *task, void *userdata)
         const char *uid = json_text(task_data(task), "host_uid");
         struct manager *manager = userdata;
         const char *name = json_text(inventory_host(manager->inventory, uid), "name");
+        char alert[INVENTORY_ALERT_NAME_SIZE];
 
         if (*name && forget_versions(task, manager, name) < 0) {
                 task_step_failed(task, NULL);
@@ -560,6 +561,8 @@ static void run_forget_host(struct task *task, void *userdata)
                 json_pack("{s:s, s:s, s:s, s:I}", "kind", "removed-host", "uid", uid, "name", uid,
                         "created_unix_ms", (json_int_t)clock_unix_ms(manager->clock)));
         store_batch_remove(task_batch(task), "host", uid, STORE_ANY);
+        inventory_alert_name(uid, alert);
+        store_batch_remove(task_batch(task), "alert", alert, STORE_ANY);
         task_step_done(task);
 }
 

@@ -563,8 +563,8 @@ static void run_wait_stopped(struct task *task, void *userdata)
 
 static const struct task_step stop_steps[] = {
         {.name = "find", .run = run_find},
-        {.name = "stop", .run = run_stop, .cancel = cancel_later},
-        {.name = "wait", .run = run_wait_stopped, .cancel = cancel_later},
+        {.name = "stop", .run = run_stop},
+        {.name = "wait", .run = run_wait_stopped},
         {.name = "refresh", .run = step_refresh, .cancel = cancel_later},
 };
 const struct task_kind operation_vm_stop = {

@@ -7,10 +7,13 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_queue.h"
+#include "manager/vm_spec.h"
+#include "manager/vm_status.h"
 
 #define RETRY_MS 1000
 #define ANSWER_MAX_BYTES (256u << 10) /* it goes into documents of at most STORE_DOCUMENT_MAX */
@@ -286,18 +289,19 @@ json_t *vm_for_agent(const json_t *vm)
                 "status", status);
 }
 
-/* What the agent filled in, but for the CPU model: the agent was told the cluster's (cluster_cpu.h). */
-static int take_spec(json_t *doc, const json_t *reported)
+/* What the agent filled in; nothing, if what it says is no such thing. */
+static int take_spec(json_t *doc, const json_t *reported, const char *host_name)
 {
-        json_t *wanted = json_object_get(json_spec(doc), "cpu_model"), *spec = json_copy((json_t *)reported);
-        int r = spec ? 0 : -ENOMEM;
+        json_t *spec = NULL;
+        int r = vm_spec_take(json_spec(doc), json_text(doc, "name"), reported, &spec);
 
-        if (r == 0)
-                r = json_object_set_new(
-                        spec, "cpu_model", wanted ? json_incref(wanted) : json_string("auto"));
-        if (r == 0)
-                r = json_object_set(doc, "spec", spec);
-        json_decref(spec);
+        if (r == -EINVAL) {
+                log_warning("host %s says that the virtual machine %s is another one than it is", host_name,
+                        json_text(doc, "name"));
+                return 0;
+        }
+        if (r >= 0)
+                r = json_object_set_new(doc, "spec", spec);
         return r;
 }
 
@@ -305,15 +309,14 @@ void vm_take_report(struct task *task, struct manager *manager, const json_t *re
 {
         const char *uid = json_text(task_data(task), "vm_uid");
         _cleanup_json_ json_t *doc = json_deep_copy(inventory_vm(manager->inventory, uid));
-        json_t *status = json_deep_copy(json_status(report));
+        json_t *status = vm_status_reported(report, json_status(doc), host_name);
         uint64_t revision = json_revision(doc);
 
-        if (!doc || !status || json_object_set_new(status, "host", json_string(host_name)) < 0 ||
-                json_object_set_new(doc, "status", status) < 0)
+        if (!doc || !status || json_object_set_new(doc, "status", status) < 0)
                 return;
         if (!strcmp(json_text(status, "power"), "running"))
                 (void)json_object_del(json_object_get(doc, "internal"), "suspended_by");
-        if (json_is_object(json_spec(report)) && take_spec(doc, json_spec(report)) < 0)
+        if (json_is_object(json_spec(report)) && take_spec(doc, json_spec(report), host_name) < 0)
                 return;
         store_batch_put(task_batch(task), revision, TAKE_PTR(doc));
 }

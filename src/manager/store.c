@@ -279,8 +279,10 @@ int store_commit(struct store *store, const struct store_batch *batch, uint64_t 
                 r = to_row(&batch->changes[i], &rows[i], &texts[i], ret_error);
         if (r >= 0)
                 r = store->ops->commit(store, rows, batch->n_changes, &revision, ret_error);
-        for (size_t i = 0; i < batch->n_changes; i++)
+        for (size_t i = 0; i < batch->n_changes; i++) {
+                store->bytes_written += r >= 0 && texts[i] ? strlen(texts[i]) : 0;
                 free(texts[i]);
+        }
         if (r < 0)
                 return r;
         if (ret_revision)
@@ -325,6 +327,11 @@ int store_changes(struct store *store, uint64_t after, size_t limit, store_event
         struct replay replay = {.fn = fn, .userdata = userdata};
 
         return store->ops->changes(store, after, limit, replay_row, &replay, ret_error);
+}
+
+uint64_t store_bytes_written(const struct store *store)
+{
+        return store->bytes_written;
 }
 
 int store_trim_log(struct store *store, uint64_t keep, struct error **ret_error)

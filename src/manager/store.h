@@ -102,6 +102,8 @@ typedef int (*store_event_fn)(void *userdata, const struct store_event *event);
  * -ESTALE when changes after `after` are no longer in the log (or never were): list again. */
 int store_changes(struct store *store, uint64_t after, size_t limit, store_event_fn fn, void *userdata,
         struct error **ret_error);
+/* Bytes of all documents that this process has written: how the change log grows. */
+uint64_t store_bytes_written(const struct store *store);
 /* Forgets all but the newest `keep` log entries. */
 int store_trim_log(struct store *store, uint64_t keep, struct error **ret_error);
 

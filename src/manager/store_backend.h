@@ -46,6 +46,7 @@ struct store_ops {
 
 struct store {
         const struct store_ops *ops;
+        uint64_t bytes_written; /* of documents, by this process */
         void (*on_commit)(void *userdata);
         void *on_commit_userdata;
         void (*on_lost)(void *userdata);

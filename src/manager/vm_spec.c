@@ -6,6 +6,7 @@
 #include <strings.h>
 #include <sys/random.h>
 
+#include "base/alloc.h"
 #include "base/doc.h"
 #include "base/mac.h"
 #include "base/text.h"
@@ -18,6 +19,9 @@
 #define NICS_MAX 16
 #define APPEND_MAX 4096
 #define CPU_MODEL_MAX 511
+#define LABELS_MAX 64
+#define LABEL_KEY_MAX_CHARS 63
+#define LABEL_VALUE_MAX_CHARS 255
 #define DISK_MAX_BYTES (8ull << 50)
 
 static int bad_value(
@@ -192,7 +196,6 @@ static int check_scalars(const json_t *spec, struct error **ret_error)
         static const char *const flags[] = {"rng", "balloon", "free_page_reporting", "guest_agent"};
         uint64_t cpus = 1, memory = 0;
         const char *text = NULL;
-        json_t *labels = NULL;
         bool flag;
         int r;
 
@@ -216,7 +219,35 @@ static int check_scalars(const json_t *spec, struct error **ret_error)
                 json_is_false(json_object_get(spec, "balloon")))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Leave out one of the two.",
                         "field spec.free_page_reporting needs the balloon, and spec.balloon is false");
-        return r < 0 ? r : doc_opt_object(spec, "spec", "labels", &labels, ret_error);
+        return r;
+}
+
+static bool is_label_key(const char *key)
+{
+        size_t n = strspn(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/-");
+
+        return n && !key[n] && n <= LABEL_KEY_MAX_CHARS;
+}
+
+static int check_labels(const json_t *spec, struct error **ret_error)
+{
+        json_t *labels = NULL, *value;
+        const char *key, *text;
+        int r = doc_opt_object(spec, "spec", "labels", &labels, ret_error);
+
+        if (r >= 0 && json_object_size(labels) > LABELS_MAX)
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "field spec.labels has more than %d items",
+                        LABELS_MAX);
+        json_object_foreach (labels, key, value) {
+                if (r >= 0 && !is_label_key(key))
+                        r = error_set(ret_error, ERROR_BAD_DOCUMENT,
+                                "Use up to 63 letters, digits, '.', '_', '/' and '-'.",
+                                "field spec.labels: %.64s cannot be used as a label", key);
+                if (r >= 0)
+                        r = doc_need_string(
+                                labels, "spec.labels", key, LABEL_VALUE_MAX_CHARS, &text, ret_error);
+        }
+        return r;
 }
 
 int vm_spec_check(const json_t *spec, struct error **ret_error)
@@ -229,6 +260,8 @@ int vm_spec_check(const json_t *spec, struct error **ret_error)
         r = doc_only_keys(spec, "spec", keys, ret_error);
         if (r >= 0)
                 r = check_scalars(spec, ret_error);
+        if (r >= 0)
+                r = check_labels(spec, ret_error);
         if (r >= 0)
                 r = check_name(spec, "spec", "datastore", false, ret_error);
         if (r >= 0)
@@ -329,4 +362,104 @@ int vm_spec_assign_macs(json_t *spec, const json_t *vms, struct error **ret_erro
                         return r;
         }
         return 0;
+}
+
+/* --- What an agent filled in ------------------------------------------------------------------------------------- */
+
+static bool has(const json_t *obj, const char *key)
+{
+        const json_t *value = json_object_get(obj, key);
+
+        return value && !json_is_null(value);
+}
+
+/* `keys` is a NULL-terminated list. */
+static int fill(json_t *obj, const json_t *from, const char *const *keys)
+{
+        for (; json_is_object(obj) && *keys; keys++)
+                if (!has(obj, *keys) && has(from, *keys) &&
+                        json_object_set(obj, *keys, json_object_get(from, *keys)) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+bool vm_spec_path_is_own(const char *vm_name, const char *path)
+{
+        size_t n = strlen(vm_name);
+
+        return n && !strncmp(path, vm_name, n) && path[n] == '/' && path[n + 1] &&
+               !strchr(path + n + 1, '/') && text_is_relative_path(path) && !is_record(path);
+}
+
+int vm_spec_take_place(json_t *disk, const char *vm_name, const json_t *place)
+{
+        static const char *const keys[] = {"datastore", "path", "format"};
+
+        if (!text_is_name(json_text(place, "datastore")) ||
+                !vm_spec_path_is_own(vm_name, json_text(place, "path")))
+                return -EINVAL;
+        for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+                if (json_is_string(json_object_get(place, keys[i])) &&
+                        json_object_set(disk, keys[i], json_object_get(place, keys[i])) < 0)
+                        return -ENOMEM;
+        return 0;
+}
+
+static int fill_disk(json_t *disk, const char *vm_name, const json_t *from)
+{
+        static const char *const keys[] = {
+                "name", "datastore", "size_bytes", "format", "bus", "read_only", NULL};
+        const char *path = json_text(from, "path");
+        int r = 0;
+
+        /* The default, or where it is since a storage migration that nobody here knows of. */
+        if (*path && strcmp(json_text(disk, "path"), path) != 0)
+                r = vm_spec_take_place(disk, vm_name, from);
+        return r < 0 ? r : fill(disk, from, keys);
+}
+
+static int fill_devices(json_t *spec, const char *vm_name, const json_t *reported)
+{
+        static const char *const nic_keys[] = {"mac", "model", NULL};
+        json_t *disks = json_object_get(spec, "disks"), *nics = json_object_get(spec, "nics"), *item;
+        const json_t *their_disks = json_object_get(reported, "disks"),
+                     *their_nics = json_object_get(reported, "nics");
+        size_t i;
+        int r = 0;
+
+        if (json_array_size(disks) != json_array_size(their_disks) ||
+                json_array_size(nics) != json_array_size(their_nics))
+                return -EINVAL;
+        json_array_foreach (disks, i, item)
+                if (r >= 0)
+                        r = fill_disk(item, vm_name, json_array_get(their_disks, i));
+        json_array_foreach (nics, i, item)
+                if (r >= 0)
+                        r = fill(item, json_array_get(their_nics, i), nic_keys);
+        return r;
+}
+
+int vm_spec_take(const json_t *spec, const char *vm_name, const json_t *reported, json_t **ret_spec)
+{
+        static const char *const keys[] = {"cpus", "machine", "accelerator", "firmware", "datastore", "rng",
+                "balloon", "guest_agent", NULL};
+        static const char *const file_keys[] = {"datastore", NULL}, *const files[] = {"kernel", "initrd"};
+        _cleanup_json_ json_t *copy = json_deep_copy(spec);
+        _cleanup_error_ struct error *error = NULL;
+        int r = copy ? fill(copy, reported, keys) : -ENOMEM;
+
+        for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(files); i++)
+                r = fill(json_object_get(json_object_get(copy, "boot"), files[i]),
+                        json_object_get(json_object_get(reported, "boot"), files[i]), file_keys);
+        if (r >= 0)
+                r = fill(json_object_get(copy, "cdrom"), json_object_get(reported, "cdrom"), file_keys);
+        if (r >= 0)
+                r = fill_devices(copy, vm_name, reported);
+        if (r >= 0 && !has(copy, "cpu_model"))
+                r = json_object_set_new(copy, "cpu_model", json_string("auto")) < 0 ? -ENOMEM : 0;
+        if (r >= 0 && vm_spec_check(copy, &error) < 0)
+                r = -EINVAL;
+        if (r >= 0)
+                *ret_spec = TAKE_PTR(copy);
+        return r;
 }

@@ -43,7 +43,7 @@ struct watcher {
         bool behind; /* has more to get than its buffer takes */
         bool failed;
         bool lost; /* what it read in the log may have changed what it sees otherwise: it is to list again */
-        bool session_ended; /* its caller's, perhaps */
+        bool unchecked; /* its caller's rights may have changed: nothing is shown to it before they are read */
 };
 
 /* A change as clients get it: written down once, however many there are. */
@@ -69,6 +69,7 @@ struct watch {
         uint64_t round_ms; /* when the last one ended */
         struct loop_source *heartbeat;
         bool access_changed; /* somebody's: see whose */
+        struct map callers;  /* id -> struct auth_caller, as read since all were doubted */
         watch_public_kind_fn public_kind;
         watch_shows_fn shows;
         void *userdata;
@@ -102,6 +103,16 @@ static bool wanted(const struct watcher *watcher, const char *public)
                 return true;
         snprintf(needle, sizeof(needle), ",%s,", public);
         return strstr(watcher->kinds, needle) != NULL;
+}
+
+static void forget_callers(struct watch *watch)
+{
+        struct map_item *item, *spare;
+
+        map_for_each (item, spare, &watch->callers)
+                auth_caller_unref(item->value);
+        map_deinit(&watch->callers);
+        map_init(&watch->callers);
 }
 
 /* What changes what somebody may do, and it is not known who. */
@@ -287,9 +298,11 @@ static int take_change(void *userdata, const struct store_event *event)
                 return r;
         watch->read = event->seq;
         watch->access_changed |= is_about_access(event);
-        if (event->removed && !strcmp(event->kind, "session"))
-                list_for_each (watcher, &watch->watchers, link)
-                        watcher->session_ended |= ends_session_of(event, watcher->caller);
+        if (!event->removed || strcmp(event->kind, "session") != 0)
+                return 0;
+        forget_callers(watch);
+        list_for_each (watcher, &watch->watchers, link)
+                watcher->unchecked |= ends_session_of(event, watcher->caller);
         return 0;
 }
 
@@ -352,7 +365,8 @@ static int send_event(void *userdata, const struct store_event *event)
         }
         watcher->seen = event->seq;
         if (is_about_access(event) || ends_session_of(event, watcher->caller)) {
-                watcher->session_ended = true;
+                watcher->unchecked = true;
+                forget_callers(watcher->watch);
                 /* What follows is seen with what its caller may do from here on. */
                 if (!auth_still(watcher->watch->store, loop_clock(watcher->watch->loop), &watcher->caller))
                         return 1;
@@ -501,34 +515,64 @@ static void pump(struct watcher *watcher)
                 watcher->behind = true; /* the store could not be read: again, soon */
 }
 
-/* Looks again at what the callers may do: all of them, or those whose sessions have ended. */
-static void end_unauthorised(struct watch *watch, bool all)
+/* What the callers may do is to be read again, of each before it is shown anything more. */
+static void doubt_all(struct watch *watch)
 {
-        struct watcher *watcher, *spare;
+        struct watcher *watcher;
 
         watch->access_changed = false;
-        list_for_each_safe (watcher, spare, &watch->watchers, link) {
-                if (!all && !watcher->session_ended)
-                        continue;
-                watcher->session_ended = false;
-                if (!auth_still(watch->store, loop_clock(watch->loop), &watcher->caller)) {
-                        http_stream_close(watcher->stream);
-                        watcher_free(watcher);
-                }
+        forget_callers(watch);
+        list_for_each (watcher, &watch->watchers, link)
+                watcher->unchecked = true;
+}
+
+static void share_caller(struct watch *watch, const struct watcher *watcher)
+{
+        struct auth_caller *shared = auth_caller_ref(watcher->caller);
+        void *old = NULL;
+
+        if (map_put(&watch->callers, shared->id, shared, &old) < 0)
+                auth_caller_unref(shared); /* each reads for itself then */
+        else
+                auth_caller_unref(old);
+}
+
+/* Reads what its caller may do, unless that was done for another one with the same token or session. False: it may not watch any more,
+ * and is gone. */
+static bool check(struct watch *watch, struct watcher *watcher)
+{
+        struct auth_caller *known = map_get(&watch->callers, watcher->caller->id), *before = watcher->caller;
+
+        watcher->unchecked = false;
+        if (known) {
+                watcher->caller = auth_caller_ref(known);
+                auth_caller_unref(before);
+                return true;
         }
+        if (!auth_still(watch->store, loop_clock(watch->loop), &watcher->caller)) {
+                http_stream_close(watcher->stream);
+                watcher_free(watcher);
+                return false;
+        }
+        if (watcher->caller != before) /* else it could not be read */
+                share_caller(watch, watcher);
+        return true;
 }
 
 static void round_ended(struct watch *watch)
 {
         struct watcher *watcher;
-        bool behind = false;
+        bool behind = false, unchecked = false;
 
         watch->round = false;
         watch->round_ms = now_ms(watch);
-        end_unauthorised(watch, watch->access_changed);
-        list_for_each (watcher, &watch->watchers, link)
+        if (watch->access_changed)
+                doubt_all(watch);
+        list_for_each (watcher, &watch->watchers, link) {
                 behind |= watcher->behind && !watcher->failed;
-        if (watch->more)
+                unchecked |= watcher->unchecked;
+        }
+        if (watch->more || unchecked)
                 loop_source_rearm(watch->wake, 0);
         else if (behind || watch->poked)
                 loop_source_rearm(watch->wake, behind ? BEHIND_MS : GATHER_MS);
@@ -553,7 +597,8 @@ static void on_wake(void *userdata)
                 watch->poked = false;
                 r = read_changes(watch, until_ms);
                 /* Nothing of this round is shown by what somebody might see before. */
-                end_unauthorised(watch, watch->access_changed);
+                if (watch->access_changed)
+                        doubt_all(watch);
                 list_for_each (watcher, &watch->watchers, link)
                         watcher->due = true;
         }
@@ -565,6 +610,8 @@ static void on_wake(void *userdata)
                         return;
                 }
                 watcher->due = false;
+                if (watcher->unchecked && !check(watch, watcher))
+                        continue;
                 watcher->behind |= r < 0;
                 if (!watcher->failed && r >= 0)
                         pump(watcher);
@@ -577,11 +624,11 @@ static void on_heartbeat(void *userdata)
         struct watch *watch = userdata;
         struct watcher *watcher, *spare;
 
-        end_unauthorised(watch, true); /* tokens also expire */
-        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what has ended is off the list */
+        doubt_all(watch); /* tokens also expire */
         list_for_each_safe (watcher, spare, &watch->watchers, link)
                 if (!watcher->failed && http_stream_send(watcher->stream, ":\n\n", 3) < 0)
                         watcher->failed = true;
+        loop_source_rearm(watch->wake, 0);
         loop_source_rearm(watch->heartbeat, HEARTBEAT_MS);
 }
 
@@ -601,6 +648,7 @@ int watch_new(struct loop *loop, struct store *store, watch_public_kind_fn publi
         map_init(&watch->seen_by);
         watch->userdata = userdata;
         list_init(&watch->watchers);
+        map_init(&watch->callers);
         r = loop_add_timer(loop, 0, on_wake, watch, &watch->wake);
         if (r >= 0)
                 r = loop_add_timer(loop, HEARTBEAT_MS, on_heartbeat, watch, &watch->heartbeat);
@@ -622,6 +670,8 @@ void watch_free(struct watch *watch)
                 http_stream_close(watcher->stream);
                 watcher_free(watcher);
         }
+        forget_callers(watch);
+        map_deinit(&watch->callers);
         loop_source_free(watch->wake);
         loop_source_free(watch->heartbeat);
         forget_recent(watch, watch->n_recent);

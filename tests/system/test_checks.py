@@ -193,6 +193,16 @@ def test_machine_type_and_qemu_version(machine, lab):
         f"the virtual machine runs on QEMU {versions['host3']} and host host1 has the older QEMU {versions['host1']}")
 
 
+def test_saved_state_of_a_newer_qemu(machine, lab):
+    one = machine("--machine", "pc-q35-7.2", host="host3")
+    lab.drover("vm", "suspend", one.name)
+    done = lab.run_drover("vm", "resume", one.name, "--host", "host1")
+    assert done.returncode == 1
+    assert "saved-state: " in done.stderr
+    assert one.document()["status"]["power"] == "suspended"
+    lab.drover("vm", "resume", one.name, "--host", "host3")
+
+
 def test_accelerator(lab):
     done = lab.run_drover("vm", "create", "fast", "--memory", "64M", "--datastore", "shared", "--accelerator", "kvm",
                           "--host", "host1")

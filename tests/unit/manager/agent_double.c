@@ -522,9 +522,20 @@ static void on_storage_move_verb(struct http_request *request, void *userdata)
         http_request_reply_json(request, 202, json_deep_copy(agent->storage_move));
 }
 
+static void lie(struct http_request *request, const json_t *answer)
+{
+        const char *text = json_string_value(answer);
+
+        if (text)
+                http_request_reply_text(request, 200, "application/json", text);
+        else
+                http_request_reply_json(request, 200, json_deep_copy(answer));
+}
+
 static bool on_any(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
+        const json_t *answer;
         char key[256];
 
         snprintf(key, sizeof(key), "%s %s", http_request_method(request), http_request_path(request));
@@ -534,7 +545,10 @@ static bool on_any(struct http_request *request, void *userdata)
                 http_request_header(request, "X-Drover-Epoch") ?: "");
         snprintf(agent->peer, sizeof(agent->peer), "%s", http_request_peer_name(request) ?: "");
         assert_non_null(http_request_header(request, "X-Drover-Request"));
-        return true;
+        answer = json_object_get(agent->lies, key);
+        if (answer)
+                lie(request, answer);
+        return !answer;
 }
 
 static const struct http_route routes[] = {
@@ -585,6 +599,7 @@ void agent_double_init(struct agent_double *agent, struct loop *loop)
         agent->storage_moves = json_object();
         agent->networks = json_object();
         agent->seen = json_object();
+        agent->lies = json_object();
 }
 
 void agent_double_serve(struct agent_double *agent, const char *uid, const char *cert_pem, const char *ca_pem)
@@ -646,6 +661,7 @@ void agent_double_deinit(struct agent_double *agent)
         json_decref(agent->storage_move);
         json_decref(agent->storage_moves);
         json_decref(agent->seen);
+        json_decref(agent->lies);
 }
 
 int agent_double_calls(const struct agent_double *agent, const char *method_and_path)

@@ -60,6 +60,7 @@ struct agent_double {
                 n_blocks; /* so many times its answer about the host holds the whole loop, the manager's too, for block_ms */
         unsigned int block_ms;
         const char *shared_id; /* what is on the disk of shared datastores */
+        json_t *lies; /* "METHOD PATH" -> what it answers whatever is true; as a string: that text as it is */
 };
 
 /* Listens on a free port of 127.0.0.1; answers nobody before agent_double_serve(). */

@@ -339,6 +339,74 @@ static void own_password_needs_the_current_one(void **data)
                 200);
 }
 
+/* --- Schedules --------------------------------------------------------------------------------------------------- */
+
+static void become_role(struct state *state, const char *name, json_t *permissions)
+{
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s", state->secret);
+        assert_int_equal(
+                call(state, "POST", "/api/v1/roles",
+                        json_pack("{s:s, s:{s:o}}", "name", name, "spec", "permissions", permissions)),
+                201);
+        assert_int_equal(
+                call(state, "POST", "/api/v1/tokens", json_pack("{s:s, s:s}", "name", name, "role", name)),
+                201);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s",
+                json_text(state->body, "secret"));
+}
+
+static int make_schedule(struct state *state, const char *name, const char *action)
+{
+        json_t *spec =
+                json_pack("{s:s, s:o}", "calendar", "*-01-01 00:00", "action", json_loads(action, 0, NULL));
+
+        return call(state, "POST", "/api/v1/schedules", json_pack("{s:s, s:o}", "name", name, "spec", spec));
+}
+
+static void schedule_does_what_its_maker_may_do(void **data)
+{
+        static const char *const closes = "{\"type\": \"maintenance\", \"host\": \"host1\", \"on\": true}",
+                                 *const moves = "{\"type\": \"migrate\", \"vms\": [\"web\"]}",
+                                 *const stops =
+                                         "{\"type\": \"maintenance\", \"host\": \"host1\", \"on\": true, "
+                                         "\"policy\": [{\"step\": \"stop\"}]}";
+        struct state *state = *data;
+
+        become_role(state, "all",
+                json_pack("[s,s,s,s]", "schedule.manage", "host.operate", "vm.migrate", "vm.power"));
+        assert_int_equal(make_schedule(state, "closes", closes), 201);
+        assert_int_equal(make_schedule(state, "moves", moves), 201);
+        assert_int_equal(make_schedule(state, "stops", stops), 201);
+
+        become_role(state, "plans", json_pack("[s]", "schedule.manage"));
+        assert_int_equal(make_schedule(state, "own", closes), 403);
+        assert_int_equal(make_schedule(state, "own", moves), 403);
+        for (size_t i = 0; i < 3; i++) {
+                static const char *const names[] = {"closes", "moves", "stops"};
+                const char *const specs[] = {closes, moves, stops};
+                char path[64];
+
+                snprintf(path, sizeof(path), "/api/v1/schedules/%s/run", names[i]);
+                assert_int_equal(call(state, "POST", path, NULL), 403);
+                snprintf(path, sizeof(path), "/api/v1/schedules/%s/pause", names[i]);
+                assert_int_equal(call(state, "POST", path, NULL), 200);
+                snprintf(path, sizeof(path), "/api/v1/schedules/%s/resume", names[i]);
+                assert_int_equal(call(state, "POST", path, NULL), 403);
+                snprintf(path, sizeof(path), "/api/v1/schedules/%s", names[i]);
+                assert_int_equal(call(state, "PUT", path,
+                                         json_pack("{s:{s:s, s:o}}", "spec", "calendar", "*-01-01 00:00",
+                                                 "action", json_loads(specs[i], 0, NULL))),
+                        403);
+        }
+
+        become_role(state, "operates", json_pack("[s,s]", "schedule.manage", "host.operate"));
+        assert_int_equal(make_schedule(state, "own", closes), 201);
+        assert_int_equal(make_schedule(state, "other", moves), 403);
+        assert_int_equal(call(state, "POST", "/api/v1/schedules/closes/resume", NULL), 200);
+        assert_int_equal(call(state, "POST", "/api/v1/schedules/stops/run", NULL), 403);
+        assert_int_equal(call(state, "POST", "/api/v1/schedules/stops/resume", NULL), 403);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -352,6 +420,7 @@ int main(void)
                 TEST(short_password_is_refused),
                 TEST(expired_token_takes_no_place),
                 TEST(own_password_needs_the_current_one),
+                TEST(schedule_does_what_its_maker_may_do),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

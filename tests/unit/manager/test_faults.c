@@ -273,33 +273,6 @@ static void stop_that_the_agent_did_before_its_restart_succeeds(void **data)
         assert_string_equal(finish(state), "succeeded");
 }
 
-/* The guest will be off whatever anybody says to the task. */
-static void stop_that_was_asked_for_is_not_cancelled(void **data)
-{
-        struct state *state = *data;
-        char path[128], cancel[160];
-
-        set_the_stage(state);
-        state->agents[0].hold = "stop";
-        assert_int_equal(call(state, "POST", "/api/v1/vms/web/stop", json_object()), 202);
-        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
-        wait_until(state, start_is_held);
-        snprintf(cancel, sizeof(cancel), "%s/cancel", path);
-        call(state, "POST", cancel, NULL);
-        for (int i = 0; i < 5; i++)
-                loop_iterate(state->loop, 20);
-        assert_int_equal(call(state, "GET", path, NULL), 200);
-        assert_string_equal(task_state(state), "running");
-        state->agents[0].hold = NULL;
-        json_object_set_new(json_status(json_object_get(state->agents[0].vms, vm_uid(state))), "power",
-                json_string("stopped"));
-        http_request_reply_json(TAKE_PTR(state->agents[0].held), 200,
-                json_deep_copy(json_object_get(state->agents[0].vms, vm_uid(state))));
-        resume_following(state, path);
-        assert_string_equal(finish(state), "succeeded");
-        assert_string_equal(power(state), "stopped");
-}
-
 static void start_that_the_agent_did_before_its_restart_succeeds(void **data)
 {
         struct state *state = *data;
@@ -587,7 +560,6 @@ int main(void)
                 TEST(start_that_the_agent_did_before_its_restart_succeeds),
                 TEST(past_migrations_are_read_in_parts),
                 TEST(stop_that_the_agent_did_before_its_restart_succeeds),
-                TEST(stop_that_was_asked_for_is_not_cancelled),
                 TEST(creation_without_answer_is_taken_back),
                 TEST(stop_of_a_machine_that_the_agent_forgot_succeeds),
                 TEST(alert_ends_though_the_manager_was_restarted),

@@ -405,6 +405,91 @@ static void change_that_cannot_be_made_is_tried_alone_with_a_few_others(void **d
         }
 }
 
+#define CLAIMED "00000000-0000-4000-8000-00000000000c"
+
+/* A host that has answered, and what it says of the VM (NULL: nothing). */
+static struct host *says(struct state *state, const char *name, const char *power, json_int_t epoch)
+{
+        _cleanup_json_ json_t *report = power ? json_pack("{s:s, s:{s:s, s:I}}", "name", "claimed", "status",
+                                                        "power", power, "owner_epoch", epoch)
+                                              : NULL;
+        struct host *at;
+        char uid[16];
+
+        snprintf(uid, sizeof(uid), "uid-%s", name);
+        put(state, host(name));
+        at = map_get(&state->manager.inventory->hosts, uid);
+        at->connected = true;
+        assert_int_equal(host_take_report(at, CLAIMED, report), 0);
+        return at;
+}
+
+static void assert_at(struct state *state, const char *host_name, const char *power)
+{
+        const json_t *status = json_status(inventory_vm(state->manager.inventory, CLAIMED));
+
+        assert_string_equal(json_text(status, "host"), host_name);
+        assert_string_equal(json_text(status, "power"), power);
+}
+
+/* VM on n1, as recorded and as that host says; then n2 says that it has it, too. */
+static void claim(struct state *state, const char *at_home, const char *claimed, json_int_t epoch)
+{
+        put(state, vm(CLAIMED, "claimed", "n1", "[]", "[]"));
+        inventory_merge_host(says(state, "n1", at_home, 5));
+        inventory_merge_host(says(state, "n2", claimed, epoch));
+}
+
+static void host_does_not_take_a_machine_by_a_later_epoch(void **data)
+{
+        static const char *const powers[] = {"running", "paused"};
+
+        for (size_t i = 0; i < 4; i++) {
+                claim(*data, powers[i / 2], powers[i % 2], 1000000000000000);
+                assert_at(*data, "n1", powers[i / 2]);
+                inventory_merge_host(says(*data, "n1", powers[i / 2], 5));
+                assert_at(*data, "n1", powers[i / 2]);
+        }
+}
+
+static void machine_that_its_host_let_go_is_the_next_ones(void **data)
+{
+        static const char *const ends[] = {"outgoing-done", "unknown", "crashed", NULL};
+
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+                claim(*data, "running", "running", 6);
+                assert_at(*data, "n1", "running");
+                inventory_merge_host(says(*data, "n1", ends[i], 5));
+                assert_at(*data, "n2", "running");
+        }
+}
+
+static void host_that_was_not_asked_yet_has_its_say_first(void **data)
+{
+        struct state *state = *data;
+        struct host *home = says(state, "n1", NULL, 0);
+
+        home->connected = false;
+        put(state, vm(CLAIMED, "claimed", "n1", "[]", "[]"));
+        inventory_merge_host(says(state, "n2", "running", 6));
+        assert_at(state, "n1", "running");
+        home->n_failures = 2; /* it was asked, and is not there */
+        inventory_merge_host(says(state, "n2", "running", 6));
+        assert_at(state, "n2", "running");
+}
+
+static void machine_that_is_off_is_where_it_runs_after_all(void **data)
+{
+        struct state *state = *data;
+        json_t *off = vm(CLAIMED, "claimed", "n1", "[]", "[]");
+
+        says(state, "n1", NULL, 0);
+        json_object_set_new(json_object_get(off, "status"), "power", json_string("stopped"));
+        put(state, off);
+        inventory_merge_host(says(state, "n2", "running", 6));
+        assert_at(state, "n2", "running");
+}
+
 /* One call fails, once: what is asked for again succeeds. */
 #define SURELY(condition) assert_true((condition) || (condition))
 
@@ -513,6 +598,10 @@ int main(void)
                 TEST(what_the_log_has_forgotten_is_loaded_anew),
                 TEST(host_that_the_store_has_under_another_name_is_followed),
                 TEST(change_that_cannot_be_made_is_tried_alone_with_a_few_others),
+                TEST(host_does_not_take_a_machine_by_a_later_epoch),
+                TEST(machine_that_its_host_let_go_is_the_next_ones),
+                TEST(host_that_was_not_asked_yet_has_its_say_first),
+                TEST(machine_that_is_off_is_where_it_runs_after_all),
                 cmocka_unit_test(failure_half_way_loses_nothing),
                 cmocka_unit_test(silence_is_excused_only_while_nobody_could_hear),
                 cmocka_unit_test(excuses_end),

@@ -3,6 +3,7 @@
 /* What clients hear that watch: each change once, in order, wherever they begin and however much there is at once. */
 
 #include <malloc.h>
+#include <poll.h>
 #include <stdlib.h>
 
 #include "manager_rig.h"
@@ -229,6 +230,102 @@ static void nothing_is_read_while_nobody_watches(void **data)
         assert_int_equal(n_reads, 0);
 }
 
+/* --- Who may watch ------------------------------------------------------------------------------------------------ */
+
+#define N_WATCHERS 40
+#define SLOW_MS 4
+
+static const struct store_ops *whole_ops;
+static size_t n_credentials;
+
+static int counted_get(struct store *store, const char *kind, const char *name_or_uid, store_row_fn fn,
+        void *userdata, struct error **ret_error)
+{
+        n_credentials += !strncmp(kind, "token", 5) || !strcmp(kind, "session");
+        assert_int_equal(poll(NULL, 0, SLOW_MS), 0); /* as a database elsewhere */
+        return whole_ops->get(store, kind, name_or_uid, fn, userdata, ret_error);
+}
+
+/* A token of that name; the caller of all that follows. */
+static void become_token(struct state *state, const char *name)
+{
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s", state->secret);
+        assert_int_equal(
+                call(state, "POST", "/api/v1/tokens", json_pack("{s:s, s:s}", "name", name, "role", "admin")),
+                201);
+        snprintf(state->headers[0], sizeof(state->headers[0]), "Authorization: Bearer %s",
+                json_text(state->body, "secret"));
+}
+
+/* Reads of credentials that follow a change of somebody's access: in all, and (returned) the most in one round of the loop. */
+static size_t most_reads_at_once(struct state *state, size_t *ret_all)
+{
+        struct store_ops ops = *state->manager->store->ops;
+        _cleanup_batch_ struct store_batch batch = STORE_BATCH_INIT;
+        size_t most = 0, before;
+
+        whole_ops = state->manager->store->ops;
+        ops.get = counted_get;
+        state->manager->store->ops = &ops;
+        n_credentials = 0;
+        store_batch_put(&batch, STORE_ANY, object_new("role", "another", "one"));
+        assert_int_equal(store_commit(state->manager->store, &batch, NULL, NULL), 0);
+        for (int i = 0; i < 100; i++) {
+                before = n_credentials;
+                loop_iterate(state->loop, 10);
+                most = MAX(most, n_credentials - before);
+        }
+        state->manager->store->ops = whole_ops;
+        *ret_all = n_credentials;
+        return most;
+}
+
+static void begin_all(struct state *state, struct heard *heard, bool of_one)
+{
+        char name[16];
+
+        for (size_t i = 0; i < N_WATCHERS; i++) {
+                snprintf(name, sizeof(name), "t%zu", i);
+                if (!i || !of_one)
+                        become_token(state, name);
+                begin(state, "/api/v1/events", &heard[i]);
+        }
+        for (size_t i = 0; i < N_WATCHERS; i++)
+                while (!heard[i].begun)
+                        loop_iterate(state->loop, 10);
+}
+
+static void end_all(struct heard *heard)
+{
+        for (size_t i = 0; i < N_WATCHERS; i++)
+                http_call_cancel(heard[i].call);
+}
+
+static void credential_is_read_once_for_all_who_watch_with_it(void **data)
+{
+        struct heard heard[N_WATCHERS];
+        struct state *state = *data;
+        size_t n_all;
+
+        begin_all(state, heard, true);
+        most_reads_at_once(state, &n_all);
+        assert_in_range(n_all, 1, N_WATCHERS / 4);
+        end_all(heard);
+}
+
+static void credentials_are_read_in_pieces(void **data)
+{
+        struct heard heard[N_WATCHERS];
+        struct state *state = *data;
+        size_t n_all, most;
+
+        begin_all(state, heard, false);
+        most = most_reads_at_once(state, &n_all);
+        assert_true(n_all >= N_WATCHERS);
+        assert_true(most < N_WATCHERS);
+        end_all(heard);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -238,6 +335,8 @@ int main(void)
                 TEST(client_that_missed_what_is_forgotten_lists_again),
                 TEST(change_during_a_round_is_heard),
                 TEST(nothing_is_read_while_nobody_watches),
+                TEST(credential_is_read_once_for_all_who_watch_with_it),
+                TEST(credentials_are_read_in_pieces),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
