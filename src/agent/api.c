@@ -46,6 +46,7 @@ MIGRATION_HANDLER(cancel)
 MIGRATION_HANDLER(switchover)
 MIGRATION_HANDLER(limits)
 MIGRATION_HANDLER(peer_was_removed)
+MIGRATION_HANDLER(let_go)
 MIGRATION_HANDLER(forget)
 MIGRATION_HANDLER(peer_prepare)
 MIGRATION_HANDLER(peer_get)
@@ -90,6 +91,7 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations/{id}/switchover", route_switchover},
         {"POST", "/agent/v1/migrations/{id}/limits", route_limits},
         {"POST", "/agent/v1/migrations/{id}/peer-removed", route_peer_was_removed},
+        {"POST", "/agent/v1/migrations/{id}/let-go", route_let_go},
         {"DELETE", "/agent/v1/migrations/{id}", route_forget},
         {"POST", "/agent/v1/storage-moves", storage_move_api_start},
         {"GET", "/agent/v1/storage-moves", storage_move_api_list},

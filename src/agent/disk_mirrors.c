@@ -31,7 +31,7 @@
 struct mirror {
         size_t index; /* in the VM's document */
         char node[COMMAND_LINE_NODE_SIZE];
-        uint64_t size_bytes;
+        uint64_t size_bytes, used_bytes;
         uint64_t copied_bytes, total_bytes;
         bool ready;
         bool cancelled; /* was told to end, by this agent */
@@ -143,14 +143,16 @@ static bool take_device(struct mirror *mirror, const json_t *devices)
                 const char *qdev = json_string_value(json_object_get(device, "qdev"));
                 const json_t *inserted = json_object_get(device, "inserted");
                 const char *node = json_string_value(json_object_get(inserted, "node-name"));
-                json_int_t size = json_integer_value(
-                        json_object_get(json_object_get(inserted, "image"), "virtual-size"));
+                const json_t *image = json_object_get(inserted, "image");
+                json_int_t size = json_integer_value(json_object_get(image, "virtual-size"));
+                json_int_t used = json_integer_value(json_object_get(image, "actual-size"));
 
                 if (!qdev || !node || size <= 0 || !is_device(qdev, mirror->index) ||
                         strlen(node) >= sizeof(mirror->node))
                         continue;
                 memcpy(mirror->node, node, strlen(node) + 1);
                 mirror->size_bytes = (uint64_t)size;
+                mirror->used_bytes = used > 0 ? MIN((uint64_t)used, (uint64_t)size) : (uint64_t)size;
                 return true;
         }
         return false;
@@ -319,11 +321,21 @@ static void follow(struct disk_mirrors *m, const json_t *jobs)
         again(m, FOLLOW_MS);
 }
 
+static void forget_told(struct disk_mirrors *m)
+{
+        for (size_t i = 0; i < m->n; i++)
+                m->mirrors[i].cancelled = false;
+}
+
 static void on_told(void *userdata, const json_t *result, const struct error *error)
 {
         struct disk_mirrors *m = userdata;
 
         m->call = NULL;
+        if (error && m->state == DISK_MIRRORS_UNDOING) { /* a job that has not ended is told again */
+                forget_told(m);
+                return again(m, AGAIN_MS);
+        }
         turn(m); /* whatever came of it is seen there */
 }
 
@@ -372,7 +384,8 @@ static void on_removed(void *userdata, const json_t *result, const struct error 
         struct disk_mirrors *m = userdata;
 
         m->call = NULL;
-        if (error && error->code != ERROR_QEMU_FAILED) /* the monitor; else there is no such node */
+        /* The monitor, or a job that has not let go of it yet; else there is no such node. */
+        if (error && (error->code != ERROR_QEMU_FAILED || strstr(error_message(error), "in use")))
                 return again(m, AGAIN_MS);
         m->at++;
         remove_next(m);
@@ -422,8 +435,7 @@ static void turn_to(struct disk_mirrors *m, enum disk_mirrors_state state)
 {
         qmp_call_cancel(TAKE_PTR(m->call));
         m->state = state;
-        for (size_t i = 0; i < m->n; i++)
-                m->mirrors[i].cancelled = false;
+        forget_told(m);
         again(m, 0);
 }
 
@@ -442,6 +454,8 @@ void disk_mirrors_undo(struct disk_mirrors *m)
 void disk_mirrors_leave_monitor(struct disk_mirrors *m)
 {
         qmp_call_cancel(TAKE_PTR(m->call));
+        if (m->state == DISK_MIRRORS_UNDOING) /* what it was told may not have come there */
+                forget_told(m);
         if (m->state == DISK_MIRRORS_LOOKING || m->state == DISK_MIRRORS_OPENING)
                 fail_with(m, "the mirror to the destination", 0, "the monitor was lost");
         else
@@ -496,6 +510,16 @@ const struct error *disk_mirrors_error(const struct disk_mirrors *m)
 uint64_t disk_mirrors_size(const struct disk_mirrors *m, size_t number)
 {
         return m->mirrors[number].size_bytes;
+}
+
+uint64_t disk_mirrors_used(const struct disk_mirrors *m, size_t number)
+{
+        return m->mirrors[number].used_bytes;
+}
+
+uint64_t disk_mirrors_max_pause_ms(const struct disk_mirrors *m)
+{
+        return m->convergence.max_pause_ms;
 }
 
 bool disk_mirrors_fit(const struct disk_mirrors *m)

@@ -47,12 +47,17 @@ const struct error *disk_mirrors_error(const struct disk_mirrors *mirrors); /* N
 
 /* LOOKING, then KNOWN (or FAILED): how large each disk is. */
 void disk_mirrors_look(struct disk_mirrors *mirrors);
+uint64_t disk_mirrors_used(
+        const struct disk_mirrors *mirrors, size_t number); /* likewise: what it takes of its datastore */
 uint64_t disk_mirrors_size(const struct disk_mirrors *mirrors, size_t number); /* bytes; once KNOWN */
-/* OPENING, COPYING, READY. A rest that never fits into the pause is FAILED, with NOT_CONVERGING. `policy` without post-copy. */
+/* OPENING, COPYING, READY. A rest that never fits into the pause is FAILED, with NOT_CONVERGING. `policy` without post-copy, and
+ * without throttling: nobody slows the guest's writes down. */
 void disk_mirrors_begin(
         struct disk_mirrors *mirrors, const struct converge_policy *policy, uint64_t max_pause_ms);
 /* What remains to be copied fits into the pause, as last seen. */
 bool disk_mirrors_fit(const struct disk_mirrors *mirrors);
+/* The bound by which it does, which the policy may have raised; 0 before they began. */
+uint64_t disk_mirrors_max_pause_ms(const struct disk_mirrors *mirrors);
 /* The guest is stopped: ENDING, ENDED. */
 void disk_mirrors_end(struct disk_mirrors *mirrors);
 /* From any state, also of mirrors that an agent before this one began: UNDOING, GONE. A QEMU that is gone has none. */

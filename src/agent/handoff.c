@@ -107,9 +107,17 @@ static bool is_ungiven(const struct handoff_source_facts *f)
         return f->apart && !f->given;
 }
 
+/* ... and its QEMU has ended: that it had completed is of no use to the destination any more. */
+static bool cannot_be_given(const struct handoff_source_facts *f)
+{
+        return is_ungiven(f) && f->stop_wanted && f->qemu == HANDOFF_QEMU_GONE;
+}
+
 /* The record that decides is the destination's own. Nobody reads it but its agent, and a host that is down may have run the guest. */
 static enum handoff_source_action decide_apart(const struct handoff_source_facts *f)
 {
+        if (f->left)
+                return HANDOFF_SOURCE_RELEASE;
         /* Also with its QEMU gone: the disks are here, and nobody has newer ones. */
         if (f->peer_removed && !f->mover_alive)
                 return HANDOFF_SOURCE_TAKE_BACK;
@@ -119,8 +127,10 @@ static enum handoff_source_action decide_apart(const struct handoff_source_facts
                 return HANDOFF_SOURCE_RELEASE;
         if (!f->given && !f->stop_wanted && f->completed)
                 return HANDOFF_SOURCE_GIVE; /* without it nothing is confirmed */
-        return f->stop_wanted && f->qemu == HANDOFF_QEMU_COMPLETED ? HANDOFF_SOURCE_ASK_ABORT
-                                                                   : HANDOFF_SOURCE_ASK;
+        /* Also what ended here, where it cannot be given: nothing will confirm it to a destination without COMMIT. */
+        if (f->stop_wanted && (f->qemu == HANDOFF_QEMU_COMPLETED || cannot_be_given(f)))
+                return HANDOFF_SOURCE_ASK_ABORT;
+        return HANDOFF_SOURCE_ASK;
 }
 
 /* COMMIT may be on its way or not; only the destination knows what it made of it. */
@@ -222,7 +232,7 @@ enum handoff_source_action handoff_source_decide(const struct handoff_source_fac
 
 enum handoff_qemu handoff_source_tells(const struct handoff_source_facts *facts)
 {
-        bool ended = facts->completed && facts->qemu == HANDOFF_QEMU_GONE;
+        bool ended = facts->completed && facts->qemu == HANDOFF_QEMU_GONE && !cannot_be_given(facts);
         bool served = facts->qemu == HANDOFF_QEMU_SERVING && !facts->mover_alive;
 
         enum handoff_qemu tells = ended || served ? HANDOFF_QEMU_COMPLETED : facts->qemu;

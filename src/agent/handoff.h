@@ -15,7 +15,8 @@
  * Where the two sides see different datastores (`apart`), there is an owner record on each, and the disks travel along (docs/decisions/0034):
  * the destination claims its own, and the source writes the destination into its own before COMMIT, so that nobody takes what it leaves behind for
  * the VM. What the destination's record says is then known only through its agent; a host that is down is waited for until the
- * manager says, for this migration, that it was removed from the cluster.
+ * manager says, for this migration, that it was removed from the cluster; or, when its task has ended
+ * meanwhile, that this copy is not to wait any longer.
  *
  * In post-copy the guest runs at the destination while its memory is still coming (docs/decisions/0009-post-copy.md). From its beginning on the
  * source's QEMU cannot go back, so nothing is cancelled; COMMIT goes when the destination has loaded the device state; and without
@@ -70,9 +71,9 @@ int handoff_qemu_from_string(const char *s, enum handoff_qemu *ret); /* -EINVAL 
 /* True if a journal whose last record is `from` may get `to` next. */
 bool handoff_record_may_follow(enum handoff_record from, enum handoff_record to);
 
-/* What a side knows of its peer: only from an answer that it asked for, never from silence. */
 enum handoff_claim { HANDOFF_CLAIM_UNKNOWN, HANDOFF_UNCLAIMED, HANDOFF_CLAIMED };
 
+/* What a side knows of its peer: only from an answer that it asked for, never from silence. */
 struct handoff_peer {
         bool answered; /* in this round; records are monotonic, so an old answer stays true for what it
                           promised */
@@ -99,6 +100,9 @@ struct handoff_source_facts {
         /* apart: the manager's word for this migration, while its task still keeps the VM: the destination's host was removed, and what is there
          * is given up. That the host was removed says nothing by itself: the guest may have gone on from it before. */
         bool peer_removed;
+        /* apart: the manager's word once its task has ended, or that of the record here: the destination was removed, and whoever has the VM has it
+         * without this copy. */
+        bool left;
         struct handoff_peer peer;
 };
 

@@ -21,7 +21,7 @@
 
 mtype = { OUTGOING, HANDED_OFF, TAKEN_BACK, RELEASED };         /* source journal */
 mtype = { PREPARED, OWNER, ABANDONED, FORGOTTEN };              /* destination journal; FORGOTTEN: the file is gone */
-mtype = { OLD, CLAIMED, RECLAIMED };                            /* owner record: epoch e; e + 1, destination; e + 2, source */
+mtype = { OLD, CLAIMED, RECLAIMED, ELSEWHERE };                 /* owner record: epoch e; e + 1, destination; e + 2, source; later, another host */
 mtype = { RUN, FINAL, COMPLETED, HOLDING, HELD, SERVING, LOADING, LOADED, GONE }; /* QEMUs */
 /* Of post-copy (docs/decisions/0009): HOLDING: stopped by the agent before it begins, so QEMU does not continue the guest by itself. HELD:
  * the same, and the migration has failed. SERVING: begun, or possibly. HOLDING and SERVING may still complete as without it, if QEMU
@@ -39,6 +39,8 @@ bool removed = false;        /* the manager's word for this migration: the desti
 bool host_removed = false;   /* it was; also of a host that is well, once the guest has gone on from it */
 bool task = true;            /* the manager's task keeps the VM: nobody moves or starts it */
 bool moved_on = false;       /* for the properties alone: the guest has gone on from the destination, with its disks, and runs at a third host */
+bool nowhere = false;        /* it has ended: neither side could be asked, and none will be; so the VM may be started from the source's folder */
+bool left = false;           /* the manager's word after the task: the source is not to wait any longer */
 bool mirrored = false;       /* the disks at the destination are what they are at the source, where the guest is stopped */
 #ifdef BREAK_SWITCH_UNMIRRORED
 #define MIRRORED true
@@ -46,7 +48,7 @@ bool mirrored = false;       /* the disks at the destination are what they are a
 #define MIRRORED mirrored
 #endif
 #define GAVE s_given
-#define RECLAIM s_record = RECLAIMED
+#define RECLAIM s_record = (s_record == ELSEWHERE -> ELSEWHERE : RECLAIMED)
 #else
 #define MIRRORED true
 #define GAVE true
@@ -101,7 +103,16 @@ byte faults = 0;
 #ifdef BREAK_RELEASED_UNHEARD
 #define CANNOT (sj == OUTGOING || sj == TAKEN_BACK || (sj == HANDED_OFF && sq == GONE))
 #else
+#ifdef APART
+/* What has completed and ended says nothing while the source's record may still be given; never, once it cannot be. */
+#ifdef BREAK_UNGIVEN_WAITS
+#define CANNOT (sj != HANDED_OFF || (sq == GONE && !s_completed))
+#else
+#define CANNOT (sj != HANDED_OFF || (sq == GONE && (!s_completed || STOP_WANTED)))
+#endif
+#else
 #define CANNOT (sj != HANDED_OFF || sq == GONE)
+#endif
 #endif
 #define S_TELLS (CAN_CONFIRM -> CONFIRMS : (CANNOT -> REFUSES : NOTHING))
 
@@ -131,7 +142,7 @@ byte faults = 0;
 #endif
 #endif
 #define READABLE (s_peer == FORGOTTEN && da && link)
-#define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && (SILENT_FOR_GOOD || READABLE))
+#define NOBODY_TELLS (UNSURE && !left && s_peer != OWNER && s_peer != ABANDONED && (SILENT_FOR_GOOD || READABLE))
 #define SEEN_UNCLAIMED (UNCLAIMED || SILENT_FOR_GOOD)
 #else
 #define NOBODY_TELLS (UNSURE && s_peer != OWNER && s_peer != ABANDONED && ((fenced && !sm) || s_peer == FORGOTTEN))
@@ -219,7 +230,7 @@ active proctype SourceAgent()
 #ifdef APART
   /* GIVE: whoever reads the record in the source's folder learns that the VM has left, before it can run elsewhere */
   :: atomic { sa && sj == HANDED_OFF && (sq == FINAL || sq == COMPLETED || (sq == GONE && s_completed)) && !s_given && !s_refused ->
-       s_record = CLAIMED; s_given = true }
+       if :: s_record == ELSEWHERE -> s_refused = true :: else -> s_record = CLAIMED; s_given = true fi }
   :: atomic { sa && sj == HANDED_OFF && s_completed && sm && !s_given && (s_stop || s_refused) -> sm = false } /* ABORT */
 #endif
   /* post-copy: `stop`, the record, then the command that begins it; nothing is cancelled from there on. COMMIT goes when the
@@ -241,8 +252,13 @@ active proctype SourceAgent()
 #ifndef BREAK_NEVER_ASK
   :: atomic { sa && da && link && UNSURE && D_TELLS != NOTHING && s_peer != D_TELLS -> s_peer = D_TELLS } /* ASK, or RESULT */
 #endif
+#if defined(APART) && !defined(BREAK_UNGIVEN_WAITS)
+  :: atomic { sa && da && link && sj == HANDED_OFF && (sq == COMPLETED || (sq == GONE && !s_given)) && STOP_WANTED && dj == PREPARED && !d_stop ->
+       d_stop = true }                                                                   /* ASK_ABORT */
+#else
   :: atomic { sa && da && link && sj == HANDED_OFF && sq == COMPLETED && STOP_WANTED && dj == PREPARED && !d_stop ->
        d_stop = true }                                                                   /* ASK_ABORT */
+#endif
 #ifdef BREAK_SERVING_RELEASED
   :: atomic { sa && UNSURE && s_peer == OWNER -> sj = RELEASED }
 #else
@@ -264,6 +280,7 @@ active proctype SourceAgent()
   :: atomic { sa && NOBODY_TELLS && STOPPED && !s_claimed && !SEEN_UNCLAIMED -> sj = RELEASED; lost = true }
   :: atomic { sa && NOBODY_TELLS && STOPPED && s_claimed -> sj = TAKEN_BACK }
 #ifdef APART
+  :: atomic { sa && UNSURE && left && !sm && s_peer != OWNER && s_peer != ABANDONED -> sj = RELEASED }
   /* its disks are here */
   :: atomic { sa && NOBODY_TELLS && sq == GONE && SEEN_UNCLAIMED -> sj = TAKEN_BACK; if :: RECLAIM :: skip fi }
   :: atomic { sa && NOBODY_TELLS && sq == GONE && !SEEN_UNCLAIMED -> sj = RELEASED }
@@ -368,6 +385,12 @@ active proctype Faults()
   :: atomic { !task && da && dj == OWNER && dq == RUN && !moved_on -> moved_on = true; dq = GONE }
   :: atomic { !host_removed && ((d_down && fenced) || moved_on) -> host_removed = true;
        if :: moved_on && !d_down -> FORGET_DESTINATION; d_down = true :: else fi }
+  /* Neither can be asked: the source's host was confirmed down, the destination's removed. What is stopped there may come back. */
+  :: atomic { task && host_removed && !sa && (sq == GONE || (sj == HANDED_OFF && sq == COMPLETED && !removed)) -> task = false; nowhere = true }
+  :: atomic { nowhere && s_record != ELSEWHERE -> s_record = ELSEWHERE }                  /* started from the source's folder */
+#ifndef BREAK_NEVER_LEFT
+  :: atomic { host_removed && !task && sa && sj == HANDED_OFF && !left -> left = true }
+#endif
 #ifdef BREAK_REMOVED_LATE
   :: atomic { host_removed && !removed -> removed = true }
 #else
@@ -388,10 +411,9 @@ active proctype Faults()
 #ifdef APART
 /* Once the guest ran at the destination, nobody can start it from what it left behind, and the destination's record says so. What a host that was
  * removed for good had is given up. */
-#define ALL_SAFE (ONE_RUNS && NEVER_REWOUND && !(moved_on && sq == RUN) && (removed || (ONE_CLAIMS && NEVER_STALE && (!d_ran || (s_record != OLD && record == CLAIMED && mirrored)))))
-/* Or the task has found the VM at the destination, and that goes down before the source hears of it: the copy there stays stopped, for nobody can tell it
- * where the guest went on. */
-#define GIVEN_UP ((removed && sq == RUN && dq == GONE) || (moved_on && sq == GONE && dq == GONE) || (!task && d_ran && d_down && sq == COMPLETED))
+#define ALL_SAFE (ONE_RUNS && NEVER_REWOUND && !(moved_on && sq == RUN) && !(s_record == ELSEWHERE && (sq == RUN || dq == RUN)) && (removed || (ONE_CLAIMS && NEVER_STALE && (!d_ran || (s_record != OLD && record == CLAIMED && mirrored)))))
+/* The guest has gone on at a third host; or it is nobody's, and starts from the source's folder. Nothing of it waits on either side. */
+#define GIVEN_UP ((removed && sq == RUN && dq == GONE) || ((moved_on || nowhere) && sj != HANDED_OFF && sq == GONE && dq == GONE))
 #else
 #define ALL_SAFE (ONE_RUNS && ONE_CLAIMS && NEVER_STALE && NEVER_REWOUND)
 #define GIVEN_UP false

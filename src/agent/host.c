@@ -8,6 +8,7 @@
 #include "agent/agent.h"
 #include "agent/cgroup.h"
 #include "agent/host_links.h"
+#include "agent/migration_disks.h"
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
@@ -299,9 +300,10 @@ json_t *host_document(struct agent *agent)
                 "network", network_document(host), "links", host_links(), "migration_address",
                 agent->config.migration_address);
 
-        if (doc && json_object_set_new(doc, "pressure",
-                           json_pack("{s:o, s:o, s:o}", "cpu", pressure("cpu"), "memory", pressure("memory"),
-                                   "io", pressure("io"))) < 0) {
+        if (doc && (json_object_set_new(doc, "waiting_migrations", migration_disks_waiting(agent)) < 0 ||
+                           json_object_set_new(doc, "pressure",
+                                   json_pack("{s:o, s:o, s:o}", "cpu", pressure("cpu"), "memory",
+                                           pressure("memory"), "io", pressure("io"))) < 0)) {
                 json_decref(doc);
                 return NULL;
         }

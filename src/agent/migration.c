@@ -23,10 +23,8 @@
 #include "vmm/vm_config.h"
 
 #define RETRY_MAX_MS 10000
-#define TICK_MS 500           /* how often an unsettled migration looks again at QEMU and its peer */
-#define SOON_MS 10            /* ... at what takes a moment */
-#define QUERY_TIMEOUT_MS 5000 /* QMP is silent while QEMU writes its final phase */
-#define SETTLED_MAX 256       /* remembered for the manager; the oldest go first */
+#define TICK_MS 500     /* how often an unsettled migration looks again at QEMU and its peer */
+#define SETTLED_MAX 256 /* remembered for the manager; the oldest go first */
 #define ADDRESS_MAX 80
 #define ADDRESSES_MAX 640
 
@@ -386,7 +384,7 @@ static void prune(struct migrations *all)
 
                 if (map_size(&all->by_id) <= SETTLED_MAX)
                         return;
-                if (m->settled && !m->n_pending)
+                if (m->settled && !m->n_pending && !migration_disks_peer_may_ask(m))
                         migration_forget(m);
         }
 }
@@ -490,6 +488,9 @@ static int write_report(struct migration *m, struct error **ret_error)
 
         if (!line || json_object_set_new(line, "settled", json_string(phase_names[m->phase])) < 0 ||
                 (m->result && json_object_set(line, "result", m->result) < 0) ||
+                (m->disks && !migration_disks_peer_may_ask(m) &&
+                        json_object_set_new(line, "heard", json_true()) < 0) ||
+                (m->disks && m->disks->stays && json_object_set_new(line, "stays", json_true()) < 0) ||
                 (m->stop_reason && json_object_set_new(line, "error", error_to_json(m->stop_reason)) < 0))
                 return error_from_errno(ret_error, ENOMEM, "cannot write the journal of migration %s", m->id);
         return journal_append(m->journal, line, ret_error);
@@ -643,111 +644,13 @@ struct error *migration_mover_error(const json_t *message)
         return e;
 }
 
-/* --- What QEMU says about itself ------------------------------------------------------------------------- */
-
-/* `status` was asked before `run_state`: whatever happens in between, a guest that completed is never taken for one that
- * resumed. */
-static enum handoff_qemu source_state(
-        const struct migration *m, enum migration_status status, const char *run_state)
-{
-        if (!strcmp(run_state, "postmigrate"))
-                return HANDOFF_QEMU_COMPLETED;
-        if (m->qemu == HANDOFF_QEMU_COMPLETED && m->record == HANDOFF_HANDED_OFF)
-                return HANDOFF_QEMU_COMPLETED; /* only we could have continued it */
-        if (migration_is_serving(m))           /* the same, once it was taken back */
-                return m->record == HANDOFF_TAKEN_BACK && !strcmp(run_state, "running")
-                               ? HANDOFF_QEMU_RUNNING
-                               : HANDOFF_QEMU_SERVING;
-        if (status ==
-                MIGRATION_STATUS_COMPLETED) /* of the incoming migration that once brought the guest here */
-                return m->record == HANDOFF_HANDED_OFF ? HANDOFF_QEMU_UNKNOWN : HANDOFF_QEMU_RUNNING;
-        if (status != MIGRATION_STATUS_NONE && !migration_status_is_final(status))
-                return HANDOFF_QEMU_MIGRATING;
-        if (!strcmp(run_state, "finish-migrate"))
-                return HANDOFF_QEMU_MIGRATING;
-        return strcmp(run_state, "running") ? migration_post_copy_state(m, HANDOFF_QEMU_RUNNING)
-                                            : HANDOFF_QEMU_RUNNING;
-}
-
-static enum handoff_qemu destination_state(
-        const struct migration *m, enum migration_status status, const char *run_state)
-{
-        if (!strcmp(run_state, "running"))
-                return HANDOFF_QEMU_RUNNING;
-        if (m->qemu == HANDOFF_QEMU_LOADED) /* the event was faster than this answer */
-                return HANDOFF_QEMU_LOADED;
-        if (status == MIGRATION_STATUS_POSTCOPY && strcmp(run_state, "inmigrate"))
-                return HANDOFF_QEMU_LOADED;
-        return status == MIGRATION_STATUS_COMPLETED && strcmp(run_state, "inmigrate") ? HANDOFF_QEMU_LOADED
-                                                                                      : HANDOFF_QEMU_LOADING;
-}
-
-static void on_refresh_status(void *userdata, const json_t *result, const struct error *error)
-{
-        struct migration *m = userdata;
-        const char *run_state = json_string_value(json_object_get(result, "status"));
-
-        m->refresh_call = NULL;
-        m->refreshing = false;
-        if (error || !run_state)
-                return;
-        m->qemu = m->role == MIGRATION_SOURCE_SIDE ? source_state(m, m->refresh_status, run_state)
-                                                   : destination_state(m, m->refresh_status, run_state);
-        if (m->role == MIGRATION_SOURCE_SIDE && m->qemu == HANDOFF_QEMU_COMPLETED)
-                m->source.completed = true;
-        /* In post-copy COMMIT is here before QEMU has said that it is ready to run the guest, which it is in a moment. */
-        if (m->role == MIGRATION_DESTINATION_SIDE && m->destination.post_copy && m->destination.commit_read &&
-                m->qemu == HANDOFF_QEMU_LOADING && m->tick)
-                loop_source_rearm(m->tick, SOON_MS);
-        migration_kick(m);
-}
-
-static void on_refresh_migrate(void *userdata, const json_t *result, const struct error *error)
-{
-        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
-        struct migration *m = userdata;
-        struct vm *vm = migration_vm(m);
-
-        m->refresh_call = NULL;
-        m->refreshing = false;
-        if (error || !vm || !vm->qmp || migration_info_parse(result, &info, NULL) < 0)
-                return;
-        m->refresh_status = info.status;
-        if (m->role == MIGRATION_DESTINATION_SIDE) {
-                m->destination.post_copy |= info.status == MIGRATION_STATUS_POSTCOPY;
-                if (info.status == MIGRATION_STATUS_COMPLETED)
-                        migration_destination_arrived(m);
-        }
-        if (qmp_command(vm->qmp, "query-status", NULL, -1, QUERY_TIMEOUT_MS, on_refresh_status, m,
-                    &m->refresh_call, NULL) == 0)
-                m->refreshing = true;
-}
-
-void migration_refresh_qemu(struct migration *m)
-{
-        struct vm *vm = migration_vm(m);
-
-        if (m->detached || (m->role == MIGRATION_DESTINATION_SIDE && m->destination.starting))
-                return;
-        if (!vm || !vm_has_qemu(vm) || (m->role == MIGRATION_DESTINATION_SIDE && !m->destination.made_vm)) {
-                m->qemu = HANDOFF_QEMU_GONE;
-                migration_kick(m);
-                return;
-        }
-        if (m->refreshing || !vm->qmp)
-                return;
-        if (qmp_command(vm->qmp, "query-migrate", NULL, -1, QUERY_TIMEOUT_MS, on_refresh_migrate, m,
-                    &m->refresh_call, NULL) == 0)
-                m->refreshing = true;
-}
-
 bool migration_peer_fenced(const struct migration *m)
 {
-        return host_list_has(m->agent->fenced_hosts, m->peer_uid);
+        return host_list_has(m->agent->fenced_hosts, m->peer_uid) ||
+               host_list_has(m->agent->removed_hosts, m->peer_uid);
 }
 
-/* The migration that holds the VM (there is at most one), or NULL. */
-static struct migration *find_by_vm(struct agent *agent, const char *vm_uid)
+struct migration *migration_find_by_vm(struct agent *agent, const char *vm_uid)
 {
         struct map_item *item, *spare;
 
@@ -781,20 +684,6 @@ void migration_end_earlier(struct agent *agent, const struct migration *newer)
         }
 }
 
-void migration_vm_event(
-        struct agent *agent, struct vm *vm, const char *event, const json_t *data, int64_t unix_us)
-{
-        struct migration *m = find_by_vm(agent, vm->uid);
-
-        if (!m)
-                return;
-        if (m->role == MIGRATION_SOURCE_SIDE)
-                migration_source_event(m, event, data, unix_us);
-        else
-                migration_destination_event(m, event, data, unix_us);
-        migration_kick(m);
-}
-
 void migration_vm_leave_monitor(struct agent *agent, const struct vm *vm)
 {
         struct map_item *item, *spare;
@@ -814,53 +703,6 @@ void migration_vm_leave_monitor(struct agent *agent, const struct vm *vm)
         }
 }
 
-void migration_vm_gone(struct agent *agent, struct vm *vm)
-{
-        struct migration *m = find_by_vm(agent, vm->uid);
-
-        if (!m)
-                return;
-        qmp_call_cancel(TAKE_PTR(m->refresh_call));
-        m->refreshing = false;
-        m->qemu = HANDOFF_QEMU_GONE;
-        if (m->record == HANDOFF_OUTGOING || m->record == HANDOFF_PREPARED ||
-                (m->record == HANDOFF_HANDED_OFF && !m->source.completed)) {
-                struct error *e = NULL;
-                char words[512];
-
-                error_set(&e, vm->guest_shutdown ? ERROR_CONFLICT : ERROR_QEMU_DIED, NULL,
-                        vm->guest_shutdown ? "the guest shut itself down during the migration%s"
-                                           : "QEMU ended during the migration: %s",
-                        vm->guest_shutdown ? "" : vm_last_words(vm, words));
-                migration_stop(m, e);
-        }
-        migration_kick(m);
-}
-
-static void on_orphan_status(void *userdata, const json_t *result, const struct error *error)
-{
-        _cleanup_migration_info_ struct migration_info info = MIGRATION_INFO_INIT;
-        struct vm *vm = userdata;
-
-        if (!error && migration_info_parse(result, &info, NULL) == 0 &&
-                info.status == MIGRATION_STATUS_POSTCOPY && !migration_vm_busy(vm->agent, vm->uid))
-                (void)vm_end_lost(vm,
-                        "the guest was ended: it is in post-copy, and nothing is known here of its migration",
-                        NULL);
-}
-
-void migration_vm_connected(struct agent *agent, struct vm *vm)
-{
-        struct migration *m = find_by_vm(agent, vm->uid);
-
-        if (m)
-                return migration_refresh_qemu(m);
-        /* A journal that was lost cannot say that the guest's memory still came: then the rest never comes. */
-        if (!migration_vm_busy(agent, vm->uid))
-                (void)qmp_command(vm->qmp, "query-migrate", NULL, -1, QUERY_TIMEOUT_MS, on_orphan_status, vm,
-                        NULL, NULL);
-}
-
 bool migration_vm_busy(struct agent *agent, const char *vm_uid)
 {
         struct map_item *item, *spare;
@@ -870,7 +712,7 @@ bool migration_vm_busy(struct agent *agent, const char *vm_uid)
         map_for_each (item, spare, &agent->migrations->unreadable)
                 if (!strcmp(item->value, vm_uid))
                         return true;
-        return find_by_vm(agent, vm_uid) != NULL;
+        return migration_find_by_vm(agent, vm_uid) != NULL;
 }
 
 bool migration_unreadable(struct agent *agent, const char *id)
@@ -900,6 +742,9 @@ static void restore_records(struct migration *m)
                 } else {
                         m->destination.post_copy |= json_is_true(json_object_get(line, "post_copy"));
                         m->destination.arrived |= json_is_true(json_object_get(line, "arrived"));
+                        m->destination.released |= json_is_true(json_object_get(line, "heard"));
+                        if (m->disks)
+                                m->disks->stays |= json_is_true(json_object_get(line, "stays"));
                 }
                 m->record_epoch = (uint64_t)json_integer_value(json_object_get(line, "epoch"));
                 if (!settled)

@@ -22,6 +22,7 @@ void migration_api_cancel(struct agent *agent, struct http_request *request);
 void migration_api_limits(struct agent *agent, struct http_request *request);
 void migration_api_switchover(struct agent *agent, struct http_request *request);
 void migration_api_peer_was_removed(struct agent *agent, struct http_request *request);
+void migration_api_let_go(struct agent *agent, struct http_request *request);
 void migration_api_forget(struct agent *agent, struct http_request *request);
 
 /* Routes for the peer's agent; the caller's certificate name must be that of the migration's other host. */

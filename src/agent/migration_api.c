@@ -37,12 +37,13 @@ static json_t *history_json(const struct migration *m)
 
 json_t *migration_document(const struct migration *m)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*, s:o*}", "id", m->id,
-                "vm", m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination", "phase",
-                migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record), "epoch",
-                (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result", m->result,
-                "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
-                migration_switchover_document(m), "network", migration_network_document(m));
+        return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:O*, s:o*, s:O*, s:o*, s:o*, s:o*, s:o*}", "id",
+                m->id, "vm", m->vm_uid, "role", m->role == MIGRATION_SOURCE_SIDE ? "source" : "destination",
+                "phase", migration_phase_to_string(m->phase), "record", handoff_record_to_string(m->record),
+                "epoch", (json_int_t)m->epoch, "progress", m->progress, "phases", history_json(m), "result",
+                m->result, "error", m->stop_reason ? error_to_json(m->stop_reason) : NULL, "switchover",
+                migration_switchover_document(m), "network", migration_network_document(m), "left",
+                migration_disks_left(m));
 }
 
 void migration_publish(struct migration *m)
@@ -108,6 +109,8 @@ static int check_start(struct agent *agent, const struct migration *m, struct er
                 return error_set(ret_error, ERROR_STALE_EPOCH, "Read the virtual machine's document again.",
                         "the migration names owner epoch %llu, %s is at %llu", (unsigned long long)m->epoch,
                         vm->name, (unsigned long long)vm->config->status.owner_epoch);
+        if (migration_disks_refused(m, ret_error) < 0)
+                return -EOPNOTSUPP;
         if (m->disks && !migration_switchover_wanted(m))
                 return error_set(ret_error, ERROR_NOT_SUPPORTED,
                         "Name switchover.patience_ms in the specification.",
@@ -292,16 +295,27 @@ void migration_api_limits(struct agent *agent, struct http_request *request)
         api_reply_json(request, 200, migration_document(m));
 }
 
-void migration_api_peer_was_removed(struct agent *agent, struct http_request *request)
+static void tell(struct agent *agent, struct http_request *request,
+        int (*word)(struct migration *m, struct error **ret_error))
 {
         struct migration *m = request_migration(agent, request);
         struct error *e = NULL;
 
         if (!m)
                 return;
-        if (migration_disks_give_up_peer(m, &e) < 0)
+        if (word(m, &e) < 0)
                 return api_reply_error(request, e);
         api_reply_json(request, 200, migration_document(m));
+}
+
+void migration_api_peer_was_removed(struct agent *agent, struct http_request *request)
+{
+        tell(agent, request, migration_disks_give_up_peer);
+}
+
+void migration_api_let_go(struct agent *agent, struct http_request *request)
+{
+        tell(agent, request, migration_disks_let_go);
 }
 
 void migration_api_forget(struct agent *agent, struct http_request *request)

@@ -98,6 +98,10 @@ static void on_limit(void *userdata)
         if (m->qemu == HANDOFF_QEMU_LOADING)
                 error_set(&e, ERROR_TIMED_OUT, NULL,
                         "QEMU at the destination neither finished loading the guest nor ended");
+        else if (m->qemu == HANDOFF_QEMU_LOADED && m->record == HANDOFF_PREPARED && m->disks &&
+                 !m->disks->closed)
+                error_set(&e, ERROR_TIMED_OUT, NULL,
+                        "QEMU at the destination did not end the exports of the disks that came");
         else if (is_only_way(m) && !m->destination.may_have_run)
                 error_set(&e, ERROR_TIMED_OUT, NULL,
                         "the destination could not take the virtual machine over in time");

@@ -25,6 +25,8 @@
 #define QMP_TIMEOUT_MS 10000
 /* Beyond the bound on the pause, for what is left to copy once the guest is stopped. */
 #define SPARE_MS 2000
+/* For QEMU to end what goes nowhere any more. Then the VM is its owner's again; jobs that are left keep others from its disks. */
+#define UNDO_LIMIT_MS 60000
 
 static json_t *disks_of(const json_t *vm)
 {
@@ -69,6 +71,15 @@ int migration_disks_init(struct migration *m, struct error **ret_error)
                 return error_set(ret_error, ERROR_NOT_SUPPORTED, "Leave post-copy out of --converge.",
                         "there is no post-copy of disks");
         return r == 0 ? take_indexes(m, ret_error) : r;
+}
+
+int migration_disks_refused(const struct migration *m, struct error **ret_error)
+{
+        if (!m->disks || !strcmp(m->agent->config.disks_along, "yes"))
+                return 0;
+        return error_set(ret_error, ERROR_NOT_SUPPORTED,
+                "Take disks-along = no out of drover-agent.conf there.",
+                "host %s takes no part in migrations that take disks along", m->agent->config.name);
 }
 
 void migration_disks_free(struct migration *m)
@@ -236,17 +247,19 @@ void migration_disks_look(struct migration *m)
 
 void migration_disks_mirror(struct migration *m)
 {
+        struct converge_policy policy;
+
         if (!m->disks)
                 return migration_source_next_stage(m);
         m->source.stage_busy = true;
         migration_set_phase(m, MIGRATION_COPYING);
-        disk_mirrors_begin(
-                m->disks->mirrors, &m->source.convergence.policy, m->source.convergence.max_pause_ms);
+        policy = converge_policy_without(&m->source.convergence.policy, CONVERGE_THROTTLE);
+        disk_mirrors_begin(m->disks->mirrors, &policy, m->source.convergence.max_pause_ms);
 }
 
 json_t *migration_disks_from(const struct migration *m)
 {
-        _cleanup_json_ json_t *sizes = json_array();
+        _cleanup_json_ json_t *sizes = json_array(), *used = json_array();
         const struct vm *vm = migration_vm(m);
         const struct datastore *store;
 
@@ -254,9 +267,11 @@ json_t *migration_disks_from(const struct migration *m)
                 return NULL;
         for (size_t i = 0; i < m->disks->n; i++)
                 if (json_array_append_new(
-                            sizes, json_integer((json_int_t)disk_mirrors_size(m->disks->mirrors, i))) < 0)
+                            sizes, json_integer((json_int_t)disk_mirrors_size(m->disks->mirrors, i))) < 0 ||
+                        json_array_append_new(
+                                used, json_integer((json_int_t)disk_mirrors_used(m->disks->mirrors, i))) < 0)
                         return NULL;
-        return json_pack("{s:s, s:O}", "left_store", store->id, "sizes", sizes);
+        return json_pack("{s:s, s:O, s:O}", "left_store", store->id, "sizes", sizes, "used", used);
 }
 
 bool migration_disks_fit(const struct migration *m)
@@ -281,7 +296,9 @@ void migration_disks_progress(const struct migration *m)
 
 static uint64_t patience_ms(const struct migration *m)
 {
-        return m->source.convergence.max_pause_ms + SPARE_MS;
+        uint64_t disks_ms = m->disks->mirrors ? disk_mirrors_max_pause_ms(m->disks->mirrors) : 0;
+
+        return MAX(m->source.convergence.max_pause_ms, disks_ms) + SPARE_MS;
 }
 
 static void on_limit(void *userdata)
@@ -316,6 +333,8 @@ void migration_disks_end(struct migration *m)
 {
         if (!m->disks || !m->disks->mirrors || m->stop_wanted)
                 return;
+        migration_source_stopped(
+                m, 0); /* the event may have been lost with the monitor, and nothing else would end a pause */
         disk_mirrors_end(m->disks->mirrors);
 }
 
@@ -379,6 +398,46 @@ int migration_disks_give_up_peer(struct migration *m, struct error **ret_error)
         return 0;
 }
 
+int migration_disks_let_go(struct migration *m, struct error **ret_error)
+{
+        int r;
+
+        if (m->role != MIGRATION_SOURCE_SIDE || !m->disks || m->settled || m->record != HANDOFF_HANDED_OFF ||
+                m->path_alive)
+                return error_set(ret_error, ERROR_CONFLICT, NULL,
+                        "migration %s does not wait here for a destination that has its disks", m->id);
+        if (m->source.lost)
+                return 0;
+        r = migration_note(m, "lost", ret_error);
+        if (r < 0)
+                return r;
+        m->source.lost = true;
+        error_free(TAKE_PTR(m->stop_reason));
+        error_set(&m->stop_reason, ERROR_PEER_FAILED, NULL,
+                "the destination was removed from the cluster, and the migration's task has ended: what was "
+                "kept here of the guest is ended");
+        log_notice("migration %s of vm %s: %s", m->id, m->vm_uid, error_message(m->stop_reason));
+        migration_kick(m);
+        return 0;
+}
+
+static void note_waiting(void *userdata, struct migration *m)
+{
+        if (m->role == MIGRATION_SOURCE_SIDE && m->disks && !m->settled && !m->detached &&
+                m->phase == MIGRATION_WAITING_FOR_PEER)
+                (void)json_array_append_new(
+                        userdata, json_pack("{s:s, s:s}", "id", m->id, "peer", m->peer_uid));
+}
+
+json_t *migration_disks_waiting(struct agent *agent)
+{
+        json_t *list = json_array();
+
+        if (list)
+                migration_for_each(agent, note_waiting, list);
+        return list;
+}
+
 /* --- Undoing ------------------------------------------------------------------------------------------------- */
 
 void migration_disks_undo(struct migration *m)
@@ -395,11 +454,21 @@ void migration_disks_undo(struct migration *m)
 
 bool migration_disks_undone(struct migration *m)
 {
+        uint64_t now_ms = clock_now_ms(loop_clock(m->agent->loop));
         enum disk_mirrors_state state;
 
         if (!m->disks)
                 return true;
         migration_disks_undo(m);
         state = m->disks->mirrors ? disk_mirrors_state(m->disks->mirrors) : DISK_MIRRORS_UNDOING;
-        return state == DISK_MIRRORS_GONE || state == DISK_MIRRORS_ENDED;
+        if (state == DISK_MIRRORS_GONE || state == DISK_MIRRORS_ENDED)
+                return true;
+        if (!m->disks->undo_began_ms)
+                m->disks->undo_began_ms = now_ms;
+        if (now_ms - m->disks->undo_began_ms < UNDO_LIMIT_MS)
+                return false;
+        log_warning("migration %s of vm %s: its mirrors are left in QEMU, which does not answer or end them: "
+                    "they have nowhere to write to",
+                m->id, m->vm_uid);
+        return true;
 }

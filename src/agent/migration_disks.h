@@ -27,6 +27,7 @@ struct migration_disks {
         bool peer_removed; /* see handoff.h */
         bool continued;    /* QEMU may go on to its device state: it was told so */
         struct loop_source *limit;
+        uint64_t undo_began_ms; /* monotonic; 0: nothing was waited for */
         struct qmp_call *call;
 
         /* destination */
@@ -40,10 +41,14 @@ struct migration_disks {
         struct disk_exports *exports;
         bool closing, closed;   /* the exports */
         bool removing, removed; /* what was made here */
+        bool stays;             /* ... and is there all the same */
+        unsigned int n_removals;
 };
 
 /* Reads `disks` of the spec, {"datastore"}. BAD_DOCUMENT, NOT_SUPPORTED. */
 int migration_disks_init(struct migration *m, struct error **ret_error);
+/* NOT_SUPPORTED: disks travel along with it, and this host's configuration says that it takes no part in that. */
+int migration_disks_refused(const struct migration *m, struct error **ret_error);
 void migration_disks_free(struct migration *m);
 void migration_disks_leave_monitor(struct migration *m);
 /* `disks` of a mover's start message; the caller's; NULL: none move. */
@@ -82,6 +87,11 @@ static inline bool migration_is_apart(const struct migration *m)
  * waits for it here. */
 int migration_disks_give_up_peer(struct migration *m, struct error **ret_error);
 
+/* The same once its task has ended, and the VM may have been started from either folder: QEMU ends here, and the record here stays as it is. */
+int migration_disks_let_go(struct migration *m, struct error **ret_error);
+/* [{"id", "peer"}]: sources here that wait for the word of a destination; the caller's. */
+json_t *migration_disks_waiting(struct agent *agent);
+
 /* --- Destination --- */
 
 /* Makes folder and images; then migration_destination_start(), or migration_destination_failed(). */
@@ -93,7 +103,9 @@ void migration_disks_cancel(struct migration *m);
 bool migration_disks_closed(struct migration *m);
 /* It has settled without its source's last word, that was taken for down: when that comes back, nobody else can tell it whose the disks are. */
 bool migration_disks_peer_may_ask(const struct migration *m);
-/* What an earlier migration of the VM made here is not removed yet, or is being removed. */
-bool migration_disks_linger(struct agent *agent, const char *vm_uid);
+/* The migration of the VM of which something was made here that is not removed yet; NULL: none. */
+const struct migration *migration_disks_linger(struct agent *agent, const char *vm_uid);
+/* What was made here and stays, in words; the caller's; NULL: nothing. */
+json_t *migration_disks_left(const struct migration *m);
 /* It was abandoned, and the source has the VM: what was made here is removed. True when it is, or is kept; else it kicks then. */
 bool migration_disks_removed(struct migration *m);

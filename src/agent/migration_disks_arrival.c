@@ -21,6 +21,8 @@
 #include "storage/vm_folder.h"
 
 #define WORK_TIMEOUT_MS 60000
+#define REMOVALS_MAX 5 /* where a datastore does not answer, or something still holds an image */
+#define SPARE_BYTES (UINT64_C(16) << 20) /* for what the guest adds meanwhile, and drover's own files */
 
 /* For the children, which have the agent's memory as it was. */
 struct work {
@@ -105,6 +107,59 @@ static int refuse_folder(const struct work *work, const struct datastore *store,
                 "there is a folder %s with files on datastore %s already", name_of(work->m), store->name);
 }
 
+/* What its images are to take of the datastore: an earlier version says only how large they are. */
+static uint64_t wanted_bytes(const struct migration *m, size_t number)
+{
+        const json_t *from = json_object_get(m->spec, "disks_from");
+        const json_t *list = json_object_get(from, "used") ?: json_object_get(from, "sizes");
+
+        return (uint64_t)MAX(json_integer_value(json_array_get(list, number)), (json_int_t)0);
+}
+
+struct promise {
+        const struct migration *except;
+        const struct datastore *store;
+        uint64_t bytes;
+};
+
+/* What others that come to the same datastore have not taken of it yet. */
+static void add_promised(void *userdata, struct migration *m)
+{
+        struct promise *promise = userdata;
+
+        if (m == promise->except || m->role != MIGRATION_DESTINATION_SIDE || !m->disks || m->settled ||
+                m->record != HANDOFF_PREPARED || strcmp(m->disks->datastore, promise->store->name) != 0)
+                return;
+        for (size_t i = 0; i < m->disks->n; i++) {
+                uint64_t wanted = wanted_bytes(m, i), there = 0;
+
+                if (m->disks->document)
+                        (void)move_record_allocated(promise->store, path_of(m, i), &there);
+                promise->bytes += wanted - MIN(there, wanted);
+        }
+}
+
+static int check_room(const struct work *work, const struct datastore *store, struct error **ret_error)
+{
+        struct promise promise = {.except = work->m, .store = store};
+        uint64_t needed = SPARE_BYTES;
+        struct datastore_status status;
+        char text[3][16];
+        int r = datastore_stat(store, &status, ret_error);
+
+        if (r < 0)
+                return r;
+        migration_for_each(work->m->agent, add_promised, &promise);
+        for (size_t i = 0; i < work->m->disks->n; i++)
+                needed += wanted_bytes(work->m, i);
+        if (status.free_bytes >= needed + promise.bytes)
+                return 0;
+        return error_set(ret_error, ERROR_NO_SPACE, "Free space on it, or choose another datastore.",
+                "the disks need %s on datastore %s, which has %s free, %s of it promised to others",
+                text_format_size(needed, text[0]), store->name, text_format_size(status.free_bytes, text[1]),
+                text_format_size(promise.bytes, text[2]));
+}
+
 static int make_in_child(void *arg, json_t **ret_result, struct error **ret_error)
 {
         const struct work *work = arg;
@@ -113,6 +168,8 @@ static int make_in_child(void *arg, json_t **ret_result, struct error **ret_erro
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
         int r = datastore_open(work->store_name, work->store_path, work->store_id, &store, ret_error);
 
+        if (r >= 0)
+                r = check_room(work, store, ret_error);
         if (r >= 0)
                 r = refuse_folder(work, store, ret_error);
         if (r >= 0)
@@ -337,9 +394,16 @@ static int remove_in_child(void *arg, json_t **ret_result, struct error **ret_er
         const struct migration *m = work->m;
         _cleanup_(datastore_freep) struct datastore *store = NULL;
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        _cleanup_error_ struct error *e = NULL;
         int r = datastore_open(work->store_name, work->store_path, work->store_id, &store, ret_error);
 
-        if (r < 0 || vm_folder_open(store, name_of(m), m->vm_uid, &folder, NULL) < 0)
+        if (r >= 0)
+                r = vm_folder_open(store, name_of(m), m->vm_uid, &folder, &e);
+        if (r < 0 && e && e->code == ERROR_NOT_FOUND) /* it never came to that */
+                return 0;
+        if (r < 0 && e && ret_error)
+                *ret_error = TAKE_PTR(e);
+        if (r < 0)
                 return r;
         if (is_ours(m, folder))
                 r = vm_folder_check_owner(folder, work->host_uid, m->epoch + 1, ret_error);
@@ -354,9 +418,16 @@ static void on_removed(void *userdata, json_t *result, struct error *error)
 {
         struct migration *m = userdata;
 
+        bool again = error && (error->code == ERROR_TIMED_OUT || error->code == ERROR_LOCKED) &&
+                     ++m->disks->n_removals < REMOVALS_MAX;
+
         m->disks->offload = NULL;
-        m->disks->removed = true;
-        if (error)
+        m->disks->removing = false;
+        m->disks->removed = !again;
+        m->disks->stays = error && !again;
+        if (again)
+                migration_refused(m); /* it comes again */
+        else if (error)
                 log_warning(
                         "migration %s of vm %s: what was made for its disks on datastore %s stays there: %s",
                         m->id, m->vm_uid, m->disks->datastore, error_message(error));
@@ -373,26 +444,35 @@ bool migration_disks_peer_may_ask(const struct migration *m)
                !m->destination.released;
 }
 
+json_t *migration_disks_left(const struct migration *m)
+{
+        const char *name = json_string_value(json_object_get(json_object_get(m->spec, "vm"), "name"));
+
+        return m->disks && m->disks->stays
+                       ? json_sprintf("the folder %s on datastore %s", name ?: "", m->disks->datastore)
+                       : NULL;
+}
+
 struct occupied {
         const char *vm_uid;
-        bool busy;
+        const struct migration *by;
 };
 
 static void note_occupied(void *userdata, struct migration *m)
 {
         struct occupied *occupied = userdata;
 
-        occupied->busy |= m->role == MIGRATION_DESTINATION_SIDE && m->disks && !m->settled &&
-                          m->record != HANDOFF_OWNER && !m->disks->removed &&
-                          !strcmp(m->vm_uid, occupied->vm_uid);
+        if (m->role == MIGRATION_DESTINATION_SIDE && m->disks && !m->settled && m->record != HANDOFF_OWNER &&
+                !m->disks->removed && !strcmp(m->vm_uid, occupied->vm_uid))
+                occupied->by = m;
 }
 
-bool migration_disks_linger(struct agent *agent, const char *vm_uid)
+const struct migration *migration_disks_linger(struct agent *agent, const char *vm_uid)
 {
         struct occupied occupied = {.vm_uid = vm_uid};
 
         migration_for_each(agent, note_occupied, &occupied);
-        return occupied.busy;
+        return occupied.by;
 }
 
 bool migration_disks_removed(struct migration *m)
@@ -402,13 +482,13 @@ bool migration_disks_removed(struct migration *m)
 
         if (!d || d->removed)
                 return true;
-        if (d->removing)
+        if (d->removing || migration_must_wait(m))
                 return false;
         if ((!d->document && read_from(m, NULL) < 0) ||
                 migration_peer_fenced(m)) { /* they may be the only ones that are left */
                 log_warning("migration %s of vm %s: the disks that came to datastore %s stay there", m->id,
                         m->vm_uid, d->datastore);
-                d->removed = true;
+                d->removed = d->stays = true;
                 return true;
         }
         d->removing = true;

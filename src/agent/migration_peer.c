@@ -254,6 +254,7 @@ void migration_api_peer_network(struct agent *agent, struct http_request *reques
 static int check_prepare(
         struct agent *agent, const struct migration *m, const char *caller, struct error **ret_error)
 {
+        const struct migration *earlier = migration_disks_linger(agent, m->vm_uid);
         const struct vm *vm = migration_vm(m);
         char wanted[PEER_NAME_MAX];
 
@@ -265,10 +266,22 @@ static int check_prepare(
                 return error_set(ret_error, ERROR_CONFLICT,
                         "Try again when the manager has seen the source again.",
                         "the destination was told that the source is down");
+        if (migration_disks_refused(m, ret_error) < 0)
+                return -EOPNOTSUPP;
         if (migration_find(agent, m->id))
                 return error_set(ret_error, ERROR_EXISTS, "Begin again under a new id.",
                         "migration %s exists already here", m->id);
-        if (migration_vm_busy(agent, m->vm_uid) || migration_disks_linger(agent, m->vm_uid)) {
+        if (earlier) {
+                migration_end_earlier(agent, m);
+                return error_set(ret_error, ERROR_BUSY,
+                        "Try again in a few seconds; if that host is gone for good, remove it from the "
+                        "cluster.",
+                        "the destination has disks of an earlier migration of %s, about which it waits for "
+                        "the "
+                        "word of host %s",
+                        m->vm_uid, earlier->peer_uid);
+        }
+        if (migration_vm_busy(agent, m->vm_uid)) {
                 migration_end_earlier(agent, m);
                 return error_set(ret_error, ERROR_BUSY, "Try again in a few seconds.",
                         "the destination is still cleaning up an earlier migration of %s", m->vm_uid);

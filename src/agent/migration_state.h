@@ -315,15 +315,13 @@ void migration_settle(struct migration *m, enum migration_phase phase);
 void migration_kick(struct migration *m);
 /* Crash point; true when a test holds the migration here: return, the step comes again. */
 bool migration_hold(struct migration *m, const char *point);
-/* Asks QEMU where it stands; the answer sets m->qemu and kicks. */
-void migration_refresh_qemu(struct migration *m);
 /* True while a step that QEMU refused has to wait before it is tried again; migration_refused() notes a refusal. */
 bool migration_must_wait(const struct migration *m);
 void migration_refused(struct migration *m);
 struct vm *migration_vm(const struct migration *m); /* NULL when the VM is gone, or this is detached */
 /* See `detached`. */
 void migration_detach(struct migration *m);
-/* The manager says that the peer's host is down: it will never answer, and nothing runs there. */
+/* The manager says that the peer's host is down, or no part of the cluster any more: it will never answer, and nothing runs there. */
 bool migration_peer_fenced(const struct migration *m);
 /* Ends the mover if there is one; the data path is gone. */
 void migration_close_path(struct migration *m);
@@ -337,6 +335,14 @@ const char *migration_spec_string(const struct migration *m, const char *key); /
 /* Of its priority: 0 for normal, which is what absent means. */
 int migration_level(const struct migration *m);
 uint64_t migration_spec_u64(const struct migration *m, const char *key, uint64_t fallback);
+
+/* The migration that holds the VM (there is at most one), or NULL. */
+struct migration *migration_find_by_vm(struct agent *agent, const char *vm_uid);
+
+/* --- migration_qemu.c --- */
+
+/* Asks QEMU where it stands; the answer sets m->qemu and kicks. */
+void migration_refresh_qemu(struct migration *m);
 
 /* --- migration_api.c --- */
 /* The error for an id that migration_find() does not find: NOT_FOUND, or OWNER_UNKNOWN for one whose journal cannot be read. */
@@ -451,6 +457,8 @@ void migration_post_copy_result(const struct migration *m, json_t *result);
 void migration_source_step(struct migration *m);
 void migration_source_event(struct migration *m, const char *event, const json_t *data, int64_t unix_us);
 void migration_source_deinit(struct migration *m);
+/* The guest was stopped, at that time (0: now): limits of the pause begin, once. */
+void migration_source_stopped(struct migration *m, int64_t unix_us);
 /* Whether the memory of both sides is compared: as the spec says, else where QEMU is known to lose some of it. */
 bool migration_verifies(const struct migration *m, const struct vm *vm);
 /* Writes `handed-off` if that is not done. False when it failed, which ends the migration, or is held by a test: it comes again. */
@@ -461,6 +469,23 @@ void migration_source_leave_monitor(struct migration *m);
 void migration_source_next_stage(struct migration *m);
 /* The prepared answer of the destination. */
 void migration_source_begin(struct migration *m);
+/* What was used of the data connections goes into the record. */
+void migration_source_close_connections(struct migration *m);
+/* The file with the guest's memory, if one was begun, is complete or of no use. */
+void migration_source_end_keeping(struct migration *m, bool complete);
+
+/* --- migration_source_end.c: what handoff.c decided; each comes again until it is done --- */
+
+/* known_epoch: the latest that the owner record may have, for the VM to be ours to take. */
+void migration_source_take_back(struct migration *m, uint64_t known_epoch);
+void migration_source_release(struct migration *m);
+/* The owner record names another host, or the manager says that one has the VM: QEMU ends here. */
+void migration_source_end_lost_copy(struct migration *m);
+/* The guest runs here, or ended here: settled, once nothing of the disks' mirrors is left. */
+void migration_source_fail(struct migration *m);
+/* It is the destination's: settled, once that knows. */
+void migration_source_finish(struct migration *m);
+
 void migration_destination_begin(struct migration *m, struct http_request *request);
 /* QEMU is started for the VM of this document, and waits; then the mover, with connections to the exports of its disks. */
 void migration_destination_start(struct migration *m, const json_t *document);

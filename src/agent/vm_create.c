@@ -338,11 +338,15 @@ static int remove_copies(
         _cleanup_(move_record_freep) struct move_record *record = NULL;
         int r = move_record_read(folder, &record, ret_error);
 
-        for (size_t i = 0; r >= 0 && i < args->config->n_disks; i++)
-                if (move_record_is_made_path(args->name, args->config->disks[i].path) ||
-                        (args->left && is_in_folder(args, &args->config->disks[i])))
-                        r = remove_copy(args, args->config->disks[i].datastore, args->config->disks[i].path,
-                                ret_error);
+        for (size_t i = 0; r >= 0 && i < args->config->n_disks; i++) {
+                const struct vm_disk *disk = &args->config->disks[i];
+
+                if (args->left && disk->read_only) /* it did not travel */
+                        continue;
+                if (move_record_is_made_path(args->name, disk->path) ||
+                        (args->left && is_in_folder(args, disk)))
+                        r = remove_copy(args, disk->datastore, disk->path, ret_error);
+        }
         for (size_t i = 0; r >= 0 && record && i < record->n_disks; i++)
                 r = remove_copy(args, record->disks[i].to.datastore, record->disks[i].to.path, ret_error);
         return r;

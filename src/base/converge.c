@@ -14,6 +14,17 @@ static const char *const step_names[] = {
 };
 static_assert(ARRAY_SIZE(step_names) == N_CONVERGE_STEPS);
 
+struct converge_policy converge_policy_without(const struct converge_policy *policy, enum converge_step step)
+{
+        struct converge_policy less = *policy;
+
+        less.n_steps = 0;
+        for (size_t i = 0; i < policy->n_steps; i++)
+                if (policy->steps[i] != step)
+                        less.steps[less.n_steps++] = policy->steps[i];
+        return less;
+}
+
 const char *converge_step_to_string(enum converge_step step)
 {
         return step_names[step];

@@ -47,6 +47,9 @@ struct converge_policy {
 /* True when the policy has the step. */
 bool converge_policy_has(const struct converge_policy *policy, enum converge_step step);
 
+/* The same without the step. */
+struct converge_policy converge_policy_without(const struct converge_policy *policy, enum converge_step step);
+
 const char *converge_step_to_string(enum converge_step step);
 /* 0, or -EINVAL for an unknown word. */
 int converge_step_from_string(const char *s, enum converge_step *ret_step);

@@ -360,6 +360,11 @@ bool inventory_confirmed_down(const struct inventory *inventory, const char *hos
         return host && host_is_confirmed_down(host->doc);
 }
 
+bool inventory_removed(const struct inventory *inventory, const char *host_uid)
+{
+        return doc_has_string(inventory->lists[HOST_LIST_REMOVED].uids, host_uid);
+}
+
 static bool host_fresh(const struct host *host, uint64_t since_ms)
 {
         return host->full_round_began_ms >= since_ms && host->full_round_began_ms;

@@ -85,6 +85,9 @@ bool inventory_unreachable(const struct inventory *inventory, const char *host_u
 /* An administrator has stated that the host is down with all that ran there, and its agent has not answered since. */
 bool inventory_confirmed_down(const struct inventory *inventory, const char *host_uid);
 
+/* It was taken out of the cluster. */
+bool inventory_removed(const struct inventory *inventory, const char *host_uid);
+
 /* What a host answered to a task about one of its VMs (a document; NULL: the host does not have it): as good as an event,
  * and newer than any list that is under way. */
 void inventory_told(

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "manager/inventory_private.h"
 #include "manager/json.h"
+#include "manager/migration_along.h"
 #include "manager/operations.h"
 
 /* A host whose network is cut right after a heartbeat counts as unreachable after HEARTBEAT + FIRST + SECOND at most, one
@@ -426,8 +427,11 @@ static void on_answer(void *userdata, int status, json_t *body, struct error *er
                 round_failed(host, "its agent's answer is not understood, or it is another host's agent");
                 return;
         }
-        if (host->step == POLL_HOST)
+        if (host->step == POLL_HOST) {
                 host_came_back(host);
+                migration_along_hear(host->inventory->manager, host_uid_of(host),
+                        json_object_get(body, "waiting_migrations"));
+        }
         host->step++;
         round_next(host);
 }

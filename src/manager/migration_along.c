@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Data of the task: left: the document as it was, for the source to remove; cleared: that was done; left_over: why something of it was not; left_shared:
- * names of the disks whose images another VM uses. */
+ * names of the disks whose images another VM uses; left_there: what was made at the destination and is not removed, null: nothing. */
 
 #include "manager/migration_along.h"
 
@@ -11,15 +11,20 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "cluster/datastore_place.h"
 #include "manager/datastores.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/task.h"
 
 #define CALL_TIMEOUT_MS 130000u
+#define LET_GO_TIMEOUT_MS 10000u
+#define WAITING_MAX 16 /* told at a time to one host */
 #define AGAIN_MS 1000
 #define CLEAR_MAX_MS 60000
+#define REMOVAL_MAX_MS 10000
 
 static const char *datastore_of(const json_t *options)
 {
@@ -36,15 +41,14 @@ static bool travels(const json_t *disk)
         return !json_is_true(json_object_get(disk, "read_only"));
 }
 
-static int check_capable(
-        struct manager *manager, const json_t *host, const char *name, struct error **ret_error)
+static int check_capable(const json_t *host, const char *name, struct error **ret_error)
 {
         if (json_is_true(json_object_get(json_object_get(json_status(host), "capabilities"), "disks_along")))
                 return 0;
         return error_set(ret_error, ERROR_NOT_SUPPORTED,
-                "Set disks-along = yes in drover-agent.conf there, and restart the agent; an agent that does "
-                "not know "
-                "it is to be upgraded first. It is on trial: see docs/storage-migration.md.",
+                "Take disks-along = no out of drover-agent.conf there, and restart the agent; an agent that "
+                "does "
+                "not know it is to be upgraded first.",
                 "host %s does not take part in migrations that take disks along", name);
 }
 
@@ -173,9 +177,9 @@ int migration_along_check(struct manager *manager, const json_t *vm, const json_
                 return error_set(ret_error, ERROR_CONFLICT, "Name it with --to.",
                         "disks travel along to a host that has to be named, from one that the virtual "
                         "machine is on");
-        r = check_capable(manager, from, json_text(from, "name"), ret_error);
+        r = check_capable(from, json_text(from, "name"), ret_error);
         if (r >= 0)
-                r = check_capable(manager, to, to_name, ret_error);
+                r = check_capable(to, to_name, ret_error);
         if (r >= 0)
                 r = check_datastore(manager, to, datastore, ret_error);
         if (r >= 0)
@@ -366,6 +370,54 @@ static json_t *removable(struct task *task, struct manager *manager, const json_
         return json_object_set(task_data(task), "left_shared", shared) < 0 ? NULL : TAKE_PTR(doc);
 }
 
+static void remember_there(struct task *task, json_t *text)
+{
+        if (json_object_set_new(task_data(task), "left_there", text ?: json_null()) < 0)
+                task_step_failed(task, NULL);
+        else
+                task_step_again(task, 0);
+}
+
+/* What was made at the destination is removed by that, once it has heard that the VM stays; or it says what is not. */
+static void on_there(struct task *task, struct manager *manager, json_t *body, struct error *error)
+{
+        const char *host = json_text(task_data(task), "to_uid"), *phase = json_text(body, "phase");
+        const char *stays = json_text_or_null(body, "left");
+        bool ended = !*phase || !strcmp(phase, "failed") || !strcmp(phase, "done");
+
+        if (stays)
+                remember_there(
+                        task, json_sprintf("%s of host %s", stays, json_text(task_data(task), "to_name")));
+        else if (error ? error->code == ERROR_NOT_FOUND && inventory_host(manager->inventory, host) : ended)
+                remember_there(task, NULL);
+        else if (task_step_elapsed_ms(task) < REMOVAL_MAX_MS &&
+                 !inventory_confirmed_down(manager->inventory, host) &&
+                 inventory_host(manager->inventory, host))
+                task_step_again(task, AGAIN_MS);
+        else
+                remember_there(task,
+                        json_sprintf("what was made on datastore %s of host %s, unless that removes it later",
+                                datastore_of(task_input(task)), json_text(task_data(task), "to_name")));
+}
+
+static bool look_there(struct task *task, struct manager *manager)
+{
+        _cleanup_free_ char *path = alloc_printf("/agent/v1/migrations/%s", task_uid(task));
+
+        if (!migration_along(task) || json_object_get(task_data(task), "left_there"))
+                return false;
+        if (!path)
+                task_step_failed(task, NULL);
+        else
+                step_call_once(task, manager,
+                        &(struct agent_request){.host_uid = json_text(task_data(task), "to_uid"),
+                                .method = "GET",
+                                .path = path,
+                                .timeout_ms = LET_GO_TIMEOUT_MS},
+                        on_there);
+        return true;
+}
+
 bool migration_along_clear(struct task *task, struct manager *manager)
 {
         json_t *data = task_data(task), *left = json_object_get(data, "left");
@@ -373,8 +425,10 @@ bool migration_along_clear(struct task *task, struct manager *manager)
         _cleanup_json_ json_t *body = NULL;
         _cleanup_free_ char *path = NULL;
 
+        if (!left)
+                return strcmp(where, "to") != 0 && look_there(task, manager);
         /* Where neither side has the VM, they may be the only ones that are left. */
-        if (!left || json_is_true(json_object_get(data, "cleared")) ||
+        if (json_is_true(json_object_get(data, "cleared")) ||
                 (strcmp(where, "to") != 0 && strcmp(where, "lost") != 0))
                 return false;
         path = alloc_printf("/agent/v1/vms/%s/delete?left=1", json_text(data, "vm_uid"));
@@ -392,11 +446,47 @@ bool migration_along_clear(struct task *task, struct manager *manager)
         return true;
 }
 
+static void on_let_go(void *userdata _unused_, int status, json_t *body _unused_, struct error *error)
+{
+        if (error)
+                log_notice("a source that waits for a removed host was not told (%d): %s", status,
+                        error_message(error)); /* it says again that it waits */
+}
+
+/* While the task lasts it tells the source itself, which may take the VM back. Afterwards the VM may have been started from either folder. */
+void migration_along_hear(struct manager *manager, const char *host_uid, const json_t *waiting)
+{
+        json_t *one;
+        size_t i;
+
+        json_array_foreach ((json_t *)waiting, i, one) {
+                const char *id = json_text(one, "id");
+                _cleanup_free_ char *path = NULL;
+
+                if (i == WAITING_MAX) /* the others in a later round */
+                        return;
+                if (!text_is_uuid(id) || task_find(manager->tasks, id) ||
+                        !inventory_removed(manager->inventory, json_text(one, "peer")))
+                        continue;
+                path = alloc_printf("/agent/v1/migrations/%s/let-go", id);
+                if (path)
+                        (void)agent_call(manager,
+                                &(struct agent_request){.host_uid = host_uid,
+                                        .method = "POST",
+                                        .path = path,
+                                        .timeout_ms = LET_GO_TIMEOUT_MS},
+                                on_let_go, NULL, NULL, NULL);
+        }
+}
+
 char *migration_along_stays(const struct task *task)
 {
         const json_t *data = task_data(task), *left = json_object_get(data, "left");
         const char *over = json_text_or_null(data, "left_over");
+        const char *there = json_text_or_null(data, "left_there");
 
+        if (there)
+                return alloc_strdup(there);
         if (!left || (json_is_true(json_object_get(data, "cleared")) && !over))
                 return NULL;
         if (over)

@@ -24,9 +24,12 @@ bool migration_along(const struct task *task);
  * changes a document that the caller records. */
 int migration_along_take_places(struct task *task, json_t *doc);
 int migration_along_record(struct task *task, struct manager *manager);
-/* Has the source remove what was left behind, if that is recorded. True: it is being done, and `fn` is called when it is (or will not
+/* Has the source remove what was left behind, if that is recorded; else, where the VM did not arrive, hears of the destination what stays there. True: it is being done, and `fn` is called when it is (or will not
  * be, which the result says); false: there is nothing to do (any more). */
 bool migration_along_clear(struct task *task, struct manager *manager);
+/* What a host's agent says of its sources that wait for a destination, [{"id", "peer"}] or NULL. Those that nobody else can tell any more, because
+ * their task has ended and the destination is removed, are told to let go of what they keep of the guest. */
+void migration_along_hear(struct manager *manager, const char *host_uid, const json_t *waiting);
 /* What was left behind and is still there, in words; the caller's; NULL: nothing, as far as is known. */
 char *migration_along_stays(const struct task *task);
 /* {"datastore", "disks": [{"name", "from", "to"}], "left"} into the result. */

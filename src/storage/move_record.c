@@ -295,6 +295,21 @@ static int lock_image(const struct datastore *datastore, const char *path, int f
                 datastore->name, path);
 }
 
+int move_record_allocated(const struct datastore *datastore, const char *path, uint64_t *ret_bytes)
+{
+        _cleanup_fd_ int fd = -1;
+        struct stat st;
+        int r = text_is_relative_path(path) ? beneath_open_file(datastore->fd, path, O_RDONLY, 0, &fd)
+                                            : -EXDEV;
+
+        if (r == 0 && fstat(fd, &st) < 0)
+                r = -errno;
+        if (r < 0)
+                return r;
+        *ret_bytes = (uint64_t)st.st_blocks * 512;
+        return 0;
+}
+
 int move_record_remove_image(const struct datastore *datastore, const char *path, struct error **ret_error)
 {
         _cleanup_fd_ int fd = -1;

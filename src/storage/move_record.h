@@ -67,6 +67,8 @@ int move_record_check_document(
 /* Removes it; 0 also if there is none. */
 int move_record_remove(const struct vm_folder *folder, struct error **ret_error);
 
+/* Bytes that an image takes of the datastore; negative errno. */
+int move_record_allocated(const struct datastore *datastore, const char *path, uint64_t *ret_bytes);
 /* Removes an image and frees its room at once, also while a QEMU still holds a descriptor of it (which it cannot be made to
  * close): the file is cut to nothing first, unless it has other names. 0 also if it is gone. LOCKED: a QEMU uses it as a disk; nothing was
  * touched. */

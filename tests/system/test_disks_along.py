@@ -4,9 +4,11 @@
 import itertools
 import json
 import random
+import shutil
 import time
 
 import pytest
+from fault_matrix import CRASHES as ENDS
 from fault_matrix import EITHER, MOVES, PATIENCE_S, STAYS, Cell, DeadHost, look
 from labkit.lab import wait_for
 from labkit.workload import Workload
@@ -117,12 +119,16 @@ VICTIMS = {
     ("source-mirroring", "destination agent"): STAYS,
     ("source-mirrored", "destination mover"): STAYS,
     ("source-mirrored", "manager"): MOVES,
+    ("destination-copying", "destination agent"): STAYS,
+    ("source-handed-off", "network"): EITHER,
+    ("source-handed-off", "source qemu"): ENDS,
     ("source-commit", "destination agent"): EITHER,
     ("source-done", "manager"): MOVES,
 }
 # The others with --all-points.
 USUAL_CRASHES = ("source-mirrored", "source-commit", "source-done", "destination-prepare", "destination-owner")
-USUAL_VICTIMS = (("source-mirroring", "destination qemu"), ("source-mirrored", "destination mover"), ("source-done", "manager"))
+USUAL_VICTIMS = (("source-mirroring", "destination qemu"), ("source-mirrored", "destination mover"), ("source-handed-off", "source qemu"),
+                 ("source-done", "manager"))
 
 
 def pytest_generate_tests(metafunc):
@@ -131,6 +137,8 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("crash_point", CRASHES if every else USUAL_CRASHES)
     elif "victim" in metafunc.fixturenames:
         metafunc.parametrize(("point", "victim"), VICTIMS if every else USUAL_VICTIMS)
+    elif "dying" in metafunc.fixturenames:
+        metafunc.parametrize("dying", ("source",) if every else ())
     elif "after" in metafunc.fixturenames:
         metafunc.parametrize("after", ("return", "removal") if every else ("removal",))
 
@@ -164,9 +172,9 @@ def wait_held(gate):
     wait_for("the agent to hold", gate.with_name(f"{gate.name}.held").exists, 60, 0.02)
 
 
-def begin(lab, guest, point, *words):
+def begin(lab, guest, point, datastore="local"):
     """A migration that is held at a point of one of its agents: (cell, gate)."""
-    cell = Cell(lab, guest, "--to-datastore", "local", *words)
+    cell = Cell(lab, guest, "--to-datastore", datastore)
     gate = hold(lab, cell.host(point.partition("-")[0]), point)
     cell.task = guest.begin_migration(cell.destination, *cell.options)
     wait_held(gate)
@@ -185,6 +193,10 @@ def test_what_dies_while_an_agent_holds_leaves_one_guest_and_its_disks(lab, gues
     cell.strike(victim)
     cell.repair(victim)
     finish(lab, cell, VICTIMS[point, victim], session)
+    if VICTIMS[point, victim] == ENDS:  # with the disks of the source, which it starts from
+        assert guest.host() == cell.source
+        guest.start(cell.source)
+        guest.verify()
 
 
 def test_what_is_left_behind_names_the_destination_before_the_guest_runs_there(lab, guest):
@@ -212,17 +224,22 @@ def test_migration_that_is_cancelled_while_the_disks_are_mirrored_leaves_nothing
 def test_destination_without_room_costs_the_guest_nothing(lab, guest):
     session = guest.session(patience_s=PATIENCE_S)
     to = other(guest)
-    disk = SmallDisk(lab, to, lab.folder_of(to) / "datastores/tight", "8m")
+    disk = SmallDisk(lab, to, lab.folder_of(to) / "datastores/tight", "160m")
     different = [part for host in lab.hosts for part in ("--path-on", f"{host}={lab.folder_of(host) / 'datastores/tight'}")]
     (lab.folder_of(guest.host()) / "datastores/tight").mkdir()
     lab.drover("datastore", "add", "tight", disk.path, "--local", *different)
-    disk.fill(1024)  # for the new images, not for what is in them
+    disk.fill(1024)
     cell = Cell(lab, guest, "--to-datastore", "tight")
     cell.task = guest.begin_migration(to, *cell.options)
+    error = guest.wait_task(cell.task)["status"]["error"]
+    assert error["code"] == "no-space" and "on datastore tight, which has" in error["detail"], error
+    disk.free()
+    cell, gate = begin(lab, guest, "destination-prepare", "tight")
+    disk.fill()  # once folder and images are there
+    gate.touch()
     look(cell, STAYS, session)
-    print(guest.task(cell.task)["status"]["error"])
-    assert "no room" in guest.task(cell.task)["status"]["error"]["detail"] or \
-        "No space" in guest.task(cell.task)["status"]["error"]["detail"]
+    error = guest.task(cell.task)["status"]["error"]
+    assert error["code"] == "no-space" and "No space left" in error["detail"], error
     assert tidy(lab, guest, guest.host())
     assert list((lab.folder_of(to) / "datastores/tight").glob("along*")) == []
 
@@ -237,6 +254,29 @@ def test_datastore_that_the_folder_is_on_already_is_refused(lab, guest):
     assert lab.drover_json("vm", "show", "plain")["status"]["host"] == "host1"
     lab.drover("vm", "stop", "plain", "--force")
     lab.drover("vm", "delete", "plain")
+
+
+def test_host_that_dies_before_commit_has_the_disks_that_count_and_the_task_names_the_others(lab, guest, dying):
+    session = guest.session(patience_s=PATIENCE_S)
+    epoch = guest.document()["status"]["owner_epoch"]
+    cell, gate = begin(lab, guest, "source-commit")
+    dead = DeadHost(lab, cell.host(dying))
+    dead.die()
+    dead.confirm()
+    status = guest.wait_task(cell.task)["status"]
+    assert status["state"] == "failed"
+    there = f"the folder {guest.name} on datastore local of host {cell.destination}"
+    assert f"what was left behind stays: {there}" in status["error"]["detail"], status["error"]
+    assert guest.power() == "crashed"
+    gate.touch()
+    dead.return_()
+    session.abandon()
+    shutil.rmtree(folder(lab, guest, cell.destination))
+    wait_for("nothing of it to be under way",
+             lambda: lab.run_drover("vm", "start", guest.name, "--host", cell.source).returncode == 0)
+    guest.wait_ready()
+    guest.verify()
+    assert (guest.host(), record(lab, guest, cell.source)["epoch"]) == (cell.source, epoch + 3)
 
 
 def test_guest_waits_for_a_destination_that_died_until_that_says_or_is_removed(lab, guest, after):

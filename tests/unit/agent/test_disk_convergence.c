@@ -244,6 +244,23 @@ static void copy_with_a_low_limit_does_not_stand_still(void **state)
         }
 }
 
+/* Of disks that travel along nobody slows the writes down, and nothing is said of it. */
+static void policy_without_throttle_gives_up_after_the_rest(void **state)
+{
+        struct converge_policy policy;
+        struct copy copy;
+
+        begin(&copy, "{\"converge\": [{\"step\": \"throttle\"}, {\"step\": \"pause\", \"max_ms\": 600}]}",
+                4 * MIB, 8 * MIB);
+        policy = converge_policy_without(&copy.c.policy, CONVERGE_THROTTLE);
+        assert_int_equal(policy.n_steps, 1);
+        assert_int_equal(policy.max_pause_ms, 600);
+        disk_convergence_init(&copy.c, &policy, 300, copy.s.now_ms);
+        assert_int_equal(run(&copy, 120), DISK_CONVERGENCE_GIVE_UP);
+        assert_int_equal(copy.c.max_pause_ms, 600);
+        assert_int_equal(copy.c.throttle_percent, 0);
+}
+
 static void throttled_guest_keeps_a_disk_that_works(void **state)
 {
         struct disk_convergence c = {.path_bytes_per_s = 1000, .throttle_percent = 99};
@@ -268,6 +285,7 @@ int main(void)
                 cmocka_unit_test(copy_that_stood_still_for_a_while_goes_on),
                 cmocka_unit_test(rate_of_a_copy_in_bursts_is_that_of_the_whole),
                 cmocka_unit_test(copy_with_a_low_limit_does_not_stand_still),
+                cmocka_unit_test(policy_without_throttle_gives_up_after_the_rest),
                 cmocka_unit_test(throttled_guest_keeps_a_disk_that_works),
                 cmocka_unit_test(rest_that_did_not_settle_makes_it_careful_and_then_ends_it),
         };

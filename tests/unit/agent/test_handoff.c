@@ -306,6 +306,7 @@ struct world {
         bool d_ran;    /* ever */
         bool s_ran_on; /* after its last page was taken: what the destination has is out of date */
         bool d_lost;   /* the destination forgot all: its disk was replaced */
+        bool nowhere; /* neither could be asked when the task ended: the VM may have been started from the source's folder */
         bool s_settled, d_settled, lost;
         unsigned int faults_left;
         bool post_copy; /* the policy has it, and it comes to that */
@@ -336,6 +337,7 @@ static void check_safety(const struct world *w)
                 assert_int_equal(w->left, DESTINATION_CLAIMED); /* nobody starts it from there */
         }
         assert_false(w->s_ran_on && w->d.qemu == HANDOFF_QEMU_RUNNING);
+        assert_false(w->nowhere && w->s.qemu == HANDOFF_QEMU_RUNNING);
 }
 
 static void source_record(struct world *w, enum handoff_record record)
@@ -376,10 +378,12 @@ static enum claim *own_record(struct world *w)
 static void step_source(struct world *w)
 {
         struct handoff_source_facts *s = &w->s;
+        enum handoff_source_action action;
 
         if (!w->s_up || w->s_settled)
                 return;
-        switch (handoff_source_decide(s)) {
+        action = handoff_source_decide(s);
+        switch (action) {
         case HANDOFF_SOURCE_WAIT:
                 if (w->post_copy && s->mover_alive && !w->voted && s->qemu == HANDOFF_QEMU_MIGRATING) {
                         if (w->holding && s->record == HANDOFF_HANDED_OFF && !pick(4))
@@ -418,7 +422,7 @@ static void step_source(struct world *w)
                                 w->claim == DESTINATION_CLAIMED ? HANDOFF_CLAIMED : HANDOFF_UNCLAIMED};
                 if (!w->d_up || !w->link || w->d_lost)
                         break;
-                if (s->stop_wanted && !s->mover_alive && w->d.record == HANDOFF_PREPARED)
+                if (action == HANDOFF_SOURCE_ASK_ABORT && w->d.record == HANDOFF_PREPARED)
                         w->d.stop_wanted = true;
                 s->peer = (struct handoff_peer){true, handoff_destination_tells(&w->d), w->d.qemu};
                 break;
@@ -509,7 +513,7 @@ static void step_world(struct world *w)
         struct handoff_source_facts *s = &w->s;
         struct handoff_destination_facts *d = &w->d;
 
-        switch (pick(8)) {
+        switch (pick(w->s.apart ? 9 : 8)) {
         case 0: /* QEMU at the source */
                 if (s->qemu == HANDOFF_QEMU_RUNNING && s->record == HANDOFF_OUTGOING && s->mover_alive &&
                         !s->stop_wanted)
@@ -577,11 +581,18 @@ static void step_world(struct world *w)
         case 6:
                 step_destination(w);
                 break;
+        case 8:
+                /* The task ends while neither can be asked, and nothing of the guest runs or can by itself. */
+                w->nowhere |= w->s.apart && w->d_down && !w->s_up && !w->s.peer_removed &&
+                              w->s.record == HANDOFF_HANDED_OFF &&
+                              (w->s.qemu == HANDOFF_QEMU_COMPLETED || w->s.qemu == HANDOFF_QEMU_GONE);
+                break;
         default: /* what broke comes back; what does not, somebody says so in the end, and what is wrong is taken back */
                 w->s_up = w->link = true;
                 w->d_up = !w->d_down && !w->d_lost;
                 w->s.peer_fenced = w->d_down;
-                w->s.peer_removed |= w->s.apart && w->d_down && !pick(4);
+                w->s.peer_removed |= w->s.apart && w->d_down && !w->nowhere && !pick(4);
+                w->s.left |= w->nowhere;
         }
 }
 
@@ -662,7 +673,7 @@ static void fault(struct world *w)
 
 static void walk(bool apart)
 {
-        unsigned int moved = 0, kept = 0, moved_by_post_copy = 0, kept_from_post_copy = 0;
+        unsigned int moved = 0, kept = 0, nobodys = 0, moved_by_post_copy = 0, kept_from_post_copy = 0;
 
         for (unsigned int run = 0; run < 200000; run++) {
                 struct world w = {
@@ -688,6 +699,12 @@ static void walk(bool apart)
                         fail_msg("run %u does not settle: source %s/%s, destination %s/%s", run,
                                 handoff_record_to_string(w.s.record), handoff_qemu_to_string(w.s.qemu),
                                 handoff_record_to_string(w.d.record), handoff_qemu_to_string(w.d.qemu));
+                if (w.nowhere) {
+                        assert_int_equal(w.s.record, HANDOFF_RELEASED);
+                        assert_true(w.s.qemu == HANDOFF_QEMU_GONE && w.d.qemu == HANDOFF_QEMU_GONE);
+                        nobodys++;
+                        continue;
+                }
                 if (w.lost)
                         continue;
                 assert_true((w.s.qemu == HANDOFF_QEMU_RUNNING) != (w.d.qemu == HANDOFF_QEMU_RUNNING));
@@ -697,6 +714,7 @@ static void walk(bool apart)
                 kept_from_post_copy += w.post_copy && w.s.qemu == HANDOFF_QEMU_RUNNING;
         }
         assert_true(apart || (moved_by_post_copy > 1000 && kept_from_post_copy > 1000));
+        assert_true(!apart || nobodys > 10);
         assert_true(moved > 1000 && kept > 1000); /* the walk went both ways */
 }
 
@@ -751,6 +769,46 @@ static void host_that_is_down_with_its_datastore_is_waited_for(void **state _unu
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
         f.result_running = true;
         assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+}
+
+/* Or both would ask each other for ever: the one waits for a record that is never written, the other for a confirmation that needs it. */
+static void completed_guest_that_cannot_be_given_and_has_ended_is_given_up(void **state _unused_)
+{
+        struct handoff_source_facts s = {
+                .record = HANDOFF_HANDED_OFF, .qemu = HANDOFF_QEMU_GONE, .completed = true, .apart = true};
+        struct handoff_destination_facts d = {.record = HANDOFF_PREPARED, .qemu = HANDOFF_QEMU_LOADED};
+
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_GIVE);
+        d.peer = (struct handoff_peer){true, s.record, handoff_source_tells(&s), false};
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ASK);
+        s.stop_wanted = true;
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK_ABORT);
+        d.peer = (struct handoff_peer){true, s.record, handoff_source_tells(&s), false};
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_ABANDON);
+        s.given = true; /* then the destination has the only copy of the memory */
+        assert_int_equal(handoff_source_decide(&s), HANDOFF_SOURCE_ASK);
+        d.peer = (struct handoff_peer){true, s.record, handoff_source_tells(&s), false};
+        assert_int_equal(handoff_destination_decide(&d), HANDOFF_DESTINATION_OWN);
+}
+
+/* After its task, in which the VM may have been started from either folder. */
+static void source_that_nobody_else_can_tell_hears_it_from_the_manager(void **state _unused_)
+{
+        struct handoff_source_facts f = {.record = HANDOFF_HANDED_OFF,
+                .qemu = HANDOFF_QEMU_GONE,
+                .commit_sent = true,
+                .given = true,
+                .apart = true};
+
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_ASK);
+        f.left = true;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+        f.peer_removed = true; /* it was said later */
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+        f.qemu = HANDOFF_QEMU_COMPLETED;
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_RELEASE);
+        f.peer = (struct handoff_peer){true, HANDOFF_ABANDONED, HANDOFF_QEMU_GONE, false};
+        assert_int_equal(handoff_source_decide(&f), HANDOFF_SOURCE_TAKE_BACK); /* somebody could */
 }
 
 static void destination_without_a_journal_reads_its_own_record(void **state _unused_)
@@ -817,6 +875,8 @@ int main(void)
                 cmocka_unit_test(records_only_go_forward),
                 cmocka_unit_test(what_is_left_behind_names_the_destination_before_commit),
                 cmocka_unit_test(host_that_is_down_with_its_datastore_is_waited_for),
+                cmocka_unit_test(completed_guest_that_cannot_be_given_and_has_ended_is_given_up),
+                cmocka_unit_test(source_that_nobody_else_can_tell_hears_it_from_the_manager),
                 cmocka_unit_test(destination_without_a_journal_reads_its_own_record),
                 cmocka_unit_test(random_walks_keep_one_owner_and_settle),
                 cmocka_unit_test(random_walks_without_a_common_datastore_keep_one_owner_and_settle),

@@ -253,6 +253,42 @@ static void test_removal_of_the_peer_alone_is_no_word_about_the_disks_there(void
                 409); /* it is settled */
 }
 
+/* The task has ended without it, and the VM may have been started meanwhile, from its folder or the other. */
+static void test_source_that_is_told_to_let_go_leaves_the_owner_record_alone(void **state)
+{
+        _cleanup_json_ json_t *last = NULL, *facts = NULL;
+        _cleanup_free_ char *path = alloc_printf("%s/store/t1/owner.json", rig.folder), *before = NULL,
+                            *after = NULL;
+        json_t *waiting;
+
+        if (!possible)
+                skip();
+        leave_journal_of_disks();
+        wait_phase("waiting-for-peer");
+        assert_int_equal(file_read(path, 4096, &before, NULL), 0);
+        assert_int_equal(rig_call(&rig, rig.manager, "GET", "/agent/v1/host", NULL, &facts), 200);
+        waiting = json_array_get(json_object_get(facts, "waiting_migrations"), 0);
+        assert_string_equal(json_string_value(json_object_get(waiting, "id")), ID);
+        assert_string_equal(json_string_value(json_object_get(waiting, "peer")), RIG_OTHER_UID);
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[s]}", "hosts", RIG_OTHER_UID), NULL),
+                200);
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/let-go", NULL, NULL), 200);
+        wait_phase("failed");
+        last = last_record();
+        assert_string_equal(json_string_value(json_object_get(last, "record")), "released");
+        assert_int_equal(file_read(path, 4096, &after, NULL), 0);
+        assert_string_equal(before, after);
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[]}", "hosts"), NULL),
+                200);
+        rig_configure(&rig);
+        assert_int_equal(
+                rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations/" ID "/let-go", NULL, NULL), 409);
+        assert_int_equal(rig_vm(&rig, "start", rig_vm_document(), NULL), 200); /* from where it was */
+}
+
 static void assert_code(int status, json_t *body, const char *code)
 {
         assert_true(status >= 400);
@@ -269,7 +305,13 @@ static void test_disks_do_not_travel_along_where_nobody_holds_qemu(void **state)
         if (!possible)
                 skip();
         status = rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", spec_of_disks(), &body);
+        assert_non_null(strstr(json_string_value(json_object_get(body, "detail")), "QEMU is held"));
         assert_code(status, body, "not-supported");
+        snprintf(rig.agent->config.disks_along, sizeof("yes"), "no");
+        status = rig_call(&rig, rig.manager, "POST", "/agent/v1/migrations", spec_of_disks(), &body);
+        assert_non_null(strstr(json_string_value(json_object_get(body, "detail")), "takes no part"));
+        assert_code(status, body, "not-supported");
+        snprintf(rig.agent->config.disks_along, sizeof("yes"), "yes");
 }
 
 #define OTHER_ID "55555555-5555-4555-8555-555555555555"
@@ -353,6 +395,49 @@ static void test_destination_takes_no_migration_while_disks_of_an_earlier_one_ar
         assert_code(status, body, "conflict"); /* it runs here */
 }
 
+static json_t *wait_other(const char *phase)
+{
+        uint64_t until_ms = clock_now_ms(&clock_system) + SETTLE_MS;
+        json_t *body = NULL;
+
+        for (;;) {
+                (void)loop_iterate(rig.loop, 50);
+                assert_int_equal(
+                        rig_call(&rig, rig.manager, "GET", "/agent/v1/migrations/" OTHER_ID, NULL, &body),
+                        200);
+                if (!strcmp(json_string_value(json_object_get(body, "phase")) ?: "", phase))
+                        return body;
+                assert_true(clock_now_ms(&clock_system) < until_ms);
+                json_decref(body);
+        }
+}
+
+/* While it was away its source was removed: nobody will say any more whose the disks are, so they stay, and others are not kept waiting. */
+static void test_destination_whose_source_was_removed_keeps_its_disks_and_says_so(void **state)
+{
+        _cleanup_json_ json_t *status = NULL, *again = NULL;
+
+        if (!possible)
+                skip();
+        leave_journal_of_destination(true, false);
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[s]}", "hosts", RIG_OTHER_UID), NULL),
+                200);
+        status = wait_other("failed");
+        assert_string_equal(
+                json_string_value(json_object_get(status, "left")), "the folder t1 on datastore local");
+        rig_stop_agent(&rig); /* it is noted */
+        rig_start_agent(&rig);
+        again = wait_other("failed");
+        assert_string_equal(
+                json_string_value(json_object_get(again, "left")), "the folder t1 on datastore local");
+        assert_int_equal(rig_call(&rig, rig.manager, "PUT", "/agent/v1/removed-hosts",
+                                 json_pack("{s:[]}", "hosts"), NULL),
+                200);
+        rig_configure(&rig);
+        drop_journal_of_destination();
+}
+
 static void test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer(void **state)
 {
         _cleanup_free_ char *path = state_path("/" ID "." RIG_VM_UID ".journal");
@@ -383,8 +468,10 @@ int main(void)
                 TEST(test_settled_line_is_written_when_the_disk_takes_it_again),
                 TEST(test_guest_that_resumed_by_itself_is_taken_back_under_a_new_epoch),
                 TEST(test_removal_of_the_peer_alone_is_no_word_about_the_disks_there),
+                TEST(test_source_that_is_told_to_let_go_leaves_the_owner_record_alone),
                 TEST(test_destination_of_disks_is_not_forgotten_before_its_source_has_heard),
                 TEST(test_destination_takes_no_migration_while_disks_of_an_earlier_one_are_there),
+                TEST(test_destination_whose_source_was_removed_keeps_its_disks_and_says_so),
                 TEST(test_disks_do_not_travel_along_where_nobody_holds_qemu),
                 TEST(test_unreadable_journal_keeps_its_vm_busy_and_is_no_answer),
         };

@@ -30,14 +30,14 @@ static void on_host(struct http_request *request, void *userdata)
 
         http_request_reply_json(request, 200,
                 json_pack("{s:s, s:s, s:s, s:s, s:{s:s, s:s, s:[s,s]}, s:i, s:I, s:I, s:f, s:n, s:{s:b, "
-                          "s:b, s:b, s:b, s:b}, s:i, s:[{s:s, s:I}]}",
+                          "s:b, s:b, s:b, s:b}, s:i, s:[{s:s, s:I}], s:O*}",
                         "uid", agent->uid, "name", "double", "version", "0.1.0", "accelerator", "tcg", "qemu",
                         "binary", "/q", "version", "7.2.0", "machines", "pc-q35-7.2", "q35", "cpus", 4,
                         "memory_bytes", (json_int_t)8 << 30, "memory_free_bytes", agent->memory_free_bytes,
                         "load1", 0.5, "cgroup", "capabilities", "switchover", agent->coordinates, "limits", 1,
                         "storage_moves", 1, "suspend", !agent->knows_no_states, "disks_along", 1, "n_vms",
                         (int)json_object_size(agent->vms), "links", "address", "127.0.0.1", "speed_bps",
-                        agent->link_bps));
+                        agent->link_bps, "waiting_migrations", agent->waiting));
 }
 
 /* Answers with the document (taken over), and with what nobody asked for if it is to. */
@@ -410,6 +410,14 @@ static void on_limits(struct http_request *request, void *userdata)
 }
 
 /* As an agent does whose guest waits for a destination that had its disks. */
+static void on_let_go(struct http_request *request, void *userdata)
+{
+        struct agent_double *agent = userdata;
+
+        json_decref(TAKE_PTR(agent->waiting));
+        http_request_reply_json(request, 200, json_object());
+}
+
 static void on_peer_removed(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
@@ -572,6 +580,7 @@ static const struct http_route routes[] = {
         {"POST", "/agent/v1/migrations/{id}/switchover", on_switchover},
         {"POST", "/agent/v1/migrations/{id}/limits", on_limits},
         {"POST", "/agent/v1/migrations/{id}/peer-removed", on_peer_removed},
+        {"POST", "/agent/v1/migrations/{id}/let-go", on_let_go},
         {"DELETE", "/agent/v1/migrations/{id}", on_migration_delete},
         {"POST", "/agent/v1/storage-moves", on_storage_move_start},
         {"GET", "/agent/v1/storage-moves/{id}", on_storage_move},
@@ -661,6 +670,7 @@ void agent_double_deinit(struct agent_double *agent)
         json_decref(agent->storage_move);
         json_decref(agent->storage_moves);
         json_decref(agent->seen);
+        json_decref(agent->waiting);
         json_decref(agent->lies);
 }
 

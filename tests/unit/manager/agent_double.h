@@ -17,17 +17,18 @@ struct agent_double {
         char *key_pem;
         char *csr_pem;
         char uid[64];
-        json_t *vms;                /* uid -> document, as this host reports it */
-        json_t *datastores;         /* name -> document */
-        json_t *networks;           /* "switches/NAME", "port-groups/NAME" -> document */
-        json_t *migration;          /* status document; NULL: none */
-        json_t *storage_move;       /* status document of a storage migration; NULL: none */
-        json_t *storage_moves;      /* id -> the same, of those that it does by itself (moves_disks) */
-        json_t *seen;               /* "METHOD PATH" -> number of calls */
-        char epoch[32];             /* of the last call */
-        char peer[64];              /* certificate name of the last caller */
-        json_t *removed;            /* the list of removed hosts; NULL: never sent */
-        json_t *fenced;             /* the list of hosts that are confirmed down; NULL: never sent */
+        json_t *vms;           /* uid -> document, as this host reports it */
+        json_t *datastores;    /* name -> document */
+        json_t *networks;      /* "switches/NAME", "port-groups/NAME" -> document */
+        json_t *migration;     /* status document; NULL: none */
+        json_t *waiting;       /* its sources that wait, [{"id", "peer"}]; NULL: it says nothing of such */
+        json_t *storage_move;  /* status document of a storage migration; NULL: none */
+        json_t *storage_moves; /* id -> the same, of those that it does by itself (moves_disks) */
+        json_t *seen;          /* "METHOD PATH" -> number of calls */
+        char epoch[32];        /* of the last call */
+        char peer[64];         /* certificate name of the last caller */
+        json_t *removed;       /* the list of removed hosts; NULL: never sent */
+        json_t *fenced;        /* the list of hosts that are confirmed down; NULL: never sent */
         struct http_stream *stream; /* to the manager; NULL: none */
         bool streams;               /* offers events */
         json_int_t memory_free_bytes;

@@ -606,6 +606,8 @@ static void add_datastore(struct state *state, const char *name)
         assert_string_equal(finish(state), "succeeded");
 }
 
+static char along_id[64]; /* of the migration that was begun last */
+
 /* A migration from datastore "shared" to "other", of which the source waits for the destination's word. */
 static void begin_along(struct state *state, char ret_path[static 128])
 {
@@ -619,6 +621,7 @@ static void begin_along(struct state *state, char ret_path[static 128])
         for (int i = 0; i < 500 && !state->agents[0].migration; i++)
                 loop_iterate(state->loop, 20);
         assert_non_null(state->agents[0].migration);
+        snprintf(along_id, sizeof(along_id), "%s", json_text(state->agents[0].migration, "id"));
         json_object_set_new(state->agents[0].migration, "phase", json_string("waiting-for-peer"));
 }
 
@@ -636,13 +639,25 @@ static bool task_is_running(struct state *state, const char *path)
         return !strcmp(json_text(json_status(state->body), "state"), "running");
 }
 
-static int n_words_of_removal(struct state *state)
+static int n_words(struct state *state, const char *word)
 {
         char key[160];
 
-        snprintf(key, sizeof(key), "POST /agent/v1/migrations/%s/peer-removed",
-                json_text(state->agents[0].migration, "id"));
+        snprintf(key, sizeof(key), "POST /agent/v1/migrations/%s/%s", along_id, word);
         return agent_double_calls(&state->agents[0], key);
+}
+
+static int n_words_of_removal(struct state *state)
+{
+        return n_words(state, "peer-removed");
+}
+
+/* The source at host1 says that it waits for host2's word. */
+static void wait_at_source(struct state *state)
+{
+        if (!state->agents[0].waiting)
+                state->agents[0].waiting =
+                        json_pack("[{s:s, s:s}]", "id", along_id, "peer", state->agents[1].uid);
 }
 
 static void remove_host(struct state *state, const char *path)
@@ -657,10 +672,12 @@ static void removal_of_the_destination_gives_its_disks_up_while_the_task_lasts(v
         char path[128];
 
         begin_along(state, path);
+        wait_at_source(state);
         let_die_and_confirm(state, "host2");
         run_for(state, 1500);
         assert_true(task_is_running(state, path));
         assert_int_equal(n_words_of_removal(state), 0);
+        assert_int_equal(n_words(state, "let-go"), 0);
         remove_host(state, "/api/v1/hosts/host2?force=true");
         resume_following(state, path);
         assert_string_equal(finish(state), "failed");
@@ -688,9 +705,34 @@ static void removal_after_the_task_gives_nothing_up(void **data)
         resume_following(state, path);
         assert_string_equal(finish(state), "succeeded");
         state->agents[0].migration = migration;
+        wait_at_source(state);
+        run_for(state, 2500);
+        assert_int_equal(n_words(state, "let-go"), 0); /* host2 can tell it */
         remove_host(state, "/api/v1/hosts/host2?force=true");
-        run_for(state, 1500);
+        run_for(state, 2500);
         assert_int_equal(n_words_of_removal(state), 0);
+        assert_int_equal(n_words(state, "let-go"), 1);
+}
+
+/* Nobody can be asked, so the VM may be started again; the source that comes back later is not to wait for ever. */
+static void source_of_a_task_that_ended_without_it_is_told_to_let_go(void **data)
+{
+        struct state *state = *data;
+        char path[128];
+
+        begin_along(state, path);
+        let_die_and_confirm(state, "host1");
+        let_die_and_confirm(state, "host2");
+        remove_host(state, "/api/v1/hosts/host2?force=true");
+        resume_following(state, path);
+        assert_string_equal(finish(state), "failed");
+        assert_string_equal(power(state), "crashed");
+        assert_string_equal(json_text(json_spec(state->body), "datastore"), "shared");
+        wait_at_source(state);
+        let_return(state, "host1");
+        run_for(state, 2500);
+        assert_int_equal(n_words_of_removal(state), 0);
+        assert_int_equal(n_words(state, "let-go"), 1);
 }
 
 static void disks_of_two_dead_hosts_are_waited_for(void **data)
@@ -860,6 +902,7 @@ int main(void)
                 TEST(removal_of_the_destination_gives_its_disks_up_while_the_task_lasts),
                 TEST(removal_after_the_task_gives_nothing_up),
                 TEST(disks_of_two_dead_hosts_are_waited_for),
+                TEST(source_of_a_task_that_ended_without_it_is_told_to_let_go),
                 TEST(source_that_took_its_disks_back_is_believed_though_both_are_down),
                 TEST(host_that_takes_no_connection_keeps_no_place),
                 TEST(host_that_failed_waits_for_those_not_yet_tried),

@@ -505,6 +505,29 @@ static void what_stays_behind_is_told_by_a_task_that_fails(void **data)
         assert_string_equal(json_text(disk_of(state), "datastore"), "fast");
 }
 
+static void what_stays_at_the_destination_is_told_too(void **data)
+{
+        struct state *state = *data;
+        const char *detail;
+        char path[128];
+
+        set_disks(state);
+        follow_along(state, path);
+        json_object_set_new(state->agents[0].migration, "record", json_string("taken-back"));
+        json_object_set_new(state->agents[0].migration, "phase", json_string("failed"));
+        /* It settles after its source, which it asks whose the disks are. */
+        state->agents[1].migration = json_pack("{s:s, s:s}", "phase", "settling", "record", "abandoned");
+        wait_status(state, path, "step", "forget");
+        json_object_set_new(state->agents[1].migration, "phase", json_string("failed"));
+        json_object_set_new(
+                state->agents[1].migration, "left", json_string("the folder store on datastore fast"));
+        wait_status(state, path, "state", "failed");
+        detail = json_text(json_object_get(json_status(state->body), "error"), "detail");
+        if (!strstr(detail, "what was left behind stays: the folder store on datastore fast of host host2"))
+                fail_msg("unexpected: %s", detail);
+        assert_string_equal(json_text(disk_of(state), "datastore"), "shared");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -526,6 +549,7 @@ int main(void)
                 TEST(read_only_image_of_two_machines_holds_no_disk_back),
                 TEST(image_that_another_was_given_meanwhile_stays_where_it_is),
                 TEST(what_stays_behind_is_told_by_a_task_that_fails),
+                TEST(what_stays_at_the_destination_is_told_too),
                 TEST(what_is_left_may_go_only_while_nobody_else_has_files_of_the_folder),
         };
 
