@@ -15,6 +15,7 @@
 #define FILE_MAX_BYTES (1 << 20)
 #define FRESH_MS 5000 /* a check this old still counts */
 #define CHECK_EVERY_MS 15000
+#define MEASURE_EVERY_MS 600000 /* some MiB each time: WRITE_RATE_MAX_BYTES */
 
 struct store {
         struct stores *stores;
@@ -27,8 +28,11 @@ struct store {
         bool checked;
         bool ok;
         uint64_t checked_ms;
-        struct datastore_status status; /* of the last check that succeeded */
-        struct error *failure;          /* of the last one, when it failed */
+        bool measured; /* its rate was to be, at: */
+        uint64_t measured_ms;
+        struct datastore_status
+                status; /* of the last check that succeeded; its rate: of the last one that measured it */
+        struct error *failure; /* of the last one, when it failed */
 };
 
 struct stores {
@@ -116,9 +120,13 @@ static void store_note(struct store *store, const struct datastore_status *statu
         store->checked_ms = clock_now_ms(loop_clock(store->stores->loop));
         store->ok = status != NULL;
         error_free(TAKE_PTR(store->failure));
-        if (status)
+        if (status) {
+                struct write_rate before = store->status.rate;
+
                 store->status = *status;
-        else
+                if (!status->rate.write_bytes_per_s)
+                        store->status.rate = before;
+        } else
                 (void)error_set(&store->failure, error->code, error->hint, "%s", error_message(error));
         if (!store->ok && (was_ok || !store->checked))
                 log_warning("datastore %s: %s", store->name, error_message(store->failure));
@@ -202,17 +210,28 @@ static void on_checked(void *userdata, const struct datastore_status *status, st
         look_at_waits(store->stores);
 }
 
-static void store_check(struct store *store)
+/* measure: nobody waits for it. */
+static void store_check(struct store *store, bool measure)
 {
         struct error *error = NULL;
 
         if (store->check || store_fresh(store))
                 return;
-        if (datastore_check_start(store->stores->loop, store->name, store->path, store->id, 0, on_checked,
-                    store, &store->check, &error) < 0) {
+        if (measure) {
+                store->measured = true;
+                store->measured_ms = clock_now_ms(loop_clock(store->stores->loop));
+        }
+        if (datastore_check_start(store->stores->loop, store->name, store->path, store->id, 0, measure,
+                    on_checked, store, &store->check, &error) < 0) {
                 store_note(store, NULL, error);
                 error_free(error);
         }
+}
+
+static bool is_to_be_measured(const struct store *store)
+{
+        return !store->measured ||
+               clock_now_ms(loop_clock(store->stores->loop)) - store->measured_ms >= MEASURE_EVERY_MS;
 }
 
 static void on_timer(void *userdata)
@@ -221,7 +240,7 @@ static void on_timer(void *userdata)
         struct map_item *item, *spare;
 
         map_for_each (item, spare, &stores->all)
-                store_check(item->value);
+                store_check(item->value, is_to_be_measured(item->value));
         (void)loop_source_rearm(stores->timer, CHECK_EVERY_MS);
 }
 
@@ -278,7 +297,7 @@ static void on_defer(void *userdata)
                 struct store *store = map_get(&wait->stores->all, wait->names[i]);
 
                 if (store)
-                        store_check(store);
+                        store_check(store, false);
         }
         (void)wait_look(wait);
 }
@@ -488,7 +507,7 @@ int stores_put(struct stores *stores, const char *name, const json_t *body, stor
         if (!put->name || !put->path || (id && !put->id))
                 return error_from_errno(ret_error, ENOMEM, "datastore %s", name);
         r = datastore_check_start(
-                stores->loop, name, path, id, 0, on_put_checked, put, &put->check, ret_error);
+                stores->loop, name, path, id, 0, false, on_put_checked, put, &put->check, ret_error);
         if (r < 0)
                 return r;
         list_append(&stores->puts, &put->all);
@@ -510,6 +529,11 @@ int stores_remove(struct stores *stores, const char *name, struct error **ret_er
         return r;
 }
 
+static json_t *number_or_null(uint64_t number)
+{
+        return number ? json_integer((json_int_t)number) : NULL;
+}
+
 static json_t *store_status(const struct store *store)
 {
         const struct datastore_status *status = &store->status;
@@ -520,11 +544,13 @@ static json_t *store_status(const struct store *store)
         json_t *latency = status->latency_us ? json_real(status->latency_us / 1000.0) : NULL;
 
         /* Of one that was not seen yet nothing is known. */
-        return json_pack("{s:s, s:s?, s:s, s:I, s:I, s:s, s:b, s:o*, s:o*, s:b, s:s?}", "name", store->name,
-                "id", store->id, "path", store->path, "capacity_bytes", (json_int_t)status->capacity_bytes,
-                "free_bytes", (json_int_t)status->free_bytes, "file_system", status->file_system, "shared",
-                status->shared, "locks", *status->id ? json_boolean(status->locks) : NULL, "latency_ms",
-                latency, "ok", store->ok, "message", message);
+        return json_pack("{s:s, s:s?, s:s, s:I, s:I, s:s, s:b, s:o*, s:o*, s:o*, s:o*, s:b, s:s?}", "name",
+                store->name, "id", store->id, "path", store->path, "capacity_bytes",
+                (json_int_t)status->capacity_bytes, "free_bytes", (json_int_t)status->free_bytes,
+                "file_system", status->file_system, "shared", status->shared, "locks",
+                *status->id ? json_boolean(status->locks) : NULL, "latency_ms", latency, "write_bytes_per_s",
+                number_or_null(status->rate.write_bytes_per_s), "read_bytes_per_s",
+                number_or_null(status->rate.read_bytes_per_s), "ok", store->ok, "message", message);
 }
 
 json_t *stores_status(const struct stores *stores, const char *name)

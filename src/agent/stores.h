@@ -31,8 +31,8 @@ int stores_put(struct stores *stores, const char *name, const json_t *body, stor
 /* Forgets it; files stay. NOT_FOUND. The caller has made sure that no VM uses it. */
 int stores_remove(struct stores *stores, const char *name, struct error **ret_error);
 
-/* Status documents, from the last check: {name, id, path, capacity_bytes, free_bytes, file_system, shared, ok,
- * message}. NULL: unknown, or no memory. */
+/* Status documents, from the last check: {name, id, path, capacity_bytes, free_bytes, file_system, shared, locks,
+ * latency_ms, write_bytes_per_s, read_bytes_per_s, ok, message}; what is not known is left out. NULL: unknown, or no memory. */
 json_t *stores_status(const struct stores *stores, const char *name);
 json_t *stores_list(const struct stores *stores);
 

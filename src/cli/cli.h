@@ -80,6 +80,8 @@ struct cli {
         X(datastore_list) \
         X(datastore_show) \
         X(datastore_add) \
+        X(datastore_set) \
+        X(datastore_maintenance) \
         X(datastore_remove) \
         X(network_list) \
         X(network_switch_list) \

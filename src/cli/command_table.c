@@ -399,15 +399,20 @@ const struct command command_table[] = {
                 .options = vm_console_options,
                 .run = command_vm_console},
         {.words = "vm advise",
-                .summary = "rank the hosts that a virtual machine could be moved to or started on",
-                .details = "Each host has a score from 0 to 100, by what is known of it now (memory, "
-                           "processors, "
-                           "pressure, network, storage, what the move would cost), and the reasons for it. "
-                           "Hosts "
-                           "that are not fit come last, with each check that failed. Nothing is moved; the "
-                           "first "
-                           "host is the one that 'vm migrate' takes without --to. Exit status 1 if no host "
-                           "is fit.",
+                .summary = "rank the hosts for a virtual machine, or the datastores for its disks",
+                .details =
+                        "Each host has a score from 0 to 100, by what is known of it now (memory, "
+                        "processors, "
+                        "pressure, network, storage, what the move would cost), and the reasons for it. "
+                        "Hosts "
+                        "that are not fit come last, with each check that failed. Nothing is moved; the "
+                        "first "
+                        "host is the one that 'vm migrate' takes without --to. Exit status 1 if no host "
+                        "is fit.\n\n"
+                        "With --disks the same of the datastores of the host where it is, by the room that "
+                        "would stay free and is not promised, and by how quick they are; 'vm migrate "
+                        "--to-datastore best' takes the first for each disk. Exit status 1 if some disk has "
+                        "no fit datastore.",
                 .operands = {OPERAND("VM", "vms")},
                 .options = vm_advise_options,
                 .run = command_vm_advise},
@@ -451,7 +456,9 @@ const struct command command_table[] = {
                         "With --to and --to-datastore it takes its folder and its disks along to a datastore "
                         "of that host, which nobody else has to have; --give-up is 24h then. With "
                         "--to-datastore alone it stays on its host, and its disks go to another datastore of "
-                        "that host, while it runs or is off, converted if --format says so. Only what is "
+                        "that host, while it runs or is off, converted if --format says so; best chooses "
+                        "one for each disk (see 'vm advise --disks'), and DISK=DATASTORE[,...] moves these "
+                        "disks, each to its own. Only what is "
                         "allocated is copied. A running guest is stopped for a moment at the end; until then "
                         "everything can be cancelled, and whatever fails leaves the disks where they were. "
                         "The old images are removed. --max-pause bounds what remains then, --converge says "
@@ -619,7 +626,12 @@ const struct command command_table[] = {
                 .operands = {OPERAND("SCHEDULE", "schedules")},
                 .run = command_schedule_delete},
 
-        {.words = "datastore list", .summary = "list the datastores", .run = command_datastore_list},
+        {.words = "datastore list",
+                .summary = "list the datastores: room, what is promised of it, how quick they are",
+                .details = "PROMISED is what all disks there may come to take, LATENCY of a small write "
+                           "until it "
+                           "is safe. What a local datastore has is summed up over its hosts.",
+                .run = command_datastore_list},
         {.words = "datastore show",
                 .summary = "show a datastore, and what each host says about it",
                 .operands = {OPERAND("DATASTORE", "datastores")},
@@ -629,6 +641,30 @@ const struct command command_table[] = {
                 .operands = {OPERAND("NAME", NULL), TEXT_OPERAND("PATH")},
                 .options = datastore_add_options,
                 .run = command_datastore_add},
+        {.words = "datastore set",
+                .summary = "change how much of a datastore may be promised",
+                .details =
+                        "Images are thin: disks may be promised more than there is. With --overcommit 1.5 up "
+                        "to one and a half times the capacity; what would go beyond is refused "
+                        "(datastore-limit), be it created or moved there. What is there stays.",
+                .operands = {OPERAND("DATASTORE", "datastores")},
+                .options = datastore_set_options,
+                .run = command_datastore_set},
+        {.words = "datastore maintenance",
+                .summary = "move all disks away from a datastore, or end that",
+                .details =
+                        "With --on the datastore takes no new disk any more, and the disks there move to the "
+                        "best other datastores of the hosts where their virtual machines are, large ones "
+                        "first, through the queue, while these run or are off. For each virtual machine "
+                        "there is a bounded number of tries; after one that failed the next best datastore "
+                        "is taken, and for what fits nowhere --wait waits. The task ends with one report: "
+                        "moved, files-stay (what cannot be moved by this: its folder, a CD-ROM, what is "
+                        "read-only), or stays, and why; then the exit status is 1, the datastore stays "
+                        "closed, and --on again goes on with it. Cancelled, it is open again, and what has "
+                        "moved stays where it is. --off opens it; nothing moves back.",
+                .operands = {OPERAND("DATASTORE", "datastores")},
+                .options = datastore_maintenance_options,
+                .run = command_datastore_maintenance},
         {.words = "datastore remove",
                 .summary = "forget a datastore; its files stay",
                 .operands = {OPERAND("DATASTORE", "datastores")},

@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/text.h"
 #include "cli/collection.h"
 #include "cli/converge_option.h"
 #include "cli/report.h"
@@ -256,6 +257,48 @@ static const char *misplaced(const struct arguments *arguments, bool of_disks)
         return NULL;
 }
 
+/* {"disk0": "fast"} of "disk0=fast,disk1=slow"; which names there are is the manager's to know. */
+static int read_targets(const char *text, json_t **ret_targets, struct error **ret_error)
+{
+        _cleanup_json_ json_t *targets = json_object();
+        _cleanup_free_ char *copy = alloc_strdup(text);
+        char *position = NULL;
+
+        if (!targets || !copy)
+                return no_memory(ret_error);
+        for (char *word = strtok_r(copy, ",", &position); word; word = strtok_r(NULL, ",", &position)) {
+                char *equals = strchr(word, '=');
+
+                if (equals)
+                        *equals = '\0';
+                if (!equals || !text_is_name(word) || !text_is_name(equals + 1) ||
+                        json_object_get(targets, word) ||
+                        json_object_set_new(targets, word, json_string(equals + 1)) < 0)
+                        return error_set(ret_error, ERROR_BAD_REQUEST,
+                                "write it as DATASTORE, best, or DISK=DATASTORE[,DISK=DATASTORE...]",
+                                "option --to-datastore: '%s' is not valid", text);
+        }
+        *ret_targets = TAKE_PTR(targets);
+        return 0;
+}
+
+/* One for all, each its own, or none named: the best. */
+static int add_targets(json_t *body, const char *text, struct error **ret_error)
+{
+        json_t *targets = NULL;
+        int r;
+
+        if (!strcmp(text, "best"))
+                return 0;
+        if (!strchr(text, '='))
+                return json_object_set_new(body, "to_datastore", json_string(text)) < 0 ? no_memory(ret_error)
+                                                                                        : 0;
+        r = read_targets(text, &targets, ret_error);
+        if (r < 0)
+                return r;
+        return json_object_set_new(body, "to_datastores", targets) < 0 ? no_memory(ret_error) : 0;
+}
+
 static json_t *disks_request(const struct arguments *arguments)
 {
         _cleanup_json_ json_t *disks = json_array(), *body = NULL;
@@ -266,10 +309,8 @@ static json_t *disks_request(const struct arguments *arguments)
         for (const char *name; r == 0 && (name = arguments_next(arguments, "disk", &position));)
                 r = json_array_append_new(disks, json_string(name));
         if (r == 0)
-                body = json_pack("{s:s, s:s*, s:s*, s:O*}", "to_datastore",
-                        arguments_text(arguments, "to-datastore"), "format",
-                        arguments_text(arguments, "format"), "priority",
-                        arguments_text(arguments, "priority"), "disks",
+                body = json_pack("{s:s*, s:s*, s:O*}", "format", arguments_text(arguments, "format"),
+                        "priority", arguments_text(arguments, "priority"), "disks",
                         json_array_size(disks) ? disks : NULL);
         r = body ? 0 : -ENOMEM;
         if (r == 0 && arguments_number(arguments, "rate-limit", &number))
@@ -289,14 +330,23 @@ static int migrate_disks(struct cli *cli, const struct arguments *arguments, str
 
         if (!path || !body)
                 return no_memory(ret_error);
-        r = add_converge(body, arguments, ret_error);
+        r = add_targets(body, arguments_text(arguments, "to-datastore"), ret_error);
+        if (r >= 0)
+                r = add_converge(body, arguments, ret_error);
         return r < 0 ? r : task_request(cli, "POST", path, TAKE_PTR(body), ret_error);
 }
 
 static int check_combination(const struct arguments *arguments, bool of_disks, struct error **ret_error)
 {
-        const char *option = misplaced(arguments, of_disks);
+        const char *option = misplaced(arguments, of_disks),
+                   *target = arguments_text(arguments, "to-datastore");
 
+        if (!of_disks && target && (!strcmp(target, "best") || strchr(target, '=')))
+                return error_set(ret_error, ERROR_BAD_REQUEST, "Name one datastore of that host.",
+                        "what is taken along to another host goes to one datastore, which must be named");
+        if (target && !strchr(target, '=') && !text_is_name(target))
+                return error_set(ret_error, ERROR_BAD_REQUEST, "`drover datastore list` shows them.",
+                        "option --to-datastore: '%s' is not a datastore's name", target);
         if (!option)
                 return 0;
         if (!of_disks)
@@ -329,7 +379,9 @@ int command_vm_advise(struct cli *cli, const struct arguments *arguments, struct
         int r;
 
         (void)arguments_number(arguments, "limit", &limit);
-        if (arguments_flag(arguments, "all"))
+        if (arguments_flag(arguments, "disks"))
+                path = alloc_printf("/vms/%s/disk-advice", arguments_operand(arguments, 0));
+        else if (arguments_flag(arguments, "all"))
                 path = alloc_printf("/vms/%s/advice", arguments_operand(arguments, 0));
         else
                 path = alloc_printf("/vms/%s/advice?limit=%llu", arguments_operand(arguments, 0),
@@ -341,6 +393,8 @@ int command_vm_advise(struct cli *cli, const struct arguments *arguments, struct
                 return r;
         if (!json_is_true(json_object_get(advice, "ok")))
                 cli->status = EXIT_STATUS_FAILED;
-        return cli->format == OUTPUT_TABLE ? report_advice(cli, advice, ret_error)
-                                           : output_document(cli, advice, ret_error);
+        if (cli->format != OUTPUT_TABLE)
+                return output_document(cli, advice, ret_error);
+        return arguments_flag(arguments, "disks") ? report_disk_advice(cli, advice, ret_error)
+                                                  : report_advice(cli, advice, ret_error);
 }

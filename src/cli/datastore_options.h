@@ -5,4 +5,5 @@
 
 #include "cli/command_table.h"
 
-extern const struct option_spec datastore_add_options[];
+extern const struct option_spec datastore_add_options[], datastore_set_options[],
+        datastore_maintenance_options[];

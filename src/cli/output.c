@@ -172,6 +172,8 @@ static char *number_text(double number, const char *path)
                 return alloc_strdup(text_format_size((uint64_t)number, text));
         if (number >= 0 && ends_with(path, "_ms"))
                 return alloc_strdup(text_format_duration_ms((uint64_t)(number + 0.5), text));
+        if (number >= 0 && ends_with(path, "_bytes_per_s"))
+                return alloc_printf("%s/s", text_format_size((uint64_t)number, text));
         if (number >= 0 && ends_with(path, "_bps"))
                 return alloc_strdup(text_format_rate((uint64_t)number, text));
         return NULL;

@@ -16,7 +16,7 @@ int output_record(const struct cli *cli, const json_t *doc, struct error **ret_e
 int output_document(const struct cli *cli, const json_t *doc, struct error **ret_error);
 
 /* A column: heading, and where in an item its value is ("status.host"). The last part of the path says how it is
- * shown: *_bytes as size, *_ms as duration, *_bps as rate. `count` shows how many items a list or object has. */
+ * shown: *_bytes as size, *_ms as duration, *_bps as rate, *_bytes_per_s as size a second. `count` shows how many items a list or object has. */
 struct output_column {
         const char *heading;
         const char *path;

@@ -473,12 +473,32 @@ int report_checks(const struct cli *cli, const json_t *report, struct error **re
         return flushed(cli, ret_error);
 }
 
+/* A line with the score of each, and the reasons below. key: of its name. */
+static void print_ranking(const struct cli *cli, const json_t *ranking, const char *key)
+{
+        const json_t *item, *reason;
+        size_t i, k;
+
+        json_array_foreach (ranking, i, item) {
+                if (json_is_true(json_object_get(item, "ok")))
+                        fprintf(cli->out, "  %5.1f  ", number_of(item, "score"));
+                else
+                        fputs("  UNFIT  ", cli->out);
+                output_text(cli->out, text_of(item, key) ?: "?", false);
+                fputc('\n', cli->out);
+                json_array_foreach (json_object_get(item, "reasons"), k, reason) {
+                        fputs("           ", cli->out);
+                        output_text(cli->out, json_string_value(reason) ?: "", false);
+                        fputc('\n', cli->out);
+                }
+        }
+}
+
 int report_advice(const struct cli *cli, const json_t *advice, struct error **ret_error)
 {
-        const json_t *ranking = json_object_get(advice, "ranking"), *host, *reason;
+        const json_t *ranking = json_object_get(advice, "ranking");
         bool starts = !strcmp(text_of(advice, "action") ?: "", "start");
         double n_hosts = number_of(advice, "n_hosts");
-        size_t i, k;
 
         output_text(cli->out, text_of(advice, "vm") ?: "?", false);
         if (text_of(advice, "from")) {
@@ -491,23 +511,30 @@ int report_advice(const struct cli *cli, const json_t *advice, struct error **re
                 fputc('\n', cli->out);
         } else
                 fputs("; no other host can take it\n", cli->out);
-        json_array_foreach (ranking, i, host) {
-                bool ok = json_is_true(json_object_get(host, "ok"));
-
-                if (ok)
-                        fprintf(cli->out, "  %5.1f  ", number_of(host, "score"));
-                else
-                        fputs("  UNFIT  ", cli->out);
-                output_text(cli->out, text_of(host, "host") ?: "?", false);
-                fputc('\n', cli->out);
-                json_array_foreach (json_object_get(host, "reasons"), k, reason) {
-                        fputs("           ", cli->out);
-                        output_text(cli->out, json_string_value(reason) ?: "", false);
-                        fputc('\n', cli->out);
-                }
-        }
+        print_ranking(cli, ranking, "host");
         if (n_hosts > (double)json_array_size(ranking))
                 fprintf(cli->out, "and %.0f more; --all shows them\n",
                         n_hosts - (double)json_array_size(ranking));
+        return flushed(cli, ret_error);
+}
+
+int report_disk_advice(const struct cli *cli, const json_t *advice, struct error **ret_error)
+{
+        const json_t *disk;
+        size_t i;
+
+        json_array_foreach (json_object_get(advice, "disks"), i, disk) {
+                const char *to = text_of(disk, "to");
+
+                output_text(cli->out, text_of(disk, "disk") ?: "?", false);
+                fputs(" is on ", cli->out);
+                output_text(cli->out, text_of(disk, "datastore") ?: "?", false);
+                fputs(to ? "; best moved to " : "; no other datastore can take it", cli->out);
+                output_text(cli->out, to ?: "", false);
+                fputc('\n', cli->out);
+                print_ranking(cli, json_object_get(disk, "ranking"), "datastore");
+        }
+        if (!json_array_size(json_object_get(advice, "disks")))
+                fputs("It has no disk that can be moved.\n", cli->out);
         return flushed(cli, ret_error);
 }

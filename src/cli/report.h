@@ -16,6 +16,8 @@ int report_checks(const struct cli *cli, const json_t *report, struct error **re
 
 /* All hosts for a virtual machine, from an Advice. */
 int report_advice(const struct cli *cli, const json_t *advice, struct error **ret_error);
+/* The datastores that the disks of a virtual machine could go to, with the reasons. */
+int report_disk_advice(const struct cli *cli, const json_t *advice, struct error **ret_error);
 
 /* The result is a MovesReport. */
 bool report_has_moves(const json_t *result);

@@ -143,6 +143,7 @@ const struct option_spec vm_advise_options[] = {
                 .max = 100000,
                 .help = "the best N; default 20"},
         {.name = "all", .help = "all hosts"},
+        {.name = "disks", .help = "rank the datastores of its host for each of its disks instead"},
         {0},
 };
 
@@ -171,8 +172,8 @@ const struct option_spec vm_migrate_options[] = {
                 .names_of = "hosts",
                 .help = "destination; default: the best one"},
         {.name = "to-datastore",
-                .kind = VALUE_NAME,
-                .value = "DATASTORE",
+                .kind = VALUE_TEXT,
+                .value = "DATASTORE|best|DISK=DATASTORE[,...]",
                 .names_of = "datastores",
                 .help = "move its disks there; without --to it stays on its host, running or off"},
         {.name = "format",

@@ -97,6 +97,9 @@ const json_t *check_named(const json_t *array, const char *name);
         X(storage_locks) \
         X(storage_in_use) \
         X(storage_snapshots) \
+        X(storage_closed) \
+        X(storage_limit) \
+        X(storage_space) \
         X(network_port_groups) \
         X(network_switches) \
         X(network_uplinks) \

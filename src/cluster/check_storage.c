@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* Rules about the VM's files: the same datastore on both hosts, locks that work between hosts, images that nobody else
- * uses. */
+ * uses; room for new disks. */
 
 #include <errno.h>
 #include <string.h>
 
 #include "base/doc.h"
 #include "cluster/check.h"
+#include "cluster/datastore_place.h"
 
 static const json_t *datastore_of(const json_t *host_status, const char *name)
 {
@@ -234,4 +235,103 @@ void check_storage_snapshots(struct check *check)
                         check_text(one, "name"));
         if (!json_array_size(snapshots))
                 check_met(check, NULL);
+}
+
+/* --- Of one that is to be made ------------------------------------------------------------------------------ */
+
+/* What its disks come to there. */
+static uint64_t need_of(const struct check *check, const char *datastore)
+{
+        uint64_t bytes = 0;
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach ((json_t *)disks_of(check->spec), i, disk)
+                if (!strcmp(check_text(disk, "datastore"), datastore))
+                        bytes += datastore_disk_bytes(disk);
+        return bytes;
+}
+
+/* The place as it is without this VM, whose disks a shared datastore counts already. False: the datastore is not known. */
+static bool place_of(
+        const struct check *check, const char *name, uint64_t need_bytes, struct datastore_place *ret_place)
+{
+        const json_t *datastore = check_named(check->input->datastores, name);
+
+        if (!datastore)
+                return false;
+        *ret_place = datastore_place_of(
+                datastore, check->target, check->input->provisioned, check->input->reserved_disks);
+        if (!ret_place->host)
+                ret_place->provisioned_bytes -= MIN(need_bytes, ret_place->provisioned_bytes);
+        return true;
+}
+
+/* Calls fn for each datastore to which it brings something that will be written to. */
+static void each_new_place(struct check *check, int (*fn)(void *userdata, const char *name))
+{
+        _cleanup_json_ json_t *spec = NULL, *disks = json_array();
+        json_t *disk;
+        size_t i;
+
+        if (!check->input->creates)
+                return;
+        json_array_foreach ((json_t *)disks_of(check->spec), i, disk)
+                if (!json_is_true(json_object_get(disk, "read_only")) && json_array_append(disks, disk) < 0)
+                        check->result = -ENOMEM;
+        spec = json_pack("{s:s*, s:O}", "datastore",
+                json_string_value(json_object_get(check->spec, "datastore")), "disks", disks);
+        if (!spec || checks_each_datastore(spec, fn, check) < 0)
+                check->result = -ENOMEM;
+}
+
+static int tell_place(struct check *check, const char *name,
+        bool (*is_broken)(const struct datastore_place *place, uint64_t bytes, char **ret_cause))
+{
+        uint64_t need_bytes = need_of(check, name);
+        _cleanup_free_ char *cause = NULL;
+        struct datastore_place place;
+
+        if (!place_of(check, name, need_bytes, &place))
+                return 0;
+        if (is_broken(&place, need_bytes, &cause))
+                check_broken(check, name, NULL, "%s", cause ?: "out of memory");
+        else
+                check_met(check, name);
+        return check->result;
+}
+
+static bool is_closed(const struct datastore_place *place, uint64_t bytes, char **ret_cause)
+{
+        return datastore_place_is_closed(place, ret_cause);
+}
+
+static int one_closed(void *userdata, const char *name)
+{
+        return tell_place(userdata, name, is_closed);
+}
+
+void check_storage_closed(struct check *check)
+{
+        each_new_place(check, one_closed);
+}
+
+static int one_limit(void *userdata, const char *name)
+{
+        return tell_place(userdata, name, datastore_place_is_over);
+}
+
+void check_storage_limit(struct check *check)
+{
+        each_new_place(check, one_limit);
+}
+
+static int one_space(void *userdata, const char *name)
+{
+        return tell_place(userdata, name, datastore_place_is_short);
+}
+
+void check_storage_space(struct check *check)
+{
+        each_new_place(check, one_space);
 }

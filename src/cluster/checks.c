@@ -9,6 +9,7 @@
 
 #include "base/doc.h"
 #include "cluster/check.h"
+#include "cluster/datastore_place.h"
 
 #define E CHECK_ERROR
 #define W CHECK_WARNING
@@ -58,6 +59,9 @@ static const struct check_rule rules[] = {
         {"disk-in-use", E, false, check_storage_in_use, "Stop that virtual machine first."},
         {"disk-snapshots", E, true, check_storage_snapshots,
                 "Delete its snapshots first (`drover vm snapshot list`), or leave its disks where they are."},
+        {"datastore-maintenance", E, false, check_storage_closed, DATASTORE_CLOSED_WAY_OUT},
+        {"datastore-limit", E, false, check_storage_limit, DATASTORE_OVER_WAY_OUT},
+        {"datastore-space", W, false, check_storage_space, DATASTORE_SHORT_WAY_OUT},
         {"port-group", E, false, check_network_port_groups,
                 "Add the port group to that host, or choose another host."},
         {"switch", E, false, check_network_switches,

@@ -23,9 +23,12 @@ struct checks_input {
 
         bool resumes; /* not running, and its memory is to be resumed: `home` suspended it, spec and status say with what */
 
+        bool creates; /* not there yet: its new disks, which `provisioned` has already, are to be made */
+
         /* The rest may be NULL: nothing is known, and the rules about it are met. */
-        bool takes_disks;  /* along, to a datastore of the destination */
-        const json_t *vms; /* array of all VM documents */
+        bool takes_disks;                           /* along, to a datastore of the destination */
+        const json_t *provisioned, *reserved_disks; /* as in datastore_place.h; for `creates` */
+        const json_t *vms;                          /* array of all VM documents */
         const json_t *
                 jobs; /* array of {"id", "type"}: what its QEMU does with its disks besides running the guest */
         const json_t *

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "cluster/checks.h"
 #include "manager/api.h"
+#include "manager/datastores.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/switch_versions.h"
@@ -21,6 +22,8 @@
 #define UPLINKS_MAX 8    /* of a distributed switch */
 #define UPLINKS_TEXT_MAX (UPLINKS_MAX * (INTERFACE_MAX + 1))
 #define HOSTS_MAX 5000
+#define OVERCOMMIT_MIN 0.1
+#define OVERCOMMIT_MAX 1000.0
 
 struct realised {
         const char *kind;
@@ -30,6 +33,8 @@ struct realised {
         int (*check)(struct manager *manager, json_t *spec, struct error **ret_error);
         /* Says who needs the object: 0, or CONFLICT. */
         int (*unused)(struct manager *manager, const char *name, struct error **ret_error);
+        /* The document (new) as it is shown; NULL: as it is in the store. */
+        json_t *(*live)(struct manager *manager, const json_t *doc);
 };
 
 static int no_memory(struct error **ret_error)
@@ -91,9 +96,23 @@ static int check_hosts(const json_t *spec, struct error **ret_error)
         return 0;
 }
 
+/* How many times the capacity may be promised; absent or null: any number of times. */
+static int check_overcommit(const json_t *spec, struct error **ret_error)
+{
+        const json_t *ratio = json_object_get(spec, "overcommit");
+
+        if (!ratio || json_is_null(ratio) ||
+                (json_is_number(ratio) && json_number_value(ratio) >= OVERCOMMIT_MIN &&
+                        json_number_value(ratio) <= OVERCOMMIT_MAX))
+                return 0;
+        return error_set(ret_error, ERROR_BAD_DOCUMENT, "null sets no limit.",
+                "field spec.overcommit must be a number from %.1f to %.0f, or null", OVERCOMMIT_MIN,
+                OVERCOMMIT_MAX);
+}
+
 static int check_datastore(struct manager *manager, json_t *spec, struct error **ret_error)
 {
-        static const char *const keys[] = {"path", "shared", "paths", "hosts", NULL};
+        static const char *const keys[] = {"path", "shared", "paths", "hosts", "overcommit", NULL};
         const char *path = NULL;
         bool shared;
         int r;
@@ -110,6 +129,8 @@ static int check_datastore(struct manager *manager, json_t *spec, struct error *
                 r = check_map(spec, "paths", is_path, "an absolute path", ret_error);
         if (r >= 0)
                 r = check_hosts(spec, ret_error);
+        if (r >= 0)
+                r = check_overcommit(spec, ret_error);
         return r < 0 ? r : set_default(spec, "shared", json_true(), ret_error);
 }
 
@@ -316,12 +337,19 @@ static int port_group_unused(struct manager *manager, const char *name, struct e
         return vms ? 0 : no_memory(ret_error);
 }
 
-static const struct realised datastores = {
-        "datastore", "datastore.apply", "datastore.remove", check_datastore, datastore_unused};
+static json_t *datastore_live(struct manager *manager, const json_t *doc)
+{
+        _cleanup_json_ json_t *reserved = datastores_reserved(manager, NULL);
+
+        return reserved ? datastores_with_facts(manager, doc, reserved) : NULL;
+}
+
+static const struct realised datastores = {"datastore", "datastore.apply", "datastore.remove",
+        check_datastore, datastore_unused, datastore_live};
 static const struct realised switches = {
-        "switch", "network.apply", "network.remove", check_switch, switch_unused};
+        "switch", "network.apply", "network.remove", check_switch, switch_unused, NULL};
 static const struct realised port_groups = {
-        "port-group", "network.apply", "network.remove", check_port_group, port_group_unused};
+        "port-group", "network.apply", "network.remove", check_port_group, port_group_unused, NULL};
 
 static void submit(struct http_request *request, struct manager *manager, const char *action,
         const char *kind, const char *name, const json_t *input, struct store_batch *batch)
@@ -343,7 +371,8 @@ static void submit(struct http_request *request, struct manager *manager, const 
 
 static void list(struct http_request *request, struct manager *manager, const struct realised *realised)
 {
-        api_reply_list(request, manager, &(struct api_listing){.kind = realised->kind});
+        api_reply_list(
+                request, manager, &(struct api_listing){.kind = realised->kind, .live = realised->live});
 }
 
 /* What the hosts say now, in place of what they said when it was applied. */
@@ -372,6 +401,12 @@ static void get(struct http_request *request, struct manager *manager, const str
         }
         if (switch_is_distributed(doc))
                 take_newest(manager, doc);
+        if (realised->live) {
+                json_t *live = realised->live(manager, doc);
+
+                json_decref(doc);
+                doc = live;
+        }
         api_reply_object(request, 200, doc);
 }
 
@@ -401,6 +436,9 @@ static void create(struct http_request *request, struct manager *manager, const 
         r = api_body(request, keys, &body, &error);
         if (r >= 0)
                 r = api_body_name(body, &name, &error);
+        if (r >= 0 && realised->live && !strcmp(name, DATASTORE_BEST))
+                r = error_set(&error, ERROR_BAD_DOCUMENT, "Choose another name.",
+                        "\"%s\" is what the best datastore is asked for by, and no name of one", name);
         if (r >= 0)
                 r = doc_opt_object(body, "", "spec", &spec, &error);
         spec = spec ?: empty;

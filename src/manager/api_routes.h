@@ -56,6 +56,7 @@
         X("POST", V1 "/vms/{name}/import-disk", vm_import_disk, VM_IMAGE, VM) \
         X("POST", V1 "/vms/{name}/export-disk", vm_export_disk, VM_IMAGE, VM) \
         X("GET", V1 "/vms/{name}/advice", vm_advice, VM_READ, VM) \
+        X("GET", V1 "/vms/{name}/disk-advice", vm_disk_advice, VM_READ, VM) \
         X("GET", V1 "/vms/{name}/console", vm_console, VM_CONSOLE, VM) \
         X("POST", V1 "/vms/{name}/forecast", vm_forecast, VM_MIGRATE, VM_HOST) \
         X("GET", V1 "/forecast-score", forecast_score, VM_READ, ALL) \
@@ -70,6 +71,7 @@
         X("GET", V1 "/datastores/{name}", datastore_get, DATASTORE_READ, ALL) \
         X("PUT", V1 "/datastores/{name}", datastore_update, DATASTORE_MANAGE, ALL) \
         X("DELETE", V1 "/datastores/{name}", datastore_delete, DATASTORE_MANAGE, ALL) \
+        X("POST", V1 "/datastores/{name}/maintenance", datastore_maintenance, DATASTORE_MANAGE, ALL) \
         X("GET", V1 "/switches", switch_list, NETWORK_READ, ALL) \
         X("POST", V1 "/switches", switch_create, NETWORK_MANAGE, ALL) \
         X("GET", V1 "/switches/{name}", switch_get, NETWORK_READ, ALL) \

@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "manager/datastores.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/pools.h"
@@ -236,6 +237,12 @@ static int load_facts(struct manager *manager, const json_t *vm, bool moves, con
                 r = load_vm(manager, vm, moves, &facts, ret_error);
         if (r < 0)
                 return r;
+        if (asking && !strcmp(task_action(asking), "vm.create")) {
+                facts.reserved_disks = datastores_reserved(manager, vm);
+                facts.provisioned = inventory_provisioned(manager->inventory);
+                if (!facts.reserved_disks || !facts.provisioned)
+                        return no_memory(ret_error);
+        }
         facts.asking = asking ? task_name(asking) : NULL;
         facts.reopening = reopening_of(manager, asking);
         *ret_facts = facts;
@@ -308,6 +315,7 @@ void check_facts_deinit(struct check_facts *facts)
         json_decref(facts->nowhere);
         json_decref(facts->its_host);
         json_decref(facts->jobs);
+        json_decref(facts->reserved_disks);
 }
 
 static int add_reserved(json_t *sums, const json_t *more)
@@ -365,6 +373,9 @@ struct checks_input check_facts_input(const struct check_facts *facts)
                 .asking = facts->asking,
                 .reopening = facts->reopening,
                 .reserved = facts->reserved,
+                .creates = facts->reserved_disks != NULL,
+                .provisioned = facts->provisioned,
+                .reserved_disks = facts->reserved_disks,
                 .datastores = facts->datastores,
                 .switches = facts->switches,
                 .port_groups = facts->port_groups,

@@ -19,9 +19,11 @@ struct check_facts {
         json_t *pools;               /* NULL for a move */
         const json_t *source, *home; /* as in struct checks_input; `its_host`, or `nowhere` */
         json_t *nowhere;
-        const char *asking;    /* name of the task that asks, its own; NULL: none */
-        const char *reopening; /* as in struct checks_input; the task's own */
-        json_t *jobs;          /* NULL: none */
+        const char *asking;        /* name of the task that asks, its own; NULL: none */
+        const char *reopening;     /* as in struct checks_input; the task's own */
+        json_t *jobs;              /* NULL: none */
+        json_t *reserved_disks;    /* of the creation that asks; NULL: it is none */
+        const json_t *provisioned; /* the same; the inventory's */
 };
 
 /* Of a VM (document) and all hosts. moves: it is to leave the host that it runs on (then `source` is that host, or an empty

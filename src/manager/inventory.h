@@ -52,6 +52,9 @@ const json_t *inventory_live(const struct inventory *inventory, const char *name
 /* Array of the other VMs that have a MAC address of this one (document), or a disk image of it that one of the two may write to; the
  * caller's (its items are shared). */
 json_t *inventory_vms_beside(const struct inventory *inventory, const json_t *vm);
+/* What all VMs' disks come to on each datastore, as cluster/datastore_place.h takes it, by the hosts that the VMs are on ("": none);
+ * borrowed until the next event. NULL without memory. */
+const json_t *inventory_provisioned(struct inventory *inventory);
 /* True when another VM names a file in a folder of this one's name, on any datastore. */
 bool inventory_folder_is_shared(const struct inventory *inventory, const json_t *vm);
 /* Array of the VMs that bear that name as their label "pool", the caller's (its items are shared: read only); NULL without memory. */

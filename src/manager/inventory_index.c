@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* The inventory's ways to what is asked for often, so that nothing has to be looked for among thousands: names, the VMs of a
- * host, what hosts say of one VM, who uses a MAC address or a disk image, documents of other kinds as they were read last. */
+ * host, what hosts say of one VM, who uses a MAC address or a disk image, what disks come to on each datastore, documents of other
+ * kinds as they were read last. */
 
 #include <assert.h>
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/mac.h"
+#include "cluster/datastore_place.h"
 #include "cluster/pool.h"
 #include "manager/inventory_private.h"
 #include "manager/json.h"
@@ -183,6 +185,10 @@ int index_vm_put(struct inventory *inventory, struct vm_entry *vm, const json_t 
         const char *name = json_text(vm->doc, "name");
 
         /* Before anything can fail: when this is told again, `before` is the new document. */
+        if (strcmp(json_text(json_status(before), "host"), json_text(json_status(vm->doc), "host")) != 0 ||
+                !json_equal(json_object_get(json_spec(before), "disks"),
+                        json_object_get(json_spec(vm->doc), "disks")))
+                json_decref(TAKE_PTR(inventory->provisioned));
         if (vm->keys && !json_equal(json_spec(before), json_spec(vm->doc)))
                 drop_keys(inventory, vm);
         if (vm->at != place) {
@@ -204,9 +210,31 @@ void index_vm_removed(struct inventory *inventory, struct vm_entry *vm)
 {
         list_remove(&vm->at_host);
         drop_keys(inventory, vm);
+        json_decref(TAKE_PTR(inventory->provisioned));
         if (map_get(&inventory->vms_by_name, json_text(vm->doc, "name")) == vm)
                 map_remove(&inventory->vms_by_name, json_text(vm->doc, "name"));
         inventory->vms_sorted.good = false;
+}
+
+const json_t *inventory_provisioned(struct inventory *inventory)
+{
+        _cleanup_json_ json_t *sums = inventory->provisioned ? NULL : json_object();
+        struct map_item *item, *spare;
+        json_t *disk;
+        size_t i;
+
+        if (inventory->provisioned || !sums)
+                return inventory->provisioned;
+        map_for_each (item, spare, &inventory->vms) {
+                const struct vm_entry *vm = item->value;
+
+                json_array_foreach (json_object_get(json_spec(vm->doc), "disks"), i, disk)
+                        if (datastore_place_add(sums, json_text(disk, "datastore"),
+                                    json_text(json_status(vm->doc), "host"), datastore_disk_bytes(disk)) < 0)
+                                return NULL;
+        }
+        inventory->provisioned = TAKE_PTR(sums);
+        return inventory->provisioned;
 }
 
 const json_t *inventory_vm_named(const struct inventory *inventory, const char *name)
@@ -475,4 +503,5 @@ void index_deinit(struct inventory *inventory)
         free(inventory->hosts_sorted.items);
         for (size_t i = 0; i < INVENTORY_N_KEPT; i++)
                 json_decref(inventory->kept[i]);
+        json_decref(inventory->provisioned);
 }

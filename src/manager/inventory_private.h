@@ -125,6 +125,7 @@ struct inventory {
         struct list elsewhere; /* VMs on no host, or on one that is not known */
         struct sorted hosts_sorted, vms_sorted;
         json_t *kept[INVENTORY_N_KEPT]; /* lists of other kinds; NULL: to be read (again) */
+        json_t *provisioned;            /* inventory_provisioned(); NULL: to be summed up (again) */
         struct map cpus;                /* cpu_id -> what guests can be given on such hosts (json_t) */
         struct map suspects;            /* VM uid -> struct suspicion */
         struct host_list lists[N_HOST_LISTS];

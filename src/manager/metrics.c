@@ -12,6 +12,7 @@
 #include "base/doc.h"
 #include "base/text.h"
 #include "io/file.h"
+#include "manager/datastores.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/migration_costs.h"
@@ -265,6 +266,67 @@ static int write_pools(struct manager *manager, struct buf *out, struct error **
         return 0;
 }
 
+/* One line a datastore, also of a local one, as the API has it in sum: the number of lines does not grow with the hosts. */
+static void write_datastore_gauge(struct buf *out, const json_t *datastores, const char *name,
+        const char *help, const char *key, double unit)
+{
+        json_t *doc;
+        size_t i;
+
+        write_head(out, name, help, "gauge");
+        json_array_foreach ((json_t *)datastores, i, doc) {
+                const json_t *value = json_object_get(json_status(doc), key);
+
+                if (json_is_number(value))
+                        buf_printf(out, "%s{datastore=\"%s\"} %.15g\n", name, json_text(doc, "name"),
+                                json_number_value(value) / unit);
+        }
+}
+
+static int write_datastores(struct manager *manager, struct buf *out, struct error **ret_error)
+{
+        static const struct {
+                const char *name, *help, *key;
+                double unit;
+        } gauges[] = {
+                {"drover_datastore_capacity_bytes", "Size of a datastore.", "capacity_bytes", 1},
+                {"drover_datastore_free_bytes", "What is free there.", "free_bytes", 1},
+                {"drover_datastore_provisioned_bytes", "Virtual sizes of the disks there.",
+                        "provisioned_bytes", 1},
+                {"drover_datastore_reserved_bytes", "The same of disks on their way there.", "reserved_bytes",
+                        1},
+                {"drover_datastore_latency_seconds", "Of a small write until it is safe.", "latency_ms",
+                        1000},
+                {"drover_datastore_write_bytes_per_second", "Rate of writing when it was tried last.",
+                        "write_bytes_per_s", 1},
+                {"drover_datastore_read_bytes_per_second", "Rate of reading when it was tried last.",
+                        "read_bytes_per_s", 1},
+        };
+        _cleanup_json_ json_t *docs = NULL, *with = json_array(),
+                              *reserved = datastores_reserved(manager, NULL);
+        json_t *doc;
+        size_t i;
+        int r = inventory_objects(manager->inventory, "datastore", &docs, ret_error);
+
+        if (r < 0)
+                return r;
+        json_array_foreach (docs, i, doc)
+                if (!with || !reserved ||
+                        json_array_append_new(with, datastores_with_facts(manager, doc, reserved)) < 0)
+                        return no_memory(ret_error);
+        for (i = 0; i < ARRAY_SIZE(gauges); i++)
+                write_datastore_gauge(
+                        out, with, gauges[i].name, gauges[i].help, gauges[i].key, gauges[i].unit);
+        write_head(out, "drover_datastore_overcommit_limit_ratio",
+                "How many times its size may be promised; without a limit there is no line.", "gauge");
+        json_array_foreach (with, i, doc)
+                if (json_is_number(json_object_get(json_spec(doc), "overcommit")))
+                        buf_printf(out, "drover_datastore_overcommit_limit_ratio{datastore=\"%s\"} %.15g\n",
+                                json_text(doc, "name"),
+                                json_number_value(json_object_get(json_spec(doc), "overcommit")));
+        return 0;
+}
+
 static const char *const task_states[] = {
         "queued", "running", "undoing", "succeeded", "failed", "cancelled", NULL};
 
@@ -454,6 +516,8 @@ int metrics_write(struct manager *manager, struct buf *out, struct error **ret_e
                 r = write_vms(manager, out, ret_error);
         if (r >= 0)
                 r = write_pools(manager, out, ret_error);
+        if (r >= 0)
+                r = write_datastores(manager, out, ret_error);
         if (r >= 0)
                 r = write_tasks(manager, out, ret_error);
         if (r >= 0)

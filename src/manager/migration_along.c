@@ -13,6 +13,8 @@
 #include "base/doc.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "cluster/datastore_place.h"
+#include "manager/datastores.h"
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/task.h"
@@ -63,6 +65,35 @@ static int check_datastore(
                 return error_set(ret_error, ERROR_CHECK_FAILED, "Mend it first.",
                         "the datastore %s does not work on host %s: %s", datastore, json_text(to, "name"),
                         json_text_or_null(there, "message") ?: "no reason given");
+        return 0;
+}
+
+/* All that travels, together. */
+static int check_room(struct manager *manager, const json_t *vm, const json_t *to, const char *datastore,
+        struct error **ret_error)
+{
+        const json_t *live = inventory_live(manager->inventory, json_text(to, "uid")), *doc;
+        _cleanup_json_ json_t *docs = NULL, *reserved = datastores_reserved(manager, vm);
+        _cleanup_free_ char *cause = NULL;
+        struct datastore_place place;
+        uint64_t bytes = 0;
+        json_t *disk;
+        size_t i;
+        int r = reserved ? inventory_objects(manager->inventory, "datastore", &docs, ret_error)
+                         : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+
+        doc = r < 0 ? NULL : json_named(docs, datastore);
+        if (!doc)
+                return r;
+        json_array_foreach (disks_of(vm), i, disk)
+                bytes += datastore_disk_bytes(disk);
+        place = datastore_place_of(doc, live, inventory_provisioned(manager->inventory), reserved);
+        if (datastore_place_is_closed(&place, &cause))
+                return error_set(ret_error, ERROR_CHECK_FAILED, DATASTORE_CLOSED_WAY_OUT,
+                        "datastore-maintenance: %s", cause ?: "out of memory");
+        if (datastore_place_is_over(&place, bytes, &cause))
+                return error_set(ret_error, ERROR_CHECK_FAILED, DATASTORE_OVER_WAY_OUT, "datastore-limit: %s",
+                        cause ?: "out of memory");
         return 0;
 }
 
@@ -151,6 +182,8 @@ int migration_along_check(struct manager *manager, const json_t *vm, const json_
                 r = check_capable(to, to_name, ret_error);
         if (r >= 0)
                 r = check_datastore(manager, to, datastore, ret_error);
+        if (r >= 0)
+                r = check_room(manager, vm, to, datastore, ret_error);
         if (r >= 0)
                 r = check_folder(vm, inventory_live(manager->inventory, json_text(from, "uid")),
                         inventory_live(manager->inventory, json_text(to, "uid")), datastore, ret_error);

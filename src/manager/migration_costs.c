@@ -109,18 +109,22 @@ static int add_moved(json_t *list, const char *name)
         return add(list, QUEUE_DATASTORE, name, queue_cost(QUEUE_DATASTORE, true));
 }
 
-/* The host, the datastores that disks come from, and the one that they go to. */
+/* The host, the datastores that disks come from, and those that they go to. */
 static json_t *costs_of_disks(struct manager *manager, const struct task *task)
 {
         const json_t *vm = vm_of(manager, task);
         _cleanup_json_ json_t *list = json_array(), *moved = NULL;
-        json_t *disk, *item;
+        json_t *disk, *item, *target;
+        const char *name;
         size_t i, k;
 
         if (!list ||
                 add(list, QUEUE_HOST, migration_source(manager, task), queue_cost(QUEUE_HOST, true)) < 0 ||
                 add_moved(list, json_text(task_input(task), "to_datastore")) < 0)
                 return NULL;
+        json_object_foreach (json_object_get(task_input(task), "to_datastores"), name, target)
+                if (add_moved(list, json_string_value(target) ?: "") < 0)
+                        return NULL;
         if (operation_storage_disks(vm, task_input(task), &moved, NULL) < 0)
                 return TAKE_PTR(list); /* which its check will explain */
         json_array_foreach (moved, i, item) {

@@ -15,7 +15,6 @@
 #include "manager/manager.h"
 #include "manager/operations.h"
 
-#define AT_ONCE_MAX 16   /* tries under way; how many of them the queue lets run is its matter */
 #define SUSPENDING_MAX 2 /* of these; a guest stands still while its memory is written */
 #define AGAIN_MS 500
 #define CUT_SHORT_MS 50
@@ -23,7 +22,7 @@
 #define RECORD_MS 5000      /* what a later manager would find out by itself is recorded so often */
 
 /* Of what is settled the record keeps what the report says: with a thousand of them it is written often. */
-static void set_outcome(struct moves_round *round, json_t *record, const char *outcome, const char *to)
+void moves_set_outcome(struct moves_round *round, json_t *record, const char *outcome, const char *to)
 {
         static const char *const working[] = {"progress", "checked", "again_unix_ms", "end_unix_ms",
                 "begun_epoch", "begun_ms", "held_unix_ms", "was_off"};
@@ -106,7 +105,8 @@ int moves_add(struct task *task, const json_t **vms, size_t n)
 
         if (!records)
                 return -ENOMEM;
-        evacuation_sort(vms, n);
+        if (!*json_text(task_data(task), "datastore"))
+                evacuation_sort(vms, n);
         for (size_t i = 0; i < n; i++)
                 if (json_array_append_new(
                             records, record_new(vms[i], NULL, NULL, suspended_before_by(task, vms[i]))) < 0)
@@ -137,7 +137,7 @@ const char *moves_first_cause(const json_t *checks)
 }
 
 /* False: there is no time on the loop now. */
-static bool may_check(struct moves_round *round, json_t *record)
+bool moves_may_check(struct moves_round *round, json_t *record)
 {
         if (round->cut_short || !loop_share_open(&round->manager->share, round->task)) {
                 round->cut_short = true;
@@ -158,7 +158,7 @@ static bool look_for_hosts(struct moves_round *round, json_t *record, const json
         int r;
 
         *ret_other = NULL;
-        if (!may_check(round, record))
+        if (!moves_may_check(round, record))
                 return false;
         r = operation_migrate_check(
                 round->manager, vm, *round->to ? round->to : NULL, round->task, ret_report, &error);
@@ -202,7 +202,7 @@ static bool look_for_resumption(struct moves_round *round, json_t *record, const
         int r;
 
         *ret_host = NULL;
-        if (!may_check(round, record))
+        if (!moves_may_check(round, record))
                 return false;
         r = operation_resume_check(round->manager, vm, except, round->task,
                 &(struct check_assumptions){.reserved = round->reserved}, ret_report, &error);
@@ -304,15 +304,16 @@ static bool is_settled_on(struct moves_round *round, json_t *record, const json_
         bool done = moves_try_succeeded(try), cold = was_suspended(record);
 
         if (*round->from && *host && strcmp(host, round->from))
-                set_outcome(round, record, cold ? "moved-cold" : "moved", host);
+                moves_set_outcome(round, record, cold ? "moved-cold" : "moved", host);
         else if (*round->to && !strcmp(host, round->to))
-                set_outcome(round, record, try && !cold ? "moved" : "there", host);
+                moves_set_outcome(round, record, try && !cold ? "moved" : "there", host);
         else if (*round->to && cold)
-                set_outcome(round, record, "elsewhere", host);
+                moves_set_outcome(round, record, "elsewhere", host);
         else if (done && moves_try_does(try, MOVES_MIGRATE))
-                set_outcome(round, record, "moved", *json_text(try, "to") ? json_text(try, "to") : host);
+                moves_set_outcome(
+                        round, record, "moved", *json_text(try, "to") ? json_text(try, "to") : host);
         else if (done && (moves_try_does(try, MOVES_STOP) || moves_try_does(try, MOVES_POWER_OFF)))
-                set_outcome(round, record, "stopped", NULL);
+                moves_set_outcome(round, record, "stopped", NULL);
         else
                 return false;
         return true;
@@ -326,22 +327,22 @@ static bool is_settled(struct moves_round *round, json_t *record, const json_t *
         const char *to = json_text(try, "to");
 
         if (vm && moves_try_does(try, MOVES_RESUME) && moves_try_succeeded(try)) {
-                set_outcome(round, record, *round->from && strcmp(to, round->from) ? "moved-cold" : "resumed",
-                        to);
+                moves_set_outcome(round, record,
+                        *round->from && strcmp(to, round->from) ? "moved-cold" : "resumed", to);
                 return true;
         }
         switch (standing_of(round, record, vm)) {
         case STANDING_GONE:
-                set_outcome(round, record, "gone", NULL);
+                moves_set_outcome(round, record, "gone", NULL);
                 return true;
         case STANDING_OFF:
-                set_outcome(round, record, outcome_of_off(vm, record), NULL);
+                moves_set_outcome(round, record, outcome_of_off(vm, record), NULL);
                 return true;
         case STANDING_SUSPENDED:
                 if (!json_is_true(json_object_get(record, "paused")))
                         return false;
                 moves_set_why(round, record, "it was paused; `drover vm resume` lets it run");
-                set_outcome(round, record, "suspended", NULL);
+                moves_set_outcome(round, record, "suspended", NULL);
                 return true;
         case STANDING_UNCLEAR:
                 return false;
@@ -354,18 +355,21 @@ static bool is_settled(struct moves_round *round, json_t *record, const json_t *
 /* suspended: it has left the host all the same, if it was to. */
 static void leave(struct moves_round *round, json_t *record, bool suspended)
 {
-        const char *outcome = suspended && *round->from ? "suspended" : "stays";
+        moves_leave(round, record, suspended && *round->from ? "suspended" : "stays");
+}
 
+void moves_leave(struct moves_round *round, json_t *record, const char *outcome)
+{
         if (round->closed && !json_array_size(json_object_get(record, "tries")))
                 moves_set_why(round, record, round->closing);
         moves_note_decision(
                 round, record, outcome, NULL, evacuation_rank_to_string(&round->policy, round->policy.n + 1));
-        set_outcome(round, record, outcome, NULL);
+        moves_set_outcome(round, record, outcome, NULL);
         round->decided = true;
 }
 
 /* Not at each look: with many hosts that takes a while. */
-static void look_again_later(const struct moves_round *round, json_t *record)
+void moves_look_again_later(const struct moves_round *round, json_t *record)
 {
         (void)json_object_set_new(record, "again_unix_ms", json_integer(round->now_ms + MOVES_BUSY_AGAIN_MS));
 }
@@ -378,7 +382,7 @@ static void act(struct moves_round *round, json_t *record, enum evacuation_act w
 
         switch (what) {
         case EVACUATION_ACT_WAIT:
-                look_again_later(round, record);
+                moves_look_again_later(round, record);
                 break;
         case EVACUATION_ACT_MIGRATE:
                 moves_try_begin(round, record, MOVES_MIGRATE, *round->to ? round->to : NULL, word);
@@ -405,7 +409,7 @@ static void act(struct moves_round *round, json_t *record, enum evacuation_act w
 }
 
 /* Another task works on it: that one's end is waited for, and the policy's time stands still. True when there is one. */
-static bool is_held(struct moves_round *round, json_t *record)
+bool moves_is_held(struct moves_round *round, json_t *record)
 {
         _cleanup_free_ char *object = alloc_printf("vm/%s", json_text(record, "uid")), *why = NULL;
         const struct task *holder = object ? task_holding(round->manager->tasks, object) : NULL;
@@ -431,7 +435,7 @@ static bool is_held(struct moves_round *round, json_t *record)
 }
 
 /* Not when the clock was set back meanwhile. */
-static bool is_too_soon(const struct moves_round *round, const json_t *record)
+bool moves_is_too_soon(const struct moves_round *round, const json_t *record)
 {
         json_int_t again_ms = moves_number(record, "again_unix_ms");
 
@@ -456,9 +460,9 @@ static bool may_resume(struct moves_round *round, json_t *record, const json_t *
         /* The end of maintenance that was cancelled: another one is to do it. */
         if (!*round->from && round->ends)
                 return true;
-        if (is_too_soon(round, record))
+        if (moves_is_too_soon(round, record))
                 return false;
-        if (round->n_active >= AT_ONCE_MAX) {
+        if (round->n_active >= MOVES_AT_ONCE_MAX) {
                 round->crowded = true;
                 return false;
         }
@@ -480,7 +484,7 @@ static void decide_suspended(
         const char *host = NULL;
         enum evacuation_act what;
 
-        if (is_held(round, record) || (!unclear && !may_resume(round, record, vm, &report, &host)))
+        if (moves_is_held(round, record) || (!unclear && !may_resume(round, record, vm, &report, &host)))
                 return;
         if (unclear)
                 moves_set_why(round, record, "nobody can tell whether it was resumed");
@@ -522,7 +526,8 @@ static void decide(struct moves_round *round, json_t *record, const json_t *vm)
         if (facts.runs)
                 forget_suspension(round, record);
         if (!facts.closed) {
-                if (is_held(round, record) || is_too_soon(round, record) || round->n_active >= AT_ONCE_MAX)
+                if (moves_is_held(round, record) || moves_is_too_soon(round, record) ||
+                        round->n_active >= MOVES_AT_ONCE_MAX)
                         return;
                 if (!look_for_hosts(round, record, vm, &report, &facts.fits, &other))
                         return;
@@ -532,7 +537,7 @@ static void decide(struct moves_round *round, json_t *record, const json_t *vm)
         what = evacuation_next(&round->policy, &progress, &facts);
         if (what == EVACUATION_ACT_SUSPEND) {
                 if (round->n_suspending >= SUSPENDING_MAX) {
-                        look_again_later(round, record);
+                        moves_look_again_later(round, record);
                         return;
                 }
                 round->n_suspending++;
@@ -564,7 +569,7 @@ static bool look_at(struct moves_round *round, json_t *record)
                 return false;
         if (moves_try_is_open(try) && moves_try_follow(round, record, try))
                 return false;
-        return !is_settled(round, record, vm);
+        return !round->aim->is_settled(round, record, vm);
 }
 
 struct candidate {
@@ -622,7 +627,7 @@ static int look_at_all(struct moves_round *round)
         if (n)
                 qsort(candidates, n, sizeof(*candidates), longest_unchecked_first);
         for (i = 0; i < n; i++)
-                decide_or_wait(round, candidates[i].record, candidates[i].vm);
+                round->aim->decide(round, candidates[i].record, candidates[i].vm);
         return 0;
 }
 
@@ -655,6 +660,7 @@ static void round_begin(struct moves_round *round, struct task *task, struct man
                 .manager = manager,
                 .from = json_text(data, "from"),
                 .to = json_text(data, "to"),
+                .datastore = json_text(data, "datastore"),
                 .now_ms = clock_unix_ms(manager->clock),
                 .spent_ms = spend(task, manager)};
         if (evacuation_policy_read(json_object_get(data, "policy"), true, &round->policy, NULL) < 0)
@@ -672,21 +678,16 @@ static void round_begin(struct moves_round *round, struct task *task, struct man
 
 /* VMs on the host that is to be left: those that were there, and in later looks what came meanwhile, by what had begun before it was
  * closed. */
-static int add_newcomers(struct moves_round *round)
+static int add_newcomers(struct moves_round *round, const json_t *known)
 {
-        _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL,
-                              *known = json_object();
+        _cleanup_json_ json_t *vms = *round->from ? inventory_vms(round->manager->inventory) : NULL;
         const json_t *left = *round->from ? json_object_get(task_data(round->task), "left") : NULL;
         _cleanup_free_ const json_t **found =
                 alloc_array(json_array_size(vms) + json_array_size(left) + 1, sizeof(*found));
-        json_t *vm, *record, *item;
+        json_t *vm, *item;
         size_t i, n = 0;
-        int r = known && found ? 0 : -ENOMEM;
 
-        json_array_foreach (records_of(round->task), i, record)
-                if (r == 0)
-                        r = json_object_set_new(known, json_text(record, "uid"), json_true());
-        if (r < 0)
+        if (!found)
                 return -ENOMEM;
         json_array_foreach (vms, i, vm)
                 if (!strcmp(json_text(json_status(vm), "host"), round->from) &&
@@ -701,9 +702,27 @@ static int add_newcomers(struct moves_round *round)
                         moves_is_suspended_by(known_vm, json_text(item, "suspended_by")))
                         found[n++] = known_vm;
         }
-        round->changed |= n > 0;
-        round->decided |= n > 0;
         return n ? moves_add(round->task, found, n) : 0;
+}
+
+/* Those of which there is no record yet get one. */
+static int welcome(struct moves_round *round)
+{
+        _cleanup_json_ json_t *known = json_object();
+        size_t n_before = json_array_size(records_of(round->task)), i;
+        json_t *record;
+        int r = known ? 0 : -ENOMEM;
+
+        json_array_foreach (records_of(round->task), i, record)
+                if (r == 0)
+                        r = json_object_set_new(known, json_text(record, "uid"), json_true());
+        if (r == 0)
+                r = round->aim->newcomers(round, known);
+        if (r < 0)
+                return -ENOMEM;
+        if (json_array_size(records_of(round->task)) > n_before)
+                round->changed = round->decided = true;
+        return 0;
 }
 
 struct arrivals {
@@ -733,6 +752,13 @@ static bool awaits_arrivals(const struct moves_round *round)
                 task_each(round->manager->tasks, count_arrival, &arrivals);
         return arrivals.n > 0;
 }
+
+static const struct moves_aim host_aim = {
+        .newcomers = add_newcomers,
+        .is_settled = is_settled,
+        .decide = decide_or_wait,
+        .awaits_arrivals = awaits_arrivals,
+};
 
 /* What this look has decided, with its audit entries. */
 static int record(struct moves_round *round)
@@ -811,7 +837,7 @@ static void give_up(struct moves_round *round, json_t *record)
                 moves_set_why(round, record, "it is being stopped, which cannot be taken back");
         else if (moves_try_is_open(try))
                 moves_set_why(round, record, "its task was cancelled and has not ended yet");
-        set_outcome(round, record, resumes && *round->from ? "suspended" : "stays", NULL);
+        moves_set_outcome(round, record, resumes && *round->from ? "suspended" : "stays", NULL);
 }
 
 /* A resumption that began when all was to end already gets its time, too. */
@@ -891,10 +917,11 @@ bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_m
 
         *ret_again_ms = AGAIN_MS;
         round_begin(&round, task, manager);
+        round.aim = *round.datastore ? &moves_disks_aim : &host_aim;
         round.changed = json_is_true(json_object_get(task_data(task), "unrecorded"));
         round.decided = json_is_true(json_object_get(task_data(task), "record_now"));
         round.reserved = reserved;
-        r = reserved ? add_newcomers(&round) : -ENOMEM;
+        r = reserved ? welcome(&round) : -ENOMEM;
         if (r >= 0) {
                 turn_back(&round);
                 r = look_at_all(&round);
@@ -916,7 +943,7 @@ bool moves_run(struct task *task, struct manager *manager, uint64_t *ret_again_m
         carry_out(&round);
         if (round.cut_short)
                 *ret_again_ms = CUT_SHORT_MS;
-        return !moves_count(task, NULL) && !awaits_arrivals(&round);
+        return !moves_count(task, NULL) && !round.aim->awaits_arrivals(&round);
 }
 
 size_t moves_count(const struct task *task, const char *outcome)
@@ -945,17 +972,18 @@ bool moves_leaves_suspended(const json_t *record)
 /* --- Reports ------------------------------------------------------------------------------------------------------------ */
 
 static const char *const outcomes[] = {"moved", "moved-cold", "suspended", "resumed", "stopped", "off",
-        "there", "elsewhere", "gone", "crashed", "stays"};
+        "there", "elsewhere", "gone", "crashed", "stays", NULL};
+static const char *const outcomes_of_disks[] = {"moved", "files-stay", "gone", "stays", NULL};
 
 json_t *moves_report(const struct task *task)
 {
+        const char *const *words = *json_text(task_data(task), "datastore") ? outcomes_of_disks : outcomes;
         json_t *report = json_object(), *vms = json_array(), *item;
         int r = report && vms ? 0 : -ENOMEM;
         size_t i;
 
-        for (size_t k = 0; k < ARRAY_SIZE(outcomes) && r == 0; k++)
-                r = json_object_set_new(
-                        report, outcomes[k], json_integer((json_int_t)moves_count(task, outcomes[k])));
+        for (; *words && r == 0; words++)
+                r = json_object_set_new(report, *words, json_integer((json_int_t)moves_count(task, *words)));
         json_array_foreach (records_of(task), i, item)
                 r |= json_array_append_new(vms,
                         json_pack("{s:O, s:O, s:O, s:O, s:O}", "vm", json_object_get(item, "name"), "outcome",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Many virtual machines moved by one task: maintenance of a host, bringing them back, a schedule's run. What to do with each
+/* Many virtual machines moved by one task: maintenance of a host or of a datastore, bringing them back, a schedule's run. What to do with each
  * is decided by cluster/evacuation.h; here it is done, by tasks of their own (vm.migrate, vm.suspend, vm.resume, vm.stop) that go
  * through the same queue and checks as anybody's.
  *
@@ -9,7 +9,7 @@
  * submitted; after a crash a try whose task is not there is submitted then.
  *
  * The task's data: moves: array of one record each {"uid", "name", "outcome", "to", "why", "tries", "progress", ...};
- * options: what the vm.migrate tasks get; policy: as in cluster/evacuation.h; from: the host to leave, or to: the host to go to;
+ * options: what the vm.migrate tasks get; policy: as in cluster/evacuation.h; from: the host to leave, to: the host to go to, or datastore: the one to leave;
  * left: those that left the host before, see operation_maintenance.c; start_before_unix_ms: nothing starts after that; give_up_ms: what has not ended after that time is cancelled. */
 
 #include <jansson.h>
@@ -39,7 +39,8 @@ bool moves_leaves_suspended(const json_t *record);
  * was its last one: nobody has resumed it since and suspended it for reasons of their own. */
 bool moves_is_suspended_by(const json_t *vm, const char *suspension);
 
-/* {"moved", "moved-cold", "suspended", "resumed", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; the caller's. */
+/* {"moved", "moved-cold", "suspended", "resumed", "stopped", "off", "there", "elsewhere", "gone", "crashed", "stays", "vms": [{"vm", "outcome", "to", "why", "tries"}]}; of a datastore that is left {"moved", "files-stay", "gone", "stays", "vms"};
+ * the caller's. */
 json_t *moves_report(const struct task *task);
 /* The same without the lines of each: what the audit log has of it; each decision is an entry of its own there. The caller's. */
 json_t *moves_audited(const json_t *report);

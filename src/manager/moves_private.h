@@ -15,11 +15,30 @@ struct store_batch;
 
 #define MOVES_BUSY_AGAIN_MS 2000
 
+#define MOVES_AT_ONCE_MAX 16 /* tries under way; how many of them the queue lets run is its matter */
+
+struct moves_round;
+
+/* What the moves of a task are about: a host to leave or to go to (moves.c), or a datastore to leave (moves_disks.c). */
+struct moves_aim {
+        /* Adds records for those that are to move, but for those in known ({uid}). 0 or -ENOMEM. */
+        int (*newcomers)(struct moves_round *round, const json_t *known);
+        /* Sets its outcome, if there is nothing to be done about it (any more); no try of it is under way. vm: NULL: it is gone. */
+        bool (*is_settled)(struct moves_round *round, json_t *record, const json_t *vm);
+        /* Else: begins a try, waits, or gives it up. */
+        void (*decide)(struct moves_round *round, json_t *record, const json_t *vm);
+        /* All have their outcome, but more may come. */
+        bool (*awaits_arrivals)(const struct moves_round *round);
+};
+extern const struct moves_aim moves_disks_aim;
+
 struct moves_round {
+        const struct moves_aim *aim;
         struct task *task;
         struct manager *manager;
         struct evacuation_policy policy;
         const char *from, *to; /* host names; "": none */
+        const char *datastore; /* that is to be left; "": none */
         int64_t now_ms;
         bool closed;         /* nothing starts any more */
         bool ends;           /* and what is under way is cancelled */
@@ -35,6 +54,20 @@ struct moves_round {
         bool decided;         /* at once: something is to be begun, or is not to be forgotten */
         bool failed;          /* without memory: nothing of it is recorded or done */
 };
+
+/* --- Looks; defined in moves.c ------------------------------------------------------------------------------------------- */
+
+/* Of what is settled the record keeps what the report says. to: where it is, or NULL. */
+void moves_set_outcome(struct moves_round *round, json_t *record, const char *outcome, const char *to);
+/* Nothing is left to be done: that outcome, with its audit entry. */
+void moves_leave(struct moves_round *round, json_t *record, const char *outcome);
+/* Another task works on it: that one's end is waited for, and the policy's time stands still. True when there is one. */
+bool moves_is_held(struct moves_round *round, json_t *record);
+/* It is to be looked at again in a while, and not before. */
+void moves_look_again_later(const struct moves_round *round, json_t *record);
+bool moves_is_too_soon(const struct moves_round *round, const json_t *record);
+/* False: there is no time on the loop for a check now. */
+bool moves_may_check(struct moves_round *round, json_t *record);
 
 /* --- Records; defined in moves_try.c ------------------------------------------------------------------------------------- */
 
@@ -55,6 +88,7 @@ enum moves_action {
         MOVES_RESUME,
         MOVES_STOP,
         MOVES_POWER_OFF,
+        MOVES_MOVE_DISKS, /* the try has "disks": {name of disk: name of datastore} */
         N_MOVES_ACTIONS,
 };
 

@@ -123,6 +123,17 @@ static json_t *input_power_off(const struct moves_round *round, const json_t *tr
         return json_pack("{s:b}", "force", 1);
 }
 
+static json_t *input_disks(const struct moves_round *round, const json_t *try)
+{
+        json_t *input = json_deep_copy(json_object_get(task_data(round->task), "options")) ?: json_object();
+
+        if (input && json_object_set(input, "to_datastores", json_object_get(try, "disks")) < 0) {
+                json_decref(input);
+                return NULL;
+        }
+        return input;
+}
+
 static const struct {
         const char *word;
         const char *task; /* its kind */
@@ -141,6 +152,8 @@ static const struct {
                 .decided = "moves-resume-decided", .submitted = "moves-resume-submitted"},
         [MOVES_STOP] = {"stop", "vm.stop", input_stop, .ages = true},
         [MOVES_POWER_OFF] = {"power-off", "vm.stop", input_power_off, .ages = true},
+        [MOVES_MOVE_DISKS] = {"move-disks", "vm.migrate-disks", input_disks, .queued = true,
+                .cancellable = true},
 };
 static_assert(ARRAY_SIZE(actions) == N_MOVES_ACTIONS, "each action can be carried out");
 
@@ -272,7 +285,8 @@ static void withdraw_try(struct moves_round *round, json_t *record)
         json_t *tries = json_object_get(record, "tries");
         struct evacuation_progress progress = moves_progress(record);
 
-        if (moves_try_does(moves_last_try(record), MOVES_MIGRATE)) {
+        if (moves_try_does(moves_last_try(record), MOVES_MIGRATE) ||
+                moves_try_does(moves_last_try(record), MOVES_MOVE_DISKS)) {
                 progress.n_moves -= progress.n_moves > 0;
                 progress.n_rank_moves -= progress.n_rank_moves > 0;
         } else if (moves_try_does(moves_last_try(record), MOVES_RESUME))
@@ -327,6 +341,15 @@ static int find_submitted(struct moves_round *round, json_t *try)
         return r < 0 ? r : 1;
 }
 
+/* The host that its task is about, for the queue; NULL: none so far. */
+static const char *host_of_try(const struct moves_round *round, const json_t *record, const json_t *try)
+{
+        const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid"));
+
+        return moves_try_does(try, MOVES_MOVE_DISKS) ? json_text(json_status(vm), "host")
+                                                     : json_text_or_null(try, "to");
+}
+
 static bool is_suspended(const struct moves_round *round, const json_t *record)
 {
         const json_t *vm = inventory_vm(round->manager->inventory, json_text(record, "uid"));
@@ -352,7 +375,7 @@ void moves_try_submit(struct moves_round *round, json_t *record, json_t *try)
         _cleanup_json_ json_t *input = action < N_MOVES_ACTIONS ? actions[action].input(round, try) : NULL,
                               *doc = NULL;
         _cleanup_json_ json_t *data = json_pack("{s:s, s:s, s:s*}", "vm_uid", json_text(record, "uid"),
-                "parent", task_uid(round->task), "to", json_text_or_null(try, "to"));
+                "parent", task_uid(round->task), "to", host_of_try(round, record, try));
         _cleanup_error_ struct error *error = NULL;
         int r;
 

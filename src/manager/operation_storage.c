@@ -14,8 +14,12 @@
 #include "base/alloc.h"
 #include "base/doc.h"
 #include "base/log.h"
+#include "cluster/datastore_place.h"
+#include "cluster/disk_placement.h"
+#include "manager/datastores.h"
 #include "manager/json.h"
 #include "manager/manager.h"
+#include "manager/moves_disks.h"
 #include "manager/operations.h"
 #include "manager/snapshots.h"
 
@@ -33,57 +37,97 @@ static const json_t *vm_of(const struct task *task, struct manager *manager)
 
 /* --- What can be moved --------------------------------------------------------------------------------------- */
 
+/* Where the request puts that disk; "": nowhere. */
+static const char *target_of(const json_t *input, const char *disk)
+{
+        const json_t *each = json_object_get(input, "to_datastores");
+
+        return each ? json_text(each, disk) : json_text(input, "to_datastore");
+}
+
 static bool is_wanted(const json_t *input, const json_t *disk)
 {
         const json_t *names = json_object_get(input, "disks");
 
+        if (json_object_get(input, "to_datastores"))
+                return *target_of(input, json_text(disk, "name"));
         return names ? doc_has_string(names, json_text(disk, "name"))
                      : !json_is_true(json_object_get(disk, "read_only"));
+}
+
+static int need_disk(const json_t *disks, const char *name, struct error **ret_error)
+{
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach ((json_t *)disks, i, disk)
+                if (!strcmp(json_text(disk, "name"), name))
+                        return 0;
+        return error_set(ret_error, ERROR_NOT_FOUND, "`drover vm show` lists them.",
+                "the virtual machine has no disk %.64s", name);
+}
+
+/* Each disk that the request names is there. */
+static int need_disks(const json_t *disks, const json_t *input, struct error **ret_error)
+{
+        json_t *name, *target;
+        const char *key;
+        size_t i;
+        int r = 0;
+
+        json_array_foreach (json_object_get(input, "disks"), i, name)
+                if (r >= 0)
+                        r = need_disk(disks, json_string_value(name) ?: "", ret_error);
+        json_object_foreach (json_object_get(input, "to_datastores"), key, target)
+                if (r >= 0)
+                        r = need_disk(disks, key, ret_error);
+        return r;
+}
+
+/* 1: it is to be moved; 0: it is there already, which is fine for one that was not named. */
+static int suits(const json_t *input, const json_t *disk, struct error **ret_error)
+{
+        const char *name = json_text(disk, "name"), *datastore = target_of(input, name),
+                   *format = json_text_or_null(input, "format");
+
+        if (json_is_true(json_object_get(disk, "read_only")))
+                return error_set(ret_error, ERROR_NOT_SUPPORTED, "Name the others with --disk.",
+                        "disk %s is read-only: others may use its image, which stays where it is", name);
+        if (strcmp(json_text(disk, "datastore"), datastore) != 0 ||
+                (format && strcmp(format, json_text(disk, "format")) != 0))
+                return 1;
+        if (!json_object_get(input, "disks") && !json_object_get(input, "to_datastores"))
+                return 0;
+        return error_set(ret_error, ERROR_CONFLICT, "Name another datastore, or another format.",
+                "disk %s is on datastore %s already", name, datastore);
 }
 
 int operation_storage_disks(
         const json_t *vm, const json_t *input, json_t **ret_disks, struct error **ret_error)
 {
-        const char *datastore = json_text(input, "to_datastore"),
-                   *format = json_text_or_null(input, "format");
-        json_t *disks = json_object_get(json_spec(vm), "disks"), *disk, *name;
+        const char *format = json_text_or_null(input, "format");
+        json_t *disks = json_object_get(json_spec(vm), "disks"), *disk;
         _cleanup_json_ json_t *list = json_array();
-        size_t i, k;
+        size_t i;
+        int r = need_disks(disks, input, ret_error);
 
-        json_array_foreach (json_object_get(input, "disks"), i, name) {
-                bool found = false;
-
-                json_array_foreach (disks, k, disk)
-                        found = found || !strcmp(json_text(disk, "name"), json_string_value(name) ?: "");
-                if (!found)
-                        return error_set(ret_error, ERROR_NOT_FOUND, "`drover vm show` lists them.",
-                                "the virtual machine has no disk %.64s", json_string_value(name) ?: "");
-        }
         json_array_foreach (disks, i, disk) {
-                const char *there = json_text(disk, "datastore"), *kind = json_text(disk, "format");
-
-                if (!is_wanted(input, disk))
+                if (r < 0 || !is_wanted(input, disk))
                         continue;
-                if (json_is_true(json_object_get(disk, "read_only")))
-                        return error_set(ret_error, ERROR_NOT_SUPPORTED, "Name the others with --disk.",
-                                "disk %s is read-only: others may use its image, which stays where it is",
-                                json_text(disk, "name"));
-                /* Of all disks, those that are there already stay; one that was named is to be told about. */
-                if (!strcmp(there, datastore) && (!format || !strcmp(format, kind))) {
-                        if (!json_object_get(input, "disks"))
-                                continue;
-                        return error_set(ret_error, ERROR_CONFLICT,
-                                "Name another datastore, or another format.",
-                                "disk %s is on datastore %s already", json_text(disk, "name"), datastore);
-                }
-                if (!list || json_array_append_new(
-                                     list, json_pack("{s:s, s:s, s:s}", "name", json_text(disk, "name"),
-                                                   "datastore", datastore, "format", format ?: kind)) < 0)
-                        return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                r = suits(input, disk, ret_error);
+                if (r == 1 &&
+                        (!list || json_array_append_new(list,
+                                          json_pack("{s:s, s:s, s:s}", "name", json_text(disk, "name"),
+                                                  "datastore", target_of(input, json_text(disk, "name")),
+                                                  "format", format ?: json_text(disk, "format"))) < 0))
+                        r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         }
+        if (r < 0)
+                return r;
         if (!json_array_size(list))
                 return error_set(ret_error, ERROR_CONFLICT, "Name another datastore, or another format.",
-                        "the virtual machine has no disk to be moved to datastore %s%s", datastore,
+                        "the virtual machine has no disk to be moved to datastore %s%s",
+                        json_text(input, "to_datastore"),
                         json_array_size(disks) ? ": what could be moved is there already" : "");
         *ret_disks = TAKE_PTR(list);
         return 0;
@@ -184,11 +228,9 @@ static json_t *disks_to_keep(struct manager *manager, const struct task *task)
         return TAKE_PTR(keep);
 }
 
-static int check_host(struct manager *manager, const json_t *vm, const json_t *host, const json_t *input,
-        struct error **ret_error)
+static int check_host(struct manager *manager, const json_t *host, struct error **ret_error)
 {
-        const char *datastore = json_text(input, "to_datastore"), *name = json_text(host, "name");
-        const json_t *live = host ? inventory_live(manager->inventory, json_text(host, "uid")) : NULL, *there;
+        const char *name = json_text(host, "name");
 
         if (!host)
                 return error_set(
@@ -200,16 +242,6 @@ static int check_host(struct manager *manager, const json_t *vm, const json_t *h
                     json_object_get(json_object_get(json_status(host), "capabilities"), "storage_moves")))
                 return error_set(ret_error, ERROR_NOT_SUPPORTED, "Upgrade drover there.",
                         "the agent of host %s is of a version that cannot move disks", name);
-        there = json_named(json_object_get(json_status(live), "datastores"), datastore);
-        if (!there)
-                return error_set(ret_error, ERROR_CHECK_FAILED,
-                        "Attach it there: `drover datastore show` lists its hosts.",
-                        "host %s, where the virtual machine is, does not have the datastore %s", name,
-                        datastore);
-        if (!json_is_true(json_object_get(there, "ok")))
-                return error_set(ret_error, ERROR_CHECK_FAILED, "Mend it first.",
-                        "the datastore %s does not work on host %s: %s", datastore, name,
-                        json_text_or_null(there, "message") ?: "no reason given");
         return 0;
 }
 
@@ -228,6 +260,51 @@ static int check_snapshots(const json_t *vm, const json_t *disks, struct error *
         return 0;
 }
 
+/* The first error of the checks. */
+static int checks_error(const json_t *checks, struct error **ret_error)
+{
+        json_t *check;
+        size_t i;
+
+        json_array_foreach ((json_t *)checks, i, check)
+                if (!strcmp(json_text(check, "severity"), "error"))
+                        return error_set(ret_error, ERROR_CHECK_FAILED, json_text(check, "way_out"), "%s: %s",
+                                json_text(check, "code"), json_text(check, "cause"));
+        return 0;
+}
+
+/* Each where it is to go, counted together; wanted: as the agent is asked for them. */
+static int check_places(
+        struct manager *manager, const json_t *vm, const json_t *wanted, struct error **ret_error)
+{
+        _cleanup_datastores_facts_ struct datastores_facts facts = {};
+        struct disk_placement_input input;
+        json_t *item;
+        size_t i;
+        int r = datastores_facts_load(manager, vm, &facts, ret_error);
+
+        input = datastores_facts_input(&facts);
+        json_array_foreach ((json_t *)wanted, i, item) {
+                const json_t *disk = json_named(
+                                     json_object_get(json_spec(vm), "disks"), json_text(item, "name")),
+                             *datastore = json_named(facts.datastores, json_text(item, "datastore"));
+                _cleanup_json_ json_t *checks =
+                        r >= 0 && datastore ? disk_placement_checks(&input, disk, datastore) : NULL;
+
+                if (r >= 0 && !datastore)
+                        r = error_set(ret_error, ERROR_NOT_FOUND, "See `drover datastore list`.",
+                                "there is no datastore %.64s", json_text(item, "datastore"));
+                if (r >= 0)
+                        r = checks ? checks_error(checks, ret_error)
+                                   : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+                if (r >= 0 && strcmp(json_text(disk, "datastore"), json_text(item, "datastore")) != 0 &&
+                        datastore_place_add(facts.reserved, json_text(item, "datastore"),
+                                json_text(facts.host, "name"), datastore_disk_bytes(disk)) < 0)
+                        r = error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        }
+        return r;
+}
+
 /* Whether the agent's QEMU, or image, allows it, the agent says. */
 int operation_storage_check(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, json_t **ret_disks, struct error **ret_error)
@@ -237,7 +314,9 @@ int operation_storage_check(struct manager *manager, const json_t *vm, const jso
         int r = operation_storage_disks(vm, input, &disks, ret_error);
 
         if (r >= 0)
-                r = check_host(manager, vm, host, input, ret_error);
+                r = check_host(manager, host, ret_error);
+        if (r >= 0)
+                r = check_places(manager, vm, disks, ret_error);
         if (r >= 0)
                 r = check_snapshots(vm, disks, ret_error);
         if (r >= 0)
@@ -282,11 +361,20 @@ static json_int_t number_or(const json_t *object, const char *key, json_int_t ot
         return json_is_integer(value) && json_integer_value(value) ? json_integer_value(value) : otherwise;
 }
 
+/* "fast, slow": where the disks go, each once. The caller's; NULL without memory. */
+static char *destinations(const struct task *task)
+{
+        const json_t *each = json_object_get(task_input(task), "to_datastores");
+
+        return each ? moves_disks_targets(each) : alloc_strdup(json_text(task_input(task), "to_datastore"));
+}
+
 static void say_phase(struct task *task, const char *phase, const char *message)
 {
+        _cleanup_free_ char *to = destinations(task);
+
         task_progress(task, json_pack("{s:n, s:s?, s:s, s:s, s:s}", "percent", "message", message, "phase",
-                                    phase, "from", json_text(task_data(task), "host"), "to",
-                                    json_text(task_input(task), "to_datastore")));
+                                    phase, "from", json_text(task_data(task), "host"), "to", to ?: ""));
 }
 
 /* What of a storage migration's status is asked for later, and nothing else that an agent says. */
@@ -395,13 +483,13 @@ static void show_progress(struct task *task, const json_t *status)
         const json_t *progress = json_object_get(status, "progress");
         double copied = json_number_value(json_object_get(progress, "copied_bytes"));
         double total = json_number_value(json_object_get(progress, "total_bytes"));
+        _cleanup_free_ char *to = destinations(task);
 
         task_progress(task, json_pack("{s:I, s:n, s:s, s:s, s:s, s:I, s:I, s:I}", "percent",
                                     operation_percent(copied, total), "message", "phase",
                                     json_text(status, "phase"), "from", json_text(task_data(task), "host"),
-                                    "to", json_text(task_input(task), "to_datastore"), "copied_bytes",
-                                    bytes_of(copied), "total_bytes", bytes_of(total), "elapsed_ms",
-                                    (json_int_t)task_step_elapsed_ms(task)));
+                                    "to", to ?: "", "copied_bytes", bytes_of(copied), "total_bytes",
+                                    bytes_of(total), "elapsed_ms", (json_int_t)task_step_elapsed_ms(task)));
 }
 
 static void fail_lost(struct task *task, struct manager *manager)

@@ -50,6 +50,8 @@ const struct task_kind *const operation_kinds[] = {
         &operation_schedule_run,
         &operation_datastore_apply,
         &operation_datastore_remove,
+        &operation_datastore_maintenance,
+        &operation_datastore_maintenance_end,
         &operation_network_apply,
         &operation_network_remove,
         &operation_network_upgrade,

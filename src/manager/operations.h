@@ -39,6 +39,8 @@ extern const struct task_kind operation_host_maintenance_end;
 extern const struct task_kind operation_schedule_run;
 extern const struct task_kind operation_datastore_apply;
 extern const struct task_kind operation_datastore_remove;
+extern const struct task_kind operation_datastore_maintenance;
+extern const struct task_kind operation_datastore_maintenance_end;
 extern const struct task_kind operation_network_apply;
 extern const struct task_kind operation_network_remove;
 extern const struct task_kind operation_network_upgrade;
@@ -107,11 +109,11 @@ int operation_migrate_check_request(struct manager *manager, const json_t *vm, c
 /* What a migration (MigrateRequest) is to be promised, in bit/s; 0: nothing. */
 uint64_t operation_min_bandwidth_bps(const json_t *input);
 
-/* Disks of a VM that a request (VmMigrateDisks) moves, as the agent is asked for them: array of {"name", "datastore", "format"}, the
+/* Disks of a VM that a request (VmMigrateDisks, with to_datastore or to_datastores) moves, as the agent is asked for them: array of {"name", "datastore", "format"}, the
  * caller's. NOT_FOUND, NOT_SUPPORTED, CONFLICT: there is none, or one that cannot be. */
 int operation_storage_disks(
         const json_t *vm, const json_t *input, json_t **ret_disks, struct error **ret_error);
-/* The same with what is known of the VM's host and of other VMs; *ret_host (borrowed): where it is. */
+/* The same with what is known of the VM's host, its datastores and other VMs; *ret_host (borrowed): where it is. */
 int operation_storage_check(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, json_t **ret_disks, struct error **ret_error);
 

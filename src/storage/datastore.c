@@ -19,6 +19,8 @@
 #define ID_FILE_MAX_BYTES 4096
 #define ID_TRIES 3
 #define PATH_MAX_BYTES 1024
+#define MEASURE_LATENCY_MAX_US 50000 /* slower: it has enough to do */
+#define MEASURE_FREE_MIN_BYTES (UINT64_C(256) << 20)
 
 /* statfs(2) and linux/magic.h; those that the header lacks are from the file systems' own sources. */
 static const struct {
@@ -295,6 +297,7 @@ struct check_spec {
         const char *name;
         const char *path;
         const char *id;
+        bool measure;
 };
 
 /* What a guest waits for when it flushes one small write; 0 when it fails, of which the guests will tell. */
@@ -310,7 +313,8 @@ static uint32_t write_latency_us(int fd)
 
 /* Root may be refused on NFS whatever the mode bits say, so only doing it proves it. A full file system is reachable
  * and says so in its numbers. */
-static int prove_writable(const struct datastore *ds, uint32_t *ret_latency_us, struct error **ret_error)
+static int prove_writable(
+        const struct datastore *ds, bool measure, struct datastore_status *status, struct error **ret_error)
 {
         char name[32], random[17];
         int fd, r;
@@ -319,14 +323,17 @@ static int prove_writable(const struct datastore *ds, uint32_t *ret_latency_us, 
         if (r < 0)
                 return error_from_errno(ret_error, r, "cannot check datastore %s", ds->name);
         snprintf(name, sizeof(name), ".tmp-%s", random);
-        r = beneath_open(ds->fd, name, O_WRONLY | O_CREAT | O_EXCL, 0600, &fd);
+        r = beneath_open(ds->fd, name, O_RDWR | O_CREAT | O_EXCL, 0600, &fd);
         if (r == -ENOSPC || r == -EDQUOT)
                 return 0;
         if (r < 0)
                 return beneath_failed(r, ds->path, name, ret_error);
-        *ret_latency_us = write_latency_us(fd);
+        status->latency_us = write_latency_us(fd);
+        r = beneath_unlink(ds->fd, name); /* first: this child may be killed while it measures */
+        if (measure && status->latency_us && status->latency_us < MEASURE_LATENCY_MAX_US &&
+                status->free_bytes > MEASURE_FREE_MIN_BYTES)
+                write_rate_measure(fd, &status->rate);
         close(fd);
-        r = beneath_unlink(ds->fd, name);
         return r < 0 ? beneath_failed(r, ds->path, name, ret_error) : 0;
 }
 
@@ -335,20 +342,20 @@ static int check_in_child(void *arg, json_t **ret_result, struct error **ret_err
         _cleanup_(datastore_freep) struct datastore *ds = NULL;
         const struct check_spec *spec = arg;
         struct datastore_status status = {};
-        uint32_t latency_us = 0;
         int r;
 
         r = datastore_open(spec->name, spec->path, spec->id, &ds, ret_error);
         if (!r)
-                r = prove_writable(ds, &latency_us, ret_error);
-        if (!r)
                 r = datastore_stat(ds, &status, ret_error);
+        if (!r)
+                r = prove_writable(ds, spec->measure, &status, ret_error);
         if (r < 0)
                 return r;
-        *ret_result = json_pack("{s:s, s:I, s:I, s:s, s:b, s:b, s:I}", "id", status.id, "capacity",
+        *ret_result = json_pack("{s:s, s:I, s:I, s:s, s:b, s:b, s:I, s:I, s:I}", "id", status.id, "capacity",
                 (json_int_t)status.capacity_bytes, "free", (json_int_t)status.free_bytes, "file_system",
                 status.file_system, "shared", status.shared, "locks", status.locks, "latency_us",
-                (json_int_t)latency_us);
+                (json_int_t)status.latency_us, "write", (json_int_t)status.rate.write_bytes_per_s, "read",
+                (json_int_t)status.rate.read_bytes_per_s);
         return *ret_result ? 0 : -ENOMEM;
 }
 
@@ -373,15 +380,17 @@ static void on_checked(void *userdata, json_t *result, struct error *error)
         status.shared = json_is_true(json_object_get(result, "shared"));
         status.locks = json_is_true(json_object_get(result, "locks"));
         status.latency_us = (uint32_t)json_integer_value(json_object_get(result, "latency_us"));
+        status.rate.write_bytes_per_s = (uint64_t)json_integer_value(json_object_get(result, "write"));
+        status.rate.read_bytes_per_s = (uint64_t)json_integer_value(json_object_get(result, "read"));
         taken.done(taken.userdata, &status, NULL);
 }
 
 int datastore_check_start(struct loop *loop, const char *name, const char *path, const char *id,
-        uint64_t timeout_ms, datastore_check_fn done, void *userdata, struct datastore_check **ret_check,
-        struct error **ret_error)
+        uint64_t timeout_ms, bool measure, datastore_check_fn done, void *userdata,
+        struct datastore_check **ret_check, struct error **ret_error)
 {
         _cleanup_(datastore_check_freep) struct datastore_check *check = NULL;
-        struct check_spec spec = {.name = name, .path = path, .id = id};
+        struct check_spec spec = {.name = name, .path = path, .id = id, .measure = measure};
         char what[128];
         int r = datastore_check_path(path, ret_error);
 

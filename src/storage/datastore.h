@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "io/loop.h"
 #include "storage/offload.h"
+#include "storage/write_rate.h"
 
 #define DATASTORE_ID_FILE ".drover-datastore"
 #define DATASTORE_CHECK_TIMEOUT_MS 5000
@@ -39,13 +40,14 @@ DEFINE_CLEANUP(struct datastore *, datastore_free)
 struct datastore_status {
         char id[UUID_STRING_SIZE];
         uint64_t capacity_bytes;
-        uint64_t free_bytes;  /* for a user that is not root */
-        char file_system[32]; /* "nfs", "ext4", "xfs", "ceph", ..., or "0x" and the magic in hex */
-        bool shared;          /* the file system is one that several hosts can mount */
-        bool locks;           /* and is mounted so that file locks count on all of them (mount.h) */
-        uint32_t latency_us;  /* datastore_check_start(): of a small write until it is safe; 0: not known */
+        uint64_t free_bytes;    /* for a user that is not root */
+        char file_system[32];   /* "nfs", "ext4", "xfs", "ceph", ..., or "0x" and the magic in hex */
+        bool shared;            /* the file system is one that several hosts can mount */
+        bool locks;             /* and is mounted so that file locks count on all of them (mount.h) */
+        uint32_t latency_us;    /* datastore_check_start(): of a small write until it is safe; 0: not known */
+        struct write_rate rate; /* the same, when it was to be measured */
 };
-/* May block. latency_us stays 0. */
+/* May block. latency_us and rate stay 0. */
 int datastore_stat(
         const struct datastore *datastore, struct datastore_status *ret_status, struct error **ret_error);
 
@@ -53,12 +55,13 @@ int datastore_stat(
 typedef void (*datastore_check_fn)(
         void *userdata, const struct datastore_status *status, struct error *error);
 /* datastore_open() and datastore_stat() in a child process, with a proof that the folder is writable; TIMED_OUT
- * when the storage does not answer within timeout_ms (0: DATASTORE_CHECK_TIMEOUT_MS). Never blocks. Free the
- * handle with datastore_check_free() to give up; it is gone after `done`. */
+ * when the storage does not answer within timeout_ms (0: DATASTORE_CHECK_TIMEOUT_MS). Never blocks. measure: the rate as well
+ * (write_rate.h), unless the latency says that the store is busy, or its room is short. Free the handle with datastore_check_free() to give
+ * up; it is gone after `done`. */
 struct datastore_check;
 int datastore_check_start(struct loop *loop, const char *name, const char *path, const char *id,
-        uint64_t timeout_ms, datastore_check_fn done, void *userdata, struct datastore_check **ret_check,
-        struct error **ret_error);
+        uint64_t timeout_ms, bool measure, datastore_check_fn done, void *userdata,
+        struct datastore_check **ret_check, struct error **ret_error);
 void datastore_check_free(struct datastore_check *check);
 DEFINE_CLEANUP(struct datastore_check *, datastore_check_free)
 

@@ -469,12 +469,50 @@ static void on_migration_delete(struct http_request *request, void *userdata)
         http_request_reply_empty(request, 204);
 }
 
+/* Done, or failed, as soon as it was asked for. */
+static json_t *quick_move(const struct agent_double *agent, const json_t *body)
+{
+        json_t *all = json_object_get(json_object_get(json_object_get(body, "vm"), "spec"), "disks"),
+               *disks = json_array(), *item, *disk;
+        bool failed = false;
+        size_t i, k;
+
+        json_array_foreach (json_object_get(body, "disks"), i, item) {
+                const char *to = json_text(item, "datastore");
+
+                failed = failed || (agent->no_disks_to && !strcmp(agent->no_disks_to, to));
+                json_array_foreach (all, k, disk)
+                        if (!strcmp(json_text(disk, "name"), json_text(item, "name")))
+                                json_array_append_new(
+                                        disks, json_pack("{s:s, s:O, s:{s:s, s:O, s:s}, s:b}", "name",
+                                                       json_text(disk, "name"), "from", disk, "to",
+                                                       "datastore", to, "path", json_object_get(disk, "path"),
+                                                       "format", "raw", "switched", !failed));
+        }
+        return json_pack("{s:O, s:s, s:b, s:o, s:{s:i, s:i}, s:n, s:o, s:O}", "id",
+                json_object_get(body, "id"), "phase", failed ? "failed" : "switched", "live", 1, "disks",
+                disks, "progress", "copied_bytes", 4, "total_bytes", 4, "result", "error",
+                failed ? json_pack("{s:s, s:s}", "code", "no-space", "detail", "it is full there")
+                       : json_null(),
+                "request", body);
+}
+
+static json_t *move_of(const struct agent_double *agent, const char *id)
+{
+        return json_object_get(agent->storage_moves, id) ?: agent->storage_move;
+}
+
 static void on_storage_move_start(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
         json_t *body = NULL;
 
         assert_int_equal(http_request_json(request, &body, NULL), 0);
+        if (agent->moves_disks) {
+                json_object_set_new(agent->storage_moves, json_text(body, "id"), quick_move(agent, body));
+                http_request_reply_json(request, 202, json_deep_copy(move_of(agent, json_text(body, "id"))));
+                return;
+        }
         if (!agent->storage_move)
                 agent->storage_move = json_pack("{s:O, s:s, s:b, s:[], s:{s:i, s:i}, s:n, s:n, s:O}", "id",
                         json_object_get(body, "id"), "phase", "copying", "live", 1, "disks", "progress",
@@ -488,14 +526,21 @@ static void on_storage_move(struct http_request *request, void *userdata)
 {
         const struct agent_double *agent = userdata;
 
-        reply_or_not_found(request, agent->storage_move);
+        reply_or_not_found(request, move_of(agent, http_request_param(request, "id")));
 }
 
 static void on_storage_move_verb(struct http_request *request, void *userdata)
 {
         struct agent_double *agent = userdata;
         bool settles = !strcmp(http_request_param(request, "verb"), "settle");
+        json_t *move = json_object_get(agent->storage_moves, http_request_param(request, "id"));
 
+        if (move) {
+                if (strcmp(json_text(move, "phase"), "failed") != 0)
+                        json_object_set_new(move, "phase", json_string(settles ? "done" : "cancelled"));
+                http_request_reply_json(request, 202, json_deep_copy(move));
+                return;
+        }
         if (agent->hold && !strcmp(agent->hold, "settle") && settles) {
                 hold(agent, request);
                 return;
@@ -598,6 +643,7 @@ void agent_double_init(struct agent_double *agent, struct loop *loop)
         assert_int_equal(pki_csr_new(agent->key_pem, "double", &agent->csr_pem, NULL), 0);
         agent->vms = json_object();
         agent->datastores = json_object();
+        agent->storage_moves = json_object();
         agent->networks = json_object();
         agent->seen = json_object();
         agent->lies = json_object();
@@ -662,6 +708,7 @@ void agent_double_deinit(struct agent_double *agent)
         json_decref(agent->storage_move);
         json_decref(agent->disk_work_answer);
         json_decref(agent->disk_work);
+        json_decref(agent->storage_moves);
         json_decref(agent->seen);
         json_decref(agent->waiting);
         json_decref(agent->lies);

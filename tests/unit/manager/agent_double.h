@@ -23,6 +23,7 @@ struct agent_double {
         json_t *migration;        /* status document; NULL: none */
         json_t *waiting;          /* its sources that wait, [{"id", "peer"}]; NULL: it says nothing of such */
         json_t *storage_move;     /* status document of a storage migration; NULL: none */
+        json_t *storage_moves;    /* id -> the same, of those that it does by itself (moves_disks) */
         json_t *disk_work_answer; /* instead of a true one; NULL: none */
         json_t *disk_work;        /* the last request for one; NULL: none */
         const char *
@@ -39,6 +40,8 @@ struct agent_double {
         bool coordinates;    /* its migrations ask before their final pause: see agent_double_switchover() */
         unsigned int n_permits, n_waits; /* answers to that */
         json_int_t rate_limit_bps;       /* that its migration was told last; -1: nothing */
+        bool moves_disks;                /* storage migrations end by themselves, at once */
+        const char *no_disks_to;         /* those to this datastore fail */
         bool refuse_start;
         bool refuse_stop;           /* it is stopped */
         bool knows_no_states;       /* it is of a version before suspending */

@@ -241,8 +241,21 @@ class Answers(WithManager):
         _, task = self.call("POST", "/api/v1/datastores", {"name": "ds", "spec": {"path": "/srv/ds"}})
         self.finish(task)
         self.assertTrue(self.call("GET", "/api/v1/datastores/{name}", name="ds")[1]["spec"]["shared"])
-        _, task = self.call("PUT", "/api/v1/datastores/{name}", {"spec": {"path": "/srv/other"}}, name="ds")
+        _, task = self.call("PUT", "/api/v1/datastores/{name}", {"spec": {"path": "/srv/other", "overcommit": 1.5}}, name="ds")
         self.finish(task)
+        with self.open("GET", "/metrics") as answer:
+            metrics = answer.read()
+        self.assertIn(b'drover_datastore_provisioned_bytes{datastore="ds"} 0\n', metrics)
+        self.assertIn(b'drover_datastore_overcommit_limit_ratio{datastore="ds"} 1.5\n', metrics)
+        route = "/api/v1/datastores/{name}/maintenance"
+        self.assertEqual(self.call("POST", route, {"on": False}, name="ds")[1]["code"], "conflict")
+        self.assertEqual(self.call("POST", route, {"on": True, "dry_run": True}, name="ds")[1], {"dry_run": True, "vms": []})
+        for odd in ({}, {"on": 1}, {"on": True, "tries": 0}, {"on": True, "policy": [{"step": "stop"}]}, {"on": True, "wait_ms": -1}):
+            self.assertEqual(self.call("POST", route, odd, name="ds")[0], 422)
+        _, task = self.call("POST", route, {"on": True}, name="ds")
+        self.assertEqual(self.finish(task)["status"]["result"]["vms"], [])
+        self.assertEqual(self.call("GET", "/api/v1/datastores/{name}", name="ds")[1]["status"]["maintenance"]["state"], "on")
+        self.assertEqual(self.finish(self.call("POST", route, {"on": False}, name="ds")[1])["status"]["state"], "succeeded")
         _, task = self.call("DELETE", "/api/v1/datastores/{name}", name="ds")
         self.assertEqual(self.finish(task)["status"]["state"], "succeeded")
         self.assertEqual(self.call("POST", "/api/v1/datastores", {"name": "x", "spec": {"path": "../etc"}})[0], 422)

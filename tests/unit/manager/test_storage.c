@@ -198,7 +198,13 @@ static void what_cannot_be_is_refused_with_its_cause(void **data)
         struct state *state = *data;
 
         set_disks(state);
-        refused(state, json_object(), 422, "bad-document", "to_datastore");
+        refused(state, json_pack("{s:i}", "to_datastore", 5), 422, "bad-document", "to_datastore");
+        refused(state, json_pack("{s:{}}", "to_datastores"), 422, "bad-document", "to_datastores");
+        refused(state, json_pack("{s:{s:s}, s:s}", "to_datastores", "disk0", "fast", "to_datastore", "fast"),
+                422, "bad-document", "goes with neither");
+        refused(state, json_pack("{s:{s:s}}", "to_datastores", "disk7", "fast"), 404, "not-found", "disk7");
+        refused(state, json_pack("{s:{s:s}}", "to_datastores", "disk0", "nowhere"), 404, "not-found",
+                "nowhere");
         refused(state, json_pack("{s:s}", "to_datastore", "../fast"), 422, "bad-document", "to_datastore");
         refused(state, json_pack("{s:s}", "to_datastore", "nowhere"), 404, "not-found", "nowhere");
         refused(state, json_pack("{s:s}", "to_datastore", "shared"), 409, "conflict", "there already");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scratch.h"
 
+#include <dirent.h>
 #include <time.h>
 
 #define OTHER_ID "11111111-2222-4333-8444-555555555555"
@@ -217,8 +218,8 @@ static void test_a_check_reports_size_and_file_system(void **state)
         struct checked checked = {};
 
         scratch_make_small(s, "size=1m");
-        assert_int_equal(datastore_check_start(
-                                 s->loop, "shared", s->store, NULL, 0, on_checked, &checked, &check, NULL),
+        assert_int_equal(datastore_check_start(s->loop, "shared", s->store, NULL, 0, false, on_checked,
+                                 &checked, &check, NULL),
                 0);
         assert_int_equal(loop_wait(s->loop, &checked.done, 10000), 0);
         assert_string_equal(checked.message, "");
@@ -235,8 +236,8 @@ static void test_a_check_names_what_is_wrong(void **state)
         struct datastore_check *check;
         struct checked checked = {};
 
-        assert_int_equal(datastore_check_start(s->loop, "shared", s->store, OTHER_ID, 0, on_checked, &checked,
-                                 &check, NULL),
+        assert_int_equal(datastore_check_start(s->loop, "shared", s->store, OTHER_ID, 0, false, on_checked,
+                                 &checked, &check, NULL),
                 0);
         assert_int_equal(loop_wait(s->loop, &checked.done, 10000), 0);
         assert_int_equal(checked.code, ERROR_CONFLICT);
@@ -251,8 +252,8 @@ static void test_a_read_only_datastore_is_noticed(void **state)
 
         scratch_make_small(s, "size=1m");
         assert_int_equal(mount("none", s->store, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
-        assert_int_equal(datastore_check_start(
-                                 s->loop, "shared", s->store, NULL, 0, on_checked, &checked, &check, NULL),
+        assert_int_equal(datastore_check_start(s->loop, "shared", s->store, NULL, 0, false, on_checked,
+                                 &checked, &check, NULL),
                 0);
         assert_int_equal(loop_wait(s->loop, &checked.done, 10000), 0);
         assert_int_equal(checked.code, ERROR_DENIED);
@@ -268,12 +269,71 @@ static void test_a_full_datastore_is_reachable(void **state)
         scratch_make_small(s, "size=256k");
         snprintf(command, sizeof(command), "cat /dev/zero 2>/dev/null > %s/fill", s->store);
         assert_int_not_equal(system(command), 0);
-        assert_int_equal(datastore_check_start(
-                                 s->loop, "shared", s->store, NULL, 0, on_checked, &checked, &check, NULL),
+        assert_int_equal(datastore_check_start(s->loop, "shared", s->store, NULL, 0, false, on_checked,
+                                 &checked, &check, NULL),
                 0);
         assert_int_equal(loop_wait(s->loop, &checked.done, 10000), 0);
         assert_string_equal(checked.message, "");
         assert_int_equal(checked.status.free_bytes, 0);
+}
+
+static size_t n_files(const char *path)
+{
+        DIR *folder = opendir(path);
+        size_t n = 0;
+
+        assert_non_null(folder);
+        while (readdir(folder))
+                n++;
+        closedir(folder);
+        return n;
+}
+
+static struct datastore_status measured(struct scratch *s, const char *size)
+{
+        struct datastore_check *check;
+        struct checked checked = {};
+
+        scratch_make_small(s, size);
+        assert_int_equal(datastore_check_start(s->loop, "shared", s->store, NULL, 0, true, on_checked,
+                                 &checked, &check, NULL),
+                0);
+        assert_int_equal(loop_wait(s->loop, &checked.done, 10000), 0);
+        assert_string_equal(checked.message, "");
+        return checked.status;
+}
+
+static void test_a_check_measures_the_rate_and_leaves_nothing(void **state)
+{
+        struct scratch *s = *state;
+        struct datastore_status status = measured(s, "size=600m");
+
+        assert_true(status.rate.write_bytes_per_s > 0);
+        assert_true(status.rate.read_bytes_per_s > 0);
+        assert_int_equal(n_files(s->store), 3); /* ".", ".." and the id */
+}
+
+static void test_where_room_is_short_no_rate_is_measured(void **state)
+{
+        struct datastore_status status = measured(*state, "size=16m");
+
+        assert_int_equal(status.rate.write_bytes_per_s, 0);
+        assert_int_equal(status.rate.read_bytes_per_s, 0);
+}
+
+static void test_measuring_writes_a_bounded_amount(void **state)
+{
+        struct scratch *s = *state;
+        struct write_rate rate;
+        struct stat st;
+        int fd = openat(s->datastore->fd, "rate", O_RDWR | O_CREAT | O_EXCL, 0600);
+
+        assert_true(fd >= 0);
+        write_rate_measure(fd, &rate);
+        assert_int_equal(fstat(fd, &st), 0);
+        assert_in_range(st.st_size, 1, WRITE_RATE_MAX_BYTES);
+        assert_true(rate.write_bytes_per_s > 0);
+        close(fd);
 }
 
 #define CASE(name) SCRATCH_TEST(name)
@@ -296,6 +356,9 @@ int main(void)
                 CASE(test_a_check_names_what_is_wrong),
                 CASE(test_a_read_only_datastore_is_noticed),
                 CASE(test_a_full_datastore_is_reachable),
+                CASE(test_a_check_measures_the_rate_and_leaves_nothing),
+                CASE(test_where_room_is_short_no_rate_is_measured),
+                CASE(test_measuring_writes_a_bounded_amount),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

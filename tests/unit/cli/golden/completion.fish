@@ -1,7 +1,7 @@
 # fish completion for drover; made by 'drover completion fish'
 
 function __drover_path
-    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --name --net-map --to-datastore --to-format --bus --host --give-up --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
+    set -l valued (string split ' ' -- ' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --name --net-map --to-datastore --to-format --bus --host --give-up --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --overcommit --overcommit --tries --wait --priority --max-pause --rate-limit --give-up --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since')
     set -l words (commandline -opc)[2..-1]
     set -l path
     set -l skip 0
@@ -36,7 +36,7 @@ complete -c drover -n '__drover_at "vm snapshot"' -a 'create list show revert de
 complete -c drover -n '__drover_at "task"' -a 'list show watch cancel'
 complete -c drover -n '__drover_at "queue"' -a 'show drain resume'
 complete -c drover -n '__drover_at "schedule"' -a 'list show create next run pause resume delete'
-complete -c drover -n '__drover_at "datastore"' -a 'list show add remove'
+complete -c drover -n '__drover_at "datastore"' -a 'list show add set maintenance remove'
 complete -c drover -n '__drover_at "network"' -a 'list switch port-group'
 complete -c drover -n '__drover_at "network switch"' -a 'list add show set upgrade remove'
 complete -c drover -n '__drover_at "network port-group"' -a 'list add remove'
@@ -117,6 +117,7 @@ complete -c drover -n '__drover_in "vm console"' -l tail -x -d 'how much of the 
 complete -c drover -n '__drover_at "vm advise"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm advise"' -l limit -x -d 'the best N; default 20'
 complete -c drover -n '__drover_in "vm advise"' -l all -d 'all hosts'
+complete -c drover -n '__drover_in "vm advise"' -l disks -d 'rank the datastores of its host for each of its disks instead'
 complete -c drover -n '__drover_at "vm forecast"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_in "vm forecast"' -l to -x -a '(drover names hosts 2>/dev/null)' -d 'only to this host; default: all that can take it'
 complete -c drover -n '__drover_in "vm forecast"' -l max-pause -x -d 'bound on the pause, to which long round trips add; default 300ms'
@@ -203,6 +204,19 @@ complete -c drover -n '__drover_at "datastore show"' -a '(drover names datastore
 complete -c drover -n '__drover_in "datastore add"' -l local -d 'one per host under one name, not one and the same on all hosts'
 complete -c drover -n '__drover_in "datastore add"' -l host -x -a '(drover names hosts 2>/dev/null)' -d 'only on this host; may be repeated; default: all'
 complete -c drover -n '__drover_in "datastore add"' -l path-on -x -d 'path where it differs; may be repeated'
+complete -c drover -n '__drover_in "datastore add"' -l overcommit -x -d 'how many times its capacity may be promised to disks, such as 1.5, or none (default): without limit'
+complete -c drover -n '__drover_at "datastore set"' -a '(drover names datastores 2>/dev/null)'
+complete -c drover -n '__drover_in "datastore set"' -l overcommit -x -d 'how many times its capacity may be promised to disks, such as 1.5, or none (default): without limit'
+complete -c drover -n '__drover_at "datastore maintenance"' -a '(drover names datastores 2>/dev/null)'
+complete -c drover -n '__drover_in "datastore maintenance"' -l on -d 'begin: close the datastore and move the disks there to others'
+complete -c drover -n '__drover_in "datastore maintenance"' -l off -d 'end: open it'
+complete -c drover -n '__drover_in "datastore maintenance"' -l dry-run -d 'only say what would be done'
+complete -c drover -n '__drover_in "datastore maintenance"' -l tries -x -d 'storage migrations of one virtual machine at most; default 3'
+complete -c drover -n '__drover_in "datastore maintenance"' -l wait -x -d 'wait so long for what fits nowhere, and try again; default 10m'
+complete -c drover -n '__drover_in "datastore maintenance"' -l priority -x -a 'low normal high critical' -d 'place in the queue; default normal'
+complete -c drover -n '__drover_in "datastore maintenance"' -l max-pause -x -d 'bound on each pause; default 300ms'
+complete -c drover -n '__drover_in "datastore maintenance"' -l rate-limit -x -d 'of each copy, such as 500mbit; default none'
+complete -c drover -n '__drover_in "datastore maintenance"' -l give-up -x -d 'end the whole after this long; default 4h'
 complete -c drover -n '__drover_at "datastore remove"' -a '(drover names datastores 2>/dev/null)'
 complete -c drover -n '__drover_in "network switch add"' -l uplink -x -d 'the hosts\' network interface, of a distributed switch also several; default: none, isolated'
 complete -c drover -n '__drover_in "network switch add"' -l uplink-on -x -d 'uplink where it differs; may be repeated'

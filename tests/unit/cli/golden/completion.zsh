@@ -11,7 +11,7 @@ _drover_words() {
     'task') echo 'list show watch cancel' ;;
     'queue') echo 'show drain resume' ;;
     'schedule') echo 'list show create next run pause resume delete' ;;
-    'datastore') echo 'list show add remove' ;;
+    'datastore') echo 'list show add set maintenance remove' ;;
     'network') echo 'list switch port-group' ;;
     'network switch') echo 'list add show set upgrade remove' ;;
     'network port-group') echo 'list add remove' ;;
@@ -39,7 +39,7 @@ _drover_options() {
     'vm resume') echo '--host --patience ' ;;
     'vm suspend') echo '--patience ' ;;
     'vm console') echo '--tail ' ;;
-    'vm advise') echo '--limit --all ' ;;
+    'vm advise') echo '--limit --all --disks ' ;;
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --to-datastore --format --disk --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'vm snapshot create') echo '--description ' ;;
@@ -51,7 +51,9 @@ _drover_options() {
     'schedule create') echo '--calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --return --policy --tries --priority --max-pause --give-up ' ;;
     'schedule next') echo '--count ' ;;
     'schedule run') echo '--dry-run ' ;;
-    'datastore add') echo '--local --host --path-on ' ;;
+    'datastore add') echo '--local --host --path-on --overcommit ' ;;
+    'datastore set') echo '--overcommit ' ;;
+    'datastore maintenance') echo '--on --off --dry-run --tries --wait --priority --max-pause --rate-limit --give-up ' ;;
     'network switch add') echo '--uplink --uplink-on --uplink-policy --mtu --host --distributed --bridge ' ;;
     'network switch set') echo '--uplink --uplink-on --uplink-policy --mtu --host ' ;;
     'network switch upgrade') echo '--host --to-version ' ;;
@@ -113,6 +115,8 @@ _drover_operand() {
     'schedule resume 0') echo 'names schedules' ;;
     'schedule delete 0') echo 'names schedules' ;;
     'datastore show 0') echo 'names datastores' ;;
+    'datastore set 0') echo 'names datastores' ;;
+    'datastore maintenance 0') echo 'names datastores' ;;
     'datastore remove 0') echo 'names datastores' ;;
     'network switch show 0') echo 'names switches' ;;
     'network switch set 0') echo 'names switches' ;;
@@ -173,6 +177,7 @@ _drover_value() {
     'schedule create --maintenance-off') echo 'names hosts' ;;
     'schedule create --priority') echo 'low normal high critical' ;;
     'datastore add --host') echo 'names hosts' ;;
+    'datastore maintenance --priority') echo 'low normal high critical' ;;
     'network switch add --uplink-policy') echo 'active-backup balance-slb lacp' ;;
     'network switch add --host') echo 'names hosts' ;;
     'network switch set --uplink-policy') echo 'active-backup balance-slb lacp' ;;
@@ -197,7 +202,7 @@ _drover_value() {
     esac
 }
 
-_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --name --net-map --to-datastore --to-format --bus --host --give-up --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
+_drover_valued=' -s --server -t --token --ca -o --output --timeout --why --name --migration-address --label --set --remove --policy --tries --priority --max-pause --give-up --host --power --cpus --memory --disk --net --kernel --initrd --append --cdrom --firmware --machine --cpu-model --accelerator --datastore --label --host --host --patience --host --patience --patience --tail --limit --to --max-pause --rate-limit --to --to-datastore --format --disk --max-pause --converge --priority --accept --codec --channels --rate-limit --min-bandwidth --give-up --description --name --net-map --to-datastore --to-format --bus --host --give-up --give-up --format --sha256 --to-datastore --to-format --name --bus --give-up --give-up --object --action --limit --calendar --at --time-zone --window --missed --vm --label --to --maintenance-on --maintenance-off --policy --tries --priority --max-pause --give-up --count --host --path-on --overcommit --overcommit --tries --wait --priority --max-pause --rate-limit --give-up --uplink --uplink-on --uplink-policy --mtu --host --bridge --uplink --uplink-on --uplink-policy --mtu --host --host --to-version --switch --vlan --switch-on --type --vm --host --cpus --memory --vms --reserve-memory --cpus --memory --vms --reserve-memory --lift --set --plan --password-file --full-name --role --pool --folder --label --host-label --pool --folder --label --host-label --password-file --current-file --permission --description --permission --description --role --pool --folder --label --host-label --expires --who --object --action --result --since --until --limit --who --object --action --result --since --until --data --key --kinds --since '
 
 _drover_answer() {
     local previous=$1 current=$2
