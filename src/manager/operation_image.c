@@ -19,6 +19,7 @@
 #include "manager/json.h"
 #include "manager/manager.h"
 #include "manager/operations.h"
+#include "manager/vm_spec.h"
 
 #define CALL_TIMEOUT_MS 10000u
 #define UNDO_TIMEOUT_MS 90000u
@@ -385,6 +386,22 @@ static json_t *import_job(const struct task *task, const json_t *disk)
                 json_object_get(disk, "path"), "format", json_object_get(disk, "format"));
 }
 
+/* What the document would be with the disk: whoever could not start then is refused before the work. */
+static int check_with_disk(const json_t *vm, json_t *disk, struct error **ret_error)
+{
+        _cleanup_json_ json_t *spec = json_deep_copy(json_spec(vm));
+        json_t *disks = json_object_get(spec, "disks");
+
+        if (spec && !disks) {
+                disks = json_array();
+                if (json_object_set_new(spec, "disks", disks) < 0)
+                        disks = NULL;
+        }
+        if (!disks || json_array_append(disks, disk) < 0)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        return vm_spec_check(spec, ret_error);
+}
+
 static int prepare_import(
         struct task *task, struct manager *manager, const json_t *vm, struct error **ret_error)
 {
@@ -403,6 +420,8 @@ static int prepare_import(
         r = operation_image_check_off(vm, ret_error);
         if (r >= 0)
                 r = check_name(disks, name ?: free_one, ret_error);
+        if (r >= 0)
+                r = check_with_disk(vm, disk, ret_error);
         if (r >= 0)
                 r = operation_image_check_host(manager, host, datastores, ret_error);
         if (r >= 0 && (set_job(task, host, import_job(task, disk)) < 0 ||
@@ -439,6 +458,7 @@ static void run_attach(struct task *task, void *userdata)
         _cleanup_json_ json_t *doc = json_deep_copy(vm),
                               *disk = json_deep_copy(json_object_get(task_data(task), "disk"));
         json_t *disks = json_object_get(json_spec(doc), "disks");
+        struct error *error = NULL;
 
         if (!vm) {
                 fail_gone(task);
@@ -453,6 +473,10 @@ static void run_attach(struct task *task, void *userdata)
                 json_object_set(disk, "size_bytes", json_object_get(outcome, "virtual_bytes")) < 0 ||
                 (!json_named(disks, json_text(disk, "name")) && json_array_append(disks, disk) < 0)) {
                 task_step_failed(task, NULL);
+                return;
+        }
+        if (vm_spec_check(json_spec(doc), &error) < 0) { /* its size is what the host says */
+                task_step_failed(task, error);
                 return;
         }
         task_set_result(task, json_pack("{s:s, s:s, s:O, s:O}", "vm_uid", json_text(vm, "uid"), "host",

@@ -187,6 +187,16 @@ static int add_disk(const struct task *task, const json_t *vm, const json_t *dis
                         "datastore", datastore, "path", path, "format", format));
 }
 
+/* Whether the machine could start with them, before they are made. */
+static int check_with_disks(const json_t *spec, json_t *disks, struct error **ret_error)
+{
+        _cleanup_json_ json_t *whole = json_copy((json_t *)spec);
+
+        if (!whole || json_object_set(whole, "disks", disks) < 0)
+                return no_memory(ret_error);
+        return vm_spec_check(whole, ret_error);
+}
+
 static int describe(struct task *task, struct manager *manager, const json_t *vm, struct error **ret_error)
 {
         json_t *described = json_object_get(task_data(task), "outcome");
@@ -199,6 +209,8 @@ static int describe(struct task *task, struct manager *manager, const json_t *vm
         json_array_foreach (json_object_get(described, "disks"), i, disk)
                 if (r >= 0 && add_disk(task, vm, disk, i, disks, jobs) < 0)
                         r = no_memory(ret_error);
+        if (r >= 0)
+                r = check_with_disks(spec, disks, ret_error);
         if (r >= 0 && (!doc || json_object_set(doc, "spec", spec) < 0 ||
                               json_object_set(task_data(task), "described", described) < 0 ||
                               json_object_set(task_data(task), "disks", disks) < 0 ||
@@ -304,7 +316,7 @@ static void undo_disks(struct task *task, void *userdata)
         call_each(task, userdata, "?undo=1", "undone", on_disk_undone);
 }
 
-static int put_disks(struct task *task, const json_t *vm)
+static int put_disks(struct task *task, const json_t *vm, struct error **ret_error)
 {
         _cleanup_json_ json_t *doc = json_deep_copy(vm),
                               *disks = json_deep_copy(json_object_get(task_data(task), "disks"));
@@ -315,7 +327,9 @@ static int put_disks(struct task *task, const json_t *vm)
                 (void)json_object_del(disk, "source");
         if (!doc || !disks || json_object_set(json_spec(doc), "disks", disks) < 0 ||
                 json_object_set_new(json_status(doc), "message", json_null()) < 0)
-                return -ENOMEM;
+                return no_memory(ret_error);
+        if (vm_spec_check(json_spec(doc), ret_error) < 0) /* their sizes are what the host says */
+                return -EINVAL;
         store_batch_put(task_batch(task), json_revision(vm), TAKE_PTR(doc));
         return 0;
 }
@@ -335,8 +349,8 @@ static void run_attach(struct task *task, void *userdata)
                 task, json_pack("{s:s, s:s, s:O, s:O}", "vm_uid", json_text(vm, "uid"), "host",
                               json_text(data, "host"), "appliance", json_object_get(data, "described"),
                               "disks", json_object_get(data, "disks")));
-        if (put_disks(task, vm) < 0)
-                task_step_failed(task, NULL);
+        if (put_disks(task, vm, &error) < 0)
+                task_step_failed(task, error);
         else
                 task_step_done(task);
 }

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/drives.h"
 #include "base/mac.h"
 #include "base/text.h"
 #include "manager/json.h"
@@ -250,6 +251,21 @@ static int check_labels(const json_t *spec, struct error **ret_error)
         return r;
 }
 
+/* The machine that an agent takes when none is named is q35. */
+static int check_drives(const json_t *spec, struct error **ret_error)
+{
+        struct drives drives = {.machine = json_text_or_null(spec, "machine") ?: "q35",
+                .cdrom = json_is_object(json_object_get(spec, "cdrom"))};
+        json_t *disk;
+        size_t i;
+
+        json_array_foreach (json_object_get(spec, "disks"), i, disk) {
+                drives.n_ide += !strcmp(json_text(disk, "bus"), "ide");
+                drives.n_sata += !strcmp(json_text(disk, "bus"), "sata");
+        }
+        return drives_check(&drives, ret_error);
+}
+
 int vm_spec_check(const json_t *spec, struct error **ret_error)
 {
         static const char *const keys[] = {"cpus", "memory_bytes", "machine", "cpu_model", "accelerator",
@@ -272,6 +288,8 @@ int vm_spec_check(const json_t *spec, struct error **ret_error)
                 r = check_each(spec, "disks", DISKS_MAX, check_disk, ret_error);
         if (r >= 0)
                 r = check_each(spec, "nics", NICS_MAX, check_nic, ret_error);
+        if (r >= 0)
+                r = check_drives(spec, ret_error);
         if (r >= 0 && !json_text_or_null(spec, "datastore") &&
                 !json_array_size(json_object_get(spec, "disks")))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* The manager's own look at a VM's spec (docs/vm-document.md): names, sizes, references. The agent that makes the VM
+/* The manager's own look at a VM's spec (docs/vm-document.md): names, sizes, references, drives that the machine has ports for. The agent that makes the VM
  * has the last word; this keeps nonsense out of the store and hands out MAC addresses. */
 
 #include <jansson.h>

@@ -16,6 +16,7 @@
 #define VALUE_MAX 512
 #define FILES_MAX 64
 #define ITEMS_MAX 256
+#define DISKS_MAX 64 /* of a virtual machine */
 #define SHA_HEX_MIN 40
 #define SHA_HEX_MAX 128
 
@@ -193,6 +194,8 @@ static void add_disk(struct parsing *p)
         const char *disk_id = resource_id(p->item.host_resource, "/disk/"),
                    *file_id = resource_id(p->item.host_resource, "/file/"), *file;
         const json_t *disk = disk_id ? json_object_get(p->disks, disk_id) : NULL;
+        json_t *disks = json_object_get(p->description, "disks"), *other;
+        size_t i;
 
         if (disk)
                 file_id = json_string_value(json_object_get(disk, "file"));
@@ -207,7 +210,16 @@ static void add_disk(struct parsing *p)
                         p->item.host_resource);
                 return;
         }
-        if (json_array_append_new(json_object_get(p->description, "disks"),
+        if (json_array_size(disks) >= DISKS_MAX) {
+                refuse(p, ERROR_TOO_LARGE, "%s has more than %d disks", p->name, DISKS_MAX);
+                return;
+        }
+        json_array_foreach (disks, i, other)
+                if (!strcmp(json_string_value(json_object_get(other, "file")), file)) {
+                        refuse(p, ERROR_BAD_DOCUMENT, "%s has two disks of one file, %.64s", p->name, file);
+                        return;
+                }
+        if (json_array_append_new(disks,
                     json_pack("{s:s, s:s, s:O*}", "id", disk_id ?: file_id, "file", file, "capacity_bytes",
                             disk ? json_object_get(disk, "capacity_bytes") : NULL)) < 0)
                 no_memory(p);

@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "base/drives.h"
 #include "base/text.h"
 #include "base/torture.h"
 
@@ -21,8 +22,6 @@
 #define LABEL_KEY_MAX_CHARS 63
 #define LABEL_VALUE_MAX_CHARS 255
 #define DISK_SIZE_MAX (UINT64_C(1) << 50)
-#define IDE_DISKS_MAX 4
-#define SATA_DISKS_MAX 6
 #define WHERE_SIZE 40 /* "spec.disks[N]" for any N */
 
 static const char *const accelerator_names[] = {"auto", "kvm", "tcg"};
@@ -137,7 +136,7 @@ bool vm_config_same_disks(const struct vm_config *a, const struct vm_config *b)
 
 enum vm_chipset vm_chipset_of(const char *machine)
 {
-        return !strcmp(machine, "q35") || after(machine, "pc-q35-") ? VM_CHIPSET_Q35 : VM_CHIPSET_PC;
+        return drives_machine_is_q35(machine) ? VM_CHIPSET_Q35 : VM_CHIPSET_PC;
 }
 
 bool vm_cpu_model_is_valid(const char *cpu_model)
@@ -482,7 +481,6 @@ static int set_default_datastores(struct vm_config *config, struct error **ret_e
 
 static int check_disks(const struct vm_config *config, struct error **ret_error)
 {
-        bool q35 = vm_chipset_of(config->machine) == VM_CHIPSET_Q35;
         size_t n_on[N_VM_BUSES] = {0};
 
         for (size_t i = 0; i < config->n_disks; i++) {
@@ -504,18 +502,11 @@ static int check_disks(const struct vm_config *config, struct error **ret_error)
                                         i, disk->path, disk->datastore);
                 }
         }
-        if (q35 && n_on[VM_BUS_IDE])
-                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use the bus sata, or the machine pc.",
-                        "the machine %s has no IDE controller", config->machine);
-        /* The CD-ROM drive is on SATA with q35 and on IDE with pc. */
-        if (n_on[VM_BUS_IDE] + (!q35 && config->cdrom.path) > IDE_DISKS_MAX)
-                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use another bus for some of them.",
-                        "the IDE controller takes %d drives, the CD-ROM drive included", IDE_DISKS_MAX);
-        if (n_on[VM_BUS_SATA] + (q35 && config->cdrom.path) > SATA_DISKS_MAX)
-                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Use another bus for some of them.",
-                        "the SATA controller takes %d drives%s", SATA_DISKS_MAX,
-                        q35 ? ", the CD-ROM drive included" : "");
-        return 0;
+        return drives_check(&(struct drives){.machine = config->machine,
+                                    .cdrom = config->cdrom.path != NULL,
+                                    .n_ide = n_on[VM_BUS_IDE],
+                                    .n_sata = n_on[VM_BUS_SATA]},
+                ret_error);
 }
 
 static int check_nics(const struct vm_config *config, struct error **ret_error)

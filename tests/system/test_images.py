@@ -133,6 +133,13 @@ def test_name_that_is_no_image_on_a_datastore_is_refused(lab, empty_vm, incoming
     assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
 
 
+def test_disk_that_the_machine_has_no_port_for_is_refused_before_the_work(lab, empty_vm, incoming):
+    refused = lab.run_drover("vm", "import-disk", empty_vm, "shared:incoming/web.vmdk", "--bus", "ide")
+    assert refused.returncode == 1 and "no IDE controller" in refused.stderr and "virtio" in refused.stderr, refused.stderr
+    assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
+    assert not list((lab.folder / "shared" / empty_vm).glob("disk*"))
+
+
 def test_export_neither_replaces_a_file_nor_goes_into_the_folder_of_a_vm(lab, empty_vm, incoming):
     lab.drover("vm", "import-disk", empty_vm, "shared:incoming/web.raw")
     before = sha256(incoming / "web.raw")
@@ -320,6 +327,26 @@ def test_appliance_that_is_no_good_is_refused_and_leaves_nothing(lab, incoming, 
     assert lab.run_drover("vm", "show", name).returncode == 3
     assert not (lab.folder / "shared" / name).exists()
     assert leftovers(lab) == []
+
+
+def test_appliance_with_more_disks_than_the_bus_takes_is_refused_before_the_work(lab, incoming):
+    """SATA, which is used unless another bus is named, takes six."""
+    one = ovf_of("x-disk1.vmdk", 8)
+    numbers = range(2, 8)
+    files = "".join(f'<File ovf:href="x-disk{n}.vmdk" ovf:id="file{n}"/>' for n in numbers)
+    disks = "".join(f'<Disk ovf:capacity="8" ovf:diskId="vmdisk{n}" ovf:fileRef="file{n}"/>' for n in numbers)
+    items = "".join(f"<Item><rasd:HostResource>ovf:/disk/vmdisk{n}</rasd:HostResource><rasd:InstanceID>4{n}</rasd:InstanceID>"
+                    "<rasd:ResourceType>17</rasd:ResourceType></Item>" for n in numbers)
+    ovf = one.replace("</References>", files + "</References>").replace("</DiskSection>", disks + "</DiskSection>")
+    (incoming / "many.ovf").write_text(ovf.replace("</VirtualHardwareSection>", items + "</VirtualHardwareSection>"))
+    for n in range(1, 8):
+        qemu_img("create", "-f", "vmdk", incoming / f"x-disk{n}.vmdk", "8M")
+    refused = lab.run_drover("vm", "import", "shared:incoming/many.ovf", "--net-map", "VM Network=")
+    assert refused.returncode == 1 and "SATA controller takes 6" in refused.stderr, refused.stderr
+    assert not (lab.folder / "shared/many").exists() and leftovers(lab) == []
+    lab.drover("vm", "import", "shared:incoming/many.ovf", "--net-map", "VM Network=", "--bus", "virtio")
+    assert len(disks_of(lab, "many")) == 7
+    lab.drover("vm", "delete", "many")
 
 
 def test_agent_that_dies_in_an_import_does_it_after_all(lab, incoming):

@@ -148,6 +148,12 @@ static void what_is_no_machine_is_refused(void **state)
         assert_refused(deep, ERROR_TOO_LARGE, "nested");
 }
 
+static void two_disks_of_one_file_are_refused(void **state)
+{
+        assert_refused(HEAD REFERENCES("ovf:href=\"web-disk1.vmdk\"") DISKS SYSTEM(CPU MEMORY DISK DISK) TAIL,
+                ERROR_BAD_DOCUMENT, "two disks of one file, web-disk1.vmdk");
+}
+
 static void manifest_is_read(void **state)
 {
         static const char text[] =
@@ -285,6 +291,7 @@ int main(void)
                 cmocka_unit_test(file_outside_of_the_appliance_is_refused),
                 cmocka_unit_test(entities_and_document_types_are_refused),
                 cmocka_unit_test(what_is_no_machine_is_refused),
+                cmocka_unit_test(two_disks_of_one_file_are_refused),
                 cmocka_unit_test(manifest_is_read),
                 cmocka_unit_test(members_are_found_where_they_are),
                 cmocka_unit_test(archive_that_leads_elsewhere_is_refused),
