@@ -309,8 +309,9 @@ static int check_digest(const struct image_job_work *work, const struct place *s
 
 /* --- What was made --------------------------------------------------------------------------------------------------- */
 
-/* {"dev", "ino"}: which file is the job's own, whatever name it has. */
-static int write_made(const struct image_job_work *work, int fd, struct error **ret_error)
+/* {"dev", "ino", "sha256"}: which file is the job's own, whatever name it has, and what its file of a checksum says. */
+static int write_made(
+        const struct image_job_work *work, int fd, const json_t *result, struct error **ret_error)
 {
         _cleanup_json_ json_t *made = NULL;
         _cleanup_free_ char *text = NULL;
@@ -318,7 +319,8 @@ static int write_made(const struct image_job_work *work, int fd, struct error **
         int r = fstat(fd, &st) < 0 ? -errno : 0;
 
         if (r == 0) {
-                made = json_pack("{s:I, s:I}", "dev", (json_int_t)st.st_dev, "ino", (json_int_t)st.st_ino);
+                made = json_pack("{s:I, s:I, s:O*}", "dev", (json_int_t)st.st_dev, "ino",
+                        (json_int_t)st.st_ino, "sha256", json_object_get(result, "sha256"));
                 text = made ? doc_to_text(made) : NULL;
                 r = text ? file_write_atomic(work->made_path, text, strlen(text), 0600) : -ENOMEM;
         }
@@ -347,10 +349,29 @@ static bool is_made(const struct place *target, const char *path, const json_t *
                (json_int_t)st.st_dev == json_integer_value(json_object_get(made, "dev"));
 }
 
-static int exists(const struct place *target, struct error **ret_error)
+static int exists(const struct place *target, const char *path, struct error **ret_error)
 {
         return error_set(ret_error, ERROR_EXISTS, "Name another file, or remove that one.",
-                "%s is there already", target->label);
+                "%s: %s is there already", target->store->name, path);
+}
+
+/* As sha256sum(1) writes it; the caller's, NULL without memory. */
+static char *checksum_text(const struct place *target, const char *hex)
+{
+        const char *slash = strrchr(target->path, '/');
+
+        return alloc_printf("%s  %s\n", hex, slash ? slash + 1 : target->path);
+}
+
+/* Only one that says what the job's would: another's file is not the job's to remove. */
+static void remove_checksum_file(const struct place *target, const json_t *made)
+{
+        const char *hex = text_of(made, "sha256");
+        _cleanup_free_ char *expected = *hex ? checksum_text(target, hex) : NULL, *text = NULL;
+
+        if (expected && beneath_read(target->store->fd, target->sums, CHECKSUM_FILE_MAX, &text, NULL) >= 0 &&
+                !strcmp(text, expected))
+                (void)beneath_unlink(target->store->fd, target->sums);
 }
 
 /* Never over a file that is there. Not every network file system knows RENAME_NOREPLACE. */
@@ -369,7 +390,7 @@ static int give_name(const struct place *target, struct error **ret_error)
                         (void)unlinkat(folder, part, 0);
         }
         if (r == -EEXIST)
-                return exists(target, ret_error);
+                return exists(target, target->path, ret_error);
         if (r >= 0 && fsync(folder) < 0)
                 r = -errno;
         return r < 0 ? beneath_failed(r, target->store->name, target->path, ret_error) : 0;
@@ -377,14 +398,16 @@ static int give_name(const struct place *target, struct error **ret_error)
 
 static int write_checksum_file(const struct place *target, const json_t *result, struct error **ret_error)
 {
-        const char *slash = strrchr(target->path, '/'), *hex = text_of(result, "sha256");
-        _cleanup_free_ char *text = alloc_printf("%s  %s\n", hex, slash ? slash + 1 : target->path);
+        const char *hex = text_of(result, "sha256");
+        _cleanup_free_ char *text = checksum_text(target, hex);
         int r = text ? 0 : -ENOMEM;
 
         if (!*hex)
                 return 0;
         if (r == 0)
-                r = beneath_write_atomic(target->store->fd, target->sums, text, strlen(text), 0640, false);
+                r = beneath_write_atomic(target->store->fd, target->sums, text, strlen(text), 0640, true);
+        if (r == -EEXIST)
+                return exists(target, target->sums, ret_error);
         return r < 0 ? beneath_failed(r, target->store->name, target->sums, ret_error) : 0;
 }
 
@@ -403,9 +426,14 @@ static int conclude(const struct image_job_work *work, const struct place *targe
         return write_checksum_file(target, result, ret_error);
 }
 
+static bool wants_checksum(const struct image_job_work *work)
+{
+        return json_is_true(json_object_get(json_object_get(work->request, "target"), "checksum"));
+}
+
 /* --- Conversion ------------------------------------------------------------------------------------------------------ */
 
-static int make_part(const struct place *target, int *ret_fd, struct error **ret_error)
+static int make_part(const struct place *target, bool checksum, int *ret_fd, struct error **ret_error)
 {
         const char *slash = strrchr(target->path, '/');
         char folder[PATH_MAX_CHARS + 1];
@@ -414,7 +442,9 @@ static int make_part(const struct place *target, int *ret_fd, struct error **ret
 
         r = beneath_open(target->store->fd, target->path, O_PATH | O_NOFOLLOW, 0, &there);
         if (r >= 0)
-                return exists(target, ret_error);
+                return exists(target, target->path, ret_error);
+        if (checksum && beneath_open(target->store->fd, target->sums, O_PATH | O_NOFOLLOW, 0, &there) >= 0)
+                return exists(target, target->sums, ret_error);
         r = 0;
         if (slash) {
                 snprintf(folder, sizeof(folder), "%.*s", (int)(slash - target->path), target->path);
@@ -450,11 +480,10 @@ static int convert(const struct image_job_work *work, const struct place *source
 static int describe(const struct image_job_work *work, const json_t *digest, int to_fd,
         const struct image_converted *converted, json_t **ret_result, struct error **ret_error)
 {
-        const json_t *target = json_object_get(work->request, "target");
         char sha256[IMAGE_HASH_HEX_SIZE] = "";
         int r = 0;
 
-        if (json_is_true(json_object_get(target, "checksum")))
+        if (wants_checksum(work))
                 r = image_digest(to_fd, 0, 0, IMAGE_SHA256, on_progress, NULL, sha256, NULL, ret_error);
         if (r < 0)
                 return r;
@@ -478,7 +507,7 @@ static int make(const struct image_job_work *work, const struct place *target, j
                 r = r < 0 ? beneath_failed(r, source.store->name, source.path, ret_error) : 0;
         }
         if (r >= 0)
-                r = make_part(target, &to_fd, ret_error);
+                r = make_part(target, wants_checksum(work), &to_fd, ret_error);
         if (r < 0)
                 return r;
         crash_point("image-job-begun");
@@ -488,7 +517,7 @@ static int make(const struct image_job_work *work, const struct place *target, j
         if (r >= 0)
                 r = describe(work, digest, to_fd, &converted, &result, ret_error);
         if (r >= 0)
-                r = write_made(work, to_fd, ret_error);
+                r = write_made(work, to_fd, result, ret_error);
         if (r >= 0)
                 r = conclude(work, target, result, ret_error);
         if (r >= 0)
@@ -623,7 +652,7 @@ static int pack(const struct image_job_work *work, const struct place *target, j
         _cleanup_json_ json_t *result = NULL;
         _cleanup_fd_ int out_fd = -1;
         size_t n_disks = json_array_size(list);
-        int r = make_part(target, &out_fd, ret_error);
+        int r = make_part(target, true, &out_fd, ret_error);
 
         /* The process ends afterwards, and its descriptors with it. */
         for (size_t i = 0; r >= 0 && i < n_disks; i++)
@@ -631,7 +660,7 @@ static int pack(const struct image_job_work *work, const struct place *target, j
         if (r >= 0)
                 r = write_archive(work, target, out_fd, disks, n_disks, &result, ret_error);
         if (r >= 0)
-                r = write_made(work, out_fd, ret_error);
+                r = write_made(work, out_fd, result, ret_error);
         if (r >= 0)
                 r = conclude(work, target, result, ret_error);
         if (r >= 0)
@@ -684,7 +713,7 @@ int image_job_clear(void *arg, json_t **ret_result, struct error **ret_error)
         made = read_made(work);
         r = beneath_unlink(target.store->fd, target.part);
         if ((r >= 0 || r == -ENOENT) && work->undo && made && is_made(&target, target.path, made)) {
-                (void)beneath_unlink(target.store->fd, target.sums);
+                remove_checksum_file(&target, made);
                 r = beneath_unlink(target.store->fd, target.path);
         }
         if (r < 0 && r != -ENOENT)

@@ -140,6 +140,35 @@ def test_disk_that_the_machine_has_no_port_for_is_refused_before_the_work(lab, e
     assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
 
 
+@pytest.mark.parametrize("words", [("export-disk", "disk0", "web.qcow2"), ("export", "web.ova")])
+def test_export_neither_replaces_nor_removes_the_checksum_of_another_file(lab, empty_vm, incoming, words):
+    """Of a copy that has gone elsewhere: PATH.sha256 is there, PATH is not; and what an export that is undone removes is its own."""
+    kind, *disk, name = words
+    if not disks_of(lab, empty_vm):
+        lab.drover("vm", "import-disk", empty_vm, "shared:incoming/web.raw")
+    folder = lab.folder / f"shared/kept-{kind}"
+    folder.mkdir()
+    kept = folder / f"{name}.sha256"
+    kept.write_text("of a copy on a tape\n")
+    refused = lab.run_drover("vm", kind, empty_vm, *disk, f"shared:{folder.name}/{name}")
+    assert refused.returncode == 5 and f"{name}.sha256 is there already" in refused.stderr, refused.stderr
+    assert [path.name for path in folder.iterdir()] == [kept.name] and kept.read_text() == "of a copy on a tape\n"
+    kept.unlink()
+    # It comes into being while the export is under way, which dies when its file has its name.
+    gate = lab.folder / f"gate-{next(_numbers)}"
+    lab.restart("host1", "agent", {"DROVER_CRASH_AT": f"image-job-named:{gate},image-job-lost:{gate}-lost"})
+    lab.wait_connected()
+    task = lab.drover_json("--no-wait", "vm", kind, empty_vm, *disk, f"shared:{folder.name}/{name}")["name"]
+    wait_for("the agent to die", lambda: gate.exists() and not lab.find("host1", "agent"), 60, 0.05)
+    kept.write_text("of a copy on a tape\n")
+    lab.start("host1", "agent")
+    lab.wait_connected()
+    wait_for("the task to end", lambda: lab.drover_json("task", "show", task)["status"]["finished"], 60)
+    status = lab.drover_json("task", "show", task)["status"]
+    assert status["state"] == "failed" and f"{name}.sha256 is there already" in str(status), status
+    assert [path.name for path in folder.iterdir()] == [kept.name] and kept.read_text() == "of a copy on a tape\n"
+
+
 def test_export_neither_replaces_a_file_nor_goes_into_the_folder_of_a_vm(lab, empty_vm, incoming):
     lab.drover("vm", "import-disk", empty_vm, "shared:incoming/web.raw")
     before = sha256(incoming / "web.raw")
