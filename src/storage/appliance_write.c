@@ -153,8 +153,12 @@ static int describe(struct buf *out, const json_t *vm, const struct appliance_di
 
 /* --- Archive ----------------------------------------------------------------------------------------------------------- */
 
+#define NO_ROOM 1 /* the error says it */
+
 struct archive {
         int fd;
+        const char *name;
+        struct error **ret_error;
         uint64_t at, total;
         image_progress_fn progress;
         void *userdata;
@@ -232,6 +236,8 @@ static int put_disk(struct archive *archive, const char *name, const struct appl
                         continue;
                 r = n < 0 ? -errno : n == 0 ? -EIO : put(archive, chunk, (size_t)n);
                 done += n > 0 ? (uint64_t)n : 0;
+                if (r == 0 && image_keep_room(archive->fd, archive->name, archive->ret_error) < 0)
+                        return NO_ROOM;
                 if (archive->progress)
                         archive->progress(archive->userdata, "archive", archive->at, archive->total);
         }
@@ -278,7 +284,11 @@ static int put_all(struct archive *archive, const char *vm_name, const struct bu
 int appliance_write(int out_fd, const json_t *vm, const struct appliance_disk *disks, size_t n_disks,
         const char *name, image_progress_fn progress, void *userdata, struct error **ret_error)
 {
-        struct archive archive = {.fd = out_fd, .progress = progress, .userdata = userdata};
+        struct archive archive = {.fd = out_fd,
+                .name = name,
+                .ret_error = ret_error,
+                .progress = progress,
+                .userdata = userdata};
         _cleanup_buf_ struct buf ovf;
         int r;
 
@@ -290,6 +300,8 @@ int appliance_write(int out_fd, const json_t *vm, const struct appliance_disk *d
                 r = put_all(&archive, text_of(vm, "name"), &ovf, disks, n_disks);
         if (r == 0 && fsync(out_fd) < 0)
                 r = -errno;
+        if (r == NO_ROOM)
+                return -ENOSPC;
         if (r == -ENOSPC || r == -EDQUOT)
                 return error_set(ret_error, ERROR_NO_SPACE, "Free space there, or name another datastore.",
                         "%s: the datastore is full", name);

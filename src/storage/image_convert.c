@@ -24,8 +24,10 @@
 #define OTHER_FILES_HINT "Make one whole file of it on a machine that you trust: qemu-img convert."
 /* With less than what one write takes, a datastore is full. */
 #define FULL_BYTES (UINT64_C(2) << 20)
-/* What a conversion leaves to the guests whose disks are on the datastore, which QEMU stops when there is no room. */
-#define ROOM_LEFT_BYTES (UINT64_C(64) << 20)
+/* What work on images leaves to the guests whose disks are on the datastore, which QEMU stops when there is no room: a hundredth of it
+ * within these bounds. A disk of 10 Gbit/s writes 250 MiB between two looks. */
+#define ROOM_LEFT_MIN_BYTES (UINT64_C(64) << 20)
+#define ROOM_LEFT_MAX_BYTES (UINT64_C(1) << 30)
 
 /* VMware, "Virtual Disk Format 5.0", "Hosted Sparse Extents": magic, version, flags, then these fields. */
 #define VMDK_MAGIC 0x564d444bu /* "KDMV" */
@@ -295,11 +297,29 @@ static int look_at(const struct image_conversion *c, const char *source, uint64_
         return 0;
 }
 
-static uint64_t room_at(int fd)
+/* *ret_left: what is to be left of it. */
+static uint64_t room_at(int fd, uint64_t *ret_left)
 {
         struct statvfs fs;
 
-        return fstatvfs(fd, &fs) < 0 ? UINT64_MAX : (uint64_t)fs.f_bavail * fs.f_frsize;
+        *ret_left = 0;
+        if (fstatvfs(fd, &fs) < 0)
+                return UINT64_MAX;
+        *ret_left =
+                MAX(ROOM_LEFT_MIN_BYTES, MIN(ROOM_LEFT_MAX_BYTES, (uint64_t)fs.f_blocks * fs.f_frsize / 100));
+        return (uint64_t)fs.f_bavail * fs.f_frsize;
+}
+
+int image_keep_room(int fd, const char *name, struct error **ret_error)
+{
+        uint64_t left, room = room_at(fd, &left);
+
+        if (room >= left)
+                return 0;
+        return error_set(ret_error, ERROR_NO_SPACE, "Free space there, or name another datastore.",
+                "%s: the target's datastore would be full: it has %" PRIu64 " MiB left, and %" PRIu64
+                " MiB are kept free for guests",
+                name, room >> 20, left >> 20);
 }
 
 /* All that the image claims to hold, compressed or not, counts with its full size. */
@@ -309,7 +329,7 @@ static int check_room(
         const char *argv[] = {
                 "qemu-img", "measure", "--output=json", "-O", "qcow2", "--image-opts", source, NULL};
         _cleanup_json_ json_t *measured = NULL;
-        uint64_t needed = 0, room;
+        uint64_t needed = 0, room, left;
         int r = run_json(c, argv, &measured, ret_error);
 
         if (r < 0)
@@ -317,8 +337,8 @@ static int check_room(
         if (doc_need_u64(measured, "", "required", 0, INT64_MAX, &needed, NULL) < 0)
                 return error_set(ret_error, ERROR_QEMU_FAILED, NULL,
                         "%s: qemu-img's answer is not understood", c->name);
-        room = room_at(c->to_fd);
-        room -= MIN(room, ROOM_LEFT_BYTES);
+        room = room_at(c->to_fd, &left);
+        room -= MIN(room, left);
         if (needed > room && !c->stream)
                 return error_set(ret_error, ERROR_NO_SPACE, "Free space there, or name another datastore.",
                         "%s unpacks to %" PRIu64 " MiB, and the target has room for %" PRIu64 " MiB", c->name,
@@ -332,7 +352,9 @@ struct watch {
         uint64_t total;
 };
 
-static void on_tick(void *userdata)
+/* Room is looked at again and again: how much a compressed copy takes nobody knows before, others write there, too, and whoever has taken
+ * qemu-img over writes what he likes. */
+static int on_tick(void *userdata, struct error **ret_error)
 {
         const struct watch *watch = userdata;
         struct stat st;
@@ -340,12 +362,15 @@ static void on_tick(void *userdata)
         if (!fstat(watch->conversion->to_fd, &st))
                 tell(watch->conversion->progress, watch->conversion->userdata, "convert",
                         (uint64_t)st.st_blocks * SECTOR, watch->total);
+        return image_keep_room(watch->conversion->to_fd, watch->conversion->name, ret_error);
 }
 
 /* QEMU's vmdk driver has other words for a write that found no room. */
 static int judge(const struct image_conversion *c, int r, struct error *error, struct error **ret_error)
 {
-        if (r < 0 && error && error->code == ERROR_QEMU_FAILED && room_at(c->to_fd) < FULL_BYTES) {
+        uint64_t left;
+
+        if (r < 0 && error && error->code == ERROR_QEMU_FAILED && room_at(c->to_fd, &left) < FULL_BYTES) {
                 error_free(error);
                 return error_set(ret_error, ERROR_NO_SPACE, "Free space on the datastore, or enlarge it.",
                         "copy of %s: the datastore is full", c->name);
@@ -389,11 +414,16 @@ int image_convert(const struct image_conversion *conversion, struct image_conver
         if (r >= 0)
                 r = check_room(c, source, &needed, ret_error);
         if (r >= 0)
+                r = image_keep_room(c->to_fd, c->name, ret_error);
+        if (r >= 0)
                 r = run_convert(c, source, needed, ret_error);
         if (r < 0)
                 return r;
         if (fsync(c->to_fd) < 0 || fstat(c->to_fd, &st) < 0)
                 return error_from_errno(ret_error, errno, "copy of %s", c->name);
+        r = image_keep_room(c->to_fd, c->name, ret_error); /* since the last tick */
+        if (r < 0)
+                return r;
         *ret_converted = (struct image_converted){.virtual_bytes = virtual_bytes,
                 .bytes = (uint64_t)st.st_size,
                 .allocated_bytes = (uint64_t)st.st_blocks * SECTOR};

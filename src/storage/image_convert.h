@@ -6,7 +6,8 @@
  *
  * An image that others have made is refused before qemu-img sees it when it refers to other files (a backing file, a vmdk descriptor with
  * extents), and would find none if one got through. What it would take is measured before a byte is written: a small file that
- * would unpack to more than there is room for is refused. */
+ * would unpack to more than there is room for is refused, and one that takes more room than there is
+ * for it, whatever was measured, is ended. */
 
 #include "base/error.h"
 
@@ -47,6 +48,10 @@ int image_digest(int fd, uint64_t offset, uint64_t length, enum image_hash hash,
  * the file; length 0: to its end. */
 int image_kind_check(int fd, uint64_t offset, uint64_t length, enum image_kind kind, const char *name,
         struct error **ret_error);
+
+/* NO_SPACE once the file system of `fd` has less room than what is kept free there for guests: a hundredth of it, but at least 64 MiB and at
+ * most 1 GiB. `name` is for messages. For whoever writes much, again and again. */
+int image_keep_room(int fd, const char *name, struct error **ret_error);
 
 struct image_conversion {
         const char *name; /* of the source, for messages */

@@ -84,27 +84,33 @@ run_program(const struct image_tool *tool, const char *path, int output_fd, pid_
         _exit(127);
 }
 
-/* To its end, or to the maximum: the rest is thrown away, so that the program never waits. */
-static void read_output(const struct image_tool *tool, int fd, struct buf *output)
+/* To its end, or to the maximum: the rest is thrown away, so that the program never waits. The tick's result; the program is killed then. */
+static int read_output(
+        const struct image_tool *tool, pid_t pid, int fd, struct buf *output, struct error **ret_error)
 {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
         char data[4096];
+        int r = 0;
 
         for (;;) {
                 int ready = poll(&wait, 1, TICK_MS);
+                bool broken = ready < 0 && errno != EINTR;
                 ssize_t n;
 
-                if (tool->tick)
-                        tool->tick(tool->userdata);
-                if (ready < 0 && errno != EINTR)
-                        return;
+                if (tool->tick && r == 0) {
+                        r = tool->tick(tool->userdata, ret_error);
+                        if (r < 0)
+                                (void)kill(pid, SIGKILL);
+                }
+                if (broken)
+                        return r;
                 if (ready <= 0)
                         continue;
                 n = read(fd, data, sizeof(data));
                 if (n < 0 && errno == EINTR)
                         continue;
                 if (n <= 0)
-                        return;
+                        return r;
                 (void)buf_append(output, data, MIN((size_t)n, output->max - output->len));
         }
 }
@@ -159,12 +165,12 @@ int image_tool_run(const struct image_tool *tool, char **ret_output, struct erro
         fd_closep(&write_fd);
         write_fd = -1;
         buf_init(&output, OUTPUT_MAX_BYTES);
-        read_output(tool, read_fd, &output);
+        r = read_output(tool, pid, read_fd, &output, ret_error);
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
                 ;
-        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        if (r == 0 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0))
                 r = failed(tool, status, buf_string(&output), ret_error);
-        else if (ret_output) {
+        else if (r == 0 && ret_output) {
                 *ret_output = alloc_strdup(buf_string(&output));
                 r = *ret_output ? 0 : error_from_errno(ret_error, ENOMEM, "%s", tool->name);
         }

@@ -20,8 +20,9 @@ struct image_tool {
         const char *const *argv; /* argv[0] is looked up in PATH; NULL-terminated */
         struct image_tool_file files[IMAGE_TOOL_FILES_MAX];
         size_t n_files;
-        const char *name;             /* of the image, for messages */
-        void (*tick)(void *userdata); /* called a few times a second while it runs; may be NULL */
+        const char *name; /* of the image, for messages */
+        /* Called a few times a second while it runs; may be NULL. A negative result ends the program, and is the run's. */
+        int (*tick)(void *userdata, struct error **ret_error);
         void *userdata;
 };
 

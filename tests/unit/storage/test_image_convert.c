@@ -206,6 +206,23 @@ static void test_program_reaches_what_it_was_given_and_nothing_else(void **state
         shell(s, "test \"$(cat given)\" = content && test ! -e made");
 }
 
+static int no_room(void *userdata, struct error **ret_error)
+{
+        return error_set(ret_error, ERROR_NO_SPACE, NULL, "no room in the test");
+}
+
+/* Without an end it would sleep for longer than this test may last. */
+static void test_program_is_ended_by_the_tick(void **state)
+{
+        const char *argv[] = {"sleep", "1000", NULL};
+        const struct image_tool tool = {.argv = argv, .name = "the test", .tick = no_room};
+        struct error *error = NULL;
+
+        assert_true(image_tool_run(&tool, NULL, &error) < 0);
+        assert_error(error, ERROR_NO_SPACE, "no room in the test");
+        error_free(error);
+}
+
 static void on_qemu_exit(void *userdata, const struct child_result *result)
 {
         *(bool *)userdata = true;
@@ -269,6 +286,7 @@ int main(void)
                 SCRATCH_TEST(test_what_is_no_such_image_is_refused),
                 SCRATCH_TEST(test_damaged_image_is_an_error),
                 SCRATCH_TEST(test_program_reaches_what_it_was_given_and_nothing_else),
+                SCRATCH_TEST(test_program_is_ended_by_the_tick),
                 SCRATCH_TEST(test_image_that_a_qemu_writes_is_not_read),
                 SCRATCH_TEST(test_checksum_is_of_the_part_that_was_asked_for),
                 /* The last one: it has a mount namespace of its own. */
