@@ -18,7 +18,8 @@ struct confine_file {
 };
 
 /* Shuts in this process before it executes the program at `path` (absolute), which is to read what others have made: it finds its libraries
- * (/usr, /lib) and the files given, opens no other one, makes no socket, reaches no other process, and gets no more than memory_max_bytes
- * of address space. For good, across exec. NOT_SUPPORTED: the kernel lacks Landlock. */
+ * (/usr, /lib) and the files given, opens no other one and empties none by its name, makes no socket, sends no signal to another process, makes no
+ * process of its own (threads it has), keeps of root's capabilities CAP_DAC_OVERRIDE alone, and gets no more than memory_max_bytes of address space.
+ * It may look at what a path is (stat), and may execute what is in /usr. For good, across exec. NOT_SUPPORTED: the kernel lacks Landlock. */
 int confine_program(const char *path, const struct confine_file *files, size_t n_files,
         uint64_t memory_max_bytes, struct error **ret_error);

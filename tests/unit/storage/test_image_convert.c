@@ -1,6 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scratch.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
 #include "io/child.h"
 #include "storage/image_convert.h"
 #include "storage/image_tool.h"
@@ -199,11 +208,129 @@ static void test_program_reaches_what_it_was_given_and_nothing_else(void **state
         snprintf(script, sizeof(script), "read line < %s/other", s->store);
         assert_shut_in(s, script, "Permission denied");
         assert_shut_in(s, "echo more >> " IMAGE_TOOL_FIRST, "Permission denied");
-        snprintf(script, sizeof(script), "echo more > %s/made", s->store);
+        snprintf(script, sizeof(script), "echo more >> %s/made", s->store);
         assert_shut_in(s, script, "Permission denied");
         assert_shut_in(s, "echo more > /dev/tcp/127.0.0.1/9", "not permitted");
         assert_shut_in(s, "kill -0 $PPID", "not permitted");
         shell(s, "test \"$(cat given)\" = content && test ! -e made");
+}
+
+/* --- What a program in qemu-img's place tries, in this program, executed anew ------------------------------------------------------ */
+
+#define PROBE "try-all"
+
+static int n_allowed;
+
+static void must_fail(const char *what, long result, int expected)
+{
+        if (result >= 0 || errno != expected) {
+                printf("%s: %ld, %s\n", what, result, result < 0 ? strerror(errno) : "done");
+                n_allowed++;
+        }
+}
+
+static void *in_thread(void *arg)
+{
+        *(bool *)arg = true;
+        return NULL;
+}
+
+static void try_to_make_a_process(void)
+{
+        uint64_t clone_args[8] = {};
+        long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+
+        if (!pid)
+                _exit(0);
+        must_fail("clone", pid, EPERM);
+        pid = syscall(SYS_fork);
+        if (!pid)
+                _exit(0);
+        must_fail("fork", pid, EPERM);
+        pid = syscall(SYS_clone3, clone_args, sizeof(clone_args));
+        if (!pid)
+                _exit(0);
+        must_fail("clone3", pid, ENOSYS);
+}
+
+static void try_files(void)
+{
+        const char *given = IMAGE_TOOL_FIRST;
+        uint64_t how[3] = {O_RDONLY};
+
+        must_fail("openat, mode 3", syscall(SYS_openat, AT_FDCWD, given, O_ACCMODE), EPERM);
+        must_fail(
+                "openat, mode 3, empty it", syscall(SYS_openat, AT_FDCWD, given, O_ACCMODE | O_TRUNC), EPERM);
+        must_fail("openat, empty it", syscall(SYS_openat, AT_FDCWD, given, O_RDONLY | O_TRUNC), EPERM);
+        must_fail("open, empty it", syscall(SYS_open, given, O_WRONLY | O_TRUNC), EPERM);
+        must_fail("creat", syscall(SYS_creat, given, 0600), EPERM);
+        must_fail("openat2", syscall(SYS_openat2, AT_FDCWD, given, how, sizeof(how)), ENOSYS);
+        must_fail("utimes", syscall(SYS_utimes, given, NULL), EPERM);
+        must_fail("fchmodat2", syscall(452, AT_FDCWD, given, 0600, 0), EPERM);
+}
+
+static void try_others(pid_t other)
+{
+        siginfo_t info = {.si_code = SI_QUEUE};
+        unsigned long cpus = 1;
+
+        must_fail("kill", syscall(SYS_kill, other, 0), EPERM);
+        must_fail("tgkill", syscall(SYS_tgkill, other, other, 0), EPERM);
+        must_fail("rt_sigqueueinfo", syscall(SYS_rt_sigqueueinfo, other, 0, &info), EPERM);
+        must_fail("rt_tgsigqueueinfo", syscall(SYS_rt_tgsigqueueinfo, other, other, 0, &info), EPERM);
+        must_fail("pidfd_open", syscall(SYS_pidfd_open, other, 0), EPERM);
+        must_fail("sched_setaffinity", syscall(SYS_sched_setaffinity, other, sizeof(cpus), &cpus), EPERM);
+        must_fail("setpriority", syscall(SYS_setpriority, 0, other, 0), EPERM);
+        must_fail("ioprio_set", syscall(SYS_ioprio_set, 1, other, 2 << 13), EPERM);
+        must_fail("shmget", syscall(SYS_shmget, 0, 4096, 01600), EPERM);
+        must_fail("F_SETOWN", fcntl(3, F_SETOWN, other), EPERM);
+        must_fail("F_SETSIG", fcntl(3, F_SETSIG, SIGKILL), EPERM);
+        must_fail("PR_SET_PDEATHSIG", prctl(PR_SET_PDEATHSIG, 0), EPERM);
+}
+
+static int try_all(void)
+{
+        struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+        struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
+        bool ran = false;
+        pthread_t thread;
+
+        try_to_make_a_process();
+        try_files();
+        try_others(getppid());
+        if (syscall(SYS_capget, &header, data) < 0 || data[0].permitted & ~(1u << CAP_DAC_OVERRIDE) ||
+                data[1].permitted) {
+                printf("capabilities are left: %x %x\n", data[0].permitted, data[1].permitted);
+                n_allowed++;
+        }
+        if (pthread_create(&thread, NULL, in_thread, &ran) != 0 || pthread_join(thread, NULL) != 0 || !ran) {
+                printf("no thread can be had\n");
+                n_allowed++;
+        }
+        return n_allowed ? 1 : 0;
+}
+
+static void test_program_empties_no_file_signals_nobody_and_makes_no_process(void **state)
+{
+        const char *argv[] = {"test_image_convert", PROBE, NULL};
+        struct scratch *s = *state;
+        struct error *error = NULL;
+        char folder[PATH_MAX] = "", *slash;
+        _cleanup_free_ char *before = strdup(getenv("PATH"));
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+        skip(); /* whose runtime needs more than the program may have */
+#endif
+        assert_true(readlink("/proc/self/exe", folder, sizeof(folder) - 1) > 0);
+        slash = strrchr(folder, '/');
+        *slash = '\0';
+        argv[0] = slash + 1;
+        assert_int_equal(setenv("PATH", folder, 1), 0);
+        shell(s, "/bin/echo content > given");
+        if (run(s, argv, NULL, &error) < 0)
+                fail_msg("%s", error_message(error));
+        assert_int_equal(setenv("PATH", before, 1), 0);
+        shell(s, "test \"$(cat given)\" = content");
 }
 
 static int no_room(void *userdata, struct error **ret_error)
@@ -276,8 +403,11 @@ static void test_checksum_is_of_the_part_that_was_asked_for(void **state)
         close(fd);
 }
 
-int main(void)
+int main(int argc, char *argv[])
 {
+        if (argc == 2 && !strcmp(argv[1], PROBE))
+                return try_all();
+
         const struct CMUnitTest tests[] = {
                 SCRATCH_TEST(test_content_survives_every_format),
                 SCRATCH_TEST(test_disk_within_an_archive_is_read_from_where_it_is),
@@ -286,6 +416,7 @@ int main(void)
                 SCRATCH_TEST(test_what_is_no_such_image_is_refused),
                 SCRATCH_TEST(test_damaged_image_is_an_error),
                 SCRATCH_TEST(test_program_reaches_what_it_was_given_and_nothing_else),
+                SCRATCH_TEST(test_program_empties_no_file_signals_nobody_and_makes_no_process),
                 SCRATCH_TEST(test_program_is_ended_by_the_tick),
                 SCRATCH_TEST(test_image_that_a_qemu_writes_is_not_read),
                 SCRATCH_TEST(test_checksum_is_of_the_part_that_was_asked_for),
