@@ -22,7 +22,7 @@
 #include "storage/offload.h"
 
 #define RUNNING_MAX 2 /* each reads and writes as fast as its datastores allow */
-#define KEPT_MAX 256  /* that a manager has not forgotten */
+#define KEPT_MAX 256  /* that a manager has not forgotten; the oldest that has ended goes then */
 #define JOURNAL_MAX_BYTES ((size_t)512 * 1024)
 #define CLEAR_TIMEOUT_MS 60000
 
@@ -381,16 +381,31 @@ static json_t *document(const struct job *job)
                 job->result, "error", job->error ? error_to_json(job->error) : NULL, "left", job->left);
 }
 
+/* Its manager is gone, or its word that it may be forgotten was lost; what was made stays. */
+static void drop(struct job *job)
+{
+        _cleanup_free_ char *made_path = file_of(job, "made");
+
+        log_info("work on an image, %s, has ended and nobody has asked for it: forgotten", job->id);
+        if (made_path)
+                (void)unlink(made_path);
+        forget(job);
+}
+
 static int check_number(struct image_jobs *jobs, struct error **ret_error)
 {
         size_t n = 0, n_running = 0;
-        struct job *job;
+        struct job *job, *oldest = NULL;
 
         list_for_each (job, &jobs->all, all) {
                 n++;
                 n_running += job->phase <= PHASE_CLEARING;
+                if (!oldest && job->phase > PHASE_CLEARING)
+                        oldest = job;
         }
-        if (n_running >= RUNNING_MAX || n >= KEPT_MAX)
+        if (n >= KEPT_MAX && oldest)
+                drop(oldest);
+        if (n_running >= RUNNING_MAX)
                 return error_set(ret_error, ERROR_BUSY, "Wait for them to end.",
                         "this host works on %zu images already", n_running);
         return 0;

@@ -13,6 +13,7 @@
 #include "manager/manager.h"
 #include "manager/operation_image.h"
 #include "manager/operations.h"
+#include "manager/vm_spec.h"
 
 #define PATH_MAX_CHARS 255
 #define SHA256_HEX_CHARS 64
@@ -33,6 +34,10 @@ static int check_file(const json_t *body, struct error **ret_error)
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT,
                         "Name it from the datastore's folder on, without \"..\".",
                         "field path is \"%.64s\", which is no path inside a datastore", text);
+        /* Whoever may use a datastore may use disks there, which is less than memory and firmware variables of others. */
+        if (r >= 0 && vm_spec_path_is_record(text))
+                r = error_set(ret_error, ERROR_BAD_DOCUMENT, "Rename it if it is an image all the same.",
+                        "field path is \"%.64s\", a name that records of virtual machines have", text);
         return r;
 }
 

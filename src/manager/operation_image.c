@@ -26,6 +26,7 @@
 #define POLL_MS 250
 #define WAIT_MS 1000
 #define UNDO_MAX_MS 300000
+#define FORGET_MAX_MS 30000 /* an agent forgets by itself at last */
 #define TIMEOUT_DEFAULT_MS (UINT64_C(24) * 3600 * 1000)
 #define DISKS_MAX 64
 #define PATH_MAX_CHARS 255
@@ -310,9 +311,19 @@ void operation_image_undo(struct task *task, void *userdata)
                 task_step_done(task);
 }
 
+bool operation_image_forgets_again(
+        const struct task *task, const struct manager *manager, const struct error *error)
+{
+        return error && error->code != ERROR_NOT_FOUND && task_step_elapsed_ms(task) < FORGET_MAX_MS &&
+               !inventory_confirmed_down(manager->inventory, json_text(task_data(task), "host_uid"));
+}
+
 static void on_forgotten(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        task_step_done(task);
+        if (operation_image_forgets_again(task, manager, error))
+                task_step_again(task, WAIT_MS);
+        else
+                task_step_done(task);
 }
 
 void operation_image_forget(struct task *task, void *userdata)

@@ -30,6 +30,9 @@ void operation_image_start(struct task *task, void *userdata);
 void operation_image_undo(struct task *task, void *userdata);
 void operation_image_follow(struct task *task, void *userdata);
 void operation_image_forget(struct task *task, void *userdata);
+/* Whether an agent that did not answer is to be asked once more to forget a job. */
+bool operation_image_forgets_again(
+        const struct task *task, const struct manager *manager, const struct error *error);
 
 /* For steps that do several one after the other: asks the agent for data "job", which begins it if it has not; fn gets the job as it is. */
 void operation_image_ask(struct task *task, struct manager *manager, step_reply_fn fn);

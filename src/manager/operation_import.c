@@ -359,6 +359,10 @@ static void on_one_forgotten(struct task *task, struct manager *manager, json_t 
 {
         json_int_t at = json_integer_value(json_object_get(task_data(task), "forgotten"));
 
+        if (operation_image_forgets_again(task, manager, error)) {
+                task_step_again(task, WAIT_MS);
+                return;
+        }
         (void)json_object_set_new(task_data(task), "forgotten", json_integer(at + 1));
         task_step_again(task, 0);
 }

@@ -61,17 +61,18 @@ static int check_word(const json_t *obj, const char *where, const char *key, con
         return bad_value(ret_error, where, key, word, allowed);
 }
 
-/* What a VM's folder has beside its disks (docs/vm-document.md). */
-static bool is_record(const char *path)
+bool vm_spec_path_is_record(const char *path)
 {
-        static const char *const names[] = {"vm.json", "owner.json", "owner.lock", "nvram.fd", "serial.log"};
-        const char *name = strrchr(path, '/');
+        static const char *const names[] = {"vm.json", "owner.json", "owner.lock", "nvram.fd", "serial.log",
+                "suspend.json", "storage-move.json"};
+        const char *name = strrchr(path, '/'), *end;
 
         name = name ? name + 1 : path;
         for (size_t i = 0; i < ARRAY_SIZE(names); i++)
                 if (!strncasecmp(names[i], name, strlen(names[i])))
                         return true;
-        return false;
+        end = strrchr(name, '.');
+        return end && !strncasecmp(name, "suspend.", 8) && !strcasecmp(end, ".state");
 }
 
 static int check_path(const json_t *obj, const char *where, bool needed, struct error **ret_error)
@@ -84,7 +85,7 @@ static int check_path(const json_t *obj, const char *where, bool needed, struct 
         if (r >= 0 && path && !text_is_relative_path(path))
                 r = bad_value(ret_error, where, "path", path, "a path inside the datastore");
         /* As a disk they could be written by a guest: who owns a virtual machine would be its word. */
-        if (r >= 0 && path && is_record(path))
+        if (r >= 0 && path && vm_spec_path_is_record(path))
                 r = bad_value(ret_error, where, "path", path, "a disk, not a record of a virtual machine");
         return r;
 }
@@ -406,7 +407,7 @@ bool vm_spec_path_is_own(const char *vm_name, const char *path)
         size_t n = strlen(vm_name);
 
         return n && !strncmp(path, vm_name, n) && path[n] == '/' && path[n + 1] &&
-               !strchr(path + n + 1, '/') && text_is_relative_path(path) && !is_record(path);
+               !strchr(path + n + 1, '/') && text_is_relative_path(path) && !vm_spec_path_is_record(path);
 }
 
 int vm_spec_take_place(json_t *disk, const char *vm_name, const json_t *place)

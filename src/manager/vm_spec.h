@@ -22,6 +22,8 @@ int vm_spec_assign_macs(json_t *spec, const json_t *vms, struct error **ret_erro
  * may be left out, and with the copies of disks that have moved within folders of the VM's name. All that is set stays as it is, labels
  * too, which only the API sets. -EINVAL: it is no such answer (another number of disks or NICs, files of others); -ENOMEM. */
 int vm_spec_take(const json_t *spec, const char *vm_name, const json_t *reported, json_t **ret_spec);
+/* The path is called like a record that a VM's folder has beside its disks (docs/vm-document.md). */
+bool vm_spec_path_is_record(const char *path);
 /* The path is right in the VM's own folder, and no record of it. */
 bool vm_spec_path_is_own(const char *vm_name, const char *path);
 /* Where a host says that a disk (changed) is now: {"datastore", "path", "format"}. -EINVAL: not in a folder of the VM's name. */

@@ -3,10 +3,12 @@
 
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import subprocess
 import tarfile
+import uuid
 
 import pytest
 from labkit.lab import wait_for
@@ -133,6 +135,12 @@ def test_name_that_is_no_image_on_a_datastore_is_refused(lab, empty_vm, incoming
     assert disks_of(lab, empty_vm) == [] and leftovers(lab) == []
 
 
+@pytest.mark.parametrize("name", ["nvram.fd", "vm.json", "suspend.k3.state"])
+def test_record_of_a_virtual_machine_is_no_image(lab, empty_vm, name):
+    refused = lab.run_drover("vm", "import-disk", empty_vm, f"shared:other/{name}", "--format", "raw")
+    assert refused.returncode != 0 and "records of virtual machines" in refused.stderr, refused.stderr
+
+
 def test_disk_that_the_machine_has_no_port_for_is_refused_before_the_work(lab, empty_vm, incoming):
     # With work it would fail for another reason: there is no such file.
     refused = lab.run_drover("vm", "import-disk", empty_vm, "shared:incoming/none.vmdk", "--bus", "ide")
@@ -178,7 +186,7 @@ def test_export_neither_replaces_a_file_nor_goes_into_the_folder_of_a_vm(lab, em
     inside = lab.run_drover("vm", "export-disk", empty_vm, "disk0", f"shared:{empty_vm}/suspend.raw")
     assert inside.returncode == 5 and "folder of the virtual machine" in inside.stderr, inside.stderr
     record = lab.run_drover("vm", "export-disk", empty_vm, "disk0", "shared:exports/owner.json")
-    assert record.returncode != 0 and "does not tell the format" in record.stderr, record.stderr
+    assert record.returncode != 0 and "records of virtual machines" in record.stderr, record.stderr
     assert leftovers(lab) == []
 
 
@@ -213,6 +221,25 @@ def test_agent_that_dies_at_a_point_makes_the_disk_after_all(lab, empty_vm, inco
     assert status["state"] == "succeeded", status
     disk, = disks_of(lab, empty_vm)
     assert content(lab.folder / "shared" / disk["path"], "qcow2") == (incoming / "web.raw").read_bytes()
+    assert leftovers(lab) == []
+
+
+def test_work_that_nobody_has_forgotten_does_not_keep_a_host_from_more(lab, empty_vm, incoming):
+    folder = next(path for path in lab.folder_of("host1").rglob("image-jobs") if path.is_dir())
+    ids = [str(uuid.uuid4()) for _ in range(256)]
+    place = {"datastore": "shared", "path": "none.qcow2", "format": "qcow2"}
+    for job in ids:
+        request = {"id": job, "kind": "convert", "timeout_ms": 1000, "source": place, "target": place}
+        (folder / f"{job}.json").write_text(json.dumps({"format": 1, "request": request, "result": {}}))
+    lab.restart("host1", "agent")
+    lab.wait_connected()
+    lab.drover("vm", "import-disk", empty_vm, "shared:incoming/web.vmdk")
+    kept = [path for path in folder.iterdir() if path.stem in ids]
+    assert len(kept) == 255, "the oldest has made room"
+    for path in kept:
+        path.unlink()
+    lab.restart("host1", "agent")
+    lab.wait_connected()
     assert leftovers(lab) == []
 
 
