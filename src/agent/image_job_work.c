@@ -25,6 +25,7 @@
 #define CHECKSUM_FILE_MAX 4096
 #define MADE_MAX_BYTES 65536
 #define SHA256_HEX_CHARS 64
+#define STAMP_SIZE 128
 #define KIND_READ "read"
 #define KIND_PACK "pack"
 
@@ -76,8 +77,9 @@ static int check_place(
 
 static int check_source(const json_t *source, struct error **ret_error)
 {
-        static const char *const keys[] = {"datastore", "path", "format", "offset", "length", "digest", NULL};
-        const char *hash_word = NULL, *hex = NULL;
+        static const char *const keys[] = {
+                "datastore", "path", "format", "offset", "length", "digest", "stamp", NULL};
+        const char *hash_word = NULL, *hex = NULL, *stamp = NULL;
         json_t *digest = NULL;
         enum image_hash hash;
         uint64_t number = 0;
@@ -87,6 +89,8 @@ static int check_source(const json_t *source, struct error **ret_error)
                 r = doc_opt_u64(source, "source", "offset", 0, INT64_MAX, &number, ret_error);
         if (r >= 0)
                 r = doc_opt_u64(source, "source", "length", 0, INT64_MAX, &number, ret_error);
+        if (r >= 0)
+                r = doc_opt_string(source, "source", "stamp", STAMP_SIZE - 1, &stamp, ret_error);
         if (r >= 0)
                 r = doc_opt_object(source, "source", "digest", &digest, ret_error);
         if (r < 0 || !digest)
@@ -271,6 +275,33 @@ static int compare(const struct place *source, const char *wanted, const char *i
         return error_set(ret_error, ERROR_CHECK_FAILED,
                 "Copy it there again; the file was changed or damaged.",
                 "%s has the checksum %s, and %s says %s", source->label, is, whose, wanted);
+}
+
+/* Another one: the file was changed, or is another. */
+static int stamp_of(int fd, char ret[static STAMP_SIZE])
+{
+        struct stat st;
+
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        snprintf(ret, STAMP_SIZE, "%llu-%llu-%lld.%09ld-%lld.%09ld", (unsigned long long)st.st_ino,
+                (unsigned long long)st.st_size, (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
+                (long long)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
+        return 0;
+}
+
+/* What was checked is what is converted only while nobody writes to it. */
+static int check_stamp(const struct place *source, int fd, const char *before, struct error **ret_error)
+{
+        char now[STAMP_SIZE];
+        int r = stamp_of(fd, now);
+
+        if (r < 0)
+                return error_from_errno(ret_error, r, "%s", source->label);
+        return !*before || !strcmp(now, before)
+                       ? 0
+                       : error_set(ret_error, ERROR_CHECK_FAILED, "Wait until it is whole, and begin again.",
+                                 "%s was changed while it was read", source->label);
 }
 
 /* *ret_digest: {"sha256", "bytes", "verified"} */
@@ -500,12 +531,18 @@ static int make(const struct image_job_work *work, const struct place *target, j
         _cleanup_json_ json_t *digest = NULL, *result = NULL;
         _cleanup_fd_ int fd = -1, to_fd = -1;
         struct image_converted converted;
+        char stamp[STAMP_SIZE] = "";
         int r = open_place(work, "source", &source, ret_error);
 
         if (r >= 0) {
                 r = beneath_open_file(source.store->fd, source.path, O_RDONLY, 0, &fd);
                 r = r < 0 ? beneath_failed(r, source.store->name, source.path, ret_error) : 0;
         }
+        if (r >= 0) /* of when the archive's description was read */
+                r = check_stamp(
+                        &source, fd, text_of(json_object_get(work->request, "source"), "stamp"), ret_error);
+        if (r >= 0 && stamp_of(fd, stamp) < 0)
+                r = error_from_errno(ret_error, errno, "%s", source.label);
         if (r >= 0)
                 r = make_part(target, wants_checksum(work), &to_fd, ret_error);
         if (r < 0)
@@ -514,6 +551,8 @@ static int make(const struct image_job_work *work, const struct place *target, j
         r = check_digest(work, &source, fd, &digest, ret_error);
         if (r >= 0)
                 r = convert(work, &source, fd, target, to_fd, &converted, ret_error);
+        if (r >= 0)
+                r = check_stamp(&source, fd, stamp, ret_error);
         if (r >= 0)
                 r = describe(work, digest, to_fd, &converted, &result, ret_error);
         if (r >= 0)
@@ -557,6 +596,7 @@ static int read_appliance(const struct image_job_work *work, json_t **ret_result
         _cleanup_place_ struct place source = {};
         _cleanup_json_ json_t *description = NULL;
         _cleanup_fd_ int fd = -1, manifest_fd = -1;
+        char stamp[STAMP_SIZE] = "";
         json_t *disk;
         bool archive;
         size_t i;
@@ -574,9 +614,13 @@ static int read_appliance(const struct image_job_work *work, json_t **ret_result
         if (!archive)
                 (void)open_manifest(&source, &manifest_fd);
         crash_point("image-job-reading");
+        if (archive && stamp_of(fd, stamp) < 0)
+                return error_from_errno(ret_error, errno, "%s", source.label);
         r = appliance_read(fd, manifest_fd, archive, source.label, &description, ret_error);
         json_array_foreach (json_object_get(description, "disks"), i, disk)
-                if (r >= 0 && add_path(&source, archive, disk) < 0)
+                if (r >= 0 &&
+                        (add_path(&source, archive, disk) < 0 ||
+                                (archive && json_object_set_new(disk, "stamp", json_string(stamp)) < 0)))
                         r = error_from_errno(ret_error, ENOMEM, "%s", source.label);
         if (r >= 0)
                 *ret_result = TAKE_PTR(description);

@@ -179,12 +179,13 @@ static int add_disk(const struct task *task, const json_t *vm, const json_t *dis
                                                      json_text_or_null(input, "bus") ?: "sata")) < 0)
                 return -ENOMEM;
         return json_array_append_new(jobs,
-                json_pack("{s:s, s:s, s:I, s:{s:O, s:O, s:O, s:O, s:O, s:O*}, s:{s:s, s:s, s:s}}", "id", id,
-                        "kind", "convert", "timeout_ms", timeout_of(task), "source", "datastore",
+                json_pack("{s:s, s:s, s:I, s:{s:O, s:O, s:O, s:O, s:O, s:O*, s:O*}, s:{s:s, s:s, s:s}}", "id",
+                        id, "kind", "convert", "timeout_ms", timeout_of(task), "source", "datastore",
                         json_object_get(input, "datastore"), "path", json_object_get(disk, "path"), "format",
                         json_object_get(disk, "format"), "offset", json_object_get(disk, "offset"), "length",
-                        json_object_get(disk, "length"), "digest", json_object_get(disk, "digest"), "target",
-                        "datastore", datastore, "path", path, "format", format));
+                        json_object_get(disk, "length"), "digest", json_object_get(disk, "digest"), "stamp",
+                        json_object_get(disk, "stamp"), "target", "datastore", datastore, "path", path,
+                        "format", format));
 }
 
 /* Whether the machine could start with them, before they are made. */

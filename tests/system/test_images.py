@@ -423,6 +423,23 @@ def test_agent_that_dies_in_an_import_does_it_after_all(lab, incoming):
     lab.drover("vm", "delete", "again")
 
 
+def test_archive_that_is_changed_after_its_description_was_read_is_refused(lab, incoming):
+    make_appliance(incoming, "swapped", manifest=False)
+    restart_to_die_at(lab, "manager", "vm.import-before-disks")
+    request = Request(lab, "vm", "import", "shared:incoming/swapped.ova", "--net-map", "VM Network=")
+    wait_dead_at(lab, "manager", "vm.import-before-disks")
+    with open(incoming / "swapped.ova", "r+b") as archive:
+        archive.seek(-1, os.SEEK_END)
+        archive.write(b"x")
+    lab.start("manager", "manager")
+    lab.wait_connected()
+    task = request.task()
+    wait_for("the task to end", lambda: lab.drover_json("task", "show", task)["status"]["finished"], 60)
+    status = lab.drover_json("task", "show", task)["status"]
+    assert status["state"] == "failed" and "was changed while it was read" in str(status), status
+    assert not (lab.folder / "shared/swapped").exists() and leftovers(lab) == []
+
+
 def test_virtual_machine_that_is_exported_comes_back_as_it_was(lab, vm, incoming):
     lab.drover("vm", "create", "out", "--memory", "96M", "--cpus", "2", "--firmware", "uefi", "--datastore", "shared", "--host", "host1", "--net", "default")
     lab.drover("vm", "import-disk", "out", "shared:incoming/web.raw")
