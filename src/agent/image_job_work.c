@@ -22,6 +22,7 @@
 #include "storage/offload.h"
 
 #define PATH_MAX_CHARS 255
+#define TARGET_MAX_CHARS (PATH_MAX_CHARS - 18)
 #define CHECKSUM_FILE_MAX 4096
 #define MADE_MAX_BYTES 65536
 #define SHA256_HEX_CHARS 64
@@ -104,6 +105,17 @@ static int check_source(const json_t *source, struct error **ret_error)
         return r;
 }
 
+/* What is made beside it has a longer name: ".NAME.ID.part.d". */
+static int check_length(const json_t *target, struct error **ret_error)
+{
+        const char *path = json_string_value(json_object_get(target, "path")) ?: "";
+
+        return strlen(path) <= TARGET_MAX_CHARS
+                       ? 0
+                       : error_set(ret_error, ERROR_BAD_DOCUMENT, "Name it shorter.",
+                                 "target.path has more than %d characters", TARGET_MAX_CHARS);
+}
+
 static int check_target(const json_t *target, struct error **ret_error)
 {
         static const char *const keys[] = {"datastore", "path", "format", "stream", "checksum", NULL};
@@ -112,6 +124,8 @@ static int check_target(const json_t *target, struct error **ret_error)
 
         if (r >= 0)
                 r = doc_opt_bool(target, "target", "stream", &flag, ret_error);
+        if (r >= 0)
+                r = check_length(target, ret_error);
         return r < 0 ? r : doc_opt_bool(target, "target", "checksum", &flag, ret_error);
 }
 
@@ -134,7 +148,9 @@ static int check_pack(const json_t *request, struct error **ret_error)
                 r = doc_need_string(vm, "vm", "name", NAME_MAX_CHARS, &name, ret_error);
         if (r >= 0 && !text_is_name(name))
                 r = error_set(ret_error, ERROR_BAD_DOCUMENT, NULL, "vm.name is no name");
-        return r < 0 ? r : check_place(request, "target", false, &target, ret_error);
+        if (r >= 0)
+                r = check_place(request, "target", false, &target, ret_error);
+        return r < 0 ? r : check_length(target, ret_error);
 }
 
 static int check_convert(const json_t *request, struct error **ret_error)

@@ -29,7 +29,7 @@
 #define FORGET_MAX_MS 30000 /* an agent forgets by itself at last */
 #define TIMEOUT_DEFAULT_MS (UINT64_C(24) * 3600 * 1000)
 #define DISKS_MAX 64
-#define PATH_MAX_CHARS 255
+#define EXPORT_MAX_CHARS 237 /* of 255: agents make .NAME.ID.part.d beside it */
 
 /* --- Formats and places --------------------------------------------------------------------------------------------- */
 
@@ -97,6 +97,10 @@ static int check_export_folder(struct manager *manager, const char *path, struct
         char folder[NAME_MAX_CHARS + 2];
 
         snprintf(folder, sizeof(folder), "%.*s", (int)strcspn(path, "/"), path);
+        if (strlen(path) > EXPORT_MAX_CHARS)
+                return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name it shorter.",
+                        "a path of more than %d characters leaves no room for the names of what is half made",
+                        EXPORT_MAX_CHARS);
         if (strchr(path, '/') && inventory_vm_named(manager->inventory, folder))
                 return error_set(ret_error, ERROR_CONFLICT, "Name another folder, such as exports/.",
                         "%s would be in the folder of the virtual machine %s, and go with it", path, folder);

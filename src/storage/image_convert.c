@@ -33,6 +33,8 @@
 #define VMDK_MAGIC 0x564d444bu /* "KDMV" */
 #define VMDK_HEADER_BYTES 44
 #define VMDK_DESCRIPTOR_MAX_SECTORS 2048
+#define VMDK_DESCRIPTOR_SECTOR 1
+#define VMDK_DESCRIPTOR_READ_SECTORS 20
 
 static const char *const kind_words[] = {
 #define X(name, word, driver) word,
@@ -198,7 +200,11 @@ static int check_vmdk(int fd, uint64_t offset, const char *name, struct error **
                 at > IMAGE_MAX_BYTES / SECTOR)
                 return error_set(ret_error, ERROR_CHECK_FAILED, OTHER_FILES_HINT,
                         "%s has no descriptor, or no capacity of its own", name);
-        len = (size_t)(sectors * SECTOR);
+        /* QEMU, block/vmdk.c: vmdk_open() and vmdk_parent_open() look there, whatever the header says. */
+        if (at != VMDK_DESCRIPTOR_SECTOR)
+                return error_set(ret_error, ERROR_CHECK_FAILED, OTHER_FILES_HINT,
+                        "%s has its descriptor in another place than all products write it", name);
+        len = (size_t)(MAX(sectors, VMDK_DESCRIPTOR_READ_SECTORS) * SECTOR);
         text = alloc_zero(len + 1);
         if (!text)
                 return error_from_errno(ret_error, ENOMEM, "%s", name);

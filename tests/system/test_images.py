@@ -185,6 +185,9 @@ def test_export_neither_replaces_a_file_nor_goes_into_the_folder_of_a_vm(lab, em
     assert sha256(incoming / "web.raw") == before
     inside = lab.run_drover("vm", "export-disk", empty_vm, "disk0", f"shared:{empty_vm}/suspend.raw")
     assert inside.returncode == 5 and "folder of the virtual machine" in inside.stderr, inside.stderr
+    long = lab.run_drover("vm", "export-disk", empty_vm, "disk0", f"shared:{'l' * 240}.raw")
+    assert long.returncode != 0 and "more than 237" in long.stderr, long.stderr
+    assert not list((lab.folder / "shared").glob("*lll*"))
     record = lab.run_drover("vm", "export-disk", empty_vm, "disk0", "shared:exports/owner.json")
     assert record.returncode != 0 and "records of virtual machines" in record.stderr, record.stderr
     assert leftovers(lab) == []

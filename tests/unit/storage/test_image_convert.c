@@ -136,6 +136,24 @@ static void test_vmdk_without_a_capacity_is_refused(void **state)
         assert_refused(s, "none.vmdk", IMAGE_KIND_VMDK, ERROR_CHECK_FAILED, "capacity");
 }
 
+/* QEMU reads the descriptor at 0x200 whatever the header says: one that is harmless elsewhere says nothing. By its header: before qemu-img. */
+static void test_vmdk_that_says_its_descriptor_is_elsewhere_is_refused(void **state)
+{
+        struct scratch *s = *state;
+        struct error *error = NULL;
+        int fd;
+
+        shell(s, MAKE_DISK " && qemu-img convert -f raw -O vmdk disk moved.vmdk && "
+                           "dd if=moved.vmdk of=text bs=512 skip=1 count=20 && "
+                           "dd if=text of=moved.vmdk bs=512 seek=100 conv=notrunc && "
+                           "printf '\\144' | dd of=moved.vmdk bs=1 seek=28 conv=notrunc");
+        fd = open_at(s, "moved.vmdk", O_RDONLY);
+        assert_true(image_kind_check(fd, 0, 0, IMAGE_KIND_VMDK, "moved", &error) < 0);
+        assert_error(error, ERROR_CHECK_FAILED, "in another place");
+        error_free(error);
+        close(fd);
+}
+
 static void test_what_is_no_such_image_is_refused(void **state)
 {
         struct scratch *s = *state;
@@ -413,6 +431,7 @@ int main(int argc, char *argv[])
                 SCRATCH_TEST(test_disk_within_an_archive_is_read_from_where_it_is),
                 SCRATCH_TEST(test_image_that_names_a_file_of_the_host_is_refused),
                 SCRATCH_TEST(test_vmdk_without_a_capacity_is_refused),
+                SCRATCH_TEST(test_vmdk_that_says_its_descriptor_is_elsewhere_is_refused),
                 SCRATCH_TEST(test_what_is_no_such_image_is_refused),
                 SCRATCH_TEST(test_damaged_image_is_an_error),
                 SCRATCH_TEST(test_program_reaches_what_it_was_given_and_nothing_else),
