@@ -92,9 +92,10 @@ int operation_image_check_off(const json_t *vm, struct error **ret_error)
 
 static int check_export_folder(struct manager *manager, const char *path, struct error **ret_error)
 {
-        char folder[NAME_MAX_CHARS + 2];
+        _cleanup_free_ char *folder = strndup(path, strcspn(path, "/"));
 
-        snprintf(folder, sizeof(folder), "%.*s", (int)strcspn(path, "/"), path);
+        if (!folder)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (strchr(path, '/') && inventory_vm_named(manager->inventory, folder))
                 return error_set(ret_error, ERROR_CONFLICT, "Name another folder, such as exports/.",
                         "%s would be in the folder of the virtual machine %s, and go with it", path, folder);
