@@ -106,7 +106,7 @@ static void on_job_ended(void *userdata, struct error *error)
         api_reply_error_copy(userdata, error);
 }
 
-/* The others mean that nothing was changed. */
+/* The others mean that nothing was changed by this call. */
 static bool may_come_late(enum error_code code)
 {
         return code == ERROR_LOCKED || code == ERROR_NO_SPACE || code == ERROR_TIMED_OUT ||
@@ -221,7 +221,7 @@ static int check_possible(const struct disk_work *w, struct error **ret_error)
         for (size_t i = 0; w->kind == REVERT && i < w->n_disks; i++)
                 if (!w->disks[i].has_snapshot)
                         return error_set(ret_error, ERROR_NOT_FOUND,
-                                "Delete this snapshot; no disk was changed.",
+                                "Revert to another snapshot, and delete this one.",
                                 "the image of disk %s does not have the snapshot %s: it was removed, or the "
                                 "image "
                                 "was replaced, by somebody else",
