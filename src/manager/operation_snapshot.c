@@ -209,8 +209,10 @@ static void take_answer(struct task *task, struct manager *manager, const json_t
 
         if (!doc)
                 return;
+        /* The agent's own document has them as well from now on, and a migration compares the two. */
         sizes = disk_work_sizes(body, json_object_get(task_data(task), "disks"));
-        if (!sizes || change(doc, name_of(task), sizes) < 0) {
+        if (!sizes || snapshots_take_sizes(json_spec(doc), sizes) < 0 ||
+                change(doc, name_of(task), sizes) < 0) {
                 task_step_failed(task, NULL);
                 return;
         }
@@ -362,8 +364,7 @@ static void undo_record_revert(struct task *task, void *userdata)
 
 static int finish_revert(json_t *doc, const char *name, const json_t *disks)
 {
-        if (snapshot_set_state(snapshots_find(doc, name), SNAPSHOT_READY) < 0 ||
-                snapshots_take_sizes(json_spec(doc), disks) < 0)
+        if (snapshot_set_state(snapshots_find(doc, name), SNAPSHOT_READY) < 0)
                 return -ENOMEM;
         return snapshots_set_current(doc, name);
 }

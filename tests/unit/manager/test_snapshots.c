@@ -130,6 +130,20 @@ static void sizes_that_are_none_stay_out_of_the_document(void **data)
                 SIZE);
 }
 
+/* Of a resize, say, whose answer never came: the agent has looked at the image. */
+static void each_answer_says_how_large_the_disks_are(void **data)
+{
+        struct state *state = *data;
+
+        set_disk(state);
+        create(state, "one");
+        assert_int_equal(size_of(state), 4 << 20);
+        state->agents[0].disk_work_answer =
+                json_pack("{s:[{s:s, s:i}]}", "disks", "name", "disk0", "size_bytes", 8 << 20);
+        done(state, "DELETE", SNAPSHOTS "/one", NULL);
+        assert_int_equal(size_of(state), 8 << 20);
+}
+
 static void snapshot_is_in_the_document_before_the_agent_is_asked(void **data)
 {
         struct state *state = *data;
@@ -420,6 +434,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(size_is_that_of_the_answer_and_only_grows),
                 TEST(sizes_that_are_none_stay_out_of_the_document),
+                TEST(each_answer_says_how_large_the_disks_are),
                 TEST(snapshot_is_in_the_document_before_the_agent_is_asked),
                 TEST(snapshot_that_fails_leaves_nothing),
                 TEST(snapshot_that_cannot_be_cleared_away_stays_to_be_deleted),
