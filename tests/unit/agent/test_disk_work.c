@@ -10,10 +10,12 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "io/crash_point.h"
 #include "rig.h"
 #include "storage/vm_folder.h"
 
@@ -210,21 +212,100 @@ static void test_image_that_refers_to_another_file_is_not_touched(void **state)
         run("! qemu-img snapshot -l disk1.qcow2 | grep -q drover");
 }
 
-static void test_vm_that_another_host_has_taken_is_not_touched(void **state)
+/* --- A work that is held after its first look, so that something else happens first --------------------------- */
+
+static struct held {
+        char *gate;
+        struct loop_source *timer;
+        void (*act)(void); /* and opens the gate, at once or later */
+        bool acted;
+} held;
+
+static void open_gate(void)
+{
+        FILE *file = fopen(held.gate, "w");
+
+        assert_non_null(file);
+        (void)fclose(file);
+}
+
+static void look_whether_held(void *userdata)
+{
+        _cleanup_free_ char *at = alloc_printf("%s.held", held.gate);
+
+        if (!held.acted && access(at, F_OK) == 0) {
+                held.acted = true;
+                held.act();
+        }
+        (void)loop_source_rearm(held.timer, 20);
+}
+
+/* False in a build without crash points. */
+static bool hold(void (*act)(void))
+{
+        _cleanup_(crash_hold_freep) struct crash_hold *probe = NULL;
+        _cleanup_free_ char *variable = NULL, *at = NULL;
+        bool can;
+
+        held = (struct held){.gate = alloc_printf("%s/gate", rig.folder), .act = act};
+        at = alloc_printf("%s.held", held.gate);
+        variable = alloc_printf("disk-work-looked:%s", held.gate);
+        assert_int_equal(setenv("DROVER_HOLD_AT", variable, 1), 0);
+        can = crash_point_hold(rig.loop, "disk-work-looked", look_whether_held, NULL, &probe);
+        (void)unlink(at);
+        if (can)
+                assert_int_equal(loop_add_timer(rig.loop, 20, look_whether_held, NULL, &held.timer), 0);
+        return can;
+}
+
+static void end_hold(void)
+{
+        _cleanup_free_ char *at = alloc_printf("%s.held", held.gate);
+
+        loop_source_free(held.timer);
+        (void)unlink(at);
+        (void)unlink(held.gate);
+        (void)unsetenv("DROVER_HOLD_AT");
+        free(held.gate);
+        held = (struct held){0};
+}
+
+static void take_owner(const char *host, uint64_t known_epoch, uint64_t epoch)
 {
         _cleanup_(datastore_freep) struct datastore *store = NULL;
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
-        _cleanup_free_ char *path = NULL;
+        _cleanup_free_ char *path = alloc_printf("%s/store", rig.folder);
 
-        if (!possible)
-                skip();
-        path = alloc_printf("%s/store", rig.folder);
         assert_int_equal(datastore_open("local", path, NULL, &store, NULL), 0);
         assert_int_equal(vm_folder_open(store, "t1", RIG_VM_UID, &folder, NULL), 0);
-        assert_int_equal(vm_folder_take_owner(folder, RIG_OTHER_UID, 0, 1, 0, NULL), 0);
+        assert_int_equal(vm_folder_take_owner(folder, host, known_epoch, epoch, 0, NULL), 0);
+}
+
+static void test_vm_that_another_host_has_taken_is_not_touched(void **state)
+{
+        if (!possible)
+                skip();
+        take_owner(RIG_OTHER_UID, 0, 1);
         refused("snapshot", json_pack("[s]", "disk0"), TAG, 0, 409, "took the virtual machine");
         run("! qemu-img snapshot -l disk0.qcow2 | grep -q drover");
-        assert_int_equal(vm_folder_take_owner(folder, RIG_HOST_UID, 1, 2, 0, NULL), 0);
+        take_owner(RIG_HOST_UID, 1, 2);
+}
+
+static void another_host_takes_it(void)
+{
+        take_owner(RIG_OTHER_UID, 0, 1);
+        open_gate();
+}
+
+static void test_vm_that_another_host_takes_meanwhile_is_not_touched(void **state)
+{
+        if (!possible || !hold(another_host_takes_it))
+                skip();
+        refused("snapshot", json_pack("[s, s]", "disk0", "disk1"), TAG, 0, 409, "took the virtual machine");
+        assert_true(held.acted);
+        end_hold();
+        run("! qemu-img snapshot -l disk0.qcow2 | grep -q drover");
+        take_owner(RIG_HOST_UID, 1, 2);
 }
 
 int main(void)
@@ -238,6 +319,8 @@ int main(void)
                         test_image_that_refers_to_another_file_is_not_touched, each_setup, each_teardown),
                 cmocka_unit_test_setup_teardown(
                         test_vm_that_another_host_has_taken_is_not_touched, each_setup, each_teardown),
+                cmocka_unit_test_setup_teardown(
+                        test_vm_that_another_host_takes_meanwhile_is_not_touched, each_setup, each_teardown),
         };
 
         return cmocka_run_group_tests(tests, group_setup, group_teardown);
