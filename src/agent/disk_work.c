@@ -118,7 +118,7 @@ static bool may_come_late(enum error_code code)
 static void fail(struct disk_work *w, struct error *error)
 {
         struct vm *vm = w->vm;
-        bool made = w->made_vm;
+        bool made = w->made_vm, live = w->live;
 
         if (!error)
                 (void)error_from_errno(&error, ENOMEM, "disks of VM %s", vm->name);
@@ -128,6 +128,8 @@ static void fail(struct disk_work *w, struct error *error)
         vm_job_end(vm, error); /* frees the work */
         if (made)
                 vm_free(vm);
+        else if (live && vm->qmp && qmp_is_ready(vm->qmp))
+                vm_refresh(vm); /* as after a success: while there was a job, nothing of it was heeded */
 }
 
 static void fail_with(struct disk_work *w, const struct error *cause)

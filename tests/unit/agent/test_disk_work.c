@@ -18,8 +18,10 @@
 #include "io/crash_point.h"
 #include "rig.h"
 #include "storage/vm_folder.h"
+#include "vmm/qmp.h"
 
 #define MIB ((json_int_t)1 << 20)
+#define QMP_MS 30000
 #define TAG "drover-0123456789ab"
 
 static struct rig rig;
@@ -308,6 +310,51 @@ static void test_vm_that_another_host_takes_meanwhile_is_not_touched(void **stat
         take_owner(RIG_HOST_UID, 1, 2);
 }
 
+static void on_status_told(void *userdata, const json_t *result, const struct error *error)
+{
+        assert_null(error);
+        open_gate();
+}
+
+/* The agent asked for QEMU's status when the event came, before this reply did. */
+static void on_stopped(void *userdata, const json_t *result, const struct error *error)
+{
+        assert_null(error);
+        assert_int_equal(qmp_command(vm_find(rig.agent, RIG_VM_UID)->qmp, "query-status", NULL, -1, QMP_MS,
+                                 on_status_told, NULL, NULL, NULL),
+                0);
+}
+
+static void on_made(void *userdata, const json_t *result, const struct error *error)
+{
+        assert_null(error);
+        assert_int_equal(qmp_command(vm_find(rig.agent, RIG_VM_UID)->qmp, "stop", NULL, -1, QMP_MS,
+                                 on_stopped, NULL, NULL, NULL),
+                0);
+}
+
+/* The snapshot is there already when it is made, and the guest is stopped, as QEMU does it when a datastore is full. */
+static void qemu_stops_the_guest(void)
+{
+        assert_int_equal(qmp_command(vm_find(rig.agent, RIG_VM_UID)->qmp, "blockdev-snapshot-internal-sync",
+                                 json_pack("{s:s, s:s}", "device", "disk0", "name", TAG), -1, QMP_MS, on_made,
+                                 NULL, NULL, NULL),
+                0);
+}
+
+static void test_guest_that_stops_while_a_work_fails_is_shown_as_paused(void **state)
+{
+        if (!possible)
+                skip();
+        assert_int_equal(rig_vm(&rig, "start", document(), NULL), 200);
+        if (!hold(qemu_stops_the_guest))
+                skip();
+        assert_int_equal(work("snapshot", json_pack("[s]", "disk0"), TAG, 0, NULL), 500);
+        assert_true(held.acted);
+        end_hold();
+        assert_true(rig_wait_power(&rig, "paused"));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -321,6 +368,8 @@ int main(void)
                         test_vm_that_another_host_has_taken_is_not_touched, each_setup, each_teardown),
                 cmocka_unit_test_setup_teardown(
                         test_vm_that_another_host_takes_meanwhile_is_not_touched, each_setup, each_teardown),
+                cmocka_unit_test_setup_teardown(test_guest_that_stops_while_a_work_fails_is_shown_as_paused,
+                        each_setup, each_teardown),
         };
 
         return cmocka_run_group_tests(tests, group_setup, group_teardown);
