@@ -206,7 +206,7 @@ class Lab:
             f"[agent]\nname = {host}\nlisten = 0.0.0.0:{AGENT_PORT}\nstate-dir = {folder}/state\n"
             f"runtime-dir = {folder}/run\nqemu = {qemu_binary}\nmover = {self.program('drover-mover')}\n"
             f"accelerator = tcg\nlog-level = debug\ncheckpoint-space = {checkpoint_space}\n"
-            f"sibling-space = {sibling_space}\n"
+            f"sibling-space = {sibling_space}\ndisks-along = yes\n"
             + (f"migration-address = {addresses}\n" if addresses else "")
             + (f"openvswitch = {self.openvswitch(host).socket}\n" if self.openvswitch(host) else ""), encoding="utf-8")
         if self.openvswitch(host):

@@ -46,7 +46,7 @@ static const struct key {
         {"checkpoint-space", KEY_SIZE, offsetof(struct agent_config, checkpoint_space), "0"},
         {"checkpoint-hours", KEY_HOURS, offsetof(struct agent_config, checkpoint_hours), "48"},
         {"sibling-space", KEY_SIZE, offsetof(struct agent_config, sibling_space), "0"},
-        {"disks-along", KEY_YES_NO, offsetof(struct agent_config, disks_along), "yes"},
+        {"disks-along", KEY_YES_NO, offsetof(struct agent_config, disks_along), "no"},
         {"openvswitch", KEY_PATH, offsetof(struct agent_config, openvswitch), OVSDB_DEFAULT_PATH},
         {"log-level", KEY_LOG_LEVEL, 0, NULL},
 };

@@ -4,7 +4,8 @@
  *
  *   look     size and snapshots of each disk, from QEMU (query-block) or from the image's header (qemu-img info)
  *   decide   refuse, or nothing is left to be done, or
- *   change   one command of QEMU each, all new snapshots in one transaction; or one qemu-img each
+ *   change   one command of QEMU each, all new snapshots in one transaction; or one qemu-img each, before each of which the VM's folder is
+ *            asked again: another host may have been given the VM, and have started it, while this one waited for its storage
  *   look     again: is it as it was wanted?
  *
  * Nothing of it is kept anywhere but in the images: after a crash the first look tells how far it got. */
@@ -106,7 +107,7 @@ static void on_job_ended(void *userdata, struct error *error)
         api_reply_error_copy(userdata, error);
 }
 
-/* The others mean that nothing was changed. */
+/* The others mean that nothing was changed by this call. */
 static bool may_come_late(enum error_code code)
 {
         return code == ERROR_LOCKED || code == ERROR_NO_SPACE || code == ERROR_TIMED_OUT ||
@@ -117,7 +118,7 @@ static bool may_come_late(enum error_code code)
 static void fail(struct disk_work *w, struct error *error)
 {
         struct vm *vm = w->vm;
-        bool made = w->made_vm;
+        bool made = w->made_vm, live = w->live;
 
         if (!error)
                 (void)error_from_errno(&error, ENOMEM, "disks of VM %s", vm->name);
@@ -127,6 +128,8 @@ static void fail(struct disk_work *w, struct error *error)
         vm_job_end(vm, error); /* frees the work */
         if (made)
                 vm_free(vm);
+        else if (live && vm->qmp && qmp_is_ready(vm->qmp))
+                vm_refresh(vm); /* as after a success: while there was a job, nothing of it was heeded */
 }
 
 static void fail_with(struct disk_work *w, const struct error *cause)
@@ -221,7 +224,7 @@ static int check_possible(const struct disk_work *w, struct error **ret_error)
         for (size_t i = 0; w->kind == REVERT && i < w->n_disks; i++)
                 if (!w->disks[i].has_snapshot)
                         return error_set(ret_error, ERROR_NOT_FOUND,
-                                "Delete this snapshot; no disk was changed.",
+                                "Revert to another snapshot, and delete this one.",
                                 "the image of disk %s does not have the snapshot %s: it was removed, or the "
                                 "image "
                                 "was replaced, by somebody else",
@@ -234,17 +237,14 @@ static void on_hold_over(void *userdata)
         struct disk_work *w = userdata;
 
         crash_hold_free(TAKE_PTR(w->vm->job->hold));
-        w->touched = true;
         change_next(w);
 }
 
 static void begin_change(struct disk_work *w)
 {
         w->at = 0;
-        if (!crash_point_hold(w->vm->agent->loop, "disk-work-looked", on_hold_over, w, &w->vm->job->hold)) {
-                w->touched = true;
+        if (!crash_point_hold(w->vm->agent->loop, "disk-work-looked", on_hold_over, w, &w->vm->job->hold))
                 change_next(w);
-        }
 }
 
 static void looked(struct disk_work *w)
@@ -535,11 +535,68 @@ static void on_opened_to_change(void *userdata, const int *fds, struct error *er
                 fail(w, failure);
 }
 
+/* For the child process. */
+struct folder_args {
+        const struct datastore *store;
+        const struct vm_config *config;
+        const char *host_uid;
+        const json_t *document;
+};
+
+/* Whether the VM is off also for those who cannot be asked: no other host has it, no memory waits for these disks, and they are its disks. The
+ * lock, as it is the only view of the record that is no old one, is given back at once: what comes next may take minutes. */
+static int check_folder(void *arg, json_t **ret_result, struct error **ret_error)
+{
+        const struct folder_args *args = arg;
+        _cleanup_(datastore_freep) struct datastore *store = NULL;
+        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
+        _cleanup_fd_ int lock_fd = -1;
+        int r = datastore_open(args->store->name, args->store->path, args->store->id, &store, ret_error);
+
+        if (r >= 0)
+                r = vm_folder_open(store, args->config->name, args->config->uid, &folder, ret_error);
+        if (r >= 0)
+                r = vm_folder_wait_lock_owner(
+                        folder, args->host_uid, args->config->status.owner_epoch, &lock_fd, ret_error);
+        if (r >= 0)
+                r = state_file_check_none(folder, ret_error);
+        return r < 0 ? r : move_record_check_document(folder, args->document, ret_error);
+}
+
+static int ask_folder(struct disk_work *w, offload_done_fn done, struct error **ret_error)
+{
+        struct agent *agent = w->vm->agent;
+        _cleanup_json_ json_t *document = vm_config_to_json(w->config);
+        struct folder_args args = {
+                .config = w->config, .host_uid = agent_host_uid(agent), .document = document};
+        int r = document ? stores_get(agent->stores, w->config->datastore, &args.store, ret_error) : -ENOMEM;
+
+        return r < 0 ? r
+                     : offload_start(agent->loop, "disk work", check_folder, &args, FOLDER_TIMEOUT_MS, done,
+                               w, &w->offload, ret_error);
+}
+
+static void on_folder_asked_again(void *userdata, json_t *result, struct error *error)
+{
+        struct disk_work *w = userdata;
+        struct error *failure = NULL;
+
+        w->offload = NULL;
+        if (error) {
+                fail_with(w, error);
+                return;
+        }
+        w->touched = true;
+        if (open_image(w, O_RDWR, on_opened_to_change, &failure) < 0)
+                fail(w, failure);
+}
+
 static void change_next(struct disk_work *w)
 {
         struct error *error = NULL;
 
         if (w->live) {
+                w->touched = true;
                 change_next_live(w);
                 return;
         }
@@ -547,7 +604,7 @@ static void change_next(struct disk_work *w)
                 w->at++;
         if (w->at == w->n_disks)
                 changed(w);
-        else if (open_image(w, O_RDWR, on_opened_to_change, &error) < 0)
+        else if (ask_folder(w, on_folder_asked_again, &error) < 0)
                 fail(w, error);
 }
 
@@ -558,32 +615,6 @@ static void look(struct disk_work *w)
                 command(w, "query-block", NULL, QMP_TIMEOUT_MS, on_blocks);
         else
                 look_next(w);
-}
-
-/* For the child process. */
-struct folder_args {
-        const struct datastore *store;
-        const struct vm_config *config;
-        const char *host_uid;
-        const json_t *document;
-};
-
-/* Whether the VM is off also for those who cannot be asked: no other host has it, no memory waits for these disks, and they are its disks. */
-static int check_folder(void *arg, json_t **ret_result, struct error **ret_error)
-{
-        const struct folder_args *args = arg;
-        _cleanup_(datastore_freep) struct datastore *store = NULL;
-        _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
-        int r = datastore_open(args->store->name, args->store->path, args->store->id, &store, ret_error);
-
-        if (r >= 0)
-                r = vm_folder_open(store, args->config->name, args->config->uid, &folder, ret_error);
-        if (r >= 0)
-                r = vm_folder_check_owner(
-                        folder, args->host_uid, args->config->status.owner_epoch, ret_error);
-        if (r >= 0)
-                r = state_file_check_none(folder, ret_error);
-        return r < 0 ? r : move_record_check_document(folder, args->document, ret_error);
 }
 
 static void on_folder_checked(void *userdata, json_t *result, struct error *error)
@@ -600,23 +631,12 @@ static void on_folder_checked(void *userdata, json_t *result, struct error *erro
 static void on_stores(void *userdata, struct error *error)
 {
         struct disk_work *w = userdata;
-        struct agent *agent = w->vm->agent;
-        _cleanup_json_ json_t *document = vm_config_to_json(w->config);
-        struct folder_args args = {
-                .config = w->config, .host_uid = agent_host_uid(agent), .document = document};
         struct error *failure = NULL;
-        int r;
 
         w->wait = NULL;
-        if (error) {
+        if (error)
                 fail_with(w, error);
-                return;
-        }
-        r = document ? stores_get(agent->stores, w->config->datastore, &args.store, &failure) : -ENOMEM;
-        if (r >= 0)
-                r = offload_start(agent->loop, "disk work", check_folder, &args, FOLDER_TIMEOUT_MS,
-                        on_folder_checked, w, &w->offload, &failure);
-        if (r < 0)
+        else if (ask_folder(w, on_folder_checked, &failure) < 0)
                 fail(w, failure);
 }
 

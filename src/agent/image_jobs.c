@@ -352,8 +352,10 @@ int image_jobs_recover_all(struct agent *agent)
         struct image_jobs *jobs = agent->image_jobs;
         DIR *dir = opendir(jobs->folder);
         const struct dirent *entry;
-        int r = dir ? 0 : -errno;
+        int r = 0;
 
+        if (!dir)
+                return -errno;
         while (r == 0 && (entry = readdir(dir))) {
                 size_t len = strlen(entry->d_name);
 
@@ -361,8 +363,7 @@ int image_jobs_recover_all(struct agent *agent)
                         !strcmp(entry->d_name + UUID_STRING_SIZE - 1, ".json"))
                         r = read_journal(jobs, entry->d_name);
         }
-        if (dir)
-                closedir(dir);
+        closedir(dir);
         return r;
 }
 

@@ -294,13 +294,14 @@ static int check_prepare(
         return 0;
 }
 
-/* What a VM is made of, of its document; the caller's; NULL: it is no document. The CPU model that is in effect is a matter of the host where it was started, and
- * labels are no part of the machine. */
+/* What a VM is made of, of its document; the caller's; NULL: it is no document. The CPU model that is in effect is a matter of the host where it was started,
+ * labels are no part of the machine, and how large a disk is, its image says: of a disk that grew while nobody could tell the manager so, the two say different things. */
 static json_t *parts_of(const json_t *vm)
 {
         _cleanup_(vm_config_freep) struct vm_config *config = NULL;
         _cleanup_json_ json_t *document = NULL;
-        json_t *parts;
+        json_t *parts, *disk;
+        size_t i;
 
         if (!vm || vm_config_from_json(vm, &config, NULL) < 0)
                 return NULL;
@@ -308,6 +309,8 @@ static json_t *parts_of(const json_t *vm)
         parts = json_incref(json_object_get(document, "spec"));
         json_object_del(parts, "cpu_model");
         json_object_del(parts, "labels");
+        json_array_foreach (json_object_get(parts, "disks"), i, disk)
+                json_object_del(disk, "size_bytes");
         return parts;
 }
 

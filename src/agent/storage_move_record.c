@@ -20,8 +20,6 @@
 #define WORK_TIMEOUT_MS 60000
 /* Room beyond what is copied: for the copy's own metadata, and for what the guest writes meanwhile. */
 #define SPARE_BYTES (UINT64_C(16) << 20)
-#define LOCK_TRIES 50
-#define LOCK_PAUSE_MS 20
 
 struct work {
         const struct storage_move *m;
@@ -46,23 +44,11 @@ static int open_store(
         return r < 0 ? r : open_again(known, ret, ret_error);
 }
 
-/* Another host takes the VM, or reads its record, in a few milliseconds. */
 static int lock_owner(
         const struct storage_move *m, const struct vm_folder *folder, int *ret_fd, struct error **ret_error)
 {
-        const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000L};
-        _cleanup_error_ struct error *error = NULL;
-        int r = -EBUSY;
-
-        for (unsigned int i = 0; i < LOCK_TRIES; i++) {
-                error_free(TAKE_PTR(error));
-                r = vm_folder_lock_owner(
-                        folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_fd, &error);
-                if (r >= 0 || !error || error->code != ERROR_BUSY)
-                        break;
-                (void)nanosleep(&pause, NULL);
-        }
-        return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
+        return vm_folder_wait_lock_owner(
+                folder, agent_host_uid(m->agent), m->config->status.owner_epoch, ret_fd, ret_error);
 }
 
 /* What a copy takes on its datastore, 0 when it is not known: nothing depends on it. */

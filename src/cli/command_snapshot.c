@@ -62,7 +62,8 @@ int command_vm_snapshot_revert(struct cli *cli, const struct arguments *argument
 
 int command_vm_snapshot_delete(struct cli *cli, const struct arguments *arguments, struct error **ret_error)
 {
-        return act(cli, arguments, "DELETE", "", ret_error);
+        return act(cli, arguments, "DELETE",
+                arguments_flag(arguments, "accept-mixed-disks") ? "?accept_mixed_disks=true" : "", ret_error);
 }
 
 int command_vm_disk_resize(struct cli *cli, const struct arguments *arguments, struct error **ret_error)

@@ -503,6 +503,7 @@ const struct command command_table[] = {
                 .summary = "delete a snapshot; what the disks hold stays",
                 .details = WAITS,
                 .operands = {OPERAND("VM", "vms"), OPERAND("SNAPSHOT", NULL)},
+                .options = vm_snapshot_delete_options,
                 .run = command_vm_snapshot_delete},
 
         {.words = "vm import",

@@ -119,6 +119,13 @@ const struct option_spec vm_snapshot_create_options[] = {
         {0},
 };
 
+const struct option_spec vm_snapshot_delete_options[] = {
+        {.name = "accept-mixed-disks",
+                .help = "also one whose reverting did not end well: the disks stay as they are, some perhaps "
+                        "reverted and others not, and can be started"},
+        {0},
+};
+
 const struct option_spec vm_stop_options[] = {
         {.name = "force", .help = "cut the power instead of pressing the power button"},
         PATIENCE_OPTION(3600000, "how long the guest may take to power off; default 2m"),

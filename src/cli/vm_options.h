@@ -11,6 +11,7 @@ extern const struct option_spec vm_start_options[];
 extern const struct option_spec vm_resume_options[];
 extern const struct option_spec vm_suspend_options[];
 extern const struct option_spec vm_snapshot_create_options[];
+extern const struct option_spec vm_snapshot_delete_options[];
 extern const struct option_spec vm_stop_options[];
 extern const struct option_spec vm_console_options[];
 extern const struct option_spec vm_advise_options[];

@@ -516,6 +516,7 @@ static int set_behaviour(struct http_call *call, const struct http_call_spec *sp
         SET(CURLOPT_NOSIGNAL, 1L);
         SET(CURLOPT_PATH_AS_IS, 1L);
         SET(CURLOPT_TCP_KEEPALIVE, 1L);
+        SET(CURLOPT_FRESH_CONNECT, spec->own_connection ? 1L : 0L);
         SET(CURLOPT_TIMEOUT_MS, to_long_ms(spec->timeout_ms));
         SET(CURLOPT_CONNECTTIMEOUT_MS, to_long_ms(spec->connect_timeout_ms ?: CONNECT_TIMEOUT_DEFAULT_MS));
 #undef SET

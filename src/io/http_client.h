@@ -28,6 +28,8 @@ struct http_call_spec {
         uint64_t timeout_ms;         /* whole call; must be set */
         uint64_t connect_timeout_ms; /* 0: 5,000 */
         size_t body_max_bytes;       /* of the answer; 0: 4 MiB */
+        /* Sent once. Otherwise libcurl sends it again by itself when a connection that was kept ends before anything of an answer came. */
+        bool own_connection;
         /* Not NULL: each whole line of a 2xx answer goes here as it comes (without its end), and `reply` has no
          * body at the end. A last line without an end is not delivered. May cancel the call. */
         void (*line)(void *userdata, const char *line);

@@ -112,21 +112,22 @@ void api_vm_snapshot_create(struct http_request *request, void *userdata)
         if (r >= 0)
                 r = read_create(request, &body, &error);
         if (r >= 0)
-                r = operation_snapshot_check_create(manager, vm, json_text(body, "snapshot"), &host, &error);
+                r = operation_snapshot_check_create(manager, vm, body, &host, &error);
         if (r < 0)
                 refuse(request, vm, error);
         else
                 submit(request, manager, "vm.snapshot-create", vm, json_incref(body));
 }
 
-typedef int (*check_fn)(struct manager *manager, const json_t *vm, const char *name, const json_t **ret_host,
-        struct error **ret_error);
+typedef int (*check_fn)(struct manager *manager, const json_t *vm, const json_t *input,
+        const json_t **ret_host, struct error **ret_error);
 
-static void act(struct http_request *request, struct manager *manager, const char *action, check_fn check)
+/* input is taken over. */
+static void act(struct http_request *request, struct manager *manager, const char *action, json_t *input,
+        check_fn check)
 {
         static const char *const keys[] = {NULL};
-        const char *name = http_request_param(request, "snapshot");
-        _cleanup_json_ json_t *vm = NULL;
+        _cleanup_json_ json_t *vm = NULL, *owned = input;
         struct error *error = NULL;
         const json_t *host;
         json_t *body;
@@ -135,19 +136,27 @@ static void act(struct http_request *request, struct manager *manager, const cha
         if (r >= 0)
                 r = api_body(request, keys, &body, &error);
         if (r >= 0)
-                r = check(manager, vm, name, &host, &error);
+                r = owned ? check(manager, vm, owned, &host, &error)
+                          : error_from_errno(&error, ENOMEM, "snapshot");
         if (r < 0)
                 refuse(request, vm, error);
         else
-                submit(request, manager, action, vm, json_pack("{s:s}", "snapshot", name));
+                submit(request, manager, action, vm, TAKE_PTR(owned));
 }
 
 void api_vm_snapshot_revert(struct http_request *request, void *manager)
 {
-        act(request, manager, "vm.snapshot-revert", operation_snapshot_check_revert);
+        act(request, manager, "vm.snapshot-revert",
+                json_pack("{s:s}", "snapshot", http_request_param(request, "snapshot")),
+                operation_snapshot_check_revert);
 }
 
 void api_vm_snapshot_delete(struct http_request *request, void *manager)
 {
-        act(request, manager, "vm.snapshot-delete", operation_snapshot_check_delete);
+        const char *accepts = http_request_query(request, "accept_mixed_disks") ?: "";
+
+        act(request, manager, "vm.snapshot-delete",
+                json_pack("{s:s, s:b}", "snapshot", http_request_param(request, "snapshot"),
+                        "accept_mixed_disks", !strcmp(accepts, "true")),
+                operation_snapshot_check_delete);
 }

@@ -50,6 +50,7 @@ int agent_call(struct manager *manager, const struct agent_request *request, htt
                         .headers = (const char *const[]){epoch, id, NULL},
                         .timeout_ms = request->timeout_ms,
                         .body_max_bytes = request->body_max_bytes,
+                        .own_connection = request->own_connection,
                         .connect_timeout_ms =
                                 request->connect_timeout_ms ?: MIN(request->timeout_ms, CONNECT_TIMEOUT_MS),
                         .line = request->line},

@@ -119,6 +119,7 @@ struct agent_request {
         const char *request_id; /* NULL: a new one */
         uint64_t timeout_ms;
         size_t body_max_bytes;                          /* of the answer; 0: 4 MiB */
+        bool own_connection;                            /* as http_client_call() has it */
         uint64_t connect_timeout_ms;                    /* 0: 5 s, or timeout_ms if that is less */
         void (*line)(void *userdata, const char *line); /* for streams, as http_client_call() has it */
 };

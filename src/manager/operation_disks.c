@@ -96,6 +96,7 @@ void disk_work_call(struct task *task, struct manager *manager, const char *work
                                 .path = path,
                                 .body = body,
                                 .request_id = id,
+                                .own_connection = true, /* whoever asks again has to know it: run_revert() */
                                 .timeout_ms = CALL_TIMEOUT_MS},
                         fn);
 }
@@ -166,8 +167,7 @@ int operation_resize_check(struct manager *manager, const json_t *vm, const json
         const json_t **ret_host, struct error **ret_error)
 {
         const char *name = json_text(input, "disk");
-        const json_t *disk = json_named(json_object_get(json_spec(vm), "disks"), name),
-                     *reverting = snapshots_reverting(vm);
+        const json_t *disk = json_named(json_object_get(json_spec(vm), "disks"), name);
         json_int_t size = json_integer_value(json_object_get(input, "size_bytes")),
                    has = json_integer_value(json_object_get(disk, "size_bytes"));
         _cleanup_json_ json_t *names = json_pack("[s]", name);
@@ -187,10 +187,8 @@ int operation_resize_check(struct manager *manager, const json_t *vm, const json
                         "be lost",
                         name, text_format_size((uint64_t)has, text[0]),
                         text_format_size((uint64_t)size, text[1]));
-        if (reverting)
-                return error_set(ret_error, ERROR_CONFLICT, "Revert it again, to the same one or another.",
-                        "the virtual machine was not completely reverted to its snapshot %s",
-                        json_text(reverting, "name"));
+        if (snapshots_check_reverted(vm, ret_error) < 0)
+                return -EBUSY;
         return names ? disk_work_check(manager, vm, names, ret_host, ret_error)
                      : error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
 }

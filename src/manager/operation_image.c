@@ -94,9 +94,10 @@ int operation_image_check_off(const json_t *vm, struct error **ret_error)
 
 static int check_export_folder(struct manager *manager, const char *path, struct error **ret_error)
 {
-        char folder[NAME_MAX_CHARS + 2];
+        _cleanup_free_ char *folder = strndup(path, strcspn(path, "/"));
 
-        snprintf(folder, sizeof(folder), "%.*s", (int)strcspn(path, "/"), path);
+        if (!folder)
+                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
         if (strlen(path) > EXPORT_MAX_CHARS)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name it shorter.",
                         "a path of more than %d characters leaves no room for the names of what is half made",

@@ -4,8 +4,9 @@
  * host's agent is asked, whose call may be repeated, and with the end of that step the document says that it was done. So whatever dies in
  * between, the document never names a snapshot as good that is not, and never forgets one that an image may have.
  *
- * Input: snapshot (its name), description. Data: vm_uid; host_uid, host; disks: names; refused: the agent said no before it changed
- * anything; cleared: nothing of a snapshot that was to be made is left. */
+ * Input: snapshot (its name), description; accept_mixed_disks (of delete). Data: vm_uid; host_uid, host; disks: names; asked, asked_again:
+ * the agent may have heard of it, more than once; refused: it said no before it changed anything; cleared: nothing of a snapshot that was to
+ * be made is left; accepted: disks of two moments are what the virtual machine has from now on. */
 
 #include <errno.h>
 #include <string.h>
@@ -65,21 +66,11 @@ static int check_formats(const json_t *vm, struct error **ret_error)
         return 0;
 }
 
-static int check_not_reverting(const json_t *vm, struct error **ret_error)
-{
-        const json_t *reverting = snapshots_reverting(vm);
-
-        return reverting ? error_set(ret_error, ERROR_CONFLICT,
-                                   "Revert it again, to the same snapshot or another.",
-                                   "the virtual machine was not completely reverted to its snapshot %s",
-                                   json_text(reverting, "name"))
-                         : 0;
-}
-
-int operation_snapshot_check_create(struct manager *manager, const json_t *vm, const char *name,
+int operation_snapshot_check_create(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error)
 {
         _cleanup_json_ json_t *disks = names_of(json_object_get(json_spec(vm), "disks"), false);
+        const char *name = json_text(input, "snapshot");
         int r = disks ? 0 : no_memory(ret_error);
 
         if (r >= 0 && snapshots_find(vm, name))
@@ -91,7 +82,7 @@ int operation_snapshot_check_create(struct manager *manager, const json_t *vm, c
         if (r >= 0)
                 r = check_formats(vm, ret_error);
         if (r >= 0)
-                r = check_not_reverting(vm, ret_error);
+                r = snapshots_check_reverted(vm, ret_error);
         return r < 0 ? r : disk_work_check(manager, vm, disks, ret_host, ret_error);
 }
 
@@ -103,10 +94,10 @@ static int find(const json_t *vm, const char *name, const json_t **ret, struct e
                               "the virtual machine has no snapshot %.64s", name);
 }
 
-int operation_snapshot_check_revert(struct manager *manager, const json_t *vm, const char *name,
+int operation_snapshot_check_revert(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error)
 {
-        const char *power = json_text(json_status(vm), "power");
+        const char *power = json_text(json_status(vm), "power"), *name = json_text(input, "snapshot");
         _cleanup_json_ json_t *disks = NULL;
         const json_t *snapshot;
         int r = find(vm, name, &snapshot, ret_error);
@@ -128,15 +119,16 @@ int operation_snapshot_check_revert(struct manager *manager, const json_t *vm, c
         return disks ? disk_work_check(manager, vm, disks, ret_host, ret_error) : no_memory(ret_error);
 }
 
-int operation_snapshot_check_delete(struct manager *manager, const json_t *vm, const char *name,
+int operation_snapshot_check_delete(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error)
 {
         _cleanup_json_ json_t *disks = NULL;
         const json_t *snapshot;
-        int r = find(vm, name, &snapshot, ret_error);
+        int r = find(vm, json_text(input, "snapshot"), &snapshot, ret_error);
 
-        if (r >= 0 && snapshot_is(snapshot, SNAPSHOT_REVERTING))
-                r = check_not_reverting(vm, ret_error);
+        if (r >= 0 && snapshot == snapshots_reverting(vm) &&
+                !json_is_true(json_object_get(input, "accept_mixed_disks")))
+                r = snapshots_check_reverted(vm, ret_error);
         if (r < 0)
                 return r;
         disks = snapshot_disks_there(vm, snapshot);
@@ -171,8 +163,8 @@ static int remember(struct task *task, const json_t *host, json_t *disks)
         return disk_work_remember_host(task, host);
 }
 
-typedef int (*check_fn)(struct manager *manager, const json_t *vm, const char *name, const json_t **ret_host,
-        struct error **ret_error);
+typedef int (*check_fn)(struct manager *manager, const json_t *vm, const json_t *input,
+        const json_t **ret_host, struct error **ret_error);
 
 /* Checks again, then writes down what is about to be done: `change` with the document. */
 static void run_record(struct task *task, struct manager *manager, check_fn check,
@@ -188,7 +180,8 @@ static void run_record(struct task *task, struct manager *manager, check_fn chec
         doc = begin_change(task, manager, &revision);
         if (!doc)
                 return;
-        if (check(manager, doc, name_of(task), &host, &error) < 0 || change(task, manager, doc, &error) < 0)
+        if (check(manager, doc, task_input(task), &host, &error) < 0 ||
+                change(task, manager, doc, &error) < 0)
                 task_step_failed(task, error);
         else if (remember(task, host, snapshot_disks_there(doc, snapshots_find(doc, name_of(task)))) < 0)
                 task_step_failed(task, NULL);
@@ -216,8 +209,10 @@ static void take_answer(struct task *task, struct manager *manager, const json_t
 
         if (!doc)
                 return;
+        /* The agent's own document has them as well from now on, and a migration compares the two. */
         sizes = disk_work_sizes(body, json_object_get(task_data(task), "disks"));
-        if (!sizes || change(doc, name_of(task), sizes) < 0) {
+        if (!sizes || snapshots_take_sizes(json_spec(doc), sizes) < 0 ||
+                change(doc, name_of(task), sizes) < 0) {
                 task_step_failed(task, NULL);
                 return;
         }
@@ -331,23 +326,13 @@ const struct task_kind operation_vm_snapshot_create = {
 
 /* --- Revert ------------------------------------------------------------------------------------------------------ */
 
-/* Another that was being reverted to is good as it ever was; which one is reverted to decides now. */
-static int set_reverting(json_t *doc, const char *name)
-{
-        json_t *other = snapshots_reverting(doc);
-
-        if (other && snapshot_set_state(other, SNAPSHOT_READY) < 0)
-                return -ENOMEM;
-        return snapshot_set_state(snapshots_find(doc, name), SNAPSHOT_REVERTING);
-}
-
 static int mark_reverting(struct task *task, struct manager *manager, json_t *doc, struct error **ret_error)
 {
         /* One that an earlier task has not brought to its end: then a refusal changes nothing of that. */
         if (snapshots_reverting(doc) &&
                 json_object_set_new(task_data(task), "was_reverting", json_true()) < 0)
                 return no_memory(ret_error);
-        return set_reverting(doc, name_of(task)) < 0 ? no_memory(ret_error) : 0;
+        return snapshots_begin_revert(doc, name_of(task)) < 0 ? no_memory(ret_error) : 0;
 }
 
 static void run_record_revert(struct task *task, void *userdata)
@@ -379,13 +364,12 @@ static void undo_record_revert(struct task *task, void *userdata)
 
 static int finish_revert(json_t *doc, const char *name, const json_t *disks)
 {
-        if (snapshot_set_state(snapshots_find(doc, name), SNAPSHOT_READY) < 0 ||
-                snapshots_take_sizes(json_spec(doc), disks) < 0)
+        if (snapshot_set_state(snapshots_find(doc, name), SNAPSHOT_READY) < 0)
                 return -ENOMEM;
         return snapshots_set_current(doc, name);
 }
 
-/* What the agent says before it has changed anything (src/agent/disk_work.c). */
+/* What the agent says before a call has changed anything (src/agent/disk_work.c). */
 static bool is_refusal(const struct error *error)
 {
         static const enum error_code codes[] = {ERROR_NOT_FOUND, ERROR_CONFLICT, ERROR_BUSY,
@@ -402,15 +386,20 @@ static void on_reverted(struct task *task, struct manager *manager, json_t *body
 {
         if (!error)
                 take_answer(task, manager, body, finish_revert);
-        else if (is_refusal(error) && json_object_set_new(task_data(task), "refused", json_true()) < 0)
+        else if (is_refusal(error) && !json_object_get(task_data(task), "asked_again") &&
+                 json_object_set_new(task_data(task), "refused", json_true()) < 0)
                 task_step_failed(task, NULL);
         else
                 task_step_failed(task, error_with_names(manager, error));
 }
 
+/* An agent knows what it changed in answer to this call, not what one before it did of which no answer came: only the first one's refusal
+ * says that the disks are as they were. */
 static void run_revert(struct task *task, void *userdata)
 {
-        if (json_object_set_new(task_data(task), "asked", json_true()) < 0 || task_checkpoint(task, NULL) < 0)
+        const char *key = json_object_get(task_data(task), "asked") ? "asked_again" : "asked";
+
+        if (json_object_set_new(task_data(task), key, json_true()) < 0 || task_checkpoint(task, NULL) < 0)
                 task_step_failed(task, NULL);
         else
                 ask(task, userdata, "revert", on_reverted);
@@ -432,9 +421,7 @@ const struct task_kind operation_vm_snapshot_revert = {
 
 static int mark_deleting(struct task *task, struct manager *manager, json_t *doc, struct error **ret_error)
 {
-        return snapshot_set_state(snapshots_find(doc, name_of(task)), SNAPSHOT_DELETING) < 0
-                       ? no_memory(ret_error)
-                       : 0;
+        return snapshot_begin_delete(snapshots_find(doc, name_of(task))) < 0 ? no_memory(ret_error) : 0;
 }
 
 static void run_record_delete(struct task *task, void *userdata)
@@ -447,9 +434,49 @@ static int finish_delete(json_t *doc, const char *name, const json_t *disks)
         return snapshots_drop(doc, name);
 }
 
+/* Nothing of the host's works on the disks any more, so they stay as they are; whether the next try would end otherwise is not known. */
+static bool is_last_word(const struct error *error)
+{
+        static const enum error_code codes[] = {
+                ERROR_NOT_FOUND, ERROR_CHECK_FAILED, ERROR_NOT_SUPPORTED, ERROR_NO_SPACE, ERROR_QEMU_FAILED};
+
+        for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
+                if (error->code == codes[i])
+                        return true;
+        return false;
+}
+
+/* Who takes disks of two moments as they are has them also when an image is damaged, or gone, so that the snapshot cannot be deleted from
+ * all: but not before the host has said that nothing is at work on them. */
+static void undo_record_delete(struct task *task, void *userdata)
+{
+        _cleanup_json_ json_t *doc = NULL;
+        json_t *snapshot;
+        uint64_t revision;
+
+        if (!json_object_get(task_data(task), "accepted")) {
+                task_step_done(task);
+                return;
+        }
+        doc = begin_change(task, userdata, &revision);
+        if (!doc)
+                return;
+        snapshot = snapshots_find(doc, name_of(task));
+        if (snapshot) {
+                snapshot_accept_mixed(snapshot);
+                store_batch_put(task_batch(task), revision, TAKE_PTR(doc));
+        }
+        task_step_done(task);
+}
+
 static void on_deleted(struct task *task, struct manager *manager, json_t *body, struct error *error)
 {
-        if (error)
+        bool accepts = json_is_true(json_object_get(task_input(task), "accept_mixed_disks"));
+
+        if (error && accepts && is_last_word(error) &&
+                json_object_set_new(task_data(task), "accepted", json_true()) < 0)
+                task_step_failed(task, NULL);
+        else if (error)
                 task_step_failed(task, error_with_names(manager, error));
         else
                 take_answer(task, manager, body, finish_delete);
@@ -464,7 +491,7 @@ static void run_delete(struct task *task, void *userdata)
 }
 
 static const struct task_step delete_steps[] = {
-        {.name = "record", .run = run_record_delete},
+        {.name = "record", .run = run_record_delete, .undo = undo_record_delete},
         {.name = "delete", .run = run_delete, .cancel = disk_work_cancel_later},
         {.name = "refresh", .run = step_refresh, .cancel = disk_work_cancel_later},
 };

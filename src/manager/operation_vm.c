@@ -192,18 +192,6 @@ static int check_knows_states(
                 json_text(host, "name"));
 }
 
-/* Disks of two moments. */
-static int check_reverted(const json_t *vm, struct error **ret_error)
-{
-        const json_t *reverting = snapshots_reverting(vm);
-
-        return reverting ? error_set(ret_error, ERROR_CONFLICT,
-                                   "Revert it again, to the same snapshot or another.",
-                                   "the virtual machine was not completely reverted to its snapshot %s",
-                                   json_text(reverting, "name"))
-                         : 0;
-}
-
 static void run_place_start(struct task *task, void *userdata)
 {
         struct manager *manager = userdata;
@@ -214,7 +202,8 @@ static void run_place_start(struct task *task, void *userdata)
                 return;
         if (!vm)
                 fail_gone(task);
-        else if (check_reverted(vm, &error) < 0 || choose_host(task, manager, vm, &host, &error) < 0 ||
+        else if (snapshots_check_reverted(vm, &error) < 0 ||
+                 choose_host(task, manager, vm, &host, &error) < 0 ||
                  check_knows_states(task, vm, host, &error) < 0)
                 task_step_failed(task, error);
         else if (remember_host(task, host) < 0 ||

@@ -127,12 +127,12 @@ json_t *operation_storage_shared(struct manager *manager, const json_t *vm);
  * (borrowed): where the VM is. */
 int operation_resize_check(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error);
-/* Likewise for the VM's snapshot `name`. */
-int operation_snapshot_check_create(struct manager *manager, const json_t *vm, const char *name,
+/* Likewise for a snapshot of the VM: input as that of the task. */
+int operation_snapshot_check_create(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error);
-int operation_snapshot_check_revert(struct manager *manager, const json_t *vm, const char *name,
+int operation_snapshot_check_revert(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error);
-int operation_snapshot_check_delete(struct manager *manager, const json_t *vm, const char *name,
+int operation_snapshot_check_delete(struct manager *manager, const json_t *vm, const json_t *input,
         const json_t **ret_host, struct error **ret_error);
 /* Steps of vm.create for kinds that make a VM in another way: data as described in operation_vm.c. The VM's object is made with the task. */
 void operation_vm_undo_place(struct task *task, void *userdata);

@@ -12,6 +12,7 @@
 #include "manager/json.h"
 
 #define ID_DIGITS 12
+#define MIXED "mixed_disks"
 
 static const char *const state_names[] = {"creating", "ready", "reverting", "deleting"};
 static_assert(ARRAY_SIZE(state_names) == N_SNAPSHOT_STATES, "every state has a name");
@@ -53,9 +54,47 @@ json_t *snapshots_reverting(const json_t *vm)
         size_t i;
 
         json_array_foreach (all(vm), i, item)
-                if (snapshot_is(item, SNAPSHOT_REVERTING))
+                if (snapshot_is(item, SNAPSHOT_REVERTING) || json_object_get(item, MIXED))
                         return item;
         return NULL;
+}
+
+int snapshots_check_reverted(const json_t *vm, struct error **ret_error)
+{
+        const json_t *reverting = snapshots_reverting(vm);
+
+        return reverting
+                       ? error_set(ret_error, ERROR_CONFLICT,
+                                 "Revert it again, to the same snapshot or another; or delete that one, and "
+                                 "take the disks as they are, of two moments: drover vm snapshot delete VM "
+                                 "SNAPSHOT --accept-mixed-disks.",
+                                 "the virtual machine was not completely reverted to its snapshot %s",
+                                 json_text(reverting, "name"))
+                       : 0;
+}
+
+int snapshots_begin_revert(json_t *vm, const char *name)
+{
+        json_t *other = snapshots_reverting(vm);
+
+        if (other)
+                snapshot_accept_mixed(other);
+        if (other && snapshot_is(other, SNAPSHOT_REVERTING) && snapshot_set_state(other, SNAPSHOT_READY) < 0)
+                return -ENOMEM;
+        return snapshot_set_state(snapshots_find(vm, name), SNAPSHOT_REVERTING);
+}
+
+int snapshot_begin_delete(json_t *snapshot)
+{
+        if (snapshot_is(snapshot, SNAPSHOT_REVERTING) &&
+                json_object_set_new(snapshot, MIXED, json_true()) < 0)
+                return -ENOMEM;
+        return snapshot_set_state(snapshot, SNAPSHOT_DELETING);
+}
+
+void snapshot_accept_mixed(json_t *snapshot)
+{
+        (void)json_object_del(snapshot, MIXED);
 }
 
 bool snapshots_have_disk(const json_t *vm, const char *disk)

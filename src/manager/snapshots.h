@@ -4,7 +4,7 @@
 /* The snapshots of a virtual machine, as its document has them (docs/snapshots.md): "snapshots", beside "spec" and "status", an array of
  *
  *   {"name", "id", "description", "created", "state", "current", "parent": name|null, "power", "consistency",
- *    "disks": [{"name", "datastore", "path", "size_bytes"}]}
+ *    "disks": [{"name", "datastore", "path", "size_bytes"}], "mixed_disks": true (absent: no)}
  *
  * They are the manager's: agents are told the name that a snapshot has in the images, and nothing else. No I/O. */
 
@@ -40,8 +40,16 @@ bool snapshot_is_of(const json_t *snapshot, const char *uid);
 /* Names of those of its disks that the virtual machine still has where they were; the caller's; NULL without memory. */
 json_t *snapshot_disks_there(const json_t *vm, const json_t *snapshot);
 
-/* The one whose reverting has not ended, or NULL. */
+/* The one whose reverting has not ended, or NULL; also one that is being deleted since (snapshot_begin_delete()). */
 json_t *snapshots_reverting(const json_t *vm);
+/* CONFLICT while there is one: the disks may be of two moments. The hint names the ways out. */
+int snapshots_check_reverted(const json_t *vm, struct error **ret_error);
+/* This one is reverted to now; another one that was being reverted to is as good, or as much to be deleted, as before. 0 or -ENOMEM. */
+int snapshots_begin_revert(json_t *vm, const char *name);
+/* DELETING; of one whose reverting has not ended it stays known ("mixed_disks") that the disks are of two moments. 0 or -ENOMEM. */
+int snapshot_begin_delete(json_t *snapshot);
+/* The disks, of two moments, are taken as they are. */
+void snapshot_accept_mixed(json_t *snapshot);
 /* True if a disk of one of them is of that name, or if there is one at all (NULL). */
 bool snapshots_have_disk(const json_t *vm, const char *disk);
 

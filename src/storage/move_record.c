@@ -302,7 +302,7 @@ int move_record_allocated(const struct datastore *datastore, const char *path, u
         int r = text_is_relative_path(path) ? beneath_open_file(datastore->fd, path, O_RDONLY, 0, &fd)
                                             : -EXDEV;
 
-        if (r == 0 && fstat(fd, &st) < 0)
+        if (r >= 0 && fstat(fd, &st) < 0)
                 r = -errno;
         if (r < 0)
                 return r;

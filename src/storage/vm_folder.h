@@ -80,6 +80,10 @@ int vm_folder_check_owner(
 int vm_folder_lock_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch, int *ret_fd,
         struct error **ret_error);
 
+/* The same, but waits for 1 s at most for another host that changes, or reads, the record, which takes it some milliseconds. */
+int vm_folder_wait_lock_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch,
+        int *ret_fd, struct error **ret_error);
+
 /* Makes nvram.fd as a copy of the firmware's variable template (such as /usr/share/OVMF/OVMF_VARS_4M.fd) unless it
  * exists. Never half-written. */
 int vm_folder_make_nvram(const struct vm_folder *folder, const char *template_path, struct error **ret_error);

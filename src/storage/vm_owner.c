@@ -27,6 +27,8 @@
 #define FORMAT 1
 #define OWNER_MAX_BYTES 4096
 #define EPOCH_MAX ((uint64_t)INT64_MAX)
+#define LOCK_TRIES 50
+#define LOCK_PAUSE_MS 20
 
 /* Reads what text_format_time() writes. */
 static int parse_time(const char *s, int64_t *ret_unix_ms)
@@ -218,6 +220,23 @@ int vm_folder_lock_owner(const struct vm_folder *folder, const char *host, uint6
                 return refuse_stale(&owner, known_epoch, ret_error);
         *ret_fd = TAKE_FD(lock_fd);
         return 0;
+}
+
+int vm_folder_wait_lock_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch,
+        int *ret_fd, struct error **ret_error)
+{
+        const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000L};
+        _cleanup_error_ struct error *error = NULL;
+        int r = -EBUSY;
+
+        for (unsigned int i = 0; i < LOCK_TRIES; i++) {
+                error_free(TAKE_PTR(error));
+                r = vm_folder_lock_owner(folder, host, known_epoch, ret_fd, &error);
+                if (r >= 0 || !error || error->code != ERROR_BUSY)
+                        break;
+                (void)nanosleep(&pause, NULL);
+        }
+        return r < 0 ? error_propagate(ret_error, TAKE_PTR(error)) : 0;
 }
 
 int vm_folder_take_owner(const struct vm_folder *folder, const char *host, uint64_t known_epoch,

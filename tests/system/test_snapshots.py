@@ -259,6 +259,25 @@ def test_agent_that_dies_is_asked_again(lab, machine, verb, point):
     assert holds(lab, machine) == ([2, 2] if verb == "delete" else [1, 1])
 
 
+def test_disks_of_two_moments_start_only_when_somebody_accepts_them(lab, machine):
+    """The next agent refuses, as the other image has lost the snapshot: that says nothing of the first one, which is reverted already."""
+    put(lab, machine, 1)
+    snapshot(lab, "create", machine, "one")
+    put(lab, machine, 2)
+    crash(lab, "disk-work-between")
+    task = lab.drover_json("--no-wait", "vm", "snapshot", "revert", machine.name, "one")["name"]
+    wait_for("the agent to die", lambda: not lab.find("host2", "agent"), 30, 0.02)
+    subprocess.run(["qemu-img", "snapshot", "-d", in_images(lab, machine)[1][0], image(lab, machine, 1)], check=True)
+    lab.start("host2", "agent")
+    assert machine.wait_task(task)["status"]["error"]["code"] == "not-found"
+    assert (states(lab, machine), holds(lab, machine)) == ({"one": "reverting"}, [1, 2])
+    assert "--accept-mixed-disks" in refused(lab, "vm", "start", machine.name)
+    assert "--accept-mixed-disks" in refused(lab, "vm", "snapshot", "delete", machine.name, "one")
+    lab.drover("vm", "snapshot", "delete", machine.name, "one", "--accept-mixed-disks")
+    assert (states(lab, machine), in_images(lab, machine), holds(lab, machine)) == ({}, [[], []], [1, 2])
+    lab.drover("vm", "start", machine.name)
+
+
 @pytest.mark.parametrize("program", ["agent", "manager", "qemu"])
 def test_what_dies_while_it_runs_leaves_no_half_snapshot(lab, machine, program):
     gate = lab.folder_of("host2") / f"gate-{next(_numbers)}"

@@ -10,14 +10,18 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent/vm.h"
 #include "base/alloc.h"
 #include "base/doc.h"
+#include "io/crash_point.h"
 #include "rig.h"
 #include "storage/vm_folder.h"
+#include "vmm/qmp.h"
 
 #define MIB ((json_int_t)1 << 20)
+#define QMP_MS 30000
 #define TAG "drover-0123456789ab"
 
 static struct rig rig;
@@ -210,21 +214,145 @@ static void test_image_that_refers_to_another_file_is_not_touched(void **state)
         run("! qemu-img snapshot -l disk1.qcow2 | grep -q drover");
 }
 
-static void test_vm_that_another_host_has_taken_is_not_touched(void **state)
+/* --- A work that is held after its first look, so that something else happens first --------------------------- */
+
+static struct held {
+        char *gate;
+        struct loop_source *timer;
+        void (*act)(void); /* and opens the gate, at once or later */
+        bool acted;
+} held;
+
+static void open_gate(void)
+{
+        FILE *file = fopen(held.gate, "w");
+
+        assert_non_null(file);
+        (void)fclose(file);
+}
+
+static void look_whether_held(void *userdata)
+{
+        _cleanup_free_ char *at = alloc_printf("%s.held", held.gate);
+
+        if (!held.acted && access(at, F_OK) == 0) {
+                held.acted = true;
+                held.act();
+        }
+        (void)loop_source_rearm(held.timer, 20);
+}
+
+/* False in a build without crash points. */
+static bool hold(void (*act)(void))
+{
+        _cleanup_(crash_hold_freep) struct crash_hold *probe = NULL;
+        _cleanup_free_ char *variable = NULL, *at = NULL;
+        bool can;
+
+        held = (struct held){.gate = alloc_printf("%s/gate", rig.folder), .act = act};
+        at = alloc_printf("%s.held", held.gate);
+        variable = alloc_printf("disk-work-looked:%s", held.gate);
+        assert_int_equal(setenv("DROVER_HOLD_AT", variable, 1), 0);
+        can = crash_point_hold(rig.loop, "disk-work-looked", look_whether_held, NULL, &probe);
+        (void)unlink(at);
+        if (can)
+                assert_int_equal(loop_add_timer(rig.loop, 20, look_whether_held, NULL, &held.timer), 0);
+        return can;
+}
+
+static void end_hold(void)
+{
+        _cleanup_free_ char *at = alloc_printf("%s.held", held.gate);
+
+        loop_source_free(held.timer);
+        (void)unlink(at);
+        (void)unlink(held.gate);
+        (void)unsetenv("DROVER_HOLD_AT");
+        free(held.gate);
+        held = (struct held){0};
+}
+
+static void take_owner(const char *host, uint64_t known_epoch, uint64_t epoch)
 {
         _cleanup_(datastore_freep) struct datastore *store = NULL;
         _cleanup_(vm_folder_freep) struct vm_folder *folder = NULL;
-        _cleanup_free_ char *path = NULL;
+        _cleanup_free_ char *path = alloc_printf("%s/store", rig.folder);
 
-        if (!possible)
-                skip();
-        path = alloc_printf("%s/store", rig.folder);
         assert_int_equal(datastore_open("local", path, NULL, &store, NULL), 0);
         assert_int_equal(vm_folder_open(store, "t1", RIG_VM_UID, &folder, NULL), 0);
-        assert_int_equal(vm_folder_take_owner(folder, RIG_OTHER_UID, 0, 1, 0, NULL), 0);
+        assert_int_equal(vm_folder_take_owner(folder, host, known_epoch, epoch, 0, NULL), 0);
+}
+
+static void test_vm_that_another_host_has_taken_is_not_touched(void **state)
+{
+        if (!possible)
+                skip();
+        take_owner(RIG_OTHER_UID, 0, 1);
         refused("snapshot", json_pack("[s]", "disk0"), TAG, 0, 409, "took the virtual machine");
         run("! qemu-img snapshot -l disk0.qcow2 | grep -q drover");
-        assert_int_equal(vm_folder_take_owner(folder, RIG_HOST_UID, 1, 2, 0, NULL), 0);
+        take_owner(RIG_HOST_UID, 1, 2);
+}
+
+static void another_host_takes_it(void)
+{
+        take_owner(RIG_OTHER_UID, 0, 1);
+        open_gate();
+}
+
+static void test_vm_that_another_host_takes_meanwhile_is_not_touched(void **state)
+{
+        if (!possible || !hold(another_host_takes_it))
+                skip();
+        refused("snapshot", json_pack("[s, s]", "disk0", "disk1"), TAG, 0, 409, "took the virtual machine");
+        assert_true(held.acted);
+        end_hold();
+        run("! qemu-img snapshot -l disk0.qcow2 | grep -q drover");
+        take_owner(RIG_HOST_UID, 1, 2);
+}
+
+static void on_status_told(void *userdata, const json_t *result, const struct error *error)
+{
+        assert_null(error);
+        open_gate();
+}
+
+/* The agent asked for QEMU's status when the event came, before this reply did. */
+static void on_stopped(void *userdata, const json_t *result, const struct error *error)
+{
+        assert_null(error);
+        assert_int_equal(qmp_command(vm_find(rig.agent, RIG_VM_UID)->qmp, "query-status", NULL, -1, QMP_MS,
+                                 on_status_told, NULL, NULL, NULL),
+                0);
+}
+
+static void on_made(void *userdata, const json_t *result, const struct error *error)
+{
+        assert_null(error);
+        assert_int_equal(qmp_command(vm_find(rig.agent, RIG_VM_UID)->qmp, "stop", NULL, -1, QMP_MS,
+                                 on_stopped, NULL, NULL, NULL),
+                0);
+}
+
+/* The snapshot is there already when it is made, and the guest is stopped, as QEMU does it when a datastore is full. */
+static void qemu_stops_the_guest(void)
+{
+        assert_int_equal(qmp_command(vm_find(rig.agent, RIG_VM_UID)->qmp, "blockdev-snapshot-internal-sync",
+                                 json_pack("{s:s, s:s}", "device", "disk0", "name", TAG), -1, QMP_MS, on_made,
+                                 NULL, NULL, NULL),
+                0);
+}
+
+static void test_guest_that_stops_while_a_work_fails_is_shown_as_paused(void **state)
+{
+        if (!possible)
+                skip();
+        assert_int_equal(rig_vm(&rig, "start", document(), NULL), 200);
+        if (!hold(qemu_stops_the_guest))
+                skip();
+        assert_int_equal(work("snapshot", json_pack("[s]", "disk0"), TAG, 0, NULL), 500);
+        assert_true(held.acted);
+        end_hold();
+        assert_true(rig_wait_power(&rig, "paused"));
 }
 
 int main(void)
@@ -238,6 +366,10 @@ int main(void)
                         test_image_that_refers_to_another_file_is_not_touched, each_setup, each_teardown),
                 cmocka_unit_test_setup_teardown(
                         test_vm_that_another_host_has_taken_is_not_touched, each_setup, each_teardown),
+                cmocka_unit_test_setup_teardown(
+                        test_vm_that_another_host_takes_meanwhile_is_not_touched, each_setup, each_teardown),
+                cmocka_unit_test_setup_teardown(test_guest_that_stops_while_a_work_fails_is_shown_as_paused,
+                        each_setup, each_teardown),
         };
 
         return cmocka_run_group_tests(tests, group_setup, group_teardown);

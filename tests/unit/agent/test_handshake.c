@@ -261,6 +261,37 @@ static void the_source_cannot_give_another_vm_than_was_signed(void **state)
                 "conflict");
 }
 
+static json_t *vm_with_disk(const char *path, json_int_t size_bytes)
+{
+        json_t *vm = rig_vm_document();
+
+        json_object_set_new(json_object_get(vm, "spec"), "disks",
+                json_pack("[{s:s, s:s, s:s, s:s, s:I}]", "name", "disk0", "datastore", "local", "path", path,
+                        "format", "qcow2", "size_bytes", size_bytes));
+        return vm;
+}
+
+static bool is_another_vm(json_t *vm)
+{
+        _cleanup_json_ json_t *answer = NULL;
+        json_t *spec = there_to_here();
+
+        json_object_set_new(spec, "vm", vm_with_disk("t1/disk0.qcow2", 1 << 20));
+        (void)rig_call(&rig, rig.host, "POST", "/agent/v1/peer/migrations",
+                json_pack("{s:o, s:o}", "signed", sign(&manager, spec), "vm", vm), &answer);
+        return strstr(json_string_value(json_object_get(answer, "detail")) ?: "",
+                       "not the one of the signed specification") != NULL;
+}
+
+/* The agent looked at the image, the manager did not hear of it. */
+static void disk_that_grew_since_is_no_other_vm(void **state)
+{
+        if (!possible)
+                skip();
+        assert_true(is_another_vm(vm_with_disk("t1/disk1.qcow2", 1 << 20)));
+        assert_false(is_another_vm(vm_with_disk("t1/disk0.qcow2", 2 << 20)));
+}
+
 /* The manager told the destination one specification, and the source brings another one that was signed too. */
 static void the_source_has_to_bring_what_the_manager_told(void **state)
 {
@@ -323,6 +354,7 @@ int main(void)
                 cmocka_unit_test(it_has_to_name_this_host),
                 cmocka_unit_test(unknown_fields_are_refused),
                 cmocka_unit_test(the_source_cannot_give_another_vm_than_was_signed),
+                cmocka_unit_test(disk_that_grew_since_is_no_other_vm),
                 cmocka_unit_test(the_source_has_to_bring_what_the_manager_told),
                 cmocka_unit_test(a_told_specification_has_to_be_of_that_migration),
                 cmocka_unit_test(a_newer_leader_that_does_not_sign_is_not_held_up),

@@ -130,6 +130,20 @@ static void sizes_that_are_none_stay_out_of_the_document(void **data)
                 SIZE);
 }
 
+/* Of a resize, say, whose answer never came: the agent has looked at the image. */
+static void each_answer_says_how_large_the_disks_are(void **data)
+{
+        struct state *state = *data;
+
+        set_disk(state);
+        create(state, "one");
+        assert_int_equal(size_of(state), 4 << 20);
+        state->agents[0].disk_work_answer =
+                json_pack("{s:[{s:s, s:i}]}", "disks", "name", "disk0", "size_bytes", 8 << 20);
+        done(state, "DELETE", SNAPSHOTS "/one", NULL);
+        assert_int_equal(size_of(state), 8 << 20);
+}
+
 static void snapshot_is_in_the_document_before_the_agent_is_asked(void **data)
 {
         struct state *state = *data;
@@ -254,6 +268,101 @@ static void half_reverted_disks_are_not_started(void **data)
         refused(state, "POST", SNAPSHOTS "/one/revert", NULL, "conflict", "is running");
 }
 
+static void wait_held(struct state *state, const struct agent_double *agent)
+{
+        while (!agent->held)
+                (void)loop_iterate(state->loop, 100);
+}
+
+/* Its agent dies with the first call; the next one does not know what that did, and refuses. */
+static void refusal_of_a_second_ask_says_nothing_of_the_first(void **data)
+{
+        struct state *state = *data;
+        struct agent_double *agent = &state->agents[0];
+        char path[128];
+
+        set_disk(state);
+        create(state, "one");
+        agent->hold = "revert";
+        ask(state, "POST", SNAPSHOTS "/one/revert", NULL);
+        snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
+        wait_held(state, agent);
+        agent->hold = NULL;
+        agent->held = NULL; /* the connection ends with the agent */
+        agent_double_stop(agent);
+        agent_double_restart(agent);
+        agent->fail_disk_work = "revert not-found";
+        wait_status(state, path, "state", "failed");
+        assert_state(state, "one", "reverting");
+        fails(state, "POST", VM "/start", NULL, "conflict");
+}
+
+static bool is_mixed(struct state *state, const char *name)
+{
+        return json_is_true(json_object_get(snapshot_of(state, name), "mixed_disks"));
+}
+
+static void half_reverted_disks_are_started_when_somebody_accepts_them(void **data)
+{
+        struct state *state = *data;
+        struct agent_double *agent = &state->agents[0];
+
+        set_disk(state);
+        create(state, "one");
+        create(state, "two");
+        agent->fail_disk_work = "revert qemu-failed";
+        fails(state, "POST", SNAPSHOTS "/one/revert", NULL, "qemu-failed");
+        refused(state, "DELETE", SNAPSHOTS "/one", NULL, "conflict", "not completely reverted");
+        if (!strstr(json_text(state->body, "hint"), "--accept-mixed-disks"))
+                fail_msg("unexpected: %s", json_text(state->body, "hint"));
+        refused(state, "DELETE", SNAPSHOTS "/one?accept_mixed_disks=1", NULL, "conflict", "not completely");
+        agent->fail_disk_work = "delete busy"; /* the reverting may be at work still */
+        fails(state, "DELETE", SNAPSHOTS "/one?accept_mixed_disks=true", NULL, "busy");
+        assert_state(state, "one", "deleting");
+        assert_true(is_mixed(state, "one"));
+        refused(state, "DELETE", SNAPSHOTS "/one", NULL, "conflict", "not completely reverted");
+        fails(state, "POST", VM "/start", NULL, "conflict");
+        agent->fail_disk_work = NULL;
+        done(state, "DELETE", SNAPSHOTS "/one?accept_mixed_disks=true", NULL);
+        assert_null(snapshot_of(state, "one"));
+        done(state, "POST", VM "/start", NULL);
+}
+
+static void damaged_image_does_not_keep_disks_from_being_accepted(void **data)
+{
+        struct state *state = *data;
+        struct agent_double *agent = &state->agents[0];
+
+        set_disk(state);
+        create(state, "one");
+        create(state, "two");
+        agent->fail_disk_work = "revert qemu-failed";
+        fails(state, "POST", SNAPSHOTS "/one/revert", NULL, "qemu-failed");
+        agent->fail_disk_work = "delete check-failed";
+        fails(state, "DELETE", SNAPSHOTS "/one?accept_mixed_disks=true", NULL, "check-failed");
+        assert_state(state, "one", "deleting");
+        assert_false(is_mixed(state, "one"));
+        done(state, "POST", VM "/start", NULL);
+}
+
+static void reverting_to_another_one_ends_what_was_mixed(void **data)
+{
+        struct state *state = *data;
+        struct agent_double *agent = &state->agents[0];
+
+        set_disk(state);
+        create(state, "one");
+        create(state, "two");
+        agent->fail_disk_work = "revert qemu-failed";
+        fails(state, "POST", SNAPSHOTS "/one/revert", NULL, "qemu-failed");
+        agent->fail_disk_work = "delete busy";
+        fails(state, "DELETE", SNAPSHOTS "/one?accept_mixed_disks=true", NULL, "busy");
+        done(state, "POST", SNAPSHOTS "/two/revert", NULL);
+        assert_state(state, "one", "deleting"); /* and not good again */
+        assert_false(is_mixed(state, "one"));
+        done(state, "POST", VM "/start", NULL);
+}
+
 static bool check_is_broken(const json_t *report, const char *code)
 {
         json_t *check;
@@ -325,11 +434,16 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(size_is_that_of_the_answer_and_only_grows),
                 TEST(sizes_that_are_none_stay_out_of_the_document),
+                TEST(each_answer_says_how_large_the_disks_are),
                 TEST(snapshot_is_in_the_document_before_the_agent_is_asked),
                 TEST(snapshot_that_fails_leaves_nothing),
                 TEST(snapshot_that_cannot_be_cleared_away_stays_to_be_deleted),
                 TEST(snapshot_whose_task_is_cancelled_is_removed),
                 TEST(half_reverted_disks_are_not_started),
+                TEST(refusal_of_a_second_ask_says_nothing_of_the_first),
+                TEST(half_reverted_disks_are_started_when_somebody_accepts_them),
+                TEST(damaged_image_does_not_keep_disks_from_being_accepted),
+                TEST(reverting_to_another_one_ends_what_was_mixed),
                 TEST(what_copies_disks_is_refused_while_there_are_any),
                 TEST(raw_disks_have_none),
                 TEST(there_is_an_end_to_their_number),

@@ -149,6 +149,7 @@ complete -c drover -n '__drover_at "vm snapshot list"' -a '(drover names vms 2>/
 complete -c drover -n '__drover_at "vm snapshot show"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm snapshot revert"' -a '(drover names vms 2>/dev/null)'
 complete -c drover -n '__drover_at "vm snapshot delete"' -a '(drover names vms 2>/dev/null)'
+complete -c drover -n '__drover_in "vm snapshot delete"' -l accept-mixed-disks -d 'also one whose reverting did not end well: the disks stay as they are, some perhaps reverted and others not, and can be started'
 complete -c drover -n '__drover_in "vm import"' -l name -x -d 'of the virtual machine; default: the file\'s name without its ending'
 complete -c drover -n '__drover_in "vm import"' -l net-map -x -d 'NICs on this network of the appliance go to that port group; without one they are left out; may be repeated'
 complete -c drover -n '__drover_in "vm import"' -l to-datastore -x -a '(drover names datastores 2>/dev/null)' -d 'where the virtual machine is made; default: where the appliance is'

@@ -43,6 +43,7 @@ _drover_options() {
     'vm forecast') echo '--to --max-pause --rate-limit --verify --score ' ;;
     'vm migrate') echo '--to --to-datastore --format --disk --max-pause --converge --check --priority --verify --no-verify --no-network-proof --accept --codec --channels --rate-limit --min-bandwidth --give-up ' ;;
     'vm snapshot create') echo '--description ' ;;
+    'vm snapshot delete') echo '--accept-mixed-disks ' ;;
     'vm import') echo '--name --net-map --to-datastore --to-format --bus --host --give-up ' ;;
     'vm export') echo '--give-up ' ;;
     'vm import-disk') echo '--format --sha256 --to-datastore --to-format --name --bus --give-up ' ;;
