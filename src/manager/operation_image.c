@@ -94,7 +94,7 @@ int operation_image_check_off(const json_t *vm, struct error **ret_error)
 
 static int check_export_folder(struct manager *manager, const char *path, struct error **ret_error)
 {
-        _cleanup_free_ char *folder = strndup(path, strcspn(path, "/"));
+        _cleanup_free_ char *folder = alloc_printf("%.*s", (int)strcspn(path, "/"), path);
 
         if (!folder)
                 return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
