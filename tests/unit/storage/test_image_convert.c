@@ -334,7 +334,7 @@ static void test_program_empties_no_file_signals_nobody_and_makes_no_process(voi
         struct scratch *s = *state;
         struct error *error = NULL;
         char folder[PATH_MAX] = "", *slash;
-        _cleanup_free_ char *before = strdup(getenv("PATH"));
+        _cleanup_free_ char *before = NULL;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
         skip(); /* whose runtime needs more than the program may have */
@@ -343,6 +343,8 @@ static void test_program_empties_no_file_signals_nobody_and_makes_no_process(voi
         slash = strrchr(folder, '/');
         *slash = '\0';
         argv[0] = slash + 1;
+        before = strdup(getenv("PATH"));
+        assert_non_null(before);
         assert_int_equal(setenv("PATH", folder, 1), 0);
         shell(s, "/bin/echo content > given");
         if (run(s, argv, NULL, &error) < 0)
