@@ -94,10 +94,11 @@ int operation_image_check_off(const json_t *vm, struct error **ret_error)
 
 static int check_export_folder(struct manager *manager, const char *path, struct error **ret_error)
 {
-        _cleanup_free_ char *folder = alloc_printf("%.*s", (int)strcspn(path, "/"), path);
+        char folder[NAME_MAX_CHARS + 2]; /* a longer one is no virtual machine's */
+        size_t len = MIN(strcspn(path, "/"), sizeof(folder) - 1);
 
-        if (!folder)
-                return error_set(ret_error, ERROR_NO_MEMORY, NULL, "out of memory");
+        memcpy(folder, path, len);
+        folder[len] = '\0';
         if (strlen(path) > EXPORT_MAX_CHARS)
                 return error_set(ret_error, ERROR_BAD_DOCUMENT, "Name it shorter.",
                         "a path of more than %d characters leaves no room for the names of what is half made",
