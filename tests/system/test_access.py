@@ -133,6 +133,15 @@ def test_each_route_about_guests_answers_as_described(pools, api, east):
     assert ended(api, "POST", one + "/export-disk", {"disk": "disk0", **image}, **name) == "succeeded"
     assert ended(api, "POST", one + "/import-disk", image, name="bare") == "succeeded"
     assert ended(api, "POST", one + "/export", {"datastore": "shared", "path": "exports/bare.ova"}, name="bare") == "succeeded"
+    assert api.call("GET", one + "/disk-advice", name="bare")[1]["disks"]
+    larger = {"size_bytes": 1 << 30}
+    assert ended(api, "POST", one + "/disks/{disk}/resize", larger, name="bare", disk="disk0") == "succeeded"
+    kept = {"name": "bare", "snapshot": "before"}
+    assert ended(api, "POST", one + "/snapshots", {"snapshot": "before"}, name="bare") == "succeeded"
+    assert len(api.call("GET", one + "/snapshots", name="bare")[1]["items"]) == 1
+    assert api.call("GET", one + "/snapshots/{snapshot}", **kept)[1]["state"] == "ready"
+    assert ended(api, "POST", one + "/snapshots/{snapshot}/revert", {}, **kept) == "succeeded"
+    assert ended(api, "DELETE", one + "/snapshots/{snapshot}", **kept) == "succeeded"
     rule = {"type": "run-on", "vms": ["bare"], "hosts": ["host1"]}
     assert api.call("POST", "/api/v1/affinity-rules", {"name": "r", "spec": rule})[0] == 201
     assert api.call("GET", "/api/v1/affinity-rules/{name}", name="r")[0] == 200
@@ -202,7 +211,7 @@ def test_metrics_please_promtool_and_what_contrib_asks_for_is_there(pools):
     names = set(re.findall(r"^# TYPE (\S+)", text, re.M))
     # Base units, and labels that do not grow with the cluster.
     assert all(not re.search(r"_(ms|milliseconds|kib|mib|minutes)(_|$)", name) for name in names)
-    assert set(re.findall(r'[{,](\w+)="', text)) <= {"version", "state", "power", "result", "priority", "permit", "le"}
+    assert set(re.findall(r'[{,](\w+)="', text)) <= {"datastore", "version", "state", "power", "result", "priority", "permit", "le"}
     for file in (CONTRIB / "grafana/drover.json", CONTRIB / "prometheus/drover.rules.yml"):
         used = set(re.findall(r"\b((?:drover|process)_\w+?)(?:_bucket|_count|_sum)?\b(?=[\[{ )\"]|$)", file.read_text(encoding="utf-8"), re.M))
         assert used and used <= names, used - names
