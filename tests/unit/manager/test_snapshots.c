@@ -288,8 +288,9 @@ static void refusal_of_a_second_ask_says_nothing_of_the_first(void **data)
         snprintf(path, sizeof(path), "/api/v1/tasks/%s", json_text(state->body, "name"));
         wait_held(state, agent);
         agent->hold = NULL;
-        agent->held = NULL; /* the connection ends with the agent */
         agent_double_stop(agent);
+        http_request_reply_error(
+                TAKE_PTR(agent->held), NULL); /* to nobody: the connection ended with the agent */
         agent_double_restart(agent);
         agent->fail_disk_work = "revert not-found";
         wait_status(state, path, "state", "failed");
