@@ -447,7 +447,7 @@ static int start_opened(struct image_job *job, struct image_job **ret_job, struc
         return r;
 }
 
-int image_create_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+static int start_sizing(enum step step, struct loop *loop, const char *name, int fd, enum image_format format,
         uint64_t size_bytes, image_done_fn done, void *userdata, struct image_job **ret_job,
         struct error **ret_error)
 {
@@ -461,10 +461,18 @@ int image_create_opened(struct loop *loop, const char *name, int fd, enum image_
                 image_job_free(job);
                 return r;
         }
-        job->step = STEP_CREATE;
+        job->step = step;
         job->timeout_ms = CREATE_TIMEOUT_MS;
         job->size_bytes = (size_bytes + 511) / 512 * 512;
         return start_opened(job, ret_job, ret_error);
+}
+
+int image_create_opened(struct loop *loop, const char *name, int fd, enum image_format format,
+        uint64_t size_bytes, image_done_fn done, void *userdata, struct image_job **ret_job,
+        struct error **ret_error)
+{
+        return start_sizing(
+                STEP_CREATE, loop, name, fd, format, size_bytes, done, userdata, ret_job, ret_error);
 }
 
 int image_info_opened(struct loop *loop, const char *name, int fd, enum image_format format,
@@ -501,20 +509,8 @@ int image_resize_opened(struct loop *loop, const char *name, int fd, enum image_
         uint64_t size_bytes, image_done_fn done, void *userdata, struct image_job **ret_job,
         struct error **ret_error)
 {
-        struct image_job *job;
-        int r = new_opened_job(loop, name, fd, format, done, userdata, &job, ret_error);
-
-        if (r < 0)
-                return r;
-        r = check_size(name, size_bytes, ret_error);
-        if (r < 0) {
-                image_job_free(job);
-                return r;
-        }
-        job->step = STEP_RESIZE;
-        job->timeout_ms = CREATE_TIMEOUT_MS;
-        job->size_bytes = (size_bytes + 511) / 512 * 512;
-        return start_opened(job, ret_job, ret_error);
+        return start_sizing(
+                STEP_RESIZE, loop, name, fd, format, size_bytes, done, userdata, ret_job, ret_error);
 }
 
 int image_snapshot_opened(struct loop *loop, const char *name, int fd, enum image_snapshot_verb verb,
